@@ -1,0 +1,53 @@
+"""Every exception that a caller of the package may meet.
+
+    AttnSearchError
+    ├── ConfigError        what the user wrote: a file, a key, a value        exit code 2
+    ├── DataError          a data set that is missing, broken or another one  exit code 2
+    ├── StoreError         disk, permissions, databases                       exit code 1
+    └── TrialError         this setting is bad, the study goes on
+        ├── NonFiniteLoss
+        └── OutOfMemory
+
+Beside the tree stand three outcomes of a trial that are not errors: `TrialPruned` (its curve was not worth going on),
+`TrialInterrupted` (someone asked the process to stop) and `LeaseLost` (another worker has taken the trial over).
+"""
+
+
+class AttnSearchError(Exception):
+    """Base of all errors; its text is one line that names the file or key, the value and the mend."""
+
+
+class ConfigError(AttnSearchError):
+    """A setting, file or command that cannot be followed. Several faults stand on several lines."""
+
+
+class DataError(AttnSearchError):
+    """Images, labels or class maps that cannot be used."""
+
+
+class StoreError(AttnSearchError):
+    """A disk, a folder or a database that cannot be read or written."""
+
+
+class TrialError(AttnSearchError):
+    """One trial's setting does not work; the study marks it failed and goes on."""
+
+
+class NonFiniteLoss(TrialError):
+    """The loss became NaN or infinite."""
+
+
+class OutOfMemory(TrialError):
+    """The device has too little memory for the setting."""
+
+
+class TrialPruned(Exception):
+    """The pruner ended the trial early."""
+
+
+class TrialInterrupted(Exception):
+    """The process was asked to stop; the trial goes on later from its last epoch."""
+
+
+class LeaseLost(Exception):
+    """Another attempt owns the trial now; this one must write nothing more."""

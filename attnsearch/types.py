@@ -1,0 +1,152 @@
+"""The nouns that carry all data between packages; importing this file does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images on their way into a model.
+
+    Attributes:
+        images: (B, 3, H, W) float32, normalised.
+        labels: (B,) int64.
+        image_ids: B stable strings (path relative to the data root).
+        rows: (B,) int64, position of each image in its split.
+        padding: (B, H, W) bool, True where a pixel is padding, or None where there is none.
+        part_masks: (B, H, W) bool, True on discriminative parts, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    image_ids: tuple[str, ...]
+    rows: Tensor
+    padding: Tensor | None = None
+    part_masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AttentionOutput:
+    """What a model returns.
+
+    Attributes:
+        logits: (B, n_classes).
+        maps: (B, K, h, w) as the model made them (signed allowed), or None if they were not asked for or do not exist.
+        map_names: K names, one per map.
+        norms: (B, 1, h, w) non-negative feature norm, where the family has one.
+        valid_hw: (B, 2) int64 valid rows and columns of the grid, where images are padded.
+        extra_logits: named (B, n_classes) of further heads or branches.
+        extra_losses: named scalars that the family adds to its loss.
+        embedding: (B, D), or None.
+    """
+
+    logits: Tensor
+    maps: Tensor | None = None
+    map_names: tuple[str, ...] = ()
+    norms: Tensor | None = None
+    valid_hw: Tensor | None = None
+    extra_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    extra_losses: Mapping[str, Tensor] = field(default_factory=dict)
+    embedding: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One split of one epoch; `epoch` counts from 1, rates lie in [0, 1], `loss` is a mean over images."""
+
+    epoch: int
+    split: Split
+    n_images: int
+    loss: float
+    terms: Mapping[str, float]
+    metrics: Mapping[str, float]
+    lr: float
+    seconds: float
+    images_per_s: float
+    peak_memory_mb: float
+
+
+class TrialContext(Protocol):
+    """What a running trial may ask of, and tell to, whoever started it.
+
+    `check` is called between steps and before every rename into `directory`; it raises `TrialInterrupted` when the
+    process should stop and `LeaseLost` when another attempt owns the trial.
+    """
+
+    number: int
+    attempt: int
+    seed: int
+    directory: Path
+
+    def check(self) -> None: ...
+
+    def record(self, records: list[EpochRecord]) -> None:
+        """Puts all epochs so far into the database (idempotent)."""
+
+    def report(self, value: float, epoch: int) -> None: ...
+
+    def should_prune(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class AttentionArchive:
+    """Maps and predictions of one split under one checkpoint; arrays may be memory-mapped.
+
+    Attributes:
+        image_ids, labels, predictions, confidences: one per image (N).
+        sizes_hw: (N, 2) int64, the original picture's height and width after EXIF rotation.
+        crop_boxes: (N, 4) float64, left, top, right, bottom of the model's input in original pixels.
+        maps: (N, K, h, w) float32, or None.
+        norms: (N, 1, h, w) float32, or None.
+        saliency: (N, h, w) float32 non-negative, or None.
+    """
+
+    image_ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+    confidences: NDArray[np.float32]
+    sizes_hw: NDArray[np.int64]
+    crop_boxes: NDArray[np.float64]
+    class_names: tuple[str, ...]
+    map_names: tuple[str, ...]
+    maps: NDArray[np.float32] | None
+    norms: NDArray[np.float32] | None
+    saliency: NDArray[np.float32] | None
+    config_digest: str
+    epoch: int
+    split: Split
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a run ended: the values of its *kept* checkpoint, never those of the last epoch.
+
+    Attributes:
+        state: "complete", "pruned" or "failed".
+        kept_epoch: the epoch whose weights were kept, from 1; 0 if none finished.
+        metrics: `split/name` -> value of the kept epoch.
+        seconds: training time of all attempts.
+        images_per_s: mean training throughput.
+        error: one line, for a failed trial.
+    """
+
+    state: Literal["complete", "pruned", "failed"]
+    kept_epoch: int
+    epochs_run: int
+    metrics: Mapping[str, float]
+    seconds: float
+    images_per_s: float
+    error: str | None = None
