@@ -1,0 +1,113 @@
+"""What one run is: data, model, training, evaluation and the machine that it may use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from attnsearch.config.base import Settings
+from attnsearch.config.datasets import DataConfig
+from attnsearch.config.models import ModelConfig
+from attnsearch.types import Direction
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")]
+MetricKey = Annotated[str, Field(pattern=r"^(train|val)/[a-z0-9_]+$")]
+
+
+class OptimizerSettings(Settings):
+    """The optimizer, made by timm's factory; norms and biases get no weight decay."""
+
+    name: Literal["sgd", "adam", "amsgrad", "adamw", "lion"] = Field("sgd", description="Optimizer.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate at the start, before the schedule.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
+    momentum: float | None = Field(None, ge=0, lt=1, description="Momentum, only for `sgd`; null means 0.9 there.")
+    backbone_lr_factor: float = Field(1.0, ge=0, description="Factor on the learning rate of the backbone; 0 freezes it.")
+
+    @model_validator(mode="after")
+    def _momentum_needs_sgd(self) -> OptimizerSettings:
+        if self.momentum is not None and self.name != "sgd":
+            raise ValueError(f"momentum is read by sgd only, got {self.momentum} with {self.name}; remove it")
+        return self
+
+
+class ScheduleSettings(Settings):
+    """How the learning rate changes, stepped at every optimizer update by timm's schedulers."""
+
+    name: Literal["constant", "step", "cosine"] = Field("constant", description="Shape of the schedule.")
+    warmup_epochs: float = Field(0.0, ge=0, description="Length of a linear warm-up, in epochs.")
+    step_epochs: int = Field(2, ge=1, description="Epochs between two steps of `step`.")
+    step_factor: float = Field(0.9, gt=0, le=1, description="Factor of each step of `step`.")
+    final_lr_factor: float = Field(0.01, ge=0, lt=1, description="End of `cosine`, as a factor of the learning rate.")
+
+
+class TeacherSettings(Settings):
+    """Knowledge distillation: the teacher's class distribution is a target beside the label."""
+
+    checkpoint: str = Field(description="The teacher: path of a kept checkpoint, or `study:NAME` for the best trial of a study of the same experiment.")
+    temperature: float = Field(1.0, gt=0, description="Softens both distributions.")
+    interpolation: float = Field(1.0, ge=0, le=1, description="Share of the teacher in the loss; 1 ignores the labels.")
+
+
+class TrainSettings(Settings):
+    """The shared trainer."""
+
+    epochs: int = Field(50, ge=1, le=100_000, description="Number of epochs.")
+    batch_size: int = Field(16, ge=2, description="Images per optimizer update.")
+    accumulation: int = Field(1, ge=1, description="Parts that a batch is worked on in, to save memory; must divide batch_size.")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer.")
+    schedule: ScheduleSettings = Field(ScheduleSettings(), description="Learning-rate schedule.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Arithmetic of the forward and backward pass; `auto` takes bf16 where the hardware has it.")
+    clip_norm: float | None = Field(None, gt=0, description="Largest L2 norm of the gradient; null does not clip.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
+    early_stopping_epochs: int | None = Field(None, ge=1, description="Stop after this many epochs in a row without a better monitor; null never stops.")
+    halve_on_oom: bool = Field(False, description="Out of memory: halve the parts of a batch and go on, instead of failing the trial.")
+    teacher: TeacherSettings | None = Field(None, description="Teacher for distillation.")
+
+    @model_validator(mode="after")
+    def _accumulation_divides(self) -> TrainSettings:
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"accumulation must divide batch_size {self.batch_size}, got {self.accumulation}")
+        return self
+
+
+class EvaluationSettings(Settings):
+    """What is measured and stored of the kept checkpoint."""
+
+    n_images: int | None = Field(None, ge=1, description="Validation images whose maps each trial stores; null stores all.")
+
+
+class RuntimeSettings(Settings):
+    """The machine; nothing here changes what is computed, so it is no part of the digest."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    n_threads: int | None = Field(None, ge=1, description="Processor threads; null means an equal share of the cores for each worker.")
+
+
+class ExperimentConfig(Settings):
+    """One run. `attnsearch train FILE` repeats it from the file that each trial folder holds."""
+
+    name: Name = Field(description="Name of the run, and of its files in the results folder.")
+    experiment: Name = Field("default", description="Folder under results/ that comparable studies share.")
+    seed: int = Field(1, ge=0, le=2**31 - 1, description="Seed of weights, order and augmentation.")
+    monitor: MetricKey = Field("val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes.")
+    monitor_direction: Direction = Field("maximize", description="Whether a larger or a smaller monitor is better.")
+    data: DataConfig = Field(description="Data set.")
+    model: ModelConfig = Field(description="Model family.")
+    train: TrainSettings = Field(TrainSettings(), description="Trainer.")
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Evaluation.")
+    runtime: RuntimeSettings = Field(RuntimeSettings(), description="Machine.")
+
+    @field_validator("monitor")
+    @classmethod
+    def _monitor_is_held_out(cls, value: str) -> str:
+        if not value.startswith("val/"):
+            raise ValueError(f"monitor must be a val/ metric, so that nothing is chosen on training images, got {value!r}")
+        return value
+
+    def digest(self) -> str:
+        """SHA-256 of everything that changes the result; the runtime block does not."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

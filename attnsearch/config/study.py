@@ -1,0 +1,196 @@
+"""What a search is: base experiment, space, objectives, sampler, pruner, budget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from attnsearch.config.base import Settings
+from attnsearch.config.experiment import MetricKey, Name
+from attnsearch.types import Direction
+
+Scalar = bool | int | float | str | None
+Key = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*$")]
+
+
+class Axis(Settings):
+    """One axis of the space; `when` makes it conditional on values of axes above it."""
+
+    when: Mapping[Key, tuple[Scalar, ...]] = Field({}, description="Axis -> values under which this axis exists.")
+
+
+class FloatAxis(Axis):
+    """A range of real numbers, both ends included."""
+
+    kind: Literal["float"]
+    low: float = Field(description="Smallest value.")
+    high: float = Field(description="Largest value.")
+    log: bool = Field(False, description="Sample the logarithm uniformly.")
+    step: float | None = Field(None, gt=0, description="Distance between two values; null is continuous.")
+
+    @model_validator(mode="after")
+    def _check(self) -> FloatAxis:
+        _check_range(self.low, self.high, log=self.log, has_step=self.step is not None)
+        return self
+
+    def ends(self) -> tuple[Scalar, ...]:
+        return (self.low, self.high)
+
+
+class IntAxis(Axis):
+    """A range of whole numbers, both ends included."""
+
+    kind: Literal["int"]
+    low: int = Field(description="Smallest value.")
+    high: int = Field(description="Largest value.")
+    log: bool = Field(False, description="Sample the logarithm uniformly.")
+    step: int = Field(1, ge=1, description="Distance between two values.")
+
+    @model_validator(mode="after")
+    def _check(self) -> IntAxis:
+        _check_range(self.low, self.high, log=self.log, has_step=self.step != 1)
+        return self
+
+    def ends(self) -> tuple[Scalar, ...]:
+        return (self.low, self.high)
+
+
+class ChoiceAxis(Axis):
+    """A list of values without order."""
+
+    kind: Literal["choice"]
+    choices: tuple[Scalar, ...] = Field(min_length=1, description="The values.")
+
+    def ends(self) -> tuple[Scalar, ...]:
+        return self.choices
+
+
+def _check_range(low: float, high: float, *, log: bool, has_step: bool) -> None:
+    if low > high:
+        raise ValueError(f"low must not exceed high, got {low} > {high}; swap them")
+    if log and low <= 0:
+        raise ValueError(f"low must be > 0 on a log axis, got {low}")
+    if log and has_step:
+        raise ValueError("log and step exclude each other; remove one")
+
+
+SpaceAxis = Annotated[FloatAxis | IntAxis | ChoiceAxis, Field(discriminator="kind")]
+
+
+class TpeSampler(Settings):
+    """Tree-structured Parzen estimator; multivariate and grouped, so conditional axes are learned jointly."""
+
+    name: Literal["tpe"]
+    n_startup_trials: int = Field(10, ge=0, description="Random trials before the model is used.")
+
+
+class GpSampler(Settings):
+    """Gaussian process, for up to about 200 expensive trials on a space without conditions and without pruning."""
+
+    name: Literal["gp"]
+    n_startup_trials: int = Field(10, ge=1, description="Random trials before the model is used.")
+
+
+class RandomSampler(Settings):
+    """Uniform draws."""
+
+    name: Literal["random"]
+
+
+SamplerConfig = Annotated[TpeSampler | GpSampler | RandomSampler, Field(discriminator="name")]
+
+
+class MedianPruner(Settings):
+    """Ends a trial that is worse than the median of the earlier ones at the same epoch."""
+
+    name: Literal["median"]
+    n_startup_trials: int = Field(5, ge=0, description="Finished trials before anything is pruned.")
+    n_warmup_epochs: int = Field(0, ge=0, description="Epochs of a trial before it may be pruned.")
+
+
+class PercentilePruner(Settings):
+    """Ends a trial outside the best share of the earlier ones at the same epoch."""
+
+    name: Literal["percentile"]
+    keep_share: float = Field(0.25, gt=0, lt=1, description="Share of trials that may go on, in (0, 1).")
+    n_startup_trials: int = Field(5, ge=0, description="Finished trials before anything is pruned.")
+    n_warmup_epochs: int = Field(0, ge=0, description="Epochs of a trial before it may be pruned.")
+
+
+class SuccessiveHalvingPruner(Settings):
+    """Asynchronous successive halving: at each rung the best 1/reduction of the trials goes on."""
+
+    name: Literal["successive_halving"]
+    min_epochs: int = Field(1, ge=1, description="Epochs before the first rung.")
+    reduction: int = Field(4, ge=2, description="Factor between two rungs.")
+
+
+PrunerConfig = Annotated[MedianPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
+
+
+class Bound(Settings):
+    """A limit on a metric of the kept checkpoint; a trial outside it is marked infeasible."""
+
+    at_least: float | None = Field(None, description="Smallest allowed value.")
+    at_most: float | None = Field(None, description="Largest allowed value.")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Bound:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"write exactly one of at_least and at_most, got {self.at_least} and {self.at_most}")
+        return self
+
+
+class Retention(Settings):
+    """Which trials keep weights and maps; every trial keeps its CSV, config and log."""
+
+    best_k: int = Field(5, ge=1, description="Number of best trials that keep checkpoint and maps.")
+    automatic: bool = Field(False, description="Delete the files of the other trials when the study ends; false waits for `attnsearch prune-files`.")
+
+
+class StudyConfig(Settings):
+    """One search over the settings of an experiment."""
+
+    name: Name = Field(description="Name of the study.")
+    base: str | Mapping[str, JsonValue] = Field(description="Experiment that the trials start from: a path, the bare name of a file in configs/, or its settings.")
+    overrides: Mapping[str, JsonValue] = Field({}, description="Settings of the experiment that this study changes, by dotted key.")
+    objectives: Mapping[MetricKey, Direction] = Field({"val/accuracy": "maximize"}, min_length=1, description="Metric -> `maximize` or `minimize`; several give a Pareto front.")
+    monitor: MetricKey = Field("val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes.")
+    space: Mapping[Key, SpaceAxis] = Field({}, description="Dotted key of the experiment -> axis.")
+    sampler: SamplerConfig = Field(TpeSampler(name="tpe"), description="How new trials are proposed.")
+    pruner: PrunerConfig | None = Field(None, description="How poor trials are ended early; null prunes nothing.")
+    n_trials: int = Field(25, ge=1, description="Total of complete and pruned trials, over all starts of the study.")
+    time_limit_s: float | None = Field(None, gt=0, description="No trial starts, and running ones go back to waiting, this long after the start; null has no limit.")
+    enqueue: tuple[Mapping[Key, Scalar], ...] = Field((), description="Settings to try first; axes left out are sampled.")
+    constraints: Mapping[MetricKey, Bound] = Field({}, description="Metric of the kept checkpoint -> limit.")
+    retention: Retention = Field(Retention(), description="What is kept on disk.")
+    seed: int = Field(1, ge=0, le=2**31 - 1, description="Seed of the sampler; each trial derives its own from it and its number.")
+    storage: str | None = Field(None, description="Database URL; null means results/<experiment>/hypSearch.db.")
+    n_workers: int | None = Field(None, ge=1, description="Worker processes; null means one per GPU, or one on a machine without.")
+
+    @model_validator(mode="after")
+    def _check_references(self) -> StudyConfig:
+        seen: set[str] = set()
+        for key, axis in self.space.items():
+            for parent in axis.when:
+                if parent not in seen:
+                    raise ValueError(f"space.{key}.when names {parent!r}, which is no axis above it; known: {sorted(seen)}")
+            seen.add(key)
+        for index, point in enumerate(self.enqueue):
+            if unknown := sorted(set(point) - seen):
+                raise ValueError(f"enqueue[{index}] names {unknown[0]!r}, which is no axis; known: {sorted(seen)}")
+        return self
+
+    @property
+    def monitor_direction(self) -> Direction:
+        """Direction of the monitor: as an objective says, else larger is better unless it is a loss."""
+        return self.objectives.get(self.monitor, "minimize" if self.monitor.endswith("loss") else "maximize")
+
+    def space_digest(self) -> str:
+        """SHA-256 of space, objectives and monitor: what all trials of one study must share."""
+        shared: dict[str, Any] = self.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
