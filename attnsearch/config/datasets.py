@@ -1,0 +1,126 @@
+"""The data sets that may be written under `data:` in YAML; the union `DataConfig` is the list of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from attnsearch import geometry
+from attnsearch.config.base import Settings
+
+#: How many classes the synthetic codes can tell apart, by the number of parts in which any two of them must differ.
+MAX_SYNTHETIC_CLASSES = {1: 625, 2: 125, 3: 25, 4: 5}
+
+
+class DataSettings(Settings):
+    """What every data set is asked: how pictures reach the model, and how validation is held out."""
+
+    image_size_px: int = Field(224, ge=16, le=4096, description="S, side in pixels of the square that the model sees")
+    crop_ratio: float = Field(
+        0.875, ge=0.5, le=1.0, description="pictures are resized to int(S / crop_ratio) pixels, of which S are cropped"
+    )
+    resize: geometry.ResizeRule = Field(
+        "squash",
+        description="squash: to a square whatever the aspect ratio; crop: the centre square of the shorter side",
+    )
+    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability that a training picture is mirrored")
+    brightness: float = Field(
+        0.126, ge=0.0, le=1.0, description="x: training brightness is scaled by a factor in [1 - x, 1 + x]"
+    )
+    saturation: float = Field(
+        0.5, ge=0.0, le=1.0, description="x: training saturation is scaled by a factor in [1 - x, 1 + x]"
+    )
+    val_share: float = Field(
+        0.1, gt=0.0, lt=1.0, description="share of each training class held out where there is no validation split"
+    )
+    split_seed: int = Field(1, ge=0, description="seed of that held-out share")
+    cache_px: int | None = Field(
+        None,
+        ge=16,
+        le=8192,
+        description="side in pixels of the cached pictures; null means int(S / crop_ratio), a search sets its largest",
+    )
+
+    @model_validator(mode="after")
+    def _cache_holds_the_pictures(self) -> Self:
+        if self.cache_px is not None and self.cache_px < self.resized_px:
+            raise ValueError(
+                f"cache_px must be at least int(image_size_px / crop_ratio) = {self.resized_px}, got {self.cache_px}"
+            )
+        return self
+
+    @property
+    def resized_px(self) -> int:
+        """Side in pixels of the resized picture out of which the model input is cut."""
+        return geometry.resized_px(self.image_size_px, self.crop_ratio)
+
+    @property
+    def cached_px(self) -> int:
+        """Side in pixels of the pictures in the cache."""
+        return self.resized_px if self.cache_px is None else self.cache_px
+
+
+class RootedData(DataSettings):
+    """A data set that lies in a folder."""
+
+    root: str = Field(
+        min_length=1, description="folder of the data set; ~ and $VARIABLES are expanded, relative to where you are"
+    )
+
+    @property
+    def root_path(self) -> Path:
+        """`root` with `~` and variables expanded."""
+        return Path(os.path.expandvars(self.root)).expanduser()
+
+
+class SyntheticData(DataSettings):
+    """Drawn birds whose classes differ only in small planted parts; made on first use."""
+
+    name: Literal["synthetic"] = Field("synthetic", description="drawn birds, embedded in the package")
+    image_size_px: int = Field(96, ge=16, le=4096, description="S, side in pixels of the square that the model sees")
+    n_classes: int = Field(8, ge=2, le=max(MAX_SYNTHETIC_CLASSES.values()), description="number of bird species")
+    n_train_per_class: int = Field(100, ge=1, description="training pictures per class")
+    n_val_per_class: int = Field(40, ge=1, description="validation pictures per class")
+    n_test_per_class: int = Field(40, ge=1, description="test pictures per class")
+    picture_px: int = Field(112, ge=48, le=1024, description="side in pixels of the pictures as they are drawn")
+    n_differing_parts: int = Field(
+        3, ge=1, le=4, description="any two classes differ in at least this many of the four parts; fewer is harder"
+    )
+    part_scale: float = Field(
+        1.4, ge=0.5, le=2.0, description="size of the planted parts; 1 is natural, less is harder"
+    )
+    bird_scale: float = Field(0.5, ge=0.2, le=0.8, description="mean length of a bird as a share of the picture's side")
+    translation: float = Field(
+        1.0, ge=0.0, le=1.0, description="share of the free room that birds use; 0 puts all of them in the middle"
+    )
+    data_seed: int = Field(0, ge=0, description="seed of the drawings")
+
+    @model_validator(mode="after")
+    def _codes_suffice(self) -> Self:
+        limit = MAX_SYNTHETIC_CLASSES[self.n_differing_parts]
+        if self.n_classes > limit:
+            raise ValueError(
+                f"n_classes must be at most {limit} where classes differ in {self.n_differing_parts} parts, "
+                f"got {self.n_classes}; lower n_differing_parts for more classes"
+            )
+        return self
+
+
+class FolderData(RootedData):
+    """Pictures in `train`, `val` or `validation`, and `test` folders of class folders."""
+
+    name: Literal["folder"] = Field(
+        "folder", description="class folders under <root>/train, val, test, or under <root>_train, <root>_test"
+    )
+
+
+class CubData(RootedData):
+    """Caltech-UCSD Birds 200-2011 as it is published: lists, boxes, part points."""
+
+    name: Literal["cub"] = Field("cub", description="the CUB_200_2011 folder as it is downloaded")
+
+
+DataConfig = Annotated[SyntheticData | FolderData | CubData, Field(discriminator="name")]
