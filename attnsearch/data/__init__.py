@@ -1,0 +1,1 @@
+"""Images on disk, as tables, as cached pixels and as batches."""

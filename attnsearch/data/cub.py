@@ -1,0 +1,161 @@
+"""Caltech-UCSD Birds 200-2011 in the layout in which it is published.
+
+Source: the README of CUB_200_2011. Class and part names come from `classes.txt` and `parts/parts.txt`; a bounding box
+is x, y, width, height; a part is image, part, x, y, visible. Segmentations are a download of their own, put into the
+same folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch.config.datasets import CubData
+from attnsearch.data.folder import near_name
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems
+from attnsearch.errors import DataError
+from attnsearch.types import Split
+
+_REQUIRED = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+
+
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """The lists of the data set, by image id as they are numbered in `images.txt`."""
+
+    files: Mapping[int, str]
+    class_names: Mapping[int, str]
+    class_of: Mapping[int, int]
+    is_train: Mapping[int, bool]
+    boxes: Mapping[int, tuple[float, float, float, float]]
+    points: Mapping[int, NDArray[np.float64]]
+    point_names: tuple[str, ...]
+
+
+def list_images(cfg: CubData) -> Listing:
+    """Reads the lists.
+
+    Raises:
+        DataError: no such folder, a missing list, a line or an image number that does not fit.
+    """
+    root = _find_root(cfg.root_path.absolute())
+    try:
+        lists = _read_lists(root)
+    except ValueError as error:
+        raise DataError(f"a list of {root} holds a field that is no number: {error}; unpack it again") from error
+    class_names = tuple(lists.class_names[number] for number in sorted(lists.class_names))
+    masks = root / "segmentations" if (root / "segmentations").is_dir() else None
+    numbers = sorted(lists.files, key=lambda number: (lists.class_of[number], lists.files[number]))
+    images = [_listed(root, lists, number, masks) for number in numbers]
+    return Listing(
+        root=root,
+        class_names=class_names,
+        images=tuple(images),
+        problems=(*_class_problems(root, images), *_missing_files(images)),
+        point_names=lists.point_names,
+    )
+
+
+def _find_root(root: Path) -> Path:
+    for folder in (root, root / "CUB_200_2011"):
+        if (folder / "images.txt").is_file():
+            return folder
+    if (root / "train").is_dir() or root.with_name(f"{root.name}_train").is_dir():
+        raise DataError(f"data.root {root} holds class folders, not the lists of CUB_200_2011; write data.name=folder")
+    if not root.exists():
+        raise DataError(f"data.root {root} does not exist{near_name(root)}")
+    raise DataError(f"data.root {root} has no images.txt; name the unpacked CUB_200_2011 folder")
+
+
+def _read_lists(root: Path) -> _Lists:
+    missing = [name for name in _REQUIRED if not (root / name).is_file()]
+    if missing:
+        raise DataError(f"{root} lacks {', '.join(missing)}; unpack CUB_200_2011 again")
+    files = {int(number): name for number, name in _read(root / "images.txt", 2)}
+    point_names = tuple(name for _, name in _read(root / "parts" / "parts.txt", 2))
+    lists = _Lists(
+        files=files,
+        class_names={int(number): name for number, name in _read(root / "classes.txt", 2)},
+        class_of={int(number): int(label) for number, label in _read(root / "image_class_labels.txt", 2)},
+        is_train={int(number): flag == "1" for number, flag in _read(root / "train_test_split.txt", 2)},
+        boxes={int(row[0]): _box(row) for row in _read(root / "bounding_boxes.txt", 5)},
+        points=_read_points(root / "parts" / "part_locs.txt", n_points=len(point_names)),
+        point_names=point_names,
+    )
+    _check_numbers(root, lists)
+    return lists
+
+
+def _read(path: Path, n_fields: int) -> list[list[str]]:
+    """The lines of a list, split into fields of which the first is a number; none if the file does not exist."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split(maxsplit=n_fields - 1)
+        if not fields:
+            continue
+        if len(fields) != n_fields or not fields[0].isdigit():
+            raise DataError(f"{path}:{line_number}: expected a number and {n_fields - 1} more fields, got {line!r}")
+        rows.append([field.strip() for field in fields])
+    return rows
+
+
+def _box(row: list[str]) -> tuple[float, float, float, float]:
+    left, top, width, height = (float(field) for field in row[1:])
+    return left, top, left + width, top + height
+
+
+def _read_points(path: Path, *, n_points: int) -> dict[int, NDArray[np.float64]]:
+    points: dict[int, NDArray[np.float64]] = {}
+    for number, part, x, y, visible in _read(path, 5):
+        place = points.setdefault(int(number), np.full((n_points, 2), np.nan))
+        if not 1 <= int(part) <= n_points:
+            raise DataError(f"{path}: part {part} of image {number} is not one of the {n_points} in parts.txt")
+        if visible == "1":
+            place[int(part) - 1] = float(x), float(y)
+    return points
+
+
+def _check_numbers(root: Path, lists: _Lists) -> None:
+    for name, column in (("image_class_labels.txt", lists.class_of), ("train_test_split.txt", lists.is_train)):
+        lacking = sorted(set(lists.files) - set(column))
+        if lacking:
+            raise DataError(f"{root / name} has no line for image {lacking[0]} ({lists.files[lacking[0]]})")
+    unknown = sorted(set(lists.class_of.values()) - set(lists.class_names))
+    if unknown:
+        raise DataError(f"{root / 'classes.txt'} has no line for class {unknown[0]} of image_class_labels.txt")
+
+
+def _listed(root: Path, lists: _Lists, number: int, masks: Path | None) -> ListedImage:
+    name = lists.files[number]
+    split: Split = "train" if lists.is_train[number] else "test"
+    return ListedImage(
+        split=split,
+        class_name=lists.class_names[lists.class_of[number]],
+        image_id=f"images/{name}",
+        path=root / "images" / name,
+        mask_path=(masks / name).with_suffix(".png") if masks else None,
+        box=lists.boxes.get(number),
+        points=lists.points.get(number),
+    )
+
+
+def _class_problems(root: Path, images: list[ListedImage]) -> list[DataProblem]:
+    splits: set[Split] = {"train", *(image.split for image in images)}
+    classes = {split: sorted({i.class_name for i in images if i.split == split}) for split in splits}
+    return class_problems(root, classes)
+
+
+def _missing_files(images: list[ListedImage]) -> list[DataProblem]:
+    paths = [path for image in images for path in (image.path, image.mask_path) if path is not None]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if not missing:
+        return []
+    shown = "\n  ".join(missing[:20])
+    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:\n  {shown}"
+    return [DataProblem("unreadable", missing[0], message)]

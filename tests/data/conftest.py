@@ -1,0 +1,51 @@
+"""Small data sets, made on the spot."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def write_picture(path: Path, size_hw: tuple[int, int] = (12, 16)) -> Path:
+    """A picture whose colours follow from its name, so that no two files are equal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = size_hw
+    y, x = np.mgrid[0:height, 0:width]
+    shade = zlib.crc32(path.as_posix().encode()) % 200
+    pixels = np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), np.full_like(x, shade)], axis=-1)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for every test."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("ATTNSEARCH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Callable[..., Path]:
+    """Writes `counts[folder]` pictures named 0.jpg, 1.jpg … into each folder below a new root."""
+
+    def make(counts: Mapping[str, int], *, root: str = "birds", size_hw: tuple[int, int] = (12, 16)) -> Path:
+        base = tmp_path / root
+        for folder, n_images in counts.items():
+            (base / folder).mkdir(parents=True)
+            for index in range(n_images):
+                write_picture(base / folder / f"{index}.jpg", size_hw)
+        return base
+
+    return make
+
+
+@pytest.fixture
+def small_tree(make_tree: Callable[..., Path]) -> Path:
+    """Two classes with train, val and test."""
+    return make_tree({"train/crow": 5, "train/wren": 4, "val/crow": 2, "val/wren": 2, "test/crow": 1, "test/wren": 2})
