@@ -1,0 +1,1 @@
+"""Scores of attention maps: one number per image, from tensors, whatever model made them."""

@@ -1,0 +1,40 @@
+"""How much of the picture a map covers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-5  # as in the released code
+
+
+def sparsity(maps: Tensor | None, norms: Tensor | None) -> Tensor:
+    """The mean of each image's maps after scaling each to a maximum of one: lower is sparser, a flat map gives 1.
+
+    With norms r, each map m becomes m · r / max r before it is scaled by its own maximum (plus 1e-5). Every map
+    counts, also one that a model makes but never pools. A map of zeros counts as 0, and so does an image whose norm is
+    zero everywhere.
+
+    Args:
+        maps: (B, K, h, w), not negative, or None for models without maps, where the norm itself is scored.
+        norms: (B, 1, h, w), not negative, or None for families without one, whose maps count unweighted.
+    Returns:
+        (B,) float32 in [0, 1].
+    Raises:
+        ValueError: both are None.
+    Source: BR-NPA (Gomez et al. 2022), released code `TristanGomez44/br_npa` code/metrics.py. Difference: one number
+        per image instead of a sum over the batch, and the norm is scored alone for a CNN, where the released code
+        multiplies the norms of different images.
+    """
+    if maps is None and norms is None:
+        raise ValueError("sparsity needs maps, norms or both")
+    weighted = norms.float() if norms is not None else torch.ones((), device=maps.device)  # type: ignore[union-attr]
+    if maps is not None:
+        if norms is not None:
+            weighted = weighted / _peak(weighted).clamp_min(torch.finfo(torch.float32).tiny)
+        weighted = maps.float() * weighted  # (B, K, h, w)
+    return (weighted / (_peak(weighted) + EPSILON)).mean(dim=(1, 2, 3))
+
+
+def _peak(maps: Tensor) -> Tensor:
+    return maps.amax(dim=(2, 3), keepdim=True)

@@ -1,0 +1,229 @@
+"""Reads and writes model weights; nothing that is read here can run code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+import socket
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from attnsearch.errors import ConfigError, DataError, StoreError
+
+CHECKPOINT_KEYS = ("class_names", "config", "epoch")
+BACKBONE_PREFIX = "backbone."
+CLASSIFIER_PREFIX = "fc."
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
+N_LISTED = 10
+CONNECT_TIMEOUT_S = 5.0
+
+
+def load_file(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of a safetensors or torch file, on the CPU.
+
+    A state under one of `WRAPPER_KEYS` is unwrapped and the `module.` of data-parallel training removed.
+
+    Args:
+        path: `~` and `$VARIABLES` are expanded.
+    Raises:
+        ConfigError: the file is missing, broken, holds no state, or is a pickle that would run code.
+    """
+    file = _existing_file(path)
+    state = _load_safetensors(file)[0] if _is_safetensors(file) else _load_pickle(file)
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copies `state` into `module`, all of it or nothing.
+
+    Args:
+        source: where the state came from, for the message.
+    Raises:
+        ConfigError: names are missing, unexpected or of another shape; the first ten of each are listed.
+    """
+    wanted = module.state_dict()
+    # Files older than torch 0.4.1 lack the counters of batch norm; they only matter without a momentum.
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    faults = [
+        f"{len(names)} {fault}: {_first(names)}"
+        for fault, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if names
+    ]
+    if faults:
+        raise ConfigError(f"{source} does not fit the model ({'; '.join(faults)}); use weights of the same model")
+    module.load_state_dict(dict(state), strict=False)
+
+
+def load_backbone(body: nn.Module, weights: str, *, pretrained_cfg: Mapping[str, Any]) -> None:
+    """Fills a timm body as the setting `model.weights` says: `none`, `hub` or the path of a file.
+
+    A file may hold the body with or without its classifier (`fc.*`, as torchvision and timm write it) or be a
+    checkpoint of this package, whose backbone part is taken.
+
+    Args:
+        pretrained_cfg: timm's record of the body, which knows its place on the hub.
+    Raises:
+        ConfigError: the weights cannot be found, read or fitted.
+    """
+    if weights == "none":
+        return
+    source = str(_download(pretrained_cfg)) if weights == "hub" else weights
+    state = load_file(source)
+    if any(name.startswith(BACKBONE_PREFIX) for name in state):
+        state = {name.removeprefix(BACKBONE_PREFIX): t for name, t in state.items() if name.startswith(BACKBONE_PREFIX)}
+    load_into(body, {name: t for name, t in state.items() if not name.startswith(CLASSIFIER_PREFIX)}, source)
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, metadata: Mapping[str, str], *, before_rename: Callable[[], None] | None = None
+) -> None:
+    """Writes the model's state as safetensors under a temporary name, then renames it.
+
+    Args:
+        metadata: at least `CHECKPOINT_KEYS`: the class names as a JSON list, the config as JSON, the epoch from 1.
+        before_rename: called when the bytes are on disk; if it raises, the old file stays.
+    Raises:
+        StoreError: the disk refuses.
+        ValueError: a key of the metadata is missing.
+    """
+    if missing := [key for key in CHECKPOINT_KEYS if key not in metadata]:
+        raise ValueError(f"metadata of {path} lacks {', '.join(missing)}")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(safetensors.torch.save(state, dict(metadata)))
+        if before_rename is not None:
+            before_rename()
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state and the metadata that `save_checkpoint` wrote.
+
+    Raises:
+        ConfigError: the file is missing, broken or not a checkpoint of this package.
+    """
+    file = _existing_file(path)
+    state, metadata = _load_safetensors(file)
+    if missing := [key for key in CHECKPOINT_KEYS if key not in metadata]:
+        raise ConfigError(f"{file} is not a checkpoint of attnsearch: its metadata lacks {', '.join(missing)}")
+    return state, metadata
+
+
+def check_class_names(expected: tuple[str, ...], found: tuple[str, ...], source: str) -> None:
+    """Compares ordered class names by name.
+
+    Args:
+        expected: the names of the data at hand.
+        found: the names in `source`, a checkpoint or an archive.
+    Raises:
+        DataError: they differ; the first ten differences stand side by side, with the class index.
+    """
+    if expected == found:
+        return
+    differences = [
+        f"{index}: {left!r} | {right!r}"
+        for index, (left, right) in enumerate(zip_longest(expected, found))
+        if left != right
+    ]
+    raise DataError(
+        f"the data has {len(expected)} classes and {source} has {len(found)}, and they differ "
+        f"(index: data | {source}): {_first(differences)}; use the data it was trained on"
+    )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:N_LISTED]) + (", …" if len(names) > N_LISTED else "")
+
+
+def _existing_file(path: str | Path) -> Path:
+    file = Path(os.path.expandvars(path)).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"weights file {file} does not exist or is not a file; give the path of an existing one")
+    return file
+
+
+def _is_safetensors(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return file.suffix == ".safetensors" or stream.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
+
+
+def _load_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"weights file {file} is not a readable safetensors file: {error}") from error
+
+
+def _load_pickle(file: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ConfigError(
+                f"weights file {file} would run code ({named[1]}) and is refused; save its tensors alone, "
+                "as safetensors.torch.save_file(model.state_dict(), path) does"
+            ) from error
+        raise ConfigError(f"weights file {file} is neither a safetensors nor a torch file") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise ConfigError(f"weights file {file} is broken; copy or download it again") from error
+    for key in WRAPPER_KEYS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise ConfigError(f"weights file {file} holds no state (names with tensors), got {type(loaded).__name__}")
+    return dict(loaded)
+
+
+def _download(pretrained_cfg: Mapping[str, Any]) -> Path:
+    """The cached file of timm's pretrained weights, fetched if need be."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name = ".".join(filter(None, (pretrained_cfg.get("architecture"), pretrained_cfg.get("tag"))))
+    mend = "pass a file with model.weights=/path/to/file.safetensors or start from random ones with model.weights=none"
+    place = pretrained_cfg.get("hf_hub_id")
+    if not place:
+        raise ConfigError(f"timm has no pretrained weights for {name!r}; {mend}")
+    with contextlib.suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(place, "model.safetensors", local_files_only=True))
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        _check_connection(constants.ENDPOINT)
+        return Path(hf_hub_download(place, "model.safetensors"))
+    except OSError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"cannot get the weights of {name!r} from {constants.ENDPOINT} ({reason}); {mend}") from error
+
+
+def _check_connection(url: str) -> None:
+    """Fails within seconds where the hub's own client would retry for minutes."""
+    target = urlsplit(url)
+    proxy = getproxies().get(target.scheme)
+    if proxy and not proxy_bypass(target.netloc):
+        target = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = target.port or (80 if target.scheme == "http" else 443)
+    socket.create_connection((target.hostname or "", port), timeout=CONNECT_TIMEOUT_S).close()
