@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Direction = Literal["maximize", "minimize"]
+METRICS: dict[str, Direction] = {
+    "accuracy": "maximize",
+    "mean_class_accuracy": "maximize",
+    "loss": "minimize",
+    "cross_entropy": "minimize",
+    "sparsity": "minimize",
+}
+"""Name -> the better direction, of all that is measured after each epoch; a key is `split/name`."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,7 +24,9 @@ class OptimizerSettings(Settings):
     lr: float = Field(1e-3, gt=0, description="Learning rate at the start, before the schedule.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum, only for `sgd`; null means 0.9 there.")
-    backbone_lr_factor: float = Field(1.0, ge=0, description="Factor on the learning rate of the backbone; 0 freezes it.")
+    backbone_lr_factor: float = Field(
+        1.0, ge=0, description="Factor on the learning rate of the backbone; 0 freezes it."
+    )
 
     @model_validator(mode="after")
     def _momentum_needs_sgd(self) -> OptimizerSettings:
@@ -46,7 +48,9 @@ class ScheduleSettings(Settings):
 class TeacherSettings(Settings):
     """Knowledge distillation: the teacher's class distribution is a target beside the label."""
 
-    checkpoint: str = Field(description="The teacher: path of a kept checkpoint, or `study:NAME` for the best trial of a study of the same experiment.")
+    checkpoint: str = Field(
+        description="Path of a kept checkpoint, or `study:NAME` for the best trial of a study of the experiment."
+    )
     temperature: float = Field(1.0, gt=0, description="Softens both distributions.")
     interpolation: float = Field(1.0, ge=0, le=1, description="Share of the teacher in the loss; 1 ignores the labels.")
 
@@ -56,14 +60,22 @@ class TrainSettings(Settings):
 
     epochs: int = Field(50, ge=1, le=100_000, description="Number of epochs.")
     batch_size: int = Field(16, ge=2, description="Images per optimizer update.")
-    accumulation: int = Field(1, ge=1, description="Parts that a batch is worked on in, to save memory; must divide batch_size.")
+    accumulation: int = Field(
+        1, ge=1, description="Parts that a batch is worked on in, to save memory; must divide batch_size."
+    )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer.")
     schedule: ScheduleSettings = Field(ScheduleSettings(), description="Learning-rate schedule.")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Arithmetic of the forward and backward pass; `auto` takes bf16 where the hardware has it.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Arithmetic of the forward and backward pass; `auto` takes bf16 where the hardware has it."
+    )
     clip_norm: float | None = Field(None, gt=0, description="Largest L2 norm of the gradient; null does not clip.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
-    early_stopping_epochs: int | None = Field(None, ge=1, description="Stop after this many epochs in a row without a better monitor; null never stops.")
-    halve_on_oom: bool = Field(False, description="Out of memory: halve the parts of a batch and go on, instead of failing the trial.")
+    early_stopping_epochs: int | None = Field(
+        None, ge=1, description="Stop after this many epochs in a row without a better monitor; null never stops."
+    )
+    halve_on_oom: bool = Field(
+        False, description="Out of memory: halve the parts of a batch and go on, instead of failing the trial."
+    )
     teacher: TeacherSettings | None = Field(None, description="Teacher for distillation.")
 
     @model_validator(mode="after")
@@ -76,14 +88,18 @@ class TrainSettings(Settings):
 class EvaluationSettings(Settings):
     """What is measured and stored of the kept checkpoint."""
 
-    n_images: int | None = Field(None, ge=1, description="Validation images whose maps each trial stores; null stores all.")
+    n_images: int | None = Field(
+        None, ge=1, description="Validation images whose maps each trial stores; null stores all."
+    )
 
 
 class RuntimeSettings(Settings):
     """The machine; nothing here changes what is computed, so it is no part of the digest."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    n_threads: int | None = Field(None, ge=1, description="Processor threads; null means an equal share of the cores for each worker.")
+    n_threads: int | None = Field(
+        None, ge=1, description="Processor threads; null means an equal share of the cores for each worker."
+    )
 
 
 class ExperimentConfig(Settings):
@@ -92,7 +108,9 @@ class ExperimentConfig(Settings):
     name: Name = Field(description="Name of the run, and of its files in the results folder.")
     experiment: Name = Field("default", description="Folder under results/ that comparable studies share.")
     seed: int = Field(1, ge=0, le=2**31 - 1, description="Seed of weights, order and augmentation.")
-    monitor: MetricKey = Field("val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes.")
+    monitor: MetricKey = Field(
+        "val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes."
+    )
     monitor_direction: Direction = Field("maximize", description="Whether a larger or a smaller monitor is better.")
     data: DataConfig = Field(description="Data set.")
     model: ModelConfig = Field(description="Model family.")
@@ -104,10 +122,18 @@ class ExperimentConfig(Settings):
     @classmethod
     def _monitor_is_held_out(cls, value: str) -> str:
         if not value.startswith("val/"):
-            raise ValueError(f"monitor must be a val/ metric, so that nothing is chosen on training images, got {value!r}")
+            raise ValueError(
+                f"monitor must be a val/ metric, so that nothing is chosen on training images, got {value!r}"
+            )
         return value
 
     def digest(self) -> str:
-        """SHA-256 of everything that changes the result; the runtime block does not."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of everything that changes the result."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that change the result, as plain values.
+
+        Without the runtime block, and without the data root: data may move, their ids are compared by hash.
+        """
+        return self.model_dump(mode="json", exclude={"runtime": True, "data": {"root"}})

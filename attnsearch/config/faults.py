@@ -65,7 +65,9 @@ def _message(detail: ErrorDetails, place: Place, layer: Layer, model: type[BaseM
         return _unknown_key(place, layer, model)
     if kind == "union_tag_invalid":
         tag, known = str(context["tag"]), str(context["expected_tags"]).replace("'", "").split(", ")
-        return f"unknown {context['discriminator']} {tag!r}{near(tag, known)}; known: {', '.join(known)}".replace("''", "'")
+        return f"unknown {context['discriminator']} {tag!r}{near(tag, known)}; known: {', '.join(known)}".replace(
+            "''", "'"
+        )
     if kind == "union_tag_not_found":
         return f"needs a {context['discriminator']}"
     if kind == "literal_error":
@@ -75,7 +77,12 @@ def _message(detail: ErrorDetails, place: Place, layer: Layer, model: type[BaseM
         return str(context["error"])
     if kind == "missing":
         return "is required and missing"
-    return detail["msg"].replace("Input should be", "must be").replace("valid integer", "whole number").replace("valid string", "text")
+    return (
+        detail["msg"]
+        .replace("Input should be", "must be")
+        .replace("valid integer", "whole number")
+        .replace("valid string", "text")
+    )
 
 
 def _unknown_key(place: Place, layer: Layer, model: type[BaseModel]) -> str:

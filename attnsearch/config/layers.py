@@ -41,7 +41,9 @@ class Layer:
     def without(self, *keys: str) -> Layer:
         """This layer without some top-level keys."""
         values = {key: value for key, value in self.values.items() if key not in keys}
-        return Layer(values, {place: origin for place, origin in self.origins.items() if place[:1] not in [(k,) for k in keys]})
+        return Layer(
+            values, {place: origin for place, origin in self.origins.items() if place[:1] not in [(k,) for k in keys]}
+        )
 
 
 def read_yaml(path: Path) -> Layer:
@@ -53,7 +55,9 @@ def read_yaml(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}; check the path and its permissions") from error
+        raise ConfigError(
+            f"{path}: cannot be read as UTF-8 text: {error}; check the path and its permissions"
+        ) from error
     loaded = _parse(text, str(path))
     if not isinstance(loaded, CommentedMap):
         raise ConfigError(f"{path}:1: must hold `key: value` lines, got {type(loaded).__name__}")
@@ -86,7 +90,9 @@ def _plain(node: Any, place: Place, origins: dict[Place, str], source: str) -> A
             return kind(node)
     if node is None:
         return None
-    raise ConfigError(f"{origins.get(place, source)}: {'.'.join(place)}: must be a number, text, list or block, got {node!r}; quote it")
+    raise ConfigError(
+        f"{origins.get(place, source)}: {'.'.join(place)}: must be a number, text, list or block, got {node!r}"
+    )
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -125,7 +131,7 @@ def from_overrides(overrides: Iterable[tuple[str, Any]]) -> Layer:
 
 
 def split_key(key: str, values: Mapping[str, Any]) -> Place:
-    """The place of a dotted key; axes of a `space` have dots in their own names, so those found in `values` stay whole."""
+    """The place of a dotted key; axes of a `space` have dots in their names, and those in `values` stay whole."""
     head, _, rest = key.partition(".")
     if head == "space" and rest:
         for axis in sorted(values.get("space") or {}, key=len, reverse=True):
@@ -136,7 +142,7 @@ def split_key(key: str, values: Mapping[str, Any]) -> Place:
 
 
 def _leaves(value: Any, place: Place, source: Place) -> list[tuple[Place, Place, Any]]:
-    """(place, place as written, value) below a value; the tag of a block comes first, so that it may replace the block."""
+    """(place, place as written, value) below a value; the tag of a block comes first, as it may replace it."""
     if not isinstance(value, dict) or not value:
         return [(place, source, value)]
     ordered = sorted(value.items(), key=lambda item: item[0] not in TAGS)
@@ -157,7 +163,9 @@ def _set(layer: Layer, place: Place, value: Any, *, origin: str, model: type[Bas
     last = place[-1]
     if last in TAGS and block.get(last, value) != value and is_tagged(model, layer.values, place[:-1]):
         block.clear()
-        for old in [known for known in layer.origins if known[: len(place) - 1] == place[:-1] and len(known) >= len(place)]:
+        for old in [
+            known for known in layer.origins if known[: len(place) - 1] == place[:-1] and len(known) >= len(place)
+        ]:
             del layer.origins[old]
     block[last] = value
     layer.origins[place] = origin

@@ -93,7 +93,12 @@ def load_study(name: str, *, profile: str | None = None, overrides: Iterable[str
 
     base = layer.part("base") if isinstance(study.base, Mapping) else read_yaml(find_file(study.base, ("configs",)))
     experiment = merge(base.without("profiles"), written.part("overrides"), ExperimentConfig)
-    for over in (shared.part("overrides"), base.part("profiles").part(profile or ""), own.part("overrides"), of_experiment):
+    for over in (
+        shared.part("overrides"),
+        base.part("profiles").part(profile or ""),
+        own.part("overrides"),
+        of_experiment,
+    ):
         experiment = merge(experiment, over, ExperimentConfig)
     experiment = merge(experiment, _of_the_study(study), ExperimentConfig)
     return LoadedStudy(study, validate(ExperimentConfig, experiment))
@@ -110,7 +115,9 @@ def _profile(profile: str | None) -> Layer:
 
 def _of_the_study(study: StudyConfig) -> Layer:
     """What the trials of a study take from it."""
-    return Layer({"name": study.name, "seed": study.seed, "monitor": study.monitor, "monitor_direction": study.monitor_direction})
+    return Layer(
+        {"name": study.name, "seed": study.seed, "monitor": study.monitor, "monitor_direction": study.monitor_direction}
+    )
 
 
 def _drop_null_axes(layer: Layer) -> Layer:

@@ -149,28 +149,56 @@ class Retention(Settings):
     """Which trials keep weights and maps; every trial keeps its CSV, config and log."""
 
     best_k: int = Field(5, ge=1, description="Number of best trials that keep checkpoint and maps.")
-    automatic: bool = Field(False, description="Delete the files of the other trials when the study ends; false waits for `attnsearch prune-files`.")
+    automatic: bool = Field(
+        False,
+        description="Delete the files of the other trials at the end; false waits for `attnsearch prune-files`.",
+    )
 
 
 class StudyConfig(Settings):
     """One search over the settings of an experiment."""
 
     name: Name = Field(description="Name of the study.")
-    base: str | Mapping[str, JsonValue] = Field(description="Experiment that the trials start from: a path, the bare name of a file in configs/, or its settings.")
-    overrides: Mapping[str, JsonValue] = Field({}, description="Settings of the experiment that this study changes, by dotted key.")
-    objectives: Mapping[MetricKey, Direction] = Field({"val/accuracy": "maximize"}, min_length=1, description="Metric -> `maximize` or `minimize`; several give a Pareto front.")
-    monitor: MetricKey = Field("val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes.")
+    base: str | Mapping[str, JsonValue] = Field(
+        description="Experiment that the trials start from: a path, a bare name in configs/, or its settings."
+    )
+    overrides: Mapping[str, JsonValue] = Field(
+        {}, description="Settings of the experiment that this study changes, by dotted key."
+    )
+    objectives: Mapping[MetricKey, Direction] = Field(
+        {"val/accuracy": "maximize"},
+        min_length=1,
+        description="Metric -> `maximize` or `minimize`; several give a Pareto front.",
+    )
+    monitor: MetricKey = Field(
+        "val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes."
+    )
     space: Mapping[Key, SpaceAxis] = Field({}, description="Dotted key of the experiment -> axis.")
     sampler: SamplerConfig = Field(TpeSampler(name="tpe"), description="How new trials are proposed.")
     pruner: PrunerConfig | None = Field(None, description="How poor trials are ended early; null prunes nothing.")
     n_trials: int = Field(25, ge=1, description="Total of complete and pruned trials, over all starts of the study.")
-    time_limit_s: float | None = Field(None, gt=0, description="No trial starts, and running ones go back to waiting, this long after the start; null has no limit.")
-    enqueue: tuple[Mapping[Key, Scalar], ...] = Field((), description="Settings to try first; axes left out are sampled.")
+    time_limit_s: float | None = Field(
+        None,
+        gt=0,
+        description="This long after a start, running trials go back to waiting; null has no limit.",
+    )
+    enqueue: tuple[Mapping[Key, Scalar], ...] = Field(
+        (), description="Settings to try first; axes left out are sampled."
+    )
     constraints: Mapping[MetricKey, Bound] = Field({}, description="Metric of the kept checkpoint -> limit.")
     retention: Retention = Field(Retention(), description="What is kept on disk.")
-    seed: int = Field(1, ge=0, le=2**31 - 1, description="Seed of the sampler; each trial derives its own from it and its number.")
+    seed: int = Field(
+        1, ge=0, le=2**31 - 1, description="Seed of the sampler; each trial derives its own from it and its number."
+    )
     storage: str | None = Field(None, description="Database URL; null means results/<experiment>/hypSearch.db.")
-    n_workers: int | None = Field(None, ge=1, description="Worker processes; null means one per GPU, or one on a machine without.")
+    lease_s: float = Field(
+        300.0,
+        ge=1,
+        description="Seconds without progress after which a trial is taken from its worker, or 3 epochs if longer.",
+    )
+    n_workers: int | None = Field(
+        None, ge=1, description="Worker processes; null means one per GPU, or one on a machine without."
+    )
 
     @model_validator(mode="after")
     def _check_references(self) -> StudyConfig:
@@ -178,7 +206,9 @@ class StudyConfig(Settings):
         for key, axis in self.space.items():
             for parent in axis.when:
                 if parent not in seen:
-                    raise ValueError(f"space.{key}.when names {parent!r}, which is no axis above it; known: {sorted(seen)}")
+                    raise ValueError(
+                        f"space.{key}.when names {parent!r}, which is no axis above it; known: {sorted(seen)}"
+                    )
             seen.add(key)
         for index, point in enumerate(self.enqueue):
             if unknown := sorted(set(point) - seen):

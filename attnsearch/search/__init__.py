@@ -1,0 +1,1 @@
+"""Studies: space, workers, publication. The only package that uses Optuna."""

@@ -1,0 +1,111 @@
+"""The worker processes of one supervisor: start, watch, restart, stop."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import IO
+
+from attnsearch.store.layout import StudyLayout
+
+URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
+
+
+@dataclass
+class WorkerProcess:
+    """One worker process and the share of the machine it may use."""
+
+    index: int
+    popen: subprocess.Popen[str]
+    log: IO[str]
+    started_at: float = field(default_factory=time.monotonic)
+
+    def poll(self) -> int | None:
+        """Exit code (negative for a signal), or None while it runs."""
+        return self.popen.poll()
+
+    def last_words(self) -> str:
+        """What it printed on standard output before it ended: one line, the error that stopped it."""
+        text = self.popen.stdout.read() if self.popen.stdout else ""
+        return text.strip().splitlines()[-1] if text.strip() else ""
+
+    def close(self) -> None:
+        """Releases the pipe and the log of an ended process."""
+        if self.popen.stdout:
+            self.popen.stdout.close()
+        self.log.close()
+
+
+def start_worker(
+    layout: StudyLayout, url: str, index: int, *, n_workers: int, n_gpus: int, n_threads: int | None, started_at: float
+) -> WorkerProcess:
+    """Starts worker `index` in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
+    log = (layout.study_dir / f"worker{index}.log").open("a", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "attnsearch",
+        "worker",
+        str(layout.study_yaml),
+        "--parent",
+        str(os.getpid()),
+        "--started-at",
+        repr(started_at),
+    ]
+    popen = subprocess.Popen(
+        command,
+        env=worker_environment(url, index, n_workers=n_workers, n_gpus=n_gpus, n_threads=n_threads),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    )
+    return WorkerProcess(index, popen, log)
+
+
+def worker_environment(url: str, index: int, *, n_workers: int, n_gpus: int, n_threads: int | None) -> dict[str, str]:
+    """The environment of a worker: a GPU or a share of the cores of its own (shared cores slow all down many times)."""
+    threads = n_threads or max(1, n_cores() // n_workers)
+    environment = {**os.environ, URL_VARIABLE: url, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if n_gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(gpu) for gpu in range(n_gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    return environment
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_name() -> str:
+    """The name of this process in the leases: host, process and a random part, which no two workers share."""
+    return f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process behind a worker's name is known to be gone; one of another host never is."""
+    host, pid, _ = name.rsplit(":", 2)
+    if host != platform.node():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def ask_to_stop(process: WorkerProcess) -> None:
+    """SIGTERM: the worker returns its trial to WAITING and ends."""
+    if process.poll() is None:
+        process.popen.send_signal(signal.SIGTERM)

@@ -1,0 +1,58 @@
+"""Returns trials whose worker is gone to WAITING, under their number; gives up on those that kill every worker."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from optuna.trial import FrozenTrial, TrialState
+
+from attnsearch.search.session import Session
+from attnsearch.search.study import ENDED_AT
+from attnsearch.store.leases import HELD, Leases
+
+logger = logging.getLogger(__name__)
+
+MAX_STALLED_ATTEMPTS = 3
+KILLED_REPEATEDLY = (
+    f"killed repeatedly: {MAX_STALLED_ATTEMPTS} attempts in a row finished no epoch; "
+    "often too little memory: lower train.batch_size or raise train.accumulation"
+)
+
+
+def recover(session: Session, *, is_dead: Callable[[str], bool]) -> list[int]:
+    """Takes back every running trial that no living worker holds.
+
+    Args:
+        is_dead: whether the process behind a worker's name is known to be gone; its leases need not run out.
+
+    Returns:
+        Numbers of the trials that were taken back.
+    """
+    with session.exclusive():
+        lost = [
+            trial for trial in session.trials(TrialState.RUNNING) if _is_lost(session.leases, trial.number, is_dead)
+        ]
+        for trial in lost:
+            _take_back(session, trial)
+    return [trial.number for trial in lost]
+
+
+def _is_lost(leases: Leases, number: int, is_dead: Callable[[str], bool]) -> bool:
+    """Whether no living worker holds the trial; ask and claim share a lock, so one without a lease died in between."""
+    lease = leases.of_trial(number)
+    return lease is None or lease.state != HELD or lease.expires_at < time.time() or is_dead(lease.worker)
+
+
+def _take_back(session: Session, trial: FrozenTrial) -> None:
+    stalled = session.leases.take_back(trial.number)
+    if stalled < MAX_STALLED_ATTEMPTS:
+        logger.info("trial %d lost its worker and goes back to waiting", trial.number)
+        session.return_to_waiting(trial)
+        return
+    logger.warning("trial %d failed: %s", trial.number, KILLED_REPEATEDLY)
+    storage = session.database.storage
+    for key, value in {"error": KILLED_REPEATEDLY, ENDED_AT: time.time()}.items():
+        storage.set_trial_user_attr(trial._trial_id, key, value)
+    session.study.tell(trial.number, state=TrialState.FAIL)

@@ -1,0 +1,76 @@
+"""What every process of a search holds: the checked study, its folder, its database and the lock around asking."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.trial import FrozenTrial, TrialState
+
+from attnsearch.config.load import LoadedStudy, load_study
+from attnsearch.search.storage import Database, open_database
+from attnsearch.search.study import UUID
+from attnsearch.search.study import load_study as load_optuna_study
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.leases import Leases
+from attnsearch.store.urls import default_url
+
+RESULTS = Path("results")
+
+
+def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
+    """Where a study's files lie."""
+    return StudyLayout(root.absolute(), loaded.experiment.experiment, loaded.study.name)
+
+
+def storage_url(loaded: LoadedStudy, layout: StudyLayout) -> str:
+    """The database of a study: `storage`, its $VARIABLES expanded (no password need stand in a file), or the default."""
+    return os.path.expandvars(loaded.study.storage) if loaded.study.storage else default_url(layout)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's view of a study. Never pickled: each process opens its own."""
+
+    loaded: LoadedStudy
+    layout: StudyLayout
+    database: Database
+    study: optuna.Study
+    leases: Leases
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """The lock that every change of a trial's state is made under: ask and claim, tell, take back."""
+        with FileLock(self.layout.ask_lock, timeout=120):
+            yield
+
+    @property
+    def uuid(self) -> str:
+        return str(self.study.user_attrs[UUID])
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Trials in some states, all where none is named."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def return_to_waiting(self, trial: FrozenTrial | optuna.Trial) -> None:
+        """Makes the next ask hand out this trial again, under its number and with its parameters. Needs `exclusive`."""
+        self.database.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+def open_session(loaded: LoadedStudy, layout: StudyLayout, url: str) -> Session:
+    """A session on a study that exists."""
+    database = open_database(url)
+    study = load_optuna_study(database, loaded.study)
+    return Session(loaded, layout, database, study, Leases(database.engine, str(study.user_attrs[UUID])))
+
+
+def read_session(study_yaml: Path, url: str) -> Session:
+    """The session of a worker, from the resolved study file that the supervisor wrote into the study folder."""
+    loaded = load_study(str(study_yaml))
+    root = study_yaml.parents[2]
+    return open_session(loaded, layout_of(loaded, root=root), url)

@@ -1,0 +1,126 @@
+"""The search space: checks it against the base experiment and draws one setting per trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import LoadedStudy, with_settings
+from attnsearch.config.study import ChoiceAxis, FloatAxis, IntAxis, Scalar, SpaceAxis, StudyConfig
+from attnsearch.errors import ConfigError
+
+Space = Mapping[str, SpaceAxis]
+Settings = dict[str, Scalar]
+
+
+def suggest_settings(trial: optuna.Trial, space: Space) -> Settings:
+    """One value for every axis whose condition holds, drawn in the order of the study file."""
+    settings: Settings = {}
+    for key, axis in space.items():
+        if _is_active(axis, settings):
+            settings[key] = _suggest(trial, key, axis)
+    return settings
+
+
+def _suggest(trial: optuna.Trial, key: str, axis: SpaceAxis) -> Scalar:
+    if isinstance(axis, FloatAxis):
+        return trial.suggest_float(key, axis.low, axis.high, log=axis.log, step=axis.step)
+    if isinstance(axis, IntAxis):
+        return trial.suggest_int(key, axis.low, axis.high, log=axis.log, step=axis.step)
+    return trial.suggest_categorical(key, axis.choices)
+
+
+def _is_active(axis: SpaceAxis, settings: Mapping[str, Scalar]) -> bool:
+    return all(parent in settings and settings[parent] in values for parent, values in axis.when.items())
+
+
+def distribution(axis: SpaceAxis) -> BaseDistribution:
+    """Optuna's distribution of an axis."""
+    if isinstance(axis, FloatAxis):
+        return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+    if isinstance(axis, IntAxis):
+        return IntDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+    return CategoricalDistribution(axis.choices)
+
+
+def corners(space: Space) -> Iterator[tuple[str, Settings]]:
+    """Every end and choice of every axis, as (description, settings that the axis and its conditions need)."""
+    for key, axis in space.items():
+        for value in axis.ends():
+            yield f"{key} = {value!r}", {**_conditions(space, key), key: value}
+
+
+def _conditions(space: Space, key: str) -> Settings:
+    """The first value under which each axis above exists, so that the conditional one may be set."""
+    settings: Settings = {}
+    for parent, values in space[key].when.items():
+        settings.update(_conditions(space, parent))
+        settings[parent] = values[0]
+    return settings
+
+
+def corner_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig]]:
+    """The base and the experiment at every corner of the space, all checked.
+
+    Raises:
+        ConfigError: one line for each corner or enqueued setting that does not fit.
+    """
+    found, faults = [("base", loaded.experiment)], enqueue_faults(loaded.study)
+    for description, settings in corners(loaded.study.space):
+        try:
+            found.append((description, with_settings(loaded.experiment, settings)))
+        except ConfigError as error:
+            faults.append(f"study {loaded.study.name}: space at {description}: {_reason(error)}")
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    return found
+
+
+def _reason(error: ConfigError) -> str:
+    return "; ".join(line.removeprefix("defaults: ") for line in str(error).splitlines())
+
+
+def enqueue_faults(study: StudyConfig) -> list[str]:
+    """A line for each enqueued value outside its axis (Optuna would run it, and later refuse to copy the study)."""
+    faults = []
+    for index, point in enumerate(study.enqueue):
+        for key, value in point.items():
+            if not _contains(study.space[key], value):
+                faults.append(
+                    f"study {study.name}: enqueue[{index}].{key}: "
+                    f"must lie inside its axis {_range(study.space[key])}, got {value!r}"
+                )
+    return faults
+
+
+def _contains(axis: SpaceAxis, value: Scalar) -> bool:
+    if isinstance(axis, ChoiceAxis):
+        return value in axis.choices
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (isinstance(axis, IntAxis) and not isinstance(value, int))
+    ):
+        return False
+    return distribution(axis)._contains(value)
+
+
+def _range(axis: SpaceAxis) -> str:
+    return str(list(axis.choices)) if isinstance(axis, ChoiceAxis) else f"{axis.low} to {axis.high}"
+
+
+def needed_cache_px(loaded: LoadedStudy) -> int:
+    """Side in pixels of the decoded pictures that serves every corner of the space."""
+    sides = [experiment.data.cached_px for _, experiment in corner_experiments(loaded)]
+    if {"data.image_size_px", "data.crop_ratio"} <= set(loaded.study.space):
+        size, ratio = loaded.study.space["data.image_size_px"], loaded.study.space["data.crop_ratio"]
+        sides.append(int(max(map(_number, size.ends())) / min(map(_number, ratio.ends()))))
+    return max(sides)
+
+
+def _number(value: Any) -> float:
+    return float(value)

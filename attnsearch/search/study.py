@@ -1,0 +1,175 @@
+"""Creates and opens studies, and builds their samplers and pruners."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from attnsearch.config.load import LoadedStudy
+from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
+from attnsearch.errors import ConfigError, StoreError
+from attnsearch.search.storage import Database
+
+IDENTITY = "attnsearch_identity"
+UUID = "attnsearch_uuid"
+ENDED_AT = "ended_at"
+N_FAILED_TO_STOP = 3
+
+
+def build_sampler(study: StudyConfig, *, seed: int) -> BaseSampler:
+    """The sampler for one draw; its seed derives from the trial number, so that a resumed study repeats no draw."""
+    if isinstance(study.sampler, TpeSampler):
+        return TPESampler(
+            seed=seed,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=study.sampler.n_startup_trials,
+        )
+    if isinstance(study.sampler, GpSampler):
+        return GPSampler(seed=seed, n_startup_trials=study.sampler.n_startup_trials)
+    return RandomSampler(seed=seed)
+
+
+def build_pruner(study: StudyConfig) -> BasePruner:
+    """The pruner; epochs count from 1 and Optuna's steps from 0."""
+    pruner = study.pruner
+    if pruner is None:
+        return NopPruner()
+    if isinstance(pruner, MedianPruner):
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=pruner.n_startup_trials, n_warmup_steps=pruner.n_warmup_epochs
+        )
+    if isinstance(pruner, PercentilePruner):
+        return optuna.pruners.PercentilePruner(
+            percentile=100 * pruner.keep_share,
+            n_startup_trials=pruner.n_startup_trials,
+            n_warmup_steps=pruner.n_warmup_epochs,
+        )
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=pruner.min_epochs, reduction_factor=pruner.reduction)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^31) that depends on all parts."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str) -> optuna.Study:
+    """The study of this name, made if it is new; its first trials are enqueued once.
+
+    Raises:
+        ConfigError: it exists with another base, space or validation split; the message prints the difference.
+    """
+    config = loaded.study
+    known = optuna.study.get_all_study_names(database.storage)
+    study = (
+        optuna.create_study(
+            storage=database.storage,
+            study_name=config.name,
+            directions=list(config.objectives.values()),
+            load_if_exists=True,
+        )
+        if config.name not in known
+        else load_study(database, config)
+    )
+    identity = _identity(loaded, val_hash)
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None:
+        _refuse_foreign(study, config.name)
+        study.set_metric_names(list(config.objectives))
+        study.set_user_attr(UUID, str(uuid.uuid4()))
+        for point in config.enqueue:
+            study.enqueue_trial(dict(point), skip_if_exists=True)
+        study.set_user_attr(IDENTITY, identity)
+    elif stored != identity:
+        raise ConfigError(_difference(config.name, stored, identity))
+    return study
+
+
+def load_study(database: Database, config: StudyConfig) -> optuna.Study:
+    """An existing study, with its pruner.
+
+    Raises:
+        StoreError: there is none of this name.
+    """
+    try:
+        return optuna.load_study(study_name=config.name, storage=database.storage, pruner=build_pruner(config))
+    except KeyError:
+        raise StoreError(f"no study {config.name!r} in this database; start it with `attnsearch search`") from None
+
+
+def _refuse_foreign(study: optuna.Study, name: str) -> None:
+    if study.get_trials(
+        deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
+    ):
+        raise ConfigError(
+            f"name: study {name!r} exists in this database but was made by another program; choose another name="
+        )
+
+
+def _identity(loaded: LoadedStudy, val_hash: str) -> dict[str, Any]:
+    """What all trials of a study share, as plain values that a difference can be printed from."""
+    study = loaded.study.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
+    return {"experiment": loaded.experiment.identity(), **study, "validation split": val_hash}
+
+
+def _difference(name: str, stored: Any, wanted: Any) -> str:
+    lines = [f"  {key}: was {old!r}, is {new!r}" for key, old, new in _changes(stored, wanted, "")]
+    head = f"study {name!r} was started with other settings; write those again, or choose another name="
+    return "\n".join([head, *lines])
+
+
+def _changes(old: Any, new: Any, key: str) -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for inner in [*old, *(extra for extra in new if extra not in old)]:
+            yield from _changes(old.get(inner), new.get(inner), f"{key}.{inner}" if key else inner)
+    elif old != new:
+        yield key, old, new
+
+
+def n_finished(trials: Iterable[FrozenTrial]) -> int:
+    """Trials that count against the budget: complete and pruned ones."""
+    return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
+    """Whether the last three trials to end after `since` (UTC seconds since 1970) all failed."""
+    ended = sorted(
+        (trial for trial in trials if trial.user_attrs.get(ENDED_AT, 0) >= since),
+        key=lambda trial: trial.user_attrs[ENDED_AT],
+    )
+    return len(ended) >= N_FAILED_TO_STOP and all(trial.state == TrialState.FAIL for trial in ended[-N_FAILED_TO_STOP:])
+
+
+def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[FrozenTrial]:
+    """The best k feasible trials: by the one objective, or the whole Pareto front and then the rest, by the monitor."""
+    complete = [
+        trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(trial)
+    ]
+    front = {trial.number for trial in study.best_trials} if len(config.objectives) > 1 else set()
+    sign = -1 if config.monitor_direction == "maximize" else 1
+    if not front:
+        sign = -1 if next(iter(config.objectives.values())) == "maximize" else 1
+        return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:k]
+    ordered = sorted(
+        complete, key=lambda trial: (trial.number not in front, sign * _monitor(trial, config), trial.number)
+    )
+    return ordered[: max(k, len(front))]
+
+
+def _monitor(trial: FrozenTrial, config: StudyConfig) -> float:
+    return float(trial.user_attrs.get(config.monitor, float("nan")))
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether all constraints of a trial hold (value <= 0)."""
+    return all(value <= 0 for value in trial.constraints.values()) if trial.constraints else True

@@ -1,0 +1,200 @@
+"""Runs a study: checks everything before the first trial, keeps workers alive and stops cleanly."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from attnsearch.config.load import LoadedStudy, resolved_study, with_settings
+from attnsearch.data import DataTables, build_tables, write_classes
+from attnsearch.device import count_gpus
+from attnsearch.errors import ConfigError, DataError, StoreError
+from attnsearch.search.preflight import check_models
+from attnsearch.search.processes import WorkerProcess, ask_to_stop, is_dead, start_worker
+from attnsearch.search.recover import recover
+from attnsearch.search.session import Session, layout_of, open_session, storage_url
+from attnsearch.search.space import corner_experiments, needed_cache_px
+from attnsearch.search.storage import open_database
+from attnsearch.search.study import N_FAILED_TO_STOP, create_study, is_failing, n_finished
+from attnsearch.store.database import checkpoint_wal
+from attnsearch.store.files import atomic_write, make_folder, remove_stale_temporaries
+from attnsearch.store.inspection import inspect_database
+from attnsearch.store.layout import StudyLayout
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.25
+RECOVER_EVERY_S = 5.0
+STOP_GRACE_S = 60.0
+MAX_DEATHS_AT_START = 3
+START_S = 20.0
+
+Outcome = Literal["finished", "time_limit", "interrupted"]
+Tick = Callable[[Session], None]
+
+
+def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Session:
+    """Checks a study against data, models, device and database, then creates or re-opens it.
+
+    Nothing is written before everything has passed.
+
+    Raises:
+        ConfigError: a corner of the space does not work, or the study exists with other settings.
+        DataError: the data set cannot be used.
+        StoreError: the database or the results folder cannot be used.
+    """
+    loaded = replace(loaded, experiment=with_settings(loaded.experiment, {"data.cache_px": needed_cache_px(loaded)}))
+    layout = layout_of(loaded, root=root)
+    url = storage_url(loaded, layout)
+    inspect_database(url)
+    tables = build_tables(loaded.experiment.data)
+    check_models(corner_experiments(loaded), n_classes=len(tables.class_names), objectives=loaded.study.objectives)
+    make_folder(layout.study_dir)
+    with FileLock(layout.experiment_dir / "create.lock"):
+        database = open_database(url, create=True)
+        create_study(database, loaded, val_hash=tables.val_hash)
+    _write_study(layout, loaded, tables)
+    return open_session(loaded, layout, url)
+
+
+def _write_study(layout: StudyLayout, loaded: LoadedStudy, tables: DataTables) -> None:
+    atomic_write(layout.study_yaml, resolved_study(loaded))
+    write_classes(layout.classes_csv, tables.class_names)
+    remove_stale_temporaries(layout.study_dir)
+
+
+@contextmanager
+def only_supervisor(layout: StudyLayout) -> Iterator[None]:
+    """Refuses to run one study twice at a time.
+
+    Raises:
+        StoreError: another search runs it.
+    """
+    lock = FileLock(make_folder(layout.study_dir) / "supervisor.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"{layout.study_dir}: another search runs this study; wait for it, stop it, or choose another name="
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], bool], tick: Tick) -> Outcome:
+    """Keeps workers running until the budget is spent, time is up or someone asks to stop.
+
+    Raises:
+        AttnSearchError: a fault that stops the study; its text is what the worker reported.
+    """
+    started_at = time.time()
+    deadline = started_at + (session.loaded.study.time_limit_s or float("inf"))
+    crew = Crew(session, n_workers=n_workers, started_at=started_at)
+    try:
+        while crew.is_working():
+            if should_stop() or time.time() >= deadline:
+                return "interrupted" if should_stop() else "time_limit"
+            tick(session)
+            time.sleep(TICK_S)
+        _refuse_failing(session, started_at)
+        return "finished"
+    finally:
+        crew.stop()
+        recover(session, is_dead=is_dead)
+        checkpoint_wal(session.database.url)
+
+
+def _refuse_failing(session: Session, started_at: float) -> None:
+    trials = session.trials()
+    if n_finished(trials) < session.loaded.study.n_trials and is_failing(trials, since=started_at):
+        reasons = "; ".join(
+            f"trial {t.number}: {t.user_attrs.get('error')}" for t in trials if t.user_attrs.get("error")
+        )
+        raise StoreError(
+            f"study {session.loaded.study.name!r} stopped: {N_FAILED_TO_STOP} trials failed in a row ({reasons})"
+        )
+
+
+@dataclass
+class Crew:
+    """The workers of a study: restarts those that died of a signal, and takes their trials back."""
+
+    session: Session
+    n_workers: int
+    started_at: float
+
+    def __post_init__(self) -> None:
+        self._n_gpus = count_gpus(self.session.loaded.experiment.runtime.device)
+        self._workers = [self._start(index) for index in range(self.n_workers)]
+        self._recovered_at = time.monotonic()
+        self._deaths_at_start = 0
+
+    def _start(self, index: int) -> WorkerProcess:
+        return start_worker(
+            self.session.layout,
+            self.session.database.url,
+            index,
+            n_workers=self.n_workers,
+            n_gpus=self._n_gpus,
+            n_threads=self.session.loaded.experiment.runtime.n_threads,
+            started_at=self.started_at,
+        )
+
+    def is_working(self) -> bool:
+        """Whether any worker still has, or may get, something to do; brings dead ones back."""
+        codes = [worker.poll() for worker in self._workers]
+        died = [worker for worker, code in zip(self._workers, codes, strict=True) if code is not None and code < 0]
+        for worker, code in zip(self._workers, codes, strict=True):
+            if code is not None and code > 0:
+                raise _fault_of(worker, code)
+        if died or time.monotonic() - self._recovered_at > RECOVER_EVERY_S:
+            recover(self.session, is_dead=is_dead)
+            self._recovered_at = time.monotonic()
+        for worker in died:
+            self._replace(worker)
+        return any(worker.poll() is None for worker in self._workers)
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        self._deaths_at_start = self._deaths_at_start + 1 if time.monotonic() - worker.started_at < START_S else 0
+        if self._deaths_at_start > MAX_DEATHS_AT_START * self.n_workers:
+            raise StoreError(
+                f"{worker.log.name}: workers die as soon as they start (signal {-(worker.poll() or 0)}); see this log"
+            )
+        logger.warning("worker %d died of signal %d and is started again", worker.index, -(worker.poll() or 0))
+        worker.close()
+        self._workers[worker.index] = self._start(worker.index)
+
+    def stop(self) -> None:
+        """Ends all workers: kindly first, by force after a grace period."""
+        for worker in self._workers:
+            ask_to_stop(worker)
+        deadline = time.monotonic() + STOP_GRACE_S
+        while any(worker.poll() is None for worker in self._workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for worker in self._workers:
+            if worker.poll() is None:
+                worker.popen.kill()
+                worker.popen.wait()
+            worker.close()
+
+
+def _fault_of(worker: WorkerProcess, code: int) -> Exception:
+    """The error that a worker reported, as its own kind so that the exit code stays."""
+    words = worker.last_words() or f"{worker.log.name}: a worker ended with code {code}; see this log"
+    if code == 2:
+        return DataError(words) if words.startswith("data") else ConfigError(words)
+    return StoreError(words)
+
+
+def default_workers(session: Session) -> int:
+    """One worker per GPU, or one on a machine without."""
+    return session.loaded.study.n_workers or max(1, count_gpus(session.loaded.experiment.runtime.device))

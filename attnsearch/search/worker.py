@@ -1,0 +1,222 @@
+"""A worker: asks for a trial, runs it, tells how it ended, and again. What an error means is decided here."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import optuna
+from optuna.trial import TrialState
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.layers import to_yaml
+from attnsearch.config.load import with_settings
+from attnsearch.config.study import StudyConfig
+from attnsearch.data import DataSource, open_data
+from attnsearch.errors import AttnSearchError, LeaseLost, TrialError, TrialInterrupted
+from attnsearch.search.artifacts import attach_artifacts
+from attnsearch.search.context import SearchContext, Worker
+from attnsearch.search.session import Session
+from attnsearch.search.space import suggest_settings
+from attnsearch.search.study import ENDED_AT, build_sampler, derive_seed, is_failing, n_finished
+from attnsearch.store.files import atomic_write
+from attnsearch.types import TrialResult
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this worker owns until its lease runs out."""
+
+    trial: optuna.Trial
+    attempt: int
+
+
+@dataclass
+class OpenData:
+    """The data set of the last trial, kept for the next one: most studies never change it."""
+
+    key: str = ""
+    source: DataSource | None = field(default=None)
+
+    def of(self, config: ExperimentConfig) -> DataSource:
+        key = config.data.model_dump_json()
+        if self.source is None or key != self.key:
+            self.source, self.key = open_data(config.data), key
+        return self.source
+
+
+def run_worker(session: Session, worker: Worker, *, started_at: float) -> None:
+    """Runs trials until the budget is spent, the study is failing, or someone asks to stop.
+
+    Args:
+        started_at: UTC seconds since 1970; failures before it do not count towards "three in a row".
+
+    Raises:
+        AttnSearchError: a fault that other trials would meet too; the trial is marked failed first.
+    """
+    data = OpenData()
+    while not worker.stop.is_set() and not worker.is_orphan():
+        claim = claim_next(session, worker, started_at=started_at)
+        if claim == "done":
+            return
+        if claim == "wait":
+            worker.stop.wait(POLL_S)
+        else:
+            run_claim(session, worker, claim, data)
+
+
+def claim_next(session: Session, worker: Worker, *, started_at: float) -> Claim | Literal["done", "wait"]:
+    """The next trial under a fresh lease; "wait" while running trials may still fill the budget."""
+    config = session.loaded.study
+    with session.exclusive():
+        trials = session.trials()
+        n_done = n_finished(trials)
+        if n_done >= config.n_trials or is_failing(trials, since=started_at):
+            return "done"
+        if n_done + sum(trial.state == TrialState.RUNNING for trial in trials) >= config.n_trials:
+            return "wait"
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        number = min(waiting, default=len(trials))
+        session.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
+        trial = session.study.ask()
+        attempt = session.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
+    return Claim(trial, attempt)
+
+
+def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) -> None:
+    """Runs one trial to its end, whatever that is.
+
+    Raises:
+        AttnSearchError: not this trial's own fault (config, data, store), or an unexpected error.
+    """
+    try:
+        ended = _run(session, worker, claim, data)
+        _tell(session, claim, ended)
+    except LeaseLost:
+        logger.warning(
+            "trial %d was taken over by another worker; this attempt (%d) ends", claim.trial.number, claim.attempt
+        )
+    except TrialInterrupted:
+        give_back(session, claim)
+    except TrialError as error:
+        _tell_failed(session, claim, str(error))
+    except AttnSearchError as error:
+        _tell_failed(session, claim, str(error))
+        raise
+    except Exception as error:
+        logger.exception("trial %d met an unexpected error", claim.trial.number)
+        _tell_failed(session, claim, f"unexpected {type(error).__name__}: {error}")
+        raise
+
+
+def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> TrialResult:
+    from attnsearch.search.finish import evaluate_kept  # imports torch
+    from attnsearch.training.run import fit
+
+    config = trial_config(session, claim.trial)
+    layout = session.layout.trial(claim.trial.number)
+    context = SearchContext(
+        session, worker, claim.trial, attempt=claim.attempt, seed=config.seed, directory=layout.directory
+    )
+    atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
+    source = data.of(config)
+    result = fit(config, context, data=source)
+    if result.state != "complete":
+        return result
+    result = evaluate_kept(config, result, layout, source, context)
+    attach_artifacts(session, claim.trial, layout, source)
+    return result
+
+
+def trial_config(session: Session, trial: optuna.Trial) -> ExperimentConfig:
+    """The experiment of one trial; its seed derives from the study's seed and its number."""
+    settings = suggest_settings(trial, session.loaded.study.space)
+    seed = derive_seed(session.loaded.study.seed, "trial", trial.number)
+    return with_settings(session.loaded.experiment, {**settings, "seed": seed})
+
+
+def give_back(session: Session, claim: Claim) -> None:
+    """Returns a running trial to WAITING, from where it continues after its last epoch; nothing counts as failed."""
+    with session.exclusive():
+        try:
+            session.leases.check(claim.trial.number, claim.attempt)
+        except LeaseLost:
+            return
+        session.return_to_waiting(claim.trial)
+        session.leases.release(claim.trial.number, claim.attempt, stalled=False)
+    logger.info("trial %d goes back to waiting", claim.trial.number)
+
+
+def _tell_failed(session: Session, claim: Claim, reason: str) -> None:
+    with suppress(LeaseLost):
+        _tell(session, claim, _failed(reason))
+
+
+def _failed(reason: str) -> TrialResult:
+    return TrialResult(
+        state="failed", kept_epoch=0, epochs_run=0, metrics={}, seconds=0.0, images_per_s=0.0, error=reason
+    )
+
+
+def _tell(session: Session, claim: Claim, ended: TrialResult) -> None:
+    """The one place where a trial ends: attributes for the dashboard, constraints, state and values."""
+    config, trial = session.loaded.study, claim.trial
+    values = objective_values(config, ended)
+    if values is None and ended.state == "complete":
+        ended = _failed(f"{_undefined(config, ended)} is not a finite number")
+    with session.exclusive():
+        session.leases.check(trial.number, claim.attempt)
+        for key, value in attributes(session, trial.number, ended).items():
+            trial.set_user_attr(key, value)
+        if ended.state == "complete":
+            for name, excess in constraint_values(config, ended.metrics).items():
+                trial.set_constraint(name, excess)
+        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[ended.state]
+        session.study.tell(trial, values if ended.state == "complete" else None, state=state)
+        session.leases.release(trial.number, claim.attempt, stalled=False)
+    logger.info(
+        "trial %d ended %s%s", trial.number, ended.state, f": {ended.error}" if ended.error else f" with {values}"
+    )
+
+
+def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | None:
+    """The objectives in the order of the study file, or None where one is missing or not finite."""
+    values = [ended.metrics.get(key, math.nan) for key in config.objectives]
+    return values if all(math.isfinite(value) for value in values) else None
+
+
+def _undefined(config: StudyConfig, ended: TrialResult) -> str:
+    return next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
+
+
+def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Constraint name -> how far the kept checkpoint lies outside it; <= 0 is feasible."""
+    excess = {}
+    for key, bound in config.constraints.items():
+        value = metrics.get(key, math.nan)
+        outside = value - bound.at_most if bound.at_most is not None else (bound.at_least or 0.0) - value
+        excess[key] = outside if math.isfinite(outside) else math.inf
+    return excess
+
+
+def attributes(session: Session, number: int, ended: TrialResult) -> dict[str, object]:
+    """What a person wants to see and sort in the dashboard's table."""
+    shown: dict[str, object] = {
+        "kept_epoch": ended.kept_epoch,
+        "epochs_run": ended.epochs_run,
+        "seconds": round(ended.seconds, 3),
+        "images_per_s": round(ended.images_per_s, 1),
+        **{key: value for key, value in ended.metrics.items() if math.isfinite(value)},
+        "folder": str(session.layout.trial(number).directory.relative_to(session.layout.root)),
+        ENDED_AT: time.time(),
+    }
+    return {**shown, "error": ended.error} if ended.error else shown

@@ -1,0 +1,194 @@
+"""Files, profiles and overrides become settings, and every fault is reported with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from attnsearch.config.layers import Layer, merge, parse_override, read_yaml
+from attnsearch.config.load import load_experiment, load_study, resolved_study, with_settings
+from attnsearch.config.study import StudyConfig
+from attnsearch.errors import ConfigError
+
+BASE = """\
+name: tiny
+experiment: here
+data: {name: synthetic, image_size_px: 32}
+model:
+  name: br_npa
+  backbone: resnet10t
+  n_vectors: 4
+train:
+  epochs: 3
+  optimizer: {lr: 1e-3}
+"""
+STUDY = """\
+name: hunt
+base: configs/tiny.yaml
+overrides:
+  train.epochs: 2
+objectives: {val/accuracy: maximize}
+n_trials: 5
+space:
+  train.optimizer.name: {kind: choice, choices: [adam, sgd]}
+  train.optimizer.momentum: {kind: float, low: 0, high: 0.9, when: {train.optimizer.name: [sgd]}}
+  train.optimizer.lr: {kind: float, low: 1e-4, high: 1e-2, log: true}
+profiles:
+  demo:
+    n_trials: 2
+    overrides: {model.n_vectors: 2}
+    space: {train.optimizer.name: null, train.optimizer.momentum: null}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for folder, text in {
+        "configs/tiny.yaml": BASE,
+        "studies/hunt.yaml": STUDY,
+        "configs/profiles/demo.yaml": "n_trials: 3\noverrides: {experiment: demo, train: {epochs: 1}}\n",
+    }.items():
+        (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def faults(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(str(path))
+    return str(caught.value).splitlines()
+
+
+def test_bare_name_and_override_reach_the_experiment(here: Path) -> None:
+    loaded = load_experiment("tiny", overrides=["train.optimizer.lr=0.5", "seed=7"])
+    assert loaded.train.optimizer.lr == 0.5
+    assert loaded.seed == 7
+    assert loaded.model.n_vectors == 4  # type: ignore[union-attr]
+
+
+def test_study_layers_are_laid_in_order(here: Path) -> None:
+    plain, demo = load_study("hunt"), load_study("hunt", profile="demo")
+    assert (plain.study.n_trials, demo.study.n_trials) == (5, 2)  # the study's own section wins over the profile
+    assert (plain.experiment.train.epochs, demo.experiment.train.epochs) == (2, 1)
+    assert demo.experiment.experiment == "demo"
+    assert demo.experiment.model.n_vectors == 2  # type: ignore[union-attr]
+    assert list(demo.study.space) == ["train.optimizer.lr"]
+
+
+def test_overrides_are_split_between_study_and_experiment(here: Path) -> None:
+    loaded = load_study(
+        "hunt", overrides=["n_trials=9", "train.epochs=4", "space.train.optimizer.lr.high=0.5", "name=other"]
+    )
+    assert loaded.study.n_trials == 9
+    assert loaded.experiment.train.epochs == 4
+    assert loaded.study.space["train.optimizer.lr"].ends() == (1e-4, 0.5)
+    assert loaded.experiment.name == "other"
+
+
+def test_changed_tag_replaces_its_block(here: Path) -> None:
+    loaded = load_experiment("tiny", overrides=["model.name=cnn"])
+    assert loaded.model.name == "cnn"
+    assert loaded.model.backbone == "resnet50"  # the old block is gone, with its backbone
+
+
+def test_resolved_study_loads_to_the_same_settings(here: Path) -> None:
+    loaded = load_study("hunt", profile="demo", overrides=["train.optimizer.lr=0.02"])
+    (here / "resolved.yaml").write_text(resolved_study(loaded))
+    again = load_study("resolved.yaml")
+    assert again.experiment == loaded.experiment
+    assert again.study.space == loaded.study.space
+
+
+def test_all_faults_are_reported_at_once_with_line_key_and_value(here: Path) -> None:
+    text = BASE.replace("epochs: 3", "epochs: none").replace("n_vectors", "n_vektors").replace("1e-3", "-1.0")
+    lines = faults(here / "bad.yaml", text)
+    assert len(lines) == 3
+    assert any(
+        "bad.yaml:7: model.n_vektors" in line and "did you mean 'n_vectors'?" in line and "got 4" in line
+        for line in lines
+    )
+    assert any("bad.yaml:9: train.epochs" in line and "got 'none'" in line for line in lines)
+    assert any(
+        "bad.yaml:10: train.optimizer.lr" in line and "greater than 0" in line and "got -1.0" in line for line in lines
+    )
+
+
+def test_unknown_choice_lists_the_known_ones(here: Path) -> None:
+    (line,) = faults(here / "bad.yaml", BASE.replace("name: br_npa", "name: br_nap"))
+    assert "bad.yaml:4: model" in line
+    assert "'br_nap'" in line
+    assert "did you mean 'br_npa'?" in line
+    (line,) = faults(here / "bad.yaml", BASE.replace("{lr: 1e-3}", "{name: adamm}"))
+    assert "did you mean 'adam" in line
+    assert "'adamm'" in line
+
+
+def test_moved_key_says_what_to_write(here: Path) -> None:
+    (line,) = faults(here / "bad.yaml", BASE + "lr: 0.1\n")
+    assert "write train.optimizer.lr" in line
+    assert "got 0.1" in line
+
+
+def test_missing_key_is_named(here: Path) -> None:
+    (line,) = faults(here / "bad.yaml", BASE.replace("name: tiny\n", ""))
+    assert line.endswith("bad.yaml:1: name: is required and missing")
+
+
+def test_duplicate_key_is_refused(here: Path) -> None:
+    (line,) = faults(here / "bad.yaml", BASE + "name: again\n")
+    assert "bad.yaml" in line
+    assert "duplicate key" in line
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "just text\n", ""])
+def test_file_without_keys_is_refused(here: Path, text: str) -> None:
+    (line,) = faults(here / "bad.yaml", text)
+    assert "bad.yaml:1: must hold `key: value` lines" in line
+
+
+def test_yaml_1_2_rules_hold(here: Path) -> None:
+    assert parse_override("a.b=1e-4") == ("a.b", 1e-4)
+    assert parse_override("a=yes") == ("a", "yes")
+    assert parse_override("a=null") == ("a", None)
+    assert parse_override("a=[1, x]") == ("a", [1, "x"])
+
+
+def test_override_without_sign_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'train\.epochs'"):
+        parse_override("train.epochs")
+
+
+def test_fault_of_an_override_names_the_command_line(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"command line: train\.epochs: .*got 'x'"):
+        load_experiment("tiny", overrides=["train.epochs=x"])
+
+
+def test_unknown_name_lists_the_known_ones(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'hnt' \(did you mean 'hunt'\?\); known: .*hunt"):
+        load_study("hnt")
+
+
+def test_reversed_range_names_both_ends(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"0\.01 > 0\.0001; swap them"):
+        load_study("hunt", overrides=["space.train.optimizer.lr.low=0.01", "space.train.optimizer.lr.high=0.0001"])
+
+
+def test_condition_on_no_axis_is_refused(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"space\.seed\.when names 'train\.nothing'"):
+        load_study("hunt", overrides=["space.seed={kind: int, low: 1, high: 2, when: {train.nothing: [1]}}"])
+
+
+def test_merge_keeps_the_origin_of_each_value(here: Path) -> None:
+    base = read_yaml(Path("studies/hunt.yaml"))
+    merged = merge(base, Layer({"n_trials": 1}, {("n_trials",): "over"}), StudyConfig)
+    assert merged.origin(("n_trials",)) == "over"
+    assert merged.origin(("space", "train.optimizer.lr", "low")) == "studies/hunt.yaml:10"
+
+
+def test_digest_ignores_the_machine_and_the_place_of_the_data(here: Path) -> None:
+    loaded = load_experiment("tiny")
+    assert with_settings(loaded, {"runtime.n_threads": 2}).digest() == loaded.digest()
+    folder = with_settings(loaded, {"data": {"name": "folder", "root": "a"}})
+    assert with_settings(folder, {"data.root": "b"}).digest() == folder.digest()
+    assert with_settings(loaded, {"seed": 5}).digest() != loaded.digest()
