@@ -1,0 +1,275 @@
+"""Attention archives on disk: `.npy` files that numpy can map into memory, an index CSV and a small JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch.errors import StoreError
+from attnsearch.store.archive_index import ArchiveIndex, index_header, index_rows, read_index
+from attnsearch.store.files import (
+    Check,
+    atomic_write,
+    discard,
+    disk_errors,
+    explain_os_error,
+    make_folder,
+    rename,
+    require_free_bytes,
+    sync,
+)
+from attnsearch.store.layout import ArchivePaths, temporary_path
+from attnsearch.types import SPLITS, AttentionArchive
+
+FORMAT = 1
+_ARRAYS = ("maps", "norms", "saliency")
+_SHARED = ("class_names", "map_names", "config_digest", "epoch", "split")
+_N_DIMENSIONS = {"maps": 4, "norms": 4, "saliency": 3}
+_SPARE_BYTES = 16 * 2**20
+"""Room left for the index and for other writers when the space is checked."""
+
+
+class ArchiveWriter:
+    """Writes an archive part by part, in row order; memory use does not grow with the maps of more images.
+
+    The parts go straight to the files and not through a memory map: on a full disk a map dies of SIGBUS, a write
+    raises. Nothing is visible under its final name before `finish`; the index comes last. As a context manager it
+    aborts on any exception, and if `finish` was not called.
+
+    Args:
+        n_images: N, rows that will be written.
+        check: called before each file gets its name (see `files.Check`).
+    """
+
+    def __init__(self, paths: ArchivePaths, n_images: int, *, check: Check | None = None) -> None:
+        if n_images < 1:
+            raise ValueError(f"n_images must be >= 1, got {n_images}")
+        self._paths = paths
+        self._n_images = n_images
+        self._check = check
+        self._files: dict[str, _ArrayFile] = {}
+        self._shared: dict[str, Any] | None = None  # what all parts have in common, from the first one
+        self._index = [index_header()]
+        self._n_written = 0
+
+    def append(self, part: AttentionArchive) -> None:
+        """Adds the next b images of the split.
+
+        Args:
+            part: arrays as in `AttentionArchive` with N = b; the same arrays, names, digest and epoch in each part.
+        Raises:
+            StoreError: the disk is full or refuses; all temporary files are gone.
+            ValueError: a part that does not fit the first one, or more images than announced.
+        """
+        try:
+            _require_one_length(part)
+            if self._shared is None:
+                self._open(part)
+            self._require_fit(part)
+            for name, file in self._files.items():
+                file.append(getattr(part, name))
+        except BaseException:
+            self.abort()
+            raise
+        self._index.append(index_rows(part, self._n_written))
+        self._n_written += len(part.image_ids)
+
+    def finish(self) -> None:
+        """Gives all files their names, the index last; an older archive there is replaced.
+
+        Raises:
+            StoreError: the disk refuses.
+            ValueError: fewer images than announced; all temporary files are gone.
+        """
+        try:
+            if self._shared is None or self._n_written != self._n_images:
+                raise ValueError(f"the archive must get {self._n_images} images, got {self._n_written}")
+            for file in self._files.values():
+                file.close()
+            self._replace(self._shared)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Removes what has no final name yet."""
+        for file in self._files.values():
+            file.discard()
+        self._files = {}
+
+    def __enter__(self) -> ArchiveWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _open(self, part: AttentionArchive) -> None:
+        make_folder(self._paths.images.parent)
+        shapes = {name: (self._n_images, *shape) for name, shape in _image_shapes(part).items()}
+        n_bytes = sum(4 * math.prod(shape) for shape in shapes.values())
+        require_free_bytes(self._paths.images, n_bytes + _SPARE_BYTES)
+        for name, shape in shapes.items():
+            self._files[name] = _ArrayFile(self._paths.arrays[name], shape)
+        self._shared = {name: getattr(part, name) for name in _SHARED}
+
+    def _require_fit(self, part: AttentionArchive) -> None:
+        after = self._n_written + len(part.image_ids)
+        if after > self._n_images:
+            raise ValueError(f"the archive must get {self._n_images} images, got {after}")
+        first_shapes = {name: file.shape[1:] for name, file in self._files.items()}
+        if _image_shapes(part) != first_shapes:
+            raise ValueError(f"arrays per image must be {first_shapes} as in the first part, got {_image_shapes(part)}")
+        for name, value in (self._shared or {}).items():
+            if getattr(part, name) != value:
+                raise ValueError(f"{name} must be {value!r} as in the first part, got {getattr(part, name)!r}")
+
+    def _replace(self, shared: dict[str, Any]) -> None:
+        if self._check is not None:
+            self._check()
+        _remove(self._paths.images)  # no index, no archive: nobody reads a mixture of two
+        for name, path in self._paths.arrays.items():
+            if name in self._files:
+                rename(self._files[name].temporary, path, check=self._check)
+            else:
+                _remove(path)
+        shapes = {name: list(file.shape) for name, file in self._files.items()}
+        about = {"format": FORMAT, "n_images": self._n_images, **shared, "arrays": shapes}
+        atomic_write(self._paths.about, json.dumps(about, indent=1, ensure_ascii=False) + "\n", check=self._check)
+        atomic_write(self._paths.images, "".join(self._index), check=self._check)
+
+
+class _ArrayFile:
+    """One `.npy` file of float32, written from front to back under a temporary name."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.shape = shape
+        self.temporary = temporary_path(path)
+        with disk_errors(path):
+            self._file: IO[bytes] = self.temporary.open("xb")
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, part: NDArray[np.float32]) -> None:
+        try:
+            self._file.write(np.ascontiguousarray(part, dtype="<f4").tobytes())
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+
+    def close(self) -> None:
+        with disk_errors(self.path):
+            sync(self._file)
+            self._file.close()
+
+    def discard(self) -> None:
+        discard(self.temporary)
+        try:
+            self._file.close()
+        except OSError:
+            return  # the last buffered bytes found the disk full; their file is gone already
+
+
+def _image_shapes(part: AttentionArchive) -> dict[str, tuple[int, ...]]:
+    """Array name -> shape per image, of those that the part has."""
+    arrays = {name: getattr(part, name) for name in _ARRAYS}
+    return {name: tuple(array.shape[1:]) for name, array in arrays.items() if array is not None}
+
+
+def _require_one_length(part: AttentionArchive) -> None:
+    n_images = len(part.image_ids)
+    per_image = ("labels", "predictions", "confidences", "sizes_hw", "crop_boxes", *_ARRAYS)
+    for name in per_image:
+        array = getattr(part, name)
+        if array is not None and len(array) != n_images:
+            raise ValueError(f"{name} must have one row per image id, {n_images}, got {len(array)}")
+        if array is not None and array.ndim != _N_DIMENSIONS.get(name, array.ndim):
+            raise ValueError(f"{name} must have {_N_DIMENSIONS[name]} dimensions, got the shape {array.shape}")
+    if part.maps is not None and part.maps.shape[1] != len(part.map_names):
+        raise ValueError(f"map_names must name {part.maps.shape[1]} maps, got {part.map_names!r}")
+
+
+def _remove(path: Path) -> None:
+    with disk_errors(path):
+        path.unlink(missing_ok=True)
+
+
+def has_archive(paths: ArchivePaths) -> bool:
+    """Whether a whole archive was written there; retention may have removed its arrays since."""
+    return paths.images.exists()
+
+
+def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionArchive:
+    """Opens an archive; its arrays are mapped read-only and cost no memory until they are used.
+
+    Args:
+        index_only: leaves maps, norms and saliency out (None), so that it works after retention removed them.
+    Raises:
+        StoreError: files are missing, cut off or of different archives.
+    """
+    if not has_archive(paths):
+        raise StoreError(f"{paths.images} does not exist, evaluate the trial first")
+    about = _read_about(paths.about)
+    index = read_index(paths.images)
+    if len(index.image_ids) != about["n_images"]:
+        raise StoreError(
+            f"{paths.images} must have {about['n_images']} rows, got {len(index.image_ids)}, evaluate the trial again"
+        )
+    shapes = {} if index_only else about["arrays"]
+    arrays = {name: _open_array(paths.arrays[name], shapes[name]) if name in shapes else None for name in _ARRAYS}
+    return _assemble(about, index, arrays)
+
+
+def _assemble(
+    about: dict[str, Any], index: ArchiveIndex, arrays: dict[str, NDArray[np.float32] | None]
+) -> AttentionArchive:
+    return AttentionArchive(
+        image_ids=index.image_ids,
+        labels=index.labels,
+        predictions=index.predictions,
+        confidences=index.confidences,
+        sizes_hw=index.sizes_hw,
+        crop_boxes=index.crop_boxes,
+        class_names=tuple(about["class_names"]),
+        map_names=tuple(about["map_names"]),
+        maps=arrays["maps"],
+        norms=arrays["norms"],
+        saliency=arrays["saliency"],
+        config_digest=about["config_digest"],
+        epoch=about["epoch"],
+        split=about["split"],
+    )
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    with disk_errors(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        about = cast("dict[str, Any]", json.loads(text))
+        version, missing = about["format"], {"n_images", "arrays", *_SHARED} - about.keys()
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path} does not describe an archive ({error!r}), evaluate the trial again") from error
+    if version != FORMAT:
+        raise StoreError(f"{path} has the format {version!r}, this version reads {FORMAT}, update attnsearch")
+    if missing or about["split"] not in SPLITS:
+        raise StoreError(f"{path} lacks {sorted(missing) or 'a valid split'}, evaluate the trial again")
+    return about
+
+
+def _open_array(path: Path, shape: list[int]) -> NDArray[np.float32]:
+    if not path.exists():
+        raise StoreError(f"{path} does not exist: retention removed it, evaluate the trial again")
+    try:
+        with disk_errors(path):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise StoreError(f"{path} is not a whole .npy file ({error}), evaluate the trial again") from error
+    if list(array.shape) != shape or array.dtype != np.float32:
+        raise StoreError(f"{path} must hold float32 of shape {shape}, got {array.dtype} {list(array.shape)}")
+    return cast("NDArray[np.float32]", array)

@@ -1,0 +1,212 @@
+"""The door to the database: engines for writers and readers, and our tables."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from attnsearch.errors import StoreError
+from attnsearch.store import tables
+from attnsearch.store.files import free_bytes, make_folder
+from attnsearch.store.inspection import DatabaseState, inspect_database, server_errors
+from attnsearch.store.urls import default_url, is_network_path, read_only_uri, redact, shown, sqlite_path
+
+__all__ = [
+    "DatabaseState",
+    "checkpoint_wal",
+    "create_database",
+    "create_tables",
+    "default_url",
+    "inspect_database",
+    "is_network_path",
+    "open_reader",
+    "open_writer",
+    "reader_arguments",
+    "redact",
+    "transaction",
+    "tune_writer",
+]
+
+BUSY_TIMEOUT_S = 60
+_MIB = 2**20
+
+
+def create_database(url: str) -> Engine:
+    """Creates what is missing (folder, file, WAL mode, our tables); for the parent of a search, before Optuna.
+
+    Our tables come first: a parent killed half-way leaves a database that `inspect_database` still calls ours.
+
+    Returns:
+        A writer's engine.
+    Raises:
+        StoreError: the disk or the server refuses.
+    """
+    path = sqlite_path(url)
+    if path is not None:
+        make_folder(path.parent)
+    engine = open_writer(url)
+    create_tables(engine)
+    return engine
+
+
+def create_tables(engine: Engine) -> None:
+    """Creates our tables where they are missing and, once for ever, switches SQLite to write-ahead logging.
+
+    Raises:
+        StoreError: the disk or the server refuses.
+    """
+    with database_errors(engine):
+        if engine.dialect.name == "sqlite":
+            _set_wal(engine)
+        with engine.begin() as connection:
+            tables.metadata.create_all(connection)
+            row = tables.insert_into(connection, tables.meta).values(key="schema", value=str(tables.SCHEMA))
+            connection.execute(row.on_conflict_do_nothing())
+
+
+def _set_wal(engine: Engine) -> None:
+    """The mode lies in the file; it cannot be changed inside a transaction, so past SQLAlchemy's."""
+    with contextlib.closing(engine.raw_connection()) as raw:
+        cursor = raw.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        (mode,) = cursor.fetchone() or ("",)
+    if mode != "wal":
+        raise StoreError(
+            f"database {_name_of(engine)}: this disk cannot hold a write-ahead log (SQLite stays in mode {mode!r}), "
+            "put the database on a local disk or use a postgresql:// storage"
+        )
+
+
+def tune_writer(engine: Engine) -> Engine:
+    """Makes an engine, Optuna's too, safe for many writing processes; does nothing to PostgreSQL.
+
+    `BEGIN IMMEDIATE` takes the write lock before the first read; without it SQLite hands one waiting trial to several
+    workers (Optuna's SELECT … FOR UPDATE does nothing there). Listeners do not survive pickling: pass URLs between
+    processes, never engines or storages.
+
+    Returns:
+        The same engine.
+    """
+    if engine.dialect.name != "sqlite":
+        return engine
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections opened before would miss the listener
+    return engine
+
+
+def open_writer(url: str) -> Engine:
+    """An engine for our tables that may write; SQLite creates the file, so look with `inspect_database` first.
+
+    Raises:
+        StoreError: the driver of the server is missing.
+        ConfigError: not a URL of a usable kind.
+    """
+    path = sqlite_path(url)
+    with server_errors(url):
+        if path is None:
+            return create_engine(url, pool_pre_ping=True)
+        return tune_writer(create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}))
+
+
+def open_reader(url: str) -> Engine:
+    """An engine that only looks: it never blocks a writer, is never blocked by one, and works on a read-only folder.
+
+    Raises:
+        StoreError: the driver of the server is missing.
+        ConfigError: not a URL of a usable kind.
+    """
+    reader_url, options = reader_arguments(url)
+    with server_errors(url):
+        return create_engine(reader_url, **options)
+
+
+def reader_arguments(url: str) -> tuple[str, dict[str, Any]]:
+    """URL and keyword arguments of `create_engine` for a reader.
+
+    Optuna reads with `RDBStorage(url, engine_kwargs=options, skip_table_creation=True)`. Each use of the database
+    opens the file anew, because whether it needs side files can change while a long-lived reader runs.
+    """
+    path = sqlite_path(url)
+    if path is None:
+        return url, {"pool_pre_ping": True, "execution_options": {"postgresql_readonly": True}}
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+
+    return url, {"creator": connect, "poolclass": NullPool}
+
+
+@contextlib.contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """One transaction of our tables: committed after the block, rolled back by any exception.
+
+    Raises:
+        StoreError: the database refuses (locked for a minute, disk full, read-only, malformed, server gone).
+    """
+    with database_errors(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def database_errors(engine: Engine) -> Iterator[None]:
+    """Turns errors of the database into a `StoreError` that names it and the mend."""
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        reason = redact(str(cause).strip().partition("\n")[0])
+        raise StoreError(f"database {_name_of(engine)}: {reason}; {_mend(reason, engine)}") from error
+
+
+def _name_of(engine: Engine) -> str:
+    return shown(engine.url.render_as_string(hide_password=True))
+
+
+def _mend(reason: str, engine: Engine) -> str:
+    if "locked" in reason:
+        return f"another process has held it for {BUSY_TIMEOUT_S} s, stop that one or move the database to a local disk"
+    if "full" in reason:
+        path = sqlite_path(engine.url.render_as_string())
+        free = f"{free_bytes(path) // _MIB} MiB are free, " if path is not None else ""
+        return f"{free}free some with `attnsearch prune-files`"
+    if "readonly" in reason or "unable to open" in reason:
+        return "give this user the right to write the file and its folder"
+    if "malformed" in reason or "not a database" in reason:
+        return "restore it from an `attnsearch export`"
+    if "no such table" in reason:
+        return "start a search to create the tables"
+    return "check the disk or the server"
+
+
+def checkpoint_wal(url: str) -> bool:
+    """Moves everything from SQLite's `-wal` file into the database, for a clean stop; nothing to do for a server.
+
+    Returns:
+        False if a reader held on to old pages, so that the `-wal` file is still needed.
+    Raises:
+        StoreError: the disk refuses.
+    """
+    path = sqlite_path(url)
+    if path is None or not path.exists():
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise StoreError(f"database {path}: {error}; the -wal file beside it must be kept with it") from error
+    return not busy

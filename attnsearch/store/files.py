@@ -1,0 +1,209 @@
+"""Files that are whole or absent, and disk errors that say how to mend them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from attnsearch.errors import AttnSearchError, StoreError
+from attnsearch.store.layout import is_temporary, temporary_path
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Check = Callable[[], None]
+"""Called just before a rename; raises (`LeaseLost`) if this process may write no more."""
+
+STALE_AFTER_S = 3600.0
+_MIB = 2**20
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of the block into a `StoreError` that names `path` and the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+
+
+def explain_os_error(error: OSError, path: Path) -> StoreError:
+    """The one-line `StoreError` for an error met at `path`, or at the file that the error itself names."""
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
+    where = path if is_temporary(named) else named
+    reason = error.strerror or str(error)
+    return StoreError(f"{where}: {reason}; {_mend(error.errno, where)}")
+
+
+def _mend(code: int | None, path: Path) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{free_bytes(path) // _MIB} MiB are free there, "
+            "free some with `attnsearch prune-files` or `attnsearch data cache --clear`"
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return "give this user the right to use it, or choose another results folder"
+    if code == errno.EROFS:
+        return "the disk is mounted read-only, choose a results folder on another one"
+    if code == errno.ENOENT:
+        return "check the path for a misspelling"
+    return "check the disk that holds it"
+
+
+def existing_ancestor(path: Path) -> Path:
+    """`path` itself or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user can still write on the disk that holds, or would hold, `path`."""
+    return shutil.disk_usage(existing_ancestor(path)).free
+
+
+def require_free_bytes(path: Path, n_bytes: int) -> None:
+    """Checks before a long write that it can end.
+
+    Raises:
+        StoreError: less than `n_bytes` are free on the disk of `path`.
+    """
+    with disk_errors(path):
+        free = free_bytes(path)
+    if free < n_bytes:
+        raise StoreError(
+            f"{path}: needs {n_bytes // _MIB} MiB but {free // _MIB} MiB are free on its disk, "
+            "free some with `attnsearch prune-files` or `attnsearch data cache --clear`"
+        )
+
+
+def make_folder(path: Path) -> Path:
+    """Creates the folder and its parents where they are missing.
+
+    Raises:
+        StoreError: the disk refuses, or a file is in the way.
+    """
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, check: Check | None = None) -> Iterator[Path]:
+    """A temporary path beside `path`: renamed to it after the block, removed if the block or the rename fails.
+
+    For writers that want a file name; `atomic_write` is for contents at hand.
+
+    Raises:
+        StoreError: the disk refuses (full, read-only, no right).
+    """
+    temporary = temporary_path(path)
+    try:
+        with disk_errors(path), _hidden_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                sync(file)
+        rename(temporary, path, check=check)
+    except BaseException:
+        discard(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def _hidden_full_disk(path: Path) -> Iterator[None]:
+    """torch and safetensors report a full disk as an error of their own, without its errno."""
+    try:
+        yield
+    except (OSError, AttnSearchError):
+        raise
+    except Exception as error:
+        if free_bytes(path) < _MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+
+
+def rename(temporary: Path, path: Path, *, check: Check | None = None) -> None:
+    """Puts a finished temporary file in place, after a last `check`."""
+    if check is not None:
+        check()
+    with disk_errors(path):
+        os.replace(temporary, path)  # noqa: PTH105 (one name for tests to break)
+        _sync_folder(path.parent)
+
+
+def discard(temporary: Path) -> None:
+    """Removes what is left of a failed write; a second failure must not hide the first one."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+def atomic_write(path: Path, content: str | bytes, *, check: Check | None = None) -> None:
+    """Writes the whole file or nothing; text becomes UTF-8 with `\\n` line ends.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_path(path, check=check) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_array(path: Path, array: NDArray[Any], *, check: Check | None = None) -> None:
+    """Writes a `.npy` file, never pickled.
+
+    Raises:
+        StoreError: the disk refuses.
+        ValueError: the array holds Python objects.
+    """
+    import numpy as np
+
+    with atomic_path(path, check=check) as temporary, temporary.open("xb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
+    """Removes temporary files, in `folder` and below, that a killed process left behind.
+
+    Args:
+        older_than_s: seconds since the last write; a younger file may belong to a living writer.
+    Returns:
+        What was removed.
+    Raises:
+        StoreError: the disk refuses.
+    """
+    oldest = time.time() - older_than_s
+    with disk_errors(folder):
+        stale = [path for path in sorted(folder.rglob(".*.tmp")) if is_temporary(path) and _written(path) <= oldest]
+        for path in stale:
+            path.unlink(missing_ok=True)
+    return stale
+
+
+def _written(path: Path) -> float:
+    """Time of the last write; infinitely late for a file that has just been renamed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def sync(file: IO[bytes]) -> None:
+    """Waits until what was written lies on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut; some network file systems cannot, and the rename stands all the same."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

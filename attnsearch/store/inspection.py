@@ -1,0 +1,203 @@
+"""Looks at a database before anyone opens it for real; never creates or writes anything."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import sqlite3
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from attnsearch.errors import StoreError
+from attnsearch.store.tables import PREFIX, SCHEMA
+from attnsearch.store.urls import near_names, redact, shown, sqlite_path, untouched_uri
+
+DatabaseState = Literal["absent", "ours"]
+
+_OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
+_CONNECT_TIMEOUT_S = 15
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What decides whose a database is; None where the table is missing."""
+
+    tables: frozenset[str]
+    optuna_revision: str | None
+    schema: int | None
+
+
+def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
+    """Says whether the database is there and ours, without touching it.
+
+    Args:
+        must_exist: readers set it; for them an absent or empty database is an error.
+    Returns:
+        "absent" also for an empty file or an empty server database, which a creator killed at once leaves behind.
+    Raises:
+        StoreError: a foreign, corrupt or newer database, a folder, one that cannot be read, or a missing one.
+        ConfigError: not a URL of a usable kind.
+    """
+    path = sqlite_path(url)
+    if path is not None and not _is_there(path, must_exist=must_exist):
+        return "absent"
+    contents = _read_server(url) if path is None else _read_file(path)
+    if not contents.tables:
+        if must_exist:
+            raise StoreError(f"{shown(url)} is empty, start a search or `attnsearch train` first")
+        return "absent"
+    _refuse_foreign(contents.tables, shown(url))
+    _refuse_newer(contents, shown(url))
+    return "ours"
+
+
+def _is_there(path: Path, *, must_exist: bool) -> bool:
+    try:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder, name the database file in it (usually hypSearch.db)")
+        if path.exists():
+            return True
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}), check the rights of its folders") from error
+    if not must_exist:
+        return False
+    near = near_names(path)
+    hint = f"did you mean {' or '.join(near)}?" if near else "start a search to create it"
+    raise StoreError(f"database {path} does not exist, {hint}")
+
+
+def _read_file(path: Path) -> _Contents:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_SQLITE_MAGIC))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}), give this user the right to read it") from error
+    if not head:
+        return _Contents(frozenset(), None, None)
+    if head != _SQLITE_MAGIC:
+        raise StoreError(f"{path} is not an SQLite database (it starts with {head!r}), choose another storage")
+    try:
+        with contextlib.closing(sqlite3.connect(untouched_uri(path), uri=True, timeout=_CONNECT_TIMEOUT_S)) as db:
+            return _read_sqlite(db)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"{path} cannot be used as a database ({error}), restore it from an `attnsearch export` "
+            "or move it away together with its -wal file"
+        ) from error
+
+
+def _read_sqlite(db: sqlite3.Connection) -> _Contents:
+    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(f"malformed: {' '.join(str(verdict).split())}")
+    names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    tables = frozenset(str(row[0]) for row in names)
+
+    def first(query: str, table: str) -> str | None:
+        row = db.execute(query).fetchone() if table in tables else None
+        return None if row is None else str(row[0])
+
+    return _contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
+
+
+def _read_server(url: str) -> _Contents:
+    with server_errors(url):
+        engine = create_engine(url, connect_args={"connect_timeout": _CONNECT_TIMEOUT_S})
+        try:
+            with engine.connect() as connection:
+                return _read_connection(connection)
+        finally:
+            engine.dispose()
+
+
+def _read_connection(connection: Connection) -> _Contents:
+    tables = frozenset(inspect(connection).get_table_names())
+
+    def first(query: str, table: str) -> str | None:
+        value = connection.execute(text(query)).scalar() if table in tables else None
+        return None if value is None else str(value)
+
+    return _contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
+
+
+_REVISION = "SELECT version_num FROM alembic_version"
+_SCHEMA = f"SELECT value FROM {PREFIX}meta WHERE key = 'schema'"
+
+
+def _contents(tables: frozenset[str], revision: str | None, schema: str | None) -> _Contents:
+    return _Contents(tables, revision, int(schema) if schema is not None else None)
+
+
+@contextlib.contextmanager
+def server_errors(url: str) -> Iterator[None]:
+    """Turns the errors of a missing driver or an unreachable server into a `StoreError` without the password."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"{redact(url)} needs the Python package {error.name!r}, install it with pip install 'psycopg[binary]'"
+        ) from error
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"{redact(url)} cannot be opened ({redact(_first_line(error))}), check server, name and password"
+        ) from error
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    reason = getattr(error, "orig", None) or error
+    return str(reason).strip().partition("\n")[0]
+
+
+def _refuse_foreign(tables: Collection[str], name: str) -> None:
+    if any(table.startswith(PREFIX) for table in tables):
+        return
+    kind = "an Optuna database of another program" if _OPTUNA_TABLES.issubset(tables) else "another program's database"
+    raise StoreError(
+        f"{name} is {kind} (it has the tables {', '.join(sorted(tables)[:5])}), choose a storage of its own"
+    )
+
+
+def _refuse_newer(contents: _Contents, name: str) -> None:
+    if contents.schema is not None and contents.schema > SCHEMA:
+        raise StoreError(
+            f"{name} was written by a newer attnsearch (tables of version {contents.schema}, this one knows {SCHEMA}), "
+            "update with pip install -U attnsearch"
+        )
+    known, head = optuna_revisions()
+    if contents.optuna_revision is None or not known or contents.optuna_revision == head:
+        return
+    if contents.optuna_revision in known:
+        raise StoreError(
+            f"{name} has the older Optuna schema {contents.optuna_revision!r}, "
+            "bring it to this one with `optuna storage upgrade --storage URL`"
+        )
+    raise StoreError(
+        f"{name} has the Optuna schema {contents.optuna_revision!r}, newer than the installed one {head!r}, "
+        "update with pip install -U optuna"
+    )
+
+
+@cache
+def optuna_revisions() -> tuple[frozenset[str], str]:
+    """Schema revisions that the installed Optuna knows, and the one it writes.
+
+    Read from the text of its migration scripts, because importing them imports all of Optuna (more than a second).
+    Empty where Optuna keeps them elsewhere; then Optuna's own check, made when it opens the database, stands alone.
+    """
+    spec = importlib.util.find_spec("optuna")
+    if spec is None or spec.origin is None:
+        return frozenset(), ""
+    scripts = Path(spec.origin).parent.glob("storages/_rdb/alembic/versions/*.py")
+    text_of = [script.read_text(encoding="utf-8") for script in scripts]
+    known = {match for script in text_of for match in re.findall(r'^revision = "(.+)"', script, re.MULTILINE)}
+    older = {match for script in text_of for match in re.findall(r'^down_revision = "(.+)"', script, re.MULTILINE)}
+    heads = known - older
+    return (frozenset(known), heads.pop()) if len(heads) == 1 else (frozenset(), "")

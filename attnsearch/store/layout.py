@@ -1,0 +1,301 @@
+"""The only file that spells a path or a file name of the results."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from attnsearch.errors import ConfigError
+from attnsearch.types import Split
+
+Fill = Literal["Del", "Add"]
+"""The two causal curves, in the letters of the published file names: deletion and insertion ("addition")."""
+
+MAX_NAME_LENGTH = 100
+SIDE_FILES = ("-wal", "-shm", "-journal")
+"""What SQLite appends to the name of a database that is in use."""
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_RESUME = re.compile(r"resume\.(\d+)\.pt")
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+_RESERVED_STUDIES = frozenset({"artifacts", "figures"})
+
+
+def check_name(key: str, value: str) -> str:
+    """Returns `value` if it can name a folder everywhere.
+
+    Raises:
+        ConfigError: other than 1 to 100 ASCII letters, digits, `_`, `-` and `.`, a leading `.`, or `..`.
+    """
+    if len(value) > MAX_NAME_LENGTH:
+        raise ConfigError(f"{key} must have at most {MAX_NAME_LENGTH} characters, got {len(value)}: {value!r}")
+    if not _NAME.fullmatch(value) or ".." in value:
+        raise ConfigError(f"{key} may hold only letters A-Z, digits, '_', '-' and inner single '.', got {value!r}")
+    return value
+
+
+def _check_study_name(value: str) -> None:
+    check_name("study", value)
+    if value in _RESERVED_STUDIES or value.startswith("hypSearch.db"):
+        raise ConfigError(f"study must not be {value!r}: the experiment's folder needs that name, choose another")
+    if "_epoch" in value:  # `model<study>_epoch*` must find the files of one study only
+        raise ConfigError(f"study must not contain '_epoch', which ends it in the published file names, got {value!r}")
+
+
+@dataclass(frozen=True)
+class ArchivePaths:
+    """Where the attention archive of one split lies; `images` is written last and makes it readable."""
+
+    maps: Path
+    norms: Path
+    saliency: Path
+    images: Path
+    about: Path
+
+    @property
+    def arrays(self) -> Mapping[str, Path]:
+        """Field of `AttentionArchive` -> its `.npy` file."""
+        return {"maps": self.maps, "norms": self.norms, "saliency": self.saliency}
+
+
+@dataclass(frozen=True)
+class PublishedLayout:
+    """The published files of one trial; `epoch` is the kept one, from 1."""
+
+    directory: Path
+    study: str
+    epoch: int
+
+    def model_csv(self, split: Split) -> Path:
+        """One row of scores: `model<study>_epoch<E>_<split>.csv`."""
+        return self._path("model", split, "csv")
+
+    def archive(self, split: Split = "test") -> ArchivePaths:
+        """Maps, norms and index; `split` is "val" where a data set has no test images."""
+        return ArchivePaths(
+            maps=self._path("attMaps", split, "npy"),
+            norms=self._path("norm", split, "npy"),
+            saliency=self._path("saliency", split, "npy"),
+            images=self._path("images", split, "csv"),
+            about=self._path("archive", split, "json"),
+        )
+
+    def _path(self, kind: str, split: Split, suffix: str) -> Path:
+        return self.directory / f"{kind}{self.study}_epoch{self.epoch}_{split}.{suffix}"
+
+
+@dataclass(frozen=True)
+class TrialLayout:
+    """The files of one trial."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.yaml"
+
+    @property
+    def epochs_csv(self) -> Path:
+        return self.directory / "epochs.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log.txt"
+
+    @property
+    def result(self) -> Path:
+        return self.directory / "result.json"
+
+    @property
+    def kept(self) -> Path:
+        """The weights of the kept epoch."""
+        return self.directory / "kept.safetensors"
+
+    def resume(self, attempt: int) -> Path:
+        """The state from which the next attempt goes on; each attempt writes its own."""
+        return self.directory / f"resume.{attempt}.pt"
+
+    def resumes(self) -> dict[int, Path]:
+        """Attempt -> resume checkpoint, those that exist, latest attempt first."""
+        files = self.directory.iterdir() if self.directory.is_dir() else ()
+        found = {int(match[1]): file for file in files if (match := _RESUME.fullmatch(file.name))}
+        return dict(sorted(found.items(), reverse=True))
+
+    def archive(self, split: Split) -> ArchivePaths:
+        return ArchivePaths(
+            maps=self.directory / f"attMaps_{split}.npy",
+            norms=self.directory / f"norm_{split}.npy",
+            saliency=self.directory / f"saliency_{split}.npy",
+            images=self.directory / f"images_{split}.csv",
+            about=self.directory / f"archive_{split}.json",
+        )
+
+    def faithfulness_csv(self, split: Split) -> Path:
+        return self.directory / f"faithfulness_{split}.csv"
+
+    def curves(self, split: Split) -> Path:
+        return self.directory / f"curves_{split}.npy"
+
+
+@dataclass(frozen=True)
+class ExperimentLayout:
+    """The folder whose studies share one database: `<root>/<experiment>`.
+
+    Raises:
+        ConfigError: a name that cannot be a folder.
+    """
+
+    root: Path
+    experiment: str
+
+    def __post_init__(self) -> None:
+        check_name("experiment", self.experiment)
+
+    @classmethod
+    def at(cls, folder: Path) -> ExperimentLayout:
+        """The experiment that lies in `folder`."""
+        folder = folder.expanduser().absolute()
+        return cls(folder.parent, folder.name)
+
+    @property
+    def directory(self) -> Path:
+        return self.root / self.experiment
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "hypSearch.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Optuna's artifact files, shown by optuna-dashboard."""
+        return self.directory / "artifacts"
+
+    @property
+    def figures(self) -> Path:
+        return self.directory / "figures"
+
+    @property
+    def report(self) -> Path:
+        return self.directory / "report.html"
+
+    def faithfulness_csv(self, fill: Fill, *, relative: bool = False) -> Path:
+        """One row per model: `attMetrics_<fill>.csv`, or `…_pop.csv` with the scores relative to random order."""
+        return self.directory / f"attMetrics_{fill}{'_pop' if relative else ''}.csv"
+
+    def study(self, name: str) -> StudyLayout:
+        return StudyLayout(self.root, self.experiment, name)
+
+    def studies(self) -> list[StudyLayout]:
+        """The studies that have a folder here, by name."""
+        if not self.directory.is_dir():
+            return []
+        names = sorted(path.parent.name for path in self.directory.glob("*/study.yaml"))
+        return [self.study(name) for name in names]
+
+
+@dataclass(frozen=True)
+class StudyLayout:
+    """The files of one study.
+
+    Raises:
+        ConfigError: a name that cannot be a folder.
+    """
+
+    root: Path
+    experiment: str
+    study: str
+
+    def __post_init__(self) -> None:
+        check_name("experiment", self.experiment)
+        _check_study_name(self.study)
+
+    @property
+    def shared(self) -> ExperimentLayout:
+        """What the study shares with the others of its experiment."""
+        return ExperimentLayout(self.root, self.experiment)
+
+    @property
+    def experiment_dir(self) -> Path:
+        return self.shared.directory
+
+    @property
+    def database(self) -> Path:
+        return self.shared.database
+
+    @property
+    def artifacts(self) -> Path:
+        return self.shared.artifacts
+
+    @property
+    def study_dir(self) -> Path:
+        return self.experiment_dir / self.study
+
+    @property
+    def study_yaml(self) -> Path:
+        return self.study_dir / "study.yaml"
+
+    @property
+    def classes_csv(self) -> Path:
+        return self.study_dir / "classes.csv"
+
+    @property
+    def published_json(self) -> Path:
+        """The manifest of the published files; written last."""
+        return self.study_dir / "published.json"
+
+    @property
+    def ask_lock(self) -> Path:
+        """Held while a worker asks for its next trial."""
+        return self.study_dir / "ask.lock"
+
+    @property
+    def thumbnails(self) -> Path:
+        return self.study_dir / "thumbnails"
+
+    def thumbnail(self, image_id: str) -> Path:
+        """The small JPEG copy of one image; keeps the id's own suffix, so that `a.png` and `a.jpg` do not meet.
+
+        Raises:
+            ValueError: the id would lead out of the folder.
+        """
+        parts = PurePosixPath(image_id).parts
+        if not parts or image_id.startswith("/") or ".." in parts:
+            raise ValueError(f"image id must be a path below the data root, got {image_id!r}")
+        return self.thumbnails.joinpath(*parts[:-1], parts[-1] + ".jpg")
+
+    def trial(self, number: int) -> TrialLayout:
+        return TrialLayout(self.study_dir / "trials" / f"{number:05d}")
+
+    def published(self, epoch: int) -> PublishedLayout:
+        """The flat files of the chosen trial."""
+        return PublishedLayout(self.experiment_dir, self.study, epoch)
+
+    def pareto(self, number: int, epoch: int) -> PublishedLayout:
+        """The published set of one Pareto trial."""
+        return PublishedLayout(self.study_dir / "pareto" / f"{number:05d}", self.study, epoch)
+
+    def faithfulness_scores(self, fill: Fill) -> Path:
+        return self.experiment_dir / f"attMetr{fill}_{self.study}.npy"
+
+
+def temporary_path(path: Path) -> Path:
+    """A fresh hidden name beside `path`, so that a rename never crosses file systems."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name is one that `temporary_path` made."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def is_live_state(path: Path) -> bool:
+    """Whether the name belongs to a running process only: lock files and SQLite's side files."""
+    return path.suffix == ".lock" or path.name.endswith(SIDE_FILES)
+
+
+def is_resume_checkpoint(path: Path) -> bool:
+    return _RESUME.fullmatch(path.name) is not None

@@ -1,0 +1,206 @@
+"""Who may write a trial: each attempt holds a lease, and its number fences off earlier attempts that wake up late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, update
+
+from attnsearch.errors import LeaseLost
+from attnsearch.store import tables
+from attnsearch.store.database import transaction
+
+HELD, RELEASED, TAKEN = "held", "released", "taken"
+MIN_DURATION_S = 300.0
+
+
+def duration_s(slowest_epoch_s: float) -> float:
+    """How long a lease lasts without renewal: five minutes or three times the slowest epoch, whichever is longer."""
+    return max(MIN_DURATION_S, 3 * slowest_epoch_s)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One row of the leases; `expires_at` is UTC seconds since 1970, `epoch` the last finished one of any attempt."""
+
+    number: int
+    attempt: int
+    worker: str
+    expires_at: float
+    epoch: int
+    stalled: int
+    state: str
+
+
+class Leases:
+    """The leases of one study.
+
+    Args:
+        engine: a writer's (`database.open_writer`); a reader's suffices for `of_trial`, `expired` and `of_worker`.
+        clock: UTC seconds since 1970.
+    """
+
+    def __init__(self, engine: Engine, study_uuid: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
+        self._study = study_uuid
+        self._clock = clock
+
+    def claim(self, number: int, worker: str, *, duration_s: float) -> int:
+        """Starts the next attempt at a trial that Optuna handed out; a living older attempt loses its lease.
+
+        Returns:
+            The attempt, from 1.
+        Raises:
+            StoreError: the database refuses.
+        """
+        with transaction(self._engine) as connection:
+            row = self._locked(connection, number)
+            values = {
+                "attempt": row.attempt + 1,
+                "worker": worker,
+                "expires_at": self._clock() + duration_s,
+                "epoch_at_claim": row.epoch,
+                "stalled": _stalled_after(row) if row.state == HELD else row.stalled,
+                "state": HELD,
+            }
+            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+        return int(row.attempt) + 1
+
+    def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
+        """Lengthens the lease to `duration_s` from now; one that ran out but was not taken back can be renewed.
+
+        Args:
+            epoch: the last finished epoch, from 1; None = as before.
+        Raises:
+            LeaseLost: the attempt no longer holds the trial.
+            StoreError: the database refuses.
+        """
+        with transaction(self._engine) as connection:
+            row = _require_held(connection, self._study, number, attempt)
+            values = {"expires_at": self._clock() + duration_s, "epoch": max(row.epoch, epoch or 0)}
+            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+
+    def check(self, number: int, attempt: int) -> None:
+        """Asks whether this attempt may still write.
+
+        Raises:
+            LeaseLost: the attempt no longer holds the trial.
+            StoreError: the database refuses.
+        """
+        with transaction(self._engine) as connection:
+            require_lease(connection, self._study, number, attempt)
+
+    def release(self, number: int, attempt: int, *, stalled: bool) -> None:
+        """Ends the attempt from inside.
+
+        Args:
+            stalled: whether an attempt without a new epoch counts as one; False for an end, a clean stop or Ctrl-C.
+        Raises:
+            LeaseLost: the attempt no longer holds the trial.
+            StoreError: the database refuses.
+        """
+        with transaction(self._engine) as connection:
+            row = _require_held(connection, self._study, number, attempt)
+            count = _stalled_after(row)
+            values = {"state": RELEASED, "stalled": count if stalled or count == 0 else row.stalled}
+            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+
+    def take_back(self, number: int, attempt: int | None = None) -> int:
+        """Ends the attempt from outside, for a worker that died or went silent; asking twice counts once.
+
+        Args:
+            attempt: the attempt that was seen dead, which saves a newer one from a second supervisor; None = any.
+        Returns:
+            How many attempts in a row, this one included, finished no new epoch; 0 for a trial never claimed.
+        Raises:
+            LeaseLost: another attempt holds the trial by now.
+            StoreError: the database refuses.
+        """
+        with transaction(self._engine) as connection:
+            row = _row(connection, self._study, number)
+            if row is None:
+                return 0
+            if attempt is not None and row.attempt != attempt:
+                raise _lost(number, attempt, row)
+            if row.state != HELD:
+                return int(row.stalled)
+            stalled = _stalled_after(row)
+            values = {"state": TAKEN, "stalled": stalled}
+            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+            return stalled
+
+    def expired(self, now: float | None = None) -> list[Lease]:
+        """Held leases that ran out before `now` (UTC seconds since 1970; None = this moment), by trial."""
+        moment = self._clock() if now is None else now
+        return self._find(and_(tables.leases.c.state == HELD, tables.leases.c.expires_at < moment))
+
+    def of_worker(self, worker: str) -> list[Lease]:
+        """Leases that the worker holds, expired or not, by trial."""
+        return self._find(and_(tables.leases.c.state == HELD, tables.leases.c.worker == worker))
+
+    def of_trial(self, number: int) -> Lease | None:
+        """The last lease of the trial in whatever state; None if it was never claimed."""
+        found = self._find(tables.leases.c.trial == number)
+        return found[0] if found else None
+
+    def seconds_left(self, number: int) -> float:
+        """Seconds until the trial's lease runs out, negative afterwards; 0 if nobody holds it."""
+        lease = self.of_trial(number)
+        return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
+
+    def _find(self, condition: ColumnElement[bool]) -> list[Lease]:
+        table = tables.leases
+        query = select(table).where(table.c.study == self._study, condition).order_by(table.c.trial)
+        with transaction(self._engine) as connection:
+            return [_lease(row) for row in connection.execute(query)]
+
+    def _is(self, number: int) -> ColumnElement[bool]:
+        return and_(tables.leases.c.study == self._study, tables.leases.c.trial == number)
+
+    def _locked(self, connection: Connection, number: int) -> Row[tuple[object, ...]]:
+        """The trial's row, made if it is missing, locked until the transaction ends."""
+        empty = {"attempt": 0, "worker": "", "expires_at": 0.0, "epoch": 0, "epoch_at_claim": 0, "stalled": 0}
+        new = tables.insert_into(connection, tables.leases).values(
+            study=self._study, trial=number, state=RELEASED, **empty
+        )
+        connection.execute(new.on_conflict_do_nothing())
+        row = _row(connection, self._study, number)
+        assert row is not None
+        return row
+
+
+def require_lease(connection: Connection, study_uuid: str, number: int, attempt: int) -> None:
+    """Checks, inside the transaction of a write, that the attempt still holds the trial.
+
+    Raises:
+        LeaseLost: it does not.
+    """
+    _require_held(connection, study_uuid, number, attempt)
+
+
+def _require_held(connection: Connection, study_uuid: str, number: int, attempt: int) -> Row[tuple[object, ...]]:
+    row = _row(connection, study_uuid, number)
+    if row is None or row.attempt != attempt or row.state != HELD:
+        raise _lost(number, attempt, row)
+    return row
+
+
+def _row(connection: Connection, study_uuid: str, number: int) -> Row[tuple[object, ...]] | None:
+    table = tables.leases
+    query = select(table).where(table.c.study == study_uuid, table.c.trial == number)
+    return connection.execute(query.with_for_update()).one_or_none()  # SQLite: the whole file is locked already
+
+
+def _lost(number: int, attempt: int, row: Row[tuple[object, ...]] | None) -> LeaseLost:
+    owner = "nobody" if row is None else f"attempt {row.attempt} ({row.state}, worker {row.worker!r})"
+    return LeaseLost(f"attempt {attempt} at trial {number} may write no more, the trial belongs to {owner}")
+
+
+def _stalled_after(row: Row[tuple[object, ...]]) -> int:
+    return 0 if row.epoch > row.epoch_at_claim else int(row.stalled) + 1
+
+
+def _lease(row: Row[tuple[object, ...]]) -> Lease:
+    return Lease(row.trial, row.attempt, row.worker, row.expires_at, row.epoch, row.stalled, row.state)

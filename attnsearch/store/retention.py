@@ -1,0 +1,66 @@
+"""Which large files of a study may go, and their removal: first a plan that a person can read, then the deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnsearch.store.files import disk_errors
+from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.types import SPLITS
+
+
+@dataclass(frozen=True)
+class RemovableFile:
+    """A file that no rule keeps."""
+
+    number: int
+    path: Path
+    bytes: int
+
+
+def plan_removal(
+    numbers: Iterable[int], *, best_numbers: Collection[int], unfinished_numbers: Collection[int], layout: StudyLayout
+) -> list[RemovableFile]:
+    """The checkpoints and maps that retention would remove; touches nothing.
+
+    Every trial keeps its CSVs, config, log and result; the best and the unfinished ones keep everything.
+
+    Args:
+        numbers: all trials of the study.
+        best_numbers: trials whose weights and maps stay, the published ones among them.
+        unfinished_numbers: trials that run, wait, or wait to be resumed.
+    Returns:
+        By trial number, then by name; bytes as they are on the disk now.
+    Raises:
+        StoreError: a folder cannot be read.
+    """
+    kept = set(best_numbers) | set(unfinished_numbers)
+    return [file for number in sorted(set(numbers) - kept) for file in _large_files(number, layout.trial(number))]
+
+
+def _large_files(number: int, trial: TrialLayout) -> Iterator[RemovableFile]:
+    arrays = [path for split in SPLITS for path in trial.archive(split).arrays.values()]
+    with disk_errors(trial.directory):
+        candidates = sorted([trial.kept, *trial.resumes().values(), *arrays])
+        for path in candidates:
+            if path.is_file():
+                yield RemovableFile(number, path, path.stat().st_size)
+
+
+def remove(plan: Sequence[RemovableFile]) -> int:
+    """Deletes the files of a plan; those that are gone already are passed over.
+
+    Returns:
+        Bytes freed.
+    Raises:
+        StoreError: the disk refuses; the files before that one are gone.
+    """
+    freed = 0
+    for file in plan:
+        with disk_errors(file.path):
+            if file.path.exists():
+                file.path.unlink(missing_ok=True)
+                freed += file.bytes
+    return freed
