@@ -1,0 +1,76 @@
+"""The space is checked at all its ends, and draws respect conditions."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from tests.search.studies import SPACE, loaded_study
+
+from attnsearch.errors import ConfigError
+from attnsearch.search.space import corner_experiments, enqueue_faults, needed_cache_px, suggest_settings
+
+
+def test_conditional_axis_is_drawn_only_under_its_condition() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    space = loaded_study().study.space
+    drawn = [suggest_settings(study.ask(), space) for _ in range(20)]
+    names = {settings["train.optimizer.name"] for settings in drawn}
+    assert names == {"adam", "sgd"}
+    assert all(
+        ("train.optimizer.momentum" in settings) == (settings["train.optimizer.name"] == "sgd") for settings in drawn
+    )
+
+
+def test_every_end_and_choice_is_a_corner() -> None:
+    descriptions = [description for description, _ in corner_experiments(loaded_study())]
+    assert descriptions == [
+        "base",
+        "train.optimizer.name = 'adam'",
+        "train.optimizer.name = 'sgd'",
+        "train.optimizer.momentum = 0.0",
+        "train.optimizer.momentum = 0.9",
+        "train.optimizer.lr = 0.0001",
+        "train.optimizer.lr = 0.01",
+    ]
+
+
+def test_conditional_corner_brings_its_condition() -> None:
+    corners = dict(corner_experiments(loaded_study()))
+    optimizer = corners["train.optimizer.momentum = 0.9"].train.optimizer
+    assert (optimizer.name, optimizer.momentum) == ("sgd", 0.9)
+
+
+def test_corners_that_do_not_fit_are_all_reported() -> None:
+    space = {
+        "model.n_vectors": {"kind": "int", "low": 0, "high": 3},
+        "train.epochs": {"kind": "int", "low": -2, "high": 1},
+    }
+    with pytest.raises(ConfigError) as caught:
+        corner_experiments(loaded_study(space=space))
+    first, second = str(caught.value).splitlines()
+    assert "model.n_vectors = 0" in first
+    assert "got 0" in first
+    assert "train.epochs = -2" in second
+    assert "got -2" in second
+
+
+def test_axis_that_no_setting_reads_is_reported() -> None:
+    with pytest.raises(ConfigError, match=r"model\.n_vektors.*did you mean 'n_vectors'"):
+        corner_experiments(loaded_study(space={"model.n_vektors": {"kind": "int", "low": 1, "high": 3}}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("train.optimizer.lr", 0.5), ("train.optimizer.name", "lion"), ("train.optimizer.lr", "x")]
+)
+def test_enqueued_value_outside_its_axis_is_reported(key: str, value: object) -> None:
+    (fault,) = enqueue_faults(loaded_study(enqueue=[{key: value}]).study)
+    assert f"enqueue[0].{key}" in fault
+    assert repr(value) in fault
+
+
+def test_cache_serves_the_largest_corner() -> None:
+    space = {
+        "data.image_size_px": {"kind": "int", "low": 32, "high": 64},
+        "data.crop_ratio": {"kind": "float", "low": 0.8, "high": 1.0},
+    }
+    assert needed_cache_px(loaded_study(space={**SPACE, **space})) == 80  # int(64 / 0.8)

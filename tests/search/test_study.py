@@ -1,0 +1,142 @@
+"""Studies are created once, re-opened only with the same settings, and ranked by their objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from attnsearch.config.load import with_settings
+from attnsearch.errors import ConfigError
+from attnsearch.search.session import Session
+from attnsearch.search.study import ENDED_AT, best_trials, build_sampler, create_study, derive_seed, is_failing
+from tests.search.studies import loaded_study
+
+Open = Callable[..., Session]
+
+
+def finish(session: Session, *values: float, monitor: float | None = None) -> None:
+    trial = session.study.ask()
+    trial.set_user_attr("val/accuracy", values[0] if monitor is None else monitor)
+    session.study.tell(trial, list(values))
+
+
+def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
+    session = open_tiny()
+    again = create_study(session.database, session.loaded, val_hash="split-a")
+    assert again.user_attrs == session.study.user_attrs
+
+
+def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
+    session = open_tiny()
+    changed = type(session.loaded)(
+        session.loaded.study, with_settings(session.loaded.experiment, {"model.n_vectors": 5})
+    )
+    with pytest.raises(ConfigError, match=r"experiment\.model\.n_vectors: was 3, is 5"):
+        create_study(session.database, changed, val_hash="split-a")
+
+
+def test_another_space_is_refused_with_the_difference(open_tiny: Open) -> None:
+    session = open_tiny()
+    changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
+    with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
+        create_study(session.database, changed, val_hash="split-a")
+
+
+def test_another_validation_split_is_refused(open_tiny: Open) -> None:
+    session = open_tiny()
+    with pytest.raises(ConfigError, match="validation split: was 'split-a', is 'split-b'"):
+        create_study(session.database, session.loaded, val_hash="split-b")
+
+
+def test_budget_may_change(open_tiny: Open) -> None:
+    session = open_tiny()
+    create_study(session.database, loaded_study(n_trials=9), val_hash="split-a")
+
+
+def test_trials_are_enqueued_once(open_tiny: Open) -> None:
+    point = {"train.optimizer.lr": 2e-3}
+    session = open_tiny(enqueue=[point])
+    create_study(session.database, session.loaded, val_hash="split-a")
+    assert [trial.system_attrs["fixed_params"] for trial in session.trials(TrialState.WAITING)] == [point]
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 0)])
+def test_direction_is_respected(open_tiny: Open, direction: str, best: int) -> None:
+    session = open_tiny(objectives={"val/accuracy": direction})
+    finish(session, 0.2)
+    finish(session, 0.9)
+    finish(session, 0.5)
+    assert best_trials(session.study, session.loaded.study, k=1)[0].number == best
+
+
+def test_first_of_equal_trials_is_best(open_tiny: Open) -> None:
+    session = open_tiny()
+    finish(session, 0.9)
+    finish(session, 0.9)
+    assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=2)] == [0, 1]
+
+
+def test_pareto_front_comes_first_and_is_ordered_by_the_monitor(open_tiny: Open) -> None:
+    session = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
+    finish(session, 0.5, 0.1)
+    finish(session, 0.8, 0.5)
+    finish(session, 0.7, 0.6)  # dominated by the second
+    assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=1)] == [1, 0]
+
+
+def test_infeasible_trial_is_never_best(open_tiny: Open) -> None:
+    session = open_tiny()
+    trial = session.study.ask()
+    trial.set_constraint("val/sparsity", 0.1)
+    session.study.tell(trial, 0.99)
+    finish(session, 0.5)
+    assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=5)] == [1]
+
+
+def ended(session: Session, states: list[TrialState]) -> None:
+    for index, state in enumerate(states):
+        trial = session.study.ask()
+        trial.set_user_attr(ENDED_AT, 100.0 + index)
+        session.study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
+
+
+FAIL, COMPLETE = TrialState.FAIL, TrialState.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("states", "since", "failing"),
+    [
+        ([FAIL, FAIL, FAIL], 0.0, True),
+        ([COMPLETE, FAIL, FAIL, FAIL], 0.0, True),
+        ([FAIL, FAIL, COMPLETE, FAIL], 0.0, False),
+        ([FAIL, FAIL], 0.0, False),
+        ([FAIL, FAIL, FAIL], 101.0, False),  # the first one belongs to an earlier start
+    ],
+)
+def test_three_failures_in_a_row_are_too_many(
+    open_tiny: Open, states: list[TrialState], since: float, failing: bool
+) -> None:
+    session = open_tiny()
+    ended(session, states)
+    assert is_failing(session.trials(), since=since) is failing
+
+
+def test_seeds_depend_on_all_parts_and_stay() -> None:
+    assert derive_seed(1, "trial", 2) == derive_seed(1, "trial", 2)
+    assert (
+        len({derive_seed(seed, kind, number) for seed in (0, 1) for kind in ("trial", "sampler") for number in (0, 1)})
+        == 8
+    )
+
+
+def test_resumed_sampler_repeats_no_draw(open_tiny: Open) -> None:
+    config = open_tiny().loaded.study
+    study = optuna.create_study()
+    drawn = []
+    for number in range(4):
+        study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
+        drawn.append(study.ask().suggest_float("x", 0, 1))
+    assert len(set(drawn)) == 4
