@@ -1,0 +1,158 @@
+"""Writes `configs/README.md`, the list of all keys, out of the settings classes.
+
+`python -m attnsearch.config.reference > configs/README.md` renews the file after a change of the settings.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, JsonValue
+from pydantic.fields import FieldInfo
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.schema import settings_classes, tag_of
+from attnsearch.config.study import Scalar, StudyConfig
+from attnsearch.types import METRICS
+
+HEAD = """\
+# Every key
+
+Made from the settings classes by `python -m attnsearch.config.reference > configs/README.md`; a test keeps it current.
+
+An *experiment* (a file in `configs/`) is one training run. A *study* (a file in `studies/`) is a search around one:
+`base` names the experiment, `space` says what is varied. On the command line every key is written `dotted.key=value`,
+by the rules of YAML 1.2 (`null` is nothing, `[a, b]` a list). Writing another `name` into a block that is chosen by its
+name starts that block afresh. A *profile* (a file in `configs/profiles/`) is laid over a study with `--profile`: keys
+of the study as they are, those of the experiment under `overrides:`, and `null` takes an axis out of the space.
+
+Rates and probabilities lie in [0, 1]; a key without a default must be written.
+"""
+METRIC_HEAD = """\
+## Metrics
+
+What `monitor`, `objectives` and `constraints` may name, as `val/NAME` or `train/NAME`.
+"""
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+_TYPE_NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+Row = tuple[str, ...]
+
+
+def reference() -> str:
+    """The page as Markdown."""
+    parts = [HEAD, "## Keys of an experiment\n", *_sections(ExperimentConfig, ())]
+    return "\n".join([*parts, "## Keys of a study\n", *_sections(StudyConfig, ()), METRIC_HEAD, _metrics()])
+
+
+def _metrics() -> str:
+    return _table([(f"`{name}`", direction) for name, direction in METRICS.items()], head=("name", "better"))
+
+
+def _sections(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
+    """A table of the plain keys of a settings class, then one part for each block inside it."""
+    blocks = {name: found for name, field in model.model_fields.items() if (found := _block_classes(field.annotation))}
+    plain = [name for name in model.model_fields if name not in blocks]
+    if plain:
+        yield _table([_row(model, name, prefix) for name in plain])
+    for name, classes in blocks.items():
+        place = (*prefix, name + _free_part(model.model_fields[name].annotation))
+        yield f"{'#' * (2 + len(place))} `{'.'.join(place)}`\n"
+        yield _sentence(model.model_fields[name], required=model.model_fields[name].is_required()) + "\n"
+        yield from _sections(classes[0], place) if len(classes) == 1 else _union_sections(classes, place)
+
+
+def _union_sections(classes: Sequence[type[BaseModel]], place: tuple[str, ...]) -> Iterator[str]:
+    """What all members of a union share, then what is each one's own."""
+    rows = {member: [_row(member, name, place) for name in member.model_fields] for member in classes}
+    shared = [row for row in rows[classes[0]] if all(row in others for others in rows.values())]
+    tagged = [(member, *found) for member in classes if (found := tag_of(member))]
+    yield f"Chosen by `{tagged[0][1]}`: {', '.join(f'`{value}`' for _, _, value in tagged)}.\n"
+    if shared:
+        yield _table(shared)
+    for member, tag, value in tagged:
+        yield f"**`{tag}: {value}`** {' '.join((member.__doc__ or '').split())}\n"
+        own = [row for row in rows[member] if row not in shared and row[0] != f"`{'.'.join((*place, tag))}`"]
+        if own:
+            yield _table(own)
+
+
+def _table(rows: Sequence[Row], *, head: Row = ("key", "type", "default", "meaning")) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines) + "\n"
+
+
+def _row(model: type[BaseModel], name: str, prefix: tuple[str, ...]) -> Row:
+    field = model.model_fields[name]
+    kind = _type_name(field.annotation) + _bounds(field)
+    return (f"`{'.'.join((*prefix, name))}`", kind, _default(field), _meaning(field))
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The description in one style, whoever wrote it: no full stop, a small first letter unless it is a symbol."""
+    text = (field.description or "").rstrip(".")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _sentence(field: FieldInfo, *, required: bool) -> str:
+    text = _meaning(field)
+    return f"{text[:1].upper()}{text[1:]}.{'' if required or field.default is not None else ' Absent by default.'}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return ""
+    value = field.get_default(call_default_factory=True)
+    return f"`{json.dumps(value, default=lambda other: other.model_dump(mode='json'))}`".replace('"', "")
+
+
+def _type_name(annotation: Any) -> str:
+    args = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " ".join(f"`{choice}`" for choice in args)
+    if annotation == Scalar:
+        return "value"
+    if annotation in _TYPE_NAMES:
+        return _TYPE_NAMES[annotation]
+    if annotation is NoneType:
+        return "null"
+    if hasattr(annotation, "__metadata__"):
+        return _type_name(annotation.__origin__)
+    if (inner := _mapping_value(annotation)) is not None:
+        return "block" if inner is JsonValue else f"key → {_type_name(inner)}"
+    if get_origin(annotation) is tuple:
+        name = _type_name(args[0])
+        return f"list of {name}s" if name.isalpha() else f"list of {{ {name} }}"
+    return " or ".join(dict.fromkeys(_type_name(arg) for arg in args)) if args else "block"
+
+
+def _bounds(field: FieldInfo) -> str:
+    """The limits of a number, as ` in [0, 1)` or ` ≥ 1`; limits of text and lists stand in their descriptions."""
+    limits = {sign: getattr(mark, sign) for mark in field.metadata for sign in _SIGNS if hasattr(mark, sign)}
+    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    if low is not None and high is not None:
+        return f" in {'[' if 'ge' in limits else '('}{low}, {high}{']' if 'le' in limits else ')'}"
+    return "".join(f" {_SIGNS[sign]} {limit}" for sign, limit in limits.items())
+
+
+def _free_part(annotation: Any) -> str:
+    """`.KEY` for a block whose own keys are free, such as `space`."""
+    return ".KEY" if _mapping_value(annotation) is not None else ""
+
+
+def _block_classes(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that a key holds, directly or under free keys."""
+    return settings_classes(annotation) or settings_classes(_mapping_value(annotation))
+
+
+def _mapping_value(annotation: Any) -> Any:
+    origin = get_origin(annotation)
+    return get_args(annotation)[1] if isinstance(origin, type) and hasattr(origin, "keys") else None
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
