@@ -1,0 +1,34 @@
+"""From settings to tables: the one place that tells data sets apart."""
+
+from __future__ import annotations
+
+from attnsearch.config.datasets import CubData, DataConfig, FolderData, SyntheticData
+from attnsearch.data import cub, folder, synthetic
+from attnsearch.data.listing import Listing, build_from_listing
+from attnsearch.data.table import DataTables
+
+
+def list_images(cfg: DataConfig) -> Listing:
+    """Finds the images of a data set without opening them; synthetic ones are drawn on first use.
+
+    Raises:
+        DataError: the folder is missing or laid out otherwise. Lesser faults stand in `Listing.problems`.
+        StoreError: synthetic pictures cannot be written.
+    """
+    match cfg:
+        case SyntheticData():
+            return synthetic.list_images(cfg)
+        case FolderData():
+            return folder.list_images(cfg)
+        case CubData():
+            return cub.list_images(cfg)
+
+
+def build_tables(cfg: DataConfig) -> DataTables:
+    """The splits of a data set; a missing val split is held out of train, a missing test split stays None.
+
+    Raises:
+        DataError: names every fault of the layout and how to mend it.
+        StoreError: synthetic pictures cannot be written.
+    """
+    return build_from_listing(list_images(cfg), cfg)

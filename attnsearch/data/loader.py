@@ -1,0 +1,193 @@
+"""Batches of a split, cut from cached pixels; what they hold depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnsearch import geometry
+from attnsearch.config.datasets import DataConfig
+from attnsearch.data.augment import (
+    Views,
+    centre_views,
+    cut,
+    jitter,
+    normalise,
+    random_views,
+    resample,
+    shuffled_rows,
+)
+from attnsearch.data.build import build_tables
+from attnsearch.data.cache import PixelCache, open_cache
+from attnsearch.data.pictures import decode_mask
+from attnsearch.data.prefetch import prefetched
+from attnsearch.data.table import DataTables
+from attnsearch.errors import DataError
+from attnsearch.types import Batch, Split
+
+#: Settings that each trial may have of its own on one open data set.
+_PER_TRIAL = {"image_size_px", "crop_ratio", "flip", "brightness", "saturation", "cache_px"}
+
+
+@dataclass(frozen=True, eq=False)
+class DataSource:
+    """An open data set; keep it between trials."""
+
+    cfg: DataConfig
+    tables: DataTables
+    cache: PixelCache
+
+    def serves(self, cfg: DataConfig) -> bool:
+        """Whether these settings ask for the same pictures, from a cache of this side."""
+        is_same = self.cfg.model_dump(exclude=_PER_TRIAL) == cfg.model_dump(exclude=_PER_TRIAL)
+        return is_same and self.cache.side_px == cfg.cached_px
+
+
+def open_data(cfg: DataConfig, *, progress: bool = False) -> DataSource:
+    """Finds the images and opens their cache; the first time this decodes all of them.
+
+    Raises:
+        DataError, StoreError: as `build_tables` and `open_cache`.
+    """
+    tables = build_tables(cfg)
+    cache = open_cache(tables, side_px=cfg.cached_px, resize=cfg.resize, progress=progress)
+    return DataSource(cfg, tables, cache)
+
+
+def crop_boxes(source: DataSource, split: Split, cfg: DataConfig) -> NDArray[np.float64]:
+    """What the model sees of each image in evaluation: (N, 4) left, top, right, bottom in original pixels."""
+    sizes_hw = source.cache.sizes_hw[source.cache.rows(source.tables.of(split))]
+    return geometry.crop_box(sizes_hw, image_size_px=cfg.image_size_px, crop_ratio=cfg.crop_ratio, resize=cfg.resize)
+
+
+class BatchLoader:
+    """Batches of one split.
+
+    Training shuffles and augments; evaluation keeps file order and the centre crop. Order and augmentation depend only
+    on (seed, epoch), an image's augmentation only on (seed, epoch, row): a resumed run needs no stored random state,
+    and other batch sizes see the same images.
+
+    Attributes:
+        n_images: images that one epoch yields.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        split: Split,
+        cfg: DataConfig,
+        *,
+        batch_size: int,
+        device: torch.device | str,
+        training: bool,
+        seed: int,
+        with_masks: bool = False,
+    ) -> None:
+        """Args:
+            cfg: may differ from the source's in what one cache can serve (size, crop ratio, augmentation).
+            with_masks: adds `part_masks` (B, S, S), through the same crop as the images.
+
+        Raises:
+            DataError: no such split, one training image only, or no masks.
+            ValueError: the source's cache cannot serve these settings.
+        """
+        if source.cache.resize != cfg.resize or source.cache.side_px < cfg.resized_px:
+            raise ValueError(
+                f"a cache of {source.cache.side_px} px ({source.cache.resize}) cannot serve {cfg.resized_px} px "
+                f"({cfg.resize}); open the data with a cache_px of at least that"
+            )
+        self._table = source.tables.of(split)
+        if training and len(self._table) == 1:
+            raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
+        if with_masks and self._table.mask_paths is None:
+            raise DataError(f"{source.tables.root} has no part masks for {split}; leave them out or add a masks folder")
+        self._cache, self._cfg, self._seed = source.cache, cfg, seed
+        self._cache_rows = source.cache.rows(self._table)
+        self._device = torch.device(device)
+        self._batch_size, self._is_training, self._with_masks = batch_size, training, with_masks
+        drops_last = training and batch_size > 1 and len(self._table) % batch_size == 1
+        self.n_images = len(self._table) - drops_last
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+        return -(-self.n_images // self._batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch (from 1); the last one may be short.
+
+        Training leaves out a last batch of one image, which batch norm could not train on.
+
+        Raises:
+            DataError: a mask cannot be read.
+        """
+        n_rows = len(self._table)
+        if self._is_training:
+            order = shuffled_rows(n_rows, seed=self._seed, epoch=epoch)
+            views = random_views(n_rows, self._cfg, seed=self._seed, epoch=epoch)
+        else:
+            order, views = np.arange(n_rows), centre_views(n_rows, self._cfg)
+        starts = range(0, self.n_images, self._batch_size)
+        chunks = (order[start : min(start + self._batch_size, self.n_images)] for start in starts)
+        for raw in prefetched(lambda rows: self._read(rows, views.take(rows)), chunks):
+            yield self._finish(raw)
+
+    @property
+    def _is_exact(self) -> bool:
+        return self._cache.side_px == self._cfg.resized_px
+
+    def _read(self, rows: NDArray[np.int64], views: Views) -> _Raw:
+        """The part done ahead, on the prefetch thread: bytes from disk to memory."""
+        cache_rows = self._cache_rows[rows]
+        if self._is_exact:
+            pixels = cut(self._cache.pixels, cache_rows, views, self._cfg.image_size_px)
+        else:
+            pixels = self._cache.pixels[cache_rows]
+        masks = self._read_masks(rows, views) if self._with_masks else None
+        return _Raw(rows, views, self._pinned(pixels), None if masks is None else self._pinned(masks))
+
+    def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
+        assert self._table.mask_paths is not None
+        side_px, resize = self._cache.side_px, self._cfg.resize
+        masks = np.stack([decode_mask(self._table.mask_paths[row], side_px=side_px, resize=resize) for row in rows])
+        return cut(masks, np.arange(len(rows)), views, self._cfg.image_size_px) if self._is_exact else masks
+
+    def _pinned(self, array: NDArray[np.uint8]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
+
+    def _finish(self, raw: _Raw) -> Batch:
+        images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, S, S)
+        if self._is_training:
+            images = jitter(images, raw.views)
+        masks = None
+        if raw.masks is not None:
+            masks = self._to_device(raw.masks[:, None], raw.views)[:, 0] >= 0.5  # (B, S, S)
+        labels = torch.from_numpy(self._table.labels[raw.rows])
+        return Batch(
+            images=normalise(images),
+            labels=labels.to(self._device, non_blocking=True),
+            image_ids=tuple(self._table.image_ids[row] for row in raw.rows),
+            rows=torch.from_numpy(raw.rows),
+            part_masks=masks,
+        )
+
+    def _to_device(self, pixels: Tensor, views: Views) -> Tensor:
+        """(B, C, ·, ·) bytes -> (B, C, S, S) contiguous float32 in [0, 1], cropped."""
+        images = pixels.to(self._device, non_blocking=True)
+        images = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return images if self._is_exact else resample(images, views, self._cfg)
+
+
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """A batch as bytes: crops (B, S, S, 3) where the cache fits exactly, else whole pictures (B, R, R, 3)."""
+
+    rows: NDArray[np.int64]
+    views: Views
+    pixels: Tensor
+    masks: Tensor | None

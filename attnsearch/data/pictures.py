@@ -1,0 +1,97 @@
+"""One picture file -> a square of RGB bytes, whatever the file's format, rotation, depth or transparency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from attnsearch import geometry
+from attnsearch.errors import DataError
+
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT_BY: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_square(
+    path: Path, *, side_px: int, resize: geometry.ResizeRule
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """A picture, upright and resized (bilinear, antialiased).
+
+    Transparent pictures are laid on white; grey of 16 bits is scaled to 8, not clipped.
+
+    Returns:
+        (side_px, side_px, 3) uint8 RGB, and height and width of the upright original in pixels.
+
+    Raises:
+        DataError: the file is missing, cut off, no picture, or of a kind without a defined range.
+    """
+    try:
+        with Image.open(path) as image:
+            return _square(image, side_px, resize)
+    except Exception as error:  # decoders raise nearly anything on broken bytes; all of it means the same here
+        raise DataError(f"{path}: {_reason(error)}") from error
+
+
+def decode_mask(path: Path, *, side_px: int, resize: geometry.ResizeRule) -> NDArray[np.uint8]:
+    """A mask under the same resize rule: (side_px, side_px) uint8, 255 where a pixel is wholly on the mask.
+
+    Raises:
+        DataError: as `decode_square`.
+    """
+    pixels, _ = decode_square(path, side_px=side_px, resize=resize)
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def _square(image: Image.Image, side_px: int, resize: geometry.ResizeRule) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    width, height = image.size
+    # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice the target is kept so that the resize still filters.
+    image.draft(None, (2 * side_px, 2 * side_px))
+    turn = image.getexif().get(_ORIENTATION, 1)
+    left, top, right, bottom = geometry.source_box(image.size[::-1], resize)
+    target = (side_px, side_px)
+    box = (float(left), float(top), float(right), float(bottom))
+    square = _to_rgb(image).resize(target, Image.Resampling.BILINEAR, box=box)
+    if turn in _UPRIGHT_BY:  # after the resize, where it is cheap; both rules treat the two axes alike
+        square = square.transpose(_UPRIGHT_BY[turn])
+    return np.asarray(square, dtype=np.uint8), ((width, height) if turn in (5, 6, 7, 8) else (height, width))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(image)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image)
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(f"mode {image.mode} has no defined white; save it with 8 or 16 bits per channel")
+    return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "does not exist"
+        case UnidentifiedImageError():
+            return "is not a picture"
+        case _ if "truncated" in str(error).lower():
+            return f"is cut off ({error})"
+        case _:
+            return f"cannot be read ({type(error).__name__}: {error})"
