@@ -1,0 +1,1 @@
+"""Maps, scores and figures of a finished run."""

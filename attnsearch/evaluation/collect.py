@@ -1,0 +1,173 @@
+"""Runs a kept checkpoint over a split: scores of all images, maps of those that are archived."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
+from attnsearch.data.table import ImageTable
+from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, set_threads
+from attnsearch.metrics.classification import Scores, Totals
+from attnsearch.models import build_model
+from attnsearch.models.base import AttentionModel
+from attnsearch.models.kept import KeptCheckpoint, read_kept
+from attnsearch.models.weights import check_class_names, load_into
+from attnsearch.store.archive import ArchiveWriter
+from attnsearch.store.layout import ArchivePaths
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split
+
+
+@torch.no_grad()
+def collect(
+    config: ExperimentConfig,
+    checkpoint: Path,
+    data: DataSource,
+    split: Split,
+    *,
+    archive: ArchivePaths | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Scores a split in file order, and archives maps, norms, saliency and predictions.
+
+    It computes in the precision and the batch size of the run's validation, so that the validation split gives the
+    numbers of the kept epoch's record again. The loss is the family's own: a teacher, if there was one, is not asked.
+    What is archived is as the model made it, in float32; saliency explains the predicted class. Memory does not grow
+    with the number of images.
+
+    Args:
+        config: of the run; its data and runtime settings may differ from those that the checkpoint was trained with.
+        archive: where the maps go, or None to only score. On validation, `evaluation.n_images` limits them to
+            `archived_rows`; scores always use all images.
+        check: called between batches and before each file gets its name.
+    Returns:
+        `split/loss`, `split/accuracy`, `split/mean_class_accuracy`, `split/cross_entropy`, and `split/sparsity` where
+        the model has maps or norms.
+    Raises:
+        ConfigError: the checkpoint is missing or does not fit the model.
+        DataError: it has other classes, or there is no such split.
+        StoreError: the disk refuses.
+    """
+    kept = read_kept(checkpoint)
+    table = data.tables.of(split)
+    check_class_names(table.class_names, kept.class_names, str(checkpoint))
+    set_threads(config.runtime.n_threads)
+    model, arithmetic = _load_model(config, kept)
+    loader = BatchLoader(
+        data,
+        split,
+        config.data,
+        batch_size=evaluation_batch_size(config.train.batch_size // kept.accumulation),
+        device=arithmetic.device,
+        training=False,
+        seed=config.seed,
+    )
+    totals = Totals(len(table.class_names), arithmetic.device, per_class=True)
+    rows = archived_rows(table, config.evaluation.n_images if split == "val" else None)
+    with ExitStack() as stack:
+        writer = None if archive is None else stack.enter_context(ArchiveWriter(archive, len(rows), check=check))
+        for batch in loader.epoch(kept.epoch):
+            if check is not None:
+                check()
+            output = _score(model, arithmetic, batch, totals)
+            chosen = np.flatnonzero(np.isin(batch.rows.numpy(), rows))
+            if writer is not None and len(chosen):
+                writer.append(
+                    _archive_part(model, output, batch, chosen, kept=kept, data=data, config=config, split=split)
+                )
+        if writer is not None:
+            writer.finish()
+    return _named(totals.scores(), split)
+
+
+def archived_rows(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
+    """The rows of a split whose maps are kept, ascending: the same for every trial, and stratified by class.
+
+    Within a class, images stand in the order of a hash of their ids; each class gives its share. More images always
+    include the fewer.
+
+    Args:
+        n_images: how many; None or more than there are means all.
+    """
+    if n_images is None or n_images >= len(table):
+        return np.arange(len(table), dtype=np.int64)
+    of_class: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for row, image_id in enumerate(table.image_ids):
+        digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).hexdigest()
+        of_class[int(table.labels[row])].append((digest, row))
+    order = [
+        ((rank + 0.5) / len(members), digest, row)
+        for members in of_class.values()
+        for rank, (digest, row) in enumerate(sorted(members))
+    ]
+    return np.sort(np.array([row for _, _, row in sorted(order)[:n_images]], dtype=np.int64))
+
+
+def _load_model(config: ExperimentConfig, kept: KeptCheckpoint) -> tuple[AttentionModel, Arithmetic]:
+    model = build_model(config.model, len(kept.class_names), load_weights=False)
+    load_into(model, kept.state, str(kept.path))
+    device = pick_device(config.runtime.device)
+    arithmetic = Arithmetic(device, pick_precision(config.train.precision, device), model.channels_last)
+    return arithmetic.place_model(model).eval(), arithmetic
+
+
+def _score(model: AttentionModel, arithmetic: Arithmetic, batch: Batch, totals: Totals) -> AttentionOutput:
+    batch = arithmetic.place_images(batch)
+    with arithmetic.autocast():
+        output: AttentionOutput = model(batch, maps=())
+    output = replace(output, logits=output.logits.float())
+    cross_entropy = torch.nn.functional.cross_entropy(output.logits, batch.labels)
+    totals.add(batch, output, model.loss_terms(output, batch), extra_metrics={"cross_entropy": cross_entropy})
+    return output
+
+
+def _archive_part(
+    model: AttentionModel,
+    output: AttentionOutput,
+    batch: Batch,
+    chosen: NDArray[np.intp],
+    *,
+    kept: KeptCheckpoint,
+    data: DataSource,
+    config: ExperimentConfig,
+    split: Split,
+) -> AttentionArchive:
+    """The chosen images of a batch as a piece of the archive."""
+    confidences, predictions = output.logits.softmax(dim=1).max(dim=1)
+    table = data.tables.of(split)
+    rows = batch.rows.numpy()[chosen]
+    saliency = None if output.maps is None else model.saliency(output, predictions)
+    return AttentionArchive(
+        image_ids=tuple(batch.image_ids[index] for index in chosen),
+        labels=table.labels[rows],
+        predictions=predictions.cpu().numpy()[chosen],
+        confidences=confidences.cpu().numpy()[chosen],
+        sizes_hw=data.cache.sizes_hw[data.cache.rows(table)[rows]],
+        crop_boxes=crop_boxes(data, split, config.data)[rows],
+        class_names=table.class_names,
+        map_names=output.map_names,
+        maps=_to_array(output.maps, chosen),
+        norms=_to_array(output.norms, chosen),
+        saliency=_to_array(saliency, chosen),
+        config_digest=kept.config.digest(),
+        epoch=kept.epoch,
+        split=split,
+    )
+
+
+def _to_array(tensor: Tensor | None, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
+    return None if tensor is None else tensor.float().cpu().numpy()[chosen]
+
+
+def _named(scores: Scores, split: Split) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in {"loss": scores.loss, **scores.metrics}.items()}

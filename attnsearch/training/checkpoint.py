@@ -1,0 +1,175 @@
+"""What a trial needs to go on after a kill: the resume checkpoint, and a kept checkpoint that agrees with it.
+
+At the end of an epoch the resume checkpoint is written first and the kept one second. Killed between the two, a trial
+finds that its resume checkpoint names the epoch that it itself holds, and writes the kept one again from there; in any
+other order the weights of the best epoch could be overwritten by those of an epoch that then runs differently.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnsearch.errors import ConfigError, DataError
+from attnsearch.models.kept import read_kept, write_kept
+from attnsearch.store.files import atomic_path, disk_errors
+from attnsearch.training.loop import Run
+from attnsearch.training.trial import Trial
+from attnsearch.types import EpochRecord
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A resume checkpoint as read: plain values, and tensors on the CPU."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def accumulation(self) -> int:
+        return int(self.content["accumulation"])
+
+    def load_into(self, run: Run, trial: Trial) -> None:
+        """Puts weights, optimizer, schedule, records and kept epoch back."""
+        run.model.load_state_dict(self.content["model"])
+        run.optimizer.load_state_dict(self.content["optimizer"])
+        run.schedule.step_update(self.content["n_updates"])
+        trial.records = [EpochRecord(**record) for record in self.content["records"]]
+        trial.kept_epoch = int(self.content["kept_epoch"])
+
+
+def write_resume(run: Run, trial: Trial) -> None:
+    """Writes the resume checkpoint of this attempt, whole or not at all, then removes those of earlier attempts.
+
+    It holds tensors, numbers, strings, dicts and lists only, and no generator states: each epoch seeds its own.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    content = {
+        "format": _FORMAT,
+        "digest": trial.config.digest(),
+        "val_hash": trial.data.tables.val_hash,
+        "accumulation": trial.accumulation,
+        "kept_epoch": trial.kept_epoch,
+        "n_updates": trial.epoch * len(run.train),
+        "records": [asdict(record) for record in trial.records],
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+    }
+    with atomic_path(trial.layout.resume(trial.context.attempt), check=trial.context.check) as temporary:
+        _save(content, temporary)
+    for attempt, path in trial.layout.resumes().items():
+        if attempt < trial.context.attempt:
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch hides the disk's own words behind its own
+            raise error.__context__ from None
+        raise
+
+
+def read_resume(trial: Trial) -> Resume | None:
+    """The newest whole resume checkpoint of any attempt, or None; a broken one is passed over with a warning.
+
+    Raises:
+        ConfigError: it was written under other settings.
+        DataError: it was written on other validation images.
+    """
+    for path in trial.layout.resumes().values():
+        content = _load(path)
+        if content is None:
+            logger.warning("%s is broken and is passed over", path)
+            continue
+        _require_same(content, trial, path)
+        return Resume(path, content)
+    return None
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """The content, or None of a broken file; torch itself does not compare checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        return None
+    return content if isinstance(content, dict) and content.get("format") == _FORMAT else None
+
+
+def _require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
+    digest, val_hash = trial.config.digest(), trial.data.tables.val_hash
+    if content["digest"] != digest:
+        raise ConfigError(
+            f"{path} was written under other settings (digest {content['digest'][:12]}, now {digest[:12]}); "
+            "use the config.yaml beside it, or another folder"
+        )
+    if content["val_hash"] != val_hash:
+        raise DataError(
+            f"{path} was validated on other images (hash {content['val_hash'][:12]}, now {val_hash[:12]}); "
+            "restore the data set, or start in another folder"
+        )
+
+
+def write_kept_epoch(run: Run, trial: Trial) -> None:
+    """Writes the model as it is now as the kept checkpoint.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    write_kept(
+        trial.layout.kept,
+        run.model,
+        config=trial.config,
+        class_names=trial.data.tables.class_names,
+        epoch=trial.kept_epoch,
+        accumulation=trial.accumulation,
+        val_hash=trial.data.tables.val_hash,
+        check=trial.context.check,
+    )
+
+
+def repair_kept(run: Run, trial: Trial) -> bool:
+    """Makes the kept checkpoint agree with the resume checkpoint that was just loaded.
+
+    Returns:
+        Whether training can go on from here; False where the weights of the best epoch are lost for good and only
+        the very same training from the start brings them back.
+    """
+    found = _kept_epoch_on_disk(trial)
+    if found == trial.kept_epoch:
+        return True
+    if trial.kept_epoch == trial.epoch:
+        write_kept_epoch(run, trial)
+        return True
+    if found > trial.epoch:  # the newest resume checkpoint was broken; that later epoch comes again and is better
+        logger.warning("%s is of epoch %d and will be written anew", trial.layout.kept, found)
+        trial.kept_epoch = 0
+        return True
+    return False
+
+
+def _kept_epoch_on_disk(trial: Trial) -> int:
+    """0 where there is no readable one of these settings."""
+    try:
+        kept = read_kept(trial.layout.kept)
+    except ConfigError:
+        return 0
+    return kept.epoch if kept.config.digest() == trial.config.digest() else 0

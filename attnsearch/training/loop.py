@@ -1,0 +1,184 @@
+"""The two loops of training: one epoch of updates, one pass over validation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.device import Arithmetic, seed_torch
+from attnsearch.errors import NonFiniteLoss
+from attnsearch.metrics.classification import Scores, Totals
+from attnsearch.models.base import AttentionModel
+from attnsearch.training import memory
+from attnsearch.training.teacher import Teacher
+from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
+
+if TYPE_CHECKING:
+    from attnsearch.data.loader import BatchLoader
+
+#: Updates between two looks at the loss; each look waits for the device.
+CHECK_LOSS_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the loops work with."""
+
+    config: ExperimentConfig
+    model: AttentionModel
+    n_classes: int
+    arithmetic: Arithmetic
+    optimizer: Optimizer
+    schedule: Scheduler
+    train: BatchLoader
+    val: BatchLoader
+    teacher: Teacher | None = None
+
+
+def train_epoch(run: Run, epoch: int, *, accumulation: int, check: Callable[[], None]) -> EpochRecord:
+    """One pass over the training images, one update per batch.
+
+    A batch is worked on in `accumulation` parts, whose gradients add up, weighted by their images, to that of the
+    whole batch. All randomness depends on (seed, epoch) alone.
+
+    Args:
+        epoch: from 1.
+        check: called before each update; what it raises ends the epoch.
+    Raises:
+        NonFiniteLoss: the mean loss became NaN or infinite.
+    """
+    seed_torch(run.config.seed, epoch, "train")
+    set_training_mode(run)
+    watch = Stopwatch(run.arithmetic.device)
+    totals = Totals(run.n_classes, run.arithmetic.device)
+    lr = learning_rate(run.optimizer)
+    last_finite = math.nan
+    for index, batch in enumerate(run.train.epoch(epoch)):
+        check()
+        run.optimizer.zero_grad(set_to_none=True)
+        for part in split_batch(batch, run.config.train.batch_size // accumulation):
+            output, terms = forward(run, part, label_smoothing=run.config.train.label_smoothing)
+            share = len(part.labels) / len(batch.labels)
+            torch.autograd.backward(torch.stack(list(terms.values())).sum() * share)
+            totals.add(part, output, terms)
+        if run.config.train.clip_norm is not None:
+            clip_grad_norm_(run.model.parameters(), run.config.train.clip_norm)
+        run.optimizer.step()
+        run.schedule.step_update((epoch - 1) * len(run.train) + index + 1)
+        if (index + 1) % CHECK_LOSS_EVERY == 0:
+            last_finite = _require_finite(totals.loss(), run, split="train", epoch=epoch, last_finite=last_finite)
+    scores = totals.scores()
+    _require_finite(scores.loss, run, split="train", epoch=epoch, last_finite=last_finite)
+    return watch.record(scores, split="train", epoch=epoch, lr=lr)
+
+
+@torch.no_grad()
+def validate_epoch(run: Run, epoch: int, *, check: Callable[[], None], n_batches: int | None = None) -> EpochRecord:
+    """One pass over the validation images in the arithmetic of training, so that evaluation can repeat its numbers.
+
+    Metrics are those of `Totals`, and `cross_entropy` (without label smoothing or teacher).
+
+    Args:
+        epoch: from 1; validation after it.
+        n_batches: only so many, to see what is measured.
+    Raises:
+        NonFiniteLoss: the mean loss is NaN or infinite.
+    """
+    run.model.eval()
+    watch = Stopwatch(run.arithmetic.device)
+    totals = Totals(run.n_classes, run.arithmetic.device, per_class=True)
+    for batch in islice(run.val.epoch(epoch), n_batches):
+        check()
+        output, terms = forward(run, batch, maps=())
+        cross_entropy = torch.nn.functional.cross_entropy(output.logits, batch.labels)
+        totals.add(batch, output, terms, extra_metrics={"cross_entropy": cross_entropy})
+    scores = totals.scores()
+    _require_finite(scores.loss, run, split="val", epoch=epoch, last_finite=math.nan)
+    return watch.record(scores, split="val", epoch=epoch, lr=learning_rate(run.optimizer))
+
+
+def forward(
+    run: Run, batch: Batch, *, maps: tuple[str, ...] | None = None, label_smoothing: float = 0.0
+) -> tuple[AttentionOutput, dict[str, Tensor]]:
+    """The output, its logits in float32, and the loss terms, with the teacher's in the place of the cross-entropy."""
+    batch = run.arithmetic.place_images(batch)
+    with run.arithmetic.autocast():
+        output: AttentionOutput = run.model(batch, maps=maps)
+    output = replace(output, logits=output.logits.float())
+    terms = run.model.loss_terms(output, batch, label_smoothing=label_smoothing)
+    if run.teacher is not None:
+        terms = run.teacher.replace_cross_entropy(terms, output, batch, label_smoothing=label_smoothing)
+    return output, terms
+
+
+def split_batch(batch: Batch, part_images: int) -> Iterator[Batch]:
+    """Parts of at most `part_images` images, as equal as can be, so that a short batch leaves no lonely image."""
+    n_images = len(batch.labels)
+    n_parts = math.ceil(n_images / part_images)
+    if n_parts == 1:
+        yield batch
+        return
+    for index in range(n_parts):
+        part = slice(index * n_images // n_parts, (index + 1) * n_images // n_parts)
+        columns = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
+        yield replace(batch, **{name: column[part] for name, column in columns.items() if column is not None})
+
+
+def set_training_mode(run: Run) -> None:
+    """Training mode; a frozen backbone stays in eval mode, so that its batch norms do not drift."""
+    run.model.train()
+    if run.config.train.optimizer.backbone_lr_factor == 0:
+        for name, module in run.model.named_modules():
+            if f"{name}.".startswith(run.model.backbone_prefix):
+                module.eval()
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The largest rate of any group: that of the classifier where the backbone's is scaled down."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+class Stopwatch:
+    """Measures a pass; started when made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        memory.start_peak(device)
+        self._start = time.perf_counter()
+
+    def record(self, scores: Scores, *, split: Split, epoch: int, lr: float) -> EpochRecord:
+        """The record of the pass; the scores have waited for the device."""
+        seconds = time.perf_counter() - self._start
+        return EpochRecord(
+            epoch=epoch,
+            split=split,
+            n_images=scores.n_images,
+            loss=scores.loss,
+            terms=scores.terms,
+            metrics=scores.metrics,
+            lr=lr,
+            seconds=seconds,
+            images_per_s=scores.n_images / seconds,
+            peak_memory_mb=memory.peak_mb(self._device),
+        )
+
+
+def _require_finite(loss: float, run: Run, *, split: Split, epoch: int, last_finite: float) -> float:
+    if math.isfinite(loss):
+        return loss
+    before = "" if math.isnan(last_finite) else f", its last finite mean was {last_finite:.4g}"
+    raise NonFiniteLoss(
+        f"{split}/loss became {loss} in epoch {epoch} at learning rate {learning_rate(run.optimizer):.3g}{before}; "
+        "lower train.optimizer.lr, or set train.clip_norm or train.precision=fp32"
+    )

@@ -1,0 +1,75 @@
+"""A trained model whose class distribution is a target of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnsearch.config.experiment import TeacherSettings
+from attnsearch.device import Arithmetic
+from attnsearch.errors import ConfigError, DataError
+from attnsearch.models.base import AttentionModel
+from attnsearch.models.distill import distillation_loss
+from attnsearch.models.kept import read_kept
+from attnsearch.models.weights import check_class_names
+from attnsearch.types import AttentionOutput, Batch
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model in eval mode, and how much it is listened to."""
+
+    model: AttentionModel
+    arithmetic: Arithmetic
+    settings: TeacherSettings
+
+    def replace_cross_entropy(
+        self, terms: Mapping[str, Tensor], output: AttentionOutput, batch: Batch, *, label_smoothing: float
+    ) -> dict[str, Tensor]:
+        """The student's loss terms with `distillation` in the place of `cross_entropy`; the batch is the student's."""
+        with torch.no_grad(), self.arithmetic.autocast():
+            teacher_logits = self.model(self.arithmetic.place_images(batch)).logits
+        distillation = distillation_loss(
+            output.logits,
+            teacher_logits,
+            batch.labels,
+            temperature=self.settings.temperature,
+            interpolation=self.settings.interpolation,
+            label_smoothing=label_smoothing,
+        )
+        return {"distillation": distillation, **{k: v for k, v in terms.items() if k != "cross_entropy"}}
+
+
+def load_teacher(
+    settings: TeacherSettings, *, class_names: tuple[str, ...], val_hash: str, arithmetic: Arithmetic
+) -> Teacher:
+    """Rebuilds the teacher from its checkpoint's own config, on the student's device.
+
+    Args:
+        class_names, val_hash: of the student's data.
+    Raises:
+        ConfigError: the checkpoint is missing or broken, or its weights do not fit its config.
+        DataError: it was trained on other classes, or chosen on other validation images, which the student's
+            validation would then share with the teacher's training.
+    """
+    if settings.checkpoint.startswith("study:"):
+        raise ConfigError(
+            f"train.teacher.checkpoint is {settings.checkpoint!r}, which only a search can look up; "
+            "give the path of a kept.safetensors"
+        )
+    try:
+        kept = read_kept(settings.checkpoint)
+    except ConfigError as error:
+        raise ConfigError(f"train.teacher.checkpoint: {error}") from error
+    check_class_names(class_names, kept.class_names, f"the teacher {kept.path}")
+    if kept.val_hash != val_hash:
+        raise DataError(
+            f"the teacher {kept.path} was chosen on other validation images (hash {kept.val_hash[:12] or 'none'}, here "
+            f"{val_hash[:12]}); use its data.val_share and data.split_seed, or another teacher"
+        )
+    model = kept.build_model().requires_grad_(False).eval()
+    own = Arithmetic(arithmetic.device, arithmetic.precision, channels_last=model.channels_last)
+    return Teacher(own.place_model(model), own, settings)
