@@ -29,7 +29,7 @@ def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
 
 
 def storage_url(loaded: LoadedStudy, layout: StudyLayout) -> str:
-    """The database of a study: `storage`, its $VARIABLES expanded (no password need stand in a file), or the default."""
+    """The database of a study: `storage`, its $VARIABLES expanded (no password stands in a file), or the default."""
     return os.path.expandvars(loaded.study.storage) if loaded.study.storage else default_url(layout)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -63,11 +63,11 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str) -> optuna.Study:
+def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> optuna.Study:
     """The study of this name, made if it is new; its first trials are enqueued once.
 
     Raises:
-        ConfigError: it exists with another base, space or validation split; the message prints the difference.
+        ConfigError: it exists with another base, space, class map or validation split; the difference is printed.
     """
     config = loaded.study
     known = optuna.study.get_all_study_names(database.storage)
@@ -81,7 +81,7 @@ def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str) -> o
         if config.name not in known
         else load_study(database, config)
     )
-    identity = _identity(loaded, val_hash)
+    identity = _identity(loaded, val_hash, class_names)
     stored = study.user_attrs.get(IDENTITY)
     if stored is None:
         _refuse_foreign(study, config.name)
@@ -116,10 +116,15 @@ def _refuse_foreign(study: optuna.Study, name: str) -> None:
         )
 
 
-def _identity(loaded: LoadedStudy, val_hash: str) -> dict[str, Any]:
+def _identity(loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) -> dict[str, Any]:
     """What all trials of a study share, as plain values that a difference can be printed from."""
     study = loaded.study.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
-    return {"experiment": loaded.experiment.identity(), **study, "validation split": val_hash}
+    return {
+        "experiment": loaded.experiment.identity(),
+        **study,
+        "classes": list(class_names),
+        "validation split": val_hash,
+    }
 
 
 def _difference(name: str, stored: Any, wanted: Any) -> str:

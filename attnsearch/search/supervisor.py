@@ -13,20 +13,24 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from attnsearch.config.load import LoadedStudy, resolved_study, with_settings
-from attnsearch.data import DataTables, build_tables, write_classes
+from attnsearch.data import DataTables, build_tables
+from attnsearch.data.loader import DataSource, open_data
 from attnsearch.device import count_gpus
 from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.search.preflight import check_models
 from attnsearch.search.processes import WorkerProcess, ask_to_stop, is_dead, start_worker
+from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.recover import recover
 from attnsearch.search.session import Session, layout_of, open_session, storage_url
 from attnsearch.search.space import corner_experiments, needed_cache_px
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import N_FAILED_TO_STOP, create_study, is_failing, n_finished
+from attnsearch.store.classes import write_classes
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.files import atomic_write, make_folder, remove_stale_temporaries
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.retention import remove
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +44,90 @@ Outcome = Literal["finished", "time_limit", "interrupted"]
 Tick = Callable[[Session], None]
 
 
-def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Session:
-    """Checks a study against data, models, device and database, then creates or re-opens it.
+@dataclass(frozen=True)
+class Prepared:
+    """A study that passed all checks, with its data open."""
 
-    Nothing is written before everything has passed.
+    session: Session
+    data: DataSource
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one run of a search ended; `published` is the manifest, None where nothing could be published."""
+
+    outcome: Outcome
+    published: Path | None
+
+
+def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTables:
+    """Checks a study against database, data, models, device and metrics; writes nothing.
 
     Raises:
-        ConfigError: a corner of the space does not work, or the study exists with other settings.
+        ConfigError: a corner of the space does not work.
         DataError: the data set cannot be used.
-        StoreError: the database or the results folder cannot be used.
+        StoreError: the database is foreign, corrupt or newer.
     """
-    loaded = replace(loaded, experiment=with_settings(loaded.experiment, {"data.cache_px": needed_cache_px(loaded)}))
+    inspect_database(url)
+    corners = corner_experiments(loaded)
+    tables = build_tables(loaded.experiment.data)
+    check_models(corners, n_classes=len(tables.class_names), objectives=loaded.study.objectives)
+    return tables
+
+
+def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepared:
+    """Checks a study, decodes its pictures, then creates or re-opens it.
+
+    Nothing but the cache is written before everything has passed.
+
+    Raises:
+        ConfigError, DataError, StoreError: as `check_study`; also a study that exists with other settings, and a
+            results folder that cannot be written.
+    """
     layout = layout_of(loaded, root=root)
     url = storage_url(loaded, layout)
-    inspect_database(url)
-    tables = build_tables(loaded.experiment.data)
-    check_models(corner_experiments(loaded), n_classes=len(tables.class_names), objectives=loaded.study.objectives)
+    tables = check_study(loaded, layout, url)
+    loaded = replace(loaded, experiment=with_settings(loaded.experiment, {"data.cache_px": needed_cache_px(loaded)}))
+    data = open_data(loaded.experiment.data, progress=progress)
     make_folder(layout.study_dir)
     with FileLock(layout.experiment_dir / "create.lock"):
         database = open_database(url, create=True)
-        create_study(database, loaded, val_hash=tables.val_hash)
+        create_study(database, loaded, val_hash=tables.val_hash, class_names=tables.class_names)
     _write_study(layout, loaded, tables)
-    return open_session(loaded, layout, url)
+    return Prepared(open_session(loaded, layout, url), data)
+
+
+def run_study(
+    loaded: LoadedStudy,
+    *,
+    root: Path,
+    n_workers: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    tick: Tick = lambda _session: None,
+    progress: bool = False,
+) -> Ended:
+    """A whole search: checks, trials, publication of the best one, and retention if it is automatic.
+
+    Args:
+        root: the results folder.
+        n_workers: processes; None means as the study says.
+        should_stop: asked several times a second; once true, running trials go back to waiting.
+        tick: called as often, to show progress.
+
+    Raises:
+        AttnSearchError: what stopped the study.
+    """
+    prepared = prepare(loaded, root=root, progress=progress)
+    session = prepared.session
+    with only_supervisor(session.layout):
+        workers = n_workers or default_workers(session)
+        outcome = supervise(session, n_workers=workers, should_stop=should_stop, tick=tick)
+        if outcome == "interrupted":
+            return Ended(outcome, None)
+        manifest = publish_study(session, prepared.data)
+        if session.loaded.study.retention.automatic:
+            remove(removable(session))
+        return Ended(outcome, manifest)
 
 
 def _write_study(layout: StudyLayout, loaded: LoadedStudy, tables: DataTables) -> None:
@@ -96,6 +162,8 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
     Raises:
         AttnSearchError: a fault that stops the study; its text is what the worker reported.
     """
+    if n_finished(session.trials()) >= session.loaded.study.n_trials:
+        return "finished"
     started_at = time.time()
     deadline = started_at + (session.loaded.study.time_limit_s or float("inf"))
     crew = Crew(session, n_workers=n_workers, started_at=started_at)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import optuna
@@ -17,14 +17,15 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.layers import to_yaml
 from attnsearch.config.load import with_settings
 from attnsearch.config.study import StudyConfig
-from attnsearch.data import DataSource, open_data
+from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import AttnSearchError, LeaseLost, TrialError, TrialInterrupted
-from attnsearch.search.artifacts import attach_artifacts
 from attnsearch.search.context import SearchContext, Worker
+from attnsearch.search.finish import attach_pictures, evaluate_kept, list_files
 from attnsearch.search.session import Session
 from attnsearch.search.space import suggest_settings
 from attnsearch.search.study import ENDED_AT, build_sampler, derive_seed, is_failing, n_finished
 from attnsearch.store.files import atomic_write
+from attnsearch.training.run import fit
 from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)
@@ -44,13 +45,11 @@ class Claim:
 class OpenData:
     """The data set of the last trial, kept for the next one: most studies never change it."""
 
-    key: str = ""
-    source: DataSource | None = field(default=None)
+    source: DataSource | None = None
 
     def of(self, config: ExperimentConfig) -> DataSource:
-        key = config.data.model_dump_json()
-        if self.source is None or key != self.key:
-            self.source, self.key = open_data(config.data), key
+        if self.source is None or not self.source.serves(config.data):
+            self.source = open_data(config.data)
         return self.source
 
 
@@ -119,21 +118,17 @@ def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) ->
 
 
 def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> TrialResult:
-    from attnsearch.search.finish import evaluate_kept  # imports torch
-    from attnsearch.training.run import fit
-
+    number, attempt = claim.trial.number, claim.attempt
     config = trial_config(session, claim.trial)
-    layout = session.layout.trial(claim.trial.number)
-    context = SearchContext(
-        session, worker, claim.trial, attempt=claim.attempt, seed=config.seed, directory=layout.directory
-    )
+    layout = session.layout.trial(number)
+    context = SearchContext(session, worker, claim.trial, attempt=attempt, seed=config.seed, directory=layout.directory)
     atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
     source = data.of(config)
     result = fit(config, context, data=source)
-    if result.state != "complete":
-        return result
-    result = evaluate_kept(config, result, layout, source, context)
-    attach_artifacts(session, claim.trial, layout, source)
+    if result.state == "complete":
+        result = evaluate_kept(config, result, layout, source, check=context.check)
+        list_files(session, number, attempt)
+        attach_pictures(session, claim.trial, source)
     return result
 
 

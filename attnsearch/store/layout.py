@@ -31,19 +31,26 @@ def check_name(key: str, value: str) -> str:
     Raises:
         ConfigError: other than 1 to 100 ASCII letters, digits, `_`, `-` and `.`, a leading `.`, or `..`.
     """
-    if len(value) > MAX_NAME_LENGTH:
-        raise ConfigError(f"{key} must have at most {MAX_NAME_LENGTH} characters, got {len(value)}: {value!r}")
-    if not _NAME.fullmatch(value) or ".." in value:
-        raise ConfigError(f"{key} may hold only letters A-Z, digits, '_', '-' and inner single '.', got {value!r}")
+    fault = _name_fault(value)
+    if fault is not None:
+        raise ConfigError(f"{key} {fault}, got {value!r}")
     return value
 
 
-def _check_study_name(value: str) -> None:
-    check_name("study", value)
+def _name_fault(value: str) -> str | None:
+    if len(value) > MAX_NAME_LENGTH:
+        return f"must have at most {MAX_NAME_LENGTH} characters ({len(value)} now)"
+    if not _NAME.fullmatch(value) or ".." in value:
+        return "may hold only letters A-Z, digits, '_', '-' and inner single '.'"
+    return None
+
+
+def _study_fault(value: str) -> str | None:
     if value in _RESERVED_STUDIES or value.startswith("hypSearch.db"):
-        raise ConfigError(f"study must not be {value!r}: the experiment's folder needs that name, choose another")
+        return "must leave the names of the experiment's own files alone"
     if "_epoch" in value:  # `model<study>_epoch*` must find the files of one study only
-        raise ConfigError(f"study must not contain '_epoch', which ends it in the published file names, got {value!r}")
+        return "must not contain '_epoch', which ends it in the published file names"
+    return _name_fault(value)
 
 
 @dataclass(frozen=True)
@@ -190,11 +197,11 @@ class ExperimentLayout:
         return StudyLayout(self.root, self.experiment, name)
 
     def studies(self) -> list[StudyLayout]:
-        """The studies that have a folder here, by name."""
+        """The studies that have a folder here, by name; other folders are passed over."""
         if not self.directory.is_dir():
             return []
         names = sorted(path.parent.name for path in self.directory.glob("*/study.yaml"))
-        return [self.study(name) for name in names]
+        return [self.study(name) for name in names if _study_fault(name) is None]
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,9 @@ class StudyLayout:
 
     def __post_init__(self) -> None:
         check_name("experiment", self.experiment)
-        _check_study_name(self.study)
+        fault = _study_fault(self.study)
+        if fault is not None:
+            raise ConfigError(f"study {fault}, got {self.study!r}")
 
     @property
     def shared(self) -> ExperimentLayout:
@@ -248,6 +257,11 @@ class StudyLayout:
         return self.study_dir / "published.json"
 
     @property
+    def test_looks(self) -> Path:
+        """One line for each time that a trial was evaluated for publication."""
+        return self.study_dir / "test_looks.csv"
+
+    @property
     def ask_lock(self) -> Path:
         """Held while a worker asks for its next trial."""
         return self.study_dir / "ask.lock"
@@ -273,6 +287,12 @@ class StudyLayout:
     def published(self, epoch: int) -> PublishedLayout:
         """The flat files of the chosen trial."""
         return PublishedLayout(self.experiment_dir, self.study, epoch)
+
+    def published_files(self) -> list[Path]:
+        """The flat published files of any trial, those of a publication that was cut off among them."""
+        kinds = ("model", "attMaps", "norm", "saliency", "images", "archive")
+        found = [path for kind in kinds for path in self.experiment_dir.glob(f"{kind}{self.study}_epoch*")]
+        return sorted([*found, *(path for path in self.study_dir.glob("pareto/*/*") if path.is_file())])
 
     def pareto(self, number: int, epoch: int) -> PublishedLayout:
         """The published set of one Pareto trial."""

@@ -129,6 +129,15 @@ def write_csv(path: Path, records: Sequence[EpochRecord], *, check: Check | None
     atomic_write(path, text.getvalue(), check=check)
 
 
+def write_scores(path: Path, scores: Mapping[str, float]) -> None:
+    """Writes one row: the scores of one split, by metric name.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    atomic_write(path, ",".join(scores) + "\n" + ",".join(map(_cell, scores.values())) + "\n")
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """Reads what `write_csv` wrote, with the exact floats.
 

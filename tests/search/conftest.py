@@ -25,7 +25,7 @@ def open_tiny(tmp_path: Path) -> Iterator[Callable[..., Session]]:
         layout.study_dir.mkdir(parents=True, exist_ok=True)
         url = storage_url(loaded, layout)
         database = open_database(url, create=True)
-        create_study(database, loaded, val_hash="split-a")
+        create_study(database, loaded, val_hash="split-a", class_names=("a", "b"))
         database.engine.dispose()
         sessions.append(open_session(loaded, layout, url))
         return sessions[-1]

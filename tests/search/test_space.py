@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import optuna
 import pytest
-from tests.search.studies import SPACE, loaded_study
 
 from attnsearch.errors import ConfigError
 from attnsearch.search.space import corner_experiments, enqueue_faults, needed_cache_px, suggest_settings
+from tests.search.studies import SPACE, loaded_study
 
 
 def test_conditional_axis_is_drawn_only_under_its_condition() -> None:

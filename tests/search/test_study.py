@@ -25,7 +25,7 @@ def finish(session: Session, *values: float, monitor: float | None = None) -> No
 
 def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
     session = open_tiny()
-    again = create_study(session.database, session.loaded, val_hash="split-a")
+    again = create_study(session.database, session.loaded, val_hash="split-a", class_names=("a", "b"))
     assert again.user_attrs == session.study.user_attrs
 
 
@@ -35,31 +35,31 @@ def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
         session.loaded.study, with_settings(session.loaded.experiment, {"model.n_vectors": 5})
     )
     with pytest.raises(ConfigError, match=r"experiment\.model\.n_vectors: was 3, is 5"):
-        create_study(session.database, changed, val_hash="split-a")
+        create_study(session.database, changed, val_hash="split-a", class_names=("a", "b"))
 
 
 def test_another_space_is_refused_with_the_difference(open_tiny: Open) -> None:
     session = open_tiny()
     changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
     with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
-        create_study(session.database, changed, val_hash="split-a")
+        create_study(session.database, changed, val_hash="split-a", class_names=("a", "b"))
 
 
 def test_another_validation_split_is_refused(open_tiny: Open) -> None:
     session = open_tiny()
     with pytest.raises(ConfigError, match="validation split: was 'split-a', is 'split-b'"):
-        create_study(session.database, session.loaded, val_hash="split-b")
+        create_study(session.database, session.loaded, val_hash="split-b", class_names=("a", "b"))
 
 
 def test_budget_may_change(open_tiny: Open) -> None:
     session = open_tiny()
-    create_study(session.database, loaded_study(n_trials=9), val_hash="split-a")
+    create_study(session.database, loaded_study(n_trials=9), val_hash="split-a", class_names=("a", "b"))
 
 
 def test_trials_are_enqueued_once(open_tiny: Open) -> None:
     point = {"train.optimizer.lr": 2e-3}
     session = open_tiny(enqueue=[point])
-    create_study(session.database, session.loaded, val_hash="split-a")
+    create_study(session.database, session.loaded, val_hash="split-a", class_names=("a", "b"))
     assert [trial.system_attrs["fixed_params"] for trial in session.trials(TrialState.WAITING)] == [point]
 
 

@@ -1,0 +1,172 @@
+"""Publishes the chosen trial of a study: scores it on the test split, once, and writes the files that users know."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from attnsearch.data.loader import DataSource
+from attnsearch.evaluation.collect import collect
+from attnsearch.evaluation.thumbnails import write_thumbnails
+from attnsearch.models.kept import read_kept
+from attnsearch.search.session import Session
+from attnsearch.search.study import best_trials
+from attnsearch.store.files import atomic_write, disk_errors
+from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.records import read_csv, write_scores
+from attnsearch.store.retention import RemovableFile, plan_removal
+from attnsearch.types import Split
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A trial whose kept checkpoint is worth publishing."""
+
+    number: int
+    epoch: int
+    trial: TrialLayout
+    target: PublishedLayout
+
+
+def publish_study(session: Session, data: DataSource) -> Path | None:
+    """Publishes the best trial, and each Pareto trial of a study with several objectives.
+
+    What is published already is not evaluated again, so the test split is looked at once per chosen trial; each look
+    is a line of `test_looks.csv`. A second publication replaces the first one whole.
+
+    Returns:
+        The manifest, or None while no feasible trial is complete.
+    """
+    chosen = choose(session)
+    if not chosen:
+        return None
+    return publish(session.layout, chosen, data)
+
+
+def choose(session: Session) -> list[Chosen]:
+    """The trial for the flat files first, then the Pareto trials, each with its own folder."""
+    config, layout = session.loaded.study, session.layout
+    best = best_trials(session.study, config, k=1)
+    if not best:
+        return []
+    flat = _chosen(layout, best[0], layout.published(_kept_epoch(best[0])))
+    front = best if len(config.objectives) > 1 else []
+    return [flat, *(_chosen(layout, t, layout.pareto(t.number, _kept_epoch(t))) for t in front)]
+
+
+def _kept_epoch(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs["kept_epoch"])
+
+
+def _chosen(layout: StudyLayout, trial: FrozenTrial, target: PublishedLayout) -> Chosen:
+    return Chosen(trial.number, _kept_epoch(trial), layout.trial(trial.number), target)
+
+
+def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> Path:
+    """Writes the published sets of some trials of one study; the manifest comes last."""
+    manifest = layout.published_json
+    wanted = [{"trial": c.number, "epoch": c.epoch, "folder": _relative(c.target.directory, layout)} for c in chosen]
+    known = read_manifest(layout)
+    if (
+        known is not None
+        and known["sets"] == wanted
+        and all((layout.experiment_dir / name).exists() for name in known["files"])
+    ):
+        return manifest
+    retract(layout)
+    files = [path for one in chosen for path in publish_trial(layout, one, data)]
+    about = {
+        "format": FORMAT,
+        "study": layout.study,
+        "sets": wanted,
+        "files": [_relative(path, layout) for path in files],
+    }
+    atomic_write(manifest, json.dumps(about, indent=1) + "\n")
+    return manifest
+
+
+def read_manifest(layout: StudyLayout) -> dict[str, Any] | None:
+    """What is published of a study; None if nothing is, or if a publication was cut off."""
+    if not layout.published_json.exists():
+        return None
+    with disk_errors(layout.published_json):
+        about: dict[str, Any] = json.loads(layout.published_json.read_text(encoding="utf-8"))
+    return about if about.get("format") == FORMAT else None
+
+
+def retract(layout: StudyLayout) -> None:
+    """Removes the published files of a study, the manifest first; also those of a publication that was cut off."""
+    with disk_errors(layout.experiment_dir):
+        layout.published_json.unlink(missing_ok=True)
+        for path in layout.published_files():
+            path.unlink()
+
+
+def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list[Path]:
+    """Writes one published set: scores of each split, maps and index of the test images, small copies of them."""
+    split: Split = "val" if data.tables.test is None else "test"
+    if split == "val":
+        logger.warning("%s has no test split: the published maps and scores are those of validation", layout.study)
+    note_look(layout, chosen, split)
+    config = read_kept(chosen.trial.kept).config
+    archive = chosen.target.archive(split)
+    scores = collect(config, chosen.trial.kept, data, split, archive=archive)
+    written = _write_scores(chosen, {split: _of_split(scores, f"{split}/")})
+    table = data.tables.of(split)
+    write_thumbnails(table, table.image_ids, layout.thumbnail)
+    return [*written, *(path for path in (*archive.arrays.values(), archive.about, archive.images) if path.exists())]
+
+
+def _write_scores(chosen: Chosen, measured: dict[Split, dict[str, float]]) -> list[Path]:
+    """`model<study>_epoch<E>_<split>.csv`: one row each; train and val as recorded in the kept epoch."""
+    recorded = read_csv(chosen.trial.epochs_csv)
+    row = recorded.loc[recorded["epoch"] == chosen.epoch].iloc[0]
+    by_split: dict[Split, dict[str, float]] = {
+        split: _of_split({str(name): float(row[name]) for name in recorded.columns}, f"{split}_")
+        for split in ("train", "val")
+    }
+    by_split |= measured
+    paths = []
+    for split, scores in by_split.items():
+        paths.append(chosen.target.model_csv(split))
+        write_scores(paths[-1], scores)
+    return paths
+
+
+def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in scores.items() if name.startswith(prefix)}
+
+
+def note_look(layout: StudyLayout, chosen: Chosen, split: Split) -> None:
+    """Adds a line to `test_looks.csv` before the split is opened, so that no look goes unseen."""
+    path = layout.test_looks
+    head = "time,trial,epoch,split\n"
+    with disk_errors(path):
+        before = path.read_text(encoding="utf-8") if path.exists() else head
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    atomic_write(path, f"{before}{now},{chosen.number},{chosen.epoch},{split}\n")
+
+
+def _relative(path: Path, layout: StudyLayout) -> str:
+    return path.relative_to(layout.experiment_dir).as_posix()
+
+
+def removable(session: Session) -> list[RemovableFile]:
+    """What retention would delete now: weights and maps of all but the best k, published and unfinished trials."""
+    config = session.loaded.study
+    trials = session.trials()
+    best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
+    unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
+    numbers = [trial.number for trial in trials]
+    return plan_removal(numbers, best_numbers=best, unfinished_numbers=unfinished, layout=session.layout)
