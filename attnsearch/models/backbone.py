@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from typing import Any, cast
 
 import timm
 from timm.models import is_model_in_modules
@@ -30,15 +31,17 @@ def build_backbone(cfg: ResNetSettings) -> ResNet:
     """
     _check_name(cfg.backbone)
     body = _create(cfg.backbone, cfg.width)
-    _check_body(body, cfg.backbone)
-    load_backbone(body, cfg.weights, pretrained_cfg=body.pretrained_cfg)
-    for stage, stride in ((body.layer3, cfg.stride_stage3), (body.layer4, cfg.stride_stage4)):
+    if not isinstance(_last_activation(body), nn.ReLU):
+        raise ConfigError(f"model.backbone {cfg.backbone!r} does not end in a ReLU, its features may be negative")
+    load_backbone(body, cfg.weights, cfg.backbone)
+    for number, stride in ((3, cfg.stride_stage3), (4, cfg.stride_stage4)):
         if stride == 1:
-            _keep_resolution(stage[0])
+            _keep_resolution(_blocks(body, number)[0])
     _accept_odd_sizes(body)
     if cfg.padding == "circular":
-        for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
-            pad_circularly(stage)
+        for number in (1, 2, 3, 4):
+            for block in _blocks(body, number):
+                pad_circularly(block)
     return body
 
 
@@ -62,26 +65,31 @@ def _check_name(name: str) -> None:
 
 
 def _create(name: str, width: float) -> ResNet:
-    options: dict[str, object] = {"num_classes": 0, "global_pool": ""}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # timm maps old names such as tv_resnet50 and says so
-            body = timm.create_model(name, pretrained=False, **options)
-            if width == 1.0:
-                return body
-            options |= _scaled_channels(body, width)
-            scaled = timm.create_model(name, pretrained=False, **options)
+        body = _create_body(name)
+        if width == 1.0:
+            return body
+        channels = _scaled_channels(body, width)
+        scaled = _create_body(name, **channels)
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"model.backbone {name!r} with model.width {width:g} cannot be built: {reason}") from error
-    if scaled.num_features != options["channels"][-1] * _expansion(scaled):  # type: ignore[index]
+    if scaled.num_features != channels["channels"][-1] * _expansion(scaled):
         raise ConfigError(f"model.width {width:g} does not fit {name!r}, whose channels are fixed; set model.width=1")
     return scaled
 
 
-def _scaled_channels(body: ResNet, width: float) -> dict[str, object]:
+def _create_body(name: str, **channels: Any) -> ResNet:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # timm maps old names such as tv_resnet50 and says so
+        body = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **channels)
+    assert isinstance(body, ResNet)
+    return body
+
+
+def _scaled_channels(body: ResNet, width: float) -> dict[str, Any]:
     """timm's options for a body with `width` times the channels; a plain 7x7 stem keeps its 64."""
-    stem, *stages = (info["num_chs"] for info in body.feature_info)
+    stem, *stages = (cast(int, info["num_chs"]) for info in body.feature_info)
     return {
         "stem_width": _rounded(stem // 2 * width),
         "channels": tuple(_rounded(n_channels // _expansion(body) * width) for n_channels in stages),
@@ -93,16 +101,17 @@ def _rounded(n_channels: float) -> int:
 
 
 def _expansion(body: ResNet) -> int:
-    return int(body.layer4[-1].expansion)
+    return _blocks(body, 4)[-1].expansion
 
 
-def _check_body(body: nn.Module, name: str) -> None:
-    last = body.layer4[-1] if isinstance(body, ResNet) else None
-    last_activation = {BasicBlock: "act2", Bottleneck: "act3"}.get(type(last))
-    if last_activation is None or not isinstance(getattr(last, last_activation), nn.ReLU):
-        raise ConfigError(
-            f"model.backbone {name!r} does not end in a ReLU, so its features may be negative; try resnet50"
-        )
+def _blocks(body: ResNet, stage: int) -> list[BasicBlock | Bottleneck]:
+    blocks = body.get_submodule(f"layer{stage}").children()
+    return [block for block in blocks if isinstance(block, BasicBlock | Bottleneck)]
+
+
+def _last_activation(body: ResNet) -> nn.Module:
+    block = _blocks(body, 4)[-1]
+    return block.act2 if isinstance(block, BasicBlock) else block.act3
 
 
 def _keep_resolution(block: BasicBlock | Bottleneck) -> None:
@@ -110,13 +119,15 @@ def _keep_resolution(block: BasicBlock | Bottleneck) -> None:
 
     Anti-aliasing and the average pool of 't' and 'd' variants exist only to go with a stride, so they go with it.
     """
-    block.stride = 1
-    for layer in (block.conv1, block.conv2, *block.downsample):
+    shortcut = block.downsample
+    assert isinstance(shortcut, nn.Sequential)
+    for layer in (block.conv1, block.conv2, *shortcut):
         if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
     block.aa = nn.Identity()
-    if isinstance(block.downsample[0], nn.AvgPool2d):
-        block.downsample[0] = nn.Identity()
+    if isinstance(shortcut[0], nn.AvgPool2d):
+        shortcut[0] = nn.Identity()
+    block.stride = 1
 
 
 def _accept_odd_sizes(body: ResNet) -> None:

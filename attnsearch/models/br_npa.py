@@ -78,7 +78,7 @@ def representative_vectors(
             similarities.append(similarity)
         weights = _normalise(torch.stack(similarities, dim=1))  # (B, N, h·w)
         vectors = torch.bmm(weights, pixels.transpose(1, 2)) if refine else torch.stack(seeds, dim=1)
-        return vectors, weights.unflatten(2, (height, width))
+        return vectors, weights.view(n_images, n_vectors, height, width)
 
 
 def part_pooling(features: Tensor, maps: Tensor) -> Tensor:
@@ -90,7 +90,8 @@ def part_pooling(features: Tensor, maps: Tensor) -> Tensor:
 
 def feature_norm(features: Tensor) -> Tensor:
     """The L2 norm over channels, (B, C, h, w) -> (B, 1, h, w) float32."""
-    return torch.linalg.vector_norm(features.float(), dim=1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(features.float(), dim=1, keepdim=True)
+    return norms
 
 
 class PooledResNet(AttentionModel):
@@ -140,7 +141,7 @@ class PooledResNet(AttentionModel):
 class Cnn(PooledResNet):
     """The plain network: mean features. Its only map is the feature norm.
 
-    Source: facts of the released BR-NPA code, whose saliency multiplies the norm by itself; here it counts once.
+    Source: BR-NPA's released code, which multiplies the norm by itself for saliency; here it counts once.
     """
 
     def __init__(self, cfg: CnnSettings, n_classes: int) -> None:

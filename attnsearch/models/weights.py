@@ -10,12 +10,12 @@ import socket
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import safetensors
 import safetensors.torch
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -71,20 +71,20 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     module.load_state_dict(dict(state), strict=False)
 
 
-def load_backbone(body: nn.Module, weights: str, *, pretrained_cfg: Mapping[str, Any]) -> None:
+def load_backbone(body: nn.Module, weights: str, backbone: str) -> None:
     """Fills a timm body as the setting `model.weights` says: `none`, `hub` or the path of a file.
 
     A file may hold the body with or without its classifier (`fc.*`, as torchvision and timm write it) or be a
     checkpoint of this package, whose backbone part is taken.
 
     Args:
-        pretrained_cfg: timm's record of the body, which knows its place on the hub.
+        backbone: the body's timm name.
     Raises:
         ConfigError: the weights cannot be found, read or fitted.
     """
     if weights == "none":
         return
-    source = str(_download(pretrained_cfg)) if weights == "hub" else weights
+    source = str(_download(backbone)) if weights == "hub" else weights
     state = load_file(source)
     if any(name.startswith(BACKBONE_PREFIX) for name in state):
         state = {name.removeprefix(BACKBONE_PREFIX): t for name, t in state.items() if name.startswith(BACKBONE_PREFIX)}
@@ -197,16 +197,16 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _download(pretrained_cfg: Mapping[str, Any]) -> Path:
+def _download(backbone: str) -> Path:
     """The cached file of timm's pretrained weights, fetched if need be."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    name = ".".join(filter(None, (pretrained_cfg.get("architecture"), pretrained_cfg.get("tag"))))
     mend = "pass a file with model.weights=/path/to/file.safetensors or start from random ones with model.weights=none"
-    place = pretrained_cfg.get("hf_hub_id")
-    if not place:
-        raise ConfigError(f"timm has no pretrained weights for {name!r}; {mend}")
+    pretrained_cfg = timm.get_pretrained_cfg(backbone)
+    if pretrained_cfg is None or not pretrained_cfg.hf_hub_id:
+        raise ConfigError(f"timm has no pretrained weights for {backbone!r}; {mend}")
+    place = pretrained_cfg.hf_hub_id
     with contextlib.suppress(LocalEntryNotFoundError):
         return Path(hf_hub_download(place, "model.safetensors", local_files_only=True))
     try:
@@ -216,7 +216,9 @@ def _download(pretrained_cfg: Mapping[str, Any]) -> Path:
         return Path(hf_hub_download(place, "model.safetensors"))
     except OSError as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"cannot get the weights of {name!r} from {constants.ENDPOINT} ({reason}); {mend}") from error
+        raise ConfigError(
+            f"cannot get the weights of {backbone!r} from {constants.ENDPOINT} ({reason}); {mend}"
+        ) from error
 
 
 def _check_connection(url: str) -> None:
