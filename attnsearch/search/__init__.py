@@ -1,1 +1,6 @@
 """Studies: space, workers, publication. The only package that uses Optuna."""
+
+import optuna
+
+# Optuna logs by itself, to stderr, what our own lines say with the kept epoch and the reason.
+optuna.logging.set_verbosity(optuna.logging.WARNING)

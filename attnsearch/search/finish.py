@@ -14,7 +14,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.collect import collect
 from attnsearch.evaluation.curves import draw_curves
-from attnsearch.evaluation.overlay import contact_sheet
+from attnsearch.evaluation.overlay import draw_contact_sheet
 from attnsearch.search.session import Session
 from attnsearch.store.archive import read_archive
 from attnsearch.store.artifacts import describe_file, write_artifacts
@@ -50,7 +50,7 @@ def attach_pictures(session: Session, trial: optuna.Trial, data: DataSource) -> 
     store = FileSystemArtifactStore(str(make_folder(session.layout.artifacts)))
     with tempfile.TemporaryDirectory() as folder:
         overlays, curves = Path(folder, "overlays.png"), Path(folder, "curves.png")
-        contact_sheet(read_archive(layout.archive("val")), data.tables.val).save(overlays)
+        draw_contact_sheet(read_archive(layout.archive("val")), data.tables.val).save(overlays)
         draw_curves(read_csv(layout.epochs_csv), curves)
         for path in (overlays, curves, layout.epochs_csv):
             upload_artifact(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
@@ -85,7 +87,9 @@ def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str, clas
     stored = study.user_attrs.get(IDENTITY)
     if stored is None:
         _refuse_foreign(study, config.name)
-        study.set_metric_names(list(config.objectives))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # stable in practice; gives the dashboard its names
+            study.set_metric_names(list(config.objectives))
         study.set_user_attr(UUID, str(uuid.uuid4()))
         for point in config.enqueue:
             study.enqueue_trial(dict(point), skip_if_exists=True)
@@ -128,15 +132,16 @@ def _identity(loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) ->
 
 
 def _difference(name: str, stored: Any, wanted: Any) -> str:
-    lines = [f"  {key}: was {old!r}, is {new!r}" for key, old, new in _changes(stored, wanted, "")]
+    lines = [f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes(stored, wanted)]
     head = f"study {name!r} was started with other settings; write those again, or choose another name="
     return "\n".join([head, *lines])
 
 
-def _changes(old: Any, new: Any, key: str) -> Iterable[tuple[str, Any, Any]]:
+def changes(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) wherever two nested values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for inner in [*old, *(extra for extra in new if extra not in old)]:
-            yield from _changes(old.get(inner), new.get(inner), f"{key}.{inner}" if key else inner)
+            yield from changes(old.get(inner), new.get(inner), f"{key}.{inner}" if key else inner)
     elif old != new:
         yield key, old, new
 
@@ -148,10 +153,8 @@ def n_finished(trials: Iterable[FrozenTrial]) -> int:
 
 def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
     """Whether the last three trials to end after `since` (UTC seconds since 1970) all failed."""
-    ended = sorted(
-        (trial for trial in trials if trial.user_attrs.get(ENDED_AT, 0) >= since),
-        key=lambda trial: trial.user_attrs[ENDED_AT],
-    )
+    ended = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get(ENDED_AT, -1.0) >= since]
+    ended.sort(key=lambda trial: trial.user_attrs[ENDED_AT])
     return len(ended) >= N_FAILED_TO_STOP and all(trial.state == TrialState.FAIL for trial in ended[-N_FAILED_TO_STOP:])
 
 
