@@ -268,7 +268,7 @@ def _open_array(path: Path, shape: list[int]) -> NDArray[np.float32]:
     try:
         with disk_errors(path):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise StoreError(f"{path} is not a whole .npy file ({error}), evaluate the trial again") from error
     if list(array.shape) != shape or array.dtype != np.float32:
         raise StoreError(f"{path} must hold float32 of shape {shape}, got {array.dtype} {list(array.shape)}")

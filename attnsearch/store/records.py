@@ -148,13 +148,12 @@ def read_csv(path: Path) -> pd.DataFrame:
 
     try:
         with disk_errors(path):
-            frame = pd.read_csv(path, float_precision="round_trip")
+            text = pd.read_csv(path, dtype=str)  # pandas' own reading of floats may miss the last digit
+        if list(text.columns[:1]) != ["epoch"]:
+            raise ValueError(f"its first column must be 'epoch', got {list(text.columns[:1])}")
+        return text.astype({name: "int64" if name == "epoch" else "float64" for name in text.columns})
     except ValueError as error:
         raise StoreError(f"{path} is not a CSV of epochs ({error}), delete it and resume the trial") from error
-    if list(frame.columns[:1]) != ["epoch"]:
-        raise StoreError(f"{path} must start with the column 'epoch', got {list(frame.columns[:1])}")
-    measured = [name for name in frame.columns if name != "epoch"]
-    return frame.astype(dict.fromkeys(measured, "float64"))
 
 
 def _by_epoch(records: Sequence[EpochRecord]) -> list[list[EpochRecord]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Connection, Float, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, Column, Connection, Double, Integer, MetaData, String, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 PREFIX = "attnsearch_"
@@ -26,7 +26,7 @@ epochs = Table(
     Column("epoch", Integer, primary_key=True),  # from 1
     Column("split", String(8), primary_key=True),
     Column("metric", String(128), primary_key=True),
-    Column("value", Float(53)),  # NULL = undefined (NaN), which SQLite cannot hold
+    Column("value", Double),  # NULL = undefined (NaN), which SQLite cannot hold
 )
 
 artifacts = Table(
@@ -49,7 +49,7 @@ leases = Table(
     Column("trial", Integer, primary_key=True),
     Column("attempt", Integer, nullable=False),  # 0 = never claimed
     Column("worker", String(200), nullable=False),
-    Column("expires_at", Float(53), nullable=False),  # UTC seconds since 1970
+    Column("expires_at", Double, nullable=False),  # UTC seconds since 1970
     Column("epoch", Integer, nullable=False),  # last finished one of any attempt
     Column("epoch_at_claim", Integer, nullable=False),
     Column("stalled", Integer, nullable=False),  # attempts in a row that finished no new epoch

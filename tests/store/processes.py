@@ -1,0 +1,67 @@
+"""What the tests of concurrent access run in processes of their own: `processes.py ask|write|search|hold …`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import optuna
+
+from attnsearch.store.database import open_writer, tune_writer
+from attnsearch.store.files import atomic_write
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.leases import Leases
+from attnsearch.store.records import write_epochs
+from attnsearch.types import EpochRecord
+
+
+def ask(url: str, n_trials: str) -> None:
+    """Runs trials of the study "gull" and prints their numbers."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.RDBStorage(url)
+    tune_writer(storage.engine)
+    study = optuna.load_study(study_name="gull", storage=storage)
+    for _ in range(int(n_trials)):
+        trial = study.ask()
+        print(trial.number)
+        study.tell(trial, 0.0)
+
+
+def write(url: str, study_uuid: str, number: str, n_epochs: str) -> None:
+    """Claims a trial, writes its epochs one by one and prints the attempt."""
+    engine = open_writer(url)
+    leases = Leases(engine, study_uuid)
+    attempt = leases.claim(int(number), f"worker {number}", duration_s=300)
+    records: list[EpochRecord] = []
+    for epoch in range(1, int(n_epochs) + 1):
+        records.append(EpochRecord(epoch, "train", 10, 0.5, {}, {}, 0.1, 1.0, 10.0, 1.0))
+        write_epochs(engine, study_uuid, int(number), attempt, records)
+        leases.renew(int(number), attempt, epoch=epoch, duration_s=300)
+    print(attempt)
+
+
+def search(url: str, root: str, study_uuid: str, n_trials: str) -> None:
+    """Runs trials of the study "gull": two epochs in the database, then the weights, then the end."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.RDBStorage(url)
+    study = optuna.load_study(study_name="gull", storage=storage)
+    tune_writer(storage.engine)
+    layout = StudyLayout(Path(root), "CUB", "br_npa")
+    for _ in range(int(n_trials)):
+        trial = study.ask()
+        records = [EpochRecord(epoch, "train", 10, 0.5, {}, {}, 0.1, 1.0, 10.0, 1.0) for epoch in (1, 2)]
+        write_epochs(storage.engine, study_uuid, trial.number, None, records)
+        atomic_write(layout.trial(trial.number).kept, b"w" * 10_000)
+        study.tell(trial, 0.0)
+
+
+def hold(url: str) -> None:
+    """Holds a write transaction until its input ends."""
+    with open_writer(url).begin() as connection:
+        connection.exec_driver_sql("INSERT INTO attnsearch_meta VALUES ('k', 'v')")
+        print("held", flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    {"ask": ask, "write": write, "search": search, "hold": hold}[sys.argv[1]](*sys.argv[2:])

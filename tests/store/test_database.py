@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import optuna
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, func, insert, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from attnsearch.errors import StoreError
+from attnsearch.store import database, tables
+from attnsearch.store.database import (
+    checkpoint_wal,
+    create_database,
+    create_tables,
+    inspect_database,
+    open_reader,
+    open_writer,
+    reader_arguments,
+    transaction,
+    tune_writer,
+)
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.urls import sqlite_url
+
+ROW = {"key": "k", "value": "v"}
+RunProcesses = Callable[..., list[str]]
+
+
+def pragma(engine: Engine, name: str) -> object:
+    with engine.connect() as connection:
+        return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+
+def n_meta(engine: Engine) -> int:
+    with transaction(engine) as connection:
+        return connection.execute(select(func.count()).select_from(tables.meta)).scalar_one()
+
+
+def test_writer_is_tuned_as_measured(engine: Engine) -> None:
+    assert pragma(engine, "journal_mode") == "wal"
+    assert pragma(engine, "synchronous") == 1  # NORMAL
+    assert pragma(engine, "busy_timeout") == 60_000
+
+
+def test_tables_are_created_once(engine: Engine) -> None:
+    create_tables(engine)
+
+    assert n_meta(engine) == 1
+
+
+def test_writer_holds_the_lock_from_its_first_read_on(engine: Engine, layout: StudyLayout) -> None:
+    with engine.begin() as connection:
+        connection.execute(select(tables.meta))
+        with (
+            closing(sqlite3.connect(layout.database, timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("INSERT INTO attnsearch_meta VALUES ('k', 'v')")
+
+
+def test_optuna_engine_is_tuned_although_it_has_open_connections(engine: Engine, url: str) -> None:
+    storage = optuna.storages.RDBStorage(url)
+    tune_writer(storage.engine)
+
+    assert pragma(storage.engine, "busy_timeout") == 60_000
+    assert optuna.create_study(storage=storage).trials == []
+    storage.engine.dispose()
+
+
+def test_failed_block_writes_nothing(engine: Engine) -> None:
+    def write_half() -> None:
+        with transaction(engine) as connection:
+            connection.execute(insert(tables.meta), ROW)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert n_meta(engine) == 1
+
+
+def test_reader_sees_the_last_commit_while_a_writer_is_busy(engine: Engine, url: str) -> None:
+    reader = open_reader(url)
+    with engine.begin() as connection:
+        connection.execute(insert(tables.meta), ROW)
+        assert n_meta(reader) == 1
+
+    assert n_meta(reader) == 2
+
+
+def test_open_reader_never_blocks_a_writer(engine: Engine, url: str) -> None:
+    reader = open_reader(url)
+    with reader.connect() as looking:
+        looking.execute(select(tables.meta)).first()
+        with transaction(engine) as connection:
+            connection.execute(insert(tables.meta), ROW)
+
+    assert n_meta(reader) == 2
+
+
+def test_reader_cannot_write(engine: Engine, url: str) -> None:
+    with pytest.raises(StoreError, match=r"hypSearch\.db: attempt to write a readonly database"):
+        create_tables(open_reader(url))
+    with (
+        pytest.raises(StoreError, match=r"hypSearch\.db: attempt to write a readonly database; .*right to write"),
+        transaction(open_reader(url)) as connection,
+    ):
+        connection.execute(insert(tables.meta), ROW)
+
+
+def test_reader_of_a_missing_database_creates_none(layout: StudyLayout, url: str) -> None:
+    with pytest.raises(StoreError, match=r"hypSearch\.db: unable to open"):
+        n_meta(open_reader(url))
+    assert not layout.root.exists()
+
+
+def test_reader_works_in_a_read_only_folder(
+    engine: Engine, url: str, layout: StudyLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.dispose()
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+
+    assert n_meta(open_reader(url)) == 1
+    assert [path.name for path in layout.experiment_dir.iterdir()] == ["hypSearch.db"]
+
+
+def test_reader_in_a_read_only_folder_follows_a_writer_that_starts_later(
+    engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.dispose()
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    reader = open_reader(url)
+    assert n_meta(reader) == 1
+    with transaction(engine) as connection:
+        connection.execute(insert(tables.meta), ROW)
+
+    assert n_meta(reader) == 2
+
+
+def test_optuna_reads_through_a_reader(engine: Engine, url: str) -> None:
+    writing = optuna.storages.RDBStorage(url)
+    optuna.create_study(storage=writing, study_name="gull")
+    reader_url, options = reader_arguments(url)
+    reading = optuna.storages.RDBStorage(reader_url, engine_kwargs=options, skip_table_creation=True)
+
+    assert optuna.get_all_study_names(reading) == ["gull"]
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        optuna.create_study(storage=reading, study_name="tern")
+    writing.engine.dispose()
+
+
+def test_locked_database_is_named_with_its_mend(
+    engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch, layout: StudyLayout
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0)
+    impatient = open_writer(url)
+    with (
+        engine.begin(),
+        pytest.raises(StoreError, match="database is locked; another process has held it for 0 s") as caught,
+        transaction(impatient),
+    ):
+        pass
+    assert str(layout.database) in str(caught.value)
+
+
+def test_full_disk_is_named_with_its_mend(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1")  # raised by SQLite to the present size
+
+    with (
+        pytest.raises(StoreError, match=r"database or disk is full; .* free some with `attnsearch prune-files`"),
+        transaction(engine) as connection,
+    ):
+        connection.exec_driver_sql("CREATE TABLE big AS SELECT zeroblob(1000000)")
+
+
+def test_disk_without_write_ahead_log_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a database without a name lives in memory or in a temporary file and keeps its own journal mode
+    monkeypatch.setattr(database, "shown", lambda _url: "share/hypSearch.db")
+
+    with pytest.raises(StoreError, match=r"share/hypSearch\.db: .* cannot hold a write-ahead log .*'memory'"):
+        create_tables(tune_writer(create_engine("sqlite://")))
+
+
+def test_clean_stop_empties_the_log(engine: Engine, url: str, layout: StudyLayout) -> None:
+    with transaction(engine) as connection:
+        connection.execute(insert(tables.meta), ROW)
+    log = layout.database.with_name("hypSearch.db-wal")
+    assert log.stat().st_size > 0
+
+    assert checkpoint_wal(url)
+    assert log.stat().st_size == 0
+
+
+def test_nothing_to_checkpoint_without_a_database(layout: StudyLayout, url: str) -> None:
+    assert checkpoint_wal(url)
+    assert not layout.root.exists()
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "CUB").touch()
+
+    with pytest.raises(StoreError, match="CUB"):
+        create_database(sqlite_url(tmp_path / "CUB" / "hypSearch.db"))
+
+
+def test_tables_and_upserts_are_plain_postgresql() -> None:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    connection = cast("Connection", SimpleNamespace(dialect=dialect))
+    insert_row = tables.insert_into(connection, tables.epochs)
+    key = list(tables.epochs.primary_key.columns)
+    upsert = insert_row.on_conflict_do_update(index_elements=key, set_={"value": insert_row.excluded.value})
+
+    assert "value DOUBLE PRECISION" in str(CreateTable(tables.epochs).compile(dialect=dialect))
+    assert "bytes BIGINT" in str(CreateTable(tables.artifacts).compile(dialect=dialect))
+    assert str(upsert.compile(dialect=dialect)).endswith(
+        "ON CONFLICT (study, trial, epoch, split, metric) DO UPDATE SET value = excluded.value"
+    )
+
+
+@pytest.mark.slow
+def test_no_trial_is_handed_to_two_processes(engine: Engine, url: str, run_processes: RunProcesses) -> None:
+    storage = optuna.storages.RDBStorage(url)
+    study = optuna.create_study(storage=storage, study_name="gull")
+    for _ in range(20):
+        study.enqueue_trial({})
+    answers = run_processes([("ask", url, 5)] * 4)
+    storage.engine.dispose()
+
+    assert sorted(int(number) for answer in answers for number in answer.split()) == list(range(20))
+
+
+@pytest.mark.slow
+def test_reading_works_while_another_process_holds_a_write(engine: Engine, url: str) -> None:
+    script = str(Path(__file__).with_name("processes.py"))
+    with subprocess.Popen(
+        [sys.executable, script, "hold", url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "held\n"
+        during = n_meta(open_reader(url)), inspect_database(url, must_exist=True)
+        writer.communicate()
+
+    assert during == (1, "ours")
+    assert n_meta(open_reader(url)) == 2

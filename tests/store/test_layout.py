@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnsearch.errors import ConfigError
+from attnsearch.store.layout import (
+    ExperimentLayout,
+    StudyLayout,
+    check_name,
+    is_live_state,
+    is_temporary,
+    temporary_path,
+)
+
+
+def relative(layout: StudyLayout, path: Path) -> str:
+    return path.relative_to(layout.root).as_posix()
+
+
+def test_shared_files_bear_the_documented_names(layout: StudyLayout) -> None:
+    paths = [layout.database, layout.artifacts, layout.study_yaml, layout.classes_csv, layout.published_json]
+
+    assert [relative(layout, path) for path in paths] == [
+        "CUB/hypSearch.db",
+        "CUB/artifacts",
+        "CUB/br_npa/study.yaml",
+        "CUB/br_npa/classes.csv",
+        "CUB/br_npa/published.json",
+    ]
+
+
+def test_trial_files_bear_the_documented_names(layout: StudyLayout) -> None:
+    trial = layout.trial(7)
+    archive = trial.archive("val")
+    paths = [trial.config, trial.epochs_csv, trial.log, trial.result, trial.kept, trial.resume(2)]
+    paths += [archive.maps, archive.norms, archive.saliency, archive.images]
+    paths += [trial.faithfulness_csv("val"), trial.curves("val")]
+
+    assert relative(layout, trial.directory) == "CUB/br_npa/trials/00007"
+    assert [path.name for path in paths] == [
+        *("config.yaml", "epochs.csv", "log.txt", "result.json", "kept.safetensors", "resume.2.pt"),
+        *("attMaps_val.npy", "norm_val.npy", "saliency_val.npy", "images_val.csv"),
+        *("faithfulness_val.csv", "curves_val.npy"),
+    ]
+
+
+def test_published_files_bear_the_names_of_the_first_tool(layout: StudyLayout) -> None:
+    published = layout.published(12)
+    archive = published.archive()
+
+    assert relative(layout, published.model_csv("val")) == "CUB/modelbr_npa_epoch12_val.csv"
+    assert relative(layout, archive.maps) == "CUB/attMapsbr_npa_epoch12_test.npy"
+    assert relative(layout, archive.norms) == "CUB/normbr_npa_epoch12_test.npy"
+    assert relative(layout, archive.images) == "CUB/imagesbr_npa_epoch12_test.csv"
+    assert relative(layout, layout.faithfulness_scores("Del")) == "CUB/attMetrDel_br_npa.npy"
+    assert layout.shared.faithfulness_csv("Add", relative=True).name == "attMetrics_Add_pop.csv"
+
+
+def test_published_files_are_those_of_this_study_whatever_the_epoch(layout: StudyLayout) -> None:
+    mine = [layout.published(3).model_csv("val"), layout.published(12).archive().maps]
+    mine.append(layout.pareto(7, 3).model_csv("test"))
+    others = [layout.shared.study("br_npa_2").published(3).model_csv("val"), layout.trial(3).kept]
+    for path in (*mine, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    assert sorted(layout.published_files()) == sorted(mine)
+
+
+def test_pareto_trial_keeps_its_set_in_its_own_folder(layout: StudyLayout) -> None:
+    path = layout.pareto(7, 12).model_csv("test")
+
+    assert relative(layout, path) == "CUB/br_npa/pareto/00007/modelbr_npa_epoch12_test.csv"
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a/b", "..", "../x", ".hidden", "a..b", "a b", "é", "a\n", "a\x00", "C:\\x", "x" * 101]
+)
+def test_name_that_cannot_be_a_folder_is_refused_with_key_and_value(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^experiment ") as caught:
+        StudyLayout(Path("results"), value, "study")
+
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["a", "br_npa-1.5", "_x", "-x", "x" * 100])
+def test_name_of_allowed_letters_is_taken(value: str) -> None:
+    assert check_name("study", value) == value
+
+
+@pytest.mark.parametrize("value", ["artifacts", "figures", "hypSearch.db", "br_npa_epoch3", "a/b"])
+def test_study_name_that_meets_other_files_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^study .*'{value}'"):
+        StudyLayout(Path("results"), "CUB", value)
+
+
+def test_resumes_are_those_that_exist_latest_attempt_first(layout: StudyLayout) -> None:
+    trial = layout.trial(0)
+    assert trial.resumes() == {}
+    trial.directory.mkdir(parents=True)
+    for attempt in (2, 10, 1):
+        trial.resume(attempt).touch()
+    temporary_path(trial.resume(11)).touch()
+
+    assert list(trial.resumes().items()) == [(attempt, trial.resume(attempt)) for attempt in (10, 2, 1)]
+
+
+def test_experiment_lists_its_studies_by_name(layout: StudyLayout) -> None:
+    experiment = ExperimentLayout.at(layout.experiment_dir)
+    assert experiment.studies() == []
+    for name in ("tern", "gull"):
+        path = layout.shared.study(name).study_yaml
+        path.parent.mkdir(parents=True)
+        path.touch()
+    layout.artifacts.mkdir()
+
+    assert [study.study for study in experiment.studies()] == ["gull", "tern"]
+    assert experiment.database == layout.database
+
+
+def test_experiment_lists_no_folder_that_cannot_be_a_study(layout: StudyLayout) -> None:
+    path = layout.experiment_dir / "old copy" / "study.yaml"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+    assert layout.shared.studies() == []
+
+
+def test_thumbnails_of_ids_that_differ_in_suffix_only_stay_apart(layout: StudyLayout) -> None:
+    names = {layout.thumbnail(image_id) for image_id in ("a/x.png", "a/x.jpg")}
+
+    assert {path.relative_to(layout.thumbnails).as_posix() for path in names} == {"a/x.png.jpg", "a/x.jpg.jpg"}
+
+
+@pytest.mark.parametrize("image_id", ["", "/etc/x.jpg", "../../x.jpg", "a/../../x.jpg"])
+def test_thumbnail_id_that_leads_out_of_the_folder_is_refused(layout: StudyLayout, image_id: str) -> None:
+    with pytest.raises(ValueError, match=f"got '{image_id}'"):
+        layout.thumbnail(image_id)
+
+
+def test_temporary_names_are_fresh_hidden_and_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "kept.safetensors"
+    one, other = temporary_path(path), temporary_path(path)
+
+    assert one != other
+    assert one.parent == tmp_path
+    assert one.name.startswith(".")
+    assert is_temporary(one)
+    assert not is_temporary(path)
+
+
+def test_side_files_and_locks_are_live_state(layout: StudyLayout) -> None:
+    side_file = layout.database.with_name(layout.database.name + "-wal")
+
+    assert [is_live_state(path) for path in (side_file, layout.ask_lock, layout.database)] == [True, True, False]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnsearch.errors import StoreError
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.retention import plan_removal, remove
+
+SMALL = ("config.yaml", "epochs.csv", "log.txt", "result.json", "images_val.csv", "archive_val.json")
+LARGE = ("attMaps_val.npy", "kept.safetensors", "norm_val.npy", "resume.1.pt", "resume.2.pt", "saliency_val.npy")
+
+
+@pytest.fixture
+def study(layout: StudyLayout) -> StudyLayout:
+    """Four trials with every kind of file."""
+    for number in range(4):
+        folder = layout.trial(number).directory
+        folder.mkdir(parents=True)
+        for name in (*SMALL, *LARGE):
+            (folder / name).write_bytes(b"x" * len(name))
+    return layout
+
+
+def names(study: StudyLayout, number: int) -> list[str]:
+    return sorted(path.name for path in study.trial(number).directory.iterdir())
+
+
+def test_plan_lists_the_large_files_of_the_others_and_touches_nothing(study: StudyLayout) -> None:
+    plan = plan_removal(range(4), best_numbers=[2], unfinished_numbers=[1], layout=study)
+
+    assert [(file.number, file.path.name) for file in plan] == [(number, name) for number in (0, 3) for name in LARGE]
+    assert all(file.bytes == len(file.path.name) for file in plan)
+    assert names(study, 0) == sorted((*SMALL, *LARGE))
+
+
+def test_removal_leaves_every_trial_its_records(study: StudyLayout) -> None:
+    plan = plan_removal(range(4), best_numbers=[2], unfinished_numbers=[1], layout=study)
+    freed = remove(plan)
+
+    assert freed == 2 * sum(map(len, LARGE))
+    assert names(study, 0) == names(study, 3) == sorted(SMALL)
+    assert names(study, 1) == names(study, 2) == sorted((*SMALL, *LARGE))
+
+
+def test_removing_twice_frees_nothing_more(study: StudyLayout) -> None:
+    plan = plan_removal(range(4), best_numbers=[], unfinished_numbers=[], layout=study)
+    remove(plan)
+
+    assert remove(plan) == 0
+    assert plan_removal(range(4), best_numbers=[], unfinished_numbers=[], layout=study) == []
+
+
+def test_trial_without_a_folder_has_nothing_to_remove(layout: StudyLayout) -> None:
+    assert plan_removal([9], best_numbers=[], unfinished_numbers=[], layout=layout) == []
+
+
+def test_file_that_cannot_be_removed_is_named(study: StudyLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    plan = plan_removal([0], best_numbers=[], unfinished_numbers=[], layout=study)
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+    with pytest.raises(StoreError, match=r"00000/attMaps_val\.npy: Permission denied"):
+        remove(plan)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnsearch.errors import ConfigError
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.urls import default_url, near_names, parse_url, redact, shown, sqlite_path, sqlite_url
+
+
+def test_default_url_is_absolute_and_leads_back_to_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    layout = StudyLayout(Path("results"), "CUB", "br_npa")
+
+    assert default_url(layout) == f"sqlite:///{tmp_path}/results/CUB/hypSearch.db"
+    assert sqlite_path(default_url(layout)) == tmp_path / "results" / "CUB" / "hypSearch.db"
+
+
+@pytest.mark.parametrize("name", ["a b.db", "50%.db", "what?.db", "no#1.db", "é.db"])
+def test_odd_file_names_survive_the_url(tmp_path: Path, name: str) -> None:
+    assert sqlite_path(sqlite_url(tmp_path / name)) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///file:/data/x%20y.db?mode=ro&uri=true", "sqlite:///file:///data/x y.db?uri=true"]
+)
+def test_uri_form_of_sqlite_is_understood(url: str) -> None:
+    assert sqlite_path(url) == Path("/data/x y.db")
+
+
+def test_server_url_has_no_file() -> None:
+    assert sqlite_path("postgresql+psycopg://u:p@host/db") is None
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"])
+def test_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="in memory") as caught:
+        sqlite_path(url)
+    assert url in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["results/CUB/hypSearch.db", "mysql://u:pw@host/db", "postgresql://u:pw@host:port/db"])
+def test_what_is_no_usable_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^storage must") as caught:
+        parse_url(url)
+    assert redact(url) in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("postgresql://ann:s3cret@host/db", "postgresql://ann:***@host/db"),
+        ("postgresql://:s3cret@host/db", "postgresql://:***@host/db"),
+        ("at postgresql://ann:s3@cr/et@host:5432/db now", "at postgresql://ann:***@host:5432/db now"),
+        ("postgresql://ann@host/db?password=s3cret&x=1", "postgresql://ann@host/db?password=***&x=1"),
+        ("connection host=h password=s3cret dbname=d", "connection host=h password=*** dbname=d"),
+        ("postgresql://host/db", "postgresql://host/db"),
+        ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
+    ],
+)
+def test_passwords_are_hidden_and_nothing_else(text: str, safe: str) -> None:
+    assert redact(text) == safe
+
+
+def test_messages_call_a_database_by_file_or_safe_url(tmp_path: Path) -> None:
+    assert shown(sqlite_url(tmp_path / "a.db")) == str(tmp_path / "a.db")
+    assert shown("postgresql://ann:pw@host/db") == "postgresql://ann:***@host/db"
+
+
+def test_near_names_are_sought_at_the_first_missing_folder(tmp_path: Path) -> None:
+    (tmp_path / "results" / "CUB").mkdir(parents=True)
+
+    assert near_names(tmp_path / "results" / "CUP" / "x.db") == [str(tmp_path / "results" / "CUB" / "x.db")]
+    assert near_names(tmp_path / "results" / "birds" / "x.db") == []
