@@ -1,0 +1,58 @@
+"""All verbs in one place, and what becomes of an error: lines on stderr and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from attnsearch.cli import data, reading, running
+from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
+from attnsearch.cli.logs import logging_to_stderr
+from attnsearch.cli.output import report_error, report_unexpected
+from attnsearch.errors import AttnSearchError
+
+app = typer.Typer(
+    name="attnsearch",
+    help="Hyper-parameter search for interpretable fine-grained image classifiers.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(running.search)
+app.command()(running.train)
+app.command(hidden=True)(running.worker)
+app.command()(reading.evaluate)
+app.command("list")(reading.list_all)
+app.command()(reading.show)
+app.command()(reading.validate)
+app.command()(reading.export)
+app.command("prune-files")(reading.prune_files)
+app.add_typer(data.app, name="data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        arguments: the words after `attnsearch`; None takes those of the process.
+    Returns:
+        0 done, 1 failed or environment, 2 what the user wrote, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with logging_to_stderr():
+            return int(app(words or ["--help"], prog_name="attnsearch", standalone_mode=False) or DONE)
+    except typer.TyperException as error:  # a wrong option or argument
+        return report_error(error.format_message(), MISUSED)
+    except AttnSearchError as error:
+        return report_error(str(error), exit_code(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:  # a fault of the package: the user gets one line, the traceback goes to a file
+        return report_unexpected(error, FAILED)

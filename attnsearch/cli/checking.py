@@ -1,0 +1,48 @@
+"""What `validate` does: all checks of a start, without the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from attnsearch.config.layers import read_yaml
+from attnsearch.config.load import find_file, load_experiment, load_study
+from attnsearch.data import DataTables, build_tables
+from attnsearch.search.preflight import check_models
+from attnsearch.search.session import layout_of, storage_url
+from attnsearch.search.space import corners
+from attnsearch.search.supervisor import check_study
+
+
+def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Path) -> str:
+    """One line that says what was checked.
+
+    Raises:
+        ConfigError, DataError, StoreError: every fault that a start would meet before its first trial.
+    """
+    path = find_file(name, ("studies", "configs"))
+    if _is_study(path):
+        return _check_study(path, profile=profile, overrides=overrides, root=root)
+    experiment = load_experiment(str(path), profile=profile, overrides=overrides)
+    tables = build_tables(experiment.data)
+    check_models([("base", experiment)], n_classes=len(tables.class_names), objectives=[experiment.monitor])
+    return f"{path} is valid: {_describe(tables)}"
+
+
+def _check_study(path: Path, *, profile: str | None, overrides: Iterable[str], root: Path) -> str:
+    loaded = load_study(str(path), profile=profile, overrides=overrides)
+    layout = layout_of(loaded, root=root)
+    tables = check_study(loaded, layout, storage_url(loaded, layout))
+    n_corners = len(list(corners(loaded.study.space)))
+    n_axes, n_trials = len(loaded.study.space), loaded.study.n_trials
+    return f"{path} is valid: {n_trials} trials over {n_axes} axes ({n_corners} corners checked), {_describe(tables)}"
+
+
+def _describe(tables: DataTables) -> str:
+    counts = ", ".join(f"{len(table)} {table.split}" for table in tables.present())
+    return f"{len(tables.class_names)} classes, {counts} images"
+
+
+def _is_study(path: Path) -> bool:
+    """A file is a study if it names a base."""
+    return "base" in read_yaml(path).values

@@ -1,0 +1,78 @@
+"""Verbs on data sets: `data make`, `check`, `organize` and `cache`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnsearch.cli.options import AsJson, Overrides
+from attnsearch.cli.output import print_json, print_line, print_table, report_error, size
+
+app = typer.Typer(help="Make, check and organize data sets, and manage the cache of decoded pictures.")
+
+Target = Annotated[Path, typer.Argument(help="A new folder.")]
+
+
+@app.command()
+def make(target: Target, overrides: Overrides = None) -> None:
+    """Draw the synthetic birds into a folder, as JPEG files with masks of the parts that tell classes apart."""
+    from attnsearch.cli.datasets import synthetic_settings
+    from attnsearch.data.synthetic import make_synthetic
+
+    make_synthetic(synthetic_settings(overrides or ()), target)
+    print_line(f"made {target}; use it with data.name=folder data.root={target}")
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="A data folder, or a file of configs/ by its bare name.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> int:
+    """Open every picture and list everything that is wrong with a data set."""
+    from attnsearch.cli.datasets import data_settings
+    from attnsearch.data.check import check_data
+
+    problems = check_data(data_settings(data, overrides or ()))
+    if as_json:
+        for problem in problems:
+            print_json(vars(problem))
+    else:
+        report_error("\n".join(problem.message for problem in problems if problem.is_error), 2)
+        notes = [f"note: {problem.message}" for problem in problems if not problem.is_error]
+        print_line("\n".join(notes or ["nothing else is wrong" if problems else "nothing is wrong"]))
+    return 2 if any(problem.is_error for problem in problems) else 0
+
+
+@app.command()
+def organize(
+    source: Annotated[Path, typer.Argument(help="The CUB_200_2011 folder as it is downloaded.")],
+    target: Target,
+    link: Annotated[bool, typer.Option("--link", help="Hard links instead of copies.")] = False,
+) -> None:
+    """Sort CUB-200-2011 into train and test folders of class folders."""
+    from attnsearch.data.organize import organize_cub
+
+    print_line(f"{organize_cub(source, target, link=link)} pictures in {target}")
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything; it is made again when needed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show or clear the decoded pictures and drawn birds."""
+    from attnsearch.data.cachedir import cache_dir, clear_cache, list_caches
+
+    if clear:
+        print_line(f"{size(clear_cache())} freed in {cache_dir()}")
+        return
+    entries = list_caches()
+    if as_json:
+        for entry in entries:
+            print_json({"kind": entry.kind, "path": entry.path, "bytes": entry.n_bytes, **entry.about})
+        return
+    rows = [(entry.kind, size(entry.n_bytes), str(entry.about.get("root", "-")), entry.path.name) for entry in entries]
+    print_table(("kind", "size", "made from", "name"), rows, title=str(cache_dir()))

@@ -1,0 +1,81 @@
+"""Finds studies and experiments in the results folder by name or path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnsearch.config.faults import near
+from attnsearch.config.load import load_study
+from attnsearch.errors import ConfigError
+from attnsearch.search.session import Session, open_session, storage_url
+from attnsearch.store.layout import ExperimentLayout, StudyLayout
+
+
+def all_studies(root: Path) -> list[StudyLayout]:
+    """Every study below a results folder, by experiment and name."""
+    folders = sorted(path.parent for path in root.glob("*/*/study.yaml"))
+    return [_layout(folder) for folder in folders]
+
+
+def find_study(name: str, root: Path) -> StudyLayout:
+    """A study by its bare name, `EXPERIMENT/NAME`, or the path of its folder or `study.yaml`.
+
+    Raises:
+        ConfigError: there is none, or several; the message lists them.
+    """
+    path = Path(name)
+    folder = path.parent if path.name == "study.yaml" else path
+    if (folder / "study.yaml").is_file():
+        return _layout(folder)
+    studies = all_studies(root)
+    found = [study for study in studies if name in (study.study, _title(study))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(
+            f"study {name!r} exists in several experiments, write one of: {', '.join(map(_title, found))}"
+        )
+    known = [_title(study) for study in studies]
+    hint = near(name, [*known, *(study.study for study in studies)])
+    raise ConfigError(f"no study {name!r} in {root}{hint}; known: {', '.join(known) or 'none'}")
+
+
+def find_experiment(name: str, root: Path) -> ExperimentLayout:
+    """An experiment by its bare name or the path of its folder.
+
+    Raises:
+        ConfigError: there is none; the message lists those with studies.
+    """
+    for folder in (root / name, Path(name)):
+        if folder.is_dir():
+            return ExperimentLayout.at(folder)
+    known = sorted({study.experiment for study in all_studies(root)})
+    raise ConfigError(f"no experiment {name!r} in {root}{near(name, known)}; known: {', '.join(known) or 'none'}")
+
+
+def url_of(layout: StudyLayout) -> str:
+    """The database of a study that has a folder.
+
+    Raises:
+        ConfigError: its `study.yaml` was changed into something that is no study.
+    """
+    return storage_url(load_study(str(layout.study_yaml)), layout)
+
+
+def open_study(layout: StudyLayout) -> Session:
+    """A session on a study that has a folder.
+
+    Raises:
+        StoreError: its database is gone.
+    """
+    loaded = load_study(str(layout.study_yaml))
+    return open_session(loaded, layout, storage_url(loaded, layout))
+
+
+def _layout(folder: Path) -> StudyLayout:
+    folder = folder.absolute()
+    return StudyLayout(folder.parents[1], folder.parent.name, folder.name)
+
+
+def _title(study: StudyLayout) -> str:
+    return f"{study.experiment}/{study.study}"

@@ -1,0 +1,79 @@
+"""Tables of what can be run, of the studies in the results, and of one study's trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnsearch.cli.found import all_studies, url_of
+from attnsearch.cli.output import duration, number, print_line, print_table
+from attnsearch.config.load import Kind, find_file, load_study, names
+from attnsearch.search.trials import StudyRows, TrialRow, read_study
+from attnsearch.store.layout import StudyLayout
+
+KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
+
+
+def known_files() -> list[dict[str, str]]:
+    """All studies, configs and profiles that have a bare name."""
+    return [
+        {"name": name, "kind": word, "file": str(find_file(name, (kind,)))}
+        for kind, word in KINDS.items()
+        for name in names(kind)
+    ]
+
+
+def known_studies(root: Path) -> list[dict[str, Any]]:
+    """One row for each study in the results."""
+    return [_study_row(layout) for layout in all_studies(root)]
+
+
+def _study_row(layout: StudyLayout) -> dict[str, Any]:
+    rows = read_study(url_of(layout), layout.study)
+    n_trials = load_study(str(layout.study_yaml)).study.n_trials
+    states = [trial.state for trial in rows.trials]
+    n_done = states.count("complete") + states.count("pruned")
+    state = "finished" if n_done >= n_trials else "running" if "running" in states else "stopped"
+    best = next((trial for trial in rows.trials if trial.number in rows.best), None)
+    return {
+        "experiment": layout.experiment,
+        "study": layout.study,
+        "state": state,
+        "trials": f"{n_done}/{n_trials}",
+        "failed": str(states.count("fail")),
+        "best": best.values[0] if best else None,
+    }
+
+
+def print_trials(rows: StudyRows) -> None:
+    """The table of `show`; the best trials carry a star, failed ones a line below."""
+    keys = list(dict.fromkeys(key for trial in rows.trials for key in trial.params))
+    columns = ("trial", "state", *rows.objectives, "kept epoch", *short_names(keys), "time")
+    print_table(columns, [_cells(trial, rows, keys) for trial in rows.trials], title=f"study {rows.name} (* best)")
+    for trial in rows.trials:
+        if trial.error:
+            print_line(f"trial {trial.number}: {trial.error}")
+
+
+def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:
+    values = [number(value) for value in trial.values] or ["-"] * len(rows.objectives)
+    star = "*" if trial.number in rows.best else ""
+    kept = str(trial.kept_epoch or "-")
+    return (f"{trial.number}{star}", trial.state, *values, kept, *_params(trial, keys), duration(trial.seconds))
+
+
+def _params(trial: TrialRow, keys: Iterable[str]) -> list[str]:
+    found = [trial.params.get(key, "-") for key in keys]
+    return [number(value) if isinstance(value, float) else str(value) for value in found]
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key, or the whole key where that part is not its own."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def trial_values(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:
+    """One trial for machines."""
+    return {"study": rows.name, "best": trial.number in rows.best, **vars(trial)}

@@ -1,0 +1,94 @@
+"""Shows a running study: a live table on a terminal, a line per change elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from attnsearch.cli.output import duration, number
+from attnsearch.cli.progress import Snapshot, TrialView, Watcher
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 20
+
+
+@contextmanager
+def watching() -> Iterator[Watcher]:
+    """A watcher whose view fits stderr; a table stays on the screen when the block ends."""
+    if not sys.stderr.isatty():
+        yield Watcher(LineView().show)
+        return
+    view = LiveView()
+    try:
+        yield Watcher(view.show)
+    finally:
+        view.close()
+
+
+class LiveView:
+    """A table that is redrawn in place; it appears with the first snapshot, after the bars of the preparation."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, redirect_stdout=False)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Redraws."""
+        self._live.start()
+        self._live.update(build_table(snapshot), refresh=True)
+
+    def close(self) -> None:
+        """Leaves the last table on the screen."""
+        self._live.stop()
+
+
+class LineView:
+    """Logs each new epoch and each new state of a trial."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, TrialView] | None = None
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Logs what differs from the last snapshot; of the first one, only what has begun and is not over."""
+        for view in snapshot.trials:
+            before = (self._shown or {}).get(view.number)
+            is_new = before is None or (view.state, view.epoch) != (before.state, before.epoch)
+            is_old_news = self._shown is None and not view.is_unfinished
+            if is_new and not is_old_news and (view.state, view.epoch) != ("waiting", 0):
+                logger.info("trial %d %s", view.number, describe(view, snapshot))
+        self._shown = {view.number: view for view in snapshot.trials}
+
+
+def build_table(snapshot: Snapshot) -> Table:
+    """The last trials of a study, the running ones among them."""
+    table = Table(title=headline(snapshot), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in ("trial", "state", "epoch", f"best {snapshot.monitor}", "time"):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    for view in snapshot.trials[-MAX_ROWS:]:
+        table.add_row(str(view.number), view.state, _epoch(view), number(view.value), duration(view.seconds))
+    return table
+
+
+def headline(snapshot: Snapshot) -> str:
+    """`study br_npa_low_res: 3 of 25 trials done, about 12 min left`."""
+    left = f", about {duration(snapshot.seconds_left)} left" if snapshot.seconds_left else ""
+    return f"study {snapshot.study}: {snapshot.n_done} of {snapshot.n_trials} trials done{left}"
+
+
+def describe(view: TrialView, snapshot: Snapshot) -> str:
+    """What is new of a trial, in one line."""
+    if view.state == "fail":
+        return f"failed: {view.error or 'reason unknown'}"
+    measured = f"{view.state}, epoch {_epoch(view)}, best {snapshot.monitor} {number(view.value)}"
+    return measured if view.is_unfinished else f"{measured}, {duration(view.seconds)}; {headline(snapshot)}"
+
+
+def _epoch(view: TrialView) -> str:
+    return f"{view.epoch}/{view.n_epochs}"

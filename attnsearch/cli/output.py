@@ -1,0 +1,83 @@
+"""What a verb prints: tables for people, JSON lines for machines, errors for both."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PIPED_WIDTH = 300
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON object on one line; an undefined number becomes null."""
+    print(json.dumps(_plain(values), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def print_line(text: str) -> None:
+    """One line of plain text."""
+    print(text)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A table; into a pipe it is as wide as it needs to be."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, markup=False, highlight=False).print(table)
+
+
+def number(value: float | None) -> str:
+    """A measured number in four digits; `-` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(n_bytes: int) -> str:
+    """`640 KB`, `1.2 GB`."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB")):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes / 1000:.3g} KB"
+
+
+def report_error(text: str, code: int) -> int:
+    """Prints `error: …` on stderr, one line per fault, details indented below; returns the code."""
+    for line in text.splitlines():
+        print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
+    return code
+
+
+def report_unexpected(error: Exception, code: int) -> int:
+    """Prints one line and leaves the traceback in a file for whoever mends the package."""
+    trace = "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile("w", prefix="attnsearch-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(trace)
+    first = str(error).strip().partition("\n")[0]
+    return report_error(f"unexpected {type(error).__name__}: {first}; please report it with {Path(file.name)}", code)

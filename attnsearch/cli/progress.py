@@ -1,0 +1,140 @@
+"""A running study at one moment: what its trials do, and how long it may still take."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from attnsearch.search.session import Session
+from attnsearch.store.records import read_epochs
+
+DONE = ("complete", "pruned")
+"""States that count towards the budget of a study."""
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial; `value` is its best monitor so far, None before the first epoch."""
+
+    number: int
+    state: str
+    epoch: int
+    n_epochs: int
+    value: float | None
+    seconds: float
+    error: str | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it runs, or waits to be run or continued."""
+        return self.state in ("running", "waiting")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study; `seconds_left` is None until an epoch has shown how long one takes."""
+
+    study: str
+    monitor: str
+    trials: tuple[TrialView, ...]
+    n_done: int
+    n_trials: int
+    seconds_left: float | None
+
+
+class Watcher:
+    """Takes a snapshot now and then while the supervisor works, and hands it to a view.
+
+    Args:
+        show: what is done with each snapshot.
+        every_s: the least time between two of them.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, show: Callable[[Snapshot], None], *, every_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._show, self._every_s, self._clock = show, every_s, clock
+        self._session: Session | None = None
+        self._shown_at = -math.inf
+        self._begun: tuple[float, int] | None = None  # moment and epochs of the first snapshot
+
+    def __call__(self, session: Session) -> None:
+        """The supervisor's tick."""
+        self._session = session
+        if self._clock() - self._shown_at >= self._every_s:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Takes and shows a snapshot at once, of the study of the last tick."""
+        if self._session is not None:
+            self._shown_at = self._clock()
+            self._show(self._snapshot(self._session))
+
+    def _snapshot(self, session: Session) -> Snapshot:
+        config, views = session.loaded.study, view_trials(session)
+        n_epochs = sum(view.epoch for view in views)
+        begun_at, n_before = self._begun = self._begun or (self._shown_at, n_epochs)
+        left = epochs_left(views, n_trials=config.n_trials, n_epochs=session.loaded.experiment.train.epochs)
+        return Snapshot(
+            study=config.name,
+            monitor=config.monitor,
+            trials=views,
+            n_done=sum(view.state in DONE for view in views),
+            n_trials=config.n_trials,
+            seconds_left=left * (self._shown_at - begun_at) / (n_epochs - n_before) if n_epochs > n_before else None,
+        )
+
+
+def epochs_left(views: tuple[TrialView, ...], *, n_trials: int, n_epochs: int) -> int:
+    """Epochs until the budget is spent, if no trial is pruned or stops early.
+
+    Args:
+        n_trials: the budget of complete and pruned trials.
+        n_epochs: of a trial that has not begun.
+    """
+    begun = [view for view in views if view.is_unfinished]
+    n_ended = sum(view.state in DONE for view in views)
+    n_new = max(0, n_trials - n_ended - len(begun))
+    return sum(view.n_epochs - view.epoch for view in begun) + n_new * n_epochs
+
+
+def view_trials(session: Session) -> tuple[TrialView, ...]:
+    """All trials; of unfinished ones the epochs are read from the database."""
+    trials = session.trials()
+    unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
+    frame = read_epochs(session.database.engine, session.uuid, unfinished)
+    monitor, direction = session.loaded.study.monitor, session.loaded.study.monitor_direction
+    epochs, values = {}, {}
+    for number, rows in frame.groupby("trial"):
+        epochs[number] = int(rows["epoch"].max())
+        if monitor in rows:
+            values[number] = float(rows[monitor].max() if direction == "maximize" else rows[monitor].min())
+    n_epochs = session.loaded.experiment.train.epochs
+    return tuple(_view(t, epochs.get(t.number, 0), values.get(t.number), monitor, n_epochs) for t in trials)
+
+
+def _view(trial: FrozenTrial, epoch: int, value: float | None, monitor: str, n_epochs: int) -> TrialView:
+    attributes: dict[str, Any] = trial.user_attrs
+    return TrialView(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        epoch=int(attributes.get("epochs_run", epoch)),
+        n_epochs=int(trial.params.get("train.epochs", n_epochs)),
+        value=attributes.get(monitor, value),
+        seconds=float(attributes.get("seconds", 0.0)) or _seconds_since_start(trial),
+        error=attributes.get("error"),
+    )
+
+
+def _seconds_since_start(trial: FrozenTrial) -> float:
+    """Optuna's times are local and naive."""
+    if trial.datetime_start is None or trial.state == TrialState.WAITING:
+        return 0.0
+    return ((trial.datetime_complete or datetime.now()) - trial.datetime_start).total_seconds()

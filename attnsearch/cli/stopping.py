@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+UNPOLLED_S = 5.0
+Handler = Callable[[int, FrameType | None], None]
+
+
+class StopRequest:
+    """Whether someone asked the process to stop; says so once, outside of the signal handler.
+
+    Args:
+        message: logged when the request is first seen.
+        clock: seconds.
+    """
+
+    def __init__(self, message: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._message = message
+        self._clock = clock
+        self._polled_at = -math.inf
+        self._is_asked = False
+        self._is_announced = False
+
+    def is_asked(self) -> bool:
+        """Called again and again by whoever can stop cleanly."""
+        self._polled_at = self._clock()
+        if self._is_asked and not self._is_announced:
+            self._is_announced = True
+            logger.warning(self._message)
+        return self._is_asked
+
+    def take(self, _signal: int, _frame: FrameType | None) -> None:
+        """The handler.
+
+        Raises:
+            KeyboardInterrupt: for the second signal, and for the first one while nobody calls `is_asked`.
+        """
+        if self._is_asked or self._clock() - self._polled_at > UNPOLLED_S:
+            raise KeyboardInterrupt
+        self._is_asked = True
+
+
+@contextmanager
+def signals_to(handler: Handler) -> Iterator[None]:
+    """Sends both signals to `handler` during the block, and restores what was there."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
