@@ -8,7 +8,7 @@ from attnsearch.data.listing import Listing, build_from_listing
 from attnsearch.data.table import DataTables
 
 
-def list_images(cfg: DataConfig) -> Listing:
+def list_images(cfg: DataConfig, *, progress: bool = False) -> Listing:
     """Finds the images of a data set without opening them; synthetic ones are drawn on first use.
 
     Raises:
@@ -17,18 +17,18 @@ def list_images(cfg: DataConfig) -> Listing:
     """
     match cfg:
         case SyntheticData():
-            return synthetic.list_images(cfg)
+            return synthetic.list_images(cfg, progress=progress)
         case FolderData():
             return folder.list_images(cfg)
         case CubData():
             return cub.list_images(cfg)
 
 
-def build_tables(cfg: DataConfig) -> DataTables:
+def build_tables(cfg: DataConfig, *, progress: bool = False) -> DataTables:
     """The splits of a data set; a missing val split is held out of train, a missing test split stays None.
 
     Raises:
         DataError: names every fault of the layout and how to mend it.
         StoreError: synthetic pictures cannot be written.
     """
-    return build_from_listing(list_images(cfg), cfg)
+    return build_from_listing(list_images(cfg, progress=progress), cfg)

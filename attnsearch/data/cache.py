@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.data.cachedir import CacheEntry, build_once, cache_dir, check_free_space, clear_cache, list_caches
 from attnsearch.data.pictures import decode_square
+from attnsearch.data.progress import with_bar
 from attnsearch.data.table import DataTables, ImageTable
 from attnsearch.errors import DataError
 from attnsearch.geometry import ResizeRule
 
 __all__ = ["CacheEntry", "PixelCache", "cache_dir", "clear_cache", "list_caches", "open_cache"]
 
-T = TypeVar("T")
 Decoded = tuple[NDArray[np.uint8], tuple[int, int]] | DataError
 
 #: Raised when the same files would give other bytes.
@@ -118,7 +117,7 @@ def _write_pixels(folder: Path, paths: Sequence[Path], *, side_px: int, resize: 
     with (folder / _PIXELS).open("wb") as file:
         _write_header(file, (len(paths), side_px, side_px, 3))
         decoded = _decode_all(paths, side_px, resize)
-        for result in _with_bar(decoded, n_steps=len(paths), force=progress):
+        for result in with_bar(decoded, "Decoding pictures", n_steps=len(paths), force=progress):
             if isinstance(result, DataError):
                 faults.append(str(result))
                 continue
@@ -149,15 +148,6 @@ def _decode_all(paths: Sequence[Path], side_px: int, resize: ResizeRule) -> Iter
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-decode") as pool:
         for start in range(0, len(paths), _CHUNK_IMAGES):
             yield from pool.map(decode, paths[start : start + _CHUNK_IMAGES])
-
-
-def _with_bar(steps: Iterable[T], *, n_steps: int, force: bool) -> Iterable[T]:
-    if not (force or sys.stderr.isatty()):
-        return steps
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(steps, "Decoding pictures", total=n_steps, console=Console(stderr=True), transient=True)
 
 
 def _refuse(faults: Sequence[str], *, n_images: int) -> None:

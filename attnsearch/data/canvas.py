@@ -12,6 +12,8 @@ Colour = tuple[int, int, int]
 Floats = NDArray[np.float64]
 
 _OVERSAMPLING = 3
+_TURN = np.linspace(0, 2 * math.pi, 20, endpoint=False)
+_CIRCLE: Floats = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=-1)
 
 
 def smooth(points: ArrayLike, *, n_steps: int = 6) -> Floats:
@@ -28,10 +30,9 @@ def smooth(points: ArrayLike, *, n_steps: int = 6) -> Floats:
 
 def ellipse(centre: tuple[float, float], radii: tuple[float, float], *, angle: float = 0.0) -> Floats:
     """A polygon (20, 2) along an ellipse; the angle is in radians, from x towards y."""
-    turn = np.linspace(0, 2 * math.pi, 20, endpoint=False)
-    x, y = radii[0] * np.cos(turn), radii[1] * np.sin(turn)
     cos, sin = math.cos(angle), math.sin(angle)
-    return np.stack([centre[0] + cos * x - sin * y, centre[1] + sin * x + cos * y], axis=-1)
+    points: Floats = _CIRCLE * radii @ np.array([[cos, sin], [-sin, cos]]) + centre
+    return points
 
 
 def stroke(start: tuple[float, float], stop: tuple[float, float], width: float) -> Floats:
@@ -51,7 +52,7 @@ class Canvas:
     def __init__(self, background: Image.Image) -> None:
         self._side_px = background.width
         side = self._side_px * _OVERSAMPLING
-        self._picture = background.resize((side, side), Image.Resampling.BICUBIC)
+        self._picture = background.resize((side, side), Image.Resampling.BILINEAR)
         self._mask = Image.new("L", (side, side))
         self._draw, self._draw_mask = ImageDraw.Draw(self._picture), ImageDraw.Draw(self._mask)
         self.matrix: Floats = np.eye(2)
@@ -63,11 +64,11 @@ class Canvas:
         `matrix` and `origin` take the polygon's coordinates to pixels of the finished picture.
         """
         pixels = (np.asarray(polygon, dtype=np.float64) @ self.matrix.T + self.origin) * _OVERSAMPLING
-        corners = [(float(x), float(y)) for x, y in pixels]
+        corners = pixels.ravel().tolist()  # x, y, x, y, …
         self._draw.polygon(corners, fill=colour)
         self._draw_mask.polygon(corners, fill=255 if is_part else 0)
 
     def finish(self) -> tuple[Image.Image, Image.Image]:
-        """The picture (RGB) and the mask (L, 0 or 255), at the background's size."""
-        mask = self._mask.reduce(_OVERSAMPLING).point(lambda share: 255 if share >= 128 else 0)
+        """The picture (RGB) and the mask (L, 255 where a part covers a quarter of a pixel), as large as the background."""
+        mask = self._mask.reduce(_OVERSAMPLING).point(lambda share: 255 if share >= 64 else 0)
         return self._picture.reduce(_OVERSAMPLING), mask

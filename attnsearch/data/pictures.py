@@ -44,7 +44,7 @@ def decode_square(
 
 
 def decode_mask(path: Path, *, side_px: int, resize: geometry.ResizeRule) -> NDArray[np.uint8]:
-    """A mask under the same resize rule: (side_px, side_px) uint8, 255 where a pixel is wholly on the mask.
+    """A mask under the same resize rule: (side_px, side_px) uint8, the share of a pixel on it times 255.
 
     Raises:
         DataError: as `decode_square`.

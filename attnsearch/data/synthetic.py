@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from attnsearch.data.birds import PARTS, Code, class_codes, draw_bird
 from attnsearch.data.cachedir import build_once, check_free_space
 from attnsearch.data.folder import MASKS, list_folder
 from attnsearch.data.listing import Listing
+from attnsearch.data.new_folder import new_folder
+from attnsearch.data.progress import with_bar
 from attnsearch.data.table import DataTables
-from attnsearch.errors import DataError, StoreError
 from attnsearch.types import SPLITS, Split
 
 #: Raised when the same settings would give other pictures.
@@ -31,7 +32,7 @@ _DRAWN_BY = (
 _CLASSES = "classes.csv"
 
 
-def list_images(cfg: SyntheticData) -> Listing:
+def list_images(cfg: SyntheticData, *, progress: bool = False) -> Listing:
     """The drawn pictures; the first time they are drawn into the cache folder.
 
     Raises:
@@ -41,7 +42,7 @@ def list_images(cfg: SyntheticData) -> Listing:
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode()).hexdigest()
 
     def build(folder: Path) -> dict[str, str | int | float]:
-        _draw_all(cfg, folder)
+        _draw_all(cfg, folder, progress=progress)
         return {"version": _VERSION, **settings}
 
     return list_folder(
@@ -49,24 +50,15 @@ def list_images(cfg: SyntheticData) -> Listing:
     )
 
 
-def make_synthetic(cfg: SyntheticData, target: Path) -> None:
+def make_synthetic(cfg: SyntheticData, target: Path, *, progress: bool = False) -> None:
     """Draws the data set into a folder of its own, to be read as `folder`; all of it or nothing.
 
     Raises:
         DataError: the target exists and is not empty.
         StoreError: the disk is full or cannot be written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{target} is not empty; name a new folder")
-    hidden = target.absolute().with_name(f".{target.name}.{os.getpid()}")
-    try:
-        hidden.mkdir(parents=True)
-        _draw_all(cfg, hidden)
-        hidden.rename(target.absolute())
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written ({error}); free some space or name another folder") from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    with new_folder(target) as folder:
+        _draw_all(cfg, folder, progress=progress)
 
 
 def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: int = 112) -> Image.Image:
@@ -85,7 +77,7 @@ def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: 
     return sheet
 
 
-def _draw_all(cfg: SyntheticData, folder: Path) -> None:
+def _draw_all(cfg: SyntheticData, folder: Path, *, progress: bool) -> None:
     counts: dict[Split, int] = {
         "train": cfg.n_train_per_class, "val": cfg.n_val_per_class, "test": cfg.n_test_per_class
     }  # fmt: skip
@@ -99,8 +91,10 @@ def _draw_all(cfg: SyntheticData, folder: Path) -> None:
         for label, (name, code) in enumerate(zip(names, codes, strict=True))
         for index in range(counts[split])
     ]
-    for job in jobs:
-        _draw_one(cfg, job, marked)
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-draw") as pool:
+        drawn = pool.map(lambda job: _draw_one(cfg, job, marked), jobs)
+        for _ in with_bar(drawn, "Drawing birds", n_steps=len(jobs), force=progress):
+            pass  # a failed drawing raises here
     _write_classes(folder / _CLASSES, names, codes)
 
 

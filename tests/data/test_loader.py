@@ -1,0 +1,264 @@
+"""Batches and what they depend on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as vision
+
+from attnsearch.config.datasets import FolderData
+from attnsearch.data import augment, loader
+from attnsearch.data.augment import IMAGENET_MEAN, IMAGENET_STD, Views, centre_views, jitter, random_views, resample
+from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data
+from attnsearch.errors import DataError
+from attnsearch.types import Batch
+
+MakeTree = Callable[..., Path]
+PLAIN = {"flip": 0.0, "brightness": 0.0, "saturation": 0.0}
+
+
+def settings(root: Path, **changes: object) -> FolderData:
+    values = {"image_size_px": 16, "crop_ratio": 0.8, **changes}  # 16 of 20 pixels
+    return FolderData(root=str(root), **values)  # type: ignore[arg-type]
+
+
+def batches(
+    source: DataSource, cfg: FolderData, *, split: str = "train", batch_size: int = 4, seed: int = 0, epoch: int = 1
+) -> list[Batch]:
+    made = BatchLoader(
+        source,
+        split,  # type: ignore[arg-type]
+        cfg,
+        batch_size=batch_size,
+        device="cpu",
+        training=split == "train",
+        seed=seed,
+    )
+    return list(made.epoch(epoch))
+
+
+def by_row(found: list[Batch]) -> dict[int, torch.Tensor]:
+    return {int(row): image for batch in found for row, image in zip(batch.rows, batch.images, strict=True)}
+
+
+def denormalised(images: torch.Tensor) -> torch.Tensor:
+    return images * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+
+
+def test_evaluation_keeps_file_order_and_the_short_last_batch(small_tree: Path) -> None:
+    source = open_data(settings(small_tree))
+    found = batches(source, settings(small_tree), split="val", batch_size=3)
+    assert [i for batch in found for i in batch.image_ids] == list(source.tables.val.image_ids)
+    assert [len(batch.rows) for batch in found] == [3, 1]
+    assert torch.cat([batch.labels for batch in found]).tolist() == [0, 0, 1, 1]
+
+
+def test_evaluation_shows_the_normalised_centre_crop(small_tree: Path) -> None:
+    cfg = settings(small_tree)
+    source = open_data(cfg)
+    (batch,) = batches(source, cfg, split="test")
+    cached = source.cache.pixels[source.cache.rows(source.tables.of("test"))]
+    expected = torch.from_numpy(cached[:, 2:18, 2:18].transpose(0, 3, 1, 2).copy()) / 255
+    torch.testing.assert_close(denormalised(batch.images), expected, atol=1e-6, rtol=0)
+    assert batch.images.is_contiguous()
+    assert batch.images.dtype == torch.float32
+
+
+def test_training_sees_every_image_once_in_a_new_order_each_epoch(small_tree: Path) -> None:
+    cfg = settings(small_tree)
+    source = open_data(cfg)
+    orders = [torch.cat([b.rows for b in batches(source, cfg, batch_size=3, epoch=e)]).tolist() for e in (1, 2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(9))
+    assert orders[0] != orders[1]
+
+
+def test_an_epoch_is_repeated_exactly_from_seed_and_number(small_tree: Path) -> None:
+    cfg = settings(small_tree)
+    source = open_data(cfg)
+    first, again = (batches(source, cfg, seed=3, epoch=5) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert one.image_ids == other.image_ids
+        assert torch.equal(one.images, other.images)
+    other_seed = batches(source, cfg, seed=4, epoch=5)
+    assert [b.image_ids for b in other_seed] != [b.image_ids for b in first]
+
+
+def test_an_image_looks_the_same_in_batches_of_another_size(small_tree: Path) -> None:
+    cfg = settings(small_tree)
+    source = open_data(cfg)
+    small, large = (by_row(batches(source, cfg, batch_size=size)) for size in (3, 9))
+    assert len(small) == 9
+    for row, image in small.items():
+        torch.testing.assert_close(image, large[row], atol=1e-6, rtol=0)
+
+
+def test_labels_and_ids_belong_to_their_images(small_tree: Path) -> None:
+    cfg = settings(small_tree)
+    source = open_data(cfg)
+    for batch in batches(source, cfg):
+        for row, label, image_id in zip(batch.rows.tolist(), batch.labels.tolist(), batch.image_ids, strict=True):
+            assert source.tables.train.image_ids[row] == image_id
+            assert source.tables.train.labels[row] == label
+
+
+def test_a_last_batch_of_one_image_is_left_out_of_training(small_tree: Path) -> None:
+    cfg = settings(small_tree)
+    made = BatchLoader(open_data(cfg), "train", cfg, batch_size=4, device="cpu", training=True, seed=0)
+    assert [len(batch.rows) for batch in made.epoch(1)] == [4, 4]  # 9 images
+    assert (made.n_images, len(made)) == (8, 2)
+
+
+def test_a_split_of_one_image_cannot_be_trained_on(make_tree: MakeTree) -> None:
+    root = make_tree({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1})
+    (source := open_data(settings(root))).tables.train.labels  # noqa: B018
+    lone = DataSource(source.cfg, _with_one_image(source), source.cache)
+    with pytest.raises(DataError, match="train has 1 image"):
+        BatchLoader(lone, "train", settings(root), batch_size=2, device="cpu", training=True, seed=0)
+
+
+def _with_one_image(source: DataSource) -> object:
+    from dataclasses import replace
+
+    train = source.tables.train
+    return replace(source.tables, train=replace(train, image_ids=train.image_ids[:1]))
+
+
+def test_a_missing_split_is_named(make_tree: MakeTree) -> None:
+    cfg = settings(make_tree({"train/a": 3, "train/b": 3}))
+    with pytest.raises(DataError, match="no test split"):
+        BatchLoader(open_data(cfg), "test", cfg, batch_size=2, device="cpu", training=False, seed=0)
+
+
+def test_a_cache_that_is_too_small_is_refused(small_tree: Path) -> None:
+    source = open_data(settings(small_tree))
+    with pytest.raises(ValueError, match=r"cache of 20 px \(squash\) cannot serve 40 px"):
+        batches(source, settings(small_tree, image_size_px=32))
+    with pytest.raises(ValueError, match="crop"):
+        batches(source, settings(small_tree, resize="crop"))
+
+
+def test_a_source_serves_other_augmentation_but_not_another_split(small_tree: Path) -> None:
+    source = open_data(settings(small_tree, cache_px=30))
+    assert source.serves(settings(small_tree, cache_px=30, image_size_px=20, flip=0.1))
+    assert not source.serves(settings(small_tree, cache_px=30, split_seed=2))
+    assert not source.serves(settings(small_tree))
+
+
+def test_a_larger_cache_shows_nearly_the_same_picture(make_tree: MakeTree) -> None:
+    root = make_tree({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2}, size_hw=(90, 120))
+    exact, larger = settings(root, **PLAIN), settings(root, cache_px=53, **PLAIN)
+    for split in ("train", "val"):
+        one = by_row(batches(open_data(exact), exact, split=split))
+        other = by_row(batches(open_data(larger), larger, split=split))
+        assert len(one) >= 4
+        for row, image in one.items():
+            assert (denormalised(image) - denormalised(other[row])).abs().mean() < 0.01
+
+
+def test_resampling_where_no_pixel_moves_is_the_identity() -> None:
+    cfg = FolderData(root="x", image_size_px=16, crop_ratio=1.0)
+    images = torch.arange(3 * 16 * 16, dtype=torch.float32).view(1, 3, 16, 16)
+    torch.testing.assert_close(resample(images, centre_views(1, cfg), cfg), images, atol=1e-3, rtol=0)
+
+
+def test_resampling_mirrors_the_crop() -> None:
+    cfg = FolderData(root="x", image_size_px=16, crop_ratio=0.8)
+    images = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    one = np.ones(1, dtype=np.float32)
+    views = Views(np.array([3]), np.array([1]), np.array([True]), one, one)
+    expected = images[:, :, 1:17, 3:19].flip(3)
+    torch.testing.assert_close(resample(images, views, cfg), expected, atol=1e-5, rtol=0)
+
+
+def test_shrinking_a_large_cache_averages() -> None:
+    cfg = FolderData(root="x", image_size_px=16, crop_ratio=1.0)
+    stripes = torch.zeros(1, 1, 64, 64)
+    stripes[..., ::2] = 1.0
+    torch.testing.assert_close(
+        resample(stripes, centre_views(1, cfg), cfg), torch.full((1, 1, 16, 16), 0.5), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("brightness", "saturation"), [(0.7, 1.0), (1.4, 1.0), (1.0, 0.2), (1.1, 1.5)])
+def test_jitter_is_that_of_torchvision(brightness: float, saturation: float) -> None:
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = vision.adjust_saturation(vision.adjust_brightness(image, brightness), saturation)
+    nothing = np.zeros(1, dtype=np.int64)
+    views = Views(
+        nothing,
+        nothing,
+        nothing.astype(bool),
+        np.array([brightness], dtype=np.float32),
+        np.array([saturation], dtype=np.float32),
+    )
+    torch.testing.assert_close(jitter(image.clone(), views), expected, atol=2e-4, rtol=0)
+
+
+def test_random_views_fill_their_ranges() -> None:
+    cfg = FolderData(root="x", image_size_px=16, crop_ratio=0.8, flip=0.25, brightness=0.1, saturation=0.5)
+    views = random_views(4000, cfg, seed=0, epoch=1)
+    assert set(views.x.tolist()) == set(views.y.tolist()) == {0, 1, 2, 3, 4}
+    assert views.is_mirrored.mean() == pytest.approx(0.25, abs=0.03)
+    for factors, spread in ((views.brightness, 0.1), (views.saturation, 0.5)):
+        assert factors.min() == pytest.approx(1 - spread, abs=0.01 * spread + 1e-3)
+        assert factors.max() == pytest.approx(1 + spread, abs=0.01 * spread + 1e-3)
+        assert factors.mean() == pytest.approx(1, abs=0.05 * spread)
+
+
+def test_a_view_depends_on_its_row_and_not_on_the_number_of_images() -> None:
+    cfg = FolderData(root="x", image_size_px=16, crop_ratio=0.8)
+    few, many = (random_views(n, cfg, seed=1, epoch=2) for n in (5, 50))
+    np.testing.assert_array_equal(few.brightness, many.brightness[:5])
+    np.testing.assert_array_equal(few.x, many.x[:5])
+
+
+@pytest.mark.parametrize("cache_px", [None, 33])
+def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, cache_px: int | None) -> None:
+    root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
+    for index, picture in enumerate(sorted(root.rglob("*.jpg"))):
+        white = Image.new("L", (60, 40))
+        white.paste(255, (10 + index, 5 + index, 40, 30))
+        mask = (root / "masks" / picture.relative_to(root)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        white.save(mask)
+        white.convert("RGB").save(picture, quality=95)  # the picture is its own mask
+    cfg = settings(root, cache_px=cache_px, brightness=0.0, saturation=0.0)
+    made = BatchLoader(open_data(cfg), "train", cfg, batch_size=8, device="cpu", training=True, seed=0, with_masks=True)
+    (batch,) = made.epoch(1)
+    assert batch.part_masks is not None
+    assert (batch.part_masks.shape, batch.part_masks.dtype) == ((8, 16, 16), torch.bool)
+    seen = denormalised(batch.images)[:, 1] > 0.5
+    assert (seen != batch.part_masks).float().mean() < 0.02
+
+
+def test_masks_are_refused_where_there_are_none(small_tree: Path) -> None:
+    cfg = settings(small_tree)
+    with pytest.raises(DataError, match="no part masks for val"):
+        BatchLoader(open_data(cfg), "val", cfg, batch_size=2, device="cpu", training=False, seed=0, with_masks=True)
+
+
+def test_an_error_of_the_reading_thread_reaches_the_consumer(small_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = settings(small_tree)
+    source = open_data(cfg)
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "the disk went away")
+
+    monkeypatch.setattr(loader, "cut", broken)
+    with pytest.raises(OSError, match="the disk went away"):
+        batches(source, cfg)
+
+
+def test_crop_boxes_are_those_of_the_evaluation_crop(small_tree: Path) -> None:
+    # 12 x 16 pixels, 16 of 20 seen: a tenth is cut on each side.
+    cfg = settings(small_tree)
+    boxes = crop_boxes(open_data(cfg), "val", cfg)
+    np.testing.assert_allclose(boxes, [[1.6, 1.2, 14.4, 10.8]] * 4)
+
+
+def test_the_epoch_order_does_not_depend_on_numpys_shuffle() -> None:
+    keys = np.random.default_rng((7, 3, 0)).random(6)
+    assert augment.shuffled_rows(6, seed=7, epoch=3).tolist() == sorted(range(6), key=lambda row: keys[row])
