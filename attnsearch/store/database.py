@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
@@ -14,7 +16,7 @@ from attnsearch.errors import StoreError
 from attnsearch.store import tables
 from attnsearch.store.files import free_bytes, make_folder
 from attnsearch.store.inspection import DatabaseState, inspect_database, server_errors
-from attnsearch.store.urls import default_url, is_network_path, read_only_uri, redact, shown, sqlite_path
+from attnsearch.store.urls import default_url, network_file_system, read_only_uri, redact, shown, sqlite_path
 
 __all__ = [
     "DatabaseState",
@@ -23,7 +25,6 @@ __all__ = [
     "create_tables",
     "default_url",
     "inspect_database",
-    "is_network_path",
     "open_reader",
     "open_writer",
     "reader_arguments",
@@ -31,6 +32,8 @@ __all__ = [
     "transaction",
     "tune_writer",
 ]
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 60
 _MIB = 2**20
@@ -49,9 +52,21 @@ def create_database(url: str) -> Engine:
     path = sqlite_path(url)
     if path is not None:
         make_folder(path.parent)
+        _warn_of_network(path)
     engine = open_writer(url)
     create_tables(engine)
     return engine
+
+
+def _warn_of_network(path: Path) -> None:
+    kind = network_file_system(path)
+    if kind is not None:
+        logger.warning(
+            "%s lies on a network file system (%s), where SQLite's locks can fail: "
+            "keep it on a local disk or give a postgresql:// storage",
+            path,
+            kind,
+        )
 
 
 def create_tables(engine: Engine) -> None:

@@ -32,6 +32,7 @@ def write_epochs(
     Rows of later epochs are removed: an attempt that resumes from an older checkpoint does not own them.
 
     Args:
+        engine: a writer's, so that nobody takes the trial over between the check and the write.
         attempt: checked against the lease in the same transaction; None for a plain run, which has no lease.
         records: every record of the trial, from epoch 1.
     Raises:

@@ -105,16 +105,19 @@ def near_names(path: Path) -> list[str]:
     return [str(ancestor.joinpath(name, *missing[1:])) for name in near]
 
 
-def is_network_path(path: Path) -> bool:
-    """Whether `path` lies on a network file system, where WAL and file locks cannot be trusted; False if unknown."""
-    mounts = Path("/proc/self/mounts")
+def network_file_system(path: Path, *, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """Kind of the network file system that holds `path`; None on a local disk or where the system does not tell.
+
+    Args:
+        mounts: the kernel's table of mounts: device, mount point, kind, …
+    """
     if not mounts.exists():
-        return False
+        return None
     where = existing_ancestor(path).resolve()
     rows = [line.split()[1:3] for line in mounts.read_text(errors="replace").splitlines()]
     above = [(mount, kind) for mount, kind in rows if where.is_relative_to(mount.replace("\\040", " "))]
     _, kind = max(above, key=lambda row: len(row[0]), default=("", ""))
-    return kind.startswith(_NETWORK_FILE_SYSTEMS)
+    return kind if kind.startswith(_NETWORK_FILE_SYSTEMS) else None
 
 
 def _side_file(path: Path, suffix: str) -> Path:

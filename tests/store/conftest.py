@@ -79,11 +79,11 @@ def archive() -> AttentionArchive:
 def run_processes() -> Callable[..., list[str]]:
     """Runs commands of `processes.py` at the same time; returns what each printed."""
 
-    def run(commands: list[tuple[object, ...]], *, meanwhile: Callable[[], None] = lambda: None) -> list[str]:
+    def run(commands: list[tuple[object, ...]], *, meanwhile: Callable[[], None] | None = None) -> list[str]:
         script = str(Path(__file__).with_name("processes.py"))
         lines = [[sys.executable, script, *map(str, command)] for command in commands]
         running = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for line in lines]
-        while any(process.poll() is None for process in running):
+        while meanwhile is not None and any(process.poll() is None for process in running):
             meanwhile()
         outputs = [process.communicate()[0].strip() for process in running]
         assert [process.returncode for process in running] == [0] * len(running)

@@ -213,6 +213,15 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         create_database(sqlite_url(tmp_path / "CUB" / "hypSearch.db"))
 
 
+def test_database_on_a_network_disk_is_warned_about(
+    url: str, layout: StudyLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "network_file_system", lambda _path: "nfs4")
+    create_database(url).dispose()
+
+    assert f"{layout.database} lies on a network file system (nfs4)" in caplog.text
+
+
 def test_tables_and_upserts_are_plain_postgresql() -> None:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     connection = cast("Connection", SimpleNamespace(dialect=dialect))

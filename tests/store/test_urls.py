@@ -6,7 +6,16 @@ import pytest
 
 from attnsearch.errors import ConfigError
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.urls import default_url, near_names, parse_url, redact, shown, sqlite_path, sqlite_url
+from attnsearch.store.urls import (
+    default_url,
+    near_names,
+    network_file_system,
+    parse_url,
+    redact,
+    shown,
+    sqlite_path,
+    sqlite_url,
+)
 
 
 def test_default_url_is_absolute_and_leads_back_to_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -74,3 +83,17 @@ def test_near_names_are_sought_at_the_first_missing_folder(tmp_path: Path) -> No
 
     assert near_names(tmp_path / "results" / "CUP" / "x.db") == [str(tmp_path / "results" / "CUB" / "x.db")]
     assert near_names(tmp_path / "results" / "birds" / "x.db") == []
+
+
+def test_innermost_mount_tells_a_network_disk_from_a_local_one(tmp_path: Path) -> None:
+    share = tmp_path / "big share"
+    scratch = share / "scratch"
+    scratch.mkdir(parents=True)
+    mounts = tmp_path / "mounts"
+    escaped = str(share).replace(" ", "\\040")
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/x {escaped} nfs4 rw 0 0\n/dev/b {escaped}/scratch xfs rw 0 0\n")
+
+    assert network_file_system(share / "new" / "x.db", mounts=mounts) == "nfs4"
+    assert network_file_system(scratch / "x.db", mounts=mounts) is None
+    assert network_file_system(tmp_path / "x.db", mounts=mounts) is None
+    assert network_file_system(share, mounts=tmp_path / "none") is None
