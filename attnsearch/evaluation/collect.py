@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
 from attnsearch.data.table import ImageTable
 from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, set_threads
-from attnsearch.metrics.classification import Scores, Totals
+from attnsearch.metrics.classification import Totals
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.kept import KeptCheckpoint, read_kept
@@ -36,18 +36,18 @@ def collect(
     split: Split,
     *,
     archive: ArchivePaths | None = None,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Scores a split in file order, and archives maps, norms, saliency and predictions.
 
     It computes in the precision and the batch size of the run's validation, so that the validation split gives the
     numbers of the kept epoch's record again. The loss is the family's own: a teacher, if there was one, is not asked.
     What is archived is as the model made it, in float32; saliency explains the predicted class. Memory does not grow
-    with the number of images.
+    with the maps of more images.
 
     Args:
         config: of the run; its data and runtime settings may differ from those that the checkpoint was trained with.
-        archive: where the maps go, or None to only score. On validation, `evaluation.n_images` limits them to
+        archive: where the maps go, or None to only score. On validation `evaluation.n_images` limits them to
             `archived_rows`; scores always use all images.
         check: called between batches and before each file gets its name.
     Returns:
@@ -63,31 +63,21 @@ def collect(
     check_class_names(table.class_names, kept.class_names, str(checkpoint))
     set_threads(config.runtime.n_threads)
     model, arithmetic = _load_model(config, kept)
-    loader = BatchLoader(
-        data,
-        split,
-        config.data,
-        batch_size=evaluation_batch_size(config.train.batch_size // kept.accumulation),
-        device=arithmetic.device,
-        training=False,
-        seed=config.seed,
-    )
+    loader = _open_loader(config, kept, data, split, arithmetic.device)
     totals = Totals(len(table.class_names), arithmetic.device, per_class=True)
     rows = archived_rows(table, config.evaluation.n_images if split == "val" else None)
+    parts = _Parts(kept, table, rows, data.cache.sizes_hw[data.cache.rows(table)], crop_boxes(data, split, config.data))
     with ExitStack() as stack:
         writer = None if archive is None else stack.enter_context(ArchiveWriter(archive, len(rows), check=check))
         for batch in loader.epoch(kept.epoch):
-            if check is not None:
-                check()
+            check()
             output = _score(model, arithmetic, batch, totals)
-            chosen = np.flatnonzero(np.isin(batch.rows.numpy(), rows))
-            if writer is not None and len(chosen):
-                writer.append(
-                    _archive_part(model, output, batch, chosen, kept=kept, data=data, config=config, split=split)
-                )
+            if writer is not None and (part := parts.of(batch, output, model)) is not None:
+                writer.append(part)
         if writer is not None:
             writer.finish()
-    return _named(totals.scores(), split)
+    scores = totals.scores()
+    return {f"{split}/{name}": value for name, value in {"loss": scores.loss, **scores.metrics}.items()}
 
 
 def archived_rows(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
@@ -121,6 +111,13 @@ def _load_model(config: ExperimentConfig, kept: KeptCheckpoint) -> tuple[Attenti
     return arithmetic.place_model(model).eval(), arithmetic
 
 
+def _open_loader(
+    config: ExperimentConfig, kept: KeptCheckpoint, data: DataSource, split: Split, device: torch.device
+) -> BatchLoader:
+    batch_size = evaluation_batch_size(config.train.batch_size // kept.accumulation)
+    return BatchLoader(data, split, config.data, batch_size=batch_size, device=device, training=False, seed=config.seed)
+
+
 def _score(model: AttentionModel, arithmetic: Arithmetic, batch: Batch, totals: Totals) -> AttentionOutput:
     batch = arithmetic.place_images(batch)
     with arithmetic.autocast():
@@ -131,43 +128,46 @@ def _score(model: AttentionModel, arithmetic: Arithmetic, batch: Batch, totals: 
     return output
 
 
-def _archive_part(
-    model: AttentionModel,
-    output: AttentionOutput,
-    batch: Batch,
-    chosen: NDArray[np.intp],
-    *,
-    kept: KeptCheckpoint,
-    data: DataSource,
-    config: ExperimentConfig,
-    split: Split,
-) -> AttentionArchive:
-    """The chosen images of a batch as a piece of the archive."""
-    confidences, predictions = output.logits.softmax(dim=1).max(dim=1)
-    table = data.tables.of(split)
-    rows = batch.rows.numpy()[chosen]
-    saliency = None if output.maps is None else model.saliency(output, predictions)
-    return AttentionArchive(
-        image_ids=tuple(batch.image_ids[index] for index in chosen),
-        labels=table.labels[rows],
-        predictions=predictions.cpu().numpy()[chosen],
-        confidences=confidences.cpu().numpy()[chosen],
-        sizes_hw=data.cache.sizes_hw[data.cache.rows(table)[rows]],
-        crop_boxes=crop_boxes(data, split, config.data)[rows],
-        class_names=table.class_names,
-        map_names=output.map_names,
-        maps=_to_array(output.maps, chosen),
-        norms=_to_array(output.norms, chosen),
-        saliency=_to_array(saliency, chosen),
-        config_digest=kept.config.digest(),
-        epoch=kept.epoch,
-        split=split,
-    )
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """Cuts batches into pieces of the archive.
+
+    Attributes:
+        rows: (n,) of the split, those that are archived.
+        sizes_hw, crop_boxes: (N, 2) and (N, 4), of all images of the split.
+    """
+
+    kept: KeptCheckpoint
+    table: ImageTable
+    rows: NDArray[np.int64]
+    sizes_hw: NDArray[np.int64]
+    crop_boxes: NDArray[np.float64]
+
+    def of(self, batch: Batch, output: AttentionOutput, model: AttentionModel) -> AttentionArchive | None:
+        """The archived images of a batch, or None."""
+        chosen = np.flatnonzero(np.isin(batch.rows.numpy(), self.rows))
+        if not len(chosen):
+            return None
+        confidences, predictions = output.logits.softmax(dim=1).max(dim=1)
+        saliency = None if output.maps is None else model.saliency(output, predictions)
+        rows = batch.rows.numpy()[chosen]
+        return AttentionArchive(
+            image_ids=tuple(batch.image_ids[index] for index in chosen),
+            labels=self.table.labels[rows],
+            predictions=predictions.cpu().numpy()[chosen],
+            confidences=confidences.cpu().numpy()[chosen],
+            sizes_hw=self.sizes_hw[rows],
+            crop_boxes=self.crop_boxes[rows],
+            class_names=self.table.class_names,
+            map_names=output.map_names,
+            maps=_to_array(output.maps, chosen),
+            norms=_to_array(output.norms, chosen),
+            saliency=_to_array(saliency, chosen),
+            config_digest=self.kept.config.digest(),
+            epoch=self.kept.epoch,
+            split=self.table.split,
+        )
 
 
 def _to_array(tensor: Tensor | None, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
     return None if tensor is None else tensor.float().cpu().numpy()[chosen]
-
-
-def _named(scores: Scores, split: Split) -> dict[str, float]:
-    return {f"{split}/{name}": value for name, value in {"loss": scores.loss, **scores.metrics}.items()}

@@ -1,0 +1,99 @@
+"""Fixtures of the trainer's tests: a few small pictures, a small model, and a context that remembers what it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.loader import DataSource, open_data
+from attnsearch.types import EpochRecord
+
+ConfigMaker = Callable[..., ExperimentConfig]
+
+
+@dataclass
+class RecordingContext:
+    """A `TrialContext` that writes down what it hears; `on_check` may raise."""
+
+    directory: Path
+    number: int = 0
+    attempt: int = 1
+    seed: int = 1
+    prune_after: int | None = None
+    on_check: Callable[[], None] = lambda: None
+    records: list[EpochRecord] = field(default_factory=list)
+    reports: list[tuple[float, int]] = field(default_factory=list)
+
+    def check(self) -> None:
+        self.on_check()
+
+    def record(self, records: list[EpochRecord]) -> None:
+        self.records = list(records)
+
+    def report(self, value: float, epoch: int) -> None:
+        self.reports.append((value, epoch))
+
+    def should_prune(self) -> bool:
+        return self.prune_after is not None and self.reports[-1][1] >= self.prune_after
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(scope="session")
+def picture_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class `red` has a red and class `blue` a blue patch somewhere on grey noise: 9 train, 3 val and test each."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, n_images in (("train", 9), ("val", 3), ("test", 3)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(n_images):
+                pixels = rng.integers(90, 160, (36, 36, 1)).repeat(3, axis=2).astype(np.uint8)
+                top, left = rng.integers(0, 24, 2)
+                pixels[top : top + 12, left : left + 12] = 20
+                pixels[top : top + 12, left : left + 12, channel] = 230
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(picture_root: Path) -> ConfigMaker:
+    """Makes a config from the changes to a tiny one: `tiny_config(train={"epochs": 3})`."""
+
+    def make(**changes: Any) -> ExperimentConfig:
+        settings: dict[str, Any] = {
+            "name": "tiny",
+            "data": {"name": "folder", "root": str(picture_root), "image_size_px": 32},
+            "model": {"name": "cnn", "backbone": "resnet18", "width": 0.25},
+            "train": {"epochs": 2, "batch_size": 8, "precision": "fp32", "optimizer": {"name": "sgd", "lr": 0.05}},
+            "runtime": {"device": "cpu", "n_threads": 1},
+        }
+        for key, value in changes.items():
+            is_block = isinstance(value, dict) and key in settings
+            settings[key] = {**settings[key], **value} if is_block else value
+        return ExperimentConfig.model_validate_json(json.dumps(settings))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data(tiny_config: ConfigMaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataSource]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield open_data(tiny_config().data)

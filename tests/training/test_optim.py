@@ -1,0 +1,112 @@
+"""Parameter groups, optimizers and schedules."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+from torch import nn
+
+from attnsearch.config.experiment import OptimizerSettings, ScheduleSettings
+from attnsearch.training.optim import build_optimizer, build_schedule, freeze_backbone, parameter_groups
+
+
+class TwoParts(nn.Module):
+    backbone_prefix: ClassVar[str] = "backbone."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 2)
+
+
+def rates(settings: ScheduleSettings, *, epochs: int, updates_per_epoch: int, factor: float = 1.0) -> list[list[float]]:
+    """The rate of each update, for the head's and the backbone's groups."""
+    optimizer = build_optimizer(TwoParts(), OptimizerSettings(lr=0.5, backbone_lr_factor=factor))  # type: ignore[arg-type]
+    schedule = build_schedule(settings, optimizer, lr=0.5, epochs=epochs, updates_per_epoch=updates_per_epoch)
+    seen = []
+    for update in range(epochs * updates_per_epoch):
+        seen.append([optimizer.param_groups[0]["lr"], optimizer.param_groups[-1]["lr"]])
+        schedule.step_update(update + 1)
+    return seen
+
+
+def test_vectors_get_no_weight_decay_and_the_backbone_its_own_rate() -> None:
+    model = TwoParts()
+    settings = OptimizerSettings(weight_decay=0.1, backbone_lr_factor=0.25)
+    groups = parameter_groups(model, settings)  # type: ignore[arg-type]
+    found = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    expected = {
+        "head.weight": (1.0, 0.1),
+        "head.bias": (1.0, 0.0),
+        "backbone.0.weight": (0.25, 0.1),
+        "backbone.0.bias": (0.25, 0.0),
+        "backbone.1.weight": (0.25, 0.0),
+        "backbone.1.bias": (0.25, 0.0),
+    }
+    assert {name: found[id(parameter)] for name, parameter in model.named_parameters()} == expected
+
+
+def test_a_factor_of_zero_freezes_the_backbone() -> None:
+    model = TwoParts()
+    settings = OptimizerSettings(backbone_lr_factor=0.0)
+    freeze_backbone(model, settings)  # type: ignore[arg-type]
+    in_groups = {id(p) for group in parameter_groups(model, settings) for p in group["params"]}  # type: ignore[arg-type]
+    assert in_groups == {id(model.head.weight), id(model.head.bias)}
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "amsgrad", "adamw", "lion"])
+def test_each_optimizer_is_the_one_that_is_named(
+    name: Literal["sgd", "adam", "amsgrad", "adamw", "lion"],
+) -> None:
+    optimizer = build_optimizer(TwoParts(), OptimizerSettings(name=name, lr=0.5))  # type: ignore[arg-type]
+    kind = {"sgd": "SGD", "adam": "Adam", "amsgrad": "Adam", "adamw": "AdamW", "lion": "Lion"}[name]
+    group = optimizer.param_groups[0]
+    assert type(optimizer).__name__ == kind
+    assert group.get("amsgrad", False) is (name == "amsgrad")
+    assert group.get("nesterov", False) is False
+    assert group.get("momentum", 0.9) == 0.9
+
+
+def test_momentum_of_zero_is_not_the_default() -> None:
+    optimizer = build_optimizer(TwoParts(), OptimizerSettings(momentum=0.0))  # type: ignore[arg-type]
+    assert optimizer.param_groups[0]["momentum"] == 0.0
+
+
+@pytest.mark.parametrize("step_epochs", [1, 2, 3])
+def test_step_follows_the_formula_of_br_npa(step_epochs: int) -> None:
+    settings = ScheduleSettings(name="step", step_epochs=step_epochs, step_factor=0.5)
+    seen = rates(settings, epochs=7, updates_per_epoch=3, factor=0.1)
+    for update, (head, backbone) in enumerate(seen):
+        epoch = update // 3 + 1
+        assert head == pytest.approx(0.5 * 0.5 ** (epoch // step_epochs))
+        assert backbone == pytest.approx(0.1 * head)
+
+
+def test_cosine_falls_to_its_final_factor() -> None:
+    seen = rates(ScheduleSettings(name="cosine", final_lr_factor=0.1), epochs=4, updates_per_epoch=5, factor=0.5)
+    for update, (head, backbone) in enumerate(seen):
+        share = 0.5 * (1 + math.cos(math.pi * update / 20))
+        assert head == pytest.approx(0.05 + (0.5 - 0.05) * share)
+        assert backbone == pytest.approx(0.5 * head)
+
+
+def test_warmup_rises_from_one_share_to_the_full_rate() -> None:
+    seen = rates(ScheduleSettings(name="constant", warmup_epochs=2), epochs=3, updates_per_epoch=2)
+    # from 0.5 / 4 in four equal steps to 0.5
+    assert [head for head, _ in seen] == pytest.approx([0.125, 0.21875, 0.3125, 0.40625, 0.5, 0.5])
+
+
+def test_training_in_float32_keeps_the_optimizer_state_in_float32() -> None:
+    model = TwoParts()
+    optimizer = build_optimizer(model, OptimizerSettings(name="adamw"))  # type: ignore[arg-type]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model.head(model.backbone(torch.ones(2, 3, 4, 4)).mean(dim=(2, 3)))
+    torch.autograd.backward(output.float().square().sum())
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    assert moments
+    assert all(value.dtype == torch.float32 for value in moments)
