@@ -69,6 +69,6 @@ class Canvas:
         self._draw_mask.polygon(corners, fill=255 if is_part else 0)
 
     def finish(self) -> tuple[Image.Image, Image.Image]:
-        """The picture (RGB) and the mask (L, 255 where a part covers a quarter of a pixel), as large as the background."""
+        """The picture (RGB) and the mask (L, 255 where a part covers a quarter of a pixel)."""
         mask = self._mask.reduce(_OVERSAMPLING).point(lambda share: 255 if share >= 64 else 0)
         return self._picture.reduce(_OVERSAMPLING), mask
