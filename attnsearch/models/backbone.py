@@ -7,6 +7,7 @@ import warnings
 from typing import Any, cast
 
 import timm
+import torch
 from timm.models import is_model_in_modules
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
@@ -66,10 +67,10 @@ def _check_name(name: str) -> None:
 
 def _create(name: str, width: float) -> ResNet:
     try:
-        body = _create_body(name)
         if width == 1.0:
-            return body
-        channels = _scaled_channels(body, width)
+            return _create_body(name)
+        with torch.device("meta"):  # only its channels are wanted
+            channels = _scaled_channels(_create_body(name), width)
         scaled = _create_body(name, **channels)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

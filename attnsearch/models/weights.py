@@ -214,7 +214,7 @@ def _download(backbone: str) -> Path:
             raise OSError("HF_HUB_OFFLINE is set")
         _check_connection(constants.ENDPOINT)
         return Path(hf_hub_download(place, "model.safetensors"))
-    except OSError as error:
+    except Exception as error:  # the hub's client lets errors of its HTTP library through, which changes with versions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"cannot get the weights of {backbone!r} from {constants.ENDPOINT} ({reason}); {mend}"
