@@ -118,8 +118,8 @@ def jitter(images: Tensor, views: Views) -> Tensor:
     """
     images.mul_(_column(views.brightness, images)).clamp_(0, 1)
     factor = _column(views.saturation, images)
-    weights = torch.tensor(_GREY_WEIGHTS, device=images.device).view(3, 1, 1)
-    grey = (images * weights).sum(dim=1, keepdim=True)  # (B, 1, S, S)
+    red, green, blue = _GREY_WEIGHTS
+    grey = (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)  # (B, 1, S, S)
     return images.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
 
 

@@ -72,8 +72,16 @@ class BatchLoader:
     on (seed, epoch), an image's augmentation only on (seed, epoch, row): a resumed run needs no stored random state,
     and other batch sizes see the same images.
 
+    Args:
+        cfg: may differ from the source's in what one cache can serve (size, crop ratio, augmentation).
+        with_masks: adds `part_masks` (B, S, S), through the same crop as the images.
+
     Attributes:
         n_images: images that one epoch yields.
+
+    Raises:
+        DataError: no such split, one training image only, or no masks.
+        ValueError: the source's cache cannot serve these settings.
     """
 
     def __init__(
@@ -88,14 +96,6 @@ class BatchLoader:
         seed: int,
         with_masks: bool = False,
     ) -> None:
-        """Args:
-            cfg: may differ from the source's in what one cache can serve (size, crop ratio, augmentation).
-            with_masks: adds `part_masks` (B, S, S), through the same crop as the images.
-
-        Raises:
-            DataError: no such split, one training image only, or no masks.
-            ValueError: the source's cache cannot serve these settings.
-        """
         if source.cache.resize != cfg.resize or source.cache.side_px < cfg.resized_px:
             raise ValueError(
                 f"a cache of {source.cache.side_px} px ({source.cache.resize}) cannot serve {cfg.resized_px} px "
@@ -118,7 +118,7 @@ class BatchLoader:
         return -(-self.n_images // self._batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (from 1); the last one may be short.
+        """The batches of an epoch (from 1), on the device but for `rows`; the last one may be short.
 
         Training leaves out a last batch of one image, which batch norm could not train on.
 

@@ -1,6 +1,7 @@
 """Batches and what they depend on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,18 +113,12 @@ def test_a_last_batch_of_one_image_is_left_out_of_training(small_tree: Path) -> 
 
 
 def test_a_split_of_one_image_cannot_be_trained_on(make_tree: MakeTree) -> None:
-    root = make_tree({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1})
-    (source := open_data(settings(root))).tables.train.labels  # noqa: B018
-    lone = DataSource(source.cfg, _with_one_image(source), source.cache)
+    cfg = settings(make_tree({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1}))
+    source = open_data(cfg)
+    train = replace(source.tables.train, image_ids=source.tables.train.image_ids[:1])
+    lone = replace(source, tables=replace(source.tables, train=train))
     with pytest.raises(DataError, match="train has 1 image"):
-        BatchLoader(lone, "train", settings(root), batch_size=2, device="cpu", training=True, seed=0)
-
-
-def _with_one_image(source: DataSource) -> object:
-    from dataclasses import replace
-
-    train = source.tables.train
-    return replace(source.tables, train=replace(train, image_ids=train.image_ids[:1]))
+        BatchLoader(lone, "train", cfg, batch_size=2, device="cpu", training=True, seed=0)
 
 
 def test_a_missing_split_is_named(make_tree: MakeTree) -> None:

@@ -1,6 +1,7 @@
 """Work done ahead of its consumer."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,15 +23,14 @@ def test_nothing_to_do_gives_nothing() -> None:
 def test_work_runs_at_most_so_far_ahead() -> None:
     asked: list[int] = []
 
-    def items() -> "object":
+    def items() -> Iterator[int]:
         for item in range(10):
             asked.append(item)
             yield item
 
-    results = prefetched(lambda x: x, items(), depth=2)  # type: ignore[arg-type, var-annotated]
+    results = prefetched(lambda x: x, items(), depth=2)
     next(results)
     assert asked == [0, 1, 2]  # one handed out, two ahead
-    results.close()  # type: ignore[attr-defined]
 
 
 def test_an_error_comes_where_its_result_would_have() -> None:
