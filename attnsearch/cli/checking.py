@@ -8,10 +8,8 @@ from pathlib import Path
 from attnsearch.config.layers import read_yaml
 from attnsearch.config.load import find_file, load_experiment, load_study
 from attnsearch.data import DataTables, build_tables
-from attnsearch.search.preflight import check_models
 from attnsearch.search.session import layout_of, storage_url
 from attnsearch.search.space import corners
-from attnsearch.search.supervisor import check_study
 
 
 def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Path) -> str:
@@ -20,6 +18,8 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
     Raises:
         ConfigError, DataError, StoreError: every fault that a start would meet before its first trial.
     """
+    from attnsearch.search.preflight import check_models  # imports torch
+
     path = find_file(name, ("studies", "configs"))
     if _is_study(path):
         return _check_study(path, profile=profile, overrides=overrides, root=root)
@@ -30,6 +30,8 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
 
 
 def _check_study(path: Path, *, profile: str | None, overrides: Iterable[str], root: Path) -> str:
+    from attnsearch.search.supervisor import check_study  # imports torch
+
     loaded = load_study(str(path), profile=profile, overrides=overrides)
     layout = layout_of(loaded, root=root)
     tables = check_study(loaded, layout, storage_url(loaded, layout))

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ PIPED_WIDTH = 300
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """One JSON object on one line; an undefined number becomes null."""
+    """One JSON object on one line; an undefined number becomes null, a time is in UTC."""
     print(json.dumps(_plain(values), allow_nan=False))
 
 
@@ -24,6 +25,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)

@@ -7,11 +7,7 @@ from collections.abc import Iterable
 from attnsearch.cli.found import open_study
 from attnsearch.config.layers import parse_override
 from attnsearch.config.load import with_settings
-from attnsearch.data.loader import open_data
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.collect import collect
-from attnsearch.models.kept import read_kept
-from attnsearch.search.publish import Chosen, note_look
 from attnsearch.search.study import best_trials
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import Split
@@ -30,6 +26,11 @@ def evaluate_trial(
         ConfigError: no such trial, or one without a kept checkpoint.
         DataError: the data set cannot be used or has no such split.
     """
+    from attnsearch.data.loader import open_data  # these import torch
+    from attnsearch.evaluation.collect import collect
+    from attnsearch.models.kept import read_kept
+    from attnsearch.search.publish import Chosen, note_look
+
     number = best_number(layout) if trial is None else trial
     files = layout.trial(number)
     if not files.kept.is_file():

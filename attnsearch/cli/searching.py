@@ -17,9 +17,7 @@ from attnsearch.errors import AttnSearchError
 from attnsearch.search.context import Worker
 from attnsearch.search.processes import URL_VARIABLE, worker_name
 from attnsearch.search.session import layout_of, open_session, storage_url
-from attnsearch.search.supervisor import run_study
 from attnsearch.search.trials import read_study
-from attnsearch.search.worker import run_worker
 
 
 def run_search(loaded: LoadedStudy, *, root: Path, n_workers: int | None, as_json: bool) -> int:
@@ -28,6 +26,8 @@ def run_search(loaded: LoadedStudy, *, root: Path, n_workers: int | None, as_jso
     Raises:
         AttnSearchError: what stopped the study.
     """
+    from attnsearch.search.supervisor import run_study  # imports torch
+
     started = time.monotonic()
     stop = StopRequest("stopping: running trials return to waiting; once more ends at once")
     with signals_to(stop.take), watching() as watcher:
@@ -57,6 +57,8 @@ def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
         parent: process id of the search; the worker ends when it is gone.
         started_at: of the search, UTC seconds since 1970.
     """
+    from attnsearch.search.worker import run_worker  # imports torch
+
     worker = Worker(worker_name(), parent)
     with signals_to(lambda _signal, _frame: worker.stop.set()):
         try:

@@ -7,15 +7,16 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli.output import duration, number
-from attnsearch.search.publish import read_manifest
-from attnsearch.search.supervisor import Ended
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import PublishedLayout, StudyLayout
 from attnsearch.store.urls import redact
 from attnsearch.types import Split
+
+if TYPE_CHECKING:
+    from attnsearch.search.supervisor import Ended
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class SearchSummary:
 
     def _sets(self) -> list[tuple[int, PublishedLayout]]:
         """Trial number and files of each published set."""
+        from attnsearch.search.publish import read_manifest  # imports torch
+
         manifest = read_manifest(self.layout) or {"sets": []}
         folder = self.layout.experiment_dir
         return [

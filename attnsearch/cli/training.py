@@ -9,7 +9,6 @@ from attnsearch.cli.output import number, print_json, print_line
 from attnsearch.cli.stopping import StopRequest, signals_to
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import TrialInterrupted
-from attnsearch.search.single import run_single
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import TrialResult
 
@@ -20,6 +19,8 @@ def run_training(experiment: ExperimentConfig, *, root: Path, as_json: bool) -> 
     Raises:
         AttnSearchError: what ended the run.
     """
+    from attnsearch.search.single import run_single  # imports torch
+
     stop = StopRequest("stopping: the next start goes on after the last finished epoch")
     try:
         with signals_to(stop.take):

@@ -1,0 +1,134 @@
+"""Imports point down only: read from the import statements, so that no module has to be loaded."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = {
+    **dict.fromkeys(("types", "errors", "geometry"), 0),
+    **dict.fromkeys(("config", "device"), 1),
+    **dict.fromkeys(("data", "models", "metrics", "store"), 2),
+    **dict.fromkeys(("training", "evaluation"), 3),
+    "search": 4,
+    "explorer": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+TORCH_FREE = ("types", "errors", "geometry", "config", "device", "store", "search.trials", "explorer", "cli")
+TORCH = ("torch", "torchvision", "timm", "safetensors")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import; `is_run` tells whether importing the module runs it."""
+
+    target: str
+    is_run: bool
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS = {module_name(path): path for path in sorted((ROOT / "attnsearch").rglob("*.py"))}
+
+
+def imports_of(name: str) -> list[Import]:
+    return list(_walk(ast.parse(PATHS[name].read_text(encoding="utf-8")), is_run=True))
+
+
+def _walk(node: ast.AST, *, is_run: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, is_run) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: relative import"
+            yield from (Import(_resolve(child.module or "", alias.name), is_run) for alias in child.names)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from _walk(ast.Module(child.body, []), is_run=False)
+            yield from _walk(ast.Module(child.orelse, []), is_run=is_run)
+        else:
+            yield from _walk(child, is_run=is_run and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _resolve(module: str, name: str) -> str:
+    """`from a import b` means the module `a.b` where there is one, else `a`."""
+    return f"{module}.{name}" if f"{module}.{name}" in PATHS else module
+
+
+def inner_targets(name: str, *, only_run: bool = False) -> list[str]:
+    found = [one.target for one in imports_of(name) if one.is_run or not only_run]
+    return [target for target in found if target in PATHS and target != name]
+
+
+def part(name: str) -> str:
+    """`attnsearch.config.load` -> `config`; empty for the package itself."""
+    return [*name.split("."), ""][1]
+
+
+def test_the_package_is_found_and_every_part_has_a_row() -> None:
+    assert len(PATHS) > 50
+    assert {part(name) for name in PATHS} - {""} <= set(ROWS)
+
+
+def test_every_folder_is_a_package() -> None:
+    """A folder without `__init__.py` would be missing from the wheel."""
+    folders = {path.parent for path in PATHS.values()}
+    assert not [folder for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+def test_imports_point_to_lower_rows_only() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name in PATHS
+        for target in inner_targets(name)
+        if part(target) and part(target) != part(name) and ROWS[part(target)] >= ROWS[part(name)]
+    ]
+    assert not wrong
+
+
+def test_no_import_is_circular() -> None:
+    graph = {name: set(inner_targets(name)) for name in PATHS}
+    while ends := [name for name, targets in graph.items() if not targets]:
+        graph = {name: targets - set(ends) for name, targets in graph.items() if name not in ends}
+    assert not graph, f"on or above a circle: {sorted(graph)}"
+
+
+def torch_free_modules() -> list[str]:
+    return [
+        name for name in PATHS if f"{name}.".removeprefix("attnsearch.").startswith(tuple(f"{p}." for p in TORCH_FREE))
+    ]
+
+
+def with_parents(name: str) -> list[str]:
+    """A module and the packages that importing it runs first."""
+    parts = name.split(".")
+    return [".".join(parts[: n + 1]) for n in range(len(parts))]
+
+
+@pytest.mark.parametrize("name", torch_free_modules())
+def test_torch_is_not_imported_by(name: str) -> None:
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            outside = [one.target for one in imports_of(module) if one.is_run and one.target.split(".")[0] in TORCH]
+            assert not outside, f"{module} imports {outside[0]}"
+            waiting += [parent for target in inner_targets(module, only_run=True) for parent in with_parents(target)]
+
+
+@pytest.mark.slow
+def test_python_agrees_that_torch_is_not_imported() -> None:
+    code = f"import sys, {', '.join(torch_free_modules())}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
