@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attnsearch.cli.exits import DONE, MISUSED
 from attnsearch.cli.options import AsJson, Overrides
 from attnsearch.cli.output import print_json, print_line, print_table, report_error, size
 
@@ -36,14 +37,18 @@ def check(
     from attnsearch.data.check import check_data
 
     problems = check_data(data_settings(data, overrides or ()))
+    faults = [problem for problem in problems if problem.is_error]
     if as_json:
         for problem in problems:
             print_json(vars(problem))
-    else:
-        report_error("\n".join(problem.message for problem in problems if problem.is_error), 2)
-        notes = [f"note: {problem.message}" for problem in problems if not problem.is_error]
-        print_line("\n".join(notes or ["nothing else is wrong" if problems else "nothing is wrong"]))
-    return 2 if any(problem.is_error for problem in problems) else 0
+        return MISUSED if faults else DONE
+    for problem in problems:
+        if not problem.is_error:
+            print_line(f"note: {problem.message}")
+    if faults:
+        return report_error("\n".join(problem.message for problem in faults), MISUSED)
+    print_line("every picture can be used")
+    return DONE
 
 
 @app.command()

@@ -12,15 +12,15 @@ from attnsearch.errors import ConfigError
 RESULTS = Path("results")
 
 
-def at_least_one(value: int | None) -> int | None:
-    """Checks a number of processes.
+def parse_workers(text: str) -> int:
+    """A number of processes.
 
     Raises:
-        ConfigError: it is zero or negative.
+        ConfigError: not a whole number, or less than 1.
     """
-    if value is not None and value < 1:
-        raise ConfigError(f"--workers must be at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"--workers must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 Overrides = Annotated[
@@ -40,7 +40,7 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         help="Worker processes; by default one per GPU.",
-        callback=at_least_one,
+        parser=parse_workers,
         show_default=False,
     ),
 ]
