@@ -1,7 +1,8 @@
-"""Fixtures of the trainer's tests: a few small pictures, a small model, and a context that remembers what it is told."""
+"""Fixtures of the trainer's tests: a few small pictures, a small model, a context that remembers what it is told."""
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,15 @@ class RecordingContext:
         return self.prune_after is not None and self.reports[-1][1] >= self.prune_after
 
 
+@pytest.fixture(scope="session", autouse=True)
+def frozen_imports() -> Iterator[None]:
+    """Each run ends with a garbage collection, which need not look through all of torch each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     n_threads = torch.get_num_threads()
@@ -80,7 +90,7 @@ def tiny_config(picture_root: Path) -> ConfigMaker:
         settings: dict[str, Any] = {
             "name": "tiny",
             "data": {"name": "folder", "root": str(picture_root), "image_size_px": 32},
-            "model": {"name": "cnn", "backbone": "resnet18", "width": 0.25},
+            "model": {"name": "cnn", "backbone": "resnet10t", "width": 0.25},
             "train": {"epochs": 2, "batch_size": 8, "precision": "fp32", "optimizer": {"name": "sgd", "lr": 0.05}},
             "runtime": {"device": "cpu", "n_threads": 1},
         }

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from attnsearch.data.table import ImageTable
 from attnsearch.evaluation.pictures import open_upright
-from attnsearch.store.files import Check, atomic_path
 from attnsearch.types import AttentionArchive
 
 N_COLUMNS, N_ROWS = 4, 3
@@ -23,26 +22,11 @@ _RIGHT, _WRONG, _INK = (0, 110, 60), (190, 30, 30), (40, 40, 40)
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
-def write_contact_sheet(
-    path: Path, archive: AttentionArchive, table: ImageTable, *, check: Check | None = None
-) -> None:
-    """Writes the sheet of `draw_contact_sheet` as PNG, whole or not at all.
-
-    Args:
-        table: the archive's split, which knows where the pictures lie.
-    Raises:
-        DataError: a picture cannot be read.
-        StoreError: the disk refuses.
-        ValueError: the archive has no saliency.
-    """
-    sheet = draw_contact_sheet(archive, table)
-    with atomic_path(path, check=check) as temporary:
-        sheet.save(temporary, format="PNG")
-
-
 def draw_contact_sheet(archive: AttentionArchive, table: ImageTable) -> Image.Image:
     """Up to twelve images in four columns, spread evenly over the archive, with their true and predicted classes.
 
+    Args:
+        table: the archive's split, which knows where the pictures lie.
     Raises:
         DataError: a picture cannot be read.
         ValueError: the archive has no saliency.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from attnsearch.store.files import disk_errors
+from attnsearch.store.files import disk_errors, make_folder
 
 PACKAGE = "attnsearch"
 
@@ -20,8 +20,8 @@ def log_to(path: Path) -> Iterator[None]:
     Raises:
         StoreError: the disk refuses.
     """
+    make_folder(path.parent)
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime

@@ -1,3 +1,3 @@
-from tests.tiny import data, one_thread, picture_root, tiny_config
+from tests.tiny import data, frozen_imports, one_thread, picture_root, tiny_config
 
-__all__ = ["data", "one_thread", "picture_root", "tiny_config"]
+__all__ = ["data", "frozen_imports", "one_thread", "picture_root", "tiny_config"]
