@@ -1,0 +1,45 @@
+"""Reads the Markdown files: commands, Python examples, and the results folder's list of files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a language; an empty one means those without any."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for tag, text in found if tag == language]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The words of each command line, comments left out."""
+    lines = [line for block in blocks(path, "") for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def run_example(code: str, results: Path, experiment: str) -> None:
+    """Runs a Python example on a results folder; the examples speak of trial 7 of the experiment CUB."""
+    for shown in ("results/CUB", f"results/{experiment}"):
+        code = code.replace(shown, str(results / experiment))
+    exec(compile(code.replace("00007", "00000"), "example", "exec"), {})
+
+
+def undocumented(results: Path, study: str, page: Path) -> list[str]:
+    """Files below an experiment's folder whose name no pattern of the page describes."""
+    text = page.read_text(encoding="utf-8").replace("_{train,val,test}", "_test")
+    missing = []
+    for path in sorted(path for path in results.rglob("*") if path.is_file()):
+        relative = path.relative_to(results).as_posix()
+        name = re.sub(r"_epoch\d+_(train|val|test)", "_epoch<E>_test", path.name.replace(study, "<study>"))
+        name = re.sub(r"^resume\.\d+\.pt$", "resume.<attempt>.pt", re.sub(r"^worker\d+\.log$", "worker<i>.log", name))
+        name = re.sub(r"\.lock$", "*.lock", name) if name.endswith(".lock") else name
+        inside = any(
+            f"`{folder}/`" in text for folder in relative.split("/")[:-1] if folder in ("artifacts", "thumbnails")
+        )
+        if f"`{name}`" not in text and not inside and not name.endswith("*.lock"):
+            missing.append(relative)
+    return missing

@@ -1,0 +1,121 @@
+"""The documents say what is true: names, keys, commands and examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from attnsearch import types
+from attnsearch.cli.app import app
+from attnsearch.config import experiment, study
+from attnsearch.config.load import load_experiment, load_study, names
+from attnsearch.config.models import ModelConfig
+from attnsearch.config.reference import reference
+from attnsearch.config.schema import members, tag_of
+from attnsearch.types import METRICS
+from tests.documents import ROOT, blocks, commands, run_example, undocumented
+
+README = ROOT / "README.md"
+RESULTS_README = ROOT / "results/README.md"
+
+
+def verbs(group: typer.Typer, prefix: str = "") -> list[str]:
+    """The verbs that a user may write, `data check` for one inside a group."""
+    own = [
+        prefix + (command.name or command.callback.__name__.replace("_", "-"))
+        for command in group.registered_commands
+        if command.callback is not None and not command.hidden
+    ]
+    inner = [verb for one in group.registered_groups for verb in verbs(one.typer_instance, f"{one.name} ")]  # type: ignore[arg-type]
+    return own + inner
+
+
+def table_cells(path: Path) -> list[str]:
+    """What stands between backticks at the start of a table's row."""
+    rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    return [row.split("`")[1] for row in rows]
+
+
+def test_key_reference_is_up_to_date() -> None:
+    written = (ROOT / "configs/README.md").read_text(encoding="utf-8")
+    assert written == reference(), "run: python -m attnsearch.config.reference > configs/README.md"
+
+
+def test_every_verb_stands_in_the_readme() -> None:
+    found = verbs(app)
+    assert len(found) >= 12
+    shown = [" ".join(word for word in cell.split() if not word.isupper()) for cell in table_cells(README)]
+    assert set(found) <= set(shown)
+
+
+@pytest.mark.parametrize("name", [tag for one in members(ModelConfig) if (found := tag_of(one)) for tag in found[1:]])
+def test_every_model_stands_in_the_readme(name: str) -> None:
+    assert name in table_cells(README)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_stands_in_the_readme_with_its_direction(name: str) -> None:
+    better = "higher" if METRICS[name] == "maximize" else "lower"
+    assert f"| `{name}` | {better} |" in README.read_text(encoding="utf-8")
+
+
+def test_nouns_of_the_readme_exist() -> None:
+    nouns = [cell for cell in table_cells(README) if cell.isidentifier() and cell[0].isupper()]
+    assert len(nouns) >= 8
+    assert not [noun for noun in nouns if not any(hasattr(module, noun) for module in (types, experiment, study))]
+
+
+def test_commands_of_the_readme_exist() -> None:
+    known, words = verbs(app), commands(README)
+    assert len(words) >= 6
+    for first, *rest in words:
+        assert first in ("attnsearch", "bash", "optuna-dashboard")
+        if first == "bash":
+            assert (ROOT / rest[0]).is_file()
+        if first == "attnsearch":
+            assert rest[0] in known or " ".join(rest[:2]) in known
+
+
+def test_settings_in_commands_of_the_readme_are_valid() -> None:
+    found = [
+        words[1:] for words in commands(README) if words[:2] in (["attnsearch", "search"], ["attnsearch", "train"])
+    ]
+    assert found
+    for verb, name, *rest in found:
+        profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
+        overrides = [word for word in rest if "=" in word]
+        load = load_study if verb == "search" else load_experiment
+        assert load(name, profile=profile, overrides=overrides)
+
+
+def test_names_of_the_readme_are_shipped() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name in (*names("studies"), *names("configs/profiles")):
+        assert name in text
+
+
+@pytest.mark.parametrize("path", [README, RESULTS_README], ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_examples_run(path: Path, finished_run: Path) -> None:
+    examples = [code for code in blocks(path, "python") if "hypSearch.db" not in code]
+    assert len(examples) >= 2
+    for code in examples:
+        run_example(code, finished_run, "demo")
+
+
+def test_every_file_of_a_run_is_documented(finished_run: Path) -> None:
+    experiment_dir = finished_run / "demo"
+    assert len(list(experiment_dir.rglob("*.npy"))) >= 6
+    assert undocumented(experiment_dir, "br_npa_low_res", RESULTS_README) == []
+
+
+def test_every_column_is_documented(finished_run: Path) -> None:
+    text = RESULTS_README.read_text(encoding="utf-8")
+    trial = finished_run / "demo/br_npa_low_res/trials/00000"
+    header = (trial / "images_val.csv").read_text().splitlines()[0]
+    assert [column for column in header.split(",") if f"`{column}`" not in text] == []
+    for column in (trial / "epochs.csv").read_text().splitlines()[0].split(","):
+        plain = column.removeprefix("train_").removeprefix("val_")
+        pattern = "loss_<term>" if plain.startswith("loss_") else plain
+        assert any(f"`{shown}`" in text for shown in (column, plain, f"<split>_{pattern}"))
