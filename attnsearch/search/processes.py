@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import IO
 
+from attnsearch.store.files import is_running
 from attnsearch.store.layout import StudyLayout
 
 URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
@@ -94,15 +95,7 @@ def worker_name() -> str:
 def is_dead(name: str) -> bool:
     """Whether the process behind a worker's name is known to be gone; one of another host never is."""
     host, pid, _ = name.rsplit(":", 2)
-    if host != platform.node():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return host == platform.node() and not is_running(int(pid))
 
 
 def ask_to_stop(process: WorkerProcess) -> None:

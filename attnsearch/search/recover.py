@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.search.session import Session
 from attnsearch.search.study import ENDED_AT
-from attnsearch.store.leases import HELD, Leases
+from attnsearch.store.leases import HELD, Lease
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +31,15 @@ def recover(session: Session, *, is_dead: Callable[[str], bool]) -> list[int]:
         Numbers of the trials that were taken back.
     """
     with session.exclusive():
-        lost = [
-            trial for trial in session.trials(TrialState.RUNNING) if _is_lost(session.leases, trial.number, is_dead)
-        ]
+        running = session.trials(TrialState.RUNNING)
+        lost = [trial for trial in running if _is_lost(session.leases.of_trial(trial.number), is_dead)]
         for trial in lost:
             _take_back(session, trial)
     return [trial.number for trial in lost]
 
 
-def _is_lost(leases: Leases, number: int, is_dead: Callable[[str], bool]) -> bool:
+def _is_lost(lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
     """Whether no living worker holds the trial; ask and claim share a lock, so one without a lease died in between."""
-    lease = leases.of_trial(number)
     return lease is None or lease.state != HELD or lease.expires_at < time.time() or is_dead(lease.worker)
 
 

@@ -29,13 +29,15 @@ N_FAILED_TO_STOP = 3
 def build_sampler(study: StudyConfig, *, seed: int) -> BaseSampler:
     """The sampler for one draw; its seed derives from the trial number, so that a resumed study repeats no draw."""
     if isinstance(study.sampler, TpeSampler):
-        return TPESampler(
-            seed=seed,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=study.sampler.n_startup_trials,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # `group` learns conditional axes jointly
+            return TPESampler(
+                seed=seed,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                n_startup_trials=study.sampler.n_startup_trials,
+            )
     if isinstance(study.sampler, GpSampler):
         return GPSampler(seed=seed, n_startup_trials=study.sampler.n_startup_trials)
     return RandomSampler(seed=seed)

@@ -178,6 +178,7 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
     finally:
         crew.stop()
         recover(session, is_dead=is_dead)
+        remove_stale_temporaries(session.layout.study_dir)
         checkpoint_wal(session.database.url)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from attnsearch.errors import AttnSearchError, StoreError
-from attnsearch.store.layout import is_temporary, temporary_path
+from attnsearch.store.layout import is_temporary, temporary_path, writer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,8 +170,10 @@ def atomic_write_array(path: Path, array: NDArray[Any], *, check: Check | None =
 def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
     """Removes temporary files, in `folder` and below, that a killed process left behind.
 
+    Those are the files of processes that this machine no longer runs, and old ones, whoever wrote them.
+
     Args:
-        older_than_s: seconds since the last write; a younger file may belong to a living writer.
+        older_than_s: seconds since the last write; a younger file of a running process may still be written.
     Returns:
         What was removed.
     Raises:
@@ -179,10 +181,22 @@ def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_
     """
     oldest = time.time() - older_than_s
     with disk_errors(folder):
-        stale = [path for path in sorted(folder.rglob(".*.tmp")) if is_temporary(path) and _written(path) <= oldest]
+        found = [path for path in sorted(folder.rglob(".*.tmp")) if is_temporary(path)]
+        stale = [path for path in found if _written(path) <= oldest or not is_running(writer_of(path))]
         for path in stale:
             path.unlink(missing_ok=True)
     return stale
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine runs a process of this id, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _written(path: Path) -> float:

@@ -21,7 +21,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a database that is in use."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
-_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 _RESERVED_STUDIES = frozenset({"artifacts", "figures"})
 
 
@@ -310,6 +310,12 @@ def temporary_path(path: Path) -> Path:
 def is_temporary(path: Path) -> bool:
     """Whether the name is one that `temporary_path` made."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def writer_of(path: Path) -> int:
+    """Id of the process that made this temporary name; 0 for another name."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return int(match[1]) if match else 0
 
 
 def is_live_state(path: Path) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -153,3 +154,15 @@ def test_only_old_temporaries_are_removed(tmp_path: Path) -> None:
     assert remove_stale_temporaries(tmp_path) == [old]
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([young, foreign])
     assert remove_stale_temporaries(tmp_path, older_than_s=-60) == [young]
+
+
+def test_temporaries_of_dead_processes_go_at_once(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = tmp_path / f".a.csv.{ended.pid}-0123abcd.tmp"
+    alive = temporary_path(tmp_path / "b.csv")
+    for path in (dead, alive):
+        path.write_text("half")
+
+    assert remove_stale_temporaries(tmp_path) == [dead]
+    assert alive.exists()

@@ -1,0 +1,150 @@
+"""Runs real searches in processes of their own, harms them, and looks at what is left."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from attnsearch.config.layers import to_yaml
+from attnsearch.search.trials import StudyRows, read_study
+from attnsearch.store.layout import StudyLayout, is_temporary
+from attnsearch.store.records import read_csv
+from attnsearch.store.urls import sqlite_url
+
+PATIENCE_S = 300.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Harmed:
+    """A search in a folder of its own."""
+
+    folder: Path
+    n_trials: int
+    n_epochs: int
+    name: str = "victim"
+
+    @property
+    def layout(self) -> StudyLayout:
+        return StudyLayout(self.folder / "results", "faults", self.name)
+
+    @property
+    def url(self) -> str:
+        return sqlite_url(self.layout.database)
+
+    def write(self, *, n_images: int = 32, n_workers: int = 2, **study: object) -> None:
+        """The study file: trials of a second or more, on two classes of drawn birds."""
+        data = {
+            "name": "synthetic",
+            "n_classes": 2,
+            "image_size_px": 32,
+            "picture_px": 48,
+            "n_train_per_class": n_images,
+        }
+        base = {
+            "name": self.name,
+            "experiment": "faults",
+            "data": {**data, "n_val_per_class": 4, "n_test_per_class": 4},
+            "model": {"name": "br_npa", "backbone": "resnet10t", "width": 0.25},
+            "train": {"epochs": self.n_epochs, "batch_size": 8, "precision": "fp32"},
+            "runtime": {"n_threads": 1, "device": "cpu"},
+        }
+        space = {"train.optimizer.lr": {"kind": "float", "low": 1e-4, "high": 1e-2, "log": True}}
+        values = {"name": self.name, "base": base, "space": space, "n_trials": self.n_trials, "n_workers": n_workers}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "study.yaml").write_text(to_yaml({**values, **study}))
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Starts, or starts again, the search."""
+        command = [sys.executable, "-m", "attnsearch", "search", "study.yaml", *words]
+        log = (self.folder / "search.log").open("ab")
+        environment = {**os.environ, "ATTNSEARCH_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
+
+    def finish(self, search: subprocess.Popen[bytes]) -> int:
+        """Waits for the end of a search; its exit code."""
+        return search.wait(timeout=PATIENCE_S)
+
+    def rows(self) -> StudyRows:
+        return read_study(self.url, self.name)
+
+    def held(self) -> list[tuple[int, int, int]]:
+        """(trial, epoch, process id) of every lease in force."""
+        if not self.layout.database.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{self.layout.database}?mode=ro", uri=True, timeout=60)) as database:
+            try:
+                found = database.execute(
+                    "select trial, epoch, worker from attnsearch_leases where state = 'held'"
+                ).fetchall()
+            except sqlite3.OperationalError:  # the tables do not exist yet
+                return []
+        return [(trial, epoch, int(worker.rsplit(":", 2)[1])) for trial, epoch, worker in found]
+
+    def in_mid_trial(self) -> tuple[int, int, int]:
+        """(trial, epoch, process id) of a worker that has finished some epochs of a trial and not all."""
+        return wait_for(lambda: next((h for h in self.held() if 0 < h[1] < self.n_epochs - 1), None))
+
+    def log(self, number: int) -> str:
+        path = self.layout.trial(number).log
+        return path.read_text() if path.exists() else ""
+
+    def faults(self) -> list[str]:
+        """Everything that a harmed and then finished study must not show; empty if all is well."""
+        trials = self.rows().trials
+        found = [f"{len(trials)} trials, not {self.n_trials}"] if len(trials) != self.n_trials else []
+        found += [f"trial {t.number} is {t.state}" for t in trials if t.state != "complete"]
+        for trial in trials:
+            epochs = read_csv(self.layout.trial(trial.number).epochs_csv)["epoch"].tolist()
+            if epochs != list(range(1, self.n_epochs + 1)):
+                found.append(f"trial {trial.number} has the epochs {epochs}")
+            if (n := self.log(trial.number).count(f"epoch {self.n_epochs}/{self.n_epochs}:")) != 1:
+                found.append(f"trial {trial.number} finished its last epoch {n} times")
+        found += [f"half-written {path.name}" for path in self.layout.experiment_dir.rglob("*") if is_temporary(path)]
+        return found
+
+    def attempts(self, number: int) -> int:
+        return self.log(number).count(", attempt ")
+
+
+def wait_for(look: Callable[[], T | None], *, patience_s: float = PATIENCE_S) -> T:
+    """The first thing that `look` finds."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(0.02)
+    raise TimeoutError(f"nothing happened in {patience_s} s")
+
+
+@contextmanager
+def polling(harmed: Harmed) -> Iterator[list[str]]:
+    """Reads the study all the time, as a dashboard does; the list gets every error that the reader meets."""
+    stop, errors = threading.Event(), list[str]()
+
+    def poll() -> None:
+        while not stop.is_set():
+            if harmed.layout.database.exists():
+                try:
+                    harmed.rows()
+                except Exception as error:
+                    errors.append(f"{type(error).__name__}: {error}")
+            stop.wait(0.2)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield errors
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,96 @@
+"""Searches survive what happens to processes: kills, signals, sleeps, other writers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.search.faults import Harmed, polling, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def harmed(tmp_path: Path) -> Harmed:
+    harmed = Harmed(tmp_path, n_trials=2, n_epochs=8)
+    harmed.write()
+    return harmed
+
+
+def test_killed_worker_loses_no_trial_and_no_epoch(harmed: Harmed) -> None:
+    search = harmed.start()
+    trial, epoch, pid = harmed.in_mid_trial()
+    os.kill(pid, signal.SIGKILL)
+    assert harmed.finish(search) == 0
+    assert harmed.faults() == []
+    assert harmed.attempts(trial) == 2
+    assert "resumes after epoch" in harmed.log(trial)
+    assert epoch >= 1
+
+
+def test_killed_supervisor_is_replaced_by_the_next_start(harmed: Harmed) -> None:
+    search = harmed.start()
+    trial, _, _ = harmed.in_mid_trial()
+    os.kill(search.pid, signal.SIGKILL)
+    search.wait()
+    assert harmed.finish(harmed.start()) == 0
+    assert harmed.faults() == []
+    assert harmed.attempts(trial) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_search_returns_its_trials_and_goes_on(harmed: Harmed, number: signal.Signals) -> None:
+    search = harmed.start()
+    trial, _, _ = harmed.in_mid_trial()
+    search.send_signal(number)
+    assert harmed.finish(search) == 130
+    assert {row.state for row in harmed.rows().trials} <= {"waiting", "complete"}
+    assert harmed.rows().trials[trial].state == "waiting"
+    assert harmed.finish(harmed.start()) == 0
+    assert harmed.faults() == []
+    assert "resumes after epoch" in harmed.log(trial)
+
+
+def test_worker_that_slept_through_its_lease_overwrites_nothing(tmp_path: Path) -> None:
+    harmed = Harmed(tmp_path, n_trials=2, n_epochs=12)
+    harmed.write(lease_s=2.0)
+    search = harmed.start()
+    trial, _, pid = harmed.in_mid_trial()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(
+            lambda: True if harmed.attempts(trial) == 2 or harmed.rows().trials[trial].state == "complete" else None
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert harmed.finish(search) == 0
+    assert harmed.faults() == []
+    assert (
+        "was taken over"
+        in (harmed.layout.study_dir / "worker0.log").read_text() + (harmed.layout.study_dir / "worker1.log").read_text()
+    )
+
+
+def test_enqueued_trials_run_once_each_under_many_workers_and_a_reader(tmp_path: Path) -> None:
+    points = [{"train.optimizer.lr": round(1e-4 * (1 + index), 7)} for index in range(12)]
+    harmed = Harmed(tmp_path, n_trials=len(points), n_epochs=1)
+    harmed.write(n_images=4, n_workers=3, enqueue=points)
+    with polling(harmed) as errors:
+        assert harmed.finish(harmed.start()) == 0
+    assert errors == []
+    assert harmed.faults() == []
+    drawn = sorted(trial.params["train.optimizer.lr"] for trial in harmed.rows().trials)
+    assert drawn == [point["train.optimizer.lr"] for point in points]
+
+
+def test_second_search_of_a_running_study_is_refused(harmed: Harmed) -> None:
+    search = harmed.start()
+    harmed.in_mid_trial()
+    second = harmed.start()
+    assert harmed.finish(second) == 1
+    assert "another search runs this study" in (harmed.folder / "search.log").read_text()
+    assert harmed.finish(search) == 0
+    assert harmed.faults() == []
