@@ -93,6 +93,7 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
     with FileLock(layout.experiment_dir / "create.lock"):
         database = open_database(url, create=True)
         create_study(database, loaded, val_hash=tables.val_hash, class_names=tables.class_names)
+        database.engine.dispose()
     _write_study(layout, loaded, tables)
     return Prepared(open_session(loaded, layout, url), data)
 

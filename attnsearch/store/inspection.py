@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
+import os
 import re
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -23,7 +25,6 @@ DatabaseState = Literal["absent", "ours"]
 
 _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
 _CONNECT_TIMEOUT_S = 15
-_SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,34 @@ def _is_there(path: Path, *, must_exist: bool) -> bool:
 
 
 def _read_file(path: Path) -> _Contents:
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_SQLITE_MAGIC))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}), give this user the right to read it") from error
-    if not head:
-        return _Contents(frozenset(), None, None)
-    if head != _SQLITE_MAGIC:
-        raise StoreError(f"{path} is not an SQLite database (it starts with {head!r}), choose another storage")
+    """What an SQLite file holds, asked of SQLite alone.
+
+    The file is never opened past SQLite: closing such a handle drops the POSIX locks of this whole process, after which
+    other processes delete the write-ahead log under a connection that this one still has open.
+    """
+    with _reading(path):
+        if path.stat().st_size == 0:
+            return _Contents(frozenset(), None, None)
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     try:
         with contextlib.closing(sqlite3.connect(untouched_uri(path), uri=True, timeout=_CONNECT_TIMEOUT_S)) as db:
             return _read_sqlite(db)
     except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise StoreError(f"{path} is not an SQLite database, choose another storage") from error
         raise StoreError(
             f"{path} cannot be used as a database ({error}), restore it from an `attnsearch export` "
             "or move it away together with its -wal file"
         ) from error
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}), give this user the right to read it") from error
 
 
 def _read_sqlite(db: sqlite3.Connection) -> _Contents:

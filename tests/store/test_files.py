@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

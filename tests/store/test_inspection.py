@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -88,7 +90,7 @@ def test_other_kind_of_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes, no database")
 
-    with pytest.raises(StoreError, match=r"notes\.txt is not an SQLite database.*my notes"):
+    with pytest.raises(StoreError, match=r"notes\.txt is not an SQLite database, choose another"):
         inspect_database(sqlite_url(path))
     assert path.read_text() == "my notes, no database"
 
@@ -174,3 +176,23 @@ def test_unreachable_server_is_named_without_its_password() -> None:
     with pytest.raises(StoreError, match=r"postgresql\+psycopg://ann:\*\*\*@127\.0\.0\.1:1/db") as caught:
         inspect_database(url)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_looking_keeps_the_locks_of_connections_that_this_process_has_open(tmp_path: Path) -> None:
+    path = tmp_path / "hypSearch.db"
+    create_database(sqlite_url(path)).dispose()
+    with closing(sqlite3.connect(path)) as held:
+        count = "select count(*) from attnsearch_meta"
+        assert held.execute(count).fetchone() == (1,)
+        inspect_database(sqlite_url(path))
+        # Another process writes and leaves. Had this one lost its locks, the other would take itself for the last
+        # user and delete the write-ahead log, and `held` would go on reading the deleted one.
+        script = (
+            f'import sqlite3; d = sqlite3.connect({str(path)!r}); d.execute("insert into attnsearch_meta values '
+            "('k', 'v')\"); d.commit(); d.close()"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True)
+        subprocess.run([sys.executable, "-c", script.replace("'k'", "'l'")], check=True)
+        assert held.execute(count).fetchone() == (3,)
+        assert path.with_name("hypSearch.db-wal").exists()
