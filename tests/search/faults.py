@@ -66,9 +66,9 @@ class Harmed:
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Starts, or starts again, the search."""
         command = [sys.executable, "-m", "attnsearch", "search", "study.yaml", *words]
-        log = (self.folder / "search.log").open("ab")
         environment = {**os.environ, "ATTNSEARCH_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
+        with (self.folder / "search.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
 
     def finish(self, search: subprocess.Popen[bytes]) -> int:
         """Waits for the end of a search; its exit code."""
