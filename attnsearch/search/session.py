@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import LoadedStudy, load_study
+from attnsearch.errors import StoreError
 from attnsearch.search.storage import Database, open_database
 from attnsearch.search.study import UUID
 from attnsearch.search.study import load_study as load_optuna_study
@@ -21,6 +22,7 @@ from attnsearch.store.leases import Leases
 from attnsearch.store.urls import default_url
 
 RESULTS = Path("results")
+LOCK_TIMEOUT_S = 120
 
 
 def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
@@ -46,8 +48,18 @@ class Session:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """The lock that every change of a trial's state is made under: ask and claim, tell, take back."""
-        with FileLock(self.layout.ask_lock, timeout=120):
+        lock = FileLock(self.layout.ask_lock)
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout:
+            raise StoreError(
+                f"{self.layout.ask_lock}: another process has held this lock for {LOCK_TIMEOUT_S} s; "
+                "end the worker that hangs or was paused"
+            ) from None
+        try:
             yield
+        finally:
+            lock.release()
 
     @property
     def uuid(self) -> str:

@@ -16,7 +16,7 @@ from attnsearch.config.load import LoadedStudy, resolved_study, with_settings
 from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.device import count_gpus
-from attnsearch.errors import ConfigError, DataError, StoreError
+from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.search.preflight import check_models
 from attnsearch.search.processes import WorkerProcess, ask_to_stop, is_dead, start_worker
 from attnsearch.search.publish import publish_study, removable
@@ -31,6 +31,7 @@ from attnsearch.store.files import atomic_write, make_folder, remove_stale_tempo
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import remove
+from attnsearch.store.urls import redact
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ RECOVER_EVERY_S = 5.0
 STOP_GRACE_S = 60.0
 MAX_DEATHS_AT_START = 3
 START_S = 20.0
+MISUSED = 2  # exit code of a fault in what the user wrote
 
 Outcome = Literal["finished", "time_limit", "interrupted"]
 Tick = Callable[[Session], None]
@@ -132,7 +134,11 @@ def run_study(
 
 
 def _write_study(layout: StudyLayout, loaded: LoadedStudy, tables: DataTables) -> None:
-    atomic_write(layout.study_yaml, resolved_study(loaded))
+    """The files that describe a study; a password in its storage stays out, one in a $VARIABLE is none."""
+    storage = loaded.study.storage
+    shown = redact(storage) if storage and "$" not in storage else storage
+    study = loaded.study.model_copy(update={"storage": shown})
+    atomic_write(layout.study_yaml, resolved_study(replace(loaded, study=study)))
     write_classes(layout.classes_csv, tables.class_names)
     remove_stale_temporaries(layout.study_dir)
 
@@ -257,12 +263,10 @@ class Crew:
             worker.close()
 
 
-def _fault_of(worker: WorkerProcess, code: int) -> Exception:
-    """The error that a worker reported, as its own kind so that the exit code stays."""
+def _fault_of(worker: WorkerProcess, code: int) -> AttnSearchError:
+    """The error that a worker reported, as a kind with the same exit code."""
     words = worker.last_words() or f"{worker.log.name}: a worker ended with code {code}; see this log"
-    if code == 2:
-        return DataError(words) if words.startswith("data") else ConfigError(words)
-    return StoreError(words)
+    return ConfigError(words) if code == MISUSED else StoreError(words)
 
 
 def default_workers(session: Session) -> int:
