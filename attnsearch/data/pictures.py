@@ -1,7 +1,9 @@
-"""One picture file -> a square of RGB bytes, whatever the file's format, rotation, depth or transparency."""
+"""One picture file -> RGB bytes, whatever the file's format, rotation, depth or transparency."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +38,33 @@ def decode_square(
     Raises:
         DataError: the file is missing, cut off, no picture, or of a kind without a defined range.
     """
+    with _opened(path) as image:
+        return _square(image, side_px, resize)
+
+
+def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image.Image:
+    """The picture as a person sees it: RGB, EXIF-rotated, whole, with its aspect ratio.
+
+    Args:
+        longest_px: the longer side has at most so many pixels, and just so many with `enlarge`.
+
+    Raises:
+        DataError: as `decode_square`.
+    """
+    with _opened(path) as image:
+        scale = longest_px / max(image.size)
+        width, height = image.size if scale > 1 and not enlarge else (max(1, round(n * scale)) for n in image.size)
+        image.draft(None, (2 * width, 2 * height))
+        turn = image.getexif().get(_ORIENTATION, 1)
+        picture = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
+        return picture.transpose(_UPRIGHT_BY[turn]) if turn in _UPRIGHT_BY else picture
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return _square(image, side_px, resize)
+            yield image
     except Exception as error:  # decoders raise nearly anything on broken bytes; all of it means the same here
         raise DataError(f"{path}: {_reason(error)}") from error
 

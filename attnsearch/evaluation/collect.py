@@ -63,7 +63,7 @@ def collect(
     check_class_names(table.class_names, kept.class_names, str(checkpoint))
     set_threads(config.runtime.n_threads)
     model, arithmetic = _load_model(config, kept)
-    loader = _open_loader(config, kept, data, split, arithmetic.device)
+    loader = _open_loader(config, kept, data, split, model=model, device=arithmetic.device)
     totals = Totals(len(table.class_names), arithmetic.device, per_class=True)
     rows = archived_rows(table, config.evaluation.n_images if split == "val" else None)
     parts = _Parts(kept, table, rows, data.cache.sizes_hw[data.cache.rows(table)], crop_boxes(data, split, config.data))
@@ -112,10 +112,24 @@ def _load_model(config: ExperimentConfig, kept: KeptCheckpoint) -> tuple[Attenti
 
 
 def _open_loader(
-    config: ExperimentConfig, kept: KeptCheckpoint, data: DataSource, split: Split, device: torch.device
+    config: ExperimentConfig,
+    kept: KeptCheckpoint,
+    data: DataSource,
+    split: Split,
+    *,
+    model: AttentionModel,
+    device: torch.device,
 ) -> BatchLoader:
-    batch_size = evaluation_batch_size(config.train.batch_size // kept.accumulation)
-    return BatchLoader(data, split, config.data, batch_size=batch_size, device=device, training=False, seed=config.seed)
+    return BatchLoader(
+        data,
+        split,
+        config.data,
+        batch_size=evaluation_batch_size(config.train.batch_size // kept.accumulation),
+        device=device,
+        training=False,
+        seed=config.seed,
+        with_masks=model.needs_masks and data.tables.of(split).mask_paths is not None,
+    )
 
 
 def _score(model: AttentionModel, arithmetic: Arithmetic, batch: Batch, totals: Totals) -> AttentionOutput:

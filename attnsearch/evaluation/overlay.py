@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from attnsearch.data.pictures import open_upright
 from attnsearch.data.table import ImageTable
-from attnsearch.evaluation.pictures import open_upright
 from attnsearch.types import AttentionArchive
 
 N_COLUMNS, N_ROWS = 4, 3
@@ -41,7 +41,7 @@ def draw_contact_sheet(archive: AttentionArchive, table: ImageTable) -> Image.Im
     sheet = Image.new("RGB", (min(n_tiles, N_COLUMNS) * cell_w + _GAP_PX, n_lines * cell_h + _GAP_PX), "white")
     for index, row in enumerate(rows):
         corner = (_GAP_PX + index % N_COLUMNS * cell_w, _GAP_PX + index // N_COLUMNS * cell_h)
-        picture = open_upright(paths[archive.image_ids[row]], longest_px=_TILE_PX)
+        picture = open_upright(paths[archive.image_ids[row]], longest_px=_TILE_PX, enlarge=True)
         scale = picture.width / float(archive.sizes_hw[row][1])
         tile = overlay(picture, archive.saliency[row], archive.crop_boxes[row] * scale)
         margin = ((_TILE_PX - tile.width) // 2, (_TILE_PX - tile.height) // 2)

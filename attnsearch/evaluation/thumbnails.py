@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from attnsearch.data.pictures import open_upright
 from attnsearch.data.table import ImageTable
-from attnsearch.evaluation.pictures import open_upright
 from attnsearch.store.files import Check, atomic_path
 
 LONGEST_PX = 512

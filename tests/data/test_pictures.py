@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.data.pictures import decode_mask, decode_square
+from attnsearch.data.pictures import decode_mask, decode_square, open_upright
 from attnsearch.errors import DataError
 from attnsearch.geometry import ResizeRule
 
@@ -145,3 +145,14 @@ def test_a_mask_is_one_channel(tmp_path: Path) -> None:
     mask.save(tmp_path / "x.png")
     seen = decode_mask(tmp_path / "x.png", side_px=4, resize="squash")
     assert (seen > 127).tolist() == [[True, True, False, False]] * 4
+
+
+@pytest.mark.parametrize(("enlarge", "expected"), [(False, (20, 40)), (True, (50, 100))])
+def test_whole_picture_keeps_its_aspect_ratio_and_stands_upright(
+    tmp_path: Path, enlarge: bool, expected: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
+    picture = open_upright(tmp_path / "a.jpg", longest_px=100, enlarge=enlarge)
+    assert picture.size == expected
