@@ -29,17 +29,20 @@ def run_example(code: str, results: Path, experiment: str) -> None:
 
 
 def undocumented(results: Path, study: str, page: Path) -> list[str]:
-    """Files below an experiment's folder whose name no pattern of the page describes."""
+    """Files below an experiment's folder whose name the page does not describe; two folders stand for all in them."""
     text = page.read_text(encoding="utf-8").replace("_{train,val,test}", "_test")
+    patterns = (
+        (re.escape(study), "<study>"),
+        (r"_epoch\d+_(train|val|test)", "_epoch<E>_test"),
+        (r"^resume\.\d+\.pt$", "resume.<attempt>.pt"),
+        (r"^worker\d+\.log$", "worker<i>.log"),
+        (r"^\w+\.lock$", "*.lock"),
+    )
     missing = []
     for path in sorted(path for path in results.rglob("*") if path.is_file()):
-        relative = path.relative_to(results).as_posix()
-        name = re.sub(r"_epoch\d+_(train|val|test)", "_epoch<E>_test", path.name.replace(study, "<study>"))
-        name = re.sub(r"^resume\.\d+\.pt$", "resume.<attempt>.pt", re.sub(r"^worker\d+\.log$", "worker<i>.log", name))
-        name = re.sub(r"\.lock$", "*.lock", name) if name.endswith(".lock") else name
-        inside = any(
-            f"`{folder}/`" in text for folder in relative.split("/")[:-1] if folder in ("artifacts", "thumbnails")
-        )
-        if f"`{name}`" not in text and not inside and not name.endswith("*.lock"):
-            missing.append(relative)
+        name, folders = path.name, path.relative_to(results).parts[:-1]
+        for pattern, shown in patterns:
+            name = re.sub(pattern, shown, name)
+        if f"`{name}`" not in text and not {"artifacts", "thumbnails"} & set(folders):
+            missing.append(str(path.relative_to(results)))
     return missing

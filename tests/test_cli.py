@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnsearch.cli import app, main
+from attnsearch.config.load import names
 from attnsearch.errors import StoreError
 from tests.conftest import TINY
 
@@ -40,9 +41,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 MISTAKES = {
-    "unknown study": ("search nope", ["'nope'", "known: b_cnn, br_npa_low_res, cnn"]),
+    "unknown study": ("search xyzzy", ["'xyzzy'", f"known: {', '.join(names('studies'))}"]),
     "near name": ("search br_npa_lowres", ["did you mean 'br_npa_low_res'?"]),
-    "unknown config": ("train nope", ["'nope'", "known: b_cnn, br_npa_low_res, cnn"]),
+    "unknown config": ("train xyzzy", ["'xyzzy'", f"known: {', '.join(names('configs'))}"]),
     "unknown profile": ("search cnn --profile demmo", ["'demmo'", "did you mean 'demo'?"]),
     "unknown verb": ("serch cnn", ["'serch'", "'search'"]),
     "unknown option": ("search cnn --demo", ["--demo"]),
@@ -55,7 +56,7 @@ MISTAKES = {
     "wrong type": ("train cnn train.epochs=many", ["train.epochs", "whole number", "'many'"]),
     "out of range": ("train cnn train.optimizer.lr=-1", ["train.optimizer.lr", "greater than 0", "got -1"]),
     "name with ..": ("search cnn name=../x", ["name", "'../x'"]),
-    "unknown model": ("train cnn model.name=resnet", ["'resnet'", "known: cnn, b_cnn, br_npa"]),
+    "unknown model": ("train cnn model.name=resnet", ["'resnet'", "known: cnn, b_cnn"]),
     "range reversed": ("search reversed.yaml", ["reversed.yaml:4", "model.dropout", "0.6 > 0.1"]),
     "duplicate key": ("search broken.yaml", ["broken.yaml:2", "duplicate key"]),
     "misspelled key of a study": ("search wrong.yaml", ["wrong.yaml:3", "n_trails", "did you mean 'n_trials'?"]),

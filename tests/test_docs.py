@@ -90,7 +90,7 @@ def test_settings_in_commands_of_the_readme_are_valid() -> None:
         assert load(name, profile=profile, overrides=overrides)
 
 
-def test_names_of_the_readme_are_shipped() -> None:
+def test_studies_and_profiles_stand_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     for name in (*names("studies"), *names("configs/profiles")):
         assert name in text

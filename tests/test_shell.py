@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from attnsearch.config.load import names
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted((ROOT / "shell").rglob("*.sh")), ROOT / ".ci/run"]
 
@@ -48,9 +50,9 @@ def test_missing_environment_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--demo"]])
 def test_unknown_name_lists_the_known_ones(tmp_path: Path, options: list[str]) -> None:
-    done = run(ROOT / "shell/train.sh", "nope", *options, cwd=tmp_path)
+    done = run(ROOT / "shell/train.sh", "xyzzy", *options, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: unknown name 'nope'; known: b_cnn, br_npa_low_res, cnn\n"
+    assert done.stderr == f"error: unknown name 'xyzzy'; known: {', '.join(names('studies'))}\n"
 
 
 @pytest.mark.slow
