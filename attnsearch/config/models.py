@@ -7,25 +7,38 @@ from pydantic import Field, model_validator
 from attnsearch.config.base import Settings
 
 
-class ResNetSettings(Settings):
-    """What every family on a ResNet-like backbone shares."""
+class BackboneSettings(Settings):
+    """What every family on a timm backbone shares."""
 
     backbone: str = Field(
         default="resnet50",
         min_length=1,
-        description="timm name of a ResNet-like body that ends in a ReLU, with or without a weight tag",
+        description="timm name of the backbone, with or without a weight tag; the families below say which they take",
     )
     width: float = Field(
         default=1.0,
         ge=0.25,
         le=4.0,
-        description="multiplier of the channels of the backbone's stages; other than 1 only with weights: none",
+        description="multiplier of the channels of a ResNet's stages; other than 1 only with weights: none",
     )
     weights: str = Field(
         default="none",
         min_length=1,
         description="initial backbone weights: none (random), hub (timm's pretrained ones) or the path of a file",
     )
+
+    @model_validator(mode="after")
+    def _width_needs_random_weights(self) -> Self:
+        if self.width != 1.0 and self.weights != "none":
+            raise ValueError(
+                f"width must be 1 when weights are loaded, got width {self.width:g} with weights {self.weights!r}"
+            )
+        return self
+
+
+class ResNetSettings(BackboneSettings):
+    """What every family on a ResNet-like backbone that ends in a ReLU shares."""
+
     stride_stage3: Literal[1, 2] = Field(
         default=2, description="stride of the backbone's third stage; 1 doubles the side of the maps"
     )
@@ -38,14 +51,6 @@ class ResNetSettings(Settings):
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="dropout rate before the classifier")
     head_bias: bool = Field(default=False, description="whether the classifier has a bias")
-
-    @model_validator(mode="after")
-    def _width_needs_random_weights(self) -> Self:
-        if self.width != 1.0 and self.weights != "none":
-            raise ValueError(
-                f"width must be 1 when weights are loaded, got width {self.width:g} with weights {self.weights!r}"
-            )
-        return self
 
 
 class CnnSettings(ResNetSettings):
@@ -86,4 +91,38 @@ class BrNpaSettings(ResNetSettings):
         return self
 
 
-ModelConfig = Annotated[CnnSettings | BCnnSettings | BrNpaSettings, Field(discriminator="name")]
+class PlainSettings(BackboneSettings):
+    """Any hierarchical backbone and a linear classifier, the baseline of The Loupe; its map is the feature norm."""
+
+    name: Literal["plain"] = Field(default="plain", description="the model family")
+
+
+class LoupeSettings(BackboneSettings):
+    """A hierarchical backbone (Swin, ResNet, ConvNeXt, …) whose features pass a learned gate between two stages."""
+
+    name: Literal["loupe"] = Field(default="loupe", description="the model family")
+    stage: int = Field(
+        default=1, ge=0, le=3, description="stage after which the gate stands, from 0; its cells are 4, 8, 16 or 32 px"
+    )
+    reduction: int = Field(default=4, ge=1, le=64, description="factor by which the gate's hidden channels are fewer")
+    sparsity_weight: float = Field(default=0.05, ge=0.0, description="weight of the gate's mean in the loss")
+    has_sparsity: bool = Field(
+        default=True,
+        description="whether that term counts; false is a weight of 0, which a logarithmic axis cannot reach",
+    )
+    mask_weight: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="weight in the loss of the gate's mean outside of the part masks, which the data must then have",
+    )
+    initial_gate_bias: float = Field(
+        default=0.0,
+        ge=-10.0,
+        le=10.0,
+        description="added to the gate's random initial bias; 0 starts the gate near a half, as published, 2 near 0.9",
+    )
+
+
+ModelConfig = Annotated[
+    CnnSettings | BCnnSettings | BrNpaSettings | PlainSettings | LoupeSettings, Field(discriminator="name")
+]

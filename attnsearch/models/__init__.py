@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from attnsearch.config.models import BCnnSettings, BrNpaSettings, CnnSettings, ModelConfig
-from attnsearch.models import br_npa
+from attnsearch.config.models import BCnnSettings, BrNpaSettings, CnnSettings, LoupeSettings, ModelConfig, PlainSettings
+from attnsearch.models import br_npa, loupe
 from attnsearch.models.base import AttentionModel
 
 __all__ = ["AttentionModel", "build_model"]
@@ -24,4 +24,6 @@ def build_model(config: ModelConfig, n_classes: int, *, load_weights: bool = Tru
         config = config.model_copy(update={"weights": "none"})
     if isinstance(config, CnnSettings | BCnnSettings | BrNpaSettings):
         return br_npa.build(config, n_classes)
+    if isinstance(config, LoupeSettings | PlainSettings):
+        return loupe.build(config, n_classes)
     assert_never(config)

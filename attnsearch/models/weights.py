@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -74,8 +75,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 def load_backbone(body: nn.Module, weights: str, backbone: str) -> None:
     """Fills a timm body as the setting `model.weights` says: `none`, `hub` or the path of a file.
 
-    A file may hold the body with or without its classifier (`fc.*`, as torchvision and timm write it) or be a
-    checkpoint of this package, whose backbone part is taken.
+    A file may hold the body with or without its classifier, as torchvision, timm and the backbone's authors write it,
+    or be a checkpoint of this package, whose backbone part is taken.
 
     Args:
         backbone: the body's timm name.
@@ -88,7 +89,19 @@ def load_backbone(body: nn.Module, weights: str, backbone: str) -> None:
     state = load_file(source)
     if any(name.startswith(BACKBONE_PREFIX) for name in state):
         state = {name.removeprefix(BACKBONE_PREFIX): t for name, t in state.items() if name.startswith(BACKBONE_PREFIX)}
-    load_into(body, {name: t for name, t in state.items() if not name.startswith(CLASSIFIER_PREFIX)}, source)
+    load_into(body, _without_classifier(_in_layout_of_timm(state, body), body), source)
+
+
+def _in_layout_of_timm(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """The state under timm's present names, where timm has a conversion for this kind of body."""
+    convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    return state if convert is None else dict(convert(state, body))
+
+
+def _without_classifier(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    named = getattr(body, "pretrained_cfg", {}).get("classifier") or ()
+    prefixes = (CLASSIFIER_PREFIX, *(f"{name}." for name in ((named,) if isinstance(named, str) else named)))
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
 def save_checkpoint(

@@ -35,6 +35,7 @@ def build_run(trial: Trial) -> Run:
         device=device,
         training=True,
         seed=config.seed,
+        with_masks=model.needs_masks,
     )
     val = BatchLoader(
         trial.data,
@@ -44,6 +45,7 @@ def build_run(trial: Trial) -> Run:
         device=device,
         training=False,
         seed=config.seed,
+        with_masks=model.needs_masks and tables.val.mask_paths is not None,
     )
     schedule = build_schedule(
         config.train.schedule,

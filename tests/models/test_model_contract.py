@@ -14,7 +14,10 @@ N_CLASSES = 5
 FAMILIES: tuple[type[Settings], ...] = get_args(get_args(ModelConfig)[0])
 
 # Families on a ResNet need no entry; others name here the settings that make them tiny.
-TINY: dict[str, dict[str, object]] = {}
+TINY: dict[str, dict[str, object]] = {
+    "loupe": {"backbone": "resnet10t", "width": 0.25},
+    "plain": {"backbone": "resnet10t", "width": 0.25},
+}
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "br_npa": [
         {"refine": False},
@@ -22,6 +25,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"auxiliary_heads": True, "dropout": 0.2, "head_bias": True},
         {"stride_stage3": 1, "stride_stage4": 1, "padding": "circular"},
     ],
+    "loupe": [{"stage": 3}, {"backbone": "test_convnext", "width": 1.0, "stage": 0}],
 }
 
 

@@ -1,0 +1,174 @@
+"""The Loupe, a learned gate between two stages of a hierarchical backbone, and the same backbone without it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnsearch.config.models import BackboneSettings, LoupeSettings, PlainSettings
+from attnsearch.errors import ConfigError, DataError
+from attnsearch.models.base import AttentionModel, select_maps
+from attnsearch.models.body import build_body, run_children, split_after
+from attnsearch.types import AttentionOutput, Batch
+
+LAST_STAGE = 3
+
+
+def build(cfg: LoupeSettings | PlainSettings, n_classes: int) -> AttentionModel:
+    """The model that the settings describe, with the backbone's weights loaded.
+
+    Raises:
+        ConfigError: the backbone or its weights cannot be used, or the gate does not fit it.
+    """
+    return Loupe(cfg, n_classes) if isinstance(cfg, LoupeSettings) else Plain(cfg, n_classes)
+
+
+class LoupeGate(nn.Module):
+    """How much of each cell passes: (B, C, h, w) -> (B, 1, h, w) float32 in (0, 1).
+
+    Args:
+        channels: C.
+        reduction: the hidden convolution has C // reduction channels.
+    Source: The Loupe (Sengodan 2025, arXiv 2508.16663), released code `narensen/Loupe` model.py, whose state names
+        these are. Difference: the sigmoid is computed in float32 under autocast.
+    """
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        if not 1 <= reduction <= channels:
+            raise ValueError(f"reduction must be from 1 to the {channels} channels, got {reduction}")
+        n_hidden = channels // reduction
+        self.attention_net = nn.Sequential(
+            nn.Conv2d(channels, n_hidden, kernel_size=3, padding=1), nn.ReLU(), nn.Conv2d(n_hidden, 1, kernel_size=1)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.attention_net(features)
+        return logits.float().sigmoid()
+
+
+def gate_mean_outside(gate: Tensor, part_masks: Tensor) -> Tensor:
+    """The mean over batch and cells of what the gate lets pass outside of the parts, a scalar.
+
+    The masks are reduced to the share of each cell that they cover. No publication defines the "masked loss" that The
+    Loupe's authors mention; this definition is this package's own and reproduces nothing.
+
+    Args:
+        gate: (B, 1, h, w) in [0, 1].
+        part_masks: (B, H, W) bool, True on the parts.
+    """
+    height, width = gate.shape[2:]
+    covered = F.adaptive_avg_pool2d(part_masks[:, None].float(), (height, width))  # (B, 1, h, w)
+    return (gate * (1.0 - covered)).mean()
+
+
+class HierarchicalClassifier(AttentionModel):
+    """A hierarchical backbone that is cut after one stage, its own pooling, and a linear classifier with bias."""
+
+    channels_last: ClassVar[bool] = True
+
+    def __init__(self, cfg: BackboneSettings, n_classes: int, *, stage: int) -> None:
+        super().__init__()
+        if n_classes < 2:
+            raise ValueError(f"n_classes must be >= 2, got {n_classes}")
+        self.backbone = build_body(cfg)
+        self.split = split_after(self.backbone, stage, cfg.backbone)
+        cast(Any, self.backbone).reset_classifier(0, "avg")  # ResNets come without pooling
+        self.head = nn.Linear(cast(int, self.backbone.num_features), n_classes)
+
+    def features_at_split(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w) after the stage."""
+        features = run_children(self.backbone, self.split.before, images)
+        return features.permute(0, 3, 1, 2) if self.split.is_channels_last else features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) after the stage -> logits (B, n_classes)."""
+        if self.split.is_channels_last:
+            features = features.permute(0, 2, 3, 1)
+        features = run_children(self.backbone, self.split.after, features)
+        logits: Tensor = self.head(cast(Any, self.backbone).forward_head(features, pre_logits=True))
+        return logits
+
+
+class Plain(HierarchicalClassifier):
+    """The baseline: no gate and no parameter of one. Its map is the norm of the last stage's features.
+
+    Under the same seed its backbone and classifier start from the weights of a `loupe`.
+    """
+
+    map_names = ("norm",)
+
+    def __init__(self, cfg: PlainSettings, n_classes: int) -> None:
+        super().__init__(cfg, n_classes, stage=LAST_STAGE)
+
+    def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
+        features = self.features_at_split(batch.images)  # (B, C, h, w)
+        logits = self.classify(features)
+        if maps is None:
+            return AttentionOutput(logits=logits)
+        norms = torch.linalg.vector_norm(features.float(), dim=1, keepdim=True)  # (B, 1, h, w)
+        chosen, names = select_maps(norms, self.map_names, maps)
+        return AttentionOutput(logits=logits, maps=chosen, map_names=names, norms=norms)
+
+    def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
+        return _only_map(output, self.map_names)
+
+
+class Loupe(HierarchicalClassifier):
+    """A backbone with a gate that scales the features after one stage; the gate is the map and the saliency.
+
+    The loss adds `gate_sparsity`, the weighted mean of the gate over batch and cells, and where `mask_weight` asks for
+    it `gate_mask`, see `gate_mean_outside`. Training without masks is then an error; evaluation leaves the term out.
+
+    Source: The Loupe (Sengodan 2025, arXiv 2508.16663), released code `narensen/Loupe` model.py and train.py.
+        Difference: any stage of any hierarchical backbone.
+    """
+
+    map_names = ("gate",)
+
+    def __init__(self, cfg: LoupeSettings, n_classes: int) -> None:
+        super().__init__(cfg, n_classes, stage=cfg.stage)
+        if cfg.reduction > self.split.n_channels:
+            raise ConfigError(
+                f"model.reduction must not exceed the {self.split.n_channels} channels after stage {cfg.stage} of "
+                f"{cfg.backbone!r}, got {cfg.reduction}"
+            )
+        self.gate = LoupeGate(self.split.n_channels, cfg.reduction)
+        last_convolution = cast(nn.Conv2d, self.gate.attention_net[2])
+        with torch.no_grad():
+            cast(Tensor, last_convolution.bias).add_(cfg.initial_gate_bias)
+        self.sparsity_weight = cfg.sparsity_weight if cfg.has_sparsity else 0.0
+        self.mask_weight = cfg.mask_weight
+        self.needs_masks = cfg.mask_weight > 0.0
+
+    def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
+        features = self.features_at_split(batch.images)  # (B, C, h, w)
+        gate = self.gate(features)  # (B, 1, h, w)
+        logits = self.classify(features * gate.to(features.dtype))
+        losses = {"gate_sparsity": self.sparsity_weight * gate.mean()}
+        if self.needs_masks and batch.part_masks is not None:
+            losses["gate_mask"] = self.mask_weight * gate_mean_outside(gate, batch.part_masks)
+        if maps is None:
+            return AttentionOutput(logits=logits, extra_losses=losses)
+        chosen, names = select_maps(gate, self.map_names, maps)
+        return AttentionOutput(logits=logits, maps=chosen, map_names=names, extra_losses=losses)
+
+    def loss_terms(self, output: AttentionOutput, batch: Batch, *, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+        if self.training and self.needs_masks and "gate_mask" not in output.extra_losses:
+            raise DataError(
+                f"model.mask_weight is {self.mask_weight:g} and the images have no part masks; use data that has "
+                "them, such as data.name=synthetic, or set it to 0"
+            )
+        return super().loss_terms(output, batch, label_smoothing=label_smoothing)
+
+    def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
+        return _only_map(output, self.map_names)
+
+
+def _only_map(output: AttentionOutput, names: tuple[str, ...]) -> Tensor:
+    if output.maps is None or output.map_names != names:
+        raise ValueError(f"saliency needs the map {', '.join(names)}: call forward with maps=()")
+    return output.maps[:, 0]
