@@ -66,6 +66,12 @@ def test_table_has_a_row_for_each_trial() -> None:
     assert rows == [["0", "complete", "8/8", "0.75", "2", "min"], ["1", "running", "2/8", "0.5", "31", "s"]]
 
 
+def test_table_of_a_long_study_shows_the_last_trials_and_those_that_run() -> None:
+    views = tuple(replace(RUNNING if index == 3 else DONE, number=index) for index in range(60))
+    table = build_table(replace(SNAPSHOT, trials=views))
+    assert list(table.columns[0].cells) == ["3", *map(str, range(40, 60))]
+
+
 def test_lines_tell_what_is_new_and_nothing_twice(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "attnsearch")
     view = LineView()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,35 @@ def test_an_environment_that_is_given_stays_as_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
     after = sorted((path.name, path.stat().st_mtime_ns) for path in folder.glob("lib/python*/site-packages/*"))
     assert [name for name, _ in before] == [name for name, _ in after]
+
+
+FAKE_PYTHON = """\
+#!/usr/bin/env bash
+echo "$0 $*" >>"$LOG"
+if [[ "$1 $2" == "-m venv" ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
+"""
+
+
+def test_first_use_sets_up_and_the_second_is_quick(tmp_path: Path) -> None:
+    """A stand-in for Python writes down what it is asked."""
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/python3"
+    fake.write_text(FAKE_PYTHON)
+    fake.chmod(0o755)
+    checkout, log = tmp_path / "checkout", tmp_path / "log"
+    shutil.copytree(ROOT / "shell", checkout / "shell")
+    (checkout / "setup.cfg").write_text("[metadata]\n")
+    settings = {"PATH": f"{fake.parent}:{os.environ['PATH']}", "LOG": str(log), "ATTNSEARCH_VENV": ""}
+
+    def asked() -> list[str]:
+        log.write_text("")
+        done = run(checkout / "shell/train.sh", "cnn", "--demo", "n_trials=1", cwd=tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+        return [" ".join(line.split()[1:]) for line in log.read_text().splitlines()]
+
+    search = "-m attnsearch search cnn --profile demo n_trials=1"
+    install = "-m pip install --quiet --disable-pip-version-check --editable .[test]"
+    assert asked() == ["-m venv .venv", install, search]
+    assert asked() == [search]
+    (checkout / "setup.cfg").write_text("[metadata]\nname = changed\n")
+    assert asked() == ["-m venv .venv", install, search]

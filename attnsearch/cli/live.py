@@ -67,11 +67,12 @@ class LineView:
 
 
 def build_table(snapshot: Snapshot) -> Table:
-    """The last trials of a study, the running ones among them."""
+    """The last trials of a study, and all that are not over."""
     table = Table(title=headline(snapshot), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for name in ("trial", "state", "epoch", f"best {snapshot.monitor}", "time"):
         table.add_column(name, justify="left" if name == "state" else "right")
-    for view in snapshot.trials[-MAX_ROWS:]:
+    older = [view for view in snapshot.trials[:-MAX_ROWS] if view.is_unfinished]
+    for view in (*older, *snapshot.trials[-MAX_ROWS:]):
         table.add_row(str(view.number), view.state, _epoch(view), number(view.value), duration(view.seconds))
     return table
 
