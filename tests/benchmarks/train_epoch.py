@@ -2,6 +2,7 @@
 
 The plain loop is what one writes first: an image folder decoded by PIL in two loader workers, float32, NCHW. Ours reads
 the pixel cache (built beforehand, not timed), augments batches, and uses bf16 and channels-last where `auto` does.
+Processor time tells more than the clock on a machine that others use too; set OMP_NUM_THREADS=1 there.
 Also timed: our epoch against the same steps on one resident batch, and, with --loader-only, the loaders alone.
 
     python tests/benchmarks/train_epoch.py --data PATH [--backbone resnet18] [--image-size-px 128] [--n-images 512]
@@ -121,20 +122,38 @@ def plain_epoch(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimiz
         loss.item()
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock, and of processor time of this process and its loader workers."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def cost_of(work: Callable[[], object]) -> Cost:
+    start, used = time.perf_counter(), sum(os.times()[:4])
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return Cost(time.perf_counter() - start, sum(os.times()[:4]) - used)
 
 
-def by_turns(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Least seconds of each side (a busy machine only ever adds), after one round that is not counted."""
-    rounds = [{name: seconds_of(work) for name, work in sides.items()} for _ in range(repeats + 1)]
-    for index, times in enumerate(rounds):
-        print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in times.items()), "" if index else "(warm-up)")
-    return {name: min(times[name] for times in rounds[1:]) for name in sides}
+def by_turns(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
+    """The least of each side's rounds (a busy machine only ever adds), after one that is not counted."""
+    rounds: list[dict[str, Cost]] = []
+    for index in range(repeats + 1):
+        rounds.append({name: cost_of(work) for name, work in sides.items()})
+        told = ", ".join(f"{name} {cost.wall_s:.2f} s ({cost.cpu_s:.2f} cpu)" for name, cost in rounds[-1].items())
+        print(f"  {told}{'' if index else ', not counted'}", flush=True)
+    counted = rounds[1:]
+    return {
+        name: Cost(min(costs[name].wall_s for costs in counted), min(costs[name].cpu_s for costs in counted))
+        for name in sides
+    }
+
+
+def tell_ratio(what: str, slow: Cost, fast: Cost) -> None:
+    print(f"{what}: {slow.wall_s / fast.wall_s:.3f} by the clock, {slow.cpu_s / fast.cpu_s:.3f} by processor time")
 
 
 def exhaust(iterator: Iterator[object]) -> None:
@@ -155,7 +174,7 @@ def compare(root: Path, arguments: argparse.Namespace) -> None:
     if arguments.loader_only:
         sides = {"plain loader": lambda: exhaust(iter(plain)), "cached loader": lambda: exhaust(run.train.epoch(1))}
         times = by_turns(sides, arguments.repeats)
-        print(f"loader alone: {times['plain loader'] / times['cached loader']:.2f} x")
+        tell_ratio("loader alone, times faster", times["plain loader"], times["cached loader"])
         return
     model = build_model(config.model, run.n_classes).to(run.arithmetic.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -166,8 +185,8 @@ def compare(root: Path, arguments: argparse.Namespace) -> None:
         "resident": lambda: train_epoch(resident, 1, accumulation=1, check=lambda: None),
     }
     times = by_turns(sides, arguments.repeats)
-    print(f"epoch: {times['plain'] / times['ours']:.2f} x the plain loop ({n_images / times['ours']:.0f} images/s)")
-    print(f"with loader: {times['resident'] / times['ours']:.3f} of the throughput on a resident batch")
+    tell_ratio("epoch, times faster", times["plain"], times["ours"])
+    tell_ratio("throughput with the loader, as a share of that on a resident batch", times["resident"], times["ours"])
 
 
 def main() -> None:
