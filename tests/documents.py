@@ -23,8 +23,7 @@ def commands(path: Path) -> list[list[str]]:
 
 def run_example(code: str, results: Path, experiment: str) -> None:
     """Runs a Python example on a results folder; the examples speak of trial 7 of the experiment CUB."""
-    for shown in ("results/CUB", f"results/{experiment}"):
-        code = code.replace(shown, str(results / experiment))
+    code = re.sub(rf"results/(CUB|{experiment})", str(results / experiment), code)
     exec(compile(code.replace("00007", "00000"), "example", "exec"), {})
 
 
