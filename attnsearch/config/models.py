@@ -123,6 +123,102 @@ class LoupeSettings(BackboneSettings):
     )
 
 
+class DcalSettings(BackboneSettings):
+    """A ViT trained with global-local (GLCA) and pair-wise (PWCA) beside its self-attention (SA)."""
+
+    name: Literal["dcal"] = Field(default="dcal", description="the model family")
+    backbone: str = Field(
+        default="deit_tiny_patch16_224",
+        min_length=1,
+        description="timm name of a plain ViT or DeiT with a class token, with or without a weight tag",
+    )
+    width: float = Field(
+        default=1.0,
+        ge=0.25,
+        le=4.0,
+        description="multiplier of the backbone's heads, each of which keeps its channels; other than 1 only with "
+        "weights: none",
+    )
+    depth: int | None = Field(
+        default=None,
+        ge=2,
+        le=64,
+        description="blocks; null means those of the backbone, and anything else needs weights: none",
+    )
+    stem: Literal["patch", "conv"] = Field(
+        default="patch",
+        description="patch: one convolution per patch, as pretrained; conv: a few small ones, which learn from few "
+        "pictures, only with weights: none",
+    )
+    position_grid: int | None = Field(
+        default=None,
+        ge=1,
+        le=128,
+        description="rows and columns of the position embedding, best image_size_px / patch size; null means those of "
+        "the backbone; pictures of another grid resample it at every step",
+    )
+    variant: Literal["full", "sa_glca", "sa_pwca", "sa_only"] = Field(
+        default="full", description="the branches that exist; PWCA takes part in training only"
+    )
+    top_k_ratio: float = Field(
+        default=0.1,
+        gt=0.0,
+        le=1.0,
+        description="share of the patches that become local queries of GLCA; under glca_readout: cls it cannot change "
+        "a prediction",
+    )
+    glca_readout: Literal["query_mean", "local_mean", "cls"] = Field(
+        default="query_mean",
+        description="what GLCA classifies: the mean of all its queries, of the local ones, or the class token alone as "
+        "in the paper, which no other query can influence",
+    )
+    glca_init: Literal["copy", "random"] = Field(
+        default="copy",
+        description="copy: GLCA starts with the weights of the SA blocks beside it; random: with its own",
+    )
+    n_glca_blocks: int = Field(default=1, ge=1, le=12, description="last blocks beside which GLCA runs")
+    n_pwca_blocks: int | None = Field(
+        default=None, ge=1, le=64, description="last blocks that PWCA passes through; null means all"
+    )
+    drop_path: float = Field(
+        default=0.1, ge=0.0, lt=1.0, description="rate of stochastic depth in the last block; it rises linearly from 0"
+    )
+
+    @property
+    def has_glca(self) -> bool:
+        """Whether the variant has global-local cross-attention."""
+        return self.variant in ("full", "sa_glca")
+
+    @property
+    def has_pwca(self) -> bool:
+        """Whether the variant has pair-wise cross-attention."""
+        return self.variant in ("full", "sa_pwca")
+
+    def inert_axes(self) -> dict[str, str]:
+        """Fields that cannot change a prediction under the other settings, each with the reason not to search it."""
+        reasons: dict[str, str] = {}
+        if not self.has_glca:
+            keys = ("top_k_ratio", "glca_readout", "glca_init", "n_glca_blocks")
+            reasons |= dict.fromkeys(keys, f"variant {self.variant!r} has no GLCA; use full or sa_glca")
+        elif self.glca_readout == "cls":
+            reasons["top_k_ratio"] = (
+                "glca_readout 'cls' reads the class token, which never sees the picked patches, so no prediction "
+                "depends on their number; use query_mean or local_mean"
+            )
+        if not self.has_pwca:
+            reasons["n_pwca_blocks"] = f"variant {self.variant!r} has no PWCA; use full or sa_pwca"
+        return reasons
+
+    @model_validator(mode="after")
+    def _new_shapes_need_random_weights(self) -> Self:
+        if self.weights != "none" and (self.depth is not None or self.stem != "patch"):
+            raise ValueError(
+                f"depth must be null and stem patch when weights are loaded, got depth {self.depth} and stem "
+                f"{self.stem!r} with weights {self.weights!r}"
+            )
+        return self
+
+
 ModelConfig = Annotated[
     CnnSettings | BCnnSettings | BrNpaSettings | PlainSettings | LoupeSettings, Field(discriminator="name")
 ]

@@ -1,0 +1,343 @@
+"""DCAL: a vision transformer that learns with global-local and pair-wise cross-attention beside its self-attention.
+
+Letters beside the usual ones: `Q` query tokens, `L` blocks. `H` counts heads. Token 0 is the class token.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from attnsearch.config.models import DcalSettings
+from attnsearch.errors import ConfigError
+from attnsearch.models.base import AttentionModel
+from attnsearch.models.dcal_attention import (
+    GlobalLocalCrossAttention,
+    TimmBlock,
+    attention_rollout,
+    draw_partners,
+    finish,
+    mean_attention,
+    pairwise_attention,
+    pick_patches,
+    project,
+    softmax_attention,
+)
+from attnsearch.models.dcal_vit import build_vit, embed, n_heads, pixel_statistics
+from attnsearch.types import AttentionOutput, Batch
+
+__all__ = ["GlobalLocalCrossAttention", "UncertaintyWeights", "attention_rollout", "build", "pairwise_attention"]
+
+CLS_HEAD, LOCAL_PATCHES = "cls_head_", "local_patches"  # maps by name, beside the default ones
+INIT_STD = 0.02  # of the linear layers of timm's ViTs
+
+
+def build(cfg: DcalSettings, n_classes: int) -> Dcal:
+    """The model that the settings describe, with the backbone's weights loaded.
+
+    Raises:
+        ConfigError: the backbone or its weights cannot be used, or it has too few blocks.
+    """
+    return Dcal(cfg, n_classes, body=build_vit(cfg))
+
+
+def combine_branches(sa_logits: Tensor, glca_logits: Tensor) -> Tensor:
+    """Log of the mean of both branches' class probabilities, (B, n_classes) float32: its softmax is that mean.
+
+    Source: Zhu et al. 2022, section 3.4, which adds the probabilities; half of it keeps the sum at 1.
+    """
+    both = torch.logaddexp(F.log_softmax(sa_logits.float(), dim=1), F.log_softmax(glca_logits.float(), dim=1))
+    return both - math.log(2.0)
+
+
+class UncertaintyWeights(nn.Module):
+    """Learned weights of several losses: the total is the sum of (exp(-w) · loss + w) / 2, each w starting at 0.
+
+    The best w is the logarithm of its loss, so with losses below 1/e the total is rightly negative.
+
+    Source: Kendall et al. 2018 (arXiv 1705.07115), in the form of Zhu et al. 2022, section 3.4.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.w = nn.Parameter(torch.zeros(len(self.names)))
+
+    def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms of the total: for each loss, by name, its weighted self and `uncertainty_<name>` = w / 2.
+
+        Args:
+            losses: scalars, of all names or some.
+        """
+        terms: dict[str, Tensor] = {}
+        for name, loss in losses.items():
+            w = self.w[self.names.index(name)]
+            terms |= {name: 0.5 * torch.exp(-w) * loss, f"uncertainty_{name}": 0.5 * w}
+        return terms
+
+
+@dataclass
+class Streams:
+    """What the blocks leave behind.
+
+    Attributes:
+        tokens: (B, T, D) of self-attention; after the last block (B, 1, D), as heads read the class token alone.
+        paired: the same of pair-wise cross-attention, in training where the variant has it.
+        queries: (B, Q, D) of global-local cross-attention, where the variant has it.
+        picked: (B, k) indices of its local queries.
+        attentions: head means (B, 1, T, T) of the first SA blocks, as many as were needed.
+        cls_attention: (B, H, T) of the class token in the last SA block, if wanted.
+        cls_queries: (B, T) per global-local block, the head mean of its class token, if wanted.
+    """
+
+    tokens: Tensor
+    paired: Tensor | None = None
+    queries: Tensor | None = None
+    picked: Tensor | None = None
+    attentions: list[Tensor] = field(default_factory=list)
+    cls_attention: Tensor | None = None
+    cls_queries: list[Tensor] = field(default_factory=list)
+
+
+class GlcaBranch(nn.Module):
+    """Global-local cross-attention blocks beside the last self-attention blocks, with a norm and a classifier."""
+
+    def __init__(self, cfg: DcalSettings, n_classes: int, *, body: VisionTransformer) -> None:
+        super().__init__()
+        parallel: list[TimmBlock] = list(body.blocks)[-cfg.n_glca_blocks :]
+        self.readout = cfg.glca_readout
+        self.blocks = nn.ModuleList(GlobalLocalCrossAttention(block) for block in parallel)
+        self.norm = copy.deepcopy(body.norm)
+        if cfg.glca_init == "random":
+            self.apply(_initialise)
+        self.head = _classifier(body, n_classes)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Queries (B, Q, D) after the last block, the class token first -> logits (B, n_classes)."""
+        tokens = self.norm(queries)
+        features = {"cls": tokens[:, :1], "local_mean": tokens[:, 1:], "query_mean": tokens}[self.readout]
+        logits: Tensor = self.head(features.mean(dim=1))
+        return logits
+
+
+class Dcal(AttentionModel):
+    """Self-attention (SA), global-local (GLCA) and, in training only, pair-wise cross-attention (PWCA).
+
+    The last GLCA blocks run beside the last SA blocks. Their queries are the class token and the patches that the
+    rollout of the blocks before ranks highest; keys and values are all tokens of the SA stream. PWCA sends each image a
+    second time through the SA blocks, heads included, where it also sees the keys and values that another image of the
+    batch has in the SA stream at the same depth. The prediction is the mean of the probabilities of SA and GLCA; its
+    logarithms are the logits.
+
+    Maps: `rollout` (SA, all blocks) and, where there is GLCA, `glca` (its class token, rolled out) are the default, as
+    distributions over the tokens, whose share of the class token itself is left out. By name: `cls_head_<n>`, the
+    attention of the class token in the last SA block, and with GLCA `local_patches`, 1 where a patch was picked.
+    Saliency is the mean of the default maps, as the prediction is the mean of their branches.
+
+    Losses: the SA branch's own cross-entropy is the term `cross_entropy`, those of the others `cross_entropy_<branch>`,
+    each weighted by its uncertainty, whose penalty w / 2 is `uncertainty_<branch>`. One branch alone is not weighted.
+
+    Source: Zhu et al. 2022 (arXiv 2205.02151). No code was released. Differences: `glca_readout` (see there); which
+        tokens a partner shows is not said in the paper.
+    """
+
+    def __init__(self, cfg: DcalSettings, n_classes: int, *, body: VisionTransformer) -> None:
+        super().__init__()
+        if n_classes < 2:
+            raise ValueError(f"n_classes must be >= 2, got {n_classes}")
+        depth = len(body.blocks)
+        n_pwca = depth if cfg.n_pwca_blocks is None else cfg.n_pwca_blocks
+        _check_depth(cfg, depth, n_pwca)
+        self.top_k_ratio = cfg.top_k_ratio
+        self.first_pwca = depth - n_pwca if cfg.has_pwca else depth
+        self.first_glca = depth - cfg.n_glca_blocks if cfg.has_glca else depth
+        self.n_heads = n_heads(body)
+        self.backbone = body
+        self.head = _classifier(body, n_classes)
+        self.glca = GlcaBranch(cfg, n_classes, body=body) if cfg.has_glca else None
+        branches = ["sa", *["glca"] * cfg.has_glca, *["pwca"] * cfg.has_pwca]
+        self.uncertainty = UncertaintyWeights(branches) if len(branches) > 1 else None
+        self.map_names = ("rollout", "glca") if cfg.has_glca else ("rollout",)
+        scale, shift = pixel_statistics(cfg.backbone)
+        self.pixel_scale, self.pixel_shift = (nn.Buffer(values, persistent=False) for values in (scale, shift))
+
+    def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
+        names = () if maps is None else self._checked(maps)
+        images = batch.images * self.pixel_scale + self.pixel_shift
+        tokens, grid = embed(self.backbone, images)  # (B, T, D)
+        streams = self._run(tokens, wanted=frozenset(names))
+        logits = self._classify(streams.tokens)
+        extra_logits: dict[str, Tensor] = {}
+        if self.glca is not None and streams.queries is not None:
+            extra_logits |= {"sa": logits, "glca": self.glca(streams.queries)}
+            logits = combine_branches(extra_logits["sa"], extra_logits["glca"])
+        if streams.paired is not None:
+            extra_logits["pwca"] = self._classify(streams.paired)
+        if maps is None:
+            return AttentionOutput(logits=logits, extra_logits=extra_logits)
+        rows = torch.stack([self._row(name, streams) for name in names], dim=1)  # (B, K, T)
+        chosen = rows[:, :, 1:].reshape(*rows.shape[:2], *grid).float()  # (B, K, h, w)
+        return AttentionOutput(logits=logits, maps=chosen, map_names=names, extra_logits=extra_logits)
+
+    def loss_terms(self, output: AttentionOutput, batch: Batch, *, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+        if self.uncertainty is None:
+            return super().loss_terms(output, batch, label_smoothing=label_smoothing)
+        branches = {"sa": output.logits, **output.extra_logits}  # where there is GLCA, `sa` is among the extra ones
+        terms = self.uncertainty(
+            {
+                name: F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
+                for name, logits in branches.items()
+            }
+        )
+        names = {"sa": "cross_entropy", "glca": "cross_entropy_glca", "pwca": "cross_entropy_pwca"}
+        return {names.get(name, name): term for name, term in terms.items()}
+
+    def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
+        if output.maps is None or output.map_names != self.map_names:
+            raise ValueError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
+        return output.maps.mean(dim=1)
+
+    def _run(self, tokens: Tensor, *, wanted: frozenset[str]) -> Streams:
+        """Sends the embedded tokens (B, T, D) through all blocks and keeps what the heads and the wanted maps need."""
+        streams = Streams(tokens)
+        last = len(self.backbone.blocks) - 1
+        partners = None
+        if self.training and self.first_pwca <= last:
+            partners = draw_partners(len(tokens), device=tokens.device)
+        n_attended = self._n_attended(wanted)
+        for index, block in enumerate(self.backbone.blocks):
+            tokens = streams.tokens
+            read = slice(0, 1) if index == last else slice(None)
+            query, key, value = project(block, tokens)
+            if partners is not None and index >= self.first_pwca:
+                paired = tokens if streams.paired is None else streams.paired
+                own_query, own_key, own_value = project(block, paired)
+                mixed = pairwise_attention(own_query[:, :, read], own_key, own_value, key[partners], value[partners])
+                streams.paired = finish(block, paired[:, read], mixed)
+            if index >= self.first_glca:
+                self._run_glca(streams, index, wanted=wanted)
+            if index < n_attended:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and bool(wanted)):  # picking needs no gradient
+                    streams.attentions.append(mean_attention(query, key))
+            if index == last and wanted:
+                streams.cls_attention = softmax_attention(query[:, :, 0:1], key)[:, :, 0]
+            mixed = F.scaled_dot_product_attention(query[:, :, read], key, value)
+            streams.tokens = finish(block, tokens[:, read], mixed)
+        return streams
+
+    def _n_attended(self, wanted: frozenset[str]) -> int:
+        """How many blocks, from the first, must give their attention matrices; only these leave the fused kernels."""
+        if wanted & {"rollout", "glca"}:
+            return len(self.backbone.blocks) - 1
+        return self.first_glca if self._picks(wanted) else 0
+
+    def _picks(self, wanted: frozenset[str]) -> bool:
+        return self.glca is not None and (self.glca.readout != "cls" or LOCAL_PATCHES in wanted)
+
+    def _run_glca(self, streams: Streams, index: int, *, wanted: frozenset[str]) -> None:
+        """One GLCA block, beside the SA block `index` that the tokens are about to enter."""
+        assert self.glca is not None
+        if streams.queries is None:
+            streams.queries = self._first_queries(streams, wanted=wanted)
+        block = cast(GlobalLocalCrossAttention, self.glca.blocks[index - self.first_glca])
+        if "glca" in wanted:
+            attention = block.attention(streams.queries[:, :1], streams.tokens)  # (B, H, 1, T)
+            streams.cls_queries.append(attention.mean(dim=(1, 2)))
+        streams.queries = block(streams.queries, streams.tokens)
+
+    def _first_queries(self, streams: Streams, *, wanted: frozenset[str]) -> Tensor:
+        """The class token and, where they are read, the picked patches, (B, 1 + k, D) or (B, 1, D).
+
+        Under the readout `cls` the class token is enough: no query influences another.
+        """
+        assert self.glca is not None
+        tokens = streams.tokens
+        if self._picks(wanted):
+            streams.picked = pick_patches(attention_rollout(streams.attentions), self.top_k_ratio)
+        if streams.picked is None or self.glca.readout == "cls":
+            return tokens[:, :1]
+        picked = tokens.gather(1, streams.picked[:, :, None].expand(-1, -1, tokens.shape[2]))
+        return torch.cat([tokens[:, :1], picked], dim=1)
+
+    def _classify(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone.norm(tokens[:, 0]))
+        return logits
+
+    def _checked(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """The names wanted, the default ones if none are.
+
+        Raises:
+            ValueError: one is unknown.
+        """
+        known = [*self.map_names, *(f"{CLS_HEAD}{head + 1}" for head in range(self.n_heads))]
+        if self.glca is not None:
+            known.append(LOCAL_PATCHES)
+        if unknown := [name for name in wanted if name not in known]:
+            raise ValueError(f"there is no map {', '.join(unknown)}, only {', '.join(known)}")
+        return wanted or self.map_names
+
+    def _row(self, name: str, streams: Streams) -> Tensor:
+        """The map of this name over all tokens, (B, T)."""
+        assert streams.cls_attention is not None
+        if name == "rollout":
+            return _class_token_rollout([streams.cls_attention.mean(dim=1)], streams.attentions)
+        if name == "glca":
+            return _class_token_rollout(streams.cls_queries, streams.attentions)
+        if name == LOCAL_PATCHES:
+            assert streams.picked is not None
+            return torch.zeros_like(streams.cls_attention[:, 0]).scatter(1, streams.picked, 1.0)
+        return streams.cls_attention[:, int(name.removeprefix(CLS_HEAD)) - 1]
+
+
+def _class_token_rollout(last_rows: Sequence[Tensor], attentions: Sequence[Tensor]) -> Tensor:
+    """What a class token takes from each input token, (B, T), rows sum to 1.
+
+    In each of its last blocks it mixes, half and half, with tokens of the SA stream, which are rolled out through the
+    SA blocks below. With one such block that is (e_0 + a) / 2 · S_{L-1} … S_1: for SA the rollout of all L blocks.
+
+    Args:
+        last_rows: (B, T) for each of these blocks, its attention over the tokens that enter the SA block beside it.
+        attentions: (B, H, T, T) of the first L - 1 SA blocks.
+    """
+    n_rows = len(last_rows)
+    n_below = len(attentions) - n_rows + 1
+    row = torch.zeros_like(last_rows[0])
+    for index in reversed(range(n_rows)):
+        row = row + 0.5 ** (n_rows - index) * last_rows[index]
+        if index:
+            row = attention_rollout(attentions[n_below + index - 1 : n_below + index], start=row)
+    itself = torch.zeros_like(row)
+    itself[:, 0] = 0.5**n_rows
+    return attention_rollout(attentions[:n_below], start=row + itself)
+
+
+def _classifier(body: VisionTransformer, n_classes: int) -> nn.Linear:
+    head = nn.Linear(body.embed_dim, n_classes)
+    _initialise(head)
+    return head
+
+
+def _initialise(module: nn.Module) -> None:
+    """Fresh weights as timm's ViTs start with."""
+    if isinstance(module, nn.LayerNorm):
+        module.reset_parameters()
+    elif isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(module.bias)
+
+
+def _check_depth(cfg: DcalSettings, depth: int, n_pwca: int) -> None:
+    if cfg.has_glca and cfg.n_glca_blocks >= depth:
+        raise ConfigError(
+            f"model.n_glca_blocks must be less than the {depth} blocks of the backbone, got {cfg.n_glca_blocks}"
+        )
+    if cfg.has_pwca and n_pwca > depth:
+        raise ConfigError(f"model.n_pwca_blocks must be at most the {depth} blocks of the backbone, got {n_pwca}")
