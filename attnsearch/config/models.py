@@ -35,6 +35,10 @@ class BackboneSettings(Settings):
             )
         return self
 
+    def inert_axes(self) -> dict[str, str]:
+        """Fields that cannot change a prediction under the other settings, each with the reason not to search it."""
+        return {}
+
 
 class ResNetSettings(BackboneSettings):
     """What every family on a ResNet-like backbone that ends in a ReLU shares."""
@@ -124,7 +128,7 @@ class LoupeSettings(BackboneSettings):
 
 
 class DcalSettings(BackboneSettings):
-    """A ViT trained with global-local (GLCA) and pair-wise (PWCA) beside its self-attention (SA)."""
+    """A ViT with global-local (GLCA) and pair-wise cross-attention (PWCA) beside its self-attention (SA)."""
 
     name: Literal["dcal"] = Field(default="dcal", description="the model family")
     backbone: str = Field(
@@ -195,7 +199,6 @@ class DcalSettings(BackboneSettings):
         return self.variant in ("full", "sa_pwca")
 
     def inert_axes(self) -> dict[str, str]:
-        """Fields that cannot change a prediction under the other settings, each with the reason not to search it."""
         reasons: dict[str, str] = {}
         if not self.has_glca:
             keys = ("top_k_ratio", "glca_readout", "glca_init", "n_glca_blocks")

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnsearch.config.models import DcalSettings
 from attnsearch.errors import ConfigError, TrialError
 from attnsearch.models.dcal import UncertaintyWeights, attention_rollout, build, pairwise_attention
-from attnsearch.models.dcal_attention import draw_partners, mean_attention, pick_patches
+from attnsearch.models.dcal_attention import draw_partners, finish, mean_attention, pick_patches, project
 
 N_CLASSES = 5
 VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")
@@ -156,7 +156,7 @@ def test_a_partner_changes_the_paired_branch_alone(make, make_batch, monkeypatch
 
 @pytest.mark.parametrize("n_blocks", [1, 2])
 def test_pairs_pass_through_the_last_blocks_alone(make, make_batch, n_blocks):
-    """The gradient of the paired branch's loss reaches earlier blocks through the SA stream once, not twice."""
+    """The blocks that both streams pass through run twice, one stream after the other."""
     model, batch = make(n_pwca_blocks=n_blocks).train(), make_batch(3)
     calls = []
     for index, block in enumerate(model.backbone.blocks):
@@ -224,17 +224,14 @@ def test_parameters_of_each_variant(make, variant, expected):
     assert sum(parameter.numel() for parameter in make(variant=variant).parameters()) == expected
 
 
-@pytest.mark.parametrize(("name", "n_millions"), [("deit_tiny_patch16_224", 5.5), ("vit_base_patch16_224", 85.8)])
-def test_glca_adds_eight_or_nine_percent_as_in_the_paper(name, n_millions):
-    with torch.device("meta"):
-        alone, both = (
-            sum(p.numel() for p in build(DcalSettings(backbone=name, variant=variant), 200).backbone.parameters())
-            if variant == "sa_only"
-            else sum(p.numel() for p in build(DcalSettings(backbone=name, variant=variant), 200).parameters())
-            for variant in ("sa_only", "full")
-        )
-    assert alone / 1e6 == pytest.approx(n_millions, abs=0.05)
-    assert 1.08 < both / alone < 1.10
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_base_patch16_224"])
+def test_glca_adds_eight_or_nine_percent_as_in_the_paper(name):
+    def n_parameters(variant):
+        with torch.device("meta"):
+            model = build(DcalSettings(backbone=name, variant=variant), 200)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    assert 0.08 < n_parameters("full") / n_parameters("sa_only") - 1 < 0.095
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -375,10 +372,7 @@ def test_more_blocks_than_there_are_is_refused(make, changes, message):
     assert make(variant="sa_only", **changes).glca is None
 
 
-def test_block_is_that_of_timm(fill):
-    """Our steps through a block are timm's forward pass."""
-    from attnsearch.models.dcal_attention import finish, project
-
+def test_steps_through_a_block_are_the_forward_pass_of_timm(fill):
     block = fill(Block(12, 3, qkv_bias=True)).eval()
     tokens = torch.sin(torch.arange(2 * 5 * 12.0)).view(2, 5, 12)
     mixed = F.scaled_dot_product_attention(*project(block, tokens))
