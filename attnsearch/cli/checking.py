@@ -25,7 +25,7 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
         return _check_study(path, profile=profile, overrides=overrides, root=root)
     experiment = load_experiment(str(path), profile=profile, overrides=overrides)
     tables = build_tables(experiment.data)
-    check_models([("base", experiment)], n_classes=len(tables.class_names), objectives=[experiment.monitor])
+    check_models([("base", experiment)], n_classes=len(tables.class_names), metrics=[experiment.monitor])
     return f"{path} is valid: {_describe(tables)}"
 
 

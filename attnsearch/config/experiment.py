@@ -11,10 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from attnsearch.config.base import Settings
 from attnsearch.config.datasets import DataConfig
 from attnsearch.config.models import ModelConfig
+from attnsearch.config.patterns import DEVICE, METRIC_KEY, NAME
 from attnsearch.types import Direction
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")]
-MetricKey = Annotated[str, Field(pattern=r"^(train|val)/[a-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=NAME)]
+MetricKey = Annotated[str, Field(pattern=METRIC_KEY)]
 
 
 class OptimizerSettings(Settings):
@@ -96,7 +97,7 @@ class EvaluationSettings(Settings):
 class RuntimeSettings(Settings):
     """The machine; nothing here changes what is computed, so it is no part of the digest."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field("auto", pattern=DEVICE, description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     n_threads: int | None = Field(
         None, ge=1, description="Processor threads; null means an equal share of the cores for each worker."
     )

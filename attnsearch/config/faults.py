@@ -10,10 +10,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from attnsearch.config.layers import Layer, Place
+from attnsearch.config.patterns import DEVICE, METRIC_KEY, NAME
 from attnsearch.config.schema import class_at, tag_of
 from attnsearch.errors import ConfigError
 
 T = TypeVar("T", bound=BaseModel)
+
+PATTERNS = {
+    NAME: "may hold up to 100 letters A-Z, digits, '_', '-' and '.', and starts with none of '-' and '.'",
+    METRIC_KEY: "must be `train/metric` or `val/metric`; nothing is chosen on test images",
+    DEVICE: "must be auto, cpu, cuda or cuda:N",
+}
 
 MOVED_KEYS = {
     "lr": "write train.optimizer.lr",
@@ -51,11 +58,13 @@ def validate(model: type[T], layer: Layer) -> T:
 def describe(detail: ErrorDetails, layer: Layer, model: type[BaseModel]) -> str:
     """One line for one finding of pydantic."""
     place = _place(detail["loc"], layer.values)
+    if detail["type"] == "union_tag_invalid":
+        place = (*place, detail["ctx"]["discriminator"].strip("'"))
     key = ".".join(place) or "file"
     got = "" if detail["type"] == "missing" else f", got {_short(detail['input'])}"
     message = _message(detail, place, layer, model)
-    if detail["type"] == "value_error":
-        got = ""
+    if detail["type"] in ("value_error", "union_tag_invalid"):
+        got = ""  # the message holds the value
     return f"{layer.origin(place)}: {key}: {message}{got}"
 
 
@@ -65,9 +74,7 @@ def _message(detail: ErrorDetails, place: Place, layer: Layer, model: type[BaseM
         return _unknown_key(place, layer, model)
     if kind == "union_tag_invalid":
         tag, known = str(context["tag"]), str(context["expected_tags"]).replace("'", "").split(", ")
-        return f"unknown {context['discriminator']} {tag!r}{near(tag, known)}; known: {', '.join(known)}".replace(
-            "''", "'"
-        )
+        return f"unknown {place[-1]} {tag!r}{near(tag, known)}; known: {', '.join(known)}"
     if kind == "union_tag_not_found":
         return f"needs a {context['discriminator']}"
     if kind == "literal_error":
@@ -75,6 +82,8 @@ def _message(detail: ErrorDetails, place: Place, layer: Layer, model: type[BaseM
         return f"must be one of {', '.join(known)}{near(str(detail['input']), known)}"
     if kind == "value_error":
         return str(context["error"])
+    if kind == "string_pattern_mismatch":
+        return PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
     if kind == "missing":
         return "is required and missing"
     return (

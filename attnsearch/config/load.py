@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.faults import near, validate
+from attnsearch.config.faults import MOVED_KEYS, near, validate
 from attnsearch.config.layers import Layer, from_overrides, merge, overlay, parse_override, read_yaml, to_yaml
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import ConfigError
@@ -82,6 +82,7 @@ def load_study(name: str, *, profile: str | None = None, overrides: Iterable[str
     written = read_yaml(find_file(name, ("studies",)))
     shared, own = _profile(profile), written.part("profiles").part(profile or "")
     pairs = [parse_override(text) for text in overrides]
+    _refuse_unknown(pairs)
     of_study = from_overrides(pair for pair in pairs if pair[0].split(".")[0] in STUDY_KEYS)
     of_experiment = from_overrides(pair for pair in pairs if pair[0].split(".")[0] not in STUDY_KEYS)
 
@@ -102,6 +103,18 @@ def load_study(name: str, *, profile: str | None = None, overrides: Iterable[str
         experiment = merge(experiment, over, ExperimentConfig)
     experiment = merge(experiment, _of_the_study(study), ExperimentConfig)
     return LoadedStudy(study, validate(ExperimentConfig, experiment))
+
+
+def _refuse_unknown(pairs: Iterable[tuple[str, Any]]) -> None:
+    """An override whose first word neither a study nor an experiment has, so that the near name may be of either."""
+    known = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
+    faults = [
+        f"command line: {key}: is no key of a study or an experiment{near(key.split('.')[0], known)}, got {value!r}"
+        for key, value in pairs
+        if key.split(".")[0] not in known and key not in MOVED_KEYS
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _experiment_layer(base: Layer, shared: Layer, profile: str | None) -> Layer:

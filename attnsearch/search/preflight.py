@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -14,30 +14,39 @@ from attnsearch.models import build_model
 from attnsearch.types import METRICS
 
 
-def check_models(corners: Iterable[tuple[str, ExperimentConfig]], *, n_classes: int, objectives: Iterable[str]) -> None:
+def check_models(corners: Sequence[tuple[str, ExperimentConfig]], *, n_classes: int, metrics: Iterable[str]) -> None:
     """Builds the model of each corner; one with weights is built for real, which loads them.
 
+    Args:
+        corners: (description, experiment), the base first.
+        metrics: keys that the study needs.
     Raises:
-        ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per corner.
+        ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per fault.
     """
-    seen: set[str] = set()
-    faults = [fault for key in objectives if (fault := _metric_fault(key))]
+    faults = [fault for key in metrics if (fault := _metric_fault(key))]
+    try:
+        pick_device(corners[0][1].runtime.device)
+    except ConfigError as error:
+        faults.append(str(error))
+    seen: dict[str, str] = {}
     for description, experiment in corners:
         text = experiment.model.model_dump_json()
-        try:
-            pick_device(experiment.runtime.device)
-            if text not in seen:
-                seen.add(text)
-                _build(experiment, n_classes)
-        except ConfigError as error:
-            faults.append(str(error) if description == "base" else f"space at {description}: {error}")
+        if text not in seen:
+            seen[text] = _build_fault(experiment, n_classes)
+            if seen[text]:
+                faults.append(seen[text] if description == "base" else f"space at {description}: {seen[text]}")
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
 
 
-def _build(experiment: ExperimentConfig, n_classes: int) -> None:
-    with torch.device("meta" if experiment.model.weights == "none" else "cpu"):
-        build_model(experiment.model, n_classes)
+def _build_fault(experiment: ExperimentConfig, n_classes: int) -> str:
+    """What is wrong with a model; empty if nothing is."""
+    try:
+        with torch.device("meta" if experiment.model.weights == "none" else "cpu"):
+            build_model(experiment.model, n_classes)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _metric_fault(key: str) -> str | None:
@@ -45,4 +54,4 @@ def _metric_fault(key: str) -> str | None:
     if name in METRICS:
         return None
     known = ", ".join(f"val/{metric}" for metric in METRICS)
-    return f"objectives: no metric {key!r}{near(name, list(METRICS))}; known: {known}"
+    return f"no metric {key!r}{near(name, list(METRICS))}; known: {known}"

@@ -102,3 +102,11 @@ def ask_to_stop(process: WorkerProcess) -> None:
     """SIGTERM: the worker returns its trial to WAITING and ends."""
     if process.poll() is None:
         process.popen.send_signal(signal.SIGTERM)
+
+
+def end(process: WorkerProcess) -> None:
+    """Kills a worker that still runs, and releases what belongs to it."""
+    if process.poll() is None:
+        process.popen.kill()
+        process.popen.wait()
+    process.close()

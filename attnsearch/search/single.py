@@ -60,7 +60,7 @@ def run_single(
     trial = layout.trial(0)
     _refuse_other(config, layout)
     data = open_data(config.data, progress=progress)
-    check_models([("base", config)], n_classes=len(data.tables.class_names), objectives=[config.monitor])
+    check_models([("base", config)], n_classes=len(data.tables.class_names), metrics=[config.monitor])
     atomic_write(trial.config, to_yaml(config.model_dump(mode="json")))
     write_classes(layout.classes_csv, data.tables.class_names)
     context = SingleContext(config.seed, trial.directory, should_stop)

@@ -13,6 +13,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import LoadedStudy
@@ -74,31 +75,40 @@ def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str, clas
         ConfigError: it exists with another base, space, class map or validation split; the difference is printed.
     """
     config = loaded.study
-    known = optuna.study.get_all_study_names(database.storage)
-    study = (
-        optuna.create_study(
-            storage=database.storage,
-            study_name=config.name,
-            directions=list(config.objectives.values()),
-            load_if_exists=True,
-        )
-        if config.name not in known
-        else load_study(database, config)
-    )
-    identity = _identity(loaded, val_hash, class_names)
-    stored = study.user_attrs.get(IDENTITY)
-    if stored is None:
-        _refuse_foreign(study, config.name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # stable in practice; gives the dashboard its names
-            study.set_metric_names(list(config.objectives))
-        study.set_user_attr(UUID, str(uuid.uuid4()))
-        for point in config.enqueue:
-            study.enqueue_trial(dict(point), skip_if_exists=True)
-        study.set_user_attr(IDENTITY, identity)
-    elif stored != identity:
-        raise ConfigError(_difference(config.name, stored, identity))
+    study = find_study(database.storage, config.name)
+    if study is not None and IDENTITY in study.user_attrs:
+        refuse_changes(study, loaded, val_hash=val_hash, class_names=class_names)
+        return study
+    if study is None:
+        directions = list(config.objectives.values())
+        study = optuna.create_study(storage=database.storage, study_name=config.name, directions=directions)
+    _refuse_foreign(study, config.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # stable in practice; gives the dashboard its names
+        study.set_metric_names(list(config.objectives))
+    study.set_user_attr(UUID, str(uuid.uuid4()))
+    for point in config.enqueue:
+        study.enqueue_trial(dict(point), skip_if_exists=True)
+    study.set_user_attr(IDENTITY, _identity(loaded, val_hash, class_names))
     return study
+
+
+def find_study(storage: BaseStorage, name: str) -> optuna.Study | None:
+    """The study of this name, if there is one."""
+    if name not in optuna.study.get_all_study_names(storage):
+        return None
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def refuse_changes(study: optuna.Study, loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> None:
+    """Compares a stored study with the settings that it is opened with.
+
+    Raises:
+        ConfigError: another base, space, objectives, class map or validation split; the difference is printed.
+    """
+    stored, wanted = study.user_attrs.get(IDENTITY), _identity(loaded, val_hash, class_names)
+    if stored is not None and stored != wanted:
+        raise ConfigError(_difference(loaded.study.name, stored, wanted))
 
 
 def load_study(database: Database, config: StudyConfig) -> optuna.Study:

@@ -18,13 +18,21 @@ from attnsearch.data.loader import DataSource, open_data
 from attnsearch.device import count_gpus
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.search.preflight import check_models
-from attnsearch.search.processes import WorkerProcess, ask_to_stop, is_dead, start_worker
+from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, start_worker
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.recover import recover
 from attnsearch.search.session import Session, layout_of, open_session, storage_url
 from attnsearch.search.space import corner_experiments, needed_cache_px
 from attnsearch.search.storage import open_database
-from attnsearch.search.study import N_FAILED_TO_STOP, create_study, is_failing, n_finished
+from attnsearch.search.study import (
+    N_FAILED_TO_STOP,
+    create_study,
+    find_study,
+    is_failing,
+    n_finished,
+    refuse_changes,
+)
+from attnsearch.search.trials import read_storage
 from attnsearch.store.classes import write_classes
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.files import atomic_write, make_folder, remove_stale_temporaries
@@ -66,15 +74,28 @@ def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTable
     """Checks a study against database, data, models, device and metrics; writes nothing.
 
     Raises:
-        ConfigError: a corner of the space does not work.
+        ConfigError: a corner of the space does not work, or the study exists with other settings.
         DataError: the data set cannot be used.
         StoreError: the database is foreign, corrupt or newer.
     """
-    inspect_database(url)
+    is_new = inspect_database(url) == "absent"
     corners = corner_experiments(loaded)
     tables = build_tables(loaded.experiment.data)
-    check_models(corners, n_classes=len(tables.class_names), objectives=loaded.study.objectives)
+    check_models(corners, n_classes=len(tables.class_names), metrics=[*loaded.study.objectives, loaded.study.monitor])
+    stored = None if is_new else find_study(read_storage(url), loaded.study.name)
+    if stored is not None:
+        refuse_changes(stored, settle(loaded), val_hash=tables.val_hash, class_names=tables.class_names)
+    elif layout.trial(0).directory.exists():
+        raise ConfigError(
+            f"{layout.study_dir} holds trials that this database does not know (of a plain `train`, or of another "
+            "storage); choose another name=, or move the folder away"
+        )
     return tables
+
+
+def settle(loaded: LoadedStudy) -> LoadedStudy:
+    """The study with the one setting that the whole space decides: the side of the cached pictures."""
+    return replace(loaded, experiment=with_settings(loaded.experiment, {"data.cache_px": needed_cache_px(loaded)}))
 
 
 def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepared:
@@ -83,13 +104,12 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
     Nothing but the cache is written before everything has passed.
 
     Raises:
-        ConfigError, DataError, StoreError: as `check_study`; also a study that exists with other settings, and a
-            results folder that cannot be written.
+        ConfigError, DataError, StoreError: as `check_study`; also a results folder that cannot be written.
     """
     layout = layout_of(loaded, root=root)
     url = storage_url(loaded, layout)
     tables = check_study(loaded, layout, url)
-    loaded = replace(loaded, experiment=with_settings(loaded.experiment, {"data.cache_px": needed_cache_px(loaded)}))
+    loaded = settle(loaded)
     data = open_data(loaded.experiment.data, progress=progress)
     make_folder(layout.study_dir)
     with FileLock(layout.experiment_dir / "create.lock"):
@@ -134,13 +154,16 @@ def run_study(
 
 
 def _write_study(layout: StudyLayout, loaded: LoadedStudy, tables: DataTables) -> None:
-    """The files that describe a study; a password in its storage stays out, one in a $VARIABLE is none."""
-    storage = loaded.study.storage
-    shown = redact(storage) if storage and "$" not in storage else storage
-    study = loaded.study.model_copy(update={"storage": shown})
-    atomic_write(layout.study_yaml, resolved_study(replace(loaded, study=study)))
+    atomic_write(layout.study_yaml, study_file(loaded))
     write_classes(layout.classes_csv, tables.class_names)
     remove_stale_temporaries(layout.study_dir)
+
+
+def study_file(loaded: LoadedStudy) -> str:
+    """The resolved study as YAML; a password in its storage stays out, the name of a $VARIABLE is none."""
+    storage = loaded.study.storage
+    shown = redact(storage) if storage and "$" not in storage else storage
+    return resolved_study(replace(loaded, study=loaded.study.model_copy(update={"storage": shown})))
 
 
 @contextmanager
@@ -250,17 +273,16 @@ class Crew:
         self._workers[worker.index] = self._start(worker.index)
 
     def stop(self) -> None:
-        """Ends all workers: kindly first, by force after a grace period."""
-        for worker in self._workers:
-            ask_to_stop(worker)
-        deadline = time.monotonic() + STOP_GRACE_S
-        while any(worker.poll() is None for worker in self._workers) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for worker in self._workers:
-            if worker.poll() is None:
-                worker.popen.kill()
-                worker.popen.wait()
-            worker.close()
+        """Ends all workers: kindly first, by force after a grace period or a second signal."""
+        try:
+            for worker in self._workers:
+                ask_to_stop(worker)
+            deadline = time.monotonic() + STOP_GRACE_S
+            while any(worker.poll() is None for worker in self._workers) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            for worker in self._workers:
+                end(worker)
 
 
 def _fault_of(worker: WorkerProcess, code: int) -> AttnSearchError:

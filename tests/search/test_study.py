@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 import pytest
@@ -10,8 +11,9 @@ from optuna.trial import TrialState
 
 from attnsearch.config.load import with_settings
 from attnsearch.errors import ConfigError
-from attnsearch.search.session import Session
+from attnsearch.search.session import Session, layout_of, storage_url
 from attnsearch.search.study import ENDED_AT, best_trials, build_sampler, create_study, derive_seed, is_failing
+from attnsearch.search.supervisor import check_study, study_file
 from tests.search.studies import loaded_study
 
 Open = Callable[..., Session]
@@ -140,3 +142,36 @@ def test_resumed_sampler_repeats_no_draw(open_tiny: Open) -> None:
         study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
         drawn.append(study.ask().suggest_float("x", 0, 1))
     assert len(set(drawn)) == 4
+
+
+def test_changed_study_is_refused_before_anything_is_written(open_tiny: Open) -> None:
+    session = open_tiny()
+    changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
+    with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
+        check_study(changed, session.layout, session.database.url)
+    assert not session.layout.study_yaml.exists()
+
+
+def test_folder_of_a_plain_run_is_refused(tmp_path: Path) -> None:
+    loaded = loaded_study()
+    layout = layout_of(loaded, root=tmp_path)
+    layout.trial(0).directory.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"here/hunt holds trials that this database does not know"):
+        check_study(loaded, layout, storage_url(loaded, layout))
+
+
+def test_unknown_monitor_is_refused_with_the_near_name(tmp_path: Path) -> None:
+    loaded = loaded_study(monitor="val/acuracy")
+    layout = layout_of(loaded, root=tmp_path)
+    with pytest.raises(ConfigError, match=r"no metric 'val/acuracy' \(did you mean 'accuracy'\?\)"):
+        check_study(loaded, layout, storage_url(loaded, layout))
+
+
+def test_password_stays_out_of_the_study_file(tmp_path: Path) -> None:
+    for storage, shown in {
+        "postgresql://me:secret@host/db": "postgresql://me:***@host/db",
+        "postgresql://me:$PGPASSWORD@host/db": "postgresql://me:$PGPASSWORD@host/db",
+    }.items():
+        text = study_file(loaded_study(storage=storage))
+        assert f"storage: {shown}" in text
+        assert "secret" not in text
