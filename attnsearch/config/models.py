@@ -127,6 +127,42 @@ class LoupeSettings(BackboneSettings):
     )
 
 
+class IntrSettings(BackboneSettings):
+    """A transformer with one query per class on any backbone; a class is where its query looks in the image."""
+
+    name: Literal["intr"] = Field(default="intr", description="the model family")
+    weights: str = Field(
+        default="none",
+        min_length=1,
+        description="initial weights: none (random), hub (timm's for the backbone) or the path of a file with those of "
+        "the backbone or a whole DETR",
+    )
+    frozen_batch_norm: bool = Field(
+        default=False,
+        description="whether batch norms, stem and first stage stay as loaded, as published; only for ResNets",
+    )
+    n_encoder_layers: int = Field(default=6, ge=1, le=24, description="encoder layers")
+    n_decoder_layers: int = Field(default=6, ge=1, le=24, description="decoder layers; the last one gives the maps")
+    d_model: int = Field(default=256, ge=4, description="channels of a token; a multiple of 4 and of n_heads")
+    n_heads: int = Field(default=8, ge=1, description="attention heads")
+    feedforward_width: int = Field(default=2048, ge=1, description="hidden channels of the feed-forward layers")
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0, description="dropout rate in encoder and decoder")
+
+    @model_validator(mode="after")
+    def _tokens_divide(self) -> Self:
+        if self.d_model % 4 or self.d_model % self.n_heads:
+            raise ValueError(f"d_model must be a multiple of 4 and of n_heads {self.n_heads}, got {self.d_model}")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_needs_weights(self) -> Self:
+        if self.frozen_batch_norm and self.weights == "none":
+            raise ValueError(
+                "frozen_batch_norm must be false when the weights are random, got true with weights 'none'"
+            )
+        return self
+
+
 class DcalSettings(BackboneSettings):
     """A ViT with global-local (GLCA) and pair-wise cross-attention (PWCA) beside its self-attention (SA)."""
 
@@ -223,5 +259,6 @@ class DcalSettings(BackboneSettings):
 
 
 ModelConfig = Annotated[
-    CnnSettings | BCnnSettings | BrNpaSettings | PlainSettings | LoupeSettings, Field(discriminator="name")
+    CnnSettings | BCnnSettings | BrNpaSettings | PlainSettings | LoupeSettings | IntrSettings,
+    Field(discriminator="name"),
 ]

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from attnsearch.config.models import BCnnSettings, BrNpaSettings, CnnSettings, LoupeSettings, ModelConfig, PlainSettings
-from attnsearch.models import br_npa, loupe
+from attnsearch.config.models import (
+    BCnnSettings,
+    BrNpaSettings,
+    CnnSettings,
+    IntrSettings,
+    LoupeSettings,
+    ModelConfig,
+    PlainSettings,
+)
+from attnsearch.models import br_npa, intr, loupe
 from attnsearch.models.base import AttentionModel
 
 __all__ = ["AttentionModel", "build_model"]
@@ -26,4 +34,6 @@ def build_model(config: ModelConfig, n_classes: int, *, load_weights: bool = Tru
         return br_npa.build(config, n_classes)
     if isinstance(config, LoupeSettings | PlainSettings):
         return loupe.build(config, n_classes)
+    if isinstance(config, IntrSettings):
+        return intr.build(config, n_classes)
     assert_never(config)
