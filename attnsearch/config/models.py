@@ -259,6 +259,6 @@ class DcalSettings(BackboneSettings):
 
 
 ModelConfig = Annotated[
-    CnnSettings | BCnnSettings | BrNpaSettings | PlainSettings | LoupeSettings | IntrSettings,
+    CnnSettings | BCnnSettings | BrNpaSettings | PlainSettings | LoupeSettings | IntrSettings | DcalSettings,
     Field(discriminator="name"),
 ]

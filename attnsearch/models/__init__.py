@@ -8,12 +8,13 @@ from attnsearch.config.models import (
     BCnnSettings,
     BrNpaSettings,
     CnnSettings,
+    DcalSettings,
     IntrSettings,
     LoupeSettings,
     ModelConfig,
     PlainSettings,
 )
-from attnsearch.models import br_npa, intr, loupe
+from attnsearch.models import br_npa, dcal, intr, loupe
 from attnsearch.models.base import AttentionModel
 
 __all__ = ["AttentionModel", "build_model"]
@@ -36,4 +37,6 @@ def build_model(config: ModelConfig, n_classes: int, *, load_weights: bool = Tru
         return loupe.build(config, n_classes)
     if isinstance(config, IntrSettings):
         return intr.build(config, n_classes)
+    if isinstance(config, DcalSettings):
+        return dcal.build(config, n_classes)
     assert_never(config)

@@ -17,6 +17,7 @@ FAMILIES: tuple[type[Settings], ...] = get_args(get_args(ModelConfig)[0])
 TINY: dict[str, dict[str, object]] = {
     "intr": {"backbone": "resnet10t", "width": 0.25, "d_model": 16, "n_heads": 2, "feedforward_width": 32}
     | {"n_encoder_layers": 1, "n_decoder_layers": 2, "dropout": 0.0},
+    "dcal": {"width": 0.34, "depth": 2, "position_grid": 4},
     "loupe": {"backbone": "resnet10t", "width": 0.25},
     "plain": {"backbone": "resnet10t", "width": 0.25},
 }
@@ -24,6 +25,12 @@ TINY: dict[str, dict[str, object]] = {
 # backbone theirs are drawn.
 DRAWN = {"intr"}
 VARIANTS: dict[str, list[dict[str, object]]] = {
+    "dcal": [
+        {"variant": "sa_only"},
+        {"variant": "sa_glca", "glca_readout": "cls"},
+        {"variant": "sa_pwca", "stem": "conv"},
+        {"glca_readout": "local_mean", "n_pwca_blocks": 1},
+    ],
     "br_npa": [
         {"refine": False},
         {"random_vectors": True},
