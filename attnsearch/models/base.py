@@ -19,12 +19,14 @@ class AttentionModel(nn.Module, ABC):
     Attributes:
         channels_last: whether the trainer should use channels-last memory for images and weights.
         backbone_prefix: parameters whose name starts so take the backbone's learning rate factor.
+        undecayed: last names of parameters without weight decay, beside all vectors and scalars.
         needs_masks: whether its loss reads `Batch.part_masks`, which training must then have; evaluation leaves the
             term out where there are none.
     """
 
     channels_last: ClassVar[bool] = False
     backbone_prefix: ClassVar[str] = "backbone."
+    undecayed: ClassVar[frozenset[str]] = frozenset()
     needs_masks: bool = False
 
     @abstractmethod

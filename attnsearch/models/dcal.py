@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +148,8 @@ class Dcal(AttentionModel):
     Source: Zhu et al. 2022 (arXiv 2205.02151). No code was released. Differences: `glca_readout` (see there); which
         tokens a partner shows is not said in the paper.
     """
+
+    undecayed: ClassVar[frozenset[str]] = frozenset({"cls_token", "dist_token", "pos_embed"})
 
     def __init__(self, cfg: DcalSettings, n_classes: int, *, body: VisionTransformer) -> None:
         super().__init__()

@@ -72,9 +72,12 @@ def corner_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig]
     found, faults = [("base", loaded.experiment)], enqueue_faults(loaded.study)
     for description, settings in corners(loaded.study.space):
         try:
-            found.append((description, with_settings(loaded.experiment, settings)))
+            experiment = with_settings(loaded.experiment, settings)
         except ConfigError as error:
             faults.append(f"study {loaded.study.name}: space at {description}: {_reason(error)}")
+            continue
+        found.append((description, experiment))
+        faults += _inert_faults(loaded.study.name, list(settings)[-1], experiment)
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     return found
@@ -82,6 +85,13 @@ def corner_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig]
 
 def _reason(error: ConfigError) -> str:
     return "; ".join(line.removeprefix("defaults: ") for line in str(error).splitlines())
+
+
+def _inert_faults(study: str, key: str, experiment: ExperimentConfig) -> list[str]:
+    """A line if an axis of the model cannot change a prediction under the experiment's other settings."""
+    block, _, name = key.partition(".")
+    reason = experiment.model.inert_axes().get(name) if block == "model" else None
+    return [] if reason is None else [f"study {study}: space.{key}: would search for nothing: {reason}"]
 
 
 def enqueue_faults(study: StudyConfig) -> list[str]:

@@ -21,21 +21,23 @@ _TIMM_NAMES = {"sgd": "momentum", "adam": "adam", "amsgrad": "adam", "adamw": "a
 def parameter_groups(model: AttentionModel, settings: OptimizerSettings) -> list[dict[str, Any]]:
     """Parameters by learning rate and weight decay: up to four groups, in a fixed order.
 
-    Norms, biases and all other vectors and scalars get no weight decay. Parameters under `model.backbone_prefix`
-    carry `lr_scale`, which timm's schedulers multiply in. Parameters that need no gradient are left out.
+    Norms, biases, all other vectors and scalars, and `model.undecayed` get no weight decay. Parameters under
+    `model.backbone_prefix` carry `lr_scale`, which timm's schedulers multiply in. Parameters that need no
+    gradient are left out.
     """
     groups: dict[tuple[bool, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith(model.backbone_prefix), parameter.ndim <= 1)
+            is_exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in model.undecayed
+            key = (name.startswith(model.backbone_prefix), is_exempt)
             groups.setdefault(key, []).append(parameter)
     return [
         {
-            "params": groups[is_backbone, is_vector],
+            "params": groups[is_backbone, is_exempt],
             "lr_scale": settings.backbone_lr_factor if is_backbone else 1.0,
-            "weight_decay": 0.0 if is_vector else settings.weight_decay,
+            "weight_decay": 0.0 if is_exempt else settings.weight_decay,
         }
-        for is_backbone, is_vector in sorted(groups)
+        for is_backbone, is_exempt in sorted(groups)
     ]
 
 

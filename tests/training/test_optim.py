@@ -15,11 +15,13 @@ from attnsearch.training.optim import build_optimizer, build_schedule, freeze_ba
 
 class TwoParts(nn.Module):
     backbone_prefix: ClassVar[str] = "backbone."
+    undecayed: ClassVar[frozenset[str]] = frozenset({"pos_embed"})
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         self.head = nn.Linear(4, 2)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 2, 4))
 
 
 def rates(settings: ScheduleSettings, *, epochs: int, updates_per_epoch: int, factor: float = 1.0) -> list[list[float]]:
@@ -41,6 +43,7 @@ def test_vectors_get_no_weight_decay_and_the_backbone_its_own_rate() -> None:
     expected = {
         "head.weight": (1.0, 0.1),
         "head.bias": (1.0, 0.0),
+        "pos_embed": (1.0, 0.0),
         "backbone.0.weight": (0.25, 0.1),
         "backbone.0.bias": (0.25, 0.0),
         "backbone.1.weight": (0.25, 0.0),
@@ -54,7 +57,7 @@ def test_a_factor_of_zero_freezes_the_backbone() -> None:
     settings = OptimizerSettings(backbone_lr_factor=0.0)
     freeze_backbone(model, settings)  # type: ignore[arg-type]
     in_groups = {id(p) for group in parameter_groups(model, settings) for p in group["params"]}  # type: ignore[arg-type]
-    assert in_groups == {id(model.head.weight), id(model.head.bias)}
+    assert in_groups == {id(model.head.weight), id(model.head.bias), id(model.pos_embed)}
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
 
 
