@@ -118,6 +118,7 @@ def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list
     split: Split = "val" if data.tables.test is None else "test"
     if split == "val":
         logger.warning("%s has no test split: the published maps and scores are those of validation", layout.study)
+    logger.info("publishing trial %d: %d %s images", chosen.number, len(data.tables.of(split)), split)
     note_look(layout, chosen, split)
     config = read_kept(chosen.trial.kept).config
     archive = chosen.target.archive(split)
