@@ -54,7 +54,7 @@ class SearchSummary:
             lines.append(f"  published  {_shown(path)}")
         lines.append(f"  all files  {_shown(self.layout.study_dir)}")
         lines.append(f"  dashboard  {self.dashboard_command()}")
-        lines.append(f"  time       {duration(self.seconds)}, {duration(self.processor_seconds)} of processor time")
+        lines.append(f"  time       {duration(self.seconds)}, {self.processor_seconds:.0f} s of processor time")
         return lines
 
     def dashboard_command(self) -> str:
