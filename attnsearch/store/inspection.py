@@ -56,6 +56,8 @@ def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
             raise StoreError(f"{shown(url)} is empty, start a search or `attnsearch train` first")
         return "absent"
     _refuse_foreign(contents.tables, shown(url))
+    if must_exist and contents.optuna_revision is None:  # written last; a reader must not step in before
+        raise StoreError(f"{shown(url)} holds no study yet, start a search or wait until it has made the tables")
     _refuse_newer(contents, shown(url))
     return "ours"
 

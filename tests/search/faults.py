@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from attnsearch.config.layers import to_yaml
+from attnsearch.errors import StoreError
 from attnsearch.search.trials import StudyRows, read_study
 from attnsearch.store.layout import StudyLayout, is_temporary
 from attnsearch.store.records import read_csv
@@ -129,15 +130,17 @@ def wait_for(look: Callable[[], T | None], *, patience_s: float = PATIENCE_S) ->
 
 @contextmanager
 def polling(harmed: Harmed) -> Iterator[list[str]]:
-    """Reads the study all the time, as a dashboard does; the list gets every error that the reader meets."""
+    """Reads the study all the time, as a dashboard does; the list gets every error once it can be read."""
     stop, errors = threading.Event(), list[str]()
 
     def poll() -> None:
+        was_read = False
         while not stop.is_set():
-            if harmed.layout.database.exists():
-                try:
-                    harmed.rows()
-                except Exception as error:
+            try:
+                harmed.rows()
+                was_read = True
+            except Exception as error:
+                if was_read or not isinstance(error, StoreError):
                     errors.append(f"{type(error).__name__}: {error}")
             stop.wait(0.2)
 

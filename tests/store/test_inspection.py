@@ -196,3 +196,11 @@ def test_looking_keeps_the_locks_of_connections_that_this_process_has_open(tmp_p
         subprocess.run([sys.executable, "-c", script.replace("'k'", "'l'")], check=True)
         assert held.execute(count).fetchone() == (3,)
         assert path.with_name("hypSearch.db-wal").exists()
+
+
+def test_reader_is_told_while_the_tables_are_being_made(tmp_path: Path) -> None:
+    path = tmp_path / "hypSearch.db"
+    create_database(sqlite_url(path)).dispose()  # ours are there, Optuna's are not yet
+    with pytest.raises(StoreError, match=r"hypSearch\.db holds no study yet"):
+        inspect_database(sqlite_url(path), must_exist=True)
+    assert inspect_database(sqlite_url(path)) == "ours"
