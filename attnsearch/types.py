@@ -25,6 +25,11 @@ METRICS: dict[str, Direction] = {
 """Name -> the better direction, of all that is measured after each epoch; a key is `split/name`."""
 
 
+def better_direction(key: str) -> Direction:
+    """Whether a larger or a smaller value of a metric key is the better one; an unknown metric counts as a score."""
+    return METRICS.get(key.partition("/")[2], "maximize")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images on their way into a model.

@@ -12,7 +12,7 @@ from attnsearch.config.base import Settings
 from attnsearch.config.datasets import DataConfig
 from attnsearch.config.models import ModelConfig
 from attnsearch.config.patterns import DEVICE, METRIC_KEY, NAME
-from attnsearch.types import Direction
+from attnsearch.types import Direction, better_direction
 
 Name = Annotated[str, Field(pattern=NAME)]
 MetricKey = Annotated[str, Field(pattern=METRIC_KEY)]
@@ -127,6 +127,13 @@ class ExperimentConfig(Settings):
                 f"monitor must be a val/ metric, so that nothing is chosen on training images, got {value!r}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _direction_is_said_where_smaller_is_better(self) -> ExperimentConfig:
+        is_said = "monitor_direction" in self.model_fields_set
+        if not is_said and (better := better_direction(self.monitor)) != self.monitor_direction:
+            raise ValueError(f"monitor {self.monitor} is better when smaller; write monitor_direction: {better}")
+        return self
 
     def digest(self) -> str:
         """SHA-256 of everything that changes the result."""

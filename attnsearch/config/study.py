@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from attnsearch.config.base import Settings
 from attnsearch.config.experiment import MetricKey, Name
-from attnsearch.types import Direction
+from attnsearch.types import Direction, better_direction
 
 Scalar = bool | int | float | str | None
 Key = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*$")]
@@ -217,10 +215,5 @@ class StudyConfig(Settings):
 
     @property
     def monitor_direction(self) -> Direction:
-        """Direction of the monitor: as an objective says, else larger is better unless it is a loss."""
-        return self.objectives.get(self.monitor, "minimize" if self.monitor.endswith("loss") else "maximize")
-
-    def space_digest(self) -> str:
-        """SHA-256 of space, objectives and monitor: what all trials of one study must share."""
-        shared: dict[str, Any] = self.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
-        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+        """Direction of the monitor: as an objective says, else the better one of the metric."""
+        return self.objectives.get(self.monitor, better_direction(self.monitor))

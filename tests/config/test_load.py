@@ -201,3 +201,13 @@ def test_bad_name_says_what_names_may_hold(here: Path) -> None:
 def test_misspelled_key_of_a_study_is_found_among_all_keys(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"n_trails: .*did you mean 'n_trials'\?.*got 3"):
         load_study("hunt", overrides=["n_trails=3"])
+
+
+@pytest.mark.parametrize("metric", ["loss", "cross_entropy", "sparsity"])
+def test_smaller_monitor_is_better_where_the_metric_says_so(here: Path, metric: str) -> None:
+    loaded = load_study("hunt", overrides=[f"monitor=val/{metric}"])
+    assert loaded.study.monitor_direction == loaded.experiment.monitor_direction == "minimize"
+    with pytest.raises(ConfigError, match=f"monitor val/{metric} is better when smaller; write monitor_direction: min"):
+        load_experiment("tiny", overrides=[f"monitor=val/{metric}"])
+    written = load_experiment("tiny", overrides=[f"monitor=val/{metric}", "monitor_direction=minimize"])
+    assert written.monitor_direction == "minimize"
