@@ -50,7 +50,7 @@ def attach_pictures(session: Session, trial: optuna.Trial, data: DataSource) -> 
     store = FileSystemArtifactStore(str(make_folder(session.layout.artifacts)))
     with tempfile.TemporaryDirectory() as folder:
         overlays, curves = Path(folder, "overlays.png"), Path(folder, "curves.png")
-        draw_contact_sheet(read_archive(layout.archive("val")), data.tables.val).save(overlays)
+        draw_contact_sheet(read_archive(layout.archive("val")), data.tables.val).save(overlays, compress_level=1)
         draw_curves(read_csv(layout.epochs_csv), curves)
         for path in (overlays, curves, layout.epochs_csv):
             upload_artifact(
