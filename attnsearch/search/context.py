@@ -90,7 +90,7 @@ class SearchContext:
         if step in self._curve:
             return
         self._curve[step] = value
-        if self._has_many_objectives():
+        if self._is_shadowed():
             shadow.write_curve(self._trial, self._curve)
         else:
             self._trial.report(value, step)
@@ -100,15 +100,17 @@ class SearchContext:
         config = self._session.loaded.study
         if config.pruner is None:
             return False
-        if not self._has_many_objectives():
+        if not self._is_shadowed():
             return self._trial.should_prune()
         return shadow.should_prune(
-            self._session.trials(), self.number, pruner=build_pruner(config), direction=config.monitor_direction
+            self._session.trials(), self._trial, pruner=build_pruner(config), direction=config.monitor_direction
         )
 
-    def _has_many_objectives(self) -> bool:
-        return len(self._session.loaded.study.objectives) > 1
+    def _is_shadowed(self) -> bool:
+        """Whether what is reported, the monitor, is anything else than the one objective that Optuna prunes by."""
+        config = self._session.loaded.study
+        return list(config.objectives) != [config.monitor]
 
     def _stored_curve(self) -> dict[int, float]:
         frozen = self._session.database.storage.get_trial(self._trial._trial_id)
-        return shadow.read_curve(frozen) if self._has_many_objectives() else dict(frozen.intermediate_values)
+        return shadow.read_curve(frozen) if self._is_shadowed() else dict(frozen.intermediate_values)

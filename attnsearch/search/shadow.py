@@ -1,7 +1,8 @@
-"""Prunes trials of a study with several objectives, where Optuna itself refuses to report.
+"""Prunes trials of a study where Optuna cannot: with several objectives, or with an objective that is not the monitor.
 
-The monitored curve of each trial is kept in a user attribute; any Optuna pruner is asked on a single-objective study in
-memory that is rebuilt from those curves.
+Optuna refuses reports with several objectives, and judges them by the direction of the objective where there is one.
+The monitored curve of each trial is kept in a user attribute, and so is what the pruner notes of the trial; any Optuna
+pruner is asked on a single-objective study in memory that is rebuilt from those.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.types import Direction
 
 CURVE = "monitor_curve"
+NOTES = "pruner_notes"
 
 
 def write_curve(trial: optuna.Trial, curve: dict[int, float]) -> None:
@@ -28,24 +30,30 @@ def read_curve(trial: FrozenTrial) -> dict[int, float]:
 
 
 def should_prune(
-    trials: Sequence[FrozenTrial], number: int, *, pruner: optuna.pruners.BasePruner, direction: Direction
+    trials: Sequence[FrozenTrial], trial: optuna.Trial, *, pruner: optuna.pruners.BasePruner, direction: Direction
 ) -> bool:
-    """What `pruner` says of trial `number`, judged by the curves of all trials."""
+    """What `pruner` says of a running trial, judged by the curves of all trials; keeps its notes with the trial."""
     shadow = optuna.create_study(direction=direction)
-    asked: FrozenTrial | None = None
-    for trial in trials:
-        curve = read_curve(trial)
-        if not curve or trial.state in (TrialState.WAITING, TrialState.FAIL):
-            continue
-        state = TrialState.RUNNING if trial.number == number else trial.state
-        frozen = _shadow_trial(trial.number, curve, state)
-        shadow._storage.create_new_trial(shadow._study_id, template_trial=frozen)
-        asked = frozen if trial.number == number else asked
-    return asked is not None and pruner.prune(shadow, asked)
+    storage, asked_id = shadow._storage, None
+    for other in trials:
+        if read_curve(other) and other.state not in (TrialState.WAITING, TrialState.FAIL):
+            shadow_id = storage.create_new_trial(shadow._study_id, template_trial=_shadow_trial(other))
+            asked_id = shadow_id if other.number == trial.number else asked_id
+    if asked_id is None:
+        return False
+    asked = storage.get_trial(asked_id)
+    verdict = pruner.prune(shadow, asked)
+    notes = storage.get_trial(asked_id).system_attrs
+    if notes != asked.system_attrs:
+        trial.set_user_attr(NOTES, json.dumps(notes))
+    return verdict
 
 
-def _shadow_trial(number: int, curve: dict[int, float], state: TrialState) -> FrozenTrial:
-    value = curve[max(curve)] if state in (TrialState.COMPLETE, TrialState.PRUNED) else None
-    trial = optuna.create_trial(state=state, value=value, intermediate_values=curve)
-    trial.number = number
-    return trial
+def _shadow_trial(trial: FrozenTrial) -> FrozenTrial:
+    curve = read_curve(trial)
+    return optuna.create_trial(
+        state=trial.state,
+        value=curve[max(curve)] if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+        intermediate_values=curve,
+        system_attrs=json.loads(trial.user_attrs.get(NOTES, "{}")),
+    )

@@ -223,22 +223,27 @@ def test_resumed_trial_reports_no_epoch_twice(open_tiny: Open, tmp_path: Path) -
     assert session.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
 
 
+@pytest.mark.parametrize("pruner", [{"name": "median", "n_startup_trials": 2}, {"name": "successive_halving"}])
 @pytest.mark.parametrize(
-    "objectives", [{"val/accuracy": "maximize"}, {"val/accuracy": "maximize", "val/sparsity": "minimize"}]
+    "objectives",
+    [
+        {"val/accuracy": "maximize"},
+        {"val/sparsity": "minimize"},  # the monitor is still the accuracy, of which more is better
+        {"val/accuracy": "maximize", "val/sparsity": "minimize"},
+    ],
 )
-def test_poor_curve_is_pruned_with_one_and_with_several_objectives(
-    open_tiny: Open, play: Callable[[Run], None], objectives: dict[str, str]
+def test_poor_curve_is_pruned_whatever_the_objectives(
+    open_tiny: Open, play: Callable[[Run], None], objectives: dict[str, str], pruner: dict[str, object]
 ) -> None:
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
         level = 0.1 if context.number == 3 else 0.8
         for epoch in (1, 2, 3):
-            context.report(level + epoch / 100, epoch)
+            context.report(level + (context.number + epoch) / 100, epoch)
             if context.should_prune():
                 return result("pruned", val_accuracy=level)
         return result(val_accuracy=level, val_sparsity=0.5)
 
     play(run)
-    pruner = {"name": "median", "n_startup_trials": 2, "n_warmup_epochs": 0}
     session = open_tiny(n_trials=4, objectives=objectives, pruner=pruner)
     work(session)
     assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED"]
