@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -24,14 +24,14 @@ from tests.search.faults import Harmed, polling, wait_for
 
 def killed_workers(folder: Path, n_kills: int) -> list[str]:
     """Kills a worker in mid-trial, again and again, in one search."""
-    harmed = Harmed(folder, n_trials=n_kills + 1, n_epochs=14)
+    harmed = Harmed(folder, n_trials=n_kills + 1, n_epochs=24)
     harmed.write(n_images=64)
     search = harmed.start()
-    victims = []
+    victims: dict[int, int] = {}
     for _ in range(n_kills):
-        trial, epoch, pid = harmed.in_mid_trial()
+        trial, epoch, pid = harmed.in_mid_trial(victims)
         os.kill(pid, signal.SIGKILL)
-        victims.append(trial)
+        victims[trial] = epoch
         wait_for(lambda pid=pid: True if pid not in [held[2] for held in harmed.held()] else None)  # type: ignore[misc]
         print(f"  killed a worker at trial {trial} after epoch {epoch}", flush=True)
     code = harmed.finish(search)
@@ -40,15 +40,15 @@ def killed_workers(folder: Path, n_kills: int) -> list[str]:
 
 def killed_supervisors(folder: Path, n_kills: int) -> list[str]:
     """Kills the search itself in mid-trial and starts it again."""
-    harmed = Harmed(folder, n_trials=n_kills + 1, n_epochs=14)
+    harmed = Harmed(folder, n_trials=n_kills + 1, n_epochs=24)
     harmed.write(n_images=64)
-    victims = []
+    victims: dict[int, int] = {}
     for _ in range(n_kills):
         search = harmed.start()
-        trial, epoch, _ = wait_for(lambda: next((h for h in harmed.held() if 0 < h[1] < 13 and is_alive(h[2])), None))
+        trial, epoch, _ = harmed.in_mid_trial(victims)
         search.kill()
         search.wait()
-        victims.append(trial)
+        victims[trial] = epoch
         print(f"  killed the search at trial {trial} after epoch {epoch}", flush=True)
     code = harmed.finish(harmed.start())
     return [*exit_fault(code, 0), *harmed.faults(), *not_resumed(harmed, victims)]
@@ -121,12 +121,8 @@ def n_complete(harmed: Harmed) -> int:
     return sum(trial.state == "complete" for trial in harmed.rows().trials)
 
 
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-def not_resumed(harmed: Harmed, victims: list[int]) -> list[str]:
-    return [f"trial {n} did not resume" for n in set(victims) if "resumes after epoch" not in harmed.log(n)]
+def not_resumed(harmed: Harmed, victims: Iterable[int]) -> list[str]:
+    return [f"trial {n} did not resume" for n in victims if "resumes after epoch" not in harmed.log(n)]
 
 
 def exit_fault(code: int, expected: int) -> list[str]:

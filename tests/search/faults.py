@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +91,14 @@ class Harmed:
                 return []
         return [(trial, epoch, int(worker.rsplit(":", 2)[1])) for trial, epoch, worker in found]
 
-    def in_mid_trial(self) -> tuple[int, int, int]:
-        """(trial, epoch, process id) of a worker that has finished some epochs of a trial and not all."""
-        return wait_for(lambda: next((h for h in self.held() if 0 < h[1] < self.n_epochs - 1), None))
+    def in_mid_trial(self, beyond: Mapping[int, int] | None = None) -> tuple[int, int, int]:
+        """(trial, epoch, process id) of a worker that has finished some epochs of a trial and not all.
+
+        Args:
+            beyond: trial -> epoch that it must have passed, so that a trial killed before gets somewhere first.
+        """
+        floor = beyond or {}
+        return wait_for(lambda: next((h for h in self.held() if floor.get(h[0], 0) < h[1] < self.n_epochs - 1), None))
 
     def log(self, number: int) -> str:
         path = self.layout.trial(number).log
@@ -104,7 +109,7 @@ class Harmed:
         trials = self.rows().trials
         found = [f"{len(trials)} trials, not {self.n_trials}"] if len(trials) != self.n_trials else []
         found += [f"trial {t.number} is {t.state}" for t in trials if t.state != "complete"]
-        for trial in trials:
+        for trial in (trial for trial in trials if trial.state == "complete"):
             epochs = read_csv(self.layout.trial(trial.number).epochs_csv)["epoch"].tolist()
             if epochs != list(range(1, self.n_epochs + 1)):
                 found.append(f"trial {trial.number} has the epochs {epochs}")
