@@ -39,7 +39,7 @@ from attnsearch.store.files import atomic_write, make_folder, remove_stale_tempo
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import remove
-from attnsearch.store.urls import redact
+from attnsearch.store.urls import redact_literals
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ def settle(loaded: LoadedStudy) -> LoadedStudy:
 
 
 def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepared:
-    """Checks a study, decodes its pictures, then creates or re-opens it.
+    """Checks a study, decodes its pictures, then creates or re-opens it in the database.
 
-    Nothing but the cache is written before everything has passed.
+    Nothing but the cache is written before everything has passed, and no file of the study: another search may run it.
 
     Raises:
         ConfigError, DataError, StoreError: as `check_study`; also a results folder that cannot be written.
@@ -116,7 +116,6 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
         database = open_database(url, create=True)
         create_study(database, loaded, val_hash=tables.val_hash, class_names=tables.class_names)
         database.engine.dispose()
-    _write_study(layout, loaded, tables)
     return Prepared(open_session(loaded, layout, url), data)
 
 
@@ -143,6 +142,7 @@ def run_study(
     prepared = prepare(loaded, root=root, progress=progress)
     session = prepared.session
     with only_supervisor(session.layout):
+        _write_study(session.layout, session.loaded, prepared.data.tables)
         workers = n_workers or default_workers(session)
         outcome = supervise(session, n_workers=workers, should_stop=should_stop, tick=tick)
         if outcome == "interrupted":
@@ -162,7 +162,7 @@ def _write_study(layout: StudyLayout, loaded: LoadedStudy, tables: DataTables) -
 def study_file(loaded: LoadedStudy) -> str:
     """The resolved study as YAML; a password in its storage stays out, the name of a $VARIABLE is none."""
     storage = loaded.study.storage
-    shown = redact(storage) if storage and "$" not in storage else storage
+    shown = redact_literals(storage) if storage else None
     return resolved_study(replace(loaded, study=loaded.study.model_copy(update={"storage": shown})))
 
 

@@ -17,8 +17,9 @@ from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 BACKENDS = ("sqlite", "postgresql")
 # The password may itself hold '@', ':' or '/', so it reaches to the last '@' of the word.
-_PASSWORD = re.compile(r"(://[^:/@\s]*):\S*@")
-_SECRET_PARAMETER = re.compile(r"([?&\s](?:ssl)?password=)[^&\s]+", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?P<before>://[^:/@\s]*:)(?P<secret>\S*)(?P<after>@)")
+_SECRET_PARAMETER = re.compile(r"(?P<before>[?&\s](?:ssl)?password=)(?P<secret>[^&\s]+)(?P<after>)", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs")
 
 
@@ -33,7 +34,20 @@ def sqlite_url(path: Path) -> str:
 
 def redact(text: str) -> str:
     """`text` with the password of every database URL in it replaced by `***`."""
-    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
+    return _replace_secrets(text, keep_variables=False)
+
+
+def redact_literals(text: str) -> str:
+    """As `redact`, but a password that is the name of a `$VARIABLE` and nothing else stays."""
+    return _replace_secrets(text, keep_variables=True)
+
+
+def _replace_secrets(text: str, *, keep_variables: bool) -> str:
+    def shown(found: re.Match[str]) -> str:
+        is_name = keep_variables and _VARIABLE.fullmatch(found["secret"]) is not None
+        return found[0] if is_name else f"{found['before']}***{found['after']}"
+
+    return _SECRET_PARAMETER.sub(shown, _PASSWORD.sub(shown, text))
 
 
 def parse_url(url: str) -> URL:

@@ -171,6 +171,9 @@ def test_password_stays_out_of_the_study_file(tmp_path: Path) -> None:
     for storage, shown in {
         "postgresql://me:secret@host/db": "postgresql://me:***@host/db",
         "postgresql://me:$PGPASSWORD@host/db": "postgresql://me:$PGPASSWORD@host/db",
+        "postgresql://host/db?user=me&password=${PGPASSWORD}": "postgresql://host/db?user=me&password=${PGPASSWORD}",
+        "postgresql://me:se$secret@$PGHOST/db": "postgresql://me:***@$PGHOST/db",
+        "$STORAGE_URL": "$STORAGE_URL",
     }.items():
         text = study_file(loaded_study(storage=storage))
         assert f"storage: {shown}" in text
