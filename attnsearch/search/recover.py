@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from optuna.trial import FrozenTrial, TrialState
 
+from attnsearch.errors import LeaseLost
 from attnsearch.search.session import Session
 from attnsearch.search.study import ENDED_AT
 from attnsearch.store.leases import HELD, Lease
@@ -31,11 +32,10 @@ def recover(session: Session, *, is_dead: Callable[[str], bool]) -> list[int]:
         Numbers of the trials that were taken back.
     """
     with session.exclusive():
-        running = session.trials(TrialState.RUNNING)
-        lost = [trial for trial in running if _is_lost(session.leases.of_trial(trial.number), is_dead)]
-        for trial in lost:
-            _take_back(session, trial)
-    return [trial.number for trial in lost]
+        seen = [(trial, session.leases.of_trial(trial.number)) for trial in session.trials(TrialState.RUNNING)]
+        return [
+            trial.number for trial, lease in seen if _is_lost(lease, is_dead) and _take_back(session, trial, lease)
+        ]
 
 
 def _is_lost(lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
@@ -43,14 +43,19 @@ def _is_lost(lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
     return lease is None or lease.state != HELD or lease.expires_at < time.time() or is_dead(lease.worker)
 
 
-def _take_back(session: Session, trial: FrozenTrial) -> None:
-    stalled = session.leases.take_back(trial.number)
+def _take_back(session: Session, trial: FrozenTrial, seen: Lease | None) -> bool:
+    """Whether it was still the attempt that was seen; the lock does not reach a search on another machine."""
+    try:
+        stalled = session.leases.take_back(trial.number, seen.attempt if seen is not None else None)
+    except LeaseLost:
+        return False
     if stalled < MAX_STALLED_ATTEMPTS:
         logger.info("trial %d lost its worker and goes back to waiting", trial.number)
         session.return_to_waiting(trial)
-        return
+        return True
     logger.warning("trial %d failed: %s", trial.number, KILLED_REPEATEDLY)
     storage = session.database.storage
     for key, value in {"error": KILLED_REPEATEDLY, ENDED_AT: time.time()}.items():
         storage.set_trial_user_attr(trial._trial_id, key, value)
     session.study.tell(trial.number, state=TrialState.FAIL)
+    return True

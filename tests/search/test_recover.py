@@ -69,3 +69,16 @@ def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) 
         session.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
         recover(session, is_dead=lambda name: True)
     assert state(session) == TrialState.WAITING
+
+
+def test_attempt_that_another_supervisor_started_meanwhile_is_left_alone(open_tiny: Open) -> None:
+    session = open_tiny(n_trials=1)
+    claim(session)
+
+    def is_dead(name: str) -> bool:
+        session.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
+        return name == "here:1:a"
+
+    assert recover(session, is_dead=is_dead) == []
+    assert state(session) == TrialState.RUNNING
+    session.leases.check(0, 2)
