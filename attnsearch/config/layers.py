@@ -110,10 +110,11 @@ def parse_override(text: str) -> tuple[str, Any]:
 def merge(base: Layer, over: Layer, model: type[BaseModel]) -> Layer:
     """`over` laid on `base`: blocks are joined key by key, everything else is replaced.
 
-    Keys of `over` may be dotted. A block that is chosen by a tag is replaced whole when its tag changes.
+    Keys of `over` may be dotted. A block that is chosen by a tag is replaced whole when its tag changes; tags come
+    first, so that what `over` sets beside one stays.
     """
     result = Layer(_copy(base.values), dict(base.origins))
-    for key, value in over.values.items():
+    for key, value in sorted(over.values.items(), key=lambda item: item[0].split(".")[-1] not in TAGS):
         for place, source, leaf in _leaves(value, split_key(key, result.values), (key,)):
             _set(result, place, leaf, origin=over.origin(source), model=model)
     return result

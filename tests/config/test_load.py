@@ -92,6 +92,11 @@ def test_changed_tag_replaces_its_block(here: Path) -> None:
     assert loaded.model.backbone == "resnet50"  # the old block is gone, with its backbone
 
 
+def test_changed_tag_keeps_what_is_set_beside_it_in_whatever_order(here: Path) -> None:
+    loaded = load_experiment("tiny", overrides=["model.backbone=resnet18", "model.name=cnn"])
+    assert (loaded.model.name, loaded.model.backbone) == ("cnn", "resnet18")
+
+
 def test_resolved_study_loads_to_the_same_settings(here: Path) -> None:
     loaded = load_study("hunt", profile="demo", overrides=["train.optimizer.lr=0.02"])
     (here / "resolved.yaml").write_text(resolved_study(loaded))
