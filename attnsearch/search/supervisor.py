@@ -81,7 +81,8 @@ def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTable
     is_new = inspect_database(url) == "absent"
     corners = corner_experiments(loaded)
     tables = build_tables(loaded.experiment.data)
-    check_models(corners, n_classes=len(tables.class_names), metrics=[*loaded.study.objectives, loaded.study.monitor])
+    needed = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]
+    check_models(corners, n_classes=len(tables.class_names), metrics=needed)
     stored = None if is_new else find_study(read_storage(url), loaded.study.name)
     if stored is not None:
         refuse_changes(stored, settle(loaded), val_hash=tables.val_hash, class_names=tables.class_names)
