@@ -164,10 +164,18 @@ def n_finished(trials: Iterable[FrozenTrial]) -> int:
 
 
 def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
-    """Whether the last three trials to end after `since` (UTC seconds since 1970) all failed."""
+    """Whether three trials that ended one after the other after `since` (UTC seconds since 1970) all failed.
+
+    It stays so when a trial that was still running ends well: the workers that stopped for it do not come back.
+    """
     ended = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get(ENDED_AT, -1.0) >= since]
     ended.sort(key=lambda trial: trial.user_attrs[ENDED_AT])
-    return len(ended) >= N_FAILED_TO_STOP and all(trial.state == TrialState.FAIL for trial in ended[-N_FAILED_TO_STOP:])
+    n_in_a_row = 0
+    for trial in ended:
+        n_in_a_row = n_in_a_row + 1 if trial.state == TrialState.FAIL else 0
+        if n_in_a_row == N_FAILED_TO_STOP:
+            return True
+    return False
 
 
 def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[FrozenTrial]:

@@ -113,6 +113,7 @@ FAIL, COMPLETE = TrialState.FAIL, TrialState.COMPLETE
     [
         ([FAIL, FAIL, FAIL], 0.0, True),
         ([COMPLETE, FAIL, FAIL, FAIL], 0.0, True),
+        ([FAIL, FAIL, FAIL, COMPLETE], 0.0, True),  # the last one was still running when the others failed
         ([FAIL, FAIL, COMPLETE, FAIL], 0.0, False),
         ([FAIL, FAIL], 0.0, False),
         ([FAIL, FAIL, FAIL], 101.0, False),  # the first one belongs to an earlier start
@@ -160,8 +161,9 @@ def test_folder_of_a_plain_run_is_refused(tmp_path: Path) -> None:
         check_study(loaded, layout, storage_url(loaded, layout))
 
 
-def test_unknown_monitor_is_refused_with_the_near_name(tmp_path: Path) -> None:
-    loaded = loaded_study(monitor="val/acuracy")
+@pytest.mark.parametrize("study", [{"monitor": "val/acuracy"}, {"constraints": {"val/acuracy": {"at_least": 0.5}}}])
+def test_unknown_metric_is_refused_with_the_near_name(tmp_path: Path, study: dict[str, object]) -> None:
+    loaded = loaded_study(**study)
     layout = layout_of(loaded, root=tmp_path)
     with pytest.raises(ConfigError, match=r"no metric 'val/acuracy' \(did you mean 'accuracy'\?\)"):
         check_study(loaded, layout, storage_url(loaded, layout))
