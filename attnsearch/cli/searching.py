@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from attnsearch.cli.exits import INTERRUPTED, exit_code
+from attnsearch.cli.exits import DONE, INTERRUPTED, exit_code
 from attnsearch.cli.live import watching
 from attnsearch.cli.output import print_json, print_line
 from attnsearch.cli.stopping import StopRequest, signals_to
@@ -41,7 +43,7 @@ def run_search(loaded: LoadedStudy, *, root: Path, n_workers: int | None, as_jso
         print_json(summary.values())
     else:
         print_line("\n".join(summary.lines()))
-    return INTERRUPTED if ended.outcome == "interrupted" else 0
+    return INTERRUPTED if ended.outcome == "interrupted" else DONE
 
 
 def processor_seconds() -> float:
@@ -51,11 +53,15 @@ def processor_seconds() -> float:
 
 
 def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
-    """One worker's life; its last word on stdout is the error that the search then reports.
+    """One worker's life; its only word on stdout is the error that the search then reports.
+
+    What libraries print goes to stderr, the worker's log: nobody reads stdout before the end, and its pipe can fill.
 
     Args:
         parent: process id of the search; the worker ends when it is gone.
         started_at: of the search, UTC seconds since 1970.
+    Returns:
+        The exit code; that of an interruption if a signal ended the worker before the study was over.
     """
     from attnsearch.search.worker import run_worker  # imports torch
 
@@ -65,8 +71,9 @@ def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
             loaded = load_study(str(study_yaml))
             layout = layout_of(loaded, root=study_yaml.absolute().parents[2])
             url = os.environ.get(URL_VARIABLE) or storage_url(loaded, layout)
-            run_worker(open_session(loaded, layout, url), worker, started_at=started_at)
+            with redirect_stdout(sys.stderr):
+                run_worker(open_session(loaded, layout, url), worker, started_at=started_at)
         except AttnSearchError as error:
             print_line("; ".join(line.strip() for line in str(error).splitlines()))
             return exit_code(error)
-    return 0
+    return INTERRUPTED if worker.stop.is_set() else DONE

@@ -49,6 +49,7 @@ STOP_GRACE_S = 60.0
 MAX_DEATHS_AT_START = 3
 START_S = 20.0
 MISUSED = 2  # exit code of a fault in what the user wrote
+STOPPED = 130  # exit code of a worker that someone asked to stop; the study is not over
 
 Outcome = Literal["finished", "time_limit", "interrupted"]
 Tick = Callable[[Session], None]
@@ -205,7 +206,9 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
             tick(session)
             time.sleep(TICK_S)
         _refuse_failing(session, started_at)
-        return "finished"
+        # Workers also end when somebody signals them, and before the loop asks if the whole group is signalled.
+        is_spent = n_finished(session.trials()) >= session.loaded.study.n_trials
+        return "finished" if is_spent and not should_stop() else "interrupted"
     finally:
         crew.stop()
         recover(session, is_dead=is_dead)
@@ -226,7 +229,7 @@ def _refuse_failing(session: Session, started_at: float) -> None:
 
 @dataclass
 class Crew:
-    """The workers of a study: restarts those that died of a signal, and takes their trials back."""
+    """The workers of a study: restarts those that a signal ended, and takes back the trials of those that it killed."""
 
     session: Session
     n_workers: int
@@ -252,9 +255,11 @@ class Crew:
     def is_working(self) -> bool:
         """Whether any worker still has, or may get, something to do; brings dead ones back."""
         codes = [worker.poll() for worker in self._workers]
-        died = [worker for worker, code in zip(self._workers, codes, strict=True) if code is not None and code < 0]
+        died = []
         for worker, code in zip(self._workers, codes, strict=True):
-            if code is not None and code > 0:
+            if code is not None and (code < 0 or code == STOPPED):
+                died.append(worker)
+            elif code:
                 raise _fault_of(worker, code)
         if died or time.monotonic() - self._recovered_at > RECOVER_EVERY_S:
             recover(self.session, is_dead=is_dead)
@@ -266,10 +271,8 @@ class Crew:
     def _replace(self, worker: WorkerProcess) -> None:
         self._deaths_at_start = self._deaths_at_start + 1 if time.monotonic() - worker.started_at < START_S else 0
         if self._deaths_at_start > MAX_DEATHS_AT_START * self.n_workers:
-            raise StoreError(
-                f"{worker.log.name}: workers die as soon as they start (signal {-(worker.poll() or 0)}); see this log"
-            )
-        logger.warning("worker %d died of signal %d and is started again", worker.index, -(worker.poll() or 0))
+            raise StoreError(f"{worker.log.name}: workers die as soon as they start ({_end_of(worker)}); see this log")
+        logger.warning("worker %d ended (%s) and is started again", worker.index, _end_of(worker))
         worker.close()
         self._workers[worker.index] = self._start(worker.index)
 
@@ -284,6 +287,12 @@ class Crew:
         finally:
             for worker in self._workers:
                 end(worker)
+
+
+def _end_of(worker: WorkerProcess) -> str:
+    """What ended a worker before the study was over."""
+    code = worker.poll() or 0
+    return "asked to stop" if code == STOPPED else f"signal {-code}"
 
 
 def _fault_of(worker: WorkerProcess, code: int) -> AttnSearchError:
