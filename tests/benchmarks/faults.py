@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
+from attnsearch.errors import StoreError
 from attnsearch.store.records import read_csv
 from tests.search.faults import Harmed, polling, wait_for
 
@@ -118,7 +119,10 @@ def copy_faults(database: Path) -> tuple[list[str], int]:
 
 
 def n_complete(harmed: Harmed) -> int:
-    return sum(trial.state == "complete" for trial in harmed.rows().trials)
+    try:
+        return sum(trial.state == "complete" for trial in harmed.rows().trials)
+    except StoreError:  # the search is still making its tables
+        return 0
 
 
 def not_resumed(harmed: Harmed, victims: Iterable[int]) -> list[str]:
