@@ -168,6 +168,8 @@ def removable(session: Session) -> list[RemovableFile]:
     config = session.loaded.study
     trials = session.trials()
     best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
+    manifest = read_manifest(session.layout)
+    published = {one["trial"] for one in manifest["sets"]} if manifest is not None else set()
     unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
     numbers = [trial.number for trial in trials]
-    return plan_removal(numbers, best_numbers=best, unfinished_numbers=unfinished, layout=session.layout)
+    return plan_removal(numbers, best_numbers=best | published, unfinished_numbers=unfinished, layout=session.layout)
