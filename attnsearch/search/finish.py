@@ -12,6 +12,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
+from attnsearch.errors import OutOfMemory
 from attnsearch.evaluation.collect import collect
 from attnsearch.evaluation.curves import draw_curves
 from attnsearch.evaluation.overlay import draw_contact_sheet
@@ -21,6 +22,7 @@ from attnsearch.store.artifacts import describe_file, write_artifacts
 from attnsearch.store.files import make_folder
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.records import read_csv
+from attnsearch.training.memory import is_out_of_memory
 from attnsearch.types import TrialResult
 
 
@@ -30,8 +32,19 @@ def evaluate_kept(
     """Archives the maps of the kept checkpoint on validation, and adds what only the whole archive tells.
 
     What the record of the kept epoch holds stays as it is: the objective is the number that the CSV shows.
+
+    Raises:
+        OutOfMemory: the maps do not fit, which is a fault of the setting.
+        ConfigError, DataError, StoreError: as `collect`.
     """
-    measured = collect(config, layout.kept, data, "val", archive=layout.archive("val"), check=check)
+    try:
+        measured = collect(config, layout.kept, data, "val", archive=layout.archive("val"), check=check)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory while the kept checkpoint was evaluated ({error}); use a larger train.accumulation"
+        ) from error
     return replace(result, metrics={**measured, **result.metrics})
 
 
