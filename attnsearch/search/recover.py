@@ -33,9 +33,7 @@ def recover(session: Session, *, is_dead: Callable[[str], bool]) -> list[int]:
     """
     with session.exclusive():
         seen = [(trial, session.leases.of_trial(trial.number)) for trial in session.trials(TrialState.RUNNING)]
-        return [
-            trial.number for trial, lease in seen if _is_lost(lease, is_dead) and _take_back(session, trial, lease)
-        ]
+        return [trial.number for trial, lease in seen if _is_lost(lease, is_dead) and _take_back(session, trial, lease)]
 
 
 def _is_lost(lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
