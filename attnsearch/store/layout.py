@@ -267,6 +267,11 @@ class StudyLayout:
         return self.study_dir / "ask.lock"
 
     @property
+    def run_lock(self) -> Path:
+        """Held by the one process that runs the study."""
+        return self.study_dir / "run.lock"
+
+    @property
     def thumbnails(self) -> Path:
         return self.study_dir / "thumbnails"
 
@@ -289,9 +294,10 @@ class StudyLayout:
         return PublishedLayout(self.experiment_dir, self.study, epoch)
 
     def published_files(self) -> list[Path]:
-        """The flat published files of any trial, those of a publication that was cut off among them."""
+        """All published files of any trial; of a publication that was cut off, the temporary ones too."""
         kinds = ("model", "attMaps", "norm", "saliency", "images", "archive")
-        found = [path for kind in kinds for path in self.experiment_dir.glob(f"{kind}{self.study}_epoch*")]
+        patterns = [f"{start}{kind}{self.study}_epoch*" for kind in kinds for start in ("", ".")]
+        found = [path for pattern in patterns for path in self.experiment_dir.glob(pattern)]
         return sorted([*found, *(path for path in self.study_dir.glob("pareto/*/*") if path.is_file())])
 
     def pareto(self, number: int, epoch: int) -> PublishedLayout:

@@ -61,6 +61,7 @@ def test_published_files_bear_the_names_of_the_first_tool(layout: StudyLayout) -
 def test_published_files_are_those_of_this_study_whatever_the_epoch(layout: StudyLayout) -> None:
     mine = [layout.published(3).model_csv("val"), layout.published(12).archive().maps]
     mine.append(layout.pareto(7, 3).model_csv("test"))
+    mine += [temporary_path(path) for path in mine]  # a publication was cut off
     others = [layout.shared.study("br_npa_2").published(3).model_csv("val"), layout.trial(3).kept]
     for path in (*mine, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
