@@ -11,6 +11,8 @@ import pytest
 from attnsearch.cli import app, main
 from attnsearch.config.load import names
 from attnsearch.errors import StoreError
+from attnsearch.search.session import only_runner
+from attnsearch.store.layout import StudyLayout
 from tests.conftest import TINY
 
 STUDY = """\
@@ -187,3 +189,12 @@ def test_train_refuses_another_setting_under_the_same_name(
     words = ["train", "br_npa_low_res", "--profile", "demo", *TINY, "train.epochs=3", "--results", str(finished_run)]
     assert main(words) == 2
     assert "train.epochs: was 2, is 3" in capsys.readouterr().err
+
+
+def test_train_refuses_a_run_that_another_process_trains(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "br_npa_low_res", "--profile", "demo", *TINY, "--results", str(finished_run)]
+    with only_runner(StudyLayout(finished_run, "demo", "br_npa_low_res")):
+        assert main(words) == 1
+    assert "demo/br_npa_low_res: another process runs this study" in capsys.readouterr().err

@@ -12,11 +12,12 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from attnsearch.config.load import LoadedStudy, load_study
+from attnsearch.config.load import LoadedStudy
 from attnsearch.errors import StoreError
 from attnsearch.search.storage import Database, open_database
 from attnsearch.search.study import UUID
 from attnsearch.search.study import load_study as load_optuna_study
+from attnsearch.store.files import make_folder
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases
 from attnsearch.store.urls import default_url
@@ -33,6 +34,27 @@ def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
 def storage_url(loaded: LoadedStudy, layout: StudyLayout) -> str:
     """The database of a study: `storage`, its $VARIABLES expanded (no password stands in a file), or the default."""
     return os.path.expandvars(loaded.study.storage) if loaded.study.storage else default_url(layout)
+
+
+@contextmanager
+def only_runner(layout: StudyLayout) -> Iterator[None]:
+    """Refuses to run one study, or one plain run, twice at a time.
+
+    Raises:
+        StoreError: another process runs it.
+    """
+    make_folder(layout.study_dir)
+    lock = FileLock(layout.run_lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"{layout.study_dir}: another process runs this study; wait for it, stop it, or choose another name="
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
@@ -79,10 +101,3 @@ def open_session(loaded: LoadedStudy, layout: StudyLayout, url: str) -> Session:
     database = open_database(url)
     study = load_optuna_study(database, loaded.study)
     return Session(loaded, layout, database, study, Leases(database.engine, str(study.user_attrs[UUID])))
-
-
-def read_session(study_yaml: Path, url: str) -> Session:
-    """The session of a worker, from the resolved study file that the supervisor wrote into the study folder."""
-    loaded = load_study(str(study_yaml))
-    root = study_yaml.parents[2]
-    return open_session(loaded, layout_of(loaded, root=root), url)

@@ -14,9 +14,10 @@ from attnsearch.errors import ConfigError, TrialInterrupted
 from attnsearch.search.finish import evaluate_kept
 from attnsearch.search.preflight import check_models
 from attnsearch.search.publish import Chosen, publish
+from attnsearch.search.session import only_runner
 from attnsearch.search.study import changes
 from attnsearch.store.classes import write_classes
-from attnsearch.store.files import atomic_write
+from attnsearch.store.files import atomic_write, remove_stale_temporaries
 from attnsearch.store.layout import StudyLayout
 from attnsearch.training.run import fit
 from attnsearch.types import EpochRecord, TrialResult
@@ -53,6 +54,7 @@ def run_single(
 
     Raises:
         ConfigError: the name belongs to a study, or to a run with other settings.
+        StoreError: another process runs it.
         TrialInterrupted: `should_stop` became true; the next call continues.
         AttnSearchError: whatever ends the run.
     """
@@ -61,12 +63,14 @@ def run_single(
     _refuse_other(config, layout)
     data = open_data(config.data, progress=progress)
     check_models([("base", config)], n_classes=len(data.tables.class_names), metrics=[config.monitor])
-    atomic_write(trial.config, to_yaml(config.model_dump(mode="json")))
-    write_classes(layout.classes_csv, data.tables.class_names)
-    context = SingleContext(config.seed, trial.directory, should_stop)
-    result = fit(config, context, data=data)
-    result = evaluate_kept(config, result, trial, data, check=context.check)
-    publish(layout, [Chosen(0, result.kept_epoch, trial, layout.published(result.kept_epoch))], data)
+    with only_runner(layout):
+        remove_stale_temporaries(layout.study_dir)
+        atomic_write(trial.config, to_yaml(config.model_dump(mode="json")))
+        write_classes(layout.classes_csv, data.tables.class_names)
+        context = SingleContext(config.seed, trial.directory, should_stop)
+        result = fit(config, context, data=data)
+        result = evaluate_kept(config, result, trial, data, check=context.check)
+        publish(layout, [Chosen(0, result.kept_epoch, trial, layout.published(result.kept_epoch))], data)
     return result
 
 

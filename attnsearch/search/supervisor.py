@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from attnsearch.config.load import LoadedStudy, resolved_study, with_settings
 from attnsearch.data import DataTables, build_tables
@@ -21,7 +20,7 @@ from attnsearch.search.preflight import check_models
 from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, start_worker
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.recover import recover
-from attnsearch.search.session import Session, layout_of, open_session, storage_url
+from attnsearch.search.session import Session, layout_of, only_runner, open_session, storage_url
 from attnsearch.search.space import corner_experiments, needed_cache_px
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import (
@@ -143,7 +142,7 @@ def run_study(
     """
     prepared = prepare(loaded, root=root, progress=progress)
     session = prepared.session
-    with only_supervisor(session.layout):
+    with only_runner(session.layout):
         _write_study(session.layout, session.loaded, prepared.data.tables)
         workers = n_workers or default_workers(session)
         outcome = supervise(session, n_workers=workers, should_stop=should_stop, tick=tick)
@@ -166,26 +165,6 @@ def study_file(loaded: LoadedStudy) -> str:
     storage = loaded.study.storage
     shown = redact_literals(storage) if storage else None
     return resolved_study(replace(loaded, study=loaded.study.model_copy(update={"storage": shown})))
-
-
-@contextmanager
-def only_supervisor(layout: StudyLayout) -> Iterator[None]:
-    """Refuses to run one study twice at a time.
-
-    Raises:
-        StoreError: another search runs it.
-    """
-    lock = FileLock(make_folder(layout.study_dir) / "supervisor.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StoreError(
-            f"{layout.study_dir}: another search runs this study; wait for it, stop it, or choose another name="
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], bool], tick: Tick) -> Outcome:

@@ -93,7 +93,7 @@ def test_second_search_of_a_running_study_is_refused(tmp_path: Path) -> None:
         harmed.in_mid_trial()
         written = harmed.layout.study_yaml.read_text()
         assert harmed.finish(harmed.start("n_trials=1")) == 1
-        assert "another search runs this study" in (harmed.folder / "search.log").read_text()
+        assert "another process runs this study" in (harmed.folder / "search.log").read_text()
         assert harmed.layout.study_yaml.read_text() == written  # workers that are started again read it
     finally:
         search.terminate()
