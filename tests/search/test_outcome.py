@@ -1,0 +1,41 @@
+"""What a search says of its end when its workers ended first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import attnsearch.search.supervisor as module
+from attnsearch.search.session import Session
+from attnsearch.search.supervisor import supervise
+
+Open = Callable[..., Session]
+
+
+@pytest.mark.parametrize(("n_done", "is_stopped", "outcome"), [
+    (4, False, "finished"),
+    (1, False, "interrupted"),  # somebody ended the workers
+    (1, True, "interrupted"),  # a signal to the whole group reached them first
+])  # fmt: skip
+def test_search_whose_workers_ended_early_is_not_finished(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch, n_done: int, is_stopped: bool, outcome: str
+) -> None:
+    session = open_tiny(n_trials=4)
+
+    class EndedCrew:
+        """Workers that have all ended without an error, after some trials."""
+
+        def __init__(self, _session: Session, **_settings: Any) -> None:
+            for _ in range(n_done):
+                session.study.tell(session.study.ask(), 0.5)
+
+        def is_working(self) -> bool:
+            return False
+
+        def stop(self) -> None:
+            """Nobody is left."""
+
+    monkeypatch.setattr(module, "Crew", EndedCrew)
+    assert supervise(session, n_workers=1, should_stop=lambda: is_stopped, tick=lambda _session: None) == outcome
