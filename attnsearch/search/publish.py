@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from attnsearch.evaluation.thumbnails import write_thumbnails
 from attnsearch.models.kept import read_kept
 from attnsearch.search.session import Session
 from attnsearch.search.study import best_trials
-from attnsearch.store.files import atomic_write, disk_errors
+from attnsearch.store.files import atomic_path, atomic_write, disk_errors
 from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.records import read_csv, write_scores
 from attnsearch.store.retention import RemovableFile, plan_removal
@@ -42,8 +43,8 @@ class Chosen:
 def publish_study(session: Session, data: DataSource) -> Path | None:
     """Publishes the best trial, and each Pareto trial of a study with several objectives.
 
-    What is published already is not evaluated again, so the test split is looked at once per chosen trial; each look
-    is a line of `test_looks.csv`. A second publication replaces the first one whole.
+    Where the right sets are published already, nothing is evaluated again; else a second publication replaces the
+    first one whole. Each look at the test split, one per chosen trial, is a line of `test_looks.csv`.
 
     Returns:
         The manifest, or None while no feasible trial is complete.
@@ -85,7 +86,7 @@ def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> 
     ):
         return manifest
     retract(layout)
-    files = [path for one in chosen for path in publish_trial(layout, one, data)]
+    files = _write_sets(layout, chosen, data)
     about = {
         "format": FORMAT,
         "study": layout.study,
@@ -94,6 +95,25 @@ def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> 
     }
     atomic_write(manifest, json.dumps(about, indent=1) + "\n")
     return manifest
+
+
+def _write_sets(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> list[Path]:
+    """The files of all sets; a trial that has two of them is looked at once, and its second set is a copy."""
+    of_trial: dict[int, list[Path]] = {}
+    files: list[Path] = []
+    for one in chosen:
+        if one.number in of_trial:
+            files += [_copy(path, one.target.directory) for path in of_trial[one.number]]
+        else:
+            of_trial[one.number] = publish_trial(layout, one, data)
+            files += of_trial[one.number]
+    return files
+
+
+def _copy(path: Path, folder: Path) -> Path:
+    with atomic_path(folder / path.name) as temporary:
+        shutil.copyfile(path, temporary)
+    return folder / path.name
 
 
 def read_manifest(layout: StudyLayout) -> dict[str, Any] | None:

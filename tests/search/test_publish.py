@@ -1,13 +1,19 @@
-"""What of a study's files may go."""
+"""What of a study is published, and which of its files may go."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from attnsearch.search.publish import FORMAT, removable
+import pytest
+
+import attnsearch.search.publish as module
+from attnsearch.search.publish import FORMAT, Chosen, publish_study, removable
 from attnsearch.search.session import Session
 from attnsearch.store.files import atomic_write
+from attnsearch.store.layout import StudyLayout
 
 Open = Callable[..., Session]
 
@@ -21,3 +27,30 @@ def test_files_of_a_published_trial_stay_when_a_better_one_is_not_published_yet(
     sets = [{"trial": 0, "epoch": 2, "folder": "."}]
     atomic_write(session.layout.published_json, json.dumps({"format": FORMAT, "sets": sets, "files": []}))
     assert [file.number for file in removable(session)] == [1]
+
+
+def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
+    for accuracy, sparsity in ((0.9, 0.5), (0.4, 0.1)):
+        trial = session.study.ask()
+        trial.set_user_attr("kept_epoch", 2)
+        trial.set_user_attr("val/accuracy", accuracy)
+        session.study.tell(trial, [accuracy, sparsity])
+    looked_at: list[int] = []
+
+    def publish_trial(layout: StudyLayout, chosen: Chosen, data: object) -> list[Path]:
+        looked_at.append(chosen.number)
+        path = chosen.target.model_csv("test")
+        atomic_write(path, f"trial {chosen.number}")
+        return [path]
+
+    monkeypatch.setattr(module, "publish_trial", publish_trial)
+    unused: Any = None
+    publish_study(session, unused)
+    assert looked_at == [0, 1]
+    layout = session.layout
+    sets = [layout.published(2), layout.pareto(0, 2), layout.pareto(1, 2)]
+    assert [one.model_csv("test").read_text() for one in sets] == ["trial 0", "trial 0", "trial 1"]
+    assert len(json.loads(layout.published_json.read_text())["files"]) == 3
