@@ -16,6 +16,7 @@ from attnsearch.search.preflight import check_models
 from attnsearch.search.publish import Chosen, publish
 from attnsearch.search.session import only_runner
 from attnsearch.search.study import changes
+from attnsearch.search.teacher import resolve_teacher
 from attnsearch.store.classes import write_classes
 from attnsearch.store.files import atomic_write, remove_stale_temporaries
 from attnsearch.store.layout import StudyLayout
@@ -53,11 +54,12 @@ def run_single(
     """Trains, evaluates on validation and publishes on test; goes on where an earlier run of the same config stopped.
 
     Raises:
-        ConfigError: the name belongs to a study, or to a run with other settings.
+        ConfigError: the name belongs to a study, or to a run with other settings; or the teacher cannot be found.
         StoreError: another process runs it.
         TrialInterrupted: `should_stop` became true; the next call continues.
         AttnSearchError: whatever ends the run.
     """
+    config = resolve_teacher(config, root=root)
     layout = StudyLayout(root.absolute(), config.experiment, config.name)
     trial = layout.trial(0)
     _refuse_other(config, layout)

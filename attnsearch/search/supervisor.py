@@ -31,6 +31,7 @@ from attnsearch.search.study import (
     n_finished,
     refuse_changes,
 )
+from attnsearch.search.teacher import resolve_teacher_of
 from attnsearch.search.trials import read_storage
 from attnsearch.store.classes import write_classes
 from attnsearch.store.database import checkpoint_wal
@@ -74,10 +75,12 @@ def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTable
     """Checks a study against database, data, models, device and metrics; writes nothing.
 
     Raises:
-        ConfigError: a corner of the space does not work, or the study exists with other settings.
+        ConfigError: a corner of the space does not work, the teacher's study is missing or has no complete trial, or
+            the study exists with other settings.
         DataError: the data set cannot be used.
         StoreError: the database is foreign, corrupt or newer.
     """
+    loaded = resolve_teacher_of(loaded, root=layout.root)
     is_new = inspect_database(url) == "absent"
     corners = corner_experiments(loaded)
     tables = build_tables(loaded.experiment.data)
@@ -109,6 +112,7 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
     """
     layout = layout_of(loaded, root=root)
     url = storage_url(loaded, layout)
+    loaded = resolve_teacher_of(loaded, root=root)
     tables = check_study(loaded, layout, url)
     loaded = settle(loaded)
     data = open_data(loaded.experiment.data, progress=progress)
