@@ -93,7 +93,7 @@ def export_while_running(folder: Path, _: int) -> list[str]:
     search = harmed.start()
     wait_for(lambda: True if harmed.layout.database.exists() and n_complete(harmed) >= 2 else None)
     target = folder / "copy.tar.gz"
-    command = [sys.executable, "-m", "attnsearch", "export", "faults", str(target)]
+    command = [sys.executable, "-m", "attnsearch", "export", "faults", "--to", str(target)]
     exported = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
     code = harmed.finish(search)
     with tarfile.open(target) as archive:
