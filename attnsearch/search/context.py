@@ -22,6 +22,12 @@ SLOWEST_EPOCHS_PER_LEASE = 3
 VERIFY_EVERY_S = 10.0
 
 
+def boot_clock() -> float:
+    """Seconds that also pass while the machine is suspended, unlike those of `time.monotonic` on Linux."""
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
 @dataclass
 class Worker:
     """One worker process: its name in the leases, the parent it belongs to, and whether it was asked to stop."""
@@ -47,7 +53,7 @@ class SearchContext:
         attempt: int,
         seed: int,
         directory: Path,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_clock,
     ) -> None:
         self.number = trial.number
         self.attempt = attempt

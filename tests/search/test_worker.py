@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,11 +181,12 @@ def test_constraint_is_the_distance_outside_the_bound(open_tiny: Open, play: Cal
     assert session.trials()[0].constraints == pytest.approx({"val/sparsity": 0.1, "val/accuracy": -0.1})
 
 
-def context_of(session: Session, tmp_path: Path, clock: Callable[[], float]) -> SearchContext:
+def context_of(session: Session, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
     worker = Worker("here:1:a", None)
     claim = claim_next(session, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    return SearchContext(session, worker, claim.trial, attempt=claim.attempt, seed=1, directory=tmp_path, clock=clock)
+    own = {} if clock is None else {"clock": clock}
+    return SearchContext(session, worker, claim.trial, attempt=claim.attempt, seed=1, directory=tmp_path, **own)
 
 
 def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_path: Path) -> None:
@@ -193,6 +195,19 @@ def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_pat
     session.leases.take_back(0)
     context.check()  # the last answer is fresh
     now[0] = 400.0  # the process was paused
+    with pytest.raises(LeaseLost, match="trial 0"):
+        context.check()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock that counts a machine's sleep")
+def test_sleep_of_the_whole_machine_is_a_pause_too(
+    open_tiny: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_tiny()
+    context = context_of(session, tmp_path)
+    session.leases.take_back(0)
+    awake = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 400.0)  # `time.monotonic` stood still
     with pytest.raises(LeaseLost, match="trial 0"):
         context.check()
 
