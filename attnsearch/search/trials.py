@@ -63,11 +63,6 @@ def read_storage(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.get_storage(backend)
 
 
-def study_names(url: str) -> list[str]:
-    """Names of all studies of a database, sorted."""
-    return sorted(optuna.study.get_all_study_names(read_storage(url)))
-
-
 def read_study(url: str, name: str) -> StudyRows:
     """All trials of a study at this moment.
 

@@ -114,10 +114,6 @@ class TrialLayout:
         return self.directory / "log.txt"
 
     @property
-    def result(self) -> Path:
-        return self.directory / "result.json"
-
-    @property
     def kept(self) -> Path:
         """The weights of the kept epoch."""
         return self.directory / "kept.safetensors"

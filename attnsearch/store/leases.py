@@ -13,12 +13,6 @@ from attnsearch.store import tables
 from attnsearch.store.database import transaction
 
 HELD, RELEASED, TAKEN = "held", "released", "taken"
-MIN_DURATION_S = 300.0
-
-
-def duration_s(slowest_epoch_s: float) -> float:
-    """How long a lease lasts without renewal: five minutes or three times the slowest epoch, whichever is longer."""
-    return max(MIN_DURATION_S, 3 * slowest_epoch_s)
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Leases:
     """The leases of one study.
 
     Args:
-        engine: a writer's (`database.open_writer`); a reader's suffices for `of_trial`, `expired` and `of_worker`.
+        engine: a writer's (`database.open_writer`); a reader's suffices for `of_trial` and `seconds_left`.
         clock: UTC seconds since 1970.
     """
 
@@ -131,30 +125,16 @@ class Leases:
             connection.execute(update(tables.leases).where(self._is(number)).values(values))
             return stalled
 
-    def expired(self, now: float | None = None) -> list[Lease]:
-        """Held leases that ran out before `now` (UTC seconds since 1970; None = this moment), by trial."""
-        moment = self._clock() if now is None else now
-        return self._find(and_(tables.leases.c.state == HELD, tables.leases.c.expires_at < moment))
-
-    def of_worker(self, worker: str) -> list[Lease]:
-        """Leases that the worker holds, expired or not, by trial."""
-        return self._find(and_(tables.leases.c.state == HELD, tables.leases.c.worker == worker))
-
     def of_trial(self, number: int) -> Lease | None:
         """The last lease of the trial in whatever state; None if it was never claimed."""
-        found = self._find(tables.leases.c.trial == number)
-        return found[0] if found else None
+        with transaction(self._engine) as connection:
+            row = connection.execute(select(tables.leases).where(self._is(number))).one_or_none()
+        return None if row is None else _lease(row)
 
     def seconds_left(self, number: int) -> float:
         """Seconds until the trial's lease runs out, negative afterwards; 0 if nobody holds it."""
         lease = self.of_trial(number)
         return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
-
-    def _find(self, condition: ColumnElement[bool]) -> list[Lease]:
-        table = tables.leases
-        query = select(table).where(table.c.study == self._study, condition).order_by(table.c.trial)
-        with transaction(self._engine) as connection:
-            return [_lease(row) for row in connection.execute(query)]
 
     def _is(self, number: int) -> ColumnElement[bool]:
         return and_(tables.leases.c.study == self._study, tables.leases.c.trial == number)

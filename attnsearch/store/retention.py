@@ -25,7 +25,7 @@ def plan_removal(
 ) -> list[RemovableFile]:
     """The checkpoints and maps that retention would remove; touches nothing.
 
-    Every trial keeps its CSVs, config, log and result; the best and the unfinished ones keep everything.
+    Every trial keeps its CSVs, config and log; the best and the unfinished ones keep everything.
 
     Args:
         numbers: all trials of the study.

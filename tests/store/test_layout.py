@@ -34,13 +34,13 @@ def test_shared_files_bear_the_documented_names(layout: StudyLayout) -> None:
 def test_trial_files_bear_the_documented_names(layout: StudyLayout) -> None:
     trial = layout.trial(7)
     archive = trial.archive("val")
-    paths = [trial.config, trial.epochs_csv, trial.log, trial.result, trial.kept, trial.resume(2)]
+    paths = [trial.config, trial.epochs_csv, trial.log, trial.kept, trial.resume(2)]
     paths += [archive.maps, archive.norms, archive.saliency, archive.images]
     paths += [trial.faithfulness_csv("val"), trial.curves("val")]
 
     assert relative(layout, trial.directory) == "CUB/br_npa/trials/00007"
     assert [path.name for path in paths] == [
-        *("config.yaml", "epochs.csv", "log.txt", "result.json", "kept.safetensors", "resume.2.pt"),
+        *("config.yaml", "epochs.csv", "log.txt", "kept.safetensors", "resume.2.pt"),
         *("attMaps_val.npy", "norm_val.npy", "saliency_val.npy", "images_val.csv"),
         *("faithfulness_val.csv", "curves_val.npy"),
     ]

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from attnsearch.errors import LeaseLost
 from attnsearch.store.database import open_reader
-from attnsearch.store.leases import Leases, duration_s
+from attnsearch.store.leases import Leases
 
 STUDY = "0b8a1f5e-8c5d-4a40-9a59-0d2f3c0d7e11"
 
@@ -37,11 +37,6 @@ def die(leases: Leases, *, epoch: int | None = None) -> int:
     attempt = leases.claim(7, "w", duration_s=300)
     leases.renew(7, attempt, epoch=epoch, duration_s=300)
     return leases.take_back(7, attempt)
-
-
-@pytest.mark.parametrize(("slowest_epoch_s", "expected"), [(0, 300), (100, 300), (101, 303), (3600, 10800)])
-def test_lease_lasts_five_minutes_or_three_epochs(slowest_epoch_s: float, expected: float) -> None:
-    assert duration_s(slowest_epoch_s) == expected
 
 
 def test_attempts_count_from_one_per_trial(leases: Leases) -> None:
@@ -74,32 +69,12 @@ def test_renewal_counts_from_now(leases: Leases, clock: Clock) -> None:
     assert leases.seconds_left(7) == 600
 
 
-def test_lease_runs_out_just_after_its_last_second(leases: Leases, clock: Clock) -> None:
-    leases.claim(8, "w", duration_s=500)
-    leases.claim(7, "w", duration_s=300)
-    clock.now += 300
-    assert leases.expired() == []
-    clock.now += 1
-
-    assert [lease.number for lease in leases.expired()] == [7]
-    assert [lease.number for lease in leases.expired(now=2000)] == [7, 8]
-    assert leases.seconds_left(7) == -1
-
-
 def test_late_worker_goes_on_if_nobody_took_its_trial(leases: Leases, clock: Clock) -> None:
     attempt = leases.claim(7, "w", duration_s=300)
     clock.now += 1000
     leases.renew(7, attempt, duration_s=300)
 
-    assert leases.expired() == []
-
-
-def test_leases_of_a_worker_are_those_it_holds(leases: Leases) -> None:
-    for number, worker in ((1, "a"), (2, "b"), (3, "a")):
-        leases.claim(number, worker, duration_s=300)
-    leases.release(1, 1, stalled=False)
-
-    assert [lease.number for lease in leases.of_worker("a")] == [3]
+    assert leases.seconds_left(7) == 300
 
 
 @pytest.mark.parametrize("end", ["take_back", "release", "claim"])
