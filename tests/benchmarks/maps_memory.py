@@ -36,7 +36,9 @@ def collect_and_print(n_images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         layout = TrialLayout(Path(folder))
         model, names = build_model(config.model, CLASSES), data.tables.class_names
-        write_kept(layout.kept, model, config=config, class_names=names, epoch=1, val_hash=data.tables.val_hash)
+        write_kept(
+            layout.kept, model, config=config, class_names=names, epoch=1, accumulation=1, val_hash=data.tables.val_hash
+        )
         collect(config, layout.kept, data, "val", archive=layout.archive("val"))
         before, largest, done = anonymous_mb(), 0.0, threading.Event()
 
