@@ -183,15 +183,18 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
     deadline = started_at + (session.loaded.study.time_limit_s or float("inf"))
     crew = Crew(session, n_workers=n_workers, started_at=started_at)
     try:
-        while crew.is_working():
-            if should_stop() or time.time() >= deadline:
-                return "interrupted" if should_stop() else "time_limit"
+        # Asked before the crew is looked after: a signal to the whole group ended the workers, which stay ended then.
+        while not should_stop() and time.time() < deadline and crew.is_working():
             tick(session)
             time.sleep(TICK_S)
+        if should_stop():
+            return "interrupted"
+        if n_finished(session.trials()) >= session.loaded.study.n_trials:
+            return "finished"
+        if time.time() >= deadline:
+            return "time_limit"
         _refuse_failing(session, started_at)
-        # Workers also end when somebody signals them, and before the loop asks if the whole group is signalled.
-        is_spent = n_finished(session.trials()) >= session.loaded.study.n_trials
-        return "finished" if is_spent and not should_stop() else "interrupted"
+        return "interrupted"
     finally:
         crew.stop()
         recover(session, is_dead=is_dead)

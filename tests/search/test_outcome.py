@@ -39,3 +39,24 @@ def test_search_whose_workers_ended_early_is_not_finished(
 
     monkeypatch.setattr(module, "Crew", EndedCrew)
     assert supervise(session, n_workers=1, should_stop=lambda: is_stopped, tick=lambda _session: None) == outcome
+
+
+def test_stopped_search_starts_no_worker_again(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    class SignalledCrew:
+        """Workers that the signal has ended too, and that would be started again if anyone looked."""
+
+        def __init__(self, _session: Session, **_settings: Any) -> None:
+            pass
+
+        def is_working(self) -> bool:
+            looks.append("started again")
+            return True
+
+        def stop(self) -> None:
+            """Nobody is left."""
+
+    monkeypatch.setattr(module, "Crew", SignalledCrew)
+    outcome = supervise(open_tiny(), n_workers=1, should_stop=lambda: True, tick=lambda _session: None)
+    assert (outcome, looks) == ("interrupted", [])
