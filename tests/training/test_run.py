@@ -198,8 +198,9 @@ def test_a_monitor_that_is_never_defined_fails_the_trial(
         return replace(record, metrics={**record.metrics, "sparsity": float("nan")})
 
     monkeypatch.setattr(run, "validate_epoch", undefined)
+    config = tiny_config(train={"epochs": 1}, monitor="val/sparsity", monitor_direction="minimize")
     with pytest.raises(TrialError, match="'val/sparsity' was undefined"):
-        fit(tiny_config(train={"epochs": 1}, monitor="val/sparsity"), RecordingContext(tmp_path), data=data)
+        fit(config, RecordingContext(tmp_path), data=data)
 
 
 def test_a_diverging_run_is_a_typed_failure(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> None:
