@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from attnsearch.cli import data, reading, running
+from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.logs import logging_to_stderr
 from attnsearch.cli.output import report_error, report_unexpected
@@ -28,6 +29,7 @@ app.command()(reading.evaluate)
 app.command("list")(reading.list_all)
 app.command()(reading.show)
 app.command()(reading.validate)
+app.command()(dashboard)
 app.command()(reading.export)
 app.command("prune-files")(reading.prune_files)
 app.add_typer(data.app, name="data")

@@ -1,0 +1,41 @@
+"""The verb that opens results in a browser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnsearch.cli.options import RESULTS
+
+
+def dashboard(
+    results: Annotated[Path, typer.Argument(help="The results folder, or one experiment in it.")] = RESULTS,
+    host: Annotated[str, typer.Option("--host", help="Another address than this machine's own asks for a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8080,
+    allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let optuna-dashboard change studies.")] = False,
+) -> None:
+    """Open studies, trials and attention maps in a browser, while a search runs or afterwards."""
+    from attnsearch.cli.output import print_line
+    from attnsearch.explorer.library import find_experiments
+    from attnsearch.explorer.server import open_server
+
+    served = open_server(find_experiments(results), host=host, port=port, allow_edit=allow_edit)
+    if served.token is not None:
+        print_line(f"warning: {host} can be reached from other machines; only who has the token below gets in")
+    if allow_edit:
+        print_line("warning: whoever opens the dashboard can change and delete studies")
+    print_line(f"attention explorer: {served.url}")
+    if served.dashboard_of is not None:
+        root = served.url.replace("/attention/", "/", 1)
+        print_line(f"optuna-dashboard of {served.dashboard_of}: {root}")
+    print_line("Ctrl-C ends it")
+    sys.stdout.flush()  # a pipe would hold the address back
+    try:
+        served.server.serve_forever()
+    finally:
+        served.server.server_close()

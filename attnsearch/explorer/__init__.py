@@ -1,0 +1,1 @@
+"""What a browser shows of a results folder: studies, trials and where their attention lies."""

@@ -1,0 +1,120 @@
+"""What may reach the server: known hosts, known people, and by default nothing that changes anything.
+
+A web page from elsewhere can make a browser send requests to 127.0.0.1. It cannot read the answers, unless its own name
+is made to point there (DNS rebinding); so the Host header must be a name of this server. It can still send changes
+(CSRF); so those need an Origin of this server, besides `--allow-edit`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+COOKIE = "attnsearch_token"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_READING = ("GET", "HEAD")
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
+_DROPPED = ("access-control-allow-origin",)
+_ADDED = [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "SAMEORIGIN"), ("Referrer-Policy", "no-referrer")]
+
+
+def new_token() -> str:
+    """A token that nobody guesses."""
+    return secrets.token_urlsafe(24)
+
+
+class Guard:
+    """A WSGI filter in front of the dashboard and the explorer.
+
+    Args:
+        hosts: names under which this server may be called; with a token, also every IP address.
+        token: asked of everyone, once by `?token=`, then by cookie; None where only this machine can connect.
+        allow_edit: lets changes through, if the page that sends them comes from this server.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, *, hosts: Iterable[str], token: str | None = None, allow_edit: bool = False
+    ) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._token = token
+        self._allow_edit = allow_edit
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start = _with_headers(start_response)
+        host = environ.get("HTTP_HOST", "")
+        if not self._is_known(host):
+            return _refuse(start, "403 Forbidden", "this server does not answer to that host name")
+        if self._token is not None and not _has_cookie(environ, self._token):
+            return self._ask(environ, start)
+        if environ["REQUEST_METHOD"] not in _READING:
+            if not self._allow_edit:
+                return _refuse(start, "405 Method Not Allowed", "read-only; start the dashboard with --allow-edit")
+            if not _is_own_page(environ, host):
+                return _refuse(start, "403 Forbidden", "changes must come from a page of this server")
+        return self._app(environ, start)
+
+    def _is_known(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match["name"].strip("[]").lower()
+        return name in self._hosts or (self._token is not None and _is_address(name))
+
+    def _ask(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        """Takes the token from the URL into a cookie, or refuses."""
+        assert self._token is not None
+        query = environ.get("QUERY_STRING", "")
+        given = parse_qs(query).get("token", [""])[0]
+        if not hmac.compare_digest(given.encode(), self._token.encode()) or environ["REQUEST_METHOD"] not in _READING:
+            return _refuse(start, "403 Forbidden", "open the address with the token that the server printed")
+        rest = urlencode([(key, value) for key, value in parse_qsl(query) if key != "token"])
+        place = "/" + quote(environ.get("PATH_INFO", "/").lstrip("/")) + (f"?{rest}" if rest else "")
+        cookie = f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+        start("303 See Other", [("Location", place), ("Set-Cookie", cookie), ("Content-Length", "0")])
+        return [b""]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_cookie(environ: WSGIEnvironment, token: str) -> bool:
+    try:
+        cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
+    except CookieError:
+        return False
+    return COOKIE in cookies and hmac.compare_digest(cookies[COOKIE].value.encode(), token.encode())
+
+
+def _is_own_page(environ: WSGIEnvironment, host: str) -> bool:
+    return bool(host) and environ.get("HTTP_ORIGIN") == f"{environ.get('wsgi.url_scheme', 'http')}://{host}"
+
+
+def _refuse(start: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    body = f"{text}\n".encode()
+    start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _with_headers(start_response: StartResponse) -> StartResponse:
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        kept = [(name, value) for name, value in headers if name.lower() not in _DROPPED]
+        named = {name.lower() for name, _ in kept}
+        added = [(name, value) for name, value in _ADDED if name.lower() not in named]
+        return start_response(status, [*kept, *added], exc_info)
+
+    return start

@@ -1,0 +1,119 @@
+"""The maps of a trial by name: what was archived, and each map weighted by the feature norm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch.errors import AttnSearchError, ConfigError
+from attnsearch.explorer.memo import Memo, stamp_of
+from attnsearch.store.archive import has_archive, read_archive
+from attnsearch.store.layout import ArchivePaths, StudyLayout
+from attnsearch.types import SPLITS, AttentionArchive, Split
+
+
+@dataclass(frozen=True, eq=False)
+class OpenArchive:
+    """One archive, opened; `fault` is a line that says why its arrays cannot be shown, or None."""
+
+    archive: AttentionArchive
+    stamp: tuple[tuple[int, int, int], ...]
+    fault: str | None
+
+    @property
+    def map_labels(self) -> dict[str, str]:
+        """Key of each map -> how a person calls it; the saliency first."""
+        archive = self.archive
+        labels = {} if archive.saliency is None else {"saliency": "saliency"}
+        if archive.maps is not None:
+            labels |= {f"map{index}": name for index, name in enumerate(archive.map_names)}
+        if archive.norms is not None:
+            labels |= {"norm": "feature norm"}
+        if archive.maps is not None and archive.norms is not None and archive.map_names != ("norm",):
+            labels |= {f"weighted{index}": f"{name} × norm" for index, name in enumerate(archive.map_names)}
+        return labels
+
+    def map_at(self, key: str, row: int) -> NDArray[np.float32]:
+        """One map (h, w), as the model made it.
+
+        Raises:
+            ConfigError: no such map.
+        """
+        if key not in self.map_labels:
+            known = ", ".join(self.map_labels) or "none"
+            raise ConfigError(f"map must be one of {known}, got {key!r}")
+        archive = self.archive
+        if key == "saliency" and archive.saliency is not None:
+            return np.asarray(archive.saliency[row])
+        if key == "norm" and archive.norms is not None:
+            return np.asarray(archive.norms[row, 0])
+        assert archive.maps is not None
+        one = np.asarray(archive.maps[row, int(key.removeprefix("weighted").removeprefix("map"))])
+        return one * np.asarray(archive.norms[row, 0]) if key[0] == "w" and archive.norms is not None else one
+
+
+class Archives:
+    """Opens the archives of trials; arrays stay mapped from disk."""
+
+    def __init__(self) -> None:
+        self._open: Memo[OpenArchive] = Memo(64)
+
+    def of_trial(self, layout: StudyLayout, number: int) -> dict[Split, ArchivePaths]:
+        """Split -> archive, of those that exist: validation in the trial's folder, the published one of test."""
+        found: dict[Split, ArchivePaths] = {}
+        published = published_archives(layout, number)
+        for split in SPLITS:
+            paths = layout.trial(number).archive(split)
+            for candidate in (paths, *(one for known, one in published if known == split)):
+                if split not in found and has_archive(candidate):
+                    found[split] = candidate
+        return found
+
+    def open(self, layout: StudyLayout, number: int, split: str) -> OpenArchive:
+        """The archive of one split.
+
+        Raises:
+            ConfigError: the trial has none.
+            StoreError: it is broken.
+        """
+        known = self.of_trial(layout, number)
+        paths = next((paths for name, paths in known.items() if name == split), None)
+        if paths is None:
+            there = ", ".join(known) or "none"
+            raise ConfigError(f"trial {number} has no maps of the split {split!r}; there are: {there}")
+        stamp = stamp_of(paths.images, paths.about, *paths.arrays.values())
+        return self._open.get(paths.images, stamp, lambda: _open_archive(paths, stamp))
+
+
+def _open_archive(paths: ArchivePaths, stamp: tuple[tuple[int, int, int], ...]) -> OpenArchive:
+    try:
+        return OpenArchive(read_archive(paths), stamp, None)
+    except AttnSearchError as error:
+        return OpenArchive(read_archive(paths, index_only=True), stamp, _without_folder(str(error), paths))
+
+
+def _without_folder(text: str, paths: ArchivePaths) -> str:
+    return text.replace(f"{paths.images.parent}/", "")
+
+
+def published_archives(layout: StudyLayout, number: int) -> list[tuple[Split, ArchivePaths]]:
+    """The published archives of one trial that may exist, by the manifest of the study."""
+    found: list[tuple[Split, ArchivePaths]] = []
+    for entry in _published_sets(layout):
+        if entry.get("trial") == number and isinstance(entry.get("epoch"), int):
+            for target in (layout.published(entry["epoch"]), layout.pareto(number, entry["epoch"])):
+                found += [("test", target.archive("test")), ("val", target.archive("val"))]
+    return found
+
+
+def _published_sets(layout: StudyLayout) -> list[Mapping[str, Any]]:
+    try:
+        sets = json.loads(layout.published_json.read_text(encoding="utf-8"))["sets"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # nothing is published, or a publication was cut off
+    return [entry for entry in sets if isinstance(entry, dict)] if isinstance(sets, list) else []

@@ -1,0 +1,74 @@
+"""Shows each trial's settings as its note in optuna-dashboard, without writing them anywhere."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from attnsearch.explorer.memo import Memo, stamp_of
+from attnsearch.store.layout import ExperimentLayout, StudyLayout
+
+
+class NotedStorage:
+    """A storage whose studies and trials have their YAML as notes, where nobody wrote another one.
+
+    optuna-dashboard keeps notes among the system attributes of the study: `dashboard:<trial id>:note_str:0` and
+    `note_ver`. All else goes to the storage behind.
+    """
+
+    def __init__(self, storage: BaseStorage, experiment: ExperimentLayout) -> None:
+        self._storage = storage
+        self._experiment = experiment
+        self._notes: Memo[str] = Memo(4096)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_studies(self) -> list[Any]:
+        """As the storage behind, with notes."""
+        studies = [copy.copy(study) for study in self._storage.get_all_studies()]
+        for study in studies:
+            study.system_attrs = self._with_notes(study.study_name, study._study_id, study.system_attrs)
+        return studies
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """As the storage behind, with notes."""
+        attributes = self._storage.get_study_system_attrs(study_id)
+        return self._with_notes(self._storage.get_study_name_from_id(study_id), study_id, attributes)
+
+    def _with_notes(self, name: str, study_id: int, attributes: dict[str, Any]) -> dict[str, Any]:
+        layout = next((one for one in self._experiment.studies() if one.study == name), None)
+        if layout is None:
+            return attributes
+        notes: dict[int | None, str] = {None: self._note(layout.study_yaml)}
+        for trial in self._storage.get_all_trials(study_id, deepcopy=False):
+            notes[trial._trial_id] = self._note(layout.trial(trial.number).config, _explorer_link(layout, trial.number))
+        found: dict[str, Any] = {}
+        for trial_id, text in notes.items():
+            prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+            if text and f"{prefix}note_ver" not in attributes:
+                found |= {f"{prefix}note_ver": 1, f"{prefix}note_str:0": text}
+        return {**attributes, **found}
+
+    def _note(self, path: Path, above: str = "") -> str:
+        """The file as a block of code; empty where it is missing."""
+        stamp = stamp_of(path)
+        return self._notes.get(path, stamp, lambda: above + _block(path) if any(stamp[0]) else "")
+
+
+def _block(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    fence = "`" * 3
+    while fence in text:
+        fence += "`"
+    return f"{fence}yaml\n{text}\n{fence}\n"
+
+
+def _explorer_link(layout: StudyLayout, number: int) -> str:
+    return f"[Images of this trial](/attention/trial/{layout.experiment}/{layout.study}/{number})\n\n"
+
+
+BaseStorage.register(NotedStorage)  # it answers all of a storage's calls by handing them on

@@ -1,0 +1,190 @@
+"""One server: optuna-dashboard at the root, the attention explorer beside it, the guard in front of both."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna_dashboard
+from optuna.artifacts import FileSystemArtifactStore
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.utils import redirect
+
+from attnsearch.errors import AttnSearchError, ConfigError
+from attnsearch.explorer.guard import LOOPBACK, Guard, new_token
+from attnsearch.explorer.library import Library
+from attnsearch.explorer.notes import NotedStorage
+from attnsearch.explorer.views import PREFIX, create_explorer
+from attnsearch.search.storage import open_database
+from attnsearch.store.layout import ExperimentLayout, StudyLayout
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
+
+HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that listens already; `serve_forever` of `server` blocks.
+
+    Attributes:
+        url: of the explorer, with the token if one is needed.
+        dashboard_of: the experiment that optuna-dashboard shows at the root; None if there is no database.
+        token: what a browser must show first, or None.
+    """
+
+    server: BaseWSGIServer
+    url: str
+    dashboard_of: str | None
+    token: str | None
+
+
+def open_server(
+    experiments: Mapping[str, ExperimentLayout],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    allow_edit: bool = False,
+) -> Served:
+    """Binds the address and builds both apps; no request is answered before `serve_forever`.
+
+    Args:
+        experiments: what is shown; optuna-dashboard shows the one whose database was written last.
+        host: an address of this machine; anything but the loopback asks for a token.
+        port: 0 takes a free one.
+        allow_edit: lets optuna-dashboard change studies.
+    Raises:
+        ConfigError: the port is taken, or there is no such address.
+        StoreError: a database cannot be read.
+    """
+    listener = bind(host, port)
+    try:
+        token = None if host in LOOPBACK else new_token()
+        app, dashboard_of = build_app(
+            experiments, hosts=(*LOOPBACK, host, socket.gethostname()), token=token, allow_edit=allow_edit
+        )
+        port = listener.getsockname()[1]
+        server = make_server(host, port, app, threaded=True, request_handler=_QuietHandler, fd=listener.fileno())
+    finally:
+        listener.close()  # the server has a copy of its own
+    name = f"[{host}]" if ":" in host else host
+    query = "" if token is None else f"?token={token}"
+    return Served(server, f"http://{name}:{port}{PREFIX}/{query}", dashboard_of, token)
+
+
+def build_app(
+    experiments: Mapping[str, ExperimentLayout],
+    *,
+    hosts: Iterable[str] = LOOPBACK,
+    token: str | None = None,
+    allow_edit: bool = False,
+) -> tuple[WSGIApplication, str | None]:
+    """The whole as one WSGI app, and the experiment that optuna-dashboard shows."""
+    library = Library(experiments)
+    chosen = _written_last(experiments)
+    root: WSGIApplication = _to_explorer
+    if chosen is not None:
+        root = _contained(_dashboard(library, chosen, allow_edit=allow_edit))
+    explorer = create_explorer(library, dashboard_of=None if chosen is None else chosen.experiment)
+    both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
+    guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
+    return guarded, None if chosen is None else chosen.experiment
+
+
+def _at_prefix(app: WSGIApplication) -> WSGIApplication:
+    """Gives the path back that the dispatcher took off: the explorer's routes name their prefix themselves."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["SCRIPT_NAME"] + (environ["PATH_INFO"] or "/")
+        return app({**environ, "SCRIPT_NAME": "", "PATH_INFO": path}, start_response)
+
+    return call
+
+
+def _to_explorer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    return redirect(f"{PREFIX}/")(environ, start_response)
+
+
+def _contained(app: WSGIApplication) -> WSGIApplication:
+    """Keeps an attached file from running as a page of this server: an HTML artifact may hold scripts."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith("/artifacts"):
+            return app(environ, start_response)
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            return start_response(status, [*headers, ("Content-Security-Policy", "sandbox")], exc_info)
+
+        return app(environ, start)
+
+    return call
+
+
+def _dashboard(library: Library, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
+    """optuna-dashboard on a cached storage, which can write only with `allow_edit`."""
+    url = next(library.url(layout) for layout in experiment.studies() if _has_database(library, layout))
+    storage = open_database(url).storage if allow_edit else library.storage(url)
+    store = FileSystemArtifactStore(str(experiment.artifacts)) if experiment.artifacts.is_dir() else None
+    app: WSGIApplication = optuna_dashboard.wsgi(NotedStorage(storage, experiment), artifact_store=store)
+    return app
+
+
+def _written_last(experiments: Mapping[str, ExperimentLayout]) -> ExperimentLayout | None:
+    library = Library(experiments)
+    with_database = [
+        one for one in experiments.values() if any(_has_database(library, layout) for layout in one.studies())
+    ]
+    return max(with_database, key=lambda one: (_written(one.database), one.experiment), default=None)
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _has_database(library: Library, layout: StudyLayout) -> bool:
+    try:
+        library.storage(library.url(layout))
+    except AttnSearchError as error:
+        logger.warning("%s/%s: %s", layout.experiment, layout.study, error)
+        return False
+    return True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens on the address.
+
+    Raises:
+        ConfigError: the port is taken or not allowed, or there is no such address.
+    """
+    if not 0 <= port <= HIGHEST_PORT:
+        raise ConfigError(f"--port must lie between 0 and {HIGHEST_PORT}, got {port}")
+    listener = None
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"--port {port} is taken on {host}; choose another, or 0 for a free one") from error
+        raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another --host or --port") from error
+    return listener
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Requests are logged for debugging only."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        logger.debug("%s %s", code, getattr(self, "path", "?"))
