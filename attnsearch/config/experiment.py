@@ -12,10 +12,21 @@ from attnsearch.config.base import Settings
 from attnsearch.config.datasets import DataConfig
 from attnsearch.config.models import ModelConfig
 from attnsearch.config.patterns import DEVICE, METRIC_KEY, NAME
-from attnsearch.types import Direction, better_direction
+from attnsearch.config.scores import ScoreSettings
+from attnsearch.types import SCORES, Direction, better_direction
 
 Name = Annotated[str, Field(pattern=NAME)]
 MetricKey = Annotated[str, Field(pattern=METRIC_KEY)]
+
+
+def check_monitor(value: str) -> str:
+    """A monitor, which something must measure after each epoch."""
+    if value.partition("/")[2] in SCORES:
+        raise ValueError(
+            f"monitor must be measured after each epoch, and {value!r} is measured of the kept checkpoint alone; "
+            "keep a monitor such as val/accuracy, and write it under objectives or constraints of a study"
+        )
+    return value
 
 
 class OptimizerSettings(Settings):
@@ -92,6 +103,7 @@ class EvaluationSettings(Settings):
     n_images: int | None = Field(
         None, ge=1, description="Validation images whose maps each trial stores; null stores all."
     )
+    scores: ScoreSettings = Field(ScoreSettings(), description="Scores of the saliency of the kept checkpoint.")
 
 
 class RuntimeSettings(Settings):
@@ -126,7 +138,7 @@ class ExperimentConfig(Settings):
             raise ValueError(
                 f"monitor must be a val/ metric, so that nothing is chosen on training images, got {value!r}"
             )
-        return value
+        return check_monitor(value)
 
     @model_validator(mode="after")
     def _direction_is_said_where_smaller_is_better(self) -> ExperimentConfig:
@@ -142,6 +154,7 @@ class ExperimentConfig(Settings):
     def identity(self) -> dict[str, Any]:
         """All settings that change the result, as plain values.
 
-        Without the runtime block, and without the data root: data may move, their ids are compared by hash.
+        Without the runtime block, and without the data root: data may move, their ids are compared by hash. Without
+        the scores: they are measured of a checkpoint as often as one likes, and carry their own settings.
         """
-        return self.model_dump(mode="json", exclude={"runtime": True, "data": {"root"}})
+        return self.model_dump(mode="json", exclude={"runtime": True, "data": {"root"}, "evaluation": {"scores"}})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from attnsearch.config.base import Settings
-from attnsearch.config.experiment import MetricKey, Name
+from attnsearch.config.experiment import MetricKey, Name, check_monitor
 from attnsearch.types import Direction, better_direction
 
 Scalar = bool | int | float | str | None
@@ -197,6 +197,11 @@ class StudyConfig(Settings):
     n_workers: int | None = Field(
         None, ge=1, description="Worker processes; null means one per GPU, or one on a machine without."
     )
+
+    @field_validator("monitor")
+    @classmethod
+    def _monitor_is_measured(cls, value: str) -> str:
+        return check_monitor(value)
 
     @model_validator(mode="after")
     def _check_references(self) -> StudyConfig:

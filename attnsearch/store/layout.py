@@ -70,6 +70,19 @@ class ArchivePaths:
 
 
 @dataclass(frozen=True)
+class ScorePaths:
+    """Where the scores of one archive's saliency lie; `about` is written last and makes them readable.
+
+    `journal` holds the images of a scoring that is not finished.
+    """
+
+    table: Path
+    curves: Path
+    about: Path
+    journal: Path
+
+
+@dataclass(frozen=True)
 class PublishedLayout:
     """The published files of one trial; `epoch` is the kept one, from 1."""
 
@@ -137,11 +150,21 @@ class TrialLayout:
             about=self.directory / f"archive_{split}.json",
         )
 
-    def faithfulness_csv(self, split: Split) -> Path:
-        return self.directory / f"faithfulness_{split}.csv"
+    def scores(self, split: Split) -> ScorePaths:
+        return ScorePaths(
+            table=self.directory / f"scores_{split}.csv",
+            curves=self.directory / f"curves_{split}.npy",
+            about=self.directory / f"scores_{split}.json",
+            journal=self.directory / f"scores_{split}.part",
+        )
 
-    def curves(self, split: Split) -> Path:
-        return self.directory / f"curves_{split}.npy"
+    def confusion_csv(self, split: Split) -> Path:
+        """Counts of (true, predicted) pairs."""
+        return self.directory / f"confusion_{split}.csv"
+
+    def classes_csv(self, split: Split) -> Path:
+        """One row per class."""
+        return self.directory / f"classes_{split}.csv"
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,14 @@ def test_trial_files_bear_the_documented_names(layout: StudyLayout) -> None:
     archive = trial.archive("val")
     paths = [trial.config, trial.epochs_csv, trial.log, trial.kept, trial.resume(2)]
     paths += [archive.maps, archive.norms, archive.saliency, archive.images]
-    paths += [trial.faithfulness_csv("val"), trial.curves("val")]
+    scores = trial.scores("val")
+    paths += [scores.table, scores.curves, scores.about, scores.journal]
 
     assert relative(layout, trial.directory) == "CUB/br_npa/trials/00007"
     assert [path.name for path in paths] == [
         *("config.yaml", "epochs.csv", "log.txt", "kept.safetensors", "resume.2.pt"),
         *("attMaps_val.npy", "norm_val.npy", "saliency_val.npy", "images_val.csv"),
-        *("faithfulness_val.csv", "curves_val.npy"),
+        *("scores_val.csv", "curves_val.npy", "scores_val.json", "scores_val.part"),
     ]
 
 

@@ -1,0 +1,53 @@
+"""How the saliency of a kept checkpoint is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from attnsearch.config.base import Settings
+
+Family = Literal["faithfulness", "localisation", "complexity", "correlation", "average_drop", "road"]
+Fill = Literal["mean", "black", "white", "blur"]
+
+DEFAULT_N_IMAGES = 32
+"""Images that are scored where nothing is said, or all where there are fewer."""
+
+
+def _without_repeats(families: tuple[Family, ...]) -> tuple[Family, ...]:
+    if len(set(families)) < len(families):
+        raise ValueError(f"families must name each family once, got {', '.join(families)}")
+    return families
+
+
+class ScoreSettings(Settings):
+    """What is measured of the saliency, on images that are the same for all trials. Nothing here changes training."""
+
+    families: Annotated[tuple[Family, ...], AfterValidator(_without_repeats)] = Field(
+        ("faithfulness", "localisation", "complexity"),
+        description="What is measured of each trial's saliency: faithfulness, localisation, complexity, correlation, "
+        "average_drop, road; [] measures nothing.",
+    )
+    n_images: int | None = Field(
+        None, ge=1, description=f"Images that are scored; null means {DEFAULT_N_IMAGES}, or all where there are fewer."
+    )
+    n_steps: int = Field(16, ge=2, description="Steps of a curve, at most one for each cell of the map.")
+    n_random: int = Field(1, ge=1, description="Random orders per image, whose mean the curves are compared with.")
+    fill: Fill = Field("mean", description="What takes the place of a removed cell; `mean` is ImageNet's mean colour.")
+    second_fill: Fill | None = Field(
+        None, description="Measures the relevance gain again with this fill, to see whether the ranking depends on it."
+    )
+    target: Literal["predicted", "label"] = Field("predicted", description="The class whose probability is followed.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the masked forward passes.")
+    batch_images: int = Field(64, ge=1, description="Masked images that are classified at once; changes no score.")
+
+    def digest(self) -> str:
+        """SHA-256 of everything that changes a score."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def identity(self) -> dict[str, object]:
+        """All settings that change a score, as plain values."""
+        return self.model_dump(mode="json", exclude={"batch_images"})
