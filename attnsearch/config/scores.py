@@ -40,6 +40,12 @@ class ScoreSettings(Settings):
     second_fill: Fill | None = Field(
         None, description="Measures the relevance gain again with this fill, to see whether the ranking depends on it."
     )
+    grid: int | None = Field(
+        None,
+        ge=2,
+        description="Cells along each side that finer maps are pooled to first, for models whose grids differ; "
+        "null scores each map as it is.",
+    )
     target: Literal["predicted", "label"] = Field("predicted", description="The class whose probability is followed.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the masked forward passes.")
     batch_images: int = Field(64, ge=1, description="Masked images that are classified at once; changes no score.")
@@ -51,3 +57,25 @@ class ScoreSettings(Settings):
     def identity(self) -> dict[str, object]:
         """All settings that change a score, as plain values."""
         return self.model_dump(mode="json", exclude={"batch_images"})
+
+
+METRICS_OF: dict[Family, tuple[str, ...]] = {
+    "faithfulness": ("relevance_gain", "deletion_gain", "deletion", "insertion", "random_deletion", "masked_score"),
+    "localisation": (
+        *("pointing_hit", "energy_in_mask", "rank_in_mask"),
+        *("pointing_in_box", "energy_in_box", "pointing_at_part"),
+    ),
+    "complexity": ("gini", "entropy"),
+    "correlation": ("deletion_correlation", "insertion_correlation"),
+    "average_drop": ("average_drop", "average_increase"),
+    "road": ("road",),
+}
+"""What each family measures; `complexity` also repeats `sparsity` on the scored images."""
+
+RAW = ("deletion", "insertion", "random_deletion", "masked_score")
+"""Areas and levels of the raw curves: they compare maps on one model, and a fragile model makes them small."""
+
+
+def family_of(metric: str) -> Family | None:
+    """The family that measures a score; None for a metric that no family measures."""
+    return next((family for family, metrics in METRICS_OF.items() if metric in metrics), None)

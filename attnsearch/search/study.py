@@ -23,6 +23,7 @@ from attnsearch.search.storage import Database
 
 IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"
+SCORES = "evaluation.scores"
 ENDED_AT = "ended_at"
 N_FAILED_TO_STOP = 3
 
@@ -107,6 +108,8 @@ def refuse_changes(study: optuna.Study, loaded: LoadedStudy, *, val_hash: str, c
         ConfigError: another base, space, objectives, class map or validation split; the difference is printed.
     """
     stored, wanted = study.user_attrs.get(IDENTITY), _identity(loaded, val_hash, class_names)
+    if stored is not None and SCORES not in stored:
+        wanted.pop(SCORES)  # begun before trials were scored; none of its objectives can be a score
     if stored is not None and stored != wanted:
         raise ConfigError(_difference(loaded.study.name, stored, wanted))
 
@@ -137,6 +140,7 @@ def _identity(loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) ->
     study = loaded.study.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
     return {
         "experiment": loaded.experiment.identity(),
+        SCORES: loaded.experiment.evaluation.scores.identity(),
         **study,
         "classes": list(class_names),
         "validation split": val_hash,

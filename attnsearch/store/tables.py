@@ -29,6 +29,21 @@ epochs = Table(
     Column("value", Double),  # NULL = undefined (NaN), which SQLite cannot hold
 )
 
+scores = Table(
+    f"{PREFIX}scores",
+    metadata,
+    Column("study", String(36), primary_key=True),
+    Column("trial", Integer, primary_key=True),
+    Column("digest", String(64), primary_key=True),  # of checkpoint, images, settings and version
+    Column("metric", String(128), primary_key=True),
+    Column("value", Double),  # mean over the images where it is defined; NULL = none
+    Column("split", String(8), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("settings", String(4096), nullable=False),  # JSON
+    Column("n_images", Integer, nullable=False),
+    Column("n_undefined", Integer, nullable=False),
+)
+
 artifacts = Table(
     f"{PREFIX}artifacts",
     metadata,

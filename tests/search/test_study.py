@@ -9,10 +9,20 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from attnsearch.config.load import with_settings
+from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.errors import ConfigError
 from attnsearch.search.session import Session, layout_of, storage_url
-from attnsearch.search.study import ENDED_AT, best_trials, build_sampler, create_study, derive_seed, is_failing
+from attnsearch.search.study import (
+    ENDED_AT,
+    IDENTITY,
+    SCORES,
+    best_trials,
+    build_sampler,
+    create_study,
+    derive_seed,
+    is_failing,
+    refuse_changes,
+)
 from attnsearch.search.supervisor import check_study, study_file
 from tests.search.studies import loaded_study
 
@@ -180,3 +190,19 @@ def test_password_stays_out_of_the_study_file(tmp_path: Path) -> None:
         text = study_file(loaded_study(storage=storage))
         assert f"storage: {shown}" in text
         assert "secret" not in text
+
+
+def test_study_that_is_scored_differently_is_another_study(open_tiny: Open) -> None:
+    session = open_tiny()
+    changed = with_settings(session.loaded.experiment, {"evaluation.scores.n_steps": 4})
+    with pytest.raises(ConfigError, match=r"n_steps: was 16, is 4"):
+        refuse_changes(
+            session.study, LoadedStudy(session.loaded.study, changed), val_hash="split-a", class_names=("a", "b")
+        )
+
+
+def test_study_from_before_there_were_scores_goes_on(open_tiny: Open) -> None:
+    session = open_tiny()
+    stored = {key: value for key, value in session.study.user_attrs[IDENTITY].items() if key != SCORES}
+    session.study.set_user_attr(IDENTITY, stored)
+    refuse_changes(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
