@@ -18,13 +18,16 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
     Raises:
         ConfigError, DataError, StoreError: every fault that a start would meet before its first trial.
     """
-    from attnsearch.search.preflight import check_models  # imports torch
+    from attnsearch.search.checkpoints import resolve_checkpoints  # these import torch
+    from attnsearch.search.preflight import check_models
+    from attnsearch.training.sources import check_sources
 
     path = find_file(name, ("studies", "configs"))
     if _is_study(path):
         return _check_study(path, profile=profile, overrides=overrides, root=root)
-    experiment = load_experiment(str(path), profile=profile, overrides=overrides)
+    experiment = resolve_checkpoints(load_experiment(str(path), profile=profile, overrides=overrides), root=root)
     tables = build_tables(experiment.data)
+    check_sources(experiment, tables)
     check_models([("base", experiment)], n_classes=len(tables.class_names), metrics=[experiment.monitor])
     return f"{path} is valid: {_describe(tables)}"
 

@@ -19,20 +19,19 @@ class BackboneSettings(Settings):
         default=1.0,
         ge=0.25,
         le=4.0,
-        description="multiplier of the channels of a ResNet's stages; other than 1 only with weights: none",
+        description="multiplier of the channels of a ResNet's stages; must be 1 with weights: hub",
     )
     weights: str = Field(
         default="none",
         min_length=1,
-        description="initial backbone weights: none (random), hub (timm's pretrained ones) or the path of a file",
+        description="initial backbone weights: none (random), hub (timm's pretrained ones), the path of a file, or "
+        "study:NAME for the backbone of the best trial of a study of the experiment",
     )
 
     @model_validator(mode="after")
-    def _width_needs_random_weights(self) -> Self:
-        if self.width != 1.0 and self.weights != "none":
-            raise ValueError(
-                f"width must be 1 when weights are loaded, got width {self.width:g} with weights {self.weights!r}"
-            )
+    def _width_is_not_published(self) -> Self:
+        if self.width != 1.0 and self.weights == "hub":
+            raise ValueError(f"width must be 1 with weights 'hub', got width {self.width:g}; write weights: none")
         return self
 
     def inert_axes(self) -> dict[str, str]:

@@ -25,6 +25,7 @@ from attnsearch.errors import ConfigError, DataError, StoreError
 CHECKPOINT_KEYS = ("class_names", "config", "epoch")
 BACKBONE_PREFIX = "backbone."
 CLASSIFIER_PREFIX = "fc."
+STUDY_PREFIX = "study:"
 WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
 N_LISTED = 10
 CONNECT_TIMEOUT_S = 5.0
@@ -76,7 +77,7 @@ def load_backbone(body: nn.Module, weights: str, backbone: str) -> None:
     """Fills a timm body as the setting `model.weights` says: `none`, `hub` or the path of a file.
 
     A file may hold the body with or without its classifier, as torchvision, timm and the backbone's authors write it,
-    or be a checkpoint of this package, whose backbone part is taken.
+    or be a checkpoint of this package, of any family, whose backbone part is taken.
 
     Args:
         backbone: the body's timm name.
@@ -85,6 +86,10 @@ def load_backbone(body: nn.Module, weights: str, backbone: str) -> None:
     """
     if weights == "none":
         return
+    if weights.startswith(STUDY_PREFIX):
+        raise ConfigError(
+            f"model.weights is {weights!r}, which is looked up when a run starts; give the path of a file"
+        )
     source = str(_download(backbone)) if weights == "hub" else weights
     state = load_file(source)
     if any(name.startswith(BACKBONE_PREFIX) for name in state):
@@ -131,6 +136,16 @@ def save_checkpoint(
         temporary.unlink(missing_ok=True)
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a weights file is a checkpoint of this package, which knows the run that made it.
+
+    Raises:
+        ConfigError: the file is missing or broken.
+    """
+    file = _existing_file(path)
+    return _is_safetensors(file) and all(key in _load_safetensors(file)[1] for key in CHECKPOINT_KEYS)
+
+
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state and the metadata that `save_checkpoint` wrote.
 
@@ -162,7 +177,8 @@ def check_class_names(expected: tuple[str, ...], found: tuple[str, ...], source:
     ]
     raise DataError(
         f"the data has {len(expected)} classes and {source} has {len(found)}, and they differ "
-        f"(index: data | {source}): {_first(differences)}; use the data it was trained on"
+        f"(index: data | {source}): {_first(differences)}; use the data it was trained on, or train a new classifier "
+        "on its backbone with model.weights=FILE"
     )
 
 

@@ -11,16 +11,18 @@ from attnsearch.config.layers import to_yaml
 from attnsearch.config.load import load_experiment
 from attnsearch.data.loader import open_data
 from attnsearch.errors import ConfigError, TrialInterrupted
+from attnsearch.search.checkpoints import resolve_checkpoints
 from attnsearch.search.finish import evaluate_kept
 from attnsearch.search.preflight import check_models
 from attnsearch.search.publish import Chosen, publish
+from attnsearch.search.score_checks import check_scores_of_run
 from attnsearch.search.session import only_runner
 from attnsearch.search.study import changes
-from attnsearch.search.teacher import resolve_teacher
 from attnsearch.store.classes import write_classes
 from attnsearch.store.files import atomic_write, remove_stale_temporaries
 from attnsearch.store.layout import StudyLayout
 from attnsearch.training.run import fit
+from attnsearch.training.sources import check_sources
 from attnsearch.types import EpochRecord, TrialResult
 
 
@@ -54,17 +56,19 @@ def run_single(
     """Trains, evaluates on validation and publishes on test; goes on where an earlier run of the same config stopped.
 
     Raises:
-        ConfigError: the name belongs to a study, or to a run with other settings; or the teacher cannot be found.
+        ConfigError: the name belongs to a study, or to a run with other settings; or a checkpoint cannot be found.
         StoreError: another process runs it.
         TrialInterrupted: `should_stop` became true; the next call continues.
         AttnSearchError: whatever ends the run.
     """
-    config = resolve_teacher(config, root=root)
+    config = resolve_checkpoints(config, root=root)
     layout = StudyLayout(root.absolute(), config.experiment, config.name)
     trial = layout.trial(0)
     _refuse_other(config, layout)
     data = open_data(config.data, progress=progress)
+    check_sources(config, data.tables)
     check_models([("base", config)], n_classes=len(data.tables.class_names), metrics=[config.monitor])
+    check_scores_of_run(config, data.tables)
     with only_runner(layout):
         remove_stale_temporaries(layout.study_dir)
         atomic_write(trial.config, to_yaml(config.model_dump(mode="json")))

@@ -16,10 +16,12 @@ from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.device import count_gpus
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
+from attnsearch.search.checkpoints import resolve_checkpoints_of
 from attnsearch.search.preflight import check_models
 from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, start_worker
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.recover import recover
+from attnsearch.search.score_checks import check_scores
 from attnsearch.search.session import Session, layout_of, only_runner, open_session, storage_url
 from attnsearch.search.space import corner_experiments, needed_cache_px
 from attnsearch.search.storage import open_database
@@ -31,7 +33,6 @@ from attnsearch.search.study import (
     n_finished,
     refuse_changes,
 )
-from attnsearch.search.teacher import resolve_teacher_of
 from attnsearch.search.trials import read_storage
 from attnsearch.store.classes import write_classes
 from attnsearch.store.database import checkpoint_wal
@@ -40,6 +41,7 @@ from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import remove
 from attnsearch.store.urls import redact_literals
+from attnsearch.training.sources import check_sources
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +77,20 @@ def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTable
     """Checks a study against database, data, models, device and metrics; writes nothing.
 
     Raises:
-        ConfigError: a corner of the space does not work, the teacher's study is missing or has no complete trial, or
-            the study exists with other settings.
-        DataError: the data set cannot be used.
+        ConfigError: a corner of the space does not work, a study that a checkpoint is taken from is missing or has no
+            complete trial, or the study exists with other settings.
+        DataError: the data set cannot be used, or not with the teacher or the backbone that the runs start from.
         StoreError: the database is foreign, corrupt or newer.
     """
-    loaded = resolve_teacher_of(loaded, root=layout.root)
+    loaded = resolve_checkpoints_of(loaded, root=layout.root)
     is_new = inspect_database(url) == "absent"
     corners = corner_experiments(loaded)
     tables = build_tables(loaded.experiment.data)
     needed = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]
+    for _, experiment in corners:
+        check_sources(experiment, tables)
     check_models(corners, n_classes=len(tables.class_names), metrics=needed)
+    check_scores(loaded, tables)
     stored = None if is_new else find_study(read_storage(url), loaded.study.name)
     if stored is not None:
         refuse_changes(stored, settle(loaded), val_hash=tables.val_hash, class_names=tables.class_names)
@@ -112,7 +117,7 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
     """
     layout = layout_of(loaded, root=root)
     url = storage_url(loaded, layout)
-    loaded = resolve_teacher_of(loaded, root=root)
+    loaded = resolve_checkpoints_of(loaded, root=root)
     tables = check_study(loaded, layout, url)
     loaded = settle(loaded)
     data = open_data(loaded.experiment.data, progress=progress)

@@ -13,8 +13,8 @@ from attnsearch.device import Arithmetic
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.distill import distillation_loss
-from attnsearch.models.kept import read_kept
-from attnsearch.models.weights import check_class_names
+from attnsearch.models.kept import KeptCheckpoint, read_kept
+from attnsearch.models.weights import STUDY_PREFIX, check_class_names
 from attnsearch.types import AttentionOutput, Batch
 
 
@@ -51,13 +51,25 @@ def load_teacher(
     Args:
         class_names, val_hash: of the student's data.
     Raises:
-        ConfigError: the checkpoint is missing or broken, or its weights do not fit its config.
+        ConfigError, DataError: as `read_teacher`; or its weights do not fit its config.
+    """
+    kept = read_teacher(settings, class_names=class_names, val_hash=val_hash)
+    model = kept.build_model().requires_grad_(False).eval()
+    own = Arithmetic(arithmetic.device, arithmetic.precision, channels_last=model.channels_last)
+    return Teacher(own.place_model(model), own, settings)
+
+
+def read_teacher(settings: TeacherSettings, *, class_names: tuple[str, ...], val_hash: str) -> KeptCheckpoint:
+    """The teacher's checkpoint, which fits the student's data.
+
+    Raises:
+        ConfigError: the checkpoint is missing or broken.
         DataError: it was trained on other classes, or chosen on other validation images, which the student's
             validation would then share with the teacher's training.
     """
-    if settings.checkpoint.startswith("study:"):
+    if settings.checkpoint.startswith(STUDY_PREFIX):
         raise ConfigError(
-            f"train.teacher.checkpoint is {settings.checkpoint!r}, which only a search can look up; "
+            f"train.teacher.checkpoint is {settings.checkpoint!r}, which is looked up when a run starts; "
             "give the path of a kept.safetensors"
         )
     try:
@@ -70,6 +82,4 @@ def load_teacher(
             f"the teacher {kept.path} was chosen on other validation images (hash {kept.val_hash[:12] or 'none'}, here "
             f"{val_hash[:12]}); use its data.val_share and data.split_seed, or another teacher"
         )
-    model = kept.build_model().requires_grad_(False).eval()
-    own = Arithmetic(arithmetic.device, arithmetic.precision, channels_last=model.channels_last)
-    return Teacher(own.place_model(model), own, settings)
+    return kept

@@ -46,7 +46,7 @@ def test_value_out_of_bounds_is_named(key, value):
 
 
 def test_width_is_refused_with_loaded_weights():
-    with pytest.raises(ValidationError, match=r"width 0\.5 with weights 'hub'"):
+    with pytest.raises(ValidationError, match=r"must be 1 with weights 'hub', got width 0\.5"):
         CnnSettings(width=0.5, weights="hub")
 
 

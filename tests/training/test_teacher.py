@@ -105,7 +105,7 @@ def test_a_missing_teacher_is_refused_before_training(
 
 
 def test_the_best_of_a_study_must_have_been_looked_up(data: DataSource) -> None:
-    with pytest.raises(ConfigError, match="'study:low_res', which only a search can look up"):
+    with pytest.raises(ConfigError, match="'study:low_res', which is looked up when a run starts"):
         load("study:low_res", data)
 
 

@@ -1,4 +1,4 @@
-"""A teacher that is named by its study is the kept checkpoint of that study's best trial."""
+"""A checkpoint that is named by its study is the kept one of that study's best trial."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from attnsearch.config.load import with_settings
 from attnsearch.errors import ConfigError
+from attnsearch.search.checkpoints import resolve_checkpoints, resolve_checkpoints_of
 from attnsearch.search.session import Session, layout_of, storage_url
 from attnsearch.search.single import run_single
 from attnsearch.search.supervisor import check_study, study_file
-from attnsearch.search.teacher import resolve_teacher, resolve_teacher_of
 from attnsearch.store.files import atomic_write
 from tests.search.studies import loaded_study
 
@@ -44,38 +44,44 @@ def test_best_trial_of_the_study_teaches(taught: Session, tmp_path: Path) -> Non
     finish(taught, 0.5)
     best = finish(taught, 0.9)
     finish(taught, 0.7)
-    found = resolve_teacher(STUDENT, root=tmp_path).train.teacher
+    found = resolve_checkpoints(STUDENT, root=tmp_path).train.teacher
     assert found is not None
     assert found.checkpoint == str(best)
 
 
+def test_backbone_of_the_best_trial_is_found(taught: Session, tmp_path: Path) -> None:
+    best = finish(taught, 0.9)
+    experiment = with_settings(loaded_study().experiment, {"model.weights": "study:hunt"})
+    assert resolve_checkpoints(experiment, root=tmp_path).model.weights == str(best)
+
+
 def test_path_of_a_checkpoint_stays(tmp_path: Path) -> None:
     experiment = with_settings(STUDENT, {"train.teacher.checkpoint": "kept.safetensors"})
-    assert resolve_teacher(experiment, root=tmp_path) is experiment
+    assert resolve_checkpoints(experiment, root=tmp_path) is experiment
 
 
 def test_teacher_of_an_unknown_study_is_refused_with_the_known_ones(taught: Session, tmp_path: Path) -> None:
     experiment = with_settings(STUDENT, {"train.teacher.checkpoint": "study:hant"})
     with pytest.raises(ConfigError, match=r"train\.teacher\.checkpoint: no study 'hant' in .*here; known: hunt"):
-        resolve_teacher(experiment, root=tmp_path)
+        resolve_checkpoints(experiment, root=tmp_path)
 
 
 def test_study_without_a_complete_trial_teaches_nobody(taught: Session, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="study 'hunt' has no complete trial"):
-        resolve_teacher(STUDENT, root=tmp_path)
+        resolve_checkpoints(STUDENT, root=tmp_path)
 
 
 def test_teacher_without_weights_is_refused_with_its_file(taught: Session, tmp_path: Path) -> None:
     kept = finish(taught, 0.5, has_weights=False)
     with pytest.raises(ConfigError, match=f"{kept} of the best trial of study 'hunt' is gone"):
-        resolve_teacher(STUDENT, root=tmp_path)
+        resolve_checkpoints(STUDENT, root=tmp_path)
 
 
 def test_axis_that_names_a_study_is_refused(tmp_path: Path) -> None:
     axis = {"kind": "choice", "choices": ["a.safetensors", "study:hunt"]}
     loaded = replace(loaded_study(space={"train.teacher.checkpoint": axis}), experiment=STUDENT)
-    with pytest.raises(ConfigError, match=r"paths of kept\.safetensors, got 'study:hunt'"):
-        resolve_teacher_of(loaded, root=tmp_path)
+    with pytest.raises(ConfigError, match=r"paths of files, got 'study:hunt'"):
+        resolve_checkpoints_of(loaded, root=tmp_path)
 
 
 def test_missing_teacher_is_found_before_a_search_writes(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What a run starts from besides its settings: checkpoints of other runs, and whether they may be used on its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnsearch.config.datasets import DataConfig, RootedData
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.table import DataTables
+from attnsearch.errors import ConfigError, DataError
+from attnsearch.models.kept import read_kept
+from attnsearch.models.weights import STUDY_PREFIX, is_checkpoint
+from attnsearch.training.teacher import read_teacher
+
+
+def check_sources(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """Checks teacher and warm start before anything is trained.
+
+    Raises:
+        ConfigError: a checkpoint is missing or broken, or the backbone is another one.
+        DataError: it knows images that this run validates on, or the teacher has other classes.
+    """
+    if (teacher := experiment.train.teacher) is not None:
+        read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
+    _check_warm_start(experiment, tables)
+
+
+def _check_warm_start(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """A backbone may come from other data or other classes, but not from this data under another hold-out."""
+    model = experiment.model
+    if model.weights in ("none", "hub") or model.weights.startswith(STUDY_PREFIX) or not is_checkpoint(model.weights):
+        return
+    kept = read_kept(model.weights)
+    theirs = kept.config.model
+    if (theirs.backbone, theirs.width) != (model.backbone, model.width):
+        raise ConfigError(
+            f"model.weights: {kept.path} holds a {theirs.backbone} of width {theirs.width:g}, the model has a "
+            f"{model.backbone} of width {model.width:g}; set model.backbone={theirs.backbone} "
+            f"model.width={theirs.width:g}"
+        )
+    if kept.val_hash != tables.val_hash and _is_same(kept.config.data, experiment.data):
+        raise DataError(
+            f"model.weights: {kept.path} was trained on this data with other validation images (hash "
+            f"{kept.val_hash[:12] or 'none'}, here {tables.val_hash[:12]}), so it may know those of this run; use its "
+            "data.val_share and data.split_seed"
+        )
+
+
+def _is_same(one: DataConfig, other: DataConfig) -> bool:
+    return one.name == other.name and _root(one) == _root(other)
+
+
+def _root(data: DataConfig) -> Path | None:
+    return data.root_path.resolve() if isinstance(data, RootedData) else None

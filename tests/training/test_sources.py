@@ -1,0 +1,78 @@
+"""A run may start from the backbone of another one, unless that one knows its validation images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.loader import DataSource
+from attnsearch.errors import ConfigError, DataError
+from attnsearch.models import build_model
+from attnsearch.models.kept import write_kept
+from attnsearch.training.sources import check_sources
+from tests.tiny import ConfigMaker
+
+
+@pytest.fixture
+def trained(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> Path:
+    """The kept checkpoint of a cnn on the same data, of another number of classes."""
+    path = tmp_path / "kept.safetensors"
+    config = tiny_config()
+    torch.manual_seed(5)
+    write_kept(
+        path,
+        build_model(config.model, 3),
+        config=config,
+        class_names=("a", "b", "c"),
+        epoch=1,
+        accumulation=1,
+        val_hash=data.tables.val_hash,
+    )
+    return path
+
+
+def warm(tiny_config: ConfigMaker, path: Path, **model: object) -> ExperimentConfig:
+    return tiny_config(model={"name": "br_npa", "weights": str(path), **model})
+
+
+def test_the_backbone_of_another_family_and_class_count_is_taken(
+    trained: Path, tiny_config: ConfigMaker, data: DataSource
+) -> None:
+    config = warm(tiny_config, trained)
+    check_sources(config, data.tables)
+    torch.manual_seed(5)
+    source = build_model(tiny_config().model, 3).get_submodule("backbone").state_dict()
+    found = build_model(config.model, 2).get_submodule("backbone").state_dict()
+    assert found.keys() == source.keys()
+    assert all(torch.equal(found[name], source[name]) for name in source)
+
+
+def test_another_backbone_is_refused_with_the_settings_that_fit(
+    trained: Path, tiny_config: ConfigMaker, data: DataSource
+) -> None:
+    with pytest.raises(ConfigError, match=r"set model\.backbone=resnet10t model\.width=0\.25"):
+        check_sources(warm(tiny_config, trained, width=0.5), data.tables)
+
+
+def test_weights_that_know_the_validation_images_are_refused(
+    trained: Path, tiny_config: ConfigMaker, data: DataSource
+) -> None:
+    other = replace(data.tables, val_hash="0" * 64)
+    with pytest.raises(DataError, match=r"other validation images .*use its data\.val_share and data\.split_seed"):
+        check_sources(warm(tiny_config, trained), other)
+
+
+def test_weights_from_other_data_may_have_any_split(
+    trained: Path, tiny_config: ConfigMaker, data: DataSource, tmp_path: Path
+) -> None:
+    elsewhere = tiny_config(data={"root": str(tmp_path / "other")}, model={"weights": str(trained)})
+    check_sources(elsewhere, replace(data.tables, val_hash="0" * 64))
+
+
+def test_a_study_that_was_not_looked_up_is_named(tiny_config: ConfigMaker) -> None:
+    with pytest.raises(ConfigError, match="'study:cnn', which is looked up when a run starts"):
+        build_model(tiny_config(model={"weights": "study:cnn"}).model, 2)
