@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attnsearch.cli.found import all_studies, url_of
 from attnsearch.cli.output import duration, number, print_line, print_table
 from attnsearch.config.load import Kind, find_file, load_study, names
+from attnsearch.search.front import front_of
 from attnsearch.search.trials import StudyRows, TrialRow, read_study
 from attnsearch.store.layout import StudyLayout
 
@@ -54,6 +55,39 @@ def print_trials(rows: StudyRows) -> None:
     for trial in rows.trials:
         if trial.error:
             print_line(f"trial {trial.number}: {trial.error}")
+
+
+BESIDE_RAW = ("deletion", "insertion", "random_deletion", "masked_score")
+"""Raw areas are shown together, with the value of a random order and of the masked image."""
+
+
+def print_front(rows: StudyRows, shares: Mapping[str, Mapping[str, float]]) -> None:
+    """The Pareto front of a study with several objectives, and the share of each setting in each objective.
+
+    Args:
+        shares: objective -> setting -> share, empty while there are too few trials.
+    """
+    front = front_of(rows)
+    if not front:
+        return
+    keys = list(dict.fromkeys(key for trial in front for key in trial.params))
+    raw = [name for name in BESIDE_RAW if any(f"val/{name}" in trial.metrics for trial in front)]
+    raw = [name for name in raw if f"val/{name}" not in rows.objectives]
+    columns = ("trial", *rows.objectives, *raw, *short_names(keys))
+    cells = [
+        (
+            str(trial.number),
+            *map(number, trial.values),
+            *(number(trial.metrics.get(f"val/{name}")) for name in raw),
+            *_params(trial, keys),
+        )
+        for trial in front
+    ]
+    print_table(columns, cells, title=f"front of {rows.name}: {len(front)} trials")
+    if shares:
+        names = list(dict.fromkeys(name for one in shares.values() for name in one))
+        lines = [(key, *(number(one.get(name)) for name in names)) for key, one in shares.items()]
+        print_table(("objective", *short_names(names)), lines, title="what tells the best trials from the others")
 
 
 def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:

@@ -36,13 +36,17 @@ def list_all(results: Results = RESULTS, as_json: AsJson = False) -> None:
 def show(study: Study, results: Results = RESULTS, as_json: AsJson = False) -> None:
     """Show every trial of a study: state, objectives, kept epoch, settings, time."""
     from attnsearch.cli.found import find_study, url_of
-    from attnsearch.cli.listing import print_trials, trial_values
-    from attnsearch.search.trials import read_study
+    from attnsearch.cli.listing import print_front, print_trials, trial_values
+    from attnsearch.search.front import importances
+    from attnsearch.search.trials import open_to_read, rows_of
 
     layout = find_study(study, results)
-    rows = read_study(url_of(layout), layout.study)
+    opened = open_to_read(url_of(layout), layout.study)
+    rows = rows_of(opened)
     if not as_json:
         print_trials(rows)
+        if len(rows.objectives) > 1:
+            print_front(rows, importances(opened))
         return
     for trial in rows.trials:
         print_json(trial_values(trial, rows))

@@ -63,19 +63,27 @@ def read_storage(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.get_storage(backend)
 
 
-def read_study(url: str, name: str) -> StudyRows:
-    """All trials of a study at this moment.
+def open_to_read(url: str, name: str) -> optuna.Study:
+    """Optuna's study, for looking only.
 
     Raises:
         StoreError: no such database or study.
     """
     storage = read_storage(url)
     try:
-        study = optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         known = ", ".join(sorted(optuna.study.get_all_study_names(storage))) or "none"
         raise StoreError(f"study {name!r} is not in this database; known: {known}") from None
-    return rows_of(study)
+
+
+def read_study(url: str, name: str) -> StudyRows:
+    """All trials of a study at this moment.
+
+    Raises:
+        StoreError: no such database or study.
+    """
+    return rows_of(open_to_read(url, name))
 
 
 def rows_of(study: optuna.Study) -> StudyRows:

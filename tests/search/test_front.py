@@ -1,0 +1,42 @@
+"""The front of a study with several objectives, and the settings behind it."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from attnsearch.search.front import MIN_TRIALS, front_of, importances
+from attnsearch.search.trials import rows_of
+
+
+def study_of(*points: tuple[float, float, float, float]) -> optuna.Study:
+    """Trials of (x, y, accuracy, sparsity); accuracy is maximised, sparsity minimised."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.set_metric_names(["val/accuracy", "val/sparsity"])
+    axis = optuna.distributions.FloatDistribution(0.0, 1.0)
+    for x, y, accuracy, sparsity in points:
+        study.add_trial(
+            optuna.create_trial(
+                params={"x": x, "y": y}, distributions={"x": axis, "y": axis}, values=[accuracy, sparsity]
+            )
+        )
+    return study
+
+
+def test_front_is_sorted_by_the_first_objective() -> None:
+    study = study_of((0, 0, 0.5, 0.1), (0, 0, 0.9, 0.4), (0, 0, 0.5, 0.2), (0, 0, 0.7, 0.3))
+    assert [trial.number for trial in front_of(rows_of(study))] == [1, 3, 0]  # trial 2 is beaten by trial 0
+
+
+def test_each_objective_has_its_own_settings() -> None:
+    """Accuracy follows x alone and sparsity y alone."""
+    grid = [(x / 6, y / 6) for x in range(7) for y in range(7)]
+    found = importances(study_of(*((x, y, x, 1 - y) for x, y in grid)))
+    assert found["val/accuracy"]["x"] > 0.9
+    assert found["val/sparsity"]["y"] > 0.9
+    assert sum(found["val/accuracy"].values()) == pytest.approx(1.0)
+
+
+def test_few_trials_have_no_importances() -> None:
+    points = [(index / 10, 0.5, index / 10, 0.5) for index in range(MIN_TRIALS - 1)]
+    assert importances(study_of(*points)) == {}
