@@ -15,6 +15,7 @@ from scipy import stats
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_study, with_settings
+from attnsearch.store.layout import TrialLayout
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Outcome:
     Attributes:
         accuracy: of the kept epoch, on validation.
         curve: validation accuracy of each epoch.
-        mean_map: mean over images and cells of the first map of the kept epoch, on validation; NaN without maps.
+        mean_map: mean over images and cells of the first map after the last epoch, on validation; NaN without maps.
     """
 
     label: str
@@ -65,7 +66,6 @@ def _run(job: Job) -> Outcome:
     from attnsearch.evaluation.collect import collect
     from attnsearch.search.single import SingleContext
     from attnsearch.store.archive import read_archive
-    from attnsearch.store.layout import TrialLayout
     from attnsearch.store.records import read_csv
     from attnsearch.training.run import fit
 
@@ -74,11 +74,35 @@ def _run(job: Job) -> Outcome:
     data = open_data(config.data)
     result = fit(config, SingleContext(job.seed, job.folder, lambda: False), data=data)
     files = TrialLayout(job.folder)
-    collect(config, files.kept, data, "val", archive=files.archive("val"))
+    collect(config, _last_epoch(files), data, "val", archive=files.archive("val"))
     maps = read_archive(files.archive("val")).maps
     curve = tuple(map(float, read_csv(files.epochs_csv)["val_accuracy"]))
     mean_map = math.nan if maps is None else float(maps[:, 0].mean(dtype=float))
     return Outcome(job.label, job.seed, result.metrics["val/accuracy"], curve, mean_map, files.kept)
+
+
+def _last_epoch(files: TrialLayout) -> Path:
+    """A checkpoint like the kept one, of the last epoch, which is the same for all runs."""
+    import torch
+
+    from attnsearch.models.kept import read_kept, write_kept
+    from attnsearch.models.weights import load_into
+
+    kept = read_kept(files.kept)
+    model = kept.build_model()
+    resume = files.resume(1)
+    load_into(model, torch.load(resume, weights_only=True)["model"], str(resume))
+    last = files.directory / "last.safetensors"
+    write_kept(
+        last,
+        model,
+        config=kept.config,
+        class_names=kept.class_names,
+        epoch=kept.config.train.epochs,
+        accumulation=kept.accumulation,
+        val_hash=kept.val_hash,
+    )
+    return last
 
 
 def interval(values: list[float]) -> tuple[float, float]:
