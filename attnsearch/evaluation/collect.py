@@ -62,8 +62,8 @@ def collect(
     table = data.tables.of(split)
     check_class_names(table.class_names, kept.class_names, str(checkpoint))
     set_threads(config.runtime.n_threads)
-    model, arithmetic = _load_model(config, kept)
-    loader = _open_loader(config, kept, data, split, model=model, device=arithmetic.device)
+    model, arithmetic = load_model(config, kept)
+    loader = open_loader(config, kept, data, split, model=model, device=arithmetic.device)
     totals = Totals(len(table.class_names), arithmetic.device, per_class=True)
     rows = archived_rows(table, config.evaluation.n_images if split == "val" else None)
     parts = _Parts(kept, table, rows, data.cache.sizes_hw[data.cache.rows(table)], crop_boxes(data, split, config.data))
@@ -103,7 +103,12 @@ def archived_rows(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
     return np.sort(np.array([row for _, _, row in sorted(order)[:n_images]], dtype=np.int64))
 
 
-def _load_model(config: ExperimentConfig, kept: KeptCheckpoint) -> tuple[AttentionModel, Arithmetic]:
+def load_model(config: ExperimentConfig, kept: KeptCheckpoint) -> tuple[AttentionModel, Arithmetic]:
+    """The model of a checkpoint in eval mode on its device, and the arithmetic of the run's validation.
+
+    Raises:
+        ConfigError: the weights do not fit, or the device does not exist.
+    """
     model = build_model(config.model, len(kept.class_names), load_weights=False)
     load_into(model, kept.state, str(kept.path))
     device = pick_device(config.runtime.device)
@@ -111,7 +116,7 @@ def _load_model(config: ExperimentConfig, kept: KeptCheckpoint) -> tuple[Attenti
     return arithmetic.place_model(model).eval(), arithmetic
 
 
-def _open_loader(
+def open_loader(
     config: ExperimentConfig,
     kept: KeptCheckpoint,
     data: DataSource,
@@ -120,6 +125,7 @@ def _open_loader(
     model: AttentionModel,
     device: torch.device,
 ) -> BatchLoader:
+    """The batches of a split in file order, of the size of the run's validation."""
     return BatchLoader(
         data,
         split,

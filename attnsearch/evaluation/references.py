@@ -159,4 +159,4 @@ def _channels_first(features: Tensor) -> Tensor:
 def _tokens_to_grid(tokens: Tensor) -> Tensor:
     """(B, 1 + h·w, D) -> (B, D, h, w) of a square grid; the class token comes first."""
     side = round((tokens.shape[1] - 1) ** 0.5)
-    return tokens[:, 1:].permute(0, 2, 1).unflatten(2, (side, side))
+    return tokens[:, 1:].permute(0, 2, 1).reshape(len(tokens), -1, side, side)
