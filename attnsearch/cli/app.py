@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from attnsearch.cli import data, reading, running
+from attnsearch.cli import data, reading, running, weights
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.logs import logging_to_stderr
@@ -33,6 +33,7 @@ app.command()(dashboard)
 app.command()(reading.export)
 app.command("prune-files")(reading.prune_files)
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

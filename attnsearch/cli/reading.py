@@ -53,18 +53,17 @@ def show(study: Study, results: Results = RESULTS, as_json: AsJson = False) -> N
 
 
 def evaluate(
-    study: Study,
+    study: Annotated[str, typer.Argument(metavar="STUDY|FILE", help="A study in the results, or a kept.safetensors.")],
     overrides: Overrides = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the best one.")] = None,
     split: Annotated[Split, typer.Option("--split", help="Which images; a look at test is noted down.")] = "val",
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the kept checkpoint of a trial on a split."""
-    from attnsearch.cli.found import find_study
-    from attnsearch.cli.scoring import evaluate_trial
+    """Measure the kept checkpoint of a trial, or of a file, on a split."""
+    from attnsearch.cli.scoring import evaluate_source
 
-    scores = evaluate_trial(find_study(study, results), trial, split, overrides=overrides or ())
+    scores = evaluate_source(study, trial, split, overrides=overrides or (), root=results)
     if as_json:
         print_json(scores)
     else:

@@ -43,6 +43,8 @@ _BR_NPA_NAMES = (
 )
 #: What older versions of timm and torchvision store and nothing needs.
 _LOUPE_BUFFERS = ("attn_mask", "relative_position_index")
+#: What has one row per class: INTR's queries, the others' classifier.
+_CLASSIFIERS = ("query_embed.weight", "head.weight")
 _BR_NPA_CLASSIFIER = "backbone.featMod.fc."
 
 
@@ -55,16 +57,18 @@ def import_checkpoint(family: Family, path: str | Path, n_classes: int, config: 
             `model<id>_best_epoch<E>`, of a `br_npa`, `b_cnn` or `cnn`.
         config: of the model to fill; its weights are not loaded.
     Raises:
-        ConfigError: the config is of another family, the file is missing, broken or would run code, or the state does
-            not fit the model; the message lists the names that are missing, unexpected or of another shape.
+        ConfigError: the config is of another family, the file is missing, broken or would run code, has another number
+            of classes, or does not fit the model; the message lists names that are missing, unexpected or misshapen.
     """
     if config.name not in _MEMBERS[family]:
         raise ConfigError(
             f"a checkpoint of {family} does not fit a model of the family {config.name!r}; use a config of "
             f"{' or '.join(_MEMBERS[family])}"
         )
+    state = _read(family, path)
+    _check_n_classes(state, n_classes, path)
     model = build_model(config, n_classes, load_weights=False)
-    load_into(model, _read(family, path), str(path))
+    load_into(model, state, str(path))
     return model.state_dict()
 
 
@@ -105,6 +109,15 @@ def _read(family: Family, path: str | Path) -> dict[str, Tensor]:
         return {_renamed(name, _LOUPE_NAMES): tensor for name, tensor in kept.items()}
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(_BR_NPA_CLASSIFIER)}
     return {_renamed(name, _BR_NPA_NAMES): tensor for name, tensor in kept.items()}
+
+
+def _check_n_classes(state: dict[str, Tensor], n_classes: int, path: str | Path) -> None:
+    classifier = next((state[name] for name in _CLASSIFIERS if name in state), None)
+    if classifier is not None and len(classifier) != n_classes:
+        raise ConfigError(
+            f"{path} has {len(classifier)} classes, and {n_classes} are named; give the classes it was trained on "
+            "(--classes), then start a run on yours from its backbone with model.weights=IMPORTED"
+        )
 
 
 def _renamed(name: str, beginnings: tuple[tuple[str, str], ...]) -> str:

@@ -1,0 +1,81 @@
+"""`weights import` and `weights export`, in this process, on checkpoints made here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnsearch.cli import main
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import load_experiment
+from attnsearch.models import build_model
+from attnsearch.models.intr import to_official
+from attnsearch.models.kept import read_kept
+
+CONFIG = """\
+name: foreign
+data: {name: synthetic, n_classes: 5}
+model:
+  name: intr
+  backbone: resnet18
+  n_encoder_layers: 1
+  n_decoder_layers: 1
+  d_model: 16
+  n_heads: 2
+  feedforward_width: 32
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExperimentConfig:
+    monkeypatch.chdir(tmp_path)
+    Path("foreign.yaml").write_text(CONFIG)
+    Path("classes.txt").write_text("a\nb\nc\n\nd\ne\n")
+    return load_experiment("foreign.yaml")
+
+
+@pytest.fixture
+def state(config: ExperimentConfig) -> dict[str, torch.Tensor]:
+    """What lies in `checkpoint.pth`, written as INTR's authors do."""
+    torch.manual_seed(1)
+    state = to_official(build_model(config.model, 5).state_dict())
+    torch.save({"model": state, "args": argparse.Namespace(lr=1e-4)}, "checkpoint.pth")
+    return state
+
+
+def test_a_published_checkpoint_comes_and_goes_back_unchanged(state: dict[str, torch.Tensor]) -> None:
+    assert main(["weights", "import", "intr", "checkpoint.pth", "foreign.yaml", "--classes", "classes.txt"]) == 0
+    kept = read_kept("checkpoint.pth.safetensors")
+    assert (kept.class_names, kept.val_hash) == (("a", "b", "c", "d", "e"), "")
+    assert main(["weights", "export", "intr", "checkpoint.pth.safetensors", "back.pth"]) == 0
+    back = torch.load("back.pth", weights_only=True)["model"]
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("a\nb\n", "checkpoint.pth has 5 classes, and 2 are named; give the classes it was trained on"),
+        ("a\na\nb\n", "must hold at least two names, one a line, none twice; got 3"),
+    ],
+)
+def test_a_wrong_list_of_classes_writes_nothing(
+    state: dict[str, torch.Tensor], names: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("classes.txt").write_text(names)
+    words = ["weights", "import", "intr", "checkpoint.pth", "foreign.yaml", "--classes", "classes.txt"]
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("checkpoint.pth.safetensors").exists()
+
+
+def test_nothing_is_written_over(state: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.safetensors").write_text("precious")
+    words = ["weights", "import", "intr", "checkpoint.pth", "foreign.yaml", "--classes", "classes.txt"]
+    assert main([*words, "--to", "mine.safetensors"]) == 2
+    assert "mine.safetensors exists already" in capsys.readouterr().err
+    assert Path("mine.safetensors").read_text() == "precious"
