@@ -13,7 +13,7 @@ from typing import Literal
 from attnsearch.errors import ConfigError
 from attnsearch.types import Split
 
-Fill = Literal["Del", "Add"]
+Curve = Literal["Del", "Add"]
 """The two causal curves, in the letters of the published file names: deletion and insertion ("addition")."""
 
 MAX_NAME_LENGTH = 100
@@ -208,9 +208,20 @@ class ExperimentLayout:
     def report(self) -> Path:
         return self.directory / "report.html"
 
-    def faithfulness_csv(self, fill: Fill, *, relative: bool = False) -> Path:
-        """One row per model: `attMetrics_<fill>.csv`, or `…_pop.csv` with the scores relative to random order."""
-        return self.directory / f"attMetrics_{fill}{'_pop' if relative else ''}.csv"
+    def areas_csv(self, curve: Curve, *, per_image: bool = False) -> Path:
+        """One line per model and no header: `attMetrics_<curve>.csv` has means, `…_pop.csv` the area of each image."""
+        return self.directory / f"attMetrics_{curve}{'_pop' if per_image else ''}.csv"
+
+    def comparison(self, name: str) -> Path:
+        """The table of one comparison: a row per model and metric."""
+        return self.directory / f"compare_{name}.csv"
+
+    def comparison_pairs(self, name: str) -> Path:
+        """A row per pair of models and metric."""
+        return self.directory / f"compare_{name}_pairs.csv"
+
+    def tests_figure(self, name: str, metric: str) -> Path:
+        return self.figures / f"ttest_{name}_{metric}.png"
 
     def study(self, name: str) -> StudyLayout:
         return StudyLayout(self.root, self.experiment, name)
@@ -323,8 +334,13 @@ class StudyLayout:
         """The published set of one Pareto trial."""
         return PublishedLayout(self.study_dir / "pareto" / f"{number:05d}", self.study, epoch)
 
-    def faithfulness_scores(self, fill: Fill) -> Path:
-        return self.experiment_dir / f"attMetr{fill}_{self.study}.npy"
+    def curves_npy(self, curve: Curve) -> Path:
+        """(N, S + 1, 2): cells that are left, and the class probability."""
+        return self.experiment_dir / f"attMetr{curve}_{self.study}.npy"
+
+    def scores_csv(self) -> Path:
+        """The scores of single images behind `attMetrDel_<study>.npy`, in its order."""
+        return self.experiment_dir / f"attMetrics_{self.study}_images.csv"
 
 
 def temporary_path(path: Path) -> Path:

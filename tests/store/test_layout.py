@@ -55,8 +55,8 @@ def test_published_files_bear_the_names_of_the_first_tool(layout: StudyLayout) -
     assert relative(layout, archive.maps) == "CUB/attMapsbr_npa_epoch12_test.npy"
     assert relative(layout, archive.norms) == "CUB/normbr_npa_epoch12_test.npy"
     assert relative(layout, archive.images) == "CUB/imagesbr_npa_epoch12_test.csv"
-    assert relative(layout, layout.faithfulness_scores("Del")) == "CUB/attMetrDel_br_npa.npy"
-    assert layout.shared.faithfulness_csv("Add", relative=True).name == "attMetrics_Add_pop.csv"
+    assert relative(layout, layout.curves_npy("Del")) == "CUB/attMetrDel_br_npa.npy"
+    assert layout.shared.areas_csv("Add", per_image=True).name == "attMetrics_Add_pop.csv"
 
 
 def test_published_files_are_those_of_this_study_whatever_the_epoch(layout: StudyLayout) -> None:
