@@ -1,0 +1,105 @@
+"""Does the saliency depend on what the model learned? Its maps while weights are drawn anew, from the top down."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor, nn
+
+from attnsearch.models.base import AttentionModel
+from attnsearch.types import Batch
+
+SEED = 42
+
+
+@dataclass(frozen=True, eq=False)
+class SanityStep:
+    """The model with the weights of `parts`, and of all steps before, drawn anew.
+
+    Attributes:
+        parts: names of the modules of this step.
+        similarity: (N,) Spearman correlation of each image's map with its map under the trained model; NaN where
+            either is flat.
+    """
+
+    parts: tuple[str, ...]
+    similarity: NDArray[np.float64]
+
+
+def randomise_downwards(model: AttentionModel, batches: Sequence[Batch], *, seed: int = SEED) -> list[SanityStep]:
+    """Compares saliency before and after randomisation: all but the backbone, then its stages from the last one on.
+
+    A map that stays similar shows the picture and not the model. The class that is explained stays that of the trained
+    model.
+
+    Args:
+        model: in eval mode; it is copied.
+        batches: the same images for each step.
+    Source: Adebayo et al. 2018 (arXiv 1810.03292), cascading randomisation. Difference: each weight of two or more
+        dimensions is redrawn from a normal distribution of its own mean and deviation, whatever its layer's
+        initialisation; biases, norms and their statistics stay.
+    """
+    damaged = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    targets = [_predict(model, batch) for batch in batches]
+    before = _saliency(model, batches, targets)
+    steps = []
+    for names in _parts(damaged):
+        for name in names:
+            _redraw(damaged.get_submodule(name), generator)
+        steps.append(SanityStep(names, rank_correlation(before, _saliency(damaged, batches, targets))))
+    return steps
+
+
+def rank_correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N,) Spearman's correlation of each pair of maps (N, h, w), ties at their mean rank; NaN where one is flat."""
+    ranks = [stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
+    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
+    products = (centred[0] * centred[1]).sum(axis=1)
+    scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    return np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
+
+
+def _parts(model: AttentionModel) -> Iterator[tuple[str, ...]]:
+    """What is drawn anew in each step: the children outside of the backbone, then the backbone's from the last one."""
+    prefix = model.backbone_prefix.rstrip(".")
+    outside = tuple(name for name, child in model.named_children() if name != prefix and _has_weights(child))
+    if outside:
+        yield outside
+    backbone = dict(model.named_children()).get(prefix)
+    inside = [] if backbone is None else [name for name, child in backbone.named_children() if _has_weights(child)]
+    for name in reversed(inside):
+        yield (f"{prefix}.{name}",)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+@torch.no_grad()
+def _redraw(module: nn.Module, generator: torch.Generator) -> None:
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.copy_(drawn * parameter.std() + parameter.mean())
+
+
+@torch.no_grad()
+def _predict(model: AttentionModel, batch: Batch) -> Tensor:
+    logits: Tensor = model(batch).logits
+    return logits.argmax(dim=1)
+
+
+@torch.no_grad()
+def _saliency(model: AttentionModel, batches: Sequence[Batch], targets: Sequence[Tensor]) -> NDArray[np.float32]:
+    maps = [
+        model.saliency(model(batch, maps=()), target).float().cpu()
+        for batch, target in zip(batches, targets, strict=True)
+    ]
+    return torch.cat(maps).numpy()
