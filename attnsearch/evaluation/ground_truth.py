@@ -1,0 +1,61 @@
+"""What is known of where an image should be looked at, in the pixels of the model's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnsearch import geometry
+from attnsearch.data.table import ImageTable
+from attnsearch.types import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Of the images of one batch; None where the data set does not have it.
+
+    Attributes:
+        masks: (B, S, S) bool, True on the discriminative parts.
+        boxes: (B, S, S) bool, True inside the object's box.
+        points: (B, P, 2) float64 x, y of the parts in input pixels; NaN where one is hidden or outside the input.
+    """
+
+    masks: Tensor | None
+    boxes: Tensor | None
+    points: Tensor | None
+
+
+def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64]) -> GroundTruth:
+    """The ground truth of a batch, through the same crop as its images.
+
+    Args:
+        batch: with part masks, if they are wanted and there are any.
+        table: the split that `batch.rows` count in.
+        crop_boxes: (B, 4) what the model sees of each image, in original pixels.
+    """
+    side, device = batch.images.shape[-1], batch.images.device
+    rows = batch.rows.numpy()
+    boxes = None if table.boxes is None else box_masks(table.boxes[rows], crop_boxes, side).to(device)
+    points = None if table.points is None else visible_points(table.points[rows], crop_boxes, side).to(device)
+    return GroundTruth(batch.part_masks, boxes, points)
+
+
+def box_masks(boxes: NDArray[np.float64], crop_boxes: NDArray[np.float64], side_px: int) -> Tensor:
+    """(B, S, S) bool: the pixels of the input whose middle lies inside the box, given in original pixels (B, 4)."""
+    corners = boxes.reshape(len(boxes), 2, 2)  # left top, right bottom
+    inside = geometry.original_to_input(corners, crop_boxes[:, None], image_size_px=side_px).reshape(-1, 4)
+    left, top, right, bottom = (torch.from_numpy(inside[:, index])[:, None] for index in range(4))
+    middle = torch.arange(side_px, dtype=torch.float64)[None] + 0.5
+    across, down = (middle >= left) & (middle < right), (middle >= top) & (middle < bottom)
+    return down[:, :, None] & across[:, None, :]
+
+
+def visible_points(points: NDArray[np.float64], crop_boxes: NDArray[np.float64], side_px: int) -> Tensor:
+    """(B, P, 2) points in input pixels; NaN where a part is hidden or the model does not see it."""
+    inside = geometry.original_to_input(points, crop_boxes[:, None], image_size_px=side_px)
+    is_seen = np.all((inside >= 0) & (inside < side_px), axis=-1, keepdims=True)
+    return torch.from_numpy(np.where(is_seen, inside, np.nan))
