@@ -36,7 +36,8 @@ from attnsearch.types import AttentionOutput, Batch
 
 __all__ = ["GlobalLocalCrossAttention", "UncertaintyWeights", "attention_rollout", "build", "pairwise_attention"]
 
-CLS_HEAD, LOCAL_PATCHES = "cls_head_", "local_patches"  # maps by name, beside the default ones
+# maps by name, beside the default ones
+CLS_HEAD, LOCAL_PATCHES, ROLLOUT = "cls_head_", "local_patches", "rollout_"
 INIT_STD = 0.02  # of the linear layers of timm's ViTs
 
 
@@ -139,7 +140,8 @@ class Dcal(AttentionModel):
 
     Maps: `rollout` (SA, all blocks) and, where there is GLCA, `glca` (its class token, rolled out) are the default, as
     distributions over the tokens, whose share of the class token itself is left out. By name: `cls_head_<n>`, the
-    attention of the class token in the last SA block, and with GLCA `local_patches`, 1 where a patch was picked.
+    attention of the class token in the last SA block, `rollout_<n>`, the rollout of the first n SA blocks, and with
+    GLCA `local_patches`, 1 where a patch was picked.
     Saliency is the mean of the default maps, as the prediction is the mean of their branches.
 
     Losses: the SA branch's own cross-entropy is the term `cross_entropy`, those of the others `cross_entropy_<branch>`,
@@ -237,7 +239,7 @@ class Dcal(AttentionModel):
 
     def _n_attended(self, wanted: frozenset[str]) -> int:
         """How many blocks, from the first, must give their attention matrices; only these leave the fused kernels."""
-        if wanted & {"rollout", "glca"}:
+        if wanted & {"rollout", "glca"} or any(name.startswith(ROLLOUT) for name in wanted):
             return len(self.backbone.blocks) - 1
         return self.first_glca if self._picks(wanted) else 0
 
@@ -280,6 +282,7 @@ class Dcal(AttentionModel):
             ValueError: one is unknown.
         """
         known = [*self.map_names, *(f"{CLS_HEAD}{head + 1}" for head in range(self.n_heads))]
+        known += [f"{ROLLOUT}{n_blocks + 1}" for n_blocks in range(len(self.backbone.blocks))]
         if self.glca is not None:
             known.append(LOCAL_PATCHES)
         if unknown := [name for name in wanted if name not in known]:
@@ -289,10 +292,12 @@ class Dcal(AttentionModel):
     def _row(self, name: str, streams: Streams) -> Tensor:
         """The map of this name over all tokens, (B, T)."""
         assert streams.cls_attention is not None
-        if name == "rollout":
+        if name in ("rollout", f"{ROLLOUT}{len(self.backbone.blocks)}"):
             return _class_token_rollout([streams.cls_attention.mean(dim=1)], streams.attentions)
         if name == "glca":
             return _class_token_rollout(streams.cls_queries, streams.attentions)
+        if name.startswith(ROLLOUT):
+            return attention_rollout(streams.attentions[: int(name.removeprefix(ROLLOUT))])
         if name == LOCAL_PATCHES:
             assert streams.picked is not None
             return torch.zeros_like(streams.cls_attention[:, 0]).scatter(1, streams.picked, 1.0)

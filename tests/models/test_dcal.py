@@ -10,6 +10,7 @@ from attnsearch.config.models import DcalSettings
 from attnsearch.errors import ConfigError, TrialError
 from attnsearch.models.dcal import UncertaintyWeights, attention_rollout, build, pairwise_attention
 from attnsearch.models.dcal_attention import draw_partners, finish, mean_attention, pick_patches, project
+from attnsearch.models.dcal_vit import embed
 
 N_CLASSES = 5
 VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")
@@ -377,3 +378,14 @@ def test_steps_through_a_block_are_the_forward_pass_of_timm(fill):
     tokens = torch.sin(torch.arange(2 * 5 * 12.0)).view(2, 5, 12)
     mixed = F.scaled_dot_product_attention(*project(block, tokens))
     torch.testing.assert_close(finish(block, tokens, mixed), block(tokens))
+
+
+def test_rollout_of_the_first_blocks_by_name(make, make_batch):
+    """Of all blocks it is the rollout; of the first one it is half of the class token's attention there."""
+    model, batch = make(variant="sa_only"), make_batch()
+    maps = model(batch, maps=("rollout", "rollout_3", "rollout_1")).maps
+    assert torch.equal(maps[:, 0], maps[:, 1])
+    images = batch.images * model.pixel_scale + model.pixel_shift
+    tokens, _ = embed(model.backbone, images)
+    query, key, _ = project(model.backbone.blocks[0], tokens)
+    torch.testing.assert_close(maps[:, 2].flatten(1), mean_attention(query, key)[:, 0, 0, 1:] / 2)
