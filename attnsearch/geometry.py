@@ -1,7 +1,8 @@
 """Where things are: map cell, model input and original picture, in one place and by one set of formulas.
 
 A picture passes three frames. *Original* pixels, after EXIF rotation. The *resized* square of `resized_px` pixels, by
-one of two rules: `squash` scales both sides on their own, `crop` scales the centre square of the shorter side. The
+one of three rules: `squash` scales both sides on their own, `crop` scales the centre square of the shorter side, and
+`pad` scales the square of the longer side whose top left corner is the picture's; beyond the picture is padding. The
 *model input*, a square of `image_size_px` pixels cut out of the middle of the resized one. A map of h × w cells covers
 the model input evenly.
 
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-ResizeRule = Literal["squash", "crop"]
+ResizeRule = Literal["squash", "crop", "pad"]
 Floats = NDArray[np.float64]
 
 
@@ -37,14 +38,25 @@ def source_box(size_hw: ArrayLike, resize: ResizeRule) -> Floats:
         size_hw: (..., 2) original height and width in pixels.
 
     Returns:
-        (..., 4) box in original pixels: the whole picture for `squash`, its centre square for `crop`.
+        (..., 4) box in original pixels: the whole picture for `squash`, its centre square for `crop`, and for `pad` the
+        square of the longer side, which reaches beyond the picture to the right or below.
     """
     size = np.asarray(size_hw, dtype=np.float64)
     if size.shape[-1] != 2 or not np.all(size > 0):
         raise ValueError(f"size_hw must hold positive heights and widths (..., 2), got {size_hw!r}")
+    if resize == "pad":
+        side = size.max(axis=-1, keepdims=True)
+        return np.concatenate([np.zeros_like(size), side, side], axis=-1)
     side_hw = np.minimum(size, size.min(axis=-1, keepdims=True)) if resize == "crop" else size
     top_left = (size - side_hw) / 2
     return np.concatenate([top_left[..., ::-1], (top_left + side_hw)[..., ::-1]], axis=-1)
+
+
+def padded_hw(size_hw: ArrayLike, side_px: int) -> NDArray[np.int64]:
+    """Height and width, in pixels, of the picture within a square of `side_px` under `pad`: (..., 2), at least 1."""
+    size = np.asarray(size_hw, dtype=np.float64)
+    whole: NDArray[np.int64] = np.rint(size / size.max(axis=-1, keepdims=True) * side_px).astype(np.int64)
+    return np.maximum(1, whole)
 
 
 def crop_box(size_hw: ArrayLike, *, image_size_px: int, crop_ratio: float, resize: ResizeRule) -> Floats:

@@ -15,6 +15,30 @@ from attnsearch.config.base import Settings
 MAX_SYNTHETIC_CLASSES = {1: 625, 2: 125, 3: 25, 4: 5}
 
 
+class MultiScale(Settings):
+    """Training at many scales with the aspect ratio kept, as DETR and INTR do."""
+
+    shorter_px: tuple[int, ...] = Field(
+        tuple(range(480, 801, 32)), min_length=1, description="sides in pixels, of which the shorter one gets one"
+    )
+    longest_px: int = Field(1333, ge=16, description="largest length of the longer side in pixels")
+    crop_probability: float = Field(0.5, ge=0.0, le=1.0, description="probability of a crop before")
+    crop_from_px: tuple[int, ...] = Field(
+        (400, 500, 600), min_length=1, description="the shorter side gets one of these before a crop"
+    )
+    crop_px: tuple[int, int] = Field((384, 600), description="smallest and largest side of a crop in pixels")
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Self:
+        low, high = self.crop_px
+        if not 1 <= low <= min(high, *self.crop_from_px) or min(self.shorter_px) < 16:
+            raise ValueError(
+                f"crop_px must rise and begin within crop_from_px, and shorter_px be at least 16, got crop_px "
+                f"{[low, high]}, crop_from_px {list(self.crop_from_px)}, shorter_px {list(self.shorter_px)}"
+            )
+        return self
+
+
 class DataSettings(Settings):
     """What every data set is asked: how pictures reach the model, and how validation is held out."""
 
@@ -24,7 +48,19 @@ class DataSettings(Settings):
     )
     resize: geometry.ResizeRule = Field(
         "squash",
-        description="squash: to a square whatever the aspect ratio; crop: the centre square of the shorter side",
+        description="squash: to a square whatever the aspect ratio; crop: the centre square of the shorter side; pad: "
+        "whole, on a square of the longer side, which needs crop_ratio 1",
+    )
+    crop_scale: tuple[float, float] | None = Field(
+        None,
+        description="a, b: training crops show a share in [a, b] of the resized picture, with an aspect of 3/4 to 4/3, "
+        "instead of S of its pixels; fine detail needs a larger cache_px",
+    )
+    rand_augment: int | None = Field(
+        None, ge=1, le=10, description="strength, of 10, of RandAugment's two random operations per training picture"
+    )
+    multi_scale: MultiScale | None = Field(
+        None, description="scales of training pictures, padded to the largest of a batch; only with resize: pad"
     )
     flip: float = Field(0.5, ge=0.0, le=1.0, description="probability that a training picture is mirrored")
     brightness: float = Field(
@@ -43,6 +79,18 @@ class DataSettings(Settings):
         le=8192,
         description="side in pixels of the cached pictures; null means int(S / crop_ratio), a search sets its largest",
     )
+
+    @model_validator(mode="after")
+    def _views_go_together(self) -> Self:
+        if self.resize == "pad" and self.crop_ratio != 1:
+            raise ValueError(f"resize pad shows whole pictures, so crop_ratio must be 1, got {self.crop_ratio:g}")
+        if self.multi_scale is not None and (self.resize != "pad" or self.crop_scale is not None):
+            raise ValueError("multi_scale needs resize: pad and no crop_scale; it has crops of its own")
+        if self.resize == "pad" and self.crop_scale is not None:
+            raise ValueError("crop_scale would show padding; set resize: squash or crop")
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale must be two rising shares in (0, 1], got {list(self.crop_scale)}")
+        return self
 
     @model_validator(mode="after")
     def _cache_holds_the_pictures(self) -> Self:
@@ -117,10 +165,49 @@ class FolderData(RootedData):
     )
 
 
-class CubData(RootedData):
+class PublishedData(RootedData):
+    """A published data set as it is downloaded."""
+
+    check_sizes: bool = Field(
+        True, description="whether other numbers of classes and images than the published ones are an error"
+    )
+
+
+class CubData(PublishedData):
     """Caltech-UCSD Birds 200-2011 as it is published: lists, boxes, part points."""
 
     name: Literal["cub"] = Field("cub", description="the CUB_200_2011 folder as it is downloaded")
 
 
-DataConfig = Annotated[SyntheticData | FolderData | CubData, Field(discriminator="name")]
+class TorchvisionData(PublishedData):
+    """A data set that torchvision reads; the root holds the folder that torchvision expects."""
+
+
+class AircraftData(TorchvisionData):
+    """FGVC-Aircraft, 100 variants; its training and validation lists together are train."""
+
+    name: Literal["aircraft"] = Field("aircraft", description="a folder that holds fgvc-aircraft-2013b")
+
+
+class CarsData(TorchvisionData):
+    """Stanford Cars, 196 models."""
+
+    name: Literal["cars"] = Field("cars", description="a folder that holds stanford_cars")
+
+
+class PetsData(TorchvisionData):
+    """Oxford-IIIT Pets, 37 breeds."""
+
+    name: Literal["pets"] = Field("pets", description="a folder that holds oxford-iiit-pet")
+
+
+class FlowersData(TorchvisionData):
+    """Flowers-102 with its own validation list."""
+
+    name: Literal["flowers"] = Field("flowers", description="a folder that holds flowers-102")
+
+
+DataConfig = Annotated[
+    SyntheticData | FolderData | CubData | AircraftData | CarsData | PetsData | FlowersData,
+    Field(discriminator="name"),
+]

@@ -9,14 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2 import RandAugment
 
 from attnsearch import geometry
 from attnsearch.config.datasets import DataSettings
+from attnsearch.data.windows import Windows, random_windows
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # as torchvision's rgb_to_grayscale
 _N_DRAWS = 5
+_FILL = tuple(round(255 * value) for value in IMAGENET_MEAN)  # where RandAugment moves a picture away
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,8 @@ class Views:
         x, y: int64 left and top edge of the crop in *resized* pixels.
         is_mirrored: bool.
         brightness, saturation: float32 factors, 1 leaves the image as it is.
+        seeds: int64, of operations that draw for themselves.
+        windows: what is shown instead of the crop at x, y.
     """
 
     x: NDArray[np.int64]
@@ -34,21 +39,36 @@ class Views:
     is_mirrored: NDArray[np.bool_]
     brightness: NDArray[np.float32]
     saturation: NDArray[np.float32]
+    seeds: NDArray[np.int64]
+    windows: Windows | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Views:
         """The views of some images."""
-        return Views(self.x[rows], self.y[rows], self.is_mirrored[rows], self.brightness[rows], self.saturation[rows])
+        return Views(
+            self.x[rows],
+            self.y[rows],
+            self.is_mirrored[rows],
+            self.brightness[rows],
+            self.saturation[rows],
+            self.seeds[rows],
+            None if self.windows is None else self.windows.take(rows),
+        )
 
 
 def centre_views(n_images: int, cfg: DataSettings) -> Views:
     """The centre crop, unchanged, of every image."""
     offset = np.full(n_images, geometry.centre_offset_px(cfg.resized_px, cfg.image_size_px))
     one = np.ones(n_images, dtype=np.float32)
-    return Views(offset, offset, np.zeros(n_images, dtype=bool), one, one)
+    return Views(offset, offset, np.zeros(n_images, dtype=bool), one, one, np.zeros(n_images, dtype=np.int64))
 
 
-def random_views(n_images: int, cfg: DataSettings, *, seed: int, epoch: int) -> Views:
-    """Random crop, flip, brightness and saturation; an image's draw depends on seed, epoch and its row alone."""
+def random_views(sizes_hw: NDArray[np.int64], cfg: DataSettings, *, seed: int, epoch: int) -> Views:
+    """Random crop or window, flip, brightness, saturation; an image's draw depends on seed, epoch and its row alone.
+
+    Args:
+        sizes_hw: (N, 2) original heights and widths.
+    """
+    n_images = len(sizes_hw)
     draws = np.random.default_rng((seed, epoch, 1)).random((n_images, _N_DRAWS))
     room = cfg.resized_px - cfg.image_size_px + 1
     x, y = (draws[:, :2] * room).astype(np.int64).T
@@ -58,6 +78,8 @@ def random_views(n_images: int, cfg: DataSettings, *, seed: int, epoch: int) -> 
         draws[:, 2] < cfg.flip,
         (1 + cfg.brightness * (2 * draws[:, 3] - 1)).astype(np.float32),
         (1 + cfg.saturation * (2 * draws[:, 4] - 1)).astype(np.float32),
+        np.random.default_rng((seed, epoch, 3)).integers(2**62, size=n_images),
+        random_windows(sizes_hw, cfg, seed=seed, epoch=epoch),
     )
 
 
@@ -83,32 +105,72 @@ def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, side_p
 
 
 def resample(images: Tensor, views: Views, cfg: DataSettings) -> Tensor:
-    """Crops and flips by bilinear interpolation, where the cache is larger than the resized picture.
+    """Crops and flips by bilinear interpolation, where a view is not a copy of cached pixels.
 
     Args:
         images: (B, C, R, R) float, whole cached pictures.
 
     Returns:
-        (B, C, S, S) float; each output pixel is the mean over its footprint, so that shrinking does not alias.
+        (B, C, S, S) float, or (B, C, H, W) for windows of several sizes, H and W being the largest and what lies beyond
+        a window 0; each output pixel is the mean over its footprint, so that shrinking does not alias.
     """
-    side = cfg.image_size_px
-    n_taps = max(1, int(images.shape[-1] / cfg.resized_px))
-    n_samples = side * n_taps
-    steps = (torch.arange(n_samples, device=images.device, dtype=torch.float32) + 0.5) / n_taps
+    windows = views.windows or _windows_of_crops(views, cfg)
+    boxes = torch.as_tensor(windows.boxes, device=images.device, dtype=torch.float32)  # (B, 4)
+    sizes = torch.as_tensor(windows.sizes_hw, device=images.device, dtype=torch.float32)  # (B, 2)
+    height, width = (int(side) for side in windows.sizes_hw.max(axis=0))
+    shares = np.stack([windows.boxes[:, 3] - windows.boxes[:, 1], windows.boxes[:, 2] - windows.boxes[:, 0]], axis=1)
+    n_taps = max(1, int((shares * images.shape[-1] / windows.sizes_hw).max() + 1e-6))
 
-    def places(start: NDArray[np.int64]) -> Tensor:
-        resized = torch.as_tensor(start, device=images.device, dtype=torch.float32)[:, None] + steps
-        return resized * (2 / cfg.resized_px) - 1  # (B, n_samples), -1 and 1 are the picture's edges
+    def places(n_px: int, size: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+        steps = (torch.arange(n_px * n_taps, device=images.device) + 0.5) / n_taps  # in output pixels
+        share = start[:, None] + steps / size[:, None] * (stop - start)[:, None]
+        return 2 * share - 1  # (B, n_px * n_taps), -1 and 1 are the picture's edges
 
-    is_mirrored = torch.as_tensor(views.is_mirrored, device=images.device)[:, None]
-    x = places(views.x)
-    x = torch.where(is_mirrored, x.flip(1), x)
-    y = places(views.y)
+    is_mirrored = torch.as_tensor(views.is_mirrored, device=images.device)
+    left, top, right, bottom = boxes.unbind(dim=1)
+    x = places(width, sizes[:, 1], torch.where(is_mirrored, right, left), torch.where(is_mirrored, left, right))
+    y = places(height, sizes[:, 0], top, bottom)
     grid = torch.stack(
-        [x[:, None, :].expand(-1, n_samples, -1), y[:, :, None].expand(-1, -1, n_samples)], dim=-1
-    )  # (B, n_samples, n_samples, 2)
+        [x[:, None, :].expand(-1, y.shape[1], -1), y[:, :, None].expand(-1, -1, x.shape[1])], dim=-1
+    )  # (B, H * n_taps, W * n_taps, 2)
     fine = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return functional.avg_pool2d(fine, n_taps) if n_taps > 1 else fine
+    shown = functional.avg_pool2d(fine, n_taps) if n_taps > 1 else fine
+    beyond = padding_mask(windows.sizes_hw, (height, width), device=images.device)
+    return shown if beyond is None else shown.masked_fill_(beyond[:, None], 0.0)
+
+
+def _windows_of_crops(views: Views, cfg: DataSettings) -> Windows:
+    left_top = np.stack([views.x, views.y], axis=1) / cfg.resized_px
+    side = np.full((len(views.x), 2), cfg.image_size_px, dtype=np.int64)
+    return Windows(np.concatenate([left_top, left_top + cfg.image_size_px / cfg.resized_px], axis=1), side)
+
+
+def padding_mask(
+    sizes_hw: NDArray[np.int64], canvas_hw: tuple[int, int], *, device: torch.device | str
+) -> Tensor | None:
+    """(B, H, W) bool, True beyond each picture of `sizes_hw` (B, 2) pixels at the top left; None if all are full."""
+    if (sizes_hw == canvas_hw).all():
+        return None
+    sizes = torch.as_tensor(sizes_hw, device=device)
+    rows, columns = (torch.arange(side, device=device) for side in canvas_hw)
+    is_below = rows[None, :] >= sizes[:, :1]  # (B, H)
+    is_right = columns[None, :] >= sizes[:, 1:]  # (B, W)
+    return is_below[:, :, None] | is_right[:, None, :]
+
+
+def rand_augment(images: Tensor, views: Views, strength: int) -> Tensor:
+    """Two random operations on each image (B, 3, S, S) of [0, 1], drawn from the image's own seed.
+
+    Source: torchvision `RandAugment` with a scale of 10. The Loupe uses timm's `rand-m9-mstd0.5`. Difference: every
+        operation is applied, at one strength, and there is neither inversion nor additive solarising.
+    """
+    operate = RandAugment(num_ops=2, magnitude=strength, num_magnitude_bins=11, fill=list(_FILL))
+    bytes_ = images.mul(255).round_().to(torch.uint8)
+    with torch.random.fork_rng(devices=[]):
+        for index, seed in enumerate(views.seeds):
+            torch.manual_seed(int(seed))
+            bytes_[index] = operate(bytes_[index])
+    return bytes_.to(torch.float32).div_(255)
 
 
 def jitter(images: Tensor, views: Views) -> Tensor:

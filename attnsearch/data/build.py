@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnsearch.config.datasets import CubData, DataConfig, FolderData, SyntheticData
+from attnsearch.config.datasets import CubData, DataConfig, FolderData, SyntheticData, TorchvisionData
 from attnsearch.data import cub, folder, synthetic
 from attnsearch.data.listing import Listing, build_from_listing
 from attnsearch.data.table import DataTables
@@ -22,6 +22,10 @@ def list_images(cfg: DataConfig, *, progress: bool = False) -> Listing:
             return folder.list_images(cfg)
         case CubData():
             return cub.list_images(cfg)
+        case TorchvisionData():
+            from attnsearch.data import torchvision_sets  # imports torch
+
+            return torchvision_sets.list_images(cfg)
 
 
 def build_tables(cfg: DataConfig, *, progress: bool = False) -> DataTables:

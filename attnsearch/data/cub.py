@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from attnsearch.config.datasets import CubData
 from attnsearch.data.folder import near_name
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems, missing_files, size_problems
 from attnsearch.errors import DataError
 from attnsearch.types import Split
 
+N_CLASSES = 200
+N_IMAGES: dict[Split, int] = {"train": 5994, "test": 5794}
 _REQUIRED = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
 
@@ -51,11 +53,12 @@ def list_images(cfg: CubData) -> Listing:
     masks = root / "segmentations" if (root / "segmentations").is_dir() else None
     numbers = sorted(lists.files, key=lambda number: (lists.class_of[number], lists.files[number]))
     images = [_listed(root, lists, number, masks) for number in numbers]
+    wrong = size_problems(root, images, n_classes=N_CLASSES, sizes=N_IMAGES) if cfg.check_sizes else []
     return Listing(
         root=root,
         class_names=class_names,
         images=tuple(images),
-        problems=(*_class_problems(root, images), *_missing_files(images)),
+        problems=(*wrong, *_class_problems(root, images), *missing_files(images)),
         point_names=lists.point_names,
     )
 
@@ -149,13 +152,3 @@ def _class_problems(root: Path, images: list[ListedImage]) -> list[DataProblem]:
     splits: set[Split] = {"train", *(image.split for image in images)}
     classes = {split: sorted({i.class_name for i in images if i.split == split}) for split in splits}
     return class_problems(root, classes)
-
-
-def _missing_files(images: list[ListedImage]) -> list[DataProblem]:
-    paths = [path for image in images for path in (image.path, image.mask_path) if path is not None]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if not missing:
-        return []
-    shown = "\n  ".join(missing[:20])
-    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:\n  {shown}"
-    return [DataProblem("unreadable", missing[0], message)]

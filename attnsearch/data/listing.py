@@ -76,6 +76,36 @@ def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[D
     return problems
 
 
+def size_problems(
+    root: Path, images: Sequence[ListedImage], *, n_classes: int, sizes: Mapping[Split, int]
+) -> list[DataProblem]:
+    """Where numbers of classes and images differ from those of the published data set."""
+    found_classes = len({image.class_name for image in images})
+    found = {split: sum(image.split == split for image in images) for split in sizes}
+    if found_classes == n_classes and found == dict(sizes):
+        return []
+
+    def say(classes: int, counts: Mapping[Split, int]) -> str:
+        return f"{classes} classes and {', '.join(f'{count} {split}' for split, count in counts.items())} images"
+
+    message = (
+        f"{root} has {say(found_classes, found)}, the published data set has {say(n_classes, sizes)}; unpack it again, "
+        "or write data.check_sizes=false to use a part of it"
+    )
+    return [DataProblem("layout", str(root), message)]
+
+
+def missing_files(images: Sequence[ListedImage]) -> list[DataProblem]:
+    """Files that the lists of a data set name and that do not exist."""
+    paths = [path for image in images for path in (image.path, image.mask_path) if path is not None]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if not missing:
+        return []
+    shown = "\n  ".join(missing[:20])
+    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:\n  {shown}"
+    return [DataProblem("unreadable", missing[0], message)]
+
+
 def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
     """The tables of a listing; without a val split a share of train is held out.
 

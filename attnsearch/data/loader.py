@@ -18,6 +18,8 @@ from attnsearch.data.augment import (
     cut,
     jitter,
     normalise,
+    padding_mask,
+    rand_augment,
     random_views,
     resample,
     shuffled_rows,
@@ -31,7 +33,10 @@ from attnsearch.errors import DataError
 from attnsearch.types import Batch, Split
 
 #: Settings that each trial may have of its own on one open data set.
-_PER_TRIAL = {"image_size_px", "crop_ratio", "flip", "brightness", "saturation", "cache_px"}
+_PER_TRIAL = {
+    *("image_size_px", "crop_ratio", "cache_px", "crop_scale", "multi_scale"),
+    *("flip", "brightness", "saturation", "rand_augment"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +81,14 @@ class BatchLoader:
         cfg: may differ from the source's in what one cache can serve (size, crop ratio, augmentation).
         with_masks: adds `part_masks` (B, S, S), through the same crop as the images.
 
+    Batches of `resize: pad` carry their padding, in which images are 0, the mean colour; in training, those of
+    `multi_scale` are as large as their largest picture.
+
     Attributes:
         n_images: images that one epoch yields.
 
     Raises:
-        DataError: no such split, one training image only, or no masks.
+        DataError: no such split, one training image only, no masks, or masks that cannot follow the augmentation.
         ValueError: the source's cache cannot serve these settings.
     """
 
@@ -106,8 +114,11 @@ class BatchLoader:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
         if with_masks and self._table.mask_paths is None:
             raise DataError(f"{source.tables.root} has no part masks for {split}; leave them out or add a masks folder")
+        if with_masks and training and cfg.rand_augment is not None:
+            raise DataError("part masks cannot follow data.rand_augment, which moves pictures; set it to null")
         self._cache, self._cfg, self._seed = source.cache, cfg, seed
         self._cache_rows = source.cache.rows(self._table)
+        self._sizes_hw = source.cache.sizes_hw[self._cache_rows]
         self._device = torch.device(device)
         self._batch_size, self._is_training, self._with_masks = batch_size, training, with_masks
         drops_last = training and batch_size > 1 and len(self._table) % batch_size == 1
@@ -128,7 +139,7 @@ class BatchLoader:
         n_rows = len(self._table)
         if self._is_training:
             order = shuffled_rows(n_rows, seed=self._seed, epoch=epoch)
-            views = random_views(n_rows, self._cfg, seed=self._seed, epoch=epoch)
+            views = random_views(self._sizes_hw, self._cfg, seed=self._seed, epoch=epoch)
         else:
             order, views = np.arange(n_rows), centre_views(n_rows, self._cfg)
         starts = range(0, self.n_images, self._batch_size)
@@ -136,14 +147,13 @@ class BatchLoader:
         for raw in prefetched(lambda rows: self._read(rows, views.take(rows)), chunks):
             yield self._finish(raw)
 
-    @property
-    def _is_exact(self) -> bool:
-        return self._cache.side_px == self._cfg.resized_px
+    def _is_exact(self, views: Views) -> bool:
+        return views.windows is None and self._cache.side_px == self._cfg.resized_px
 
     def _read(self, rows: NDArray[np.int64], views: Views) -> _Raw:
         """The part done ahead, on the prefetch thread: bytes from disk to memory."""
         cache_rows = self._cache_rows[rows]
-        if self._is_exact:
+        if self._is_exact(views):
             pixels = cut(self._cache.pixels, cache_rows, views, self._cfg.image_size_px)
         else:
             pixels = self._cache.pixels[cache_rows]
@@ -154,7 +164,7 @@ class BatchLoader:
         assert self._table.mask_paths is not None
         side_px, resize = self._cache.side_px, self._cfg.resize
         masks = np.stack([decode_mask(self._table.mask_paths[row], side_px=side_px, resize=resize) for row in rows])
-        return cut(masks, np.arange(len(rows)), views, self._cfg.image_size_px) if self._is_exact else masks
+        return cut(masks, np.arange(len(rows)), views, self._cfg.image_size_px) if self._is_exact(views) else masks
 
     def _pinned(self, array: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -164,23 +174,40 @@ class BatchLoader:
         images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, S, S)
         if self._is_training:
             images = jitter(images, raw.views)
+            if self._cfg.rand_augment is not None:
+                images = rand_augment(images, raw.views, self._cfg.rand_augment)
+        padding = self._padding(raw, images)
+        images = normalise(images)
+        if padding is not None:
+            images.masked_fill_(padding[:, None], 0.0)
         masks = None
         if raw.masks is not None:
             masks = self._to_device(raw.masks[:, None], raw.views)[:, 0] >= 0.5  # (B, S, S)
         labels = torch.from_numpy(self._table.labels[raw.rows])
         return Batch(
-            images=normalise(images),
+            images=images,
             labels=labels.to(self._device, non_blocking=True),
             image_ids=tuple(self._table.image_ids[row] for row in raw.rows),
             rows=torch.from_numpy(raw.rows),
+            padding=padding,
             part_masks=masks,
         )
+
+    def _padding(self, raw: _Raw, images: Tensor) -> Tensor | None:
+        if self._cfg.resize != "pad":
+            return None
+        height, width = images.shape[2:]
+        if raw.views.windows is not None:
+            sizes_hw = raw.views.windows.sizes_hw
+        else:
+            sizes_hw = geometry.padded_hw(self._sizes_hw[raw.rows], self._cfg.image_size_px)
+        return padding_mask(sizes_hw, (height, width), device=images.device)
 
     def _to_device(self, pixels: Tensor, views: Views) -> Tensor:
         """(B, C, ·, ·) bytes -> (B, C, S, S) contiguous float32 in [0, 1], cropped."""
         images = pixels.to(self._device, non_blocking=True)
         images = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        return images if self._is_exact else resample(images, views, self._cfg)
+        return images if self._is_exact(views) else resample(images, views, self._cfg)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ def organize_cub(source: Path, target: Path, *, link: bool = False, progress: bo
         DataError: the source is not whole, or the target is not empty.
         StoreError: the disk is full, cannot be written, or cannot be linked across.
     """
-    listing = list_images(CubData(root=str(source)))
+    listing = list_images(CubData(root=str(source), check_sizes=False))
     if listing.problems:
         raise DataError("\n".join(problem.message for problem in listing.problems))
     with new_folder(target) as folder:

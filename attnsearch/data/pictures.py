@@ -84,12 +84,17 @@ def _square(image: Image.Image, side_px: int, resize: geometry.ResizeRule) -> tu
     # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice the target is kept so that the resize still filters.
     image.draft(None, (2 * side_px, 2 * side_px))
     turn = image.getexif().get(_ORIENTATION, 1)
-    left, top, right, bottom = geometry.source_box(image.size[::-1], resize)
-    target = (side_px, side_px)
-    box = (float(left), float(top), float(right), float(bottom))
-    square = _to_rgb(image).resize(target, Image.Resampling.BILINEAR, box=box)
-    if turn in _UPRIGHT_BY:  # after the resize, where it is cheap; both rules treat the two axes alike
+    if resize == "pad":
+        target_h, target_w = geometry.padded_hw((height, width), side_px).tolist()
+        box = (0.0, 0.0, float(image.width), float(image.height))
+    else:
+        target_h = target_w = side_px
+        box = tuple(geometry.source_box(image.size[::-1], resize).tolist())
+    square = _to_rgb(image).resize((target_w, target_h), Image.Resampling.BILINEAR, box=box)
+    if turn in _UPRIGHT_BY:  # after the resize, where it is cheap; all rules treat the two axes alike
         square = square.transpose(_UPRIGHT_BY[turn])
+    if resize == "pad":
+        square = square.crop((0, 0, side_px, side_px))  # black beyond the picture
     return np.asarray(square, dtype=np.uint8), ((width, height) if turn in (5, 6, 7, 8) else (height, width))
 
 

@@ -55,25 +55,26 @@ def overlay(picture: Image.Image, saliency: NDArray[np.float32], box: NDArray[np
 
     Args:
         saliency: (h, w); scaled to [0, 1] over its own range. A constant or undefined one shows nothing.
-        box: left, top, right, bottom of the model's view in pixels of `picture`.
+        box: left, top, right, bottom of the model's view in pixels of `picture`; it may reach beyond it.
     """
     shade = np.full((picture.height, picture.width, 1), _UNSEEN)
     strength = np.zeros((picture.height, picture.width))
-    left, top, right, bottom = _whole_pixels(box, picture)
-    shade[top:bottom, left:right] = 1.0
+    left, top, right, bottom = _whole_pixels(box)
+    rows, columns = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+    shade[rows, columns] = 1.0
     view = _upscale(_scaled(saliency), width=right - left, height=bottom - top)
-    strength[top:bottom, left:right] = view
+    height, width = strength[rows, columns].shape
+    strength[rows, columns] = view[max(-top, 0) :, max(-left, 0) :][:height, :width]
     opacity = _STRONGEST * strength[..., None]
     colours = matplotlib.colormaps[_COLOURS](strength)[..., :3] * 255
     mixed = np.asarray(picture, dtype=np.float64) * shade * (1 - opacity) + colours * opacity
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def _whole_pixels(box: NDArray[np.float64], picture: Image.Image) -> tuple[int, int, int, int]:
-    """The box in whole pixels within the picture, at least one pixel wide and high."""
+def _whole_pixels(box: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    """The box in whole pixels, at least one pixel wide and high."""
     left, top, right, bottom = (round(float(edge)) for edge in box)
-    left, top = min(max(left, 0), picture.width - 1), min(max(top, 0), picture.height - 1)
-    return left, top, max(left + 1, min(right, picture.width)), max(top + 1, min(bottom, picture.height))
+    return left, top, max(left + 1, right), max(top + 1, bottom)
 
 
 def _scaled(saliency: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ def cub(tmp_path: Path) -> Path:
 
 
 def tables(root: Path) -> DataTables:
-    cfg = CubData(root=str(root))
+    cfg = CubData(root=str(root), check_sizes=False)
     return build_from_listing(list_images(cfg), cfg)
 
 
@@ -132,3 +132,9 @@ def test_a_missing_root_suggests_a_near_name(cub: Path) -> None:
 def test_a_root_without_lists_is_refused(make_tree: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=r"no images\.txt"):
         tables(make_tree({"a": 1}))
+
+
+def test_a_part_of_cub_is_told_from_the_whole(cub: Path) -> None:
+    cfg = CubData(root=str(cub))
+    with pytest.raises(DataError, match=r"2 classes and 6 train, 2 test images, .* 200 classes and 5994 train, 5794 test"):
+        build_from_listing(list_images(cfg), cfg)
