@@ -74,6 +74,13 @@ class Archives:
                     found[split] = candidate
         return found
 
+    def numbers(self, layout: StudyLayout) -> list[int]:
+        """The trials that have an archive, ascending."""
+        folder = layout.trial(0).directory.parent
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        numbers = sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+        return [number for number in numbers if self.of_trial(layout, number)]
+
     def open(self, layout: StudyLayout, number: int, split: str) -> OpenArchive:
         """The archive of one split.
 

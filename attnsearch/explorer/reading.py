@@ -6,13 +6,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnsearch.errors import AttnSearchError, ConfigError
-from attnsearch.explorer.library import Library
+from attnsearch.explorer.library import Library, studies_of
 from attnsearch.explorer.maps import Archives, OpenArchive
 from attnsearch.explorer.memo import Memo
 from attnsearch.explorer.pictures import Pictures
 from attnsearch.explorer.places import Places
 from attnsearch.explorer.scores import Scores
 from attnsearch.store.layout import StudyLayout
+
+MAX_DIGITS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """One trial's archive of one split."""
+
+    layout: StudyLayout
+    number: int
+    opened: OpenArchive
 
 
 @dataclass
@@ -59,8 +70,45 @@ class Reading:
         Raises:
             ConfigError: the archive has no such image.
         """
-        ids = opened.archive.image_ids
-        rows = self._rows.get(id(opened), opened, lambda: {one: row for row, one in enumerate(ids)})
+        rows = self._row_in(opened)
         if image_id not in rows:
             raise ConfigError(f"its maps have no image {image_id!r}")
         return rows[image_id]
+
+    def _row_in(self, opened: OpenArchive) -> dict[str, int]:
+        ids = opened.archive.image_ids
+        return self._rows.get(id(opened), opened, lambda: {one: row for row, one in enumerate(ids)})
+
+    def named(self, experiment: str, study: str, number: str, split: str) -> Named:
+        """The archive of a trial by the words of a URL.
+
+        Raises:
+            ConfigError, StoreError: there is none, or it cannot be read.
+        """
+        if not (number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS):
+            raise ConfigError(f"a trial is named STUDY:NUMBER, got {f'{study}:{number}'!r}")
+        layout = self.library.find(experiment, study)
+        return Named(layout, int(number), self.archives.open(layout, int(number), split))
+
+    def image_and_neighbours(self, first: Named | None, image_id: str) -> tuple[str, dict[str, str | None]]:
+        """The image that is asked for, or the first one, and those before and after it in the order of one archive."""
+        ids = () if first is None else first.opened.archive.image_ids
+        image_id = image_id or (ids[0] if ids else "")
+        at = self._row_in(first.opened).get(image_id) if first is not None else None
+        before = ids[at - 1] if at else None
+        after = ids[at + 1] if at is not None and at + 1 < len(ids) else None
+        return image_id, {"previous": before, "next": after}
+
+    def comparable(self, experiment: str) -> list[dict[str, str]]:
+        """All trials of an experiment that have maps, as choices.
+
+        Raises:
+            ConfigError: no such experiment.
+        """
+        if experiment not in self.library.experiments:
+            raise ConfigError(f"no experiment {experiment!r}")
+        return [
+            {"t": f"{layout.study}:{number}", "label": f"{layout.study} {number}"}
+            for layout in studies_of(self.library.experiments[experiment])
+            for number in self.archives.numbers(layout)
+        ]

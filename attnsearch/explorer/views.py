@@ -24,7 +24,7 @@ from attnsearch.explorer.payloads import (
     trial_values,
 )
 from attnsearch.explorer.pictures import SIZES_PX, Rendered
-from attnsearch.explorer.reading import Reading
+from attnsearch.explorer.reading import Named, Reading
 from attnsearch.store.layout import StudyLayout
 
 PREFIX = "/attention"
@@ -169,7 +169,7 @@ def grid_json(experiment: str, study: str, number: int) -> Response:
     ]
     about = {"total": len(opened.archive.image_ids), "matching": len(rows), "page": page, "pages": n_pages}
     can_place = any(hit is not None for hit in hits)
-    return _json({**about, "map": key, "can_place": can_place, "fault": opened.fault, "images": images})
+    return _json({**about, "split": split, "map": key, "can_place": can_place, "images": images})
 
 
 def _map_key(opened: OpenArchive) -> str | None:
@@ -224,32 +224,38 @@ def image_json(experiment: str, study: str, number: int, row: int) -> Response:
 @pages.get("/compare/<experiment>")
 def compare(experiment: str) -> str:
     """The same image under several trials; the script asks for the rest."""
-    if experiment not in _reading().library.experiments:
-        raise ConfigError(f"no experiment {experiment!r}")
-    return render_template("compare.html", experiment=experiment)
+    return render_template("compare.html", experiment=experiment, choices=_reading().comparable(experiment))
 
 
 @pages.get("/api/compare/<experiment>")
 def compare_json(experiment: str) -> Response:
     """One map of one image from several trials, `t=STUDY:NUMBER` each; trials that lack it say why."""
-    wanted = [word.rpartition(":") for word in request.args.getlist("t")][:MAX_COMPARED]
-    image_id, split = request.args.get("image", ""), request.args.get("split") or "val"
-    found = [_compared(experiment, study, number, image_id, split) for study, _, number in wanted]
-    return _json({"image": image_id, "split": split, "trials": found})
+    split = request.args.get("split") or "val"
+    wanted = [_named(experiment, word, split) for word in request.args.getlist("t")[:MAX_COMPARED]]
+    first = next((one for one in wanted if isinstance(one, Named)), None)
+    image_id, around = _reading().image_and_neighbours(first, request.args.get("image", ""))
+    found = [_compared(one, image_id, split) if isinstance(one, Named) else one for one in wanted]
+    return _json({"image": image_id, "split": split, "trials": found, **around})
 
 
-def _compared(experiment: str, study: str, number: str, image_id: str, split: str) -> dict[str, Any]:
-    name = {"study": study, "number": number}
-    if not (number.isascii() and number.isdecimal()):
-        return {**name, "fault": "no such trial"}
+def _named(experiment: str, word: str, split: str) -> Named | dict[str, Any]:
+    """The archive of one trial, or why there is none."""
+    study, _, number = word.rpartition(":")
     try:
-        layout = _reading().library.find(experiment, study)
-        opened = _reading().archives.open(layout, int(number), split)
+        return _reading().named(experiment, study, number, split)
+    except AttnSearchError as error:
+        return {"study": study, "number": number, "fault": str(error)}
+
+
+def _compared(named: Named, image_id: str, split: str) -> dict[str, Any]:
+    name = {"study": named.layout.study, "number": named.number}
+    try:
+        opened = named.opened
         row = _reading().row_of(opened, image_id)
         key = _map_key(opened)
         if key is None:
             return {**name, "fault": opened.fault or "it has no maps"}
-        picture = _reading().pictures.source(layout, int(number), split, image_id)
+        picture = _reading().pictures.source(named.layout, named.number, split, image_id)
         one = map_values(opened.map_at(key if key in opened.map_labels else "saliency", row))
         return {**name, **image_values(opened, row), "map": one, "labels": opened.map_labels, "picture": picture}
     except AttnSearchError as error:

@@ -1,0 +1,135 @@
+// Maps as numbers: decoding, ranges, sampling, order of cells, contours.
+
+/** A map from the server: {h, w, values}, row-major. */
+export function decodeMap(sent) {
+  const bytes = Uint8Array.from(atob(sent.cells), (letter) => letter.charCodeAt(0));
+  return { h: sent.h, w: sent.w, values: new Float32Array(bytes.buffer) };
+}
+
+/** Least and largest defined value of some maps; NaN where nothing is defined. */
+export function rangeOf(maps) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const map of maps) {
+    for (const value of map.values) {
+      if (Number.isFinite(value)) {
+        low = Math.min(low, value);
+        high = Math.max(high, value);
+      }
+    }
+  }
+  return low <= high ? { low, high } : { low: NaN, high: NaN };
+}
+
+/** The colour scale of a range: signed values are centred on 0. */
+export function scaleOf({ low, high }) {
+  if (low < 0) {
+    const limit = Math.max(-low, high);
+    return { low: -limit, high: limit, isSigned: true };
+  }
+  return { low, high, isSigned: false };
+}
+
+/** Value -> [place on the colour map, strength], both in [0, 1]; strength 0 where nothing can be told. */
+export function onScale(value, scale) {
+  const extent = scale.high - scale.low;
+  if (!Number.isFinite(value) || !(extent > 0)) return [0, 0];
+  const t = Math.min(1, Math.max(0, (value - scale.low) / extent));
+  return [t, scale.isSigned ? Math.abs(2 * t - 1) : t];
+}
+
+/** Where a position in cells lies between two cell centres: [first, second, share of the second]. */
+export function between(position, n) {
+  const centred = Math.min(n - 1, Math.max(0, position - 0.5));
+  const first = Math.min(n - 1, Math.floor(centred));
+  return [first, Math.min(n - 1, first + 1), centred - first];
+}
+
+/** The value at (x, y), in cells from the top left corner of the map. */
+export function sample(map, x, y, isSmooth) {
+  if (!isSmooth) {
+    const column = Math.min(map.w - 1, Math.max(0, Math.floor(x)));
+    const row = Math.min(map.h - 1, Math.max(0, Math.floor(y)));
+    return map.values[row * map.w + column];
+  }
+  const [left, right, toRight] = between(x, map.w);
+  const [top, bottom, down] = between(y, map.h);
+  const at = (row, column) => map.values[row * map.w + column];
+  const upper = at(top, left) * (1 - toRight) + at(top, right) * toRight;
+  const lower = at(bottom, left) * (1 - toRight) + at(bottom, right) * toRight;
+  return upper * (1 - down) + lower * down;
+}
+
+/** Cells from the strongest to the weakest; equal ones in row-major order, as the scores do. */
+export function orderOf(map) {
+  const key = (cell) => (Number.isFinite(map.values[cell]) ? map.values[cell] : -Infinity);
+  return Array.from(map.values.keys()).sort((a, b) => key(b) - key(a) || a - b);
+}
+
+/** Each map divided by the sum of its sizes, so that maps of other models share a scale. */
+export function asShares(map) {
+  let total = 0;
+  for (const value of map.values) total += Number.isFinite(value) ? Math.abs(value) : 0;
+  return { ...map, values: map.values.map((value) => (total > 0 ? value / total : value)) };
+}
+
+/** First map minus second, on the finer grid of both, at the same places of the original picture. */
+export function difference(first, second, firstBox, secondBox) {
+  const [h, w] = first.h * first.w >= second.h * second.w ? [first.h, first.w] : [second.h, second.w];
+  const box = firstBox;
+  const values = new Float32Array(h * w);
+  for (let row = 0; row < h; row += 1) {
+    for (let column = 0; column < w; column += 1) {
+      const x = box[0] + ((column + 0.5) / w) * (box[2] - box[0]);
+      const y = box[1] + ((row + 0.5) / h) * (box[3] - box[1]);
+      values[row * w + column] = valueAt(first, firstBox, x, y) - valueAt(second, secondBox, x, y);
+    }
+  }
+  return { h, w, values };
+}
+
+/** The value at a point of the original picture; NaN where the model does not see it. */
+export function valueAt(map, box, x, y) {
+  const across = (x - box[0]) / (box[2] - box[0]);
+  const down = (y - box[1]) / (box[3] - box[1]);
+  if (across < 0 || across >= 1 || down < 0 || down >= 1) return NaN;
+  return sample(map, across * map.w, down * map.h, false);
+}
+
+const FINER = 4;
+
+/** Line segments [x1, y1, x2, y2] in cells where the map crosses a level (marching squares on the smooth map). */
+export function contour(map, level) {
+  const h = map.h * FINER;
+  const w = map.w * FINER;
+  const grid = new Float32Array((h + 1) * (w + 1));
+  for (let row = 0; row <= h; row += 1) {
+    for (let column = 0; column <= w; column += 1) {
+      grid[row * (w + 1) + column] = sample(map, column / FINER, row / FINER, true);
+    }
+  }
+  const found = [];
+  for (let row = 0; row < h; row += 1) {
+    for (let column = 0; column < w; column += 1) {
+      crossings(grid, row, column, w + 1, level, found);
+    }
+  }
+  return found;
+}
+
+function crossings(grid, row, column, stride, level, found) {
+  const at = row * stride + column;
+  const corners = [grid[at], grid[at + 1], grid[at + stride + 1], grid[at + stride]];
+  if (!corners.every(Number.isFinite)) return;
+  const places = [[0, 0], [1, 0], [1, 1], [0, 1]];
+  const points = [];
+  for (let side = 0; side < 4; side += 1) {
+    const [from, to] = [corners[side], corners[(side + 1) % 4]];
+    if (from >= level !== to >= level) {
+      const share = (level - from) / (to - from);
+      const [[x1, y1], [x2, y2]] = [places[side], places[(side + 1) % 4]];
+      points.push([(column + x1 + share * (x2 - x1)) / FINER, (row + y1 + share * (y2 - y1)) / FINER]);
+    }
+  }
+  for (let index = 0; index + 1 < points.length; index += 2) found.push([...points[index], ...points[index + 1]]);
+}

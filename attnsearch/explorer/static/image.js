@@ -1,0 +1,243 @@
+// One image in detail: every map, the masked picture, the curves.
+
+import { fileName, savePng, saveSvg } from "./export.js";
+import { decodeMap, orderOf, rangeOf, scaleOf, valueAt } from "./field.js";
+import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showFault, withWords } from "./page.js";
+import { boxOn, contourOn, fit, levelOf, loadPicture, paint } from "./paint.js";
+import { curvePlot } from "./curve.js";
+import { pictureUrl } from "./tile.js";
+import { VIEW, bindView, showLegend, viewOf, viewWords } from "./view.js";
+
+const where = given("where");
+const MASKS = ["off", "deletion", "insertion"];
+const state = new State({ ...VIEW, split: where.split, map: "", mask: "off", share: "20", original: "0" });
+const canvas = byId("canvas");
+let image = null;
+let maps = {};
+let pictures = {};
+
+const currentMap = () => (state.get("map") in maps ? state.get("map") : Object.keys(maps)[0]);
+const split = () => state.get("split") || where.split;
+const isOriginal = () => state.get("original") === "1" && Boolean(image?.original);
+
+async function load() {
+  try {
+    image = await ask(place("api", "image", where.experiment, where.study, where.number, where.row), { split: split() });
+  } catch (error) {
+    showFault(byId("frame"), error);
+    return;
+  }
+  maps = Object.fromEntries(Object.entries(image.maps).map(([key, sent]) => [key, decodeMap(sent)]));
+  pictures.small = await loadPicture(image.picture ? pictureUrl(where, where.row, 512) : null);
+  showFacts();
+  makeStrip();
+  showMask();
+  bindOriginal();
+  await draw();
+  document.body.dataset.ready = "1";
+}
+
+function shown() {
+  const key = currentMap();
+  return { size: image.size, box: image.box, picture: isOriginal() ? pictures.full : pictures.small, map: key ? maps[key] : null };
+}
+
+const scaleNow = () => (currentMap() ? scaleOf(rangeOf([maps[currentMap()]])) : null);
+
+function masked() {
+  const mask = state.get("mask");
+  if (!MASKS.includes(mask) || mask === "off") return null;
+  return { share: state.number("share") / 100, keeps: mask === "insertion", fill: String(image.settings.fill ?? "").includes("blur") ? "blur" : "mean" };
+}
+
+async function draw() {
+  if (!image) return;
+  if (isOriginal() && !pictures.full) pictures.full = await loadPicture(pictureUrl(where, where.row, 0));
+  size();
+  paint(canvas, shown(), viewOf(state), { scale: scaleNow(), masked: masked() });
+  showLegend(byId("legend"), viewOf(state), scaleNow());
+  drawStrip();
+  drawCurves();
+  showShare();
+  followView();
+}
+
+/** Fits the canvas to its frame, or gives it the size of the original. */
+function size() {
+  const frame = byId("frame");
+  frame.classList.toggle("original", isOriginal());
+  if (isOriginal()) {
+    [canvas.height, canvas.width] = image.size;
+    canvas.style.width = `${image.size[1]}px`;
+  } else {
+    fit(canvas, image.size, frame.clientWidth, Math.max(260, Math.min(640, window.innerHeight * 0.68)));
+  }
+}
+
+function showFacts() {
+  const row = (label, value, kind) => el("div", {}, el("dt", {}, label), el("dd", { class: kind ?? null }, value));
+  const verdict = image.right ? "verdict right" : "verdict wrong";
+  byId("facts").replaceChildren(
+    row("true", image.true),
+    row("predicted", `${image.right ? "✓" : "✗"} ${image.predicted}`, verdict),
+    row("confidence", percent(image.confidence)),
+    ...(image.hit === null ? [] : [row("strongest cell", image.hit ? "in the right place" : "elsewhere", image.hit ? "verdict right" : "verdict misplaced")]),
+    row("image", image.id, "id"),
+    row("original", `${image.size[1]} × ${image.size[0]} px`),
+    ...Object.entries(image.scores).map(([name, value]) => row(name.replaceAll("_", " "), short(value))),
+  );
+}
+
+/** Small pictures of every map, to choose from. */
+function makeStrip() {
+  const [height, width] = image.size;
+  const items = Object.keys(maps).map((key) => {
+    const small = el("canvas", { "aria-hidden": "true", width: Math.round((96 * width) / Math.max(width, height)), height: Math.round((96 * height) / Math.max(width, height)) });
+    const item = el("button", { type: "button", role: "radio", "data-map": key, onclick: () => chooseMap(key) }, small, el("span", {}, image.labels[key]));
+    return item;
+  });
+  byId("strip").replaceChildren(...items);
+}
+
+function drawStrip() {
+  const view = { ...viewOf(state), contour: 0, opacity: Math.max(0.6, viewOf(state).opacity) };
+  for (const item of byId("strip").children) {
+    const map = maps[item.dataset.map];
+    const isChosen = item.dataset.map === currentMap();
+    item.setAttribute("aria-checked", String(isChosen));
+    item.tabIndex = isChosen ? 0 : -1;
+    paint(item.querySelector("canvas"), { ...shown(), picture: pictures.small, map }, view, { scale: scaleOf(rangeOf([map])) });
+  }
+}
+
+function chooseMap(key) {
+  state.set({ map: key });
+  draw();
+  const item = [...byId("strip").children].find((one) => one.dataset.map === key);
+  item?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (byId("strip").contains(document.activeElement)) item?.focus();
+}
+
+function stepMap(by) {
+  const keys = Object.keys(maps);
+  if (keys.length) chooseMap(keys[(keys.indexOf(currentMap()) + by + keys.length) % keys.length]);
+}
+
+function showMask() {
+  for (const radio of document.querySelectorAll("input[name=mask]")) radio.checked = radio.value === state.get("mask");
+  byId("share").value = state.get("share");
+}
+
+function chooseMask(mask) {
+  state.set({ mask });
+  showMask();
+  draw();
+}
+
+function setShare(share) {
+  state.set({ share: String(Math.min(100, Math.max(0, share))), ...(state.get("mask") === "off" ? { mask: "deletion" } : {}) });
+  showMask();
+  draw();
+}
+
+function showShare() {
+  const map = shown().map;
+  const nCells = map ? Math.round((state.number("share") / 100) * orderOf(map).length) : 0;
+  const word = { deletion: "hidden", insertion: "kept" }[state.get("mask")];
+  byId("share-value").textContent = word ? `${state.get("share")} %: ${nCells} ${word}` : `${state.get("share")} %`;
+}
+
+function drawCurves() {
+  const box = byId("curves");
+  if (!Object.keys(image.curves).length) {
+    box.replaceChildren(el("p", { class: "quiet" }, "No curves: this trial was not scored. The mask follows the map's own order."));
+    return;
+  }
+  curvePlot(box, image, { share: state.number("share") / 100, mask: state.get("mask"), onShare: (share) => setShare(Math.round(100 * share)) });
+}
+
+function bindOriginal() {
+  byId("original").checked = isOriginal();
+  byId("original").disabled = !image.original;
+  byId("original-label").title = image.original ? "" : "The data set is not on this machine";
+}
+
+function setOriginal(isOn) {
+  if (!image?.original) return;
+  state.set({ original: isOn ? "1" : "0" });
+  byId("original").checked = isOn;
+  draw();
+}
+
+/** Links to other images keep the map and the view. */
+function followView() {
+  const words = { split: split(), ...state.words(["map", "mask", "share", "original"]), ...viewWords(state) };
+  for (const id of ["previous", "next"]) {
+    const link = byId(id);
+    if (link.hasAttribute("href")) link.href = withWords(new URL(link.href).pathname, words);
+  }
+  byId("back").href = withWords(new URL(byId("back").href).pathname, { split: split(), ...state.words(["map"]), ...viewWords(state) });
+  byId("compare").href = withWords(place("compare", where.experiment), {
+    image: where.image, split: split(), t: [`${where.study}:${where.number}`], ...state.words(["map"]), ...viewWords(state),
+  });
+}
+
+/** Tells the value of the map under the pointer. */
+function point(event) {
+  const frame = canvas.getBoundingClientRect();
+  const x = ((event.clientX - frame.left) / frame.width) * image.size[1];
+  const y = ((event.clientY - frame.top) / frame.height) * image.size[0];
+  const { map, box } = shown();
+  const value = map ? valueAt(map, box, x, y) : NaN;
+  byId("pointed").textContent = `x ${Math.floor(x)}, y ${Math.floor(y)}: ${Number.isNaN(value) ? "not seen by the model" : short(value)}`;
+}
+
+const name = () => fileName(where.study, `trial${where.number}`, where.image, currentMap() ?? "picture");
+const lines = () => [
+  `${image.true}, predicted ${image.predicted} ${Number(image.confidence).toFixed(2)}`,
+  `${image.labels[currentMap()] ?? "no map"}, trial ${where.number} of ${where.study}`,
+];
+const png = () => savePng([{ canvas, lines: lines() }], name());
+
+/** The picture without its contour, which becomes lines of its own. */
+function svg() {
+  const view = viewOf(state);
+  const copy = el("canvas", { width: canvas.width, height: canvas.height });
+  paint(copy, shown(), { ...view, contour: 0 }, { scale: scaleNow(), masked: masked() });
+  const { map } = shown();
+  const contour = view.contour > 0 && map ? contourOn(map, boxOn(copy, shown()), levelOf(view, scaleNow())) : [];
+  saveSvg([{ canvas: copy, lines: lines(), contour }], name());
+}
+
+const follow = (id) => byId(id).hasAttribute("href") && byId(id).click();
+
+bindPage();
+bindView(state, draw);
+byId("save-png").addEventListener("click", png);
+byId("save-svg").addEventListener("click", svg);
+byId("original").addEventListener("change", (event) => setOriginal(event.target.checked));
+byId("share").addEventListener("input", (event) => setShare(Number(event.target.value)));
+for (const radio of document.querySelectorAll("input[name=mask]")) radio.addEventListener("change", () => chooseMask(radio.value));
+canvas.addEventListener("pointermove", (event) => image && point(event));
+byId("strip").addEventListener("keydown", (event) => {
+  const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (by) {
+    event.preventDefault();
+    event.stopPropagation();
+    stepMap(by);
+  }
+});
+onKeys({
+  ArrowLeft: () => follow("previous"), ArrowRight: () => follow("next"), "[": () => stepMap(-1), "]": () => stepMap(1),
+  ",": () => setShare(state.number("share") - 5), ".": () => setShare(state.number("share") + 5),
+  m: () => chooseMask(MASKS[(MASKS.indexOf(state.get("mask")) + 1) % MASKS.length]),
+  o: () => setOriginal(!isOriginal()), x: () => follow("compare"), e: png,
+});
+let width = window.innerWidth;
+window.addEventListener("resize", () => {
+  if (window.innerWidth !== width) {
+    width = window.innerWidth;
+    draw();
+  }
+});
+load();

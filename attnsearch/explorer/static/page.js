@@ -1,0 +1,153 @@
+// What all pages share: elements, requests, the state in the URL, links that keep it, keys.
+
+/** An element; text is always text, never markup. */
+export function el(tag, attributes = {}, ...children) {
+  const made = tag.startsWith("svg:")
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4))
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** The values that the server put into the page. */
+export const given = (id) => JSON.parse(byId(id).textContent);
+
+/** JSON from the server; throws its own message where it refuses. */
+export async function ask(path, words = {}) {
+  const answer = await fetch(withWords(path, words), { headers: { Accept: "application/json" } });
+  const values = await answer.json();
+  if (!answer.ok) throw new Error(values.error ?? `the server answered ${answer.status}`);
+  return values;
+}
+
+/** A path with a query; empty values are left out. */
+export function withWords(path, words) {
+  const query = new URLSearchParams();
+  for (const [key, value] of Object.entries(words)) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== "" && one !== null && one !== undefined) query.append(key, one);
+    }
+  }
+  const text = query.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+/** A path below /attention, each part made safe. */
+export const place = (...parts) => `/attention/${parts.map(encodeURIComponent).join("/")}`;
+
+/** The state of a page: its defaults, and what its URL says instead. */
+export class State {
+  constructor(defaults) {
+    this.defaults = defaults;
+    this.read();
+  }
+
+  read() {
+    const words = new URLSearchParams(window.location.search);
+    this.values = Object.fromEntries(
+      Object.entries(this.defaults).map(([key, value]) => {
+        if (Array.isArray(value)) return [key, words.getAll(key).length ? words.getAll(key) : value];
+        return [key, words.has(key) ? words.get(key) : value];
+      }),
+    );
+  }
+
+  get(key) {
+    return this.values[key];
+  }
+
+  number(key) {
+    const value = Number(this.values[key]);
+    return Number.isFinite(value) ? value : Number(this.defaults[key]);
+  }
+
+  /** Changes the state and the URL; `isStep` makes the browser's back button return to the state before. */
+  set(changes, { isStep = false } = {}) {
+    Object.assign(this.values, changes);
+    const url = withWords(window.location.pathname, this.words());
+    if (isStep) window.history.pushState(null, "", url);
+    else window.history.replaceState(null, "", url);
+  }
+
+  /** What differs from the defaults. */
+  words(only = Object.keys(this.defaults)) {
+    return Object.fromEntries(
+      only
+        .filter((key) => String(this.values[key]) !== String(this.defaults[key]))
+        .map((key) => [key, this.values[key]]),
+    );
+  }
+}
+
+/** A number as a person reads it: four digits, no tail. */
+export function short(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (typeof value !== "number") return String(value);
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  return size >= 1e5 || size < 1e-3 ? value.toExponential(2).replace("e+", "e") : String(Number(value.toPrecision(4)));
+}
+
+export const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value >= 0.995 || value < 0.1 ? 1 : 0)} %`);
+
+let spoken = 0;
+
+/** A short message at the foot of the page, also for screen readers. */
+export function say(text) {
+  const box = byId("message");
+  box.textContent = text;
+  box.classList.add("shown");
+  window.clearTimeout(spoken);
+  spoken = window.setTimeout(() => box.classList.remove("shown"), 3000);
+}
+
+const isTyping = (target) =>
+  target instanceof HTMLElement &&
+  (target.matches("select, textarea") ||
+    (target.matches("input") && !["range", "checkbox", "radio", "button"].includes(target.type)));
+
+/** Binds keys to actions; keys of a text field or of a menu stay with it. */
+export function onKeys(actions) {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+    if (document.querySelector("dialog[open]")) return;
+    if (event.key.startsWith("Arrow") && event.target.matches?.("input, [role=tab]")) return;
+    const action = actions[event.key];
+    if (action) {
+      event.preventDefault();
+      action();
+    }
+  });
+}
+
+/** Copies the address of the page as it is now. */
+export async function share() {
+  try {
+    await navigator.clipboard.writeText(window.location.href);
+    say("Link copied");
+  } catch {
+    window.prompt("The link to this view:", window.location.href);
+  }
+}
+
+/** Buttons that every page has. */
+export function bindPage() {
+  for (const button of document.querySelectorAll("[data-share]")) button.addEventListener("click", share);
+  const help = byId("help");
+  if (help) {
+    for (const button of document.querySelectorAll("[data-help]")) button.addEventListener("click", () => help.showModal());
+    onKeys({ "?": () => help.showModal() });
+  }
+}
+
+/** Shows an error in the page instead of hiding it in the console. */
+export function showFault(box, error) {
+  box.replaceChildren(el("p", { class: "fault", role: "alert" }, error.message));
+}

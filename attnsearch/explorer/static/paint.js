@@ -1,0 +1,193 @@
+// Paints a picture under its map. The map covers the model's view, a box in pixels of the original picture.
+
+import { TABLES, entry } from "./colours.js";
+import { between, contour, onScale, orderOf, rangeOf, scaleOf } from "./field.js";
+
+const UNSEEN = "rgba(0, 0, 0, 0.55)";
+const PAPER = "#8a8f98";
+const FILL = "rgb(124, 116, 104)"; // the mean colour of ImageNet
+
+/** The colour map that a scale is shown in: the chosen one, or by default one that fits its sign. */
+export function tableName(view, scale) {
+  if (view.colours !== "auto") return view.colours;
+  return scale.isSigned ? "RdBu" : "inferno";
+}
+
+/** The model's view in pixels of a canvas. */
+export function boxOn(canvas, shown) {
+  const [height, width] = shown.size;
+  const [left, top, right, bottom] = shown.box;
+  const across = canvas.width / width;
+  const down = canvas.height / height;
+  return { left: left * across, top: top * down, right: right * across, bottom: bottom * down };
+}
+
+/**
+ * Paints one image.
+ *
+ * shown: {size: [height, width] of the original, box, picture: an image or null, map: or null}
+ * view: {opacity, colours, smooth, blend, contour: share of the scale or 0}
+ * options: {scale, masked: {share, keeps}}
+ */
+export function paint(canvas, shown, view, options = {}) {
+  const context = canvas.getContext("2d");
+  const box = boxOn(canvas, shown);
+  context.imageSmoothingQuality = "high";
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  if (shown.picture) {
+    context.drawImage(shown.picture, 0, 0, canvas.width, canvas.height);
+  } else {
+    context.fillStyle = PAPER;
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  }
+  if (!shown.map) return;
+  const scale = options.scale ?? scaleOf(rangeOf([shown.map]));
+  if (options.masked) {
+    maskCells(context, canvas, shown, box, options.masked);
+  } else {
+    darkenUnseen(context, canvas, box);
+    layMap(context, canvas, shown.map, box, view, scale);
+  }
+  if (view.contour > 0) strokeContour(context, shown.map, box, levelOf(view, scale));
+}
+
+/** The value of the map at which the contour runs. */
+export const levelOf = (view, scale) => scale.low + view.contour * (scale.high - scale.low);
+
+function darkenUnseen(context, canvas, box) {
+  context.fillStyle = UNSEEN;
+  context.beginPath();
+  context.rect(0, 0, canvas.width, canvas.height);
+  context.rect(box.left, box.top, box.right - box.left, box.bottom - box.top);
+  context.fill("evenodd");
+}
+
+function layMap(context, canvas, map, box, view, scale) {
+  const layer = mapImage(canvas, map, box, view, scale);
+  if (!layer) return;
+  const sheet = document.createElement("canvas");
+  sheet.width = layer.image.width;
+  sheet.height = layer.image.height;
+  sheet.getContext("2d").putImageData(layer.image, 0, 0);
+  context.drawImage(sheet, layer.left, layer.top);
+}
+
+/** The coloured map over the pixels whose centres lie in the box: {image, left, top}, or null if there are none. */
+export function mapImage(canvas, map, box, view, scale) {
+  const left = Math.max(0, Math.ceil(box.left - 0.5));
+  const top = Math.max(0, Math.ceil(box.top - 0.5));
+  const width = Math.min(canvas.width, Math.ceil(box.right - 0.5)) - left;
+  const height = Math.min(canvas.height, Math.ceil(box.bottom - 0.5)) - top;
+  if (width < 1 || height < 1) return null;
+  const columns = positions(width, left, box.left, box.right, map.w, view.smooth);
+  const rows = positions(height, top, box.top, box.bottom, map.h, view.smooth);
+  const image = new ImageData(width, height);
+  const table = TABLES[tableName(view, scale)];
+  let at = 0;
+  for (const [up, low, down] of rows) {
+    for (const [near, far, across] of columns) {
+      const upper = mix(map.values[up * map.w + near], map.values[up * map.w + far], across);
+      const lower = mix(map.values[low * map.w + near], map.values[low * map.w + far], across);
+      const [t, strength] = onScale(mix(upper, lower, down), scale);
+      const row = 3 * entry(t);
+      image.data[at] = table[row];
+      image.data[at + 1] = table[row + 1];
+      image.data[at + 2] = table[row + 2];
+      image.data[at + 3] = 255 * view.opacity * (view.blend === "even" ? (strength > 0 || t > 0 || scale.high > scale.low ? 1 : 0) : strength);
+      at += 4;
+    }
+  }
+  return { image, left, top };
+}
+
+/** a and b by their shares; a share of 0 does not let an undefined neighbour in. */
+const mix = (a, b, share) => (share === 0 ? a : a * (1 - share) + b * share);
+
+function positions(n, first, from, to, nCells, isSmooth) {
+  return Array.from({ length: n }, (_, index) => {
+    const cell = ((first + index + 0.5 - from) / (to - from)) * nCells;
+    if (isSmooth) return between(cell, nCells);
+    const whole = Math.min(nCells - 1, Math.max(0, Math.floor(cell)));
+    return [whole, whole, 0];
+  });
+}
+
+/** Hides the strongest cells (deletion), or all but the strongest (insertion). */
+function maskCells(context, canvas, shown, box, masked) {
+  const { map } = shown;
+  const order = orderOf(map);
+  const nFirst = Math.round(masked.share * order.length);
+  const hidden = masked.keeps ? order.slice(nFirst) : order.slice(0, nFirst);
+  const stepX = (box.right - box.left) / map.w;
+  const stepY = (box.bottom - box.top) / map.h;
+  context.save();
+  context.beginPath();
+  for (const cell of hidden) {
+    const [x, y] = [cell % map.w, Math.floor(cell / map.w)];
+    context.rect(box.left + x * stepX, box.top + y * stepY, stepX, stepY);
+  }
+  context.clip();
+  if (masked.fill === "blur" && shown.picture) {
+    drawBlurred(context, canvas, shown.picture);
+  } else {
+    context.fillStyle = FILL;
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  }
+  context.restore();
+  darkenUnseen(context, canvas, box);
+}
+
+function drawBlurred(context, canvas, picture) {
+  const small = document.createElement("canvas");
+  small.width = 16;
+  small.height = Math.max(1, Math.round((16 * canvas.height) / canvas.width));
+  const inner = small.getContext("2d");
+  inner.imageSmoothingQuality = "high";
+  inner.drawImage(picture, 0, 0, small.width, small.height);
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+}
+
+function strokeContour(context, map, box, level) {
+  const path = new Path2D();
+  for (const [x1, y1, x2, y2] of contourOn(map, box, level)) {
+    path.moveTo(x1, y1);
+    path.lineTo(x2, y2);
+  }
+  const width = Math.max(1, (box.right - box.left) / 260);
+  context.lineCap = "round";
+  for (const [colour, factor] of [["rgba(0, 0, 0, 0.65)", 3], ["#fff", 1.4]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = width * factor;
+    context.stroke(path);
+  }
+}
+
+/** The contour in pixels of the canvas. */
+export function contourOn(map, box, level) {
+  const stepX = (box.right - box.left) / map.w;
+  const stepY = (box.bottom - box.top) / map.h;
+  return contour(map, level).map(([x1, y1, x2, y2]) => [
+    box.left + x1 * stepX, box.top + y1 * stepY, box.left + x2 * stepX, box.top + y2 * stepY,
+  ]);
+}
+
+/** Sizes a canvas to show an image within a width and a height of the page, sharp on dense screens. */
+export function fit(canvas, size, maxWidth, maxHeight, density = Math.min(2, window.devicePixelRatio || 1)) {
+  const [height, width] = size;
+  const scale = Math.min(maxWidth / width, maxHeight / height);
+  canvas.width = Math.max(1, Math.round(width * scale * density));
+  canvas.height = Math.max(1, Math.round(height * scale * density));
+  canvas.style.width = `${Math.max(1, Math.round(width * scale))}px`;
+  canvas.style.height = "auto";
+}
+
+/** A picture of the server, or null where it has none. */
+export function loadPicture(url) {
+  if (!url) return Promise.resolve(null);
+  return new Promise((resolve) => {
+    const picture = new Image();
+    picture.onload = () => resolve(picture);
+    picture.onerror = () => resolve(null);
+    picture.src = url;
+  });
+}

@@ -1,0 +1,124 @@
+// Two plots in SVG, drawn by hand: points to click, and lines by epoch.
+
+import { el, short } from "./page.js";
+
+const MARGIN = { left: 62, right: 14, top: 12, bottom: 44 };
+export const INKS = ["#2f6fde", "#d9622b", "#2a9d6f", "#a04ec4", "#b8860b", "#d1477a", "#0f8fa8", "#6b7280"];
+
+/** Ends of an axis a little wider than its values. */
+function ends(values) {
+  const low = Math.min(...values);
+  const high = Math.max(...values);
+  const room = (high - low || Math.abs(high) || 1) * 0.06;
+  return [low - room, high + room];
+}
+
+/** Round places on an axis, at most about n of them. */
+export function ticks(low, high, n = 5) {
+  const rough = (high - low) / n;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
+  const found = [];
+  for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at += 1) found.push(Number((at * step).toPrecision(12)));
+  return found;
+}
+
+function frame(box, xs, ys, { xLabel, yLabel, height, wholeX = false, label }) {
+  const width = Math.max(280, box.clientWidth || 480);
+  const inner = { w: width - MARGIN.left - MARGIN.right, h: height - MARGIN.top - MARGIN.bottom };
+  const [x0, x1] = ends(xs);
+  const [y0, y1] = ends(ys);
+  const x = (value) => MARGIN.left + ((value - x0) / (x1 - x0)) * inner.w;
+  const y = (value) => MARGIN.top + inner.h - ((value - y0) / (y1 - y0)) * inner.h;
+  const svg = el("svg:svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "plot", role: "group", "aria-label": label });
+  const xTicks = ticks(x0, x1, width < 420 ? 4 : 6).filter((value) => !wholeX || Number.isInteger(value));
+  for (const value of ticks(y0, y1)) {
+    svg.append(
+      el("svg:line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value), class: "rule" }),
+      el("svg:text", { x: MARGIN.left - 8, y: y(value) + 4, class: "tick", "text-anchor": "end" }, short(value)),
+    );
+  }
+  for (const value of xTicks) {
+    svg.append(el("svg:text", { x: x(value), y: height - MARGIN.bottom + 18, class: "tick", "text-anchor": "middle" }, short(value)));
+  }
+  svg.append(
+    el("svg:text", { x: MARGIN.left + inner.w / 2, y: height - 6, class: "axis", "text-anchor": "middle" }, xLabel),
+    el("svg:text", { x: 14, y: MARGIN.top + inner.h / 2, class: "axis", "text-anchor": "middle", transform: `rotate(-90 14 ${MARGIN.top + inner.h / 2})` }, yLabel),
+  );
+  return { svg, x, y };
+}
+
+/**
+ * Points to click. points: [{x, y, name, isBest, isChosen, key}]; the best ones are joined by a line where `isFront`.
+ */
+export function scatter(box, points, { xLabel, yLabel, isFront, onPick, height = 320 }) {
+  const shown = points.filter((one) => Number.isFinite(one.x) && Number.isFinite(one.y));
+  if (!shown.length) {
+    box.replaceChildren(el("p", { class: "quiet" }, "No trial has both values yet."));
+    return;
+  }
+  const label = `${yLabel} by ${xLabel}, one point per trial`;
+  const { svg, x, y } = frame(box, shown.map((one) => one.x), shown.map((one) => one.y), { xLabel, yLabel, height, label });
+  const front = shown.filter((one) => one.isBest).sort((a, b) => a.x - b.x);
+  if (isFront && front.length > 1) {
+    svg.append(el("svg:polyline", { points: front.map((one) => `${x(one.x)},${y(one.y)}`).join(" "), class: "front" }));
+  }
+  for (const one of [...shown].sort((a, b) => a.isBest - b.isBest || a.isChosen - b.isChosen)) {
+    svg.append(point(one, x(one.x), y(one.y), { xLabel, yLabel, onPick }));
+  }
+  box.replaceChildren(svg);
+}
+
+function point(one, cx, cy, { xLabel, yLabel, onPick }) {
+  const name = `${one.name}: ${yLabel} ${short(one.y)}, ${xLabel} ${short(one.x)}${one.isBest ? ", best" : ""}`;
+  const pick = () => onPick(one.key);
+  const group = el(
+    "svg:g",
+    {
+      class: `point${one.isBest ? " best" : ""}${one.isChosen ? " chosen" : ""}`,
+      tabindex: "0", role: "button", "aria-label": name, "aria-pressed": one.isChosen ? "true" : "false", "data-key": one.key,
+      onclick: pick,
+      onkeydown: (event) => {
+        if (event.key === "Enter" || event.key === " ") {
+          event.preventDefault();
+          pick();
+        }
+      },
+    },
+    el("svg:circle", { cx, cy, r: 13, class: "reach" }),
+    el("svg:circle", { cx, cy, r: one.isBest ? 6.5 : 5, class: "dot" }),
+    el("svg:title", {}, name),
+  );
+  return group;
+}
+
+/** Lines by epoch. lines: [{name, xs, ys, ink, isDashed}]; values that are null leave a gap. */
+export function lines(box, series, { yLabel, height = 280 }) {
+  const pairs = series.flatMap((one) => one.xs.map((at, index) => [at, one.ys[index]])).filter(([, value]) => Number.isFinite(value));
+  if (!pairs.length) {
+    box.replaceChildren(el("p", { class: "quiet" }, "Nothing was recorded yet."));
+    return;
+  }
+  const options = { xLabel: "epoch", yLabel, height, wholeX: true, label: `${yLabel} by epoch` };
+  const { svg, x, y } = frame(box, pairs.map(([at]) => at), pairs.map(([, value]) => value), options);
+  for (const one of series) {
+    for (const run of runsOf(one)) {
+      const points = run.map(([at, value]) => `${x(at)},${y(value)}`).join(" ");
+      svg.append(el("svg:polyline", { points, class: "line", stroke: one.ink, "stroke-dasharray": one.isDashed ? "5 4" : null }));
+      for (const [at, value] of run) {
+        svg.append(el("svg:circle", { cx: x(at), cy: y(value), r: 2.6, fill: one.ink }, el("svg:title", {}, `${one.name}, epoch ${at}: ${short(value)}`)));
+      }
+    }
+  }
+  box.replaceChildren(svg);
+}
+
+/** Stretches of a line without gaps. */
+function runsOf(one) {
+  const runs = [[]];
+  one.xs.forEach((at, index) => {
+    if (Number.isFinite(one.ys[index])) runs[runs.length - 1].push([at, one.ys[index]]);
+    else if (runs[runs.length - 1].length) runs.push([]);
+  });
+  return runs.filter((run) => run.length);
+}

@@ -1,0 +1,230 @@
+// A study: the Pareto plot, learning curves, and all trials as a table. Fresh while it runs.
+
+import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showFault, withWords } from "./page.js";
+import { INKS, lines, scatter } from "./plot.js";
+import { drawTable, fits, shortNames, sorted } from "./table.js";
+import { Tile } from "./tile.js";
+import { VIEW, viewOf, viewWords } from "./view.js";
+
+const FRESH_MS = 5000;
+const N_PEEK = 8;
+const MAX_LINES = INKS.length;
+let study = given("values");
+const objectives = Object.keys(study.objectives);
+const state = new State({
+  ...VIEW, x: objectives[1] ?? "trial", y: objectives[0], point: "", ticked: [], q: "", which: "all", sort: "", down: "", curve: objectives[0],
+});
+let columns = [];
+
+const numeric = () => ["trial", ...new Set([...objectives, ...study.metrics]), ...study.params.filter((key) => study.trials.some((trial) => typeof trial.params[key] === "number"))];
+const valueOf = (trial, key) => (key === "trial" ? trial.number : (trial.values[key] ?? trial.metrics[key] ?? trial.params[key] ?? null));
+const ticked = () => state.get("ticked").map(Number);
+const inkOf = (number) => INKS[ticked().indexOf(number) % INKS.length];
+
+function makeColumns() {
+  const names = shortNames(study.params);
+  const others = study.metrics.filter((key) => !objectives.includes(key));
+  columns = [
+    { key: "ticked", label: "", value: () => null, cell: tick },
+    { key: "trial", label: "trial", isNumber: true, value: (trial) => trial.number, cell: trialLink },
+    { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? "" }, trial.state) },
+    ...objectives.map((key) => ({ key, label: key, isNumber: true, value: (trial) => trial.values[key] ?? null })),
+    ...others.map((key) => ({ key, label: key, isNumber: true, value: (trial) => trial.metrics[key] ?? null })),
+    ...study.params.map((key, index) => ({ key, label: names[index], isNumber: study.trials.some((trial) => typeof trial.params[key] === "number"), value: (trial) => trial.params[key] ?? null })),
+    { key: "kept_epoch", label: "kept epoch", isNumber: true, value: (trial) => trial.kept_epoch || null },
+    { key: "seconds", label: "minutes", isNumber: true, value: (trial) => (trial.seconds ? trial.seconds / 60 : null) },
+  ];
+}
+
+function tick(trial) {
+  const box = el("input", { type: "checkbox", "aria-label": `curves of trial ${trial.number}`, "data-tick": trial.number });
+  box.checked = ticked().includes(trial.number);
+  box.addEventListener("change", () => {
+    const rest = ticked().filter((number) => number !== trial.number);
+    state.set({ ticked: (box.checked ? [...rest, trial.number] : rest).slice(-MAX_LINES).map(String) });
+    drawTrials();
+    drawCurves();
+  });
+  return box;
+}
+
+function trialLink(trial) {
+  const name = `${trial.number}${trial.best ? " ★" : ""}`;
+  return trial.maps ? el("a", { href: trialUrl(trial.number), title: "its images" }, name) : name;
+}
+
+const trialUrl = (number) => withWords(place("trial", study.experiment, study.study, number), viewWords(state));
+
+function drawTrials() {
+  const which = state.get("which");
+  const fitting = study.trials.filter((trial) => (which === "all" || trial.state === which) && fits(trial, columns, state.get("q")));
+  const column = columns.find((one) => one.key === state.get("sort"));
+  const focused = document.activeElement?.dataset?.tick;
+  drawTable(byId("table"), columns, sorted(fitting, column, state.get("down") === "1"), {
+    sort: state.get("sort"),
+    isDown: state.get("down") === "1",
+    onSort: (key) => {
+      state.set({ sort: key, down: state.get("sort") === key && state.get("down") !== "1" ? "1" : "" });
+      drawTrials();
+    },
+    rowClass: (trial) => (trial.best ? "best" : ""),
+  });
+  if (focused !== undefined) document.querySelector(`[data-tick="${Number(focused)}"]`)?.focus();
+  byId("count").textContent = `${fitting.length} of ${study.trials.length} trials`;
+  byId("compare").disabled = compared().length < 1;
+  byId("compare").textContent = compared().length ? `Compare maps of ${compared().length}` : "Compare maps";
+}
+
+const compared = () => ticked().filter((number) => study.trials.some((trial) => trial.number === number && trial.maps));
+
+function openCompare() {
+  if (!compared().length) return;
+  window.location.href = withWords(place("compare", study.experiment), { t: compared().map((number) => `${study.study}:${number}`), ...viewWords(state) });
+}
+
+function drawPareto() {
+  const [xKey, yKey] = [state.get("x"), state.get("y")];
+  const points = study.trials
+    .filter((trial) => trial.state === "complete")
+    .map((trial) => ({ x: valueOf(trial, xKey), y: valueOf(trial, yKey), name: `trial ${trial.number}`, key: String(trial.number), isBest: trial.best, isChosen: String(trial.number) === state.get("point") }));
+  const focused = document.activeElement?.dataset?.key;
+  const isFront = objectives.length > 1 && objectives.includes(xKey) && objectives.includes(yKey);
+  scatter(byId("pareto"), points, { xLabel: xKey, yLabel: yKey, isFront, onPick: pick });
+  if (focused !== undefined) document.querySelector(`.point[data-key="${Number(focused)}"]`)?.focus();
+}
+
+function pick(key) {
+  state.set({ point: key }, { isStep: true });
+  drawPareto();
+  peek();
+}
+
+async function peek() {
+  const box = byId("peek");
+  const trial = study.trials.find((one) => String(one.number) === state.get("point"));
+  if (!trial) {
+    box.replaceChildren(el("p", { class: "quiet" }, "No point is chosen."));
+    return;
+  }
+  const words = objectives.map((key) => `${key} ${short(trial.values[key])}`).join(" · ");
+  const head = el("p", {}, el("strong", {}, `Trial ${trial.number}`), ` ${words}`);
+  if (!trial.maps) {
+    box.replaceChildren(head, el("p", { class: "quiet" }, "Its maps are not kept."));
+    return;
+  }
+  try {
+    const page = await ask(place("api", "grid", study.experiment, study.study, trial.number), {});
+    if (state.get("point") !== String(trial.number)) return;
+    const where = { ...study, number: trial.number, split: page.split };
+    const stride = Math.max(1, Math.floor(page.images.length / N_PEEK));
+    const images = page.images.filter((_, index) => index % stride === 0).slice(0, N_PEEK);
+    const tiles = images.map((image) => new Tile(image, where, withWords(place("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewWords(state) }), { side: 150 }));
+    const rightShare = page.images.filter((image) => image.right).length / Math.max(1, page.images.length);
+    const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, `All ${page.total} images`);
+    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(rightShare)} of the first ${page.images.length} right`)));
+    for (const tile of tiles) tile.load(viewOf(state));
+  } catch (error) {
+    showFault(box, error);
+  }
+}
+
+async function drawCurves() {
+  const chosen = ticked().length ? ticked() : study.best.slice(0, MAX_LINES);
+  const ink = (number) => (ticked().length ? inkOf(number) : INKS[chosen.indexOf(number) % INKS.length]);
+  if (!chosen.length) {
+    byId("curves").replaceChildren(el("p", { class: "quiet" }, "Tick trials in the table to see their curves."));
+    return;
+  }
+  try {
+    const found = await ask(place("api", "epochs", study.experiment, study.study), { trials: chosen.join(",") });
+    const names = [...new Set(Object.values(found).flatMap((columns_) => Object.keys(columns_)))].filter((name) => name !== "epoch");
+    fill(byId("curve"), names, state.get("curve"));
+    const key = names.includes(state.get("curve")) ? state.get("curve") : names[0];
+    const [, metric] = key?.split("/") ?? [];
+    const twin = key?.startsWith("val/") && names.includes(`train/${metric}`) ? `train/${metric}` : null;
+    const series = chosen.filter((number) => found[number]).flatMap((number) => [
+      { name: `trial ${number}`, xs: found[number].epoch, ys: found[number][key] ?? [], ink: ink(number) },
+      ...(twin ? [{ name: `trial ${number}, training`, xs: found[number].epoch, ys: found[number][twin] ?? [], ink: ink(number), isDashed: true }] : []),
+    ]);
+    lines(byId("curves"), series, { yLabel: key ?? "" });
+    byId("keys-of-lines").replaceChildren(
+      ...chosen.map((number) => {
+        const swatch = el("span", { class: "swatch" });
+        swatch.style.background = ink(number);
+        return el("span", {}, swatch, `trial ${number}`);
+      }),
+      ...(twin ? [el("span", { class: "quiet" }, "dashed: training")] : []),
+    );
+  } catch (error) {
+    showFault(byId("curves"), error);
+  }
+}
+
+function fill(select, names, chosen) {
+  if ([...select.options].map((option) => option.value).join("\n") === names.join("\n")) return;
+  select.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
+  if (names.includes(chosen)) select.value = chosen;
+}
+
+function drawState() {
+  const nRunning = study.trials.filter((trial) => trial.state === "running").length;
+  byId("state").textContent = nRunning ? `${nRunning} running` : `${study.trials.length} trials`;
+  byId("state").classList.toggle("running", nRunning > 0);
+}
+
+function drawAll() {
+  makeColumns();
+  fill(byId("x"), numeric(), state.get("x"));
+  fill(byId("y"), numeric(), state.get("y"));
+  drawState();
+  drawPareto();
+  drawTrials();
+  drawCurves();
+}
+
+async function refresh() {
+  if (document.visibilityState === "visible") {
+    try {
+      const fresh = await ask(place("api", "study", study.experiment, study.study));
+      if (JSON.stringify(fresh) !== JSON.stringify(study)) {
+        study = fresh;
+        drawAll();
+      }
+    } catch {
+      // the server is gone; what is shown stays
+    }
+  }
+  window.setTimeout(refresh, FRESH_MS);
+}
+
+byId("filter").value = state.get("q");
+byId("which").value = state.get("which");
+byId("filter").addEventListener("input", (event) => {
+  state.set({ q: event.target.value });
+  drawTrials();
+});
+for (const [id, redraw] of [["which", drawTrials], ["x", drawPareto], ["y", drawPareto], ["curve", drawCurves]]) {
+  byId(id).addEventListener("change", (event) => {
+    state.set({ [id]: event.target.value });
+    redraw();
+  });
+}
+byId("compare").addEventListener("click", openCompare);
+onKeys({ "/": () => byId("filter").focus(), x: openCompare });
+let width = window.innerWidth;
+window.addEventListener("resize", () => {
+  if (window.innerWidth !== width) {
+    width = window.innerWidth;
+    drawPareto();
+    drawCurves();
+  }
+});
+window.addEventListener("popstate", () => {
+  state.read();
+  drawAll();
+  peek();
+});
+bindPage();
+drawAll();
+peek();
+window.setTimeout(refresh, FRESH_MS);

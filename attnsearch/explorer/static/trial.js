@@ -1,0 +1,136 @@
+// The images of a trial as a grid, with filters, order and pages.
+
+import { fileName, savePng, saveSvg } from "./export.js";
+import { State, ask, bindPage, byId, el, given, onKeys, place, showFault, withWords } from "./page.js";
+import { Tile } from "./tile.js";
+import { VIEW, bindView, viewOf, viewWords } from "./view.js";
+
+const where = given("where");
+const FILTERS = { verdict: "all", true: "", predicted: "", low: "", high: "", metric: "", least: "", most: "", order: "row", down: "" };
+const keys = Object.keys(where.maps);
+const state = new State({ ...VIEW, ...FILTERS, split: where.split, map: keys[0] ?? "", page: "1" });
+let tiles = [];
+let asked = 0;
+
+const filterWords = () => state.words(Object.keys(FILTERS));
+const split = () => state.get("split") || where.split;
+const link = (row) =>
+  withWords(place("image", where.experiment, where.study, where.number, row), { split: split(), ...state.words(["map"]), ...viewWords(state) });
+
+async function load() {
+  asked += 1;
+  const mine = asked;
+  const words = { ...filterWords(), split: split(), map: state.get("map"), page: state.get("page") };
+  try {
+    const page = await ask(place("api", "grid", where.experiment, where.study, where.number), words);
+    if (mine === asked) show(page);
+  } catch (error) {
+    showFault(byId("grid"), error);
+  }
+}
+
+function show(page) {
+  tiles = page.images.map((image) => new Tile(image, { ...where, split: split() }, link(image.row)));
+  byId("grid").replaceChildren(...tiles.map((tile) => tile.element));
+  for (const tile of tiles) tile.load(viewOf(state));
+  const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
+  byId("count").textContent = page.images.some((image) => !image.picture) ? `${part}; grey where neither a small copy nor the data set is here` : part;
+  byId("place-words").hidden = page.can_place;
+  byId("filter-words").textContent = Object.keys(filterWords()).length ? `(${Object.entries(filterWords()).map(([key, value]) => `${key} ${value}`).join(", ")})` : "";
+  showPages(page);
+}
+
+function showPages({ page, pages }) {
+  const button = (label, to, name) =>
+    el("button", { type: "button", disabled: to < 1 || to > pages, "aria-label": name, onclick: () => turn(to) }, label);
+  byId("pages").replaceChildren(
+    ...(pages > 1 ? [button("←", page - 1, "Previous page"), el("span", { class: "quiet" }, `page ${page} of ${pages}`), button("→", page + 1, "Next page")] : []),
+  );
+  byId("pages").dataset.last = pages;
+}
+
+function turn(to) {
+  const last = Number(byId("pages").dataset.last ?? 1);
+  if (to < 1 || to > last) return;
+  state.set({ page: String(to) }, { isStep: true });
+  load();
+  byId("grid").scrollIntoView({ block: "start" });
+}
+
+/** Puts the state into the controls. */
+function showState() {
+  for (const id of [...Object.keys(FILTERS), "map", "split"]) {
+    const control = byId(id);
+    if (!control) continue;
+    if (control.type === "checkbox") control.checked = state.get(id) === "1";
+    else control.value = state.get(id);
+  }
+  if (Object.keys(filterWords()).length) byId("filters").open = true;
+}
+
+function bindFilters() {
+  for (const id of Object.keys(FILTERS)) {
+    byId(id)?.addEventListener("change", (event) => {
+      const value = event.target.type === "checkbox" ? (event.target.checked ? "1" : "") : event.target.value;
+      state.set({ [id]: value, page: "1" }, { isStep: true });
+      load();
+    });
+  }
+  byId("reset").addEventListener("click", () => {
+    state.set({ ...FILTERS, page: "1" }, { isStep: true });
+    showState();
+    load();
+  });
+  byId("map").addEventListener("change", (event) => chooseMap(event.target.value));
+  byId("split")?.addEventListener("change", (event) => {
+    window.location.href = withWords(window.location.pathname, { ...state.words(), split: event.target.value, page: "" });
+  });
+}
+
+function chooseMap(key) {
+  state.set({ map: key });
+  byId("map").value = key;
+  load();
+}
+
+const stepMap = (by) => chooseMap(keys[(keys.indexOf(state.get("map")) + by + keys.length) % keys.length]);
+
+/** Moves the focus from tile to tile. */
+function walk(across, down) {
+  const at = tiles.findIndex((tile) => tile.element === document.activeElement);
+  const perRow = Math.max(1, tiles.filter((tile) => tile.element.offsetTop === tiles[0].element.offsetTop).length);
+  const next = at < 0 ? 0 : at + across + down * perRow;
+  tiles[Math.min(tiles.length - 1, Math.max(0, next))]?.element.focus();
+}
+
+const panels = () =>
+  tiles.map(({ canvas, image }) => ({ canvas, lines: [image.true, `${image.right ? "=" : "≠"} ${image.predicted} ${Number(image.confidence).toFixed(2)}`] }));
+const name = () => fileName(where.study, `trial${where.number}`, split(), state.get("map"), `page${state.get("page")}`);
+const png = () => savePng(panels(), name(), 6);
+
+bindPage();
+if (keys.length) {
+  bindView(state, () => tiles.forEach((tile) => tile.draw(viewOf(state))));
+  bindFilters();
+  showState();
+  byId("save-png").addEventListener("click", png);
+  byId("save-svg").addEventListener("click", () => saveSvg(panels(), name(), 6));
+  // links keep the view of the moment at which they are followed
+  byId("grid").addEventListener("pointerdown", keepView);
+  byId("grid").addEventListener("focusin", keepView);
+  onKeys({
+    ArrowLeft: () => walk(-1, 0), ArrowRight: () => walk(1, 0), ArrowUp: () => walk(0, -1), ArrowDown: () => walk(0, 1),
+    "[": () => stepMap(-1), "]": () => stepMap(1), n: () => turn(state.number("page") + 1), p: () => turn(state.number("page") - 1), e: png,
+  });
+  window.addEventListener("popstate", () => {
+    state.read();
+    showState();
+    load();
+  });
+  load();
+}
+
+function keepView(event) {
+  const element = event.target.closest?.("a.tile");
+  if (element) element.href = link(element.dataset.row);
+}
