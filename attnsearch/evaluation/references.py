@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnsearch.config.faults import near
 from attnsearch.errors import ConfigError
 from attnsearch.models.base import AttentionModel
 from attnsearch.types import Batch
@@ -46,9 +47,21 @@ def reference_saliency(name: str, model: AttentionModel, batch: Batch, target: T
         "uniform": _uniform,
         "edges": _edges,
     }
-    if name not in makers:
-        raise ConfigError(f"unknown reference {name!r}; known: {', '.join(REFERENCES)}")
+    refuse_unknown([name])
     return makers[name](batch, grid).to(batch.images.device)
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Checks the names of references.
+
+    Raises:
+        ConfigError: one is unknown; the message lists all.
+    """
+    for name in names:
+        if name not in REFERENCES:
+            raise ConfigError(
+                f"unknown reference {name!r}{near(name, list(REFERENCES))}; known: {', '.join(REFERENCES)}"
+            )
 
 
 def _random(batch: Batch, grid: tuple[int, int]) -> Tensor:

@@ -158,6 +158,10 @@ class TrialLayout:
             journal=self.directory / f"scores_{split}.part",
         )
 
+    def references_csv(self, split: Split) -> Path:
+        """One row per reference map: the means of its scores."""
+        return self.directory / f"references_{split}.csv"
+
     def confusion_csv(self, split: Split) -> Path:
         """Counts of (true, predicted) pairs."""
         return self.directory / f"confusion_{split}.csv"

@@ -108,5 +108,5 @@ def test_rollout_of_a_vision_transformer_is_its_map(batch: Batch) -> None:
 
 
 def test_unknown_reference_is_named(batch: Batch) -> None:
-    with pytest.raises(ConfigError, match="'gradcan'; known: random, "):
+    with pytest.raises(ConfigError, match=r"'gradcan' \(did you mean 'gradcam'\?\); known: random, "):
         saliency("gradcan", batch)
