@@ -20,7 +20,9 @@ FLOORS = ("random", "centre", "uniform", "edges")
 """Maps that know nothing of the model; `uniform` is undefined in every metric of order."""
 CAMS = {"gradcam": "GradCAM", "gradcam_plus_plus": "GradCAMPlusPlus", "layercam": "LayerCAM", "eigencam": "EigenCAM"}
 """Name -> class in the package `grad-cam`, which is an optional extra."""
-REFERENCES = (*FLOORS, *CAMS, "rollout")
+PARTS = "parts"
+"""The true masks of the discriminative parts: what a perfect map would show."""
+REFERENCES = (*FLOORS, PARTS, *CAMS, "rollout")
 _CENTRE_SIGMA = 0.25  # of the side
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -46,6 +48,7 @@ def reference_saliency(name: str, model: AttentionModel, batch: Batch, target: T
         "centre": _centre,
         "uniform": _uniform,
         "edges": _edges,
+        PARTS: _parts,
     }
     refuse_unknown([name])
     return makers[name](batch, grid).to(batch.images.device)
@@ -92,6 +95,13 @@ def _edges(batch: Batch, grid: tuple[int, int]) -> Tensor:
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
     gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])  # (B, 2, H, W)
     return F.adaptive_avg_pool2d(gradient.norm(dim=1, keepdim=True), grid)[:, 0]
+
+
+def _parts(batch: Batch, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell that the masks cover."""
+    if batch.part_masks is None:
+        raise ConfigError(f"reference {PARTS!r} needs part masks, which this data set does not have; leave it out")
+    return F.adaptive_avg_pool2d(batch.part_masks[:, None].float(), grid)[:, 0]
 
 
 def _rollout(model: AttentionModel, batch: Batch, grid: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,19 @@ def test_edges_are_bright_where_the_picture_changes(batch: Batch) -> None:
 
 def test_uniform_map_is_flat(batch: Batch) -> None:
     assert saliency("uniform", batch).unique().tolist() == [1.0]
+
+
+def test_parts_are_the_share_of_each_cell(batch: Batch) -> None:
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, :16, :8] = True
+    found = saliency("parts", replace(batch, part_masks=masks))
+    assert found[0, 0, 0] == 0.5
+    assert found.sum() == 0.5
+
+
+def test_parts_need_masks(batch: Batch) -> None:
+    with pytest.raises(ConfigError, match="'parts' needs part masks"):
+        saliency("parts", batch)
 
 
 @pytest.mark.parametrize("name", MODELS)
