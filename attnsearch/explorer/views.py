@@ -49,6 +49,7 @@ def create_explorer(library: Library, *, dashboard_of: str | None = None) -> Fla
         static_url_path=f"{PREFIX}/static",
         template_folder=str(here / "templates"),
     )
+    app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first map and objective stay the first
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["reading"] = Reading(library)
     app.jinja_env.globals["dashboard_of"] = dashboard_of
@@ -193,7 +194,7 @@ def image(experiment: str, study: str, number: int, row: int) -> str:
         row=row,
         n_rows=len(opened.archive.image_ids),
         image_id=opened.archive.image_ids[row],
-        true=class_name(names, int(opened.archive.labels[row])),
+        true_class=class_name(names, int(opened.archive.labels[row])),
         maps=maps,
         fault=opened.fault,
     )

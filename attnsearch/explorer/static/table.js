@@ -53,6 +53,6 @@ export function drawTable(table, columns, rows, { sort, isDown, onSort, rowClass
 
 /** The last part of each dotted key, or the whole key where that part is not its own. */
 export function shortNames(keys) {
-  const last = keys.map((key) => key.split(".").pop());
+  const last = keys.map((key) => key.split(".").slice(key.endsWith(".name") ? -2 : -1).join("."));
   return keys.map((key, index) => (last.filter((name) => name === last[index]).length === 1 ? last[index] : key));
 }
