@@ -13,6 +13,7 @@ from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.logs import logging_to_stderr
 from attnsearch.cli.output import report_error, report_unexpected
+from attnsearch.cli.visualize import visualize
 from attnsearch.errors import AttnSearchError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command("list")(reading.list_all)
 app.command()(reading.show)
 app.command()(reading.validate)
 app.command()(dashboard)
+app.command()(visualize)
 app.command()(reading.export)
 app.command("prune-files")(reading.prune_files)
 app.add_typer(data.app, name="data")

@@ -6,7 +6,7 @@ import numpy as np
 from contourpy import contour_generator
 from numpy.typing import NDArray
 
-from attnsearch.evaluation.figures.raster import Floats
+from attnsearch.evaluation.figures.raster import Floats, is_flat
 
 Line = NDArray[np.float64]
 PERCENTILE = 95.0
@@ -24,7 +24,7 @@ def outlines(placed: Floats, percentile: float = PERCENTILE) -> tuple[Line, ...]
         One (n, 2) array of x, y per line, in continuous pixels; none for a constant map or one without a value.
     """
     finite = placed[np.isfinite(placed)]
-    if not finite.size or finite.min() == finite.max():
+    if not finite.size or is_flat(float(finite.min()), float(finite.max())):
         return ()
     threshold = float(np.percentile(finite, percentile))
     floor = float(finite.min()) - (float(finite.max()) - float(finite.min()))

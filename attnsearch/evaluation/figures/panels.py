@@ -17,6 +17,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+from matplotlib.transforms import offset_copy
 from PIL import ImageFont
 
 from attnsearch.evaluation.figures.contours import COLOUR, Line
@@ -24,11 +25,17 @@ from attnsearch.evaluation.figures.raster import Pixels, palette
 
 FORMATS = ("png", "jpg", "pdf", "svg")
 RIGHT, WRONG, INK, FAINT = "#006e3c", "#be1e1e", "#1f2328", "#6a737d"
-_RC = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.family": "DejaVu Sans", "svg.hashsalt": "attnsearch"}
+_RC: dict[Any, Any] = {
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "attnsearch",
+}
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 _TEXT_PT, _SMALL_PT = 8.0, 7.0
 _LINE_IN, _GAP_IN, _EDGE_IN, _SIDE_IN = 0.17, 0.035, 0.06, 0.2
 _TILT = 35.0  # degrees, of column names that are wider than their column
+_NOTE_IN = 0.025
 _LINE_PT = 1.4
 
 
@@ -181,6 +188,7 @@ class Sheets:
             bottom += _LINE_IN
         if grid.scale is not None:
             _draw_scale(figure, extent, grid.scale, bottom)
+            bottom += _LINE_IN
         if grid.legend:
             handles: list[Patch | Line2D] = [Patch(color=colour, label=name) for colour, name in grid.legend]
             figure.legend(
@@ -212,7 +220,7 @@ def _measure(grid: Grid, width: float) -> _Extent:
         tops.append(y)
         heights.append(height)
         y += height + (_LINE_IN if any(panel.note for panel in row.panels) else 0) + _GAP_IN
-    y += _LINE_IN * (bool(grid.caption) + bool(grid.legend or grid.scale)) + _EDGE_IN
+    y += _LINE_IN * (bool(grid.caption) + bool(grid.legend) + bool(grid.scale)) + _EDGE_IN
     total = left + n_columns * (width + _GAP_IN) - _GAP_IN + _EDGE_IN + _overhang(grid, width)
     return _Extent(total, y, left, top, tuple(tops), tuple(heights))
 
@@ -255,8 +263,10 @@ def _new_slot(figure: Figure) -> _Slot:
     image = axes.imshow(np.zeros((1, 1, 3), dtype=np.uint8), aspect="auto")
     lines = LineCollection([], colors=COLOUR, linewidths=_LINE_PT)
     axes.add_collection(lines, autolim=False)
-    title = axes.text(0.5, 1, "", transform=axes.transAxes, ha="center", va="bottom", fontsize=_SMALL_PT, color=INK)
-    note = axes.text(0.5, 0, "", transform=axes.transAxes, ha="center", va="top", fontsize=_SMALL_PT)
+    above = offset_copy(axes.transAxes, figure, y=_NOTE_IN)
+    title = axes.text(0.5, 1, "", transform=above, ha="center", va="bottom", fontsize=_SMALL_PT, color=INK)
+    below = offset_copy(axes.transAxes, figure, y=-_NOTE_IN)
+    note = axes.text(0.5, 0, "", transform=below, ha="center", va="top", fontsize=_SMALL_PT)
     return _Slot(axes, image, lines, title, note)
 
 

@@ -28,6 +28,7 @@ UNSEEN = 0.4
 DIMMED = 0.35
 """Brightness of the grey picture under parts and patches."""
 _CUBIC = -0.75  # Keys' parameter, as in OpenCV
+_ROUNDING = 4e-6
 _REACH = {"cubic": 2, "linear": 1, "cells": 1}
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -48,7 +49,7 @@ def place(maps: ArrayLike, box: ArrayLike, size_hw: tuple[int, int], rule: Rule 
     left, top, right, bottom = (float(edge) for edge in np.asarray(box, dtype=np.float64))
     rows = _weights(size_hw[0], values.shape[-2], top, bottom, rule)  # (H, h)
     columns = _weights(size_hw[1], values.shape[-1], left, right, rule)  # (W, w)
-    placed: Floats = rows @ values @ columns.T
+    placed: Floats = (rows @ values @ columns.T).astype(np.float32, copy=False)
     placed[..., ~seen(box, size_hw)] = np.nan
     return placed
 
@@ -91,15 +92,20 @@ def limits(values: ArrayLike) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
+def is_flat(low: float, high: float) -> bool:
+    """Whether two bounds differ by no more than what rounding leaves of a constant map."""
+    return not high - low > _ROUNDING * max(abs(low), abs(high))
+
+
 def levels(values: Floats, bounds: tuple[float, float] | None = None) -> Pixels:
-    """Values as 0 to 255, truncated; 0 where undefined, and everywhere where the bounds are equal.
+    """Values as 0 to 255, truncated; 0 where undefined, and everywhere where the bounds are equal but for rounding.
 
     Args:
         bounds: what becomes 0 and 255; None takes the range of these values. Panels that share bounds can be compared.
     Source: the published drawing of INTR scales to [0, 1], multiplies by 255 and truncates.
     """
     low, high = limits(values) if bounds is None else bounds
-    if not high > low:
+    if is_flat(low, high):
         return np.zeros(values.shape, dtype=np.uint8)
     scaled = (np.nan_to_num(values, nan=low) - np.float32(low)) / (np.float32(high) - np.float32(low))
     return (scaled.clip(0, 1) * np.float32(255)).astype(np.uint8)
@@ -154,5 +160,5 @@ def lay_patches(picture: Pixels, picked: NDArray[np.bool_]) -> Pixels:
 
 
 def _dark_grey(picture: Pixels) -> Floats:
-    grey: Floats = (picture.astype(np.float32) @ _GREY * np.float32(DIMMED))[..., None]
+    grey: Floats = (picture.astype(np.float32) @ _GREY)[..., None] * np.float32(DIMMED)
     return grey

@@ -1,0 +1,130 @@
+"""Runs a kept checkpoint on a few pictures, and on no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnsearch.config.datasets import DataConfig
+from attnsearch.data.cache import PixelCache
+from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
+from attnsearch.data.pictures import decode_square
+from attnsearch.data.table import DataTables, ImageTable
+from attnsearch.device import Arithmetic, pick_device, pick_precision
+from attnsearch.evaluation.figures.subjects import ClassMap, Subject, Wanted
+from attnsearch.models.base import AttentionModel
+from attnsearch.models.kept import KeptCheckpoint
+from attnsearch.types import AttentionOutput
+
+BATCH = 16
+
+
+@torch.no_grad()
+def explain(
+    kept: KeptCheckpoint,
+    wanted: Sequence[Wanted],
+    *,
+    maps: Callable[[AttentionModel], tuple[str, ...]] = lambda model: (),
+    top_q: int = 0,
+) -> Iterator[Subject]:
+    """What a checkpoint makes of pictures, one subject each, in their order; each picture is decoded once.
+
+    Args:
+        maps: names of the maps of a model beside the family's default ones.
+        top_q: how many of the most probable classes get a map of their own; at most all.
+    Raises:
+        DataError: a picture cannot be read.
+        ValueError: the model makes no map of that name.
+    """
+    device = pick_device(kept.config.runtime.device)
+    model = kept.build_model()
+    arithmetic = Arithmetic(device, pick_precision(kept.config.train.precision, device), model.channels_last)
+    model = arithmetic.place_model(model).eval()
+    names = maps(model)
+    source = open_pictures(wanted, kept.config.data, kept.class_names)
+    boxes, sizes = crop_boxes(source, "val", kept.config.data), source.cache.sizes_hw
+    loader = BatchLoader(source, "val", kept.config.data, batch_size=BATCH, device=device, training=False, seed=0)
+    for batch in loader.epoch(1):
+        placed = arithmetic.place_images(batch)
+        with arithmetic.autocast():
+            output: AttentionOutput = model(placed, maps=())
+            more: AttentionOutput | None = model(placed, maps=names) if names else None
+        found = _Found(model, kept.class_names, output, more, min(top_q, len(kept.class_names)))
+        for index, row in enumerate(batch.rows.tolist()):
+            size_hw = (int(sizes[row][0]), int(sizes[row][1]))
+            yield replace(found.subject(index, wanted[row]), size_hw=size_hw, crop_box=boxes[row])
+
+
+class _Found:
+    """The outputs of one batch as arrays."""
+
+    def __init__(
+        self,
+        model: AttentionModel,
+        class_names: Sequence[str],
+        output: AttentionOutput,
+        more: AttentionOutput | None,
+        top_q: int,
+    ) -> None:
+        self._class_names = class_names
+        self._maps = _named_maps(output) | ({} if more is None else _named_maps(more))
+        self._norms = None if output.norms is None else _array(output.norms[:, 0])
+        probabilities = output.logits.float().softmax(dim=1)
+        order = probabilities.argsort(dim=1, descending=True, stable=True)
+        self._probabilities, self._order = _array(probabilities), order.cpu().numpy()
+        has_maps = output.maps is not None
+        self._saliency = _array(model.saliency(output, order[:, 0])) if has_maps else None
+        self._of_rank = [_array(model.saliency(output, order[:, rank])) for rank in range(top_q if has_maps else 0)]
+
+    def subject(self, index: int, wanted: Wanted) -> Subject:
+        order, probabilities = self._order[index], self._probabilities[index]
+        return Subject(
+            wanted=wanted,
+            predicted=self._class_names[order[0]],
+            confidence=float(probabilities[order[0]]),
+            size_hw=(1, 1),
+            crop_box=np.zeros(4),
+            maps={name: maps[index] for name, maps in self._maps.items()},
+            norm=None if self._norms is None else self._norms[index],
+            saliency=None if self._saliency is None else self._saliency[index],
+            classes=tuple(
+                ClassMap(self._class_names[order[rank]], float(probabilities[order[rank]]), maps[index])
+                for rank, maps in enumerate(self._of_rank)
+            ),
+        )
+
+
+def _named_maps(output: AttentionOutput) -> dict[str, NDArray[np.float32]]:
+    if output.maps is None:
+        return {}
+    maps = _array(output.maps)
+    return {name: maps[:, index] for index, name in enumerate(output.map_names)}
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.float().cpu().numpy()
+
+
+def open_pictures(wanted: Sequence[Wanted], cfg: DataConfig, class_names: tuple[str, ...]) -> DataSource:
+    """Pictures as the validation split of a data set that lies in memory; an unknown class has the label -1.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    decoded = [decode_square(one.path, side_px=cfg.cached_px, resize=cfg.resize) for one in wanted]
+    label_of = {name: label for label, name in enumerate(class_names)}
+    ids = tuple(one.image_id for one in wanted)
+    labels = [-1 if one.true is None else label_of.get(one.true, -1) for one in wanted]
+    paths = tuple(one.path for one in wanted)
+    table = ImageTable("val", class_names, ids, paths, np.array(labels, dtype=np.int64))
+    tables = DataTables(Path(), class_names, table, table, None, "")
+    pixels = np.stack([pixels for pixels, _ in decoded])
+    sizes = np.array([size for _, size in decoded], dtype=np.int64)
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
+    return DataSource(cfg, tables, PixelCache(pixels, sizes, cfg.cached_px, cfg.resize, "", row_of))
