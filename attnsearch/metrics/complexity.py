@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,34 @@ def sparsity(maps: Tensor | None, norms: Tensor | None) -> Tensor:
 
 def _peak(maps: Tensor) -> Tensor:
     return maps.amax(dim=(2, 3), keepdim=True)
+
+
+def gini(saliency: Tensor) -> Tensor:
+    """Gini's coefficient of maps (B, h, w), not negative: (B,); 0 if uniform, near 1 if one cell is hot, NaN if none.
+
+    Source: Hurley and Rickard 2009 (arXiv 0811.4706); for maps, Chalasani et al. 2020 (arXiv 1810.06583).
+    """
+    values = saliency.flatten(1).double().sort(dim=1).values  # (B, n)
+    n_cells = values.shape[1]
+    weights = 2 * torch.arange(1, n_cells + 1, device=values.device) - n_cells - 1
+    total = values.sum(dim=1)
+    return torch.where(total > 0, (weights * values).sum(dim=1) / (n_cells * total), torch.nan).float()
+
+
+def entropy(saliency: Tensor) -> Tensor:
+    """Entropy of maps (B, h, w) as distributions, as a share of that of a uniform one: (B,) in [0, 1], NaN if all zero.
+
+    Source: Bhatt et al. 2020 (arXiv 2005.00631), complexity. Difference: divided by ln n, so that grids compare.
+    """
+    values = saliency.flatten(1).double()
+    shares = values / values.sum(dim=1, keepdim=True)
+    raw = -torch.special.xlogy(shares, shares).sum(dim=1)
+    n_cells = values.shape[1]
+    share: Tensor = raw / max(math.log(n_cells), torch.finfo(torch.float64).tiny)
+    return share.float()
+
+
+def effective_area(saliency: Tensor) -> Tensor:
+    """The share of cells that a uniform map of the same entropy would cover: (B,) in [1 / n, 1], NaN all zero."""
+    n_cells = saliency[0].numel()
+    return (entropy(saliency).double() * math.log(n_cells)).exp().div(n_cells).float()

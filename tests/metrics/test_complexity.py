@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnsearch.metrics.complexity import sparsity
+from attnsearch.metrics.complexity import effective_area, entropy, gini, sparsity
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "brnpa_sparsity.npz"
 
@@ -62,3 +62,45 @@ def test_score_does_not_depend_on_the_batch(golden):
 def test_nothing_to_score_is_refused():
     with pytest.raises(ValueError, match="maps, norms or both"):
         sparsity(None, None)
+
+
+def one_hot() -> torch.Tensor:
+    saliency = torch.zeros(1, 14, 14)
+    saliency[0, 5, 9] = 3.0
+    return saliency
+
+
+def half_on() -> torch.Tensor:
+    return (torch.arange(196).view(1, 14, 14) < 98).float()
+
+
+def gaussian() -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(14.0) - 6.5, torch.arange(14.0) - 6.5, indexing="ij")
+    return torch.exp(-(x**2 + y**2) / 8)[None]
+
+
+@pytest.mark.parametrize(
+    ("saliency", "expected_gini", "expected_entropy"),
+    [
+        (one_hot(), 0.9949, 0.0),
+        (torch.full((1, 14, 14), 0.2), 0.0, 1.0),
+        (half_on(), 0.5, 0.8687),
+        (torch.arange(1.0, 197.0).view(1, 14, 14), 0.3316, 0.9639),
+        (gaussian(), 0.7437, 0.7991),
+    ],
+)
+def test_gini_and_entropy_of_known_maps(saliency: torch.Tensor, expected_gini: float, expected_entropy: float) -> None:
+    assert float(gini(saliency)) == pytest.approx(expected_gini, abs=1e-4)
+    assert float(entropy(saliency)) == pytest.approx(expected_entropy, abs=1e-4)
+    torch.testing.assert_close(gini(7 * saliency), gini(saliency))
+    torch.testing.assert_close(entropy(7 * saliency), entropy(saliency))
+
+
+def test_effective_area_counts_the_cells_of_a_uniform_map() -> None:
+    assert float(effective_area(one_hot())) == pytest.approx(1 / 196, rel=1e-4)
+    assert float(effective_area(half_on())) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_an_empty_map_has_neither_gini_nor_entropy() -> None:
+    nothing = torch.zeros(1, 3, 3)
+    assert all(bool(torch.isnan(metric(nothing)).all()) for metric in (gini, entropy, effective_area))

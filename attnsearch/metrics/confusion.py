@@ -1,0 +1,101 @@
+"""Where a classifier errs: per class, pair by pair, and how far its confidence can be believed.
+
+All arrays are numpy; importing this file does not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+N_BINS = 15
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Two classes that are taken for each other.
+
+    Attributes:
+        first, second: class indices, `first` being the smaller one.
+        n_errors: images of either class that are predicted as the other.
+        first_as_second, second_as_first: the two directions.
+        rate: errors as a share of the images of both classes.
+    """
+
+    first: int
+    second: int
+    n_errors: int
+    first_as_second: int
+    second_as_first: int
+    rate: float
+
+
+def top_k_accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> float:
+    """Share of images whose class is among the k highest logits; with ties, the smaller class index counts as higher.
+
+    Args:
+        logits: (N, n_classes).
+        labels: (N,).
+    Raises:
+        ValueError: no images, or k outside of 1 to n_classes.
+    """
+    if not len(logits) or not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"k must be between 1 and {logits.shape[1]} on at least one image, got {k} on {len(logits)}")
+    top = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((top == labels[:, None]).any(axis=1).mean())
+
+
+def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
+    """(n_classes, n_classes) counts: rows are true classes, columns predicted ones."""
+    flat = np.bincount(labels * n_classes + predictions, minlength=n_classes * n_classes)
+    return flat.reshape(n_classes, n_classes).astype(np.int64)
+
+
+def class_accuracies(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n_classes,) share of each class's images that are right; NaN for a class without images."""
+    n_images = matrix.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        shares: NDArray[np.float64] = np.diag(matrix) / n_images
+    return shares
+
+
+def class_precisions(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n_classes,) share of each class's predictions that are right; NaN for a class that is never predicted."""
+    return class_accuracies(matrix.T)
+
+
+def most_confused(matrix: NDArray[np.int64], *, n_pairs: int) -> list[ConfusedPair]:
+    """The pairs of classes with the most errors between them, both directions counted; then by rate, then by index.
+
+    Pairs without an error are left out, so fewer may come back.
+
+    Source: the question is that of The Loupe's analysis, whose code counts one direction and lists a pair twice.
+    """
+    both = matrix + matrix.T
+    n_images = matrix.sum(axis=1)
+    pairs = [
+        ConfusedPair(
+            first=int(first),
+            second=int(second),
+            n_errors=int(both[first, second]),
+            first_as_second=int(matrix[first, second]),
+            second_as_first=int(matrix[second, first]),
+            rate=float(both[first, second] / (n_images[first] + n_images[second])),
+        )
+        for first, second in zip(*np.nonzero(np.triu(both, k=1)), strict=True)
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.n_errors, -pair.rate, pair.first, pair.second))[:n_pairs]
+
+
+def calibration_error(confidences: NDArray[np.float32], is_right: NDArray[np.bool_], *, n_bins: int = N_BINS) -> float:
+    """Expected calibration error: mean gap between confidence and accuracy over equal bins of (0, 1], by their images.
+
+    Source: Guo et al. 2017 (arXiv 1706.04599), section 2.
+    """
+    if not len(confidences):
+        return float("nan")
+    bins = np.clip(np.ceil(confidences.astype(np.float64) * n_bins).astype(int) - 1, 0, n_bins - 1)
+    gaps = np.bincount(bins, weights=confidences.astype(np.float64) - is_right, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(confidences))

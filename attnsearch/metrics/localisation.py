@@ -1,0 +1,146 @@
+"""Does a map lie where an image should be looked at? Against regions (masks or boxes) and part points, image by image.
+
+Maps are (B, h, w) and not negative; regions are (B, H, W) bool in the pixels of the model's input, which the map covers
+evenly. A number is NaN where the region is empty, or where a flat map points nowhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attnsearch.metrics.faithfulness import is_flat
+from attnsearch.metrics.perturbation import removal_ranks, upscale_cells
+
+PART_HALF_SIDE = 36 / 224  # of the image's side, as Huang et al. 2023 place their boxes
+PART_SHARE = 0.8
+
+
+def pointing_game(saliency: Tensor, regions: Tensor, *, tolerance_px: int = 0) -> Tensor:
+    """1 where the most salient cell, the first of equals, touches the region, else 0: (B,) float32.
+
+    Args:
+        tolerance_px: grows the cell by so many pixels on each side; the paper takes 15 around a point.
+    Source: Zhang et al. 2018 (IJCV, pointing game). Difference: the point is a whole cell of the map.
+    """
+    is_peak = _with_tolerance(_peak_pixels(saliency, regions), tolerance_px)
+    hit = (is_peak & regions).flatten(1).any(dim=1).float()
+    return torch.where(_is_undefined(saliency, regions), torch.nan, hit)
+
+
+def energy_in_region(saliency: Tensor, regions: Tensor) -> Tensor:
+    """The share of all saliency that lies inside the region: (B,). A uniform map scores the region's area share.
+
+    Source: Wang et al. 2020 (Score-CAM), energy-based pointing game.
+    """
+    pixels = upscale_cells(saliency.double(), _size(regions))
+    total = pixels.sum(dim=(1, 2))
+    inside = (pixels * regions).sum(dim=(1, 2))
+    is_empty = ~regions.flatten(1).any(dim=1)
+    return torch.where(is_empty | (total <= 0), torch.nan, inside / total).float()
+
+
+def rank_in_region(saliency: Tensor, regions: Tensor) -> Tensor:
+    """Of the k most salient cells, the share that touches the region, which touches k cells: (B,).
+
+    Source: Arras et al. 2022 (CLEVR-XAI), relevance rank accuracy, on cells.
+    """
+    touched = _touched(saliency, regions)  # (B, h, w)
+    n_touched = touched.sum(dim=(1, 2))
+    is_top = removal_ranks(saliency) < n_touched[:, None, None]
+    share = (is_top & touched).sum(dim=(1, 2)) / n_touched.clamp_min(1)
+    return torch.where(_is_undefined(saliency, regions), torch.nan, share)
+
+
+def iou(saliency: Tensor, regions: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Intersection over union of the region and the pixels of at least `threshold` of the map's maximum: (B,)."""
+    pixels = upscale_cells(saliency, _size(regions))
+    is_salient = pixels >= threshold * saliency.amax(dim=(1, 2), keepdim=True)
+    both = (is_salient & regions).sum(dim=(1, 2))
+    either = (is_salient | regions).sum(dim=(1, 2))
+    return torch.where(_is_undefined(saliency, regions), torch.nan, both / either.clamp_min(1))
+
+
+def best_iou(saliency: Tensor, regions: Tensor, thresholds: Tensor) -> tuple[float, Tensor]:
+    """The one threshold (of M) with the best mean IoU over these images, and the IoU under it: (float, (B,)).
+
+    Choose it on validation; a threshold that is chosen on the images that it is reported on flatters.
+    """
+    found = torch.stack([iou(saliency, regions, threshold=float(threshold)) for threshold in thresholds])  # (M, B)
+    best = int(found.nanmean(dim=1).nan_to_num(-1.0).argmax())
+    return float(thresholds[best]), found[best]
+
+
+def parts_in_box(saliency: Tensor, points: Tensor, *, size_hw: tuple[int, int]) -> Tensor:
+    """Which part points lie in a square around the most salient cell's middle: (B, P) float32, NaN where hidden.
+
+    Args:
+        points: (B, P, 2) x, y in input pixels, NaN where a part is hidden.
+        size_hw: of the input; the square reaches 36 / 224 of each side in each direction.
+    Source: Huang et al. 2023 (arXiv 2212.05946), section on consistency. Difference: the middle of the cell, not the
+        maximum of a cubic interpolation.
+    """
+    rows, columns = saliency.shape[1:]
+    peak = saliency.flatten(1).argmax(dim=1)
+    middle = torch.stack([(peak % columns + 0.5) / columns, (peak // columns + 0.5) / rows], dim=1).double()
+    sides = torch.tensor(size_hw[::-1], dtype=torch.float64, device=saliency.device)
+    away = (points.to(saliency.device).double() / sides - middle[:, None]).abs()  # (B, P, 2)
+    inside = (away <= PART_HALF_SIDE).all(dim=2).float()
+    is_hidden = torch.isnan(away).any(dim=2) | is_flat(saliency)[:, None]
+    return torch.where(is_hidden, torch.nan, inside)
+
+
+def pointing_at_part(saliency: Tensor, points: Tensor, *, size_hw: tuple[int, int]) -> Tensor:
+    """1 where a visible part lies in the square of `parts_in_box`, else 0: (B,); NaN without visible parts."""
+    inside = parts_in_box(saliency, points, size_hw=size_hw)
+    hit = inside.nan_to_num(0.0).amax(dim=1)
+    return torch.where(torch.isnan(inside).all(dim=1), torch.nan, hit)
+
+
+def part_consistency(inside: Tensor, labels: Tensor) -> float:
+    """The share of classes whose map keeps to one part: some part is in the square in 80 % of the images that show it.
+
+    Args:
+        inside: (N, P), from `parts_in_box`, of one map of every image.
+        labels: (N,) int64.
+    Returns:
+        In [0, 1]; NaN without a class that shows a part.
+    Source: Huang et al. 2023 (arXiv 2212.05946), consistency score.
+    """
+    found = []
+    for label in sorted(set(labels.tolist())):
+        of_class = inside[labels == label]
+        rates = of_class.nanmean(dim=0)  # (P,)
+        if not torch.isnan(rates).all():
+            found.append(float((rates.nan_to_num(0.0) >= PART_SHARE).any()))
+    return sum(found) / len(found) if found else float("nan")
+
+
+def _peak_pixels(saliency: Tensor, regions: Tensor) -> Tensor:
+    return upscale_cells(removal_ranks(saliency) == 0, _size(regions))
+
+
+def _with_tolerance(pixels: Tensor, tolerance_px: int) -> Tensor:
+    if not tolerance_px:
+        return pixels
+    side = 2 * tolerance_px + 1
+    grown = torch.nn.functional.max_pool2d(pixels[:, None].float(), side, stride=1, padding=tolerance_px)
+    return grown[:, 0] > 0
+
+
+def _touched(saliency: Tensor, regions: Tensor) -> Tensor:
+    """(B, h, w) bool: cells with at least one pixel of the region."""
+    rows, columns = saliency.shape[1:]
+    cells = torch.arange(rows * columns, device=regions.device).view(1, rows, columns)
+    cell_of = upscale_cells(cells, _size(regions)).flatten()  # (H * W,)
+    touched = torch.zeros(len(regions), rows * columns, device=regions.device)
+    touched.index_add_(1, cell_of, regions.flatten(1).float())
+    return (touched > 0).view_as(saliency)
+
+
+def _is_undefined(saliency: Tensor, regions: Tensor) -> Tensor:
+    return is_flat(saliency) | ~regions.flatten(1).any(dim=1)
+
+
+def _size(regions: Tensor) -> tuple[int, int]:
+    return regions.shape[1], regions.shape[2]

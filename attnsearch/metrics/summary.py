@@ -1,0 +1,154 @@
+"""From scores of single images to statements: intervals, tests, and how far the order of several models can be trusted.
+
+Scores are numpy arrays, one number per image, NaN where undefined; importing this file does not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+N_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `n` images, and the ends of its interval; all NaN without images."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Test:
+    """A two-sided test; `difference` is the first mean minus the second, all NaN where the test is undefined."""
+
+    difference: float
+    statistic: float
+    dof: float
+    p: float
+    n: int
+
+
+def bootstrap_interval(
+    values: Floats, *, level: float = LEVEL, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Interval:
+    """The mean of the defined values, with a percentile interval over resampled images.
+
+    Args:
+        values: (N,).
+        level: in (0, 1).
+    """
+    defined = _defined(values)
+    if not len(defined):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    rows = np.random.default_rng(seed).integers(len(defined), size=(n_resamples, len(defined)))
+    low, high = np.quantile(defined[rows].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(defined.mean()), float(low), float(high), len(defined))
+
+
+def welch(first: Floats, second: Floats) -> Test:
+    """Welch's test of two means, of unequal variances and images that need not be the same.
+
+    Source: BR-NPA's comparison of models (released code, processResults.py), which takes no account of the pairing.
+    """
+    a, b = _defined(first), _defined(second)
+    n = min(len(a), len(b))
+    if n < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
+        return _undefined(_difference(a, b), n)
+    found = stats.ttest_ind(a, b, equal_var=False)
+    return Test(_difference(a, b), float(found.statistic), float(found.df), float(found.pvalue), n)
+
+
+def paired(first: Floats, second: Floats) -> Test:
+    """Student's test of the differences on the same images; those that either lacks are left out.
+
+    Args:
+        first, second: (N,), image by image.
+    """
+    both = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    differences = _defined(both)
+    n = len(differences)
+    if n < 2 or np.ptp(differences) == 0:
+        return _undefined(float(differences.mean()) if n else float("nan"), n)
+    found = stats.ttest_1samp(differences, 0.0)
+    return Test(float(differences.mean()), float(found.statistic), float(found.df), float(found.pvalue), n)
+
+
+def holm(p_values: Floats) -> Floats:
+    """p-values corrected for their number by Holm's method, in the same order; NaN stays and does not count."""
+    p = np.asarray(p_values, dtype=np.float64)
+    corrected = np.full(p.shape, np.nan)
+    defined = np.flatnonzero(~np.isnan(p))
+    order = defined[np.argsort(p[defined], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+    return corrected
+
+
+def krippendorff_alpha(scores: Floats) -> float:
+    """How far images agree on the order of several models: 1 fully, 0 as by chance, negative against each other.
+
+    Each image is a rater who ranks the models by their scores; ranks are compared as ordinal data.
+
+    Args:
+        scores: (M, N), of M models on N images; an image is left out where a model has no score.
+    Returns:
+        Alpha; NaN with fewer than two models or images, or if all ranks are tied.
+    Source: Krippendorff 2004, alpha for ordinal data; for explanation metrics, Gomez and Mouchère 2023 (arXiv
+        2311.17876).
+    """
+    complete = np.asarray(scores, dtype=np.float64)
+    complete = complete[:, ~np.isnan(complete).any(axis=0)]
+    n_models, n_images = complete.shape
+    if n_models < 2 or n_images < 2:
+        return float("nan")
+    ranks = stats.rankdata(complete, axis=0)
+    values, positions = np.unique(ranks, return_inverse=True)
+    counts = np.stack([np.bincount(row, minlength=len(values)) for row in positions.reshape(ranks.shape)])  # (M, V)
+    coincidences = (counts.T @ counts - np.diag(counts.sum(axis=0))) / (n_images - 1)  # (V, V)
+    totals = coincidences.sum(axis=1)
+    below = np.concatenate([[0.0], np.cumsum(totals)])
+    middle = (below[:-1] + below[1:]) / 2  # an ordinal scale: half of the own values lie below
+    distance = (middle[:, None] - middle[None, :]) ** 2
+    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
+    if expected == 0:
+        return float("nan")
+    return float(1 - (coincidences * distance).sum() / expected)
+
+
+def rank_reliability(scores: Floats, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> float:
+    """Share of resampled sets of images whose best model, by mean, is that of all images: in [0, 1].
+
+    Args:
+        scores: (M, N), larger is better; an image is left out where a model has no score.
+    """
+    complete = np.asarray(scores, dtype=np.float64)
+    complete = complete[:, ~np.isnan(complete).any(axis=0)]
+    n_images = complete.shape[1]
+    if not n_images:
+        return float("nan")
+    best = complete.mean(axis=1).argmax()
+    rows = np.random.default_rng(seed).integers(n_images, size=(n_resamples, n_images))
+    return float((complete[:, rows].mean(axis=2).argmax(axis=0) == best).mean())
+
+
+def _defined(values: Floats) -> Floats:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[~np.isnan(array)]
+
+
+def _difference(first: Floats, second: Floats) -> float:
+    return float(first.mean() - second.mean()) if len(first) and len(second) else float("nan")
+
+
+def _undefined(difference: float, n: int) -> Test:
+    return Test(difference, float("nan"), float("nan"), float("nan"), n)
