@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from attnsearch.config.layers import Layer, to_yaml
 from attnsearch.config.load import LoadedStudy, resolved_study
 from attnsearch.config.study import StudyConfig
 from attnsearch.data.pictures import open_upright
+from attnsearch.explorer.library import find_experiments
+from attnsearch.explorer.server import Served, open_server
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import UUID, create_study
 from attnsearch.store.archive import ArchiveWriter
@@ -212,3 +216,17 @@ def write_scores(layout: StudyLayout, number: int, ids: Sequence[str], columns: 
     np.save(folder / "curves_val.npy", curves)
     about = '{"version": 1, "settings": {"fill": "blur"}, "curves": ["deletion", "insertion"], '
     (folder / "scores_val.json").write_text(about + '"fractions": [0, 0.25, 0.5, 0.75, 1]}', encoding="utf-8")
+
+
+@contextmanager
+def serving(built: Built) -> Iterator[Served]:
+    """A server in a thread, on a free port."""
+    one = open_server(find_experiments(built.root), port=0)
+    thread = threading.Thread(target=one.server.serve_forever)
+    thread.start()
+    try:
+        yield one
+    finally:
+        one.server.shutdown()
+        thread.join()
+        one.server.server_close()

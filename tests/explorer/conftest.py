@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import pytest
 from werkzeug.test import Client
 
 from attnsearch.explorer.library import find_experiments
-from attnsearch.explorer.server import Served, build_app, open_server
-from tests.explorer.built import Built, build
+from attnsearch.explorer.server import Served, build_app
+from tests.explorer.built import Built, build, serving
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +35,5 @@ def copied(tmp_path: Path) -> Built:
 @pytest.fixture(scope="session")
 def served(built: Built) -> Iterator[Served]:
     """A server in a thread, on a free port."""
-    one = open_server(find_experiments(built.root), port=0)
-    thread = threading.Thread(target=one.server.serve_forever)
-    thread.start()
-    yield one
-    one.server.shutdown()
-    thread.join()
-    one.server.server_close()
+    with serving(built) as one:
+        yield one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -203,9 +202,10 @@ def test_trial_without_maps_has_a_page(copied: Built) -> None:
 def test_new_maps_are_seen_while_the_server_runs(copied: Built) -> None:
     client = _client_of(copied)
     assert cells(ask(client, f"image/{STUDY}/0/0")["maps"]["saliency"]).max() == 1
+    source, target = copied.layout.trial(2).directory, copied.layout.trial(0).directory
     for name in ("saliency_val.npy", "attMaps_val.npy", "norm_val.npy", "images_val.csv"):
-        shutil.copy(copied.layout.trial(2).directory / name, copied.layout.trial(0).directory / f"{name}.new")
-        os.replace(copied.layout.trial(0).directory / f"{name}.new", copied.layout.trial(0).directory / name)
+        new = Path(shutil.copy(source / name, target / f"{name}.new"))
+        new.replace(target / name)
     assert cells(ask(client, f"image/{STUDY}/0/0")["maps"]["saliency"]).max() == 3
 
 

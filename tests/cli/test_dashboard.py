@@ -1,0 +1,62 @@
+"""The verb `dashboard`: where it listens, what it says, how it refuses."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from attnsearch.cli import main
+from attnsearch.explorer.server import bind
+from tests.explorer.built import build
+
+
+def test_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dashboard", str(tmp_path / "absent")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "absent is no folder" in line
+
+
+def test_folder_without_studies_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dashboard", str(tmp_path)]) == 1
+    assert "holds no study and no run" in capsys.readouterr().err
+
+
+def test_taken_port_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    built = build(tmp_path, n_trials=1)
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert main(["dashboard", str(built.root), "--port", str(port)]) == 2
+    assert f"--port {port} is taken" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    built = build(tmp_path, n_trials=1)
+    command = [sys.executable, "-m", "attnsearch", "dashboard", str(built.root), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().split()[-1]
+        with urllib.request.urlopen(url) as answer:
+            assert b"hunt" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=30) == 0  # Ctrl-C is how a server is meant to end
+
+
+@pytest.mark.slow
+def test_another_host_is_warned_about_and_asks_for_a_token(tmp_path: Path) -> None:
+    built = build(tmp_path, n_trials=1)
+    command = [sys.executable, "-m", "attnsearch", "dashboard", str(built.root), "--port", "0", "--host", "0.0.0.0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        warning, address = process.stdout.readline(), process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    assert warning.startswith("warning: 0.0.0.0 can be reached from other machines")
+    assert "?token=" in address

@@ -1,0 +1,132 @@
+"""optuna-dashboard and the explorer behind one address."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.request
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from werkzeug.test import Client
+
+from attnsearch.errors import ConfigError, StoreError
+from attnsearch.explorer.library import find_experiments
+from attnsearch.explorer.server import Served, bind, build_app, open_server
+from attnsearch.search.storage import open_database
+from attnsearch.store.urls import default_url
+from tests.explorer.built import Built
+
+LOCAL = {"Host": "localhost", "Origin": "http://localhost"}
+
+
+def test_dashboard_stands_at_the_root_with_metric_names_and_columns(client: Client) -> None:
+    (summary,) = json.loads(client.get("/api/studies").text)["study_summaries"]
+    study = json.loads(client.get(f"/api/studies/{summary['study_id']}").text)
+    assert study["name"] == "hunt"
+    assert study["objective_names"] == ["val/accuracy", "val/sparsity"]
+    assert "val/loss" in [column["key"] for column in study["union_user_attrs"]]
+    assert len(study["trials"]) == 3
+
+
+def test_notes_hold_the_settings(client: Client) -> None:
+    study = json.loads(client.get("/api/studies/1").text)
+    assert "objectives:" in study["note"]["body"]
+    body = study["trials"][1]["note"]["body"]
+    assert "/attention/trial/here/hunt/1" in body
+    assert "```yaml" in body
+    assert "br_npa" in body
+
+
+def test_artifacts_are_served_and_never_run_as_pages(copied: Built) -> None:
+    """An HTML file attached to a trial would else run its scripts as a page of this server."""
+    copied.layout.artifacts.mkdir()
+    database = open_database(default_url(copied.layout))
+    study = optuna.load_study(study_name="hunt", storage=database.storage)
+    page = copied.root / "page.html"
+    page.write_text("<script>alert(1)</script>", encoding="utf-8")
+    store = FileSystemArtifactStore(str(copied.layout.artifacts))
+    one = upload_artifact(artifact_store=store, file_path=str(page), study_or_trial=study, storage=database.storage)
+    database.engine.dispose()
+    app, _ = build_app(find_experiments(copied.root))
+    answer = Client(app).get(f"/artifacts/1/{one}", headers=LOCAL)
+    answer.close()
+    assert answer.status_code == 200
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
+
+
+def test_nothing_can_be_changed_by_default(copied: Built) -> None:
+    app, _ = build_app(find_experiments(copied.root))
+    asking = Client(app)
+    assert asking.delete("/api/studies/1", headers=LOCAL).status_code == 405
+    assert asking.put("/api/studies/1/note", json={"body": "x", "version": 2}, headers=LOCAL).status_code == 405
+    assert len(json.loads(asking.get("/api/studies").text)["study_summaries"]) == 1
+
+
+def test_a_note_can_be_written_with_allow_edit_and_wins_over_the_settings(copied: Built) -> None:
+    app, _ = build_app(find_experiments(copied.root), allow_edit=True)
+    asking = Client(app)
+    trial_id = json.loads(asking.get("/api/studies/1").text)["trials"][0]["trial_id"]
+    path = f"/api/studies/1/{trial_id}/note"
+    foreign = {"Host": "localhost", "Origin": "http://evil.example"}
+    assert asking.put(path, json={"body": "mine", "version": 2}, headers=foreign).status_code == 403
+    assert asking.put(path, json={"body": "mine", "version": 2}, headers=LOCAL).status_code == 204
+    assert json.loads(asking.get("/api/studies/1").text)["trials"][0]["note"]["body"] == "mine"
+
+
+def test_foreign_host_reaches_neither_app(client: Client) -> None:
+    for path in ("/", "/api/studies", "/attention/", "/attention/static/page.js"):
+        assert client.get(path, headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_server_answers_on_its_port(served: Served) -> None:
+    with urllib.request.urlopen(served.url) as answer:
+        assert b"Studies" in answer.read()
+    assert served.dashboard_of == "here"
+    assert served.url.startswith("http://127.0.0.1:")
+
+
+def test_taken_port_is_named() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"--port {port} is taken on 127\.0\.0\.1"):
+            bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_impossible_port_is_named(port: int) -> None:
+    with pytest.raises(ConfigError, match=str(port)):
+        bind("127.0.0.1", port)
+
+
+def test_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"203\.0\.113\.1"):
+        bind("203.0.113.1", 0)
+
+
+def test_other_host_gets_a_token(built: Built) -> None:
+    one = open_server(find_experiments(built.root), host="0.0.0.0", port=0)
+    try:
+        assert one.token is not None
+        assert one.url.endswith(f"?token={one.token}")
+    finally:
+        one.server.server_close()
+
+
+def test_server_listens_on_the_loopback_only_by_default(built: Built) -> None:
+    one = open_server(find_experiments(built.root), port=0)
+    try:
+        assert one.token is None
+        assert one.server.socket.getsockname()[0] == "127.0.0.1"
+        assert one.server.socket.family == socket.AF_INET
+    finally:
+        one.server.server_close()
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="absent is no folder"):
+        find_experiments(tmp_path / "absent")
+    with pytest.raises(StoreError, match="holds no study and no run"):
+        find_experiments(tmp_path)
