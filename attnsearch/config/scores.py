@@ -46,6 +46,11 @@ class ScoreSettings(Settings):
         description="Cells along each side that finer maps are pooled to first, for models whose grids differ; "
         "null scores each map as it is.",
     )
+    protocol: Literal["standard", "br_npa"] = Field(
+        "standard",
+        description="How raw areas are taken; `br_npa` leaves out the untouched image and inserts into a box blur, as "
+        "BR-NPA's tables do.",
+    )
     target: Literal["predicted", "label"] = Field("predicted", description="The class whose probability is followed.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the masked forward passes.")
     batch_images: int = Field(64, ge=1, description="Masked images that are classified at once; changes no score.")
@@ -79,3 +84,14 @@ RAW = ("deletion", "insertion", "random_deletion", "masked_score")
 def family_of(metric: str) -> Family | None:
     """The family that measures a score; None for a metric that no family measures."""
     return next((family for family, metrics in METRICS_OF.items() if metric in metrics), None)
+
+
+FULL = ScoreSettings(
+    families=("faithfulness", "localisation", "complexity", "correlation", "average_drop", "road"),
+    n_steps=196,
+    n_random=3,
+    second_fill="blur",
+)
+"""What the verb `faithfulness` measures where nothing else is said: with the steps and the images of BR-NPA."""
+FULL_N_IMAGES = 100
+"""Images of the full measure, or all where there are fewer."""

@@ -22,11 +22,18 @@ class GroundTruth:
         masks: (B, S, S) bool, True on the discriminative parts.
         boxes: (B, S, S) bool, True inside the object's box.
         points: (B, P, 2) float64 x, y of the parts in input pixels; NaN where one is hidden or outside the input.
+        size_hw: of the input, in pixels.
     """
 
     masks: Tensor | None
     boxes: Tensor | None
     points: Tensor | None
+    size_hw: tuple[int, int]
+
+    def take(self, rows: slice) -> GroundTruth:
+        """That of some images."""
+        masks, boxes, points = (None if one is None else one[rows] for one in (self.masks, self.boxes, self.points))
+        return GroundTruth(masks, boxes, points, self.size_hw)
 
 
 def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64]) -> GroundTruth:
@@ -41,7 +48,7 @@ def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64
     rows = batch.rows.numpy()
     boxes = None if table.boxes is None else box_masks(table.boxes[rows], crop_boxes, side).to(device)
     points = None if table.points is None else visible_points(table.points[rows], crop_boxes, side).to(device)
-    return GroundTruth(batch.part_masks, boxes, points)
+    return GroundTruth(batch.part_masks, boxes, points, (side, side))
 
 
 def box_masks(boxes: NDArray[np.float64], crop_boxes: NDArray[np.float64], side_px: int) -> Tensor:

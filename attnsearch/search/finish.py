@@ -16,6 +16,7 @@ from attnsearch.errors import OutOfMemory
 from attnsearch.evaluation.collect import collect
 from attnsearch.evaluation.curves import draw_curves
 from attnsearch.evaluation.overlay import draw_contact_sheet
+from attnsearch.search.scoring import score_trial
 from attnsearch.search.session import Session
 from attnsearch.store.archive import read_archive
 from attnsearch.store.artifacts import describe_file, write_artifacts
@@ -29,16 +30,17 @@ from attnsearch.types import TrialResult
 def evaluate_kept(
     config: ExperimentConfig, result: TrialResult, layout: TrialLayout, data: DataSource, *, check: Callable[[], None]
 ) -> TrialResult:
-    """Archives the maps of the kept checkpoint on validation, and adds what only the whole archive tells.
+    """Archives the maps of the kept checkpoint on validation, scores them, and adds what only the archive tells.
 
     What the record of the kept epoch holds stays as it is: the objective is the number that the CSV shows.
 
     Raises:
         OutOfMemory: the maps do not fit, which is a fault of the setting.
-        ConfigError, DataError, StoreError: as `collect`.
+        ConfigError, DataError, StoreError: as `collect` and `score_archive`.
     """
     try:
         measured = collect(config, layout.kept, data, "val", archive=layout.archive("val"), check=check)
+        measured |= score_trial(config, layout, data, check=check)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

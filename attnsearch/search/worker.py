@@ -21,12 +21,13 @@ from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import AttnSearchError, LeaseLost, TrialError, TrialInterrupted
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.finish import attach_pictures, evaluate_kept, list_files
+from attnsearch.search.scoring import list_scores
 from attnsearch.search.session import Session
 from attnsearch.search.space import suggest_settings
 from attnsearch.search.study import ENDED_AT, build_sampler, derive_seed, is_failing, n_finished
 from attnsearch.store.files import atomic_write
 from attnsearch.training.run import fit
-from attnsearch.types import TrialResult
+from attnsearch.types import SCORES, TrialResult
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> Tria
     if result.state == "complete":
         result = evaluate_kept(config, result, layout, source, check=context.check)
         list_files(session, number, attempt)
+        list_scores(session, claim.trial, attempt)
         attach_pictures(session, claim.trial, source)
     return result
 
@@ -167,7 +169,7 @@ def _tell(session: Session, claim: Claim, ended: TrialResult) -> None:
     config, trial = session.loaded.study, claim.trial
     values = objective_values(config, ended)
     if values is None and ended.state == "complete":
-        ended = _failed(f"{_undefined(config, ended)} is not a finite number")
+        ended = _failed(_undefined(config, ended))
     with session.exclusive():
         session.leases.check(trial.number, claim.attempt)
         for key, value in attributes(session, trial.number, ended).items():
@@ -190,7 +192,11 @@ def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | N
 
 
 def _undefined(config: StudyConfig, ended: TrialResult) -> str:
-    return next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
+    """Says which objective has no value, and for a score what that means."""
+    key = next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
+    is_score = key.partition("/")[2] in SCORES
+    reason = ": no scored image has one, for its map is flat or the fill does not change its class" if is_score else ""
+    return f"{key} is not a finite number{reason}"
 
 
 def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,83 @@
+"""Scores as a result of a trial: where they go, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import with_settings
+from attnsearch.data.loader import open_data
+from attnsearch.evaluation import score as measuring
+from attnsearch.search.context import Worker
+from attnsearch.search.scoring import SETTINGS
+from attnsearch.search.session import Session
+from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
+from attnsearch.store.records import read_epochs
+from attnsearch.store.score_rows import read_score_rows
+from attnsearch.store.scores import ScoreTable, read_scores
+from tests.search.studies import loaded_study
+
+OBJECTIVES = {"val/accuracy": "maximize", "val/relevance_gain": "maximize", "val/sparsity": "minimize"}
+Open = Callable[..., Session]
+
+
+@pytest.fixture
+def searched(open_tiny: Open) -> Session:
+    """One real trial of one epoch, with maps of 4 x 4 cells."""
+    session = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/gini": {"at_least": 2.0}})
+    settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
+    experiment = with_settings(session.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
+    object.__setattr__(session.loaded, "experiment", experiment)
+    run_worker(session, Worker("here:1:a", None), started_at=0.0)
+    return session
+
+
+def test_scores_go_where_the_accuracy_goes(searched: Session) -> None:
+    (trial,) = searched.trials()
+    assert trial.state.name == "COMPLETE", trial.user_attrs
+    table = read_scores(searched.layout.trial(0).scores("val"))
+    means = table.means()
+    assert trial.values[1] == means["relevance_gain"] == trial.user_attrs["val/relevance_gain"]
+    assert trial.constraints == {"val/gini": 2.0 - means["gini"]}
+    epochs = read_epochs(searched.database.engine, searched.uuid)
+    assert epochs.loc[0, "val/relevance_gain"] == means["relevance_gain"]
+    assert epochs.loc[0, "val/sparsity"] == trial.values[2]  # of all images, as each epoch measures it
+    rows = read_score_rows(searched.database.engine, searched.uuid).set_index("metric")
+    assert rows.loc["relevance_gain", "value"] == means["relevance_gain"]
+    about = trial.user_attrs[SETTINGS]
+    assert (about["version"], about["grid"], about["n_images"]) == (table.about["version"], [4, 4], 4)
+    assert about["settings"]["n_steps"] == 4
+
+
+def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt dies after the archive; the second one trains no epoch and scores."""
+    session = open_tiny(n_trials=1)
+    settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
+    object.__setattr__(session.loaded, "experiment", with_settings(session.loaded.experiment, settings))
+    worker = Worker("here:1:a", None)
+
+    def stop(*arguments: object, **named: object) -> ScoreTable:
+        worker.stop.set()
+        named["check"]()  # type: ignore[operator]
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attnsearch.search.scoring.score_archive", stop)
+        claim = claim_next(session, worker, started_at=0.0)
+        assert not isinstance(claim, str)
+        run_claim(session, worker, claim, OpenData())
+    assert session.trials()[0].state.name == "WAITING"
+    run_worker(session, Worker("here:2:b", None), started_at=0.0)
+    assert session.trials()[0].state.name == "COMPLETE"
+    assert read_scores(session.layout.trial(0).scores("val")).about["version"] == measuring.VERSION
+
+
+def test_nothing_is_scored_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    from attnsearch.search.scoring import score_trial
+    from attnsearch.store.layout import TrialLayout
+
+    config: ExperimentConfig = with_settings(loaded_study().experiment, {"evaluation.scores.families": []})
+    assert score_trial(config, TrialLayout(tmp_path), open_data(config.data), check=lambda: None) == {}
