@@ -37,7 +37,7 @@ def explain(
 
     Args:
         maps: names of the maps of a model beside the family's default ones.
-        top_q: how many of the most probable classes get a map of their own; at most all.
+        top_q: how many of the most probable classes get a map of their own, the true one always among them.
     Raises:
         DataError: a picture cannot be read.
         ValueError: the model makes no map of that name.
@@ -55,7 +55,7 @@ def explain(
         with arithmetic.autocast():
             output: AttentionOutput = model(placed, maps=())
             more: AttentionOutput | None = model(placed, maps=names) if names else None
-        found = _Found(model, kept.class_names, output, more, min(top_q, len(kept.class_names)))
+        found = _Found(model, kept.class_names, output, more, labels=placed.labels, top_q=top_q)
         for index, row in enumerate(batch.rows.tolist()):
             size_hw = (int(sizes[row][0]), int(sizes[row][1]))
             yield replace(found.subject(index, wanted[row]), size_hw=size_hw, crop_box=boxes[row])
@@ -70,6 +70,8 @@ class _Found:
         class_names: Sequence[str],
         output: AttentionOutput,
         more: AttentionOutput | None,
+        *,
+        labels: Tensor,
         top_q: int,
     ) -> None:
         self._class_names = class_names
@@ -77,27 +79,39 @@ class _Found:
         self._norms = None if output.norms is None else _array(output.norms[:, 0])
         probabilities = output.logits.float().softmax(dim=1)
         order = probabilities.argsort(dim=1, descending=True, stable=True)
-        self._probabilities, self._order = _array(probabilities), order.cpu().numpy()
+        self._probabilities, self._best = _array(probabilities), order[:, 0].cpu().numpy()
         has_maps = output.maps is not None
+        ranked = _ranked(order, labels, top_q if has_maps else 0)
         self._saliency = _array(model.saliency(output, order[:, 0])) if has_maps else None
-        self._of_rank = [_array(model.saliency(output, order[:, rank])) for rank in range(top_q if has_maps else 0)]
+        self._of_rank = [_array(model.saliency(output, one)) for one in ranked.unbind(dim=1)]
+        self._ranked = ranked.cpu().numpy()
 
     def subject(self, index: int, wanted: Wanted) -> Subject:
-        order, probabilities = self._order[index], self._probabilities[index]
+        probabilities, ranked = self._probabilities[index], self._ranked[index]
+        best = int(self._best[index])
         return Subject(
             wanted=wanted,
-            predicted=self._class_names[order[0]],
-            confidence=float(probabilities[order[0]]),
+            predicted=self._class_names[best],
+            confidence=float(probabilities[best]),
             size_hw=(1, 1),
             crop_box=np.zeros(4),
             maps={name: maps[index] for name, maps in self._maps.items()},
             norm=None if self._norms is None else self._norms[index],
             saliency=None if self._saliency is None else self._saliency[index],
             classes=tuple(
-                ClassMap(self._class_names[order[rank]], float(probabilities[order[rank]]), maps[index])
+                ClassMap(self._class_names[ranked[rank]], float(probabilities[ranked[rank]]), maps[index])
                 for rank, maps in enumerate(self._of_rank)
             ),
         )
+
+
+def _ranked(order: Tensor, labels: Tensor, top_q: int) -> Tensor:
+    """(B, q) the most probable classes; where a known label (B,) is not among them, it takes the last place."""
+    ranked = order[:, :top_q].clone()
+    if ranked.shape[1]:
+        is_missing = (labels >= 0) & ~(ranked == labels[:, None]).any(dim=1)
+        ranked[is_missing, -1] = labels[is_missing]
+    return ranked
 
 
 def _named_maps(output: AttentionOutput) -> dict[str, NDArray[np.float32]]:

@@ -110,10 +110,10 @@ class Canvas:
         """(K, H, W), or (H, W) of one map."""
         return raster.place(np.asarray(maps), self.box, self.size_hw, rule or self.look.rule)
 
-    def overlays(self, maps: Mapping[str, Floats]) -> list[Panel]:
-        """A panel for each map, named by its key, under one scale or each under its own."""
+    def overlays(self, maps: Mapping[str, Floats], bounds: tuple[float, float] | None = None) -> list[Panel]:
+        """A panel for each map, named by its key, under one scale, by default of these maps, or each under its own."""
         placed = self.placed(list(maps.values()))
-        shared = None if self.look.own_scale else raster.limits(placed)
+        shared = None if self.look.own_scale else bounds or raster.limits(placed)
         is_seen = raster.seen(self.box, self.size_hw)
         return [
             Panel(
@@ -233,11 +233,12 @@ def _heads(canvas: Canvas) -> list[Row]:
             found.setdefault(match["whose"] or "", {})[f"head {match['number']}"] = one
     if not found:
         raise ConfigError(f"there are no heads of {canvas.subject.wanted.image_id}; give its checkpoint")
+    if canvas.subject.is_right:
+        found.pop("true", None)
+    bounds = raster.limits(canvas.placed([one for heads in found.values() for one in heads.values()]))
     rows = []
     for whose, heads in found.items():
-        if whose == "true" and canvas.subject.is_right:
-            continue
-        panels = canvas.overlays({**heads, "mean": np.mean(list(heads.values()), axis=0)})
+        panels = canvas.overlays({**heads, "mean": np.mean(list(heads.values()), axis=0)}, bounds)
         rows.append(Row([canvas.original(), *panels], label=f"{whose} class".strip() if whose else "class token"))
     return rows
 

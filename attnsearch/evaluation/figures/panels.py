@@ -140,7 +140,7 @@ class Sheets:
             if kind == "svg":
                 options = {"metadata": {"Creator": "attnsearch", "Date": None}}
             if kind in ("png", "jpg"):
-                options = {"pil_kwargs": {"compress_level": 3} if kind == "png" else {"quality": 92}}
+                options = {"pil_kwargs": {"compress_level": 1} if kind == "png" else {"quality": 92}}
             self._figure.savefig(path, format=kind, dpi=self.style.dpi, **options)
 
     def _draw(self, grid: Grid) -> None:
@@ -260,7 +260,7 @@ def _in_figure(extent: _Extent, bounds: tuple[float, float, float, float]) -> tu
 def _new_slot(figure: Figure) -> _Slot:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    image = axes.imshow(np.zeros((1, 1, 3), dtype=np.uint8), aspect="auto")
+    image = axes.imshow(np.zeros((1, 1, 3), dtype=np.uint8), aspect="auto", interpolation="none")
     lines = LineCollection([], colors=COLOUR, linewidths=_LINE_PT)
     axes.add_collection(lines, autolim=False)
     above = offset_copy(axes.transAxes, figure, y=_NOTE_IN)
