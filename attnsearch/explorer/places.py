@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from attnsearch.explorer.pictures import Pictures
 from attnsearch.explorer.scores import ImageScores
 from attnsearch.store.layout import StudyLayout
 
-POINTING = "pointing_hit"
+POINTING = ("pointing_hit", "pointing_in_box", "pointing_at_part")
+"""Scores that say it themselves, 1 or 0 per image."""
 _BRIGHT = 127
+_HALF = 0.5
 _MASK_PX = 512  # masks are looked at in this size; a cell is far larger than a pixel of it
 
 
@@ -32,19 +35,27 @@ class Places:
     def hits(self, layout: StudyLayout, number: int, opened: OpenArchive, scores: ImageScores) -> list[bool | None]:
         """One answer per image; None where nothing tells.
 
-        A score `pointing_hit` of the trial decides; else the strongest cell of the saliency must touch the mask of
-        the image, or its box.
+        A pointing score of the image decides, that of masks before those of boxes and parts; without one the strongest
+        cell of the saliency must touch the mask of the image, or its box.
         """
         ids = opened.archive.image_ids
-        if POINTING in scores.values:
-            column = scores.values[POINTING]
-            return [None if np.isnan(column.get(one, np.nan)) else column[one] >= 0.5 for one in ids]
+        column = next((scores.values[name] for name in POINTING if name in scores.values), {})
+        scored = [column.get(image_id, math.nan) for image_id in ids]
+        if not any(map(math.isnan, scored)):
+            return [score >= _HALF for score in scored]
+        looked = self._looked(layout, number, opened)
+        return [
+            (None if looked is None else bool(looked[row])) if math.isnan(score) else score >= _HALF
+            for row, score in enumerate(scored)
+        ]
+
+    def _looked(self, layout: StudyLayout, number: int, opened: OpenArchive) -> NDArray[np.bool_] | None:
+        """(N,) what the masks or boxes of the data set say, if it is on this machine and has some."""
         table = self._pictures.table(layout, number, opened.archive.split)
         if table is None or opened.archive.saliency is None or (table.mask_paths is None and table.boxes is None):
-            return [None] * len(ids)
+            return None
         key = (layout.study_dir, number, opened.archive.split)
-        found = self._known.get(key, (opened.stamp, id(table)), lambda: strongest_on_target(opened, table))
-        return [None] * len(ids) if found is None else [bool(hit) for hit in found]
+        return self._known.get(key, (opened.stamp, id(table)), lambda: strongest_on_target(opened, table))
 
 
 def strongest_on_target(opened: OpenArchive, table: ImageTable) -> NDArray[np.bool_] | None:

@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnsearch.errors import StoreError
 from attnsearch.explorer.memo import Memo, stamp_of
-from attnsearch.store.layout import StudyLayout
+from attnsearch.store.layout import ScorePaths, StudyLayout
+from attnsearch.store.scores import read_scores
+from attnsearch.types import Split
 
 
 @dataclass(frozen=True, eq=False)
 class ImageScores:
-    """What was measured of each image's saliency.
+    """What was measured of the saliency of some images, by image id.
 
     Attributes:
-        values: metric -> image id -> score; undefined ones are NaN.
-        curves: (n_images, n_curves, n_steps + 1) float32 mapped from disk, or None.
-        curve_names: one per curve.
-        fractions: n_steps + 1 shares of the cells that were removed or inserted, from 0 to 1.
+        values: metric -> image id -> score; undefined ones are NaN. Metrics that no image has are left out.
+        curves: (N, n_curves, n_steps + 1) float32 mapped from disk, or None.
         rows: image id -> row of `curves`.
-        settings: how the curves were measured.
+        fractions: n_steps + 1 shares of the cells that were removed or inserted, from 0 to 1.
+        settings: how the scores were measured.
     """
 
     values: Mapping[str, Mapping[str, float]]
-    curves: NDArray[np.float32] | None = None
-    curve_names: tuple[str, ...] = ()
-    fractions: tuple[float, ...] = ()
-    rows: Mapping[str, int] | None = None
-    settings: Mapping[str, Any] | None = None
+    curves: NDArray[np.float32] | None
+    curve_names: tuple[str, ...]
+    rows: Mapping[str, int]
+    fractions: tuple[float, ...]
+    settings: Mapping[str, Any]
 
     def of_image(self, image_id: str) -> dict[str, float | None]:
-        """Metric -> score of one image; None where it is undefined."""
+        """Metric -> score of one image; None where it is undefined, nothing for an image that was not scored."""
         found = {name: values[image_id] for name, values in self.values.items() if image_id in values}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
     def curves_of(self, image_id: str) -> dict[str, list[float | None]]:
         """Curve -> its points for one image; empty where none were kept."""
-        if self.curves is None or self.rows is None or image_id not in self.rows:
+        if self.curves is None or image_id not in self.rows:
             return {}
         rows = np.asarray(self.curves[self.rows[image_id]], dtype=np.float64)
         return {
@@ -53,7 +52,7 @@ class ImageScores:
         }
 
 
-NO_SCORES = ImageScores({})
+NO_SCORES = ImageScores({}, None, (), {}, (), {})
 
 
 class Scores:
@@ -62,47 +61,25 @@ class Scores:
     def __init__(self) -> None:
         self._read: Memo[ImageScores] = Memo(64)
 
-    def of(self, layout: StudyLayout, number: int, split: str) -> ImageScores:
-        """The scores of one archive; `NO_SCORES` where it was not scored or the files cannot be understood."""
-        folder = layout.trial(number).directory
-        paths = (folder / f"scores_{split}.csv", folder / f"curves_{split}.npy", folder / f"scores_{split}.json")
-        stamp = stamp_of(*paths)
-        return self._read.get((folder, split), stamp, lambda: _read(*paths))
+    def of(self, layout: StudyLayout, number: int, split: Split) -> ImageScores:
+        """The scores of one archive; `NO_SCORES` where it was not scored or the files do not fit together."""
+        paths = layout.trial(number).scores(split)
+        stamp = stamp_of(paths.about, paths.table, paths.curves)
+        return self._read.get(paths.about, stamp, lambda: _read(paths))
 
 
-def _read(table: Path, curves: Path, about: Path) -> ImageScores:
-    if not table.is_file():
-        return NO_SCORES
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or "image_id" not in rows[0]:
-        return NO_SCORES
-    names = [name for name in rows[0] if name not in (None, "image_id", "row")]
-    values = {name: {row["image_id"]: _number(row[name]) for row in rows} for name in names}
-    values = {name: column for name, column in values.items() if any(map(math.isfinite, column.values()))}
-    scores = ImageScores(values)
+def _read(paths: ScorePaths) -> ImageScores:
     try:
-        return _with_curves(scores, [row["image_id"] for row in rows], curves, about)
-    except (OSError, ValueError, KeyError, TypeError):
-        return scores  # curves are optional; the page says that there are none
-
-
-def _with_curves(scores: ImageScores, ids: list[str], curves: Path, about: Path) -> ImageScores:
-    described = json.loads(about.read_text(encoding="utf-8"))
-    array = np.load(curves, mmap_mode="r", allow_pickle=False)
-    names, fractions = tuple(map(str, described["curves"])), tuple(map(float, described["fractions"]))
-    if array.shape != (len(ids), len(names), len(fractions)):
-        raise ValueError(f"curves must have the shape {(len(ids), len(names), len(fractions))}, got {array.shape}")
-    settings = described.get("settings")
-    rows = {image_id: row for row, image_id in enumerate(ids)}
-    return ImageScores(scores.values, array, names, fractions, rows, settings if isinstance(settings, dict) else None)
-
-
-def _number(text: str | None) -> float:
-    """A cell; yes and no count as 1 and 0, text and nothing as undefined."""
-    if text in ("True", "False"):
-        return float(text == "True")
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
+        table = read_scores(paths)
+    except StoreError:
+        return NO_SCORES  # not scored yet, or being scored again
+    columns = {name: column for name, column in table.values.items() if np.isfinite(column).any()}
+    settings = table.about.get("settings")
+    return ImageScores(
+        values={name: dict(zip(table.image_ids, column.tolist(), strict=True)) for name, column in columns.items()},
+        curves=table.curves if table.curve_names else None,
+        curve_names=table.curve_names,
+        rows={image_id: row for row, image_id in enumerate(table.image_ids)},
+        fractions=table.fractions,
+        settings=settings if isinstance(settings, dict) else {},
+    )

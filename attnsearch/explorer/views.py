@@ -135,7 +135,6 @@ def trial(experiment: str, study: str, number: int) -> str:
     layout, opened, split = _open(experiment, study, number, may_lack=True)
     rows = _reading().library.rows(layout)
     row = _reading().library.trial(layout, number)
-    scores = _reading().scores.of(layout, number, split)
     return render_template(
         "trial.html",
         layout=layout,
@@ -145,7 +144,7 @@ def trial(experiment: str, study: str, number: int) -> str:
         maps={} if opened is None else opened.map_labels,
         fault=None if opened is None else opened.fault,
         classes=() if opened is None else opened.archive.class_names,
-        metrics=list(scores.values),
+        metrics=[] if opened is None else list(_reading().scores.of(layout, number, opened.archive.split).values),
     )
 
 
@@ -155,7 +154,7 @@ def grid_json(experiment: str, study: str, number: int) -> Response:
     layout, opened, split = _require_open(experiment, study, number)
     wanted = parse_wanted(request.args)
     reading = _reading()
-    scores = reading.scores.of(layout, number, split)
+    scores = reading.scores.of(layout, number, opened.archive.split)
     hits = reading.places.hits(layout, number, opened, scores)
     rows = chosen_rows(opened, wanted, scores, hits)
     n_pages = max(1, -(-len(rows) // PAGE))
@@ -206,7 +205,7 @@ def image_json(experiment: str, study: str, number: int, row: int) -> Response:
     layout, opened, split = _require_open(experiment, study, number)
     _require_row(opened, row)
     reading = _reading()
-    scores = reading.scores.of(layout, number, split)
+    scores = reading.scores.of(layout, number, opened.archive.split)
     image_id = opened.archive.image_ids[row]
     values = image_values(opened, row) | {
         "maps": {key: map_values(opened.map_at(key, row)) for key in opened.map_labels},

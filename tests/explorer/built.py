@@ -30,6 +30,8 @@ from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.classes import write_classes
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.records import write_csv, write_epochs
+from attnsearch.store.scores import ImageScore, make_table
+from attnsearch.store.scores import write_scores as write_score_files
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive, EpochRecord
 
@@ -208,14 +210,13 @@ def write_copies(layout: StudyLayout, data_root: Path, ids: Sequence[str]) -> No
 
 def write_scores(layout: StudyLayout, number: int, ids: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
     """Scores and curves of one trial as they are exported, four steps each."""
-    folder = layout.trial(number).directory
-    lines = [",".join(["image_id", *columns])]
-    lines += [",".join([one, *(str(values[row]) for values in columns.values())]) for row, one in enumerate(ids)]
-    (folder / "scores_val.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    curves = np.tile(np.linspace(0.9, 0.1, 5, dtype=np.float32), (len(ids), 2, 1))
-    np.save(folder / "curves_val.npy", curves)
-    about = '{"version": 1, "settings": {"fill": "blur"}, "curves": ["deletion", "insertion"], '
-    (folder / "scores_val.json").write_text(about + '"fractions": [0, 0.25, 0.5, 0.75, 1]}', encoding="utf-8")
+    curves = {"deletion": [0.9, 0.7, 0.5, 0.3, 0.1], "insertion": [0.1, 0.3, 0.5, 0.7, 0.9]}
+    scores = [
+        ImageScore(one, {name: float(values[row]) for name, values in columns.items()}, curves)
+        for row, one in enumerate(ids)
+    ]
+    about = {"version": 1, "settings": {"fill": "blur"}, "digest": "d", "checkpoint": "c"}
+    write_score_files(layout.trial(number).scores("val"), make_table(scores, [0, 0.25, 0.5, 0.75, 1], about))
 
 
 @contextmanager

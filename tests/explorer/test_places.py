@@ -13,7 +13,7 @@ from attnsearch.explorer.library import Library, find_experiments
 from attnsearch.explorer.maps import OpenArchive
 from attnsearch.explorer.places import strongest_on_target
 from attnsearch.explorer.reading import Reading
-from tests.explorer.built import Built
+from tests.explorer.built import Built, write_scores
 
 # A 64 x 96 picture, of which the model sees the middle half: x 24..72, y 16..48, in 4 x 5 cells of 9.6 x 8 pixels.
 # The hot cell (row 1, column 3) lies at x 52.8..62.4, y 24..32.
@@ -62,3 +62,13 @@ def test_mask(opened: OpenArchive, tmp_path: Path, box: tuple[int, ...], is_hit:
 def test_image_that_the_data_set_lacks_gives_no_answer(opened: OpenArchive) -> None:
     other = ImageTable("val", ("a", "b"), ("x",), (Path("x"),), np.zeros(1, dtype=np.int64), boxes=np.zeros((1, 4)))
     assert strongest_on_target(opened, other) is None
+
+
+def test_score_decides_and_the_data_set_answers_for_images_without_one(copied: Built) -> None:
+    """A picture whose box holds the hot cell counts as missed if its score says so."""
+    ids = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
+    write_scores(copied.layout, 0, ids[:2], {"pointing_in_box": [0, 1]})
+    reading = Reading(Library(find_experiments(copied.root)))
+    opened = reading.archives.open(copied.layout, 0, "val")
+    scores = reading.scores.of(copied.layout, 0, "val")
+    assert reading.places.hits(copied.layout, 0, opened, scores) == [False, True, None, None, None, None]

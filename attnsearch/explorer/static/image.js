@@ -47,7 +47,8 @@ const scaleNow = () => (currentMap() ? scaleOf(rangeOf([maps[currentMap()]])) : 
 function masked() {
   const mask = state.get("mask");
   if (!MASKS.includes(mask) || mask === "off") return null;
-  return { share: state.number("share") / 100, keeps: mask === "insertion", fill: String(image.settings.fill ?? "").includes("blur") ? "blur" : "mean" };
+  const isBlurred = image.settings.protocol === "br_npa" && mask === "insertion";
+  return { share: state.number("share") / 100, keeps: mask === "insertion", fill: isBlurred ? "blur" : (image.settings.fill ?? "mean") };
 }
 
 async function draw() {

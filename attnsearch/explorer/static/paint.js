@@ -5,7 +5,7 @@ import { between, contour, onScale, orderOf, rangeOf, scaleOf } from "./field.js
 
 const UNSEEN = "rgba(0, 0, 0, 0.55)";
 const PAPER = "#8a8f98";
-const FILL = "rgb(124, 116, 104)"; // the mean colour of ImageNet
+const FILLS = { mean: "rgb(124, 116, 104)", black: "#000", white: "#fff" }; // the mean colour is that of ImageNet
 
 /** The colour map that a scale is shown in: the chosen one, or by default one that fits its sign. */
 export function tableName(view, scale) {
@@ -130,7 +130,7 @@ function maskCells(context, canvas, shown, box, masked) {
   if (masked.fill === "blur" && shown.picture) {
     drawBlurred(context, canvas, shown.picture);
   } else {
-    context.fillStyle = FILL;
+    context.fillStyle = FILLS[masked.fill] ?? FILLS.mean;
     context.fillRect(0, 0, canvas.width, canvas.height);
   }
   context.restore();

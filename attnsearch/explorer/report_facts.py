@@ -1,0 +1,150 @@
+"""What a report says of each study, read from the results folder alone."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import optuna
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import load_experiment
+from attnsearch.errors import AttnSearchError
+from attnsearch.explorer.library import Library
+from attnsearch.explorer.maps import Archives
+from attnsearch.search.front import importances
+from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.archive import read_archive
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.scores import ScoreTable, has_scores, read_scores
+from attnsearch.types import AttentionArchive, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_CURVES = 60
+"""Trials whose learning curves are drawn beside that of the chosen one."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyFacts:
+    """One study or plain run.
+
+    Attributes:
+        chosen: the best trial, on a front its first one; None while none is complete.
+        config: of the chosen trial.
+        test: scores of the chosen trial on the test split, where it was published.
+        epochs: trial -> its epochs, columns `epoch` and `split/metric`.
+        importances: objective -> setting -> share.
+        archive: index of the chosen trial's images: test where it is published, else validation; without its arrays.
+        scores: of the chosen trial's saliency on validation.
+        n_looks: how often the test split was opened.
+        faults: what could not be read.
+    """
+
+    layout: StudyLayout
+    rows: StudyRows
+    chosen: TrialRow | None
+    config: ExperimentConfig | None
+    test: Mapping[str, float]
+    epochs: Mapping[int, pd.DataFrame]
+    importances: Mapping[str, Mapping[str, float]]
+    archive: AttentionArchive | None
+    scores: ScoreTable | None
+    n_looks: int
+    faults: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        return self.layout.study
+
+    @property
+    def title(self) -> str:
+        """With its experiment, as the command line takes it."""
+        return f"{self.layout.experiment}/{self.layout.study}"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run of `attnsearch train`, without a search."""
+        return not self.layout.study_yaml.is_file()
+
+    def states(self) -> dict[str, int]:
+        """State -> number of trials, in the order of a trial's life."""
+        found = [trial.state for trial in self.rows.trials]
+        return {state: found.count(state) for state in dict.fromkeys(sorted(found))}
+
+
+def read_facts(library: Library, layout: StudyLayout) -> StudyFacts | str:
+    """The facts of a study, or one line that says why it cannot be read."""
+    try:
+        rows = library.rows(layout)
+    except AttnSearchError as error:
+        return f"{layout.experiment}/{layout.study}: {error}"
+    chosen = next((trial for trial in rows.trials if trial.number == (rows.best or (None,))[0]), None)
+    faults: list[str] = []
+    config = archive = scores = None
+    test: dict[str, float] = {}
+    if chosen is not None:
+        files = layout.trial(chosen.number)
+        try:
+            config = load_experiment(str(files.config))
+            archive = _index(layout, chosen.number)
+            scores = read_scores(files.scores("val")) if has_scores(files.scores("val")) else None
+            test = _test_scores(layout, chosen)
+        except AttnSearchError as error:
+            faults.append(str(error))
+    return StudyFacts(
+        layout=layout,
+        rows=rows,
+        chosen=chosen,
+        config=config,
+        test=test,
+        epochs=_epochs(library, layout, rows, chosen),
+        importances={} if not layout.study_yaml.is_file() else _importances(library, layout),
+        archive=archive,
+        scores=scores,
+        n_looks=_n_looks(layout),
+        faults=faults,
+    )
+
+
+def _epochs(
+    library: Library, layout: StudyLayout, rows: StudyRows, chosen: TrialRow | None
+) -> dict[int, pd.DataFrame]:
+    numbers = [trial.number for trial in rows.trials][:MAX_CURVES]
+    if chosen is not None and chosen.number not in numbers:
+        numbers.append(chosen.number)
+    return library.epochs(layout, numbers)
+
+
+def _importances(library: Library, layout: StudyLayout) -> dict[str, Mapping[str, float]]:
+    storage = library.storage(library.url(layout))
+    return importances(optuna.load_study(study_name=layout.study, storage=storage))
+
+
+def _index(layout: StudyLayout, number: int) -> AttentionArchive | None:
+    known = Archives().of_trial(layout, number)
+    splits: tuple[Split, ...] = ("test", "val")
+    paths = next((known[split] for split in splits if split in known), None)
+    return None if paths is None else read_archive(paths, index_only=True)
+
+
+def _test_scores(layout: StudyLayout, chosen: TrialRow) -> dict[str, float]:
+    """Of the flat file, or of the trial's place on the front."""
+    candidates = (layout.published(chosen.kept_epoch), layout.pareto(chosen.number, chosen.kept_epoch))
+    path = next((one.model_csv("test") for one in candidates if one.model_csv("test").is_file()), None)
+    if path is None:
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file), {})
+    return {key: float(value) if value else math.nan for key, value in row.items()}
+
+
+def _n_looks(layout: StudyLayout) -> int:
+    if not layout.test_looks.is_file():
+        return 0
+    lines = layout.test_looks.read_text(encoding="utf-8").splitlines()[1:]
+    return sum(line.rpartition(",")[2] == "test" for line in lines)
