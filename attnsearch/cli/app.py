@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import typer
 
-from attnsearch.cli import data, reading, running, weights
+from attnsearch.cli import data, quality, reading, running, weights
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.logs import logging_to_stderr
 from attnsearch.cli.output import report_error, report_unexpected
+from attnsearch.cli.report import report
 from attnsearch.cli.visualize import visualize
 from attnsearch.errors import AttnSearchError
 
@@ -27,11 +28,15 @@ app.command()(running.search)
 app.command()(running.train)
 app.command(hidden=True)(running.worker)
 app.command()(reading.evaluate)
+app.command()(quality.faithfulness)
+app.command()(quality.confusion)
+app.command()(quality.compare)
 app.command("list")(reading.list_all)
 app.command()(reading.show)
 app.command()(reading.validate)
 app.command()(dashboard)
 app.command()(visualize)
+app.command()(report)
 app.command()(reading.export)
 app.command("prune-files")(reading.prune_files)
 app.add_typer(data.app, name="data")

@@ -76,7 +76,9 @@ def draw_curves(facts: StudyFacts) -> Figure:
     figure = new_figure(2.5)
     monitor = "val/accuracy" if facts.config is None else facts.config.monitor
     keys = (monitor.partition("/")[2], "loss")
-    for axes, key in zip(figure.subplots(1, 2), dict.fromkeys(keys) if keys[0] != "loss" else ("accuracy", "loss"), strict=True):
+    for axes, key in zip(
+        figure.subplots(1, 2), dict.fromkeys(keys) if keys[0] != "loss" else ("accuracy", "loss"), strict=True
+    ):
         _curves(axes, facts, key)
     return figure
 
@@ -172,7 +174,9 @@ def _with_direction(key: str) -> str:
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
     """Shares of each true class; numbers in the cells where there is room."""
     n_classes = len(names)
-    figure = Figure(figsize=(min(_WIDTH_IN, 2.2 + 0.36 * n_classes), min(7.0, 1.6 + 0.33 * n_classes)), layout="constrained")
+    figure = Figure(
+        figsize=(min(_WIDTH_IN, 2.2 + 0.36 * n_classes), min(7.0, 1.6 + 0.33 * n_classes)), layout="constrained"
+    )
     axes = figure.subplots()
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")

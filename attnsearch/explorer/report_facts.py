@@ -111,9 +111,7 @@ def read_facts(library: Library, layout: StudyLayout) -> StudyFacts | str:
     )
 
 
-def _epochs(
-    library: Library, layout: StudyLayout, rows: StudyRows, chosen: TrialRow | None
-) -> dict[int, pd.DataFrame]:
+def _epochs(library: Library, layout: StudyLayout, rows: StudyRows, chosen: TrialRow | None) -> dict[int, pd.DataFrame]:
     numbers = [trial.number for trial in rows.trials][:MAX_CURVES]
     if chosen is not None and chosen.number not in numbers:
         numbers.append(chosen.number)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attnsearch.config.faults import near
 from attnsearch.data.folder import SUFFIXES
 from attnsearch.data.table import ImageTable
 from attnsearch.errors import ConfigError
+from attnsearch.metrics.confusion import confusion_matrix, most_confused
 from attnsearch.store.scores import ScoreTable
 from attnsearch.types import AttentionArchive, better_direction
 
@@ -58,30 +61,6 @@ class Known:
     @classmethod
     def of_table(cls, table: ImageTable) -> Known:
         return cls(table.image_ids, [table.class_names[int(label)] for label in table.labels])
-
-
-@dataclass(frozen=True)
-class ConfusedPair:
-    """Two classes, and how often each was taken for the other."""
-
-    first: str
-    second: str
-    first_as_second: int
-    second_as_first: int
-
-    @property
-    def n_images(self) -> int:
-        return self.first_as_second + self.second_as_first
-
-
-def confused_pairs(known: Known) -> list[ConfusedPair]:
-    """All pairs of classes that were confused in either direction, the most often confused first."""
-    if known.predicted is None:
-        return []
-    errors = Counter((t, p) for t, p in zip(known.true, known.predicted, strict=True) if t != p)
-    pairs = {(min(one), max(one)) for one in errors}
-    found = [ConfusedPair(a, b, errors[a, b], errors[b, a]) for a, b in pairs]
-    return sorted(found, key=lambda pair: (-pair.n_images, pair.first, pair.second))
 
 
 def choose(known: Known, choice: Choice, scores: ScoreTable | None) -> list[str]:
@@ -142,16 +121,24 @@ def _spread_per_class(known: Known, rows: Sequence[int], n_wanted: int) -> list[
 
 
 def _confused(known: Known, n_wanted: int) -> list[int]:
-    pairs = confused_pairs(known)
-    if known.predicted is None or not pairs:
+    predicted = known.predicted
+    names = sorted({*known.true, *(predicted or ())})
+    pairs = [] if predicted is None else most_confused(_matrix(names, known.true, predicted), n_pairs=1)
+    if predicted is None or not pairs:
         raise ConfigError("--confused needs predictions with at least one error; evaluate the trial, or leave it out")
-    pair = {pairs[0].first, pairs[0].second}
+    pair = {names[pairs[0].first], names[pairs[0].second]}
     wrong = [
         row
-        for row, both in enumerate(zip(known.true, known.predicted, strict=True))
+        for row, both in enumerate(zip(known.true, predicted, strict=True))
         if both[0] != both[1] and set(both) == pair
     ]
     return wrong[:n_wanted]
+
+
+def _matrix(names: Sequence[str], true: Sequence[str], predicted: Sequence[str]) -> NDArray[np.int64]:
+    label_of = {name: label for label, name in enumerate(names)}
+    labels, predictions = (np.array([label_of[name] for name in column]) for column in (true, predicted))
+    return confusion_matrix(labels, predictions, len(names))
 
 
 def _ranked(known: Known, rows: Sequence[int], metric: str, scores: ScoreTable | None) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.figures.choose import Choice, Known, choose, confused_pairs, pictures_at
+from attnsearch.evaluation.figures.choose import Choice, Known, choose, pictures_at
 from attnsearch.store.scores import ScoreTable
 
 IDS = [f"{row}.jpg" for row in range(8)]
@@ -22,11 +22,6 @@ def scores(metric: str = "relevance_gain") -> ScoreTable:
 
 def chosen(**wanted: object) -> list[int]:
     return [IDS.index(one) for one in choose(KNOWN, Choice(**wanted), scores())]  # type: ignore[arg-type]
-
-
-def test_pairs_count_both_directions_and_none_is_lost() -> None:
-    pairs = [(p.first, p.second, p.first_as_second, p.second_as_first) for p in confused_pairs(KNOWN)]
-    assert pairs == [("a", "b", 2, 1), ("a", "c", 0, 1)]
 
 
 def test_most_confused_pair_gives_its_errors() -> None:
