@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attnsearch.config.base import Settings
 from attnsearch.config.datasets import DataConfig
-from attnsearch.config.models import ModelConfig
+from attnsearch.config.models import DcalSettings, ModelConfig
 from attnsearch.config.patterns import DEVICE, METRIC_KEY, NAME
 from attnsearch.config.scores import ScoreSettings
 from attnsearch.types import SCORES, Direction, better_direction
@@ -150,6 +150,16 @@ class ExperimentConfig(Settings):
     def digest(self) -> str:
         """SHA-256 of everything that changes the result."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _pairs_need_two(self) -> ExperimentConfig:
+        n_at_once = self.train.batch_size // self.train.accumulation
+        if isinstance(self.model, DcalSettings) and self.model.has_pwca and n_at_once < 2:
+            raise ValueError(
+                f"model.variant {self.model.variant} pairs images, so at least 2 must be trained at once, got "
+                f"train.batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower accumulation"
+            )
+        return self
 
     def identity(self) -> dict[str, Any]:
         """All settings that change the result, as plain values.

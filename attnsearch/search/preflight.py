@@ -28,13 +28,13 @@ def check_models(corners: Sequence[tuple[str, ExperimentConfig]], *, n_classes: 
         pick_device(corners[0][1].runtime.device)
     except ConfigError as error:
         faults.append(str(error))
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for description, experiment in corners:
         text = experiment.model.model_dump_json()
-        if text not in seen:
-            seen[text] = _build_fault(experiment, n_classes)
-            if seen[text]:
-                faults.append(seen[text] if description == "base" else f"space at {description}: {seen[text]}")
+        fault = "" if text in seen else _build_fault(experiment, n_classes)
+        if fault and fault not in seen:  # what is wrong everywhere is said once
+            faults.append(fault if description == "base" else f"space at {description}: {fault}")
+        seen |= {text, fault}
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
 

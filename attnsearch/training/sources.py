@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attnsearch.config.datasets import DataConfig, RootedData
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.models import LoupeSettings
 from attnsearch.data.table import DataTables
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.kept import read_kept
@@ -14,15 +15,32 @@ from attnsearch.training.teacher import read_teacher
 
 
 def check_sources(experiment: ExperimentConfig, tables: DataTables) -> None:
-    """Checks teacher and warm start before anything is trained.
+    """Checks teacher, warm start and part masks before anything is trained.
 
     Raises:
         ConfigError: a checkpoint is missing or broken, or the backbone is another one.
-        DataError: it knows images that this run validates on, or the teacher has other classes.
+        DataError: it knows images that this run validates on, the teacher has other classes, or masks are missing.
     """
+    _check_masks(experiment, tables)
     if (teacher := experiment.train.teacher) is not None:
         read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
     _check_warm_start(experiment, tables)
+
+
+def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:
+    model = experiment.model
+    if not isinstance(model, LoupeSettings) or not model.mask_weight:
+        return
+    if tables.train.mask_paths is None:
+        raise DataError(
+            f"model.mask_weight is {model.mask_weight:g}, and {tables.root} has no part masks; use data that has them, "
+            "such as data.name=synthetic or CUB with its segmentations, or set it to 0"
+        )
+    if experiment.data.rand_augment is not None:
+        raise DataError(
+            f"model.mask_weight is {model.mask_weight:g}, and part masks cannot follow data.rand_augment "
+            f"{experiment.data.rand_augment}; set one of the two to nothing (0, null)"
+        )
 
 
 def _check_warm_start(experiment: ExperimentConfig, tables: DataTables) -> None:

@@ -1,10 +1,12 @@
 """The settings of the model families."""
 
+import json
 from typing import Any, get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.models import BCnnSettings, BrNpaSettings, CnnSettings, ModelConfig
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)
@@ -59,3 +61,16 @@ def test_auxiliary_heads_are_refused_without_three_vectors():
 def test_defaults_are_the_low_resolution_network():
     cfg = BCnnSettings()
     assert (cfg.backbone, cfg.stride_stage3, cfg.stride_stage4, cfg.n_parts) == ("resnet50", 2, 2, 3)
+
+
+def test_pairs_need_two_images_at_once():
+    settings = {
+        "name": "x",
+        "data": {"name": "synthetic"},
+        "model": {"name": "dcal", "variant": "full"},
+        "train": {"batch_size": 4, "accumulation": 4},
+    }
+    with pytest.raises(ValidationError, match=r"at least 2 .* got train\.batch_size 4 with accumulation 4"):
+        ExperimentConfig.model_validate_json(json.dumps(settings))
+    settings["model"]["variant"] = "sa_glca"
+    ExperimentConfig.model_validate_json(json.dumps(settings))

@@ -73,6 +73,12 @@ def test_weights_from_other_data_may_have_any_split(
     check_sources(elsewhere, replace(data.tables, val_hash="0" * 64))
 
 
+def test_missing_masks_are_found_before_training(tiny_config: ConfigMaker, data: DataSource) -> None:
+    config = tiny_config(model={"name": "loupe", "mask_weight": 0.5})
+    with pytest.raises(DataError, match=r"model\.mask_weight is 0\.5, and .* has no part masks"):
+        check_sources(config, data.tables)
+
+
 def test_a_study_that_was_not_looked_up_is_named(tiny_config: ConfigMaker) -> None:
     with pytest.raises(ConfigError, match="'study:cnn', which is looked up when a run starts"):
         build_model(tiny_config(model={"weights": "study:cnn"}).model, 2)
