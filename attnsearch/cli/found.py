@@ -40,6 +40,31 @@ def find_study(name: str, root: Path) -> StudyLayout:
     raise ConfigError(f"no study {name!r} in {root}{hint}; known: {', '.join(known) or 'none'}")
 
 
+def find_run(name: str, root: Path) -> StudyLayout:
+    """A study, or a run of `attnsearch train`, which lies like a study of one trial.
+
+    Raises:
+        ConfigError: there is none, or several; the message lists the studies.
+    """
+    below = [
+        folder for folder in sorted(root.glob("*/*")) if name in (folder.name, f"{folder.parent.name}/{folder.name}")
+    ]
+    runs = [
+        folder
+        for folder in (Path(name), *below)
+        if (folder / "trials/00000").is_dir() and not (folder / "study.yaml").exists()
+    ]
+    return _layout(runs[0]) if len(runs) == 1 else find_study(name, root)
+
+
+def runs_in(name: str, root: Path) -> list[StudyLayout]:
+    """Every study and run of an experiment, by its bare name or folder; none where there is no such experiment."""
+    for folder in (root / name, Path(name)):
+        if folder.is_dir() and not (folder / "trials").is_dir():
+            return [_layout(path.parent) for path in sorted(folder.glob("*/trials"))]
+    return []
+
+
 def find_experiment(name: str, root: Path) -> ExperimentLayout:
     """An experiment by its bare name or the path of its folder.
 

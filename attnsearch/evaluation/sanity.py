@@ -63,7 +63,8 @@ def rank_correlation(first: NDArray[np.float32], second: NDArray[np.float32]) ->
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     products = (centred[0] * centred[1]).sum(axis=1)
     scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
-    return np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
+    found: NDArray[np.float64] = np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
+    return found
 
 
 def _parts(model: AttentionModel) -> Iterator[tuple[str, ...]]:

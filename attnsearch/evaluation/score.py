@@ -259,7 +259,8 @@ def _only(data: DataSource, split: Split, ids: Sequence[str]) -> DataSource:
         boxes=None if table.boxes is None else table.boxes[rows],
         points=None if table.points is None else table.points[rows],
     )
-    return replace(data, tables=replace(data.tables, **{split: chosen}))
+    changed: dict[str, Any] = {split: chosen}
+    return replace(data, tables=replace(data.tables, **changed))
 
 
 def _chunks(ids: Sequence[str]) -> list[tuple[str, ...]]:

@@ -64,4 +64,4 @@ def draw_tests(
     axes.set_aspect("equal")
     axes.spines[:].set_visible(False)
     figure.colorbar(colours, ax=axes, label=f"difference of {metric}")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, format="png")

@@ -1,0 +1,131 @@
+"""What `confusion` does: which classes a trial takes for which, how sure it is, and what its branches say alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnsearch.cli.checkpoints import best_number, kept_of
+from attnsearch.cli.found import find_run
+from attnsearch.cli.output import number, print_json, print_line, print_table
+from attnsearch.config.layers import parse_override
+from attnsearch.config.load import with_settings
+from attnsearch.errors import ConfigError
+from attnsearch.store.files import atomic_write
+from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.types import Split
+
+if TYPE_CHECKING:
+    from attnsearch.evaluation.analysis import Analysis
+
+MAX_NAMED = 10
+"""Classes that are named in one line; the table has all of them."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An analysis, the trial that it is of, and its files."""
+
+    layout: StudyLayout
+    number: int
+    split: Split
+    analysis: Analysis
+    files: tuple[Path, ...]
+
+
+def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[str], root: Path) -> Shown:
+    """Classifies a split with a trial's kept checkpoint, and writes its tables into the trial's folder.
+
+    Args:
+        trial: None is the published one, or the best.
+    Raises:
+        ConfigError: no such study or trial, or one without a kept checkpoint.
+        DataError: the data set cannot be used or has no such split.
+        StoreError: the disk refuses.
+    """
+    from attnsearch.data.loader import open_data  # these import torch
+    from attnsearch.evaluation.analysis import analyse_predictions
+    from attnsearch.evaluation.predictions import predict_split
+    from attnsearch.models.kept import read_kept
+    from attnsearch.search.publish import Chosen, note_look
+
+    layout = find_run(name, root)
+    chosen = _chosen(layout) if trial is None else trial
+    files = layout.trial(chosen)
+    kept = read_kept(kept_of(layout, chosen))
+    config = with_settings(kept.config, dict(map(parse_override, overrides)))
+    data = open_data(config.data)
+    data.tables.of(split)
+    if split == "test":
+        note_look(layout, Chosen(chosen, kept.epoch, files, layout.published(kept.epoch)), split)
+    found = analyse_predictions(predict_split(config, kept.path, data, split))
+    return Shown(layout, chosen, split, found, _write(found, files, split))
+
+
+def _chosen(layout: StudyLayout) -> int:
+    from attnsearch.search.publish import read_manifest  # imports torch
+
+    manifest = read_manifest(layout)
+    if manifest is not None:
+        return int(manifest["sets"][0]["trial"])
+    if not layout.study_yaml.exists():
+        raise ConfigError(f"run {layout.study!r} has not ended; start it again, or name the trial with --trial 0")
+    return best_number(layout)
+
+
+def _write(found: Analysis, files: TrialLayout, split: Split) -> tuple[Path, ...]:
+    matrix, classes = files.confusion_csv(split), files.classes_csv(split)
+    head = ["true class", *found.class_names]
+    rows = [[name, *map(int, row)] for name, row in zip(found.class_names, found.matrix, strict=True)]
+    atomic_write(matrix, _csv([head, *rows]))
+    table = [
+        [row.name, row.n_images, row.n_predicted, _cell(row.accuracy), _cell(row.precision)] for row in found.classes
+    ]
+    atomic_write(classes, _csv([["class_name", "n_images", "n_predicted", "accuracy", "precision"], *table]))
+    return matrix, classes
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: float) -> str:
+    return "" if value != value else repr(value)
+
+
+def print_analysis(shown: Shown, *, n_pairs: int, as_json: bool) -> None:
+    """Heads, most confused pairs, and the classes that are never predicted."""
+    found, names = shown.analysis, shown.analysis.class_names
+    pairs = found.pairs(n_pairs)
+    if as_json:
+        for head in found.heads:
+            print_json({"study": shown.layout.study, "trial": shown.number, "split": shown.split, **vars(head)})
+        for pair in pairs:
+            print_json({**vars(pair), "first": names[pair.first], "second": names[pair.second]})
+        return
+    heads = [
+        (one.name, *map(number, (one.top_1, one.top_5, one.mean_class_accuracy, one.calibration_error, one.confidence)))
+        for one in found.heads
+    ]
+    title = f"{shown.layout.study}, trial {shown.number}, {int(found.matrix.sum())} {shown.split} images"
+    columns = ("head", "top-1", "top-5", "mean of classes", "calibration error", "mean confidence")
+    print_table(columns, heads, title=title)
+    lines = [
+        (names[one.first], names[one.second], str(one.n_errors), str(one.first_as_second), str(one.second_as_first),
+         number(one.rate))
+        for one in pairs
+    ]  # fmt: skip
+    columns = ("class", "and class", "errors", "first as second", "second as first", "share of their images")
+    print_table(columns, lines, title="most confused pairs")
+    never = [row.name for row in found.classes if not row.n_predicted]
+    if never:
+        more = f" and {len(never) - MAX_NAMED} more" if len(never) > MAX_NAMED else ""
+        print_line(f"note: {len(never)} classes are never predicted: {', '.join(never[:MAX_NAMED])}{more}")
+    for path in shown.files:
+        print_line(f"written: {path}")

@@ -1,0 +1,152 @@
+"""What `faithfulness` does: the full measure of one trial's saliency, its files, its rows in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnsearch.cli.checkpoints import kept_of
+from attnsearch.cli.found import find_run, url_of
+from attnsearch.cli.output import number, print_json, print_line, print_table
+from attnsearch.config.faults import near
+from attnsearch.config.layers import parse_override
+from attnsearch.config.load import with_settings
+from attnsearch.config.scores import FULL, FULL_N_IMAGES, ScoreSettings
+from attnsearch.errors import ConfigError
+from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
+from attnsearch.types import SCORES, Split
+
+if TYPE_CHECKING:
+    from attnsearch.config.experiment import ExperimentConfig
+    from attnsearch.store.scores import ScoreTable
+
+PREFIX = "evaluation.scores."
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whose saliency is scored: a trial, its archive, and where the scores go."""
+
+    layout: StudyLayout
+    number: int
+    archive: ArchivePaths
+    scores: ScorePaths
+    split: Split
+    is_published: bool
+
+
+def find_target(name: str, trial: int | None, root: Path) -> Target:
+    """The published trial on its published split, or a named one on validation.
+
+    Raises:
+        ConfigError: no such study or run, or nothing is published yet.
+    """
+    from attnsearch.search.publish import read_manifest  # imports torch
+
+    layout = find_run(name, root)
+    if trial is not None:
+        files = layout.trial(trial)
+        return Target(layout, trial, files.archive("val"), files.scores("val"), "val", is_published=False)
+    manifest = read_manifest(layout)
+    if manifest is None:
+        raise ConfigError(f"nothing is published of {layout.study!r} yet; name a trial with --trial")
+    chosen = manifest["sets"][0]
+    published = layout.published(chosen["epoch"])
+    split: Split = "test" if published.archive("test").images.exists() else "val"
+    scores = layout.trial(chosen["trial"]).scores(split)
+    return Target(layout, chosen["trial"], published.archive(split), scores, split, is_published=True)
+
+
+def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
+    """The full measure of as many images as there are, up to `FULL_N_IMAGES`; the rest as the run has it."""
+    kept = settings.model_dump(include={"target", "grid", "precision", "batch_images", "fill"})
+    return FULL.model_copy(update={**kept, "n_images": min(FULL_N_IMAGES, n_archived)})
+
+
+def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentConfig, ScoreTable]:
+    """Scores a target, or reads the scores where they were made with the same settings.
+
+    Args:
+        overrides: `key=value`; keys of `evaluation.scores` may be written without their prefix.
+    Raises:
+        ConfigError, DataError, StoreError: as `score_archive`.
+    """
+    from attnsearch.data.loader import open_data  # these import torch
+    from attnsearch.evaluation.score import score_archive
+    from attnsearch.models.kept import read_kept
+    from attnsearch.search.publish import Chosen, note_look
+    from attnsearch.store.archive import read_archive
+
+    kept = read_kept(kept_of(target.layout, target.number))
+    n_archived = len(read_archive(target.archive).image_ids)
+    base = full_settings(kept.config.evaluation.scores, n_archived).model_dump(mode="json")
+    settings = {f"{PREFIX}{key}": value for key, value in base.items()} | dict(_with_prefix(overrides))
+    config = with_settings(kept.config, settings)
+    data = open_data(config.data)
+    if target.split == "test":
+        files, published = target.layout.trial(target.number), target.layout.published(kept.epoch)
+        note_look(target.layout, Chosen(target.number, kept.epoch, files, published), "test")
+    return config, score_archive(config, kept.path, data, target.archive, target.scores)
+
+
+def _with_prefix(overrides: Iterable[str]) -> Iterable[tuple[str, Any]]:
+    known = list(ScoreSettings.model_fields)
+    for key, value in map(parse_override, overrides):
+        if "." not in key and key not in known:
+            raise ConfigError(
+                f"command line: {key}: is no key of evaluation.scores{near(key, known)}; known: {', '.join(known)}, "
+                f"got {value!r}"
+            )
+        yield (key if "." in key else PREFIX + key), value
+
+
+def store_scores(target: Target, table: ScoreTable) -> list[str]:
+    """Puts the means into the study's database and, of the published trial, the files that BR-NPA's users know.
+
+    Returns:
+        Paths of those files.
+    """
+    from attnsearch.search.storage import open_database
+    from attnsearch.search.study import UUID
+    from attnsearch.search.trials import open_to_read
+    from attnsearch.store.areas import METRIC, write_areas
+    from attnsearch.store.score_rows import write_score_rows
+
+    if target.layout.study_yaml.exists():
+        url = url_of(target.layout)
+        uuid = str(open_to_read(url, target.layout.study).user_attrs[UUID])
+        database = open_database(url, create=True)  # one of an earlier version lacks the table
+        write_score_rows(database.engine, uuid, target.number, attempt=None, table=table)
+        database.engine.dispose()
+    if not target.is_published:
+        return []
+    curves = [curve for curve, metric in METRIC.items() if metric in table.curve_names]
+    return [name for curve in curves for name in write_areas(target.layout, curve, table)]
+
+
+def print_scores(target: Target, table: ScoreTable, files: Sequence[str], *, as_json: bool) -> None:
+    """The means with their settings; undefined values are counted."""
+    means, undefined = table.means(), table.n_undefined()
+    about = {key: table.about[key] for key in ("version", "settings", "grid", "checkpoint")}
+    if as_json:
+        shared = {"study": target.layout.study, "trial": target.number, "split": target.split}
+        print_json({**shared, "n_images": len(table.image_ids), "scores": means, "n_undefined": undefined, **about})
+        return
+    rows, columns = table.about["grid"]
+    settings = table.about["settings"]
+    title = (
+        f"{target.layout.study}, trial {target.number}, {len(table.image_ids)} {target.split} images, maps of "
+        f"{rows}x{columns} cells, {len(table.fractions) - 1} steps, fill {settings['fill']}, metrics of version "
+        f"{table.about['version']}"
+    )
+    lines = [
+        (name, {"maximize": "higher", "minimize": "lower"}.get(SCORES.get(name, ""), ""), number(mean),
+         str(undefined.get(name, "")))
+        for name, mean in means.items()
+    ]  # fmt: skip
+    print_table(("score", "better", "mean", "undefined"), lines, title=title)
+    print_line(f"one row per image: {target.scores.table}")
+    for name in files:
+        print_line(f"written: {target.layout.experiment_dir / name}")

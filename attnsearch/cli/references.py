@@ -1,0 +1,90 @@
+"""What `faithfulness --references` and `--sanity` do: floors and ceilings to read scores against."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from attnsearch.cli.faithfulness import Target
+from attnsearch.cli.output import number, print_json, print_line, print_table
+from attnsearch.store.files import atomic_write
+
+if TYPE_CHECKING:
+    from attnsearch.config.experiment import ExperimentConfig
+    from attnsearch.store.scores import ScoreTable
+
+OWN = "own map"
+
+
+def check_references(text: str | None) -> list[str]:
+    """The references that a comma-separated list names.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    from attnsearch.evaluation.references import refuse_unknown  # imports torch
+
+    names = text.split(",") if text else []
+    refuse_unknown(names)
+    return names
+
+
+def print_references(
+    target: Target, config: ExperimentConfig, own: ScoreTable, names: Sequence[str], *, as_json: bool
+) -> None:
+    """Scores reference maps beside the model's own one, prints them and writes `references_<split>.csv`.
+
+    Raises:
+        ConfigError: a reference that this model or data set cannot have.
+    """
+    from attnsearch.data.loader import open_data  # these import torch
+    from attnsearch.evaluation.score import score_references
+
+    kept = target.layout.trial(target.number).kept
+    found = {OWN: own, **score_references(config, kept, open_data(config.data), target.archive, names)}
+    means = {name: table.means() for name, table in found.items()}
+    path = target.layout.trial(target.number).references_csv(target.split)
+    atomic_write(path, _to_csv(means))
+    if as_json:
+        for name, values in means.items():
+            print_json({"map": name, "scores": values})
+        return
+    rows = [(metric, *(number(values.get(metric)) for values in means.values())) for metric in means[OWN]]
+    print_table(("score", *means), rows, title="beside maps that know nothing, and post-hoc maps of the same model")
+    print_line(f"written: {path}")
+
+
+def _to_csv(means: Mapping[str, Mapping[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = list(means[OWN])
+    writer.writerow(["map", *metrics])
+    for name, values in means.items():
+        cells = (values.get(metric, float("nan")) for metric in metrics)
+        writer.writerow([name, *("" if value != value else repr(float(value)) for value in cells)])
+    return text.getvalue()
+
+
+def print_sanity(target: Target, config: ExperimentConfig, table: ScoreTable, *, as_json: bool) -> None:
+    """How similar the maps of the scored images stay while the weights are drawn anew, from the top down."""
+    import numpy as np
+
+    from attnsearch.data.loader import open_data  # these import torch
+    from attnsearch.evaluation.score import sanity_steps
+
+    kept = target.layout.trial(target.number).kept
+    steps = sanity_steps(config, kept, open_data(config.data), target.split, table.image_ids)
+    rows = []
+    for step in steps:
+        defined = step.similarity[~np.isnan(step.similarity)]
+        mean = float(defined.mean()) if len(defined) else float("nan")
+        rows.append((", ".join(step.parts), mean, len(step.similarity) - len(defined)))
+    if as_json:
+        for parts, mean, n_undefined in rows:
+            print_json({"redrawn": parts, "similarity": mean, "n_undefined": n_undefined})
+        return
+    cells = [(parts, number(mean), str(n_undefined or "")) for parts, mean, n_undefined in rows]
+    title = "maps while weights are drawn anew, each step on top of those before; 1 is an unchanged order of the cells"
+    print_table(("drawn anew", "rank correlation", "undefined"), cells, title=title)

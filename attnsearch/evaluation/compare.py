@@ -1,0 +1,252 @@
+"""Compares scored trials image by image: intervals, paired and Welch tests, and how far the order can be trusted."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch.config.faults import near
+from attnsearch.errors import ConfigError
+from attnsearch.evaluation.significance import draw_tests
+from attnsearch.metrics.summary import bootstrap_interval, holm, krippendorff_alpha, paired, rank_reliability, welch
+from attnsearch.store.files import atomic_path, atomic_write
+from attnsearch.store.layout import ExperimentLayout
+from attnsearch.store.scores import ScoreTable
+from attnsearch.types import SCORES, better_direction
+
+SEED = 1
+"""Of the bootstrap, so that a comparison gives the same numbers again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One scored trial under the name that it is shown by."""
+
+    name: str
+    table: ScoreTable
+
+    @property
+    def grid(self) -> str:
+        """Rows and columns of the map, which every number should stand beside."""
+        rows, columns = self.table.about["grid"]
+        return f"{rows}x{columns}"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One metric of one trial: its mean over the images where it is defined, with a 95 % interval."""
+
+    name: str
+    metric: str
+    grid: str
+    n_images: int
+    n_undefined: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two trials in one metric, `difference` being first minus second; tests are two-sided.
+
+    Attributes:
+        n_images: on which both are defined; paired numbers are of those alone.
+        p_paired, p_welch: of the test that knows the pairs of images, and of the one that BR-NPA uses.
+        p_paired_corrected, p_welch_corrected: after Holm's correction for all pairs of the comparison in this metric.
+    """
+
+    metric: str
+    first: str
+    second: str
+    n_images: int
+    difference: float
+    low: float
+    high: float
+    p_paired: float
+    p_paired_corrected: float
+    p_welch: float
+    p_welch_corrected: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All levels and pairs of some metrics, and how far the order of the trials can be trusted in each.
+
+    Attributes:
+        alphas: metric -> Krippendorff's alpha of the order, with images as raters.
+        stable: metric -> share of resampled sets of images in which the best trial stays the best.
+    """
+
+    levels: tuple[Level, ...]
+    pairs: tuple[Pair, ...]
+    alphas: dict[str, float]
+    stable: dict[str, float]
+
+    def p_values(self, metric: str, names: Sequence[str]) -> NDArray[np.float64]:
+        """(M, M) symmetric, corrected p-values of the paired test; 1 on the diagonal."""
+        found = np.ones((len(names), len(names)))
+        for pair in self.pairs:
+            if pair.metric == metric:
+                i, j = names.index(pair.first), names.index(pair.second)
+                found[i, j] = found[j, i] = pair.p_paired_corrected
+        return found
+
+
+def check_comparable(entries: Sequence[Entry]) -> list[str]:
+    """Refuses trials whose numbers do not belong on one axis, and says what a reader should know of the others.
+
+    Returns:
+        Notes, one line each: grids that differ.
+    Raises:
+        ConfigError: fewer than two, a name twice, or scores of other versions, settings, splits or images.
+    """
+    names = [entry.name for entry in entries]
+    if len(entries) < 2:
+        raise ConfigError(f"a comparison needs at least two trials or studies, got {', '.join(names) or 'none'}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"each trial may be compared once, got {', '.join(names)}")
+    first = entries[0]
+    for entry in entries[1:]:
+        for key, said in (("version", "version"), ("split", "split"), ("settings", "settings"), ("images", "images")):
+            mine, other = first.table.about[key], entry.table.about[key]
+            if mine != other:
+                shown = "" if key == "images" else f" ({_short(mine, other)})"
+                raise ConfigError(
+                    f"{first.name} and {entry.name} were scored with different {said}{shown} and cannot be compared; "
+                    "score them alike with `attnsearch faithfulness`"
+                )
+    grids = sorted({entry.grid for entry in entries})
+    if len(grids) == 1:
+        return []
+    return [
+        f"the maps have different grids ({', '.join(grids)}), and coarse maps are favoured by some metrics; "
+        "evaluation.scores.grid pools them to one"
+    ]
+
+
+def _short(mine: object, other: object) -> str:
+    if isinstance(mine, dict) and isinstance(other, dict):
+        key = next(key for key in {**mine, **other} if mine.get(key) != other.get(key))
+        return f"{key} {mine.get(key)!r} and {other.get(key)!r}"
+    return f"{mine!r} and {other!r}"
+
+
+def metrics_of(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
+    """The wanted metrics, or all that every trial has and some image defines.
+
+    Raises:
+        ConfigError: a metric that a trial does not have.
+    """
+    shared = [name for name in entries[0].table.values if all(name in entry.table.values for entry in entries)]
+    for name in wanted:
+        if name not in shared:
+            hint = near(name, shared)
+            raise ConfigError(f"metric {name!r} was not scored for all trials{hint}; known: {', '.join(shared)}")
+    return list(wanted) or [name for name in shared if all(_is_defined(entry.table, name) for entry in entries)]
+
+
+def _is_defined(table: ScoreTable, metric: str) -> bool:
+    return bool((~np.isnan(table.values[metric])).any())
+
+
+def compare(entries: Sequence[Entry], metrics: Iterable[str]) -> Comparison:
+    """Compares trials that `check_comparable` let pass, in some metrics.
+
+    Undefined values are left out of means and pairs, and counted. Holm's correction is over the pairs of one metric.
+    """
+    levels, pairs, alphas, stable = [], [], {}, {}
+    for metric in metrics:
+        levels += [_level(entry, metric) for entry in entries]
+        pairs += _pairs(entries, metric)
+        scores = np.stack([_aligned(entry, entries[0], metric) for entry in entries])
+        alphas[metric] = krippendorff_alpha(scores)
+        sign = 1.0 if SCORES.get(metric, "maximize") == "maximize" else -1.0
+        stable[metric] = rank_reliability(sign * scores)
+    return Comparison(tuple(levels), tuple(pairs), alphas, stable)
+
+
+def _level(entry: Entry, metric: str) -> Level:
+    values = entry.table.values[metric]
+    found = bootstrap_interval(values, seed=SEED)
+    n_undefined = int(np.isnan(values).sum())
+    return Level(entry.name, metric, entry.grid, len(values), n_undefined, found.mean, found.low, found.high)
+
+
+def _pairs(entries: Sequence[Entry], metric: str) -> list[Pair]:
+    found = []
+    for first, second in combinations(entries, 2):
+        a, b = (_aligned(entry, entries[0], metric) for entry in (first, second))
+        by_image, by_group = paired(a, b), welch(a, b)
+        interval = bootstrap_interval(a - b, seed=SEED)
+        found.append(
+            Pair(
+                metric=metric,
+                first=first.name,
+                second=second.name,
+                n_images=by_image.n,
+                difference=by_image.difference,
+                low=interval.low,
+                high=interval.high,
+                p_paired=by_image.p,
+                p_paired_corrected=by_image.p,
+                p_welch=by_group.p,
+                p_welch_corrected=by_group.p,
+            )
+        )
+    by_image, by_group = (holm(np.array([getattr(pair, key) for pair in found])) for key in ("p_paired", "p_welch"))
+    return [
+        replace(pair, p_paired_corrected=float(p_paired), p_welch_corrected=float(p_welch))
+        for pair, p_paired, p_welch in zip(found, by_image, by_group, strict=True)
+    ]
+
+
+def _aligned(entry: Entry, first: Entry, metric: str) -> NDArray[np.float64]:
+    """The values in the order of the first trial's images."""
+    row_of = {image_id: row for row, image_id in enumerate(entry.table.image_ids)}
+    return entry.table.values[metric][[row_of[image_id] for image_id in first.table.image_ids]]
+
+
+def write_comparison(found: Comparison, entries: Sequence[Entry], layout: ExperimentLayout, name: str) -> list[Path]:
+    """Writes both tables, and BR-NPA's figure of the paired tests for each metric.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    names = [entry.name for entry in entries]
+    paths = [layout.comparison(name), layout.comparison_pairs(name)]
+    atomic_write(paths[0], _csv(found.levels, Level))
+    atomic_write(paths[1], _csv(found.pairs, Pair))
+    for metric in found.alphas:
+        means = {one.name: one.mean for one in found.levels if one.metric == metric}
+        if any(np.isnan(mean) for mean in means.values()):
+            continue
+        path = layout.tests_figure(name, metric)
+        with atomic_path(path) as temporary:
+            draw_tests(
+                names,
+                [means[one] for one in names],
+                found.p_values(metric, names),
+                temporary,
+                metric=metric,
+                direction=better_direction(f"val/{metric}"),
+            )
+        paths.append(path)
+    return paths
+
+
+def _csv(rows: Sequence[Level] | Sequence[Pair], kind: type[Level] | type[Pair]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in fields(kind)])
+    for row in rows:
+        cells = vars(row).values()
+        writer.writerow(["" if isinstance(cell, float) and np.isnan(cell) else cell for cell in cells])
+    return text.getvalue()
