@@ -1,4 +1,4 @@
-"""One HTML file that tells of all studies of an experiment, and that a person can mail: nothing in it needs a network."""
+"""One HTML file that tells of all studies of an experiment; it needs no network, so that a person can mail it."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
         "val_accuracy": math.nan if chosen is None else chosen.metrics.get("val/accuracy", math.nan),
         "val_sparsity": math.nan if chosen is None else chosen.metrics.get("val/sparsity", math.nan),
         "test_accuracy": facts.test.get("accuracy", math.nan),
-        "hours": sum(trial.seconds for trial in facts.rows.trials) / 3600,
+        "hours": f"{sum(trial.seconds for trial in facts.rows.trials) / 3600:.1f}",
     }
 
 
@@ -218,19 +218,17 @@ def commands(facts: StudyFacts) -> list[tuple[str, str]]:
     base = f"results/{facts.layout.experiment}/{facts.name}"
     number_ = facts.chosen.number
     config = f"{base}/trials/{number_:05d}/config.yaml"
-    lines = [] if facts.is_run else [(f"{facts.name}: the search", f"attnsearch search {base}/study.yaml")]
-    lines.append((f"{facts.name}: its best trial", f"attnsearch train {config} name={facts.name}_again"))
-    if facts.is_run:
-        return lines
-    lines.append((f"{facts.name}: val numbers", f"attnsearch evaluate {facts.title} --trial {number_} --split val"))
-    if facts.test:
-        lines.append(
-            (f"{facts.name}: test numbers", f"attnsearch evaluate {facts.title} --trial {number_} --split test")
-        )
-    lines.append(
-        (f"{facts.name}: pictures", f"attnsearch visualize {facts.title}:{number_} --split test --per-class 1")
-    )
-    return lines
+    lines = [] if facts.is_run else [("the search", f"attnsearch search {base}/study.yaml")]
+    lines.append(("its best trial", f"attnsearch train {config} name={facts.name}_again"))
+    if not facts.is_run:
+        evaluate = f"attnsearch evaluate {facts.title} --trial {number_} --split"
+        lines.append(("val numbers", f"{evaluate} val"))
+        lines += [("test numbers", f"{evaluate} test")] if facts.test else []
+    if facts.archive is not None:
+        split = facts.archive.split
+        visualize = f"attnsearch visualize {facts.title}:{number_} --split {split} --per-class 1"
+        lines.append(("pictures", visualize))
+    return [(f"{facts.name}: {what}", command) for what, command in lines]
 
 
 def number(value: float | None) -> str:

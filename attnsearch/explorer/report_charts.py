@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from attnsearch.explorer.report_facts import StudyFacts
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 """Okabe and Ito's, told apart with any colour vision."""
 _TRAIN, _OTHERS, _INK, _FAINT = "#9aa1a9", "#d4d8dd", "#1f2328", "#6a737d"
-_WIDTH_IN = 7.2
+_WIDTH_IN = 8.6
 _RC: dict[Any, Any] = {
     **{"font.size": 8.5, "font.family": "DejaVu Sans", "axes.edgecolor": "#aab0b7", "axes.labelcolor": _INK},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.titlecolor": _INK},
@@ -98,7 +99,7 @@ def _curves(axes: Axes, facts: StudyFacts, key: str) -> None:
             point = (kept["epoch"], kept[f"val/{key}"])
             axes.plot(*point, "o", color=COLOURS[0], markersize=6, label="kept epoch", markeredgecolor="white")
     axes.set(xlabel="epoch", title=key.replace("_", " "))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7.5)
 
@@ -146,7 +147,8 @@ def draw_front(facts: Sequence[StudyFacts], x_key: str, y_key: str) -> Figure:
             if one.chosen is not None and trial.number == one.chosen.number:
                 axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.4)
     front = front_of_points(points, better_direction(x_key) == "maximize", better_direction(y_key) == "maximize")
-    axes.plot([x for x, _ in front], [y for _, y in front], color=_FAINT, linewidth=1, zorder=0, label="front")
+    if len(front) > 1:
+        axes.plot([x for x, _ in front], [y for _, y in front], color=_FAINT, linewidth=1, zorder=0, label="front")
     axes.set(xlabel=_with_direction(x_key), ylabel=_with_direction(y_key))
     axes.legend(fontsize=7.5)
     return figure
@@ -210,4 +212,5 @@ def draw_levels(levels: Mapping[str, Sequence[tuple[str, float, float, float]]])
         arrow = "→" if better_direction(f"val/{metric}") == "maximize" else "←"
         axes.set_title(f"{metric.replace('_', ' ')} {arrow}")
         axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     return figure

@@ -19,7 +19,7 @@ from attnsearch.explorer.report_facts import StudyFacts
 from attnsearch.store.archive import read_archive
 from attnsearch.types import AttentionArchive, Split
 
-MAX_IMAGES = 10
+MAX_IMAGES = 6
 MAX_STUDIES = 6
 _STYLE = Style(dpi=130, width_in=1.15, format="jpg")
 
@@ -49,8 +49,9 @@ def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:
         return []
     columns = [one for one in columns if one.archive.split == columns[0].archive.split]
     known = Known.of_archive(columns[0].archive)
-    per_class = 1 if len(set(known.true)) <= 2 * MAX_IMAGES else 0
-    sheets = [_sheet(columns, choose(known, Choice(per_class=per_class), None)[:MAX_IMAGES], "Images of every class")]
+    of_classes = choose(known, Choice(per_class=1), None)
+    spread = of_classes[:: -(-len(of_classes) // MAX_IMAGES)]
+    sheets = [_sheet(columns, spread, "Images of several classes")]
     try:
         errors = choose(known, Choice(confused=4), None)
     except AttnSearchError:  # nothing was confused
