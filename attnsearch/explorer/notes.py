@@ -1,4 +1,4 @@
-"""Shows each trial's settings as its note in optuna-dashboard, without writing them anywhere."""
+"""Shows optuna-dashboard what it would not find by itself: settings as notes, constraints. Nothing is written."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from attnsearch.explorer.memo import Memo, stamp_of
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
+
+_CONSTRAINTS = "constraints"
 
 
 class NotedStorage:
@@ -39,6 +42,13 @@ class NotedStorage:
         attributes = self._storage.get_study_system_attrs(study_id)
         return self._with_notes(self._storage.get_study_name_from_id(study_id), study_id, attributes)
 
+    def get_all_trials(self, *args: Any, **settings: Any) -> list[FrozenTrial]:
+        """As the storage behind, with constraints where optuna-dashboard 0.21 looks for them.
+
+        It reads the key of older Optunas, would call every trial feasible, and the best one the wrong one.
+        """
+        return [_with_constraints(trial) for trial in self._storage.get_all_trials(*args, **settings)]
+
     def _with_notes(self, name: str, study_id: int, attributes: dict[str, Any]) -> dict[str, Any]:
         layout = next((one for one in self._experiment.studies() if one.study == name), None)
         if layout is None:
@@ -57,6 +67,14 @@ class NotedStorage:
         """The file as a block of code; empty where it is missing."""
         stamp = stamp_of(path)
         return self._notes.get(path, stamp, lambda: above + _block(path) if any(stamp[0]) else "")
+
+
+def _with_constraints(trial: FrozenTrial) -> FrozenTrial:
+    if not trial.constraints or _CONSTRAINTS in trial.system_attrs:
+        return trial
+    copied = copy.copy(trial)
+    copied.system_attrs = {**trial.system_attrs, _CONSTRAINTS: list(trial.constraints.values())}
+    return copied
 
 
 def _block(path: Path) -> str:

@@ -12,9 +12,17 @@ from attnsearch.explorer.memo import Memo
 from attnsearch.explorer.pictures import Pictures
 from attnsearch.explorer.places import Places
 from attnsearch.explorer.scores import Scores
+from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
 
 MAX_DIGITS = 10
+
+
+def _best(rows: StudyRows) -> TrialRow | None:
+    """The best trial by the first objective; of a Pareto front that end."""
+    front = [trial for trial in rows.trials if trial.number in rows.best and trial.values]
+    sign = -1 if next(iter(rows.objectives.values()), "") == "minimize" else 1
+    return max(front, key=lambda trial: sign * trial.values[0], default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +58,7 @@ class Reading:
         except AttnSearchError as error:
             return {**name, "fault": str(error)}
         states = [trial.state for trial in rows.trials]
-        best = next((trial for trial in rows.trials if trial.number in rows.best), None)
+        best = _best(rows)
         return {
             **name,
             "fault": None,

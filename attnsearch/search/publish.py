@@ -19,6 +19,7 @@ from attnsearch.evaluation.thumbnails import write_thumbnails
 from attnsearch.models.kept import read_kept
 from attnsearch.search.session import Session
 from attnsearch.search.study import best_trials
+from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.files import atomic_path, atomic_write, disk_errors
 from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.records import read_csv, write_scores
@@ -144,9 +145,17 @@ def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list
     archive = chosen.target.archive(split)
     scores = collect(config, chosen.trial.kept, data, split, archive=archive)
     written = _write_scores(chosen, {split: _of_split(scores, f"{split}/")})
+    _write_copies(layout, chosen, data, split)
+    return [*written, *(path for path in (*archive.arrays.values(), archive.about, archive.images) if path.exists())]
+
+
+def _write_copies(layout: StudyLayout, chosen: Chosen, data: DataSource, split: Split) -> None:
+    """Small copies of all pictures whose maps lie in the results: the published ones, and those of validation."""
     table = data.tables.of(split)
     write_thumbnails(table, table.image_ids, layout.thumbnail)
-    return [*written, *(path for path in (*archive.arrays.values(), archive.about, archive.images) if path.exists())]
+    kept = chosen.trial.archive("val")
+    if has_archive(kept):  # the same images in all trials of a study
+        write_thumbnails(data.tables.val, read_archive(kept, index_only=True).image_ids, layout.thumbnail)
 
 
 def _write_scores(chosen: Chosen, measured: dict[Split, dict[str, float]]) -> list[Path]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import urllib.request
+import warnings
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.exceptions import ExperimentalWarning
 from werkzeug.test import Client
 
 from attnsearch.errors import ConfigError, StoreError
@@ -38,6 +40,34 @@ def test_notes_hold_the_settings(client: Client) -> None:
     assert "/attention/trial/here/hunt/1" in body
     assert "```yaml" in body
     assert "br_npa" in body
+
+
+def test_dashboard_knows_which_trials_break_a_constraint(copied: Built) -> None:
+    database = open_database(default_url(copied.layout))
+    study = optuna.load_study(study_name="hunt", storage=database.storage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        trial = study.ask()
+        trial.set_constraint("train/seconds", 2.5)
+    study.tell(trial, [0.9, 0.1])
+    database.engine.dispose()
+    app, _ = build_app(find_experiments(copied.root))
+    trials = json.loads(Client(app).get("/api/studies/1").text)["trials"]
+    assert [one["constraints"] for one in trials] == [[], [], [], [2.5]]
+
+
+def test_trial_that_ends_while_the_server_runs_is_seen(copied: Built) -> None:
+    app, _ = build_app(find_experiments(copied.root))
+    asking = Client(app)
+    path = "/attention/api/study/here/hunt"
+    assert len(json.loads(asking.get(path).text)["trials"]) == 3
+    database = open_database(default_url(copied.layout))
+    study = optuna.load_study(study_name="hunt", storage=database.storage)
+    trial = study.ask()
+    assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["running"]
+    study.tell(trial, [0.9, 0.1])
+    database.engine.dispose()
+    assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["complete"]
 
 
 def test_artifacts_are_served_and_never_run_as_pages(copied: Built) -> None:

@@ -40,6 +40,7 @@ def page_values(client: Client, path: str, element: str) -> Any:
 def test_list_of_studies_holds_the_study(client: Client) -> None:
     (row,) = page_values(client, "", "studies")
     assert (row["experiment"], row["study"], row["n_trials"], row["fault"]) == ("here", "hunt", 3, None)
+    assert row["best"] == 2  # all three are on the front, and accuracy climbs with the number
 
 
 def test_study_holds_objectives_settings_and_which_trials_have_maps(client: Client) -> None:
