@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import typer
 from attnsearch import types
 from attnsearch.cli.app import app
 from attnsearch.config import experiment, study
+from attnsearch.config.experiment import OptimizerSettings, TrainSettings
 from attnsearch.config.load import load_experiment, load_study, names
 from attnsearch.config.models import ModelConfig
 from attnsearch.config.reference import reference
 from attnsearch.config.schema import members, tag_of
+from attnsearch.models import build_model
 from attnsearch.types import EPOCH_METRICS, METRICS
 from tests.documents import ROOT, blocks, commands, run_example, undocumented
 
@@ -53,6 +56,30 @@ def test_every_verb_stands_in_the_readme() -> None:
 @pytest.mark.parametrize("name", [tag for one in members(ModelConfig) if (found := tag_of(one)) for tag in found[1:]])
 def test_every_model_stands_in_the_readme(name: str) -> None:
     assert name in table_cells(README)
+
+
+def models_table() -> dict[str, tuple[str, str]]:
+    """Model -> its cells of maps and of knobs, of the second table of models."""
+    text = README.read_text(encoding="utf-8")
+    _, _, table = text.partition("| model | maps | knobs to search |")
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    return {row[0].strip("| `"): (row[1], row[2]) for row in rows[: len(members(ModelConfig))]}
+
+
+def test_maps_and_knobs_of_the_readme_exist() -> None:
+    table = models_table()
+    assert len(table) == len(members(ModelConfig))
+    trained = {*TrainSettings.model_fields, *OptimizerSettings.model_fields}
+    for settings in members(ModelConfig):
+        name = tag_of(settings)[1]  # type: ignore[index]
+        maps, knobs = (re.findall(r"`([^`]+)`", cell) for cell in table[name])
+        assert not [knob for knob in knobs if knob.split(".")[-1] not in {*settings.model_fields, *trained}], name
+        if name == "intr":
+            assert re.fullmatch(r"layer_L/predicted/head_N", maps[0])
+            continue
+        small = {"backbone": "deit_tiny_patch16_224"} if name == "dcal" else {"backbone": "resnet10t"}
+        model = build_model(settings(**small), 2)
+        assert [one for one in maps if one in model.map_names] == maps, name
 
 
 @pytest.mark.parametrize("name", METRICS)
