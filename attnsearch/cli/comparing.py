@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnsearch.cli.faithfulness import Target, find_target
 from attnsearch.cli.found import runs_in
+from attnsearch.cli.listing import MIN_ALPHA
 from attnsearch.cli.output import number, print_json, print_line, print_table
 from attnsearch.errors import ConfigError
 from attnsearch.store.scores import has_scores, read_scores
@@ -16,9 +17,6 @@ from attnsearch.types import SCORES
 
 if TYPE_CHECKING:
     from attnsearch.evaluation.compare import Comparison, Entry
-
-MIN_ALPHA = 0.4
-"""Krippendorff's alpha below which the order of the trials depends on which images one looks at."""
 
 
 @dataclass(frozen=True)

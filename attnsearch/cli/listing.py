@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from attnsearch.cli.found import all_studies, url_of
 from attnsearch.cli.output import duration, number, print_line, print_table
 from attnsearch.config.load import Kind, find_file, load_study, names
-from attnsearch.search.front import front_of
+from attnsearch.search.front import front_of, reliability
 from attnsearch.search.trials import StudyRows, TrialRow, read_study
 from attnsearch.store.layout import StudyLayout
+from attnsearch.types import SCORES
 
 KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
 
@@ -57,6 +59,8 @@ def print_trials(rows: StudyRows) -> None:
             print_line(f"trial {trial.number}: {trial.error}")
 
 
+MIN_ALPHA = 0.4
+"""Krippendorff's alpha below which the order of the trials depends on which images one looks at."""
 BESIDE_RAW = ("deletion", "insertion", "random_deletion", "masked_score")
 """Raw areas are shown together, with the value of a random order and of the masked image."""
 
@@ -88,6 +92,25 @@ def print_front(rows: StudyRows, shares: Mapping[str, Mapping[str, float]]) -> N
         names = list(dict.fromkeys(name for one in shares.values() for name in one))
         lines = [(key, *(number(one.get(name)) for name in names)) for key, one in shares.items()]
         print_table(("objective", *short_names(names)), lines, title="what tells the best trials from the others")
+
+
+def print_reliability(layout: StudyLayout, rows: StudyRows) -> None:
+    """How far the order of the front, or of all complete trials of a study with one objective, can be trusted."""
+    if len(rows.objectives) > 1:
+        numbers = list(rows.best)
+    else:
+        numbers = [trial.number for trial in rows.trials if trial.state == "complete"]
+    for key in rows.objectives:
+        metric = key.partition("/")[2]
+        found = reliability(layout, numbers, metric) if metric in SCORES else None
+        if found is None:
+            continue
+        fills = "" if math.isnan(found.second_fill) else f", under two fills {number(found.second_fill)}"
+        weak = "; do not call a winner" if found.alpha < MIN_ALPHA else ""
+        print_line(
+            f"order of {found.n_trials} trials in {key} over {found.n_images} images: alpha {number(found.alpha)}, "
+            f"best stays best {number(found.stable)}{fills}{weak}"
+        )
 
 
 def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:

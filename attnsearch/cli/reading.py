@@ -36,7 +36,7 @@ def list_all(results: Results = RESULTS, as_json: AsJson = False) -> None:
 def show(study: Study, results: Results = RESULTS, as_json: AsJson = False) -> None:
     """Show every trial of a study: state, objectives, kept epoch, settings, time."""
     from attnsearch.cli.found import find_study, url_of
-    from attnsearch.cli.listing import print_front, print_trials, trial_values
+    from attnsearch.cli.listing import print_front, print_reliability, print_trials, trial_values
     from attnsearch.search.front import importances
     from attnsearch.search.trials import open_to_read, rows_of
 
@@ -47,6 +47,7 @@ def show(study: Study, results: Results = RESULTS, as_json: AsJson = False) -> N
         print_trials(rows)
         if len(rows.objectives) > 1:
             print_front(rows, importances(opened))
+        print_reliability(layout, rows)
         return
     for trial in rows.trials:
         print_json(trial_values(trial, rows))

@@ -201,10 +201,10 @@ def _pairs(entries: Sequence[Entry], metric: str) -> list[Pair]:
                 p_welch_corrected=by_group.p,
             )
         )
-    by_image, by_group = (holm(np.array([getattr(pair, key) for pair in found])) for key in ("p_paired", "p_welch"))
+    corrected = [holm(np.array([getattr(pair, key) for pair in found])) for key in ("p_paired", "p_welch")]
     return [
         replace(pair, p_paired_corrected=float(p_paired), p_welch_corrected=float(p_welch))
-        for pair, p_paired, p_welch in zip(found, by_image, by_group, strict=True)
+        for pair, p_paired, p_welch in zip(found, *corrected, strict=True)
     ]
 
 

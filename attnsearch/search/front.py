@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.scores import ScoreTable, has_scores, read_scores
+from attnsearch.types import SCORES
 
 MIN_TRIALS = 8
 """Complete trials under which importances are noise, and are not shown."""
@@ -20,6 +24,66 @@ def front_of(rows: StudyRows) -> list[TrialRow]:
     best = [trial for trial in rows.trials if trial.number in rows.best]
     sign = -1 if next(iter(rows.objectives.values())) == "maximize" else 1
     return sorted(best, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far the order of some trials in one score can be trusted.
+
+    Attributes:
+        alpha: Krippendorff's alpha of the order, with images as raters.
+        stable: share of resampled sets of images in which the best trial stays the best.
+        second_fill: Spearman's correlation of the trials' relevance gain under two fills; NaN where one was measured.
+    """
+
+    n_trials: int
+    n_images: int
+    alpha: float
+    stable: float
+    second_fill: float
+
+
+def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Reliability | None:
+    """The reliability of the order of some trials, from their scores of single images on validation.
+
+    Args:
+        metric: by its own name, such as `relevance_gain`.
+    Returns:
+        None with fewer than two scored trials, or where they were not scored alike.
+    Raises:
+        StoreError: scores cannot be read.
+    """
+    import numpy as np
+
+    from attnsearch.metrics.summary import krippendorff_alpha, rank_reliability
+
+    paths = [layout.trial(number).scores("val") for number in numbers]
+    tables = [read_scores(one) for one in paths if has_scores(one)]
+    keys = {(table.about["version"], str(table.about["settings"]), table.about["images"]) for table in tables}
+    if len(tables) < 2 or len(keys) > 1 or any(metric not in table.values for table in tables):
+        return None
+    values = np.stack([table.values[metric] for table in tables])
+    sign = 1.0 if SCORES.get(metric, "maximize") == "maximize" else -1.0
+    return Reliability(
+        n_trials=values.shape[0],
+        n_images=values.shape[1],
+        alpha=krippendorff_alpha(values),
+        stable=rank_reliability(sign * values),
+        second_fill=_under_two_fills(tables),
+    )
+
+
+def _under_two_fills(tables: Sequence[ScoreTable]) -> float:
+    import numpy as np
+    from scipy import stats
+
+    second = next((name for name in tables[0].values if name.startswith("relevance_gain_")), None)
+    if second is None or len(tables) < 3:
+        return float("nan")
+    means = np.array([[table.means()["relevance_gain"], table.means()[second]] for table in tables])
+    if np.isnan(means).any() or (np.ptp(means, axis=0) == 0).any():
+        return float("nan")
+    return float(stats.spearmanr(means[:, 0], means[:, 1]).statistic)
 
 
 def importances(study: optuna.Study) -> dict[str, Mapping[str, float]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import optuna
 import pytest
 
-from attnsearch.search.front import MIN_TRIALS, front_of, importances
+from attnsearch.search.front import MIN_TRIALS, front_of, importances, reliability
 from attnsearch.search.trials import rows_of
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.scores import ImageScore, make_table, write_scores
 
 
 def study_of(*points: tuple[float, float, float, float]) -> optuna.Study:
@@ -40,3 +44,42 @@ def test_each_objective_has_its_own_settings() -> None:
 def test_few_trials_have_no_importances() -> None:
     points = [(index / 10, 0.5, index / 10, 0.5) for index in range(MIN_TRIALS - 1)]
     assert importances(study_of(*points)) == {}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> StudyLayout:
+    return StudyLayout(tmp_path, "here", "hunt")
+
+
+def write(layout: StudyLayout, number: int, gains: list[float], *, blurred: float = 0.0, n_steps: int = 4) -> None:
+    about = {"version": 1, "settings": {"n_steps": n_steps}, "images": "i", "digest": f"{number}"}
+    rows = [
+        ImageScore(str(row), {"relevance_gain": gain, "relevance_gain_blur": blurred}, {})
+        for row, gain in enumerate(gains)
+    ]
+    write_scores(layout.trial(number).scores("val"), make_table(rows, (), about))
+
+
+def test_images_that_agree_make_the_order_reliable(layout: StudyLayout) -> None:
+    for number, (level, blurred) in enumerate([(0.1, 0.5), (0.2, 0.6), (0.4, 0.9)]):
+        write(layout, number, [level, level + 0.5, level + 0.25], blurred=blurred)
+    found = reliability(layout, [0, 1, 2], "relevance_gain")
+    assert found is not None
+    assert (found.n_trials, found.n_images, found.alpha, found.stable) == (3, 3, pytest.approx(1.0), 1.0)
+    assert found.second_fill == pytest.approx(1.0)
+
+
+def test_images_that_contradict_each_other_do_not(layout: StudyLayout) -> None:
+    write(layout, 0, [0.1, 0.9])
+    write(layout, 1, [0.9, 0.1])
+    found = reliability(layout, [0, 1], "relevance_gain")
+    assert found is not None
+    assert found.alpha < 0
+
+
+def test_scores_of_different_settings_have_no_order(layout: StudyLayout) -> None:
+    write(layout, 0, [0.1, 0.9])
+    write(layout, 1, [0.1, 0.9], n_steps=8)
+    assert reliability(layout, [0, 1], "relevance_gain") is None
+    assert reliability(layout, [0], "relevance_gain") is None
+    assert reliability(layout, [0, 7], "relevance_gain") is None
