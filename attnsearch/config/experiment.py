@@ -157,7 +157,7 @@ class ExperimentConfig(Settings):
         if isinstance(self.model, DcalSettings) and self.model.has_pwca and n_at_once < 2:
             raise ValueError(
                 f"model.variant {self.model.variant} pairs images, so at least 2 must be trained at once, got "
-                f"train.batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower accumulation"
+                f"train.batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower the latter"
             )
         return self
 
