@@ -161,7 +161,7 @@ def repair_kept(run: Run, trial: Trial) -> bool:
         return True
     if found > trial.epoch:  # the newest resume checkpoint was broken; that later epoch comes again and is better
         logger.warning("%s is of epoch %d and will be written anew", trial.layout.kept, found)
-        trial.kept_epoch = 0
+        trial.kept_epoch, trial.patient_from = 0, trial.epoch
         return True
     return False
 

@@ -25,6 +25,7 @@ class Trial:
         accumulation: parts that a batch is worked on in; grows where memory runs out and that is allowed.
         records: of all finished epochs, training before validation.
         kept_epoch: whose weights lie in the kept checkpoint, from 1; 0 while there is none.
+        patient_from: epoch from which early stopping counts, where the kept epoch before it was lost.
     """
 
     config: ExperimentConfig
@@ -33,6 +34,7 @@ class Trial:
     accumulation: int
     records: list[EpochRecord] = field(default_factory=list)
     kept_epoch: int = 0
+    patient_from: int = 0
 
     @property
     def layout(self) -> TrialLayout:
@@ -76,7 +78,7 @@ class Trial:
     def is_exhausted(self) -> bool:
         """Whether early stopping ends the trial: no better epoch for as long as it was asked to wait."""
         patience = self.config.train.early_stopping_epochs
-        return patience is not None and self.epoch - self.kept_epoch >= patience
+        return patience is not None and self.epoch - max(self.kept_epoch, self.patient_from) >= patience
 
     def result(self, state: Literal["complete", "pruned"]) -> TrialResult:
         """The row that ends the trial: values of the kept epoch, time of all of its epochs in whatever attempt."""

@@ -64,6 +64,12 @@ def test_patience_also_ends_a_trial_without_any_defined_value(tiny_config: Confi
     assert played(config, [math.nan, math.nan], tmp_path).is_exhausted()
 
 
+def test_patience_starts_anew_where_the_kept_epoch_was_lost(tiny_config: ConfigMaker, tmp_path: Path) -> None:
+    trial = played(tiny_config(train={"early_stopping_epochs": 2}), [0.3, 0.2, 0.4], tmp_path)
+    trial.kept_epoch, trial.patient_from = 0, 3
+    assert not trial.is_exhausted()
+
+
 def test_the_result_is_that_of_the_kept_epoch(tiny_config: ConfigMaker, tmp_path: Path) -> None:
     result = played(tiny_config(), [0.5, 0.3, 0.4], tmp_path).result("complete")
     assert (result.kept_epoch, result.epochs_run) == (2, 3)
