@@ -13,6 +13,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from attnsearch.config.load import load_study
 from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.collect import collect
 from attnsearch.evaluation.thumbnails import write_thumbnails
@@ -21,7 +22,7 @@ from attnsearch.search.session import Session
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.files import atomic_path, atomic_write, disk_errors
-from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.records import read_csv, write_scores
 from attnsearch.store.retention import RemovableFile, plan_removal
 from attnsearch.types import Split
@@ -193,7 +194,10 @@ def _relative(path: Path, layout: StudyLayout) -> str:
 
 
 def removable(session: Session) -> list[RemovableFile]:
-    """What retention would delete now: weights and maps of all but the best k, published and unfinished trials."""
+    """What retention would delete now: weights and maps of all but the best k, published and unfinished trials.
+
+    A trial that another study of the experiment has as its teacher, or starts from, stays as well.
+    """
     config = session.loaded.study
     trials = session.trials()
     best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
@@ -201,4 +205,19 @@ def removable(session: Session) -> list[RemovableFile]:
     published = {one["trial"] for one in manifest["sets"]} if manifest is not None else set()
     unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
     numbers = [trial.number for trial in trials]
-    return plan_removal(numbers, best_numbers=best | published, unfinished_numbers=unfinished, layout=session.layout)
+    used = _used_elsewhere(session.layout)
+    sources = {number for number in numbers if session.layout.trial(number).kept.resolve() in used}
+    stay = best | published | sources
+    return plan_removal(numbers, best_numbers=stay, unfinished_numbers=unfinished, layout=session.layout)
+
+
+def _used_elsewhere(layout: StudyLayout) -> set[Path]:
+    """The checkpoints that the other studies of the experiment start from."""
+    found: set[Path] = set()
+    for other in ExperimentLayout(layout.root, layout.experiment).studies():
+        if other.study != layout.study:
+            experiment = load_study(str(other.study_yaml)).experiment
+            teacher = experiment.train.teacher
+            named = (experiment.model.weights, teacher.checkpoint if teacher else "")
+            found |= {Path(name).resolve() for name in named}
+    return found

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import attnsearch.search.publish as module
+from attnsearch.config.load import with_settings
 from attnsearch.search.publish import FORMAT, Chosen, publish_study, removable
 from attnsearch.search.session import Session
+from attnsearch.search.supervisor import study_file
 from attnsearch.store.files import atomic_write
 from attnsearch.store.layout import StudyLayout
+from tests.search.studies import loaded_study
 
 Open = Callable[..., Session]
 
@@ -27,6 +31,20 @@ def test_files_of_a_published_trial_stay_when_a_better_one_is_not_published_yet(
     sets = [{"trial": 0, "epoch": 2, "folder": "."}]
     atomic_write(session.layout.published_json, json.dumps({"format": FORMAT, "sets": sets, "files": []}))
     assert [file.number for file in removable(session)] == [1]
+
+
+def test_a_trial_that_teaches_another_study_stays(open_tiny: Open) -> None:
+    session = open_tiny(retention={"best_k": 1})
+    for accuracy in (0.5, 0.4, 0.9):
+        trial = session.study.ask()
+        session.study.tell(trial, accuracy)
+        atomic_write(session.layout.trial(trial.number).kept, "weights")
+    assert [file.number for file in removable(session)] == [0, 1]
+    student = loaded_study(name="student")
+    taught = with_settings(student.experiment, {"train.teacher": {"checkpoint": str(session.layout.trial(1).kept)}})
+    layout = StudyLayout(session.layout.root, session.layout.experiment, "student")
+    atomic_write(layout.study_yaml, study_file(replace(student, experiment=taught)))
+    assert [file.number for file in removable(session)] == [0]
 
 
 def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
