@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from attnsearch.store.layout import StudyLayout, TrialLayout
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
-    from attnsearch.evaluation.analysis import Analysis
+    from attnsearch.evaluation.analysis import Analysis, MapRow, QueryRow
 
+QUERIES = "query_embed.weight"
+"""INTR's class queries, in its checkpoint."""
 MAX_NAMED = 10
 """Classes that are named in one line; the table has all of them."""
 
@@ -34,6 +37,8 @@ class Shown:
     number: int
     split: Split
     analysis: Analysis
+    maps: tuple[MapRow, ...]
+    queries: tuple[QueryRow, ...]
     files: tuple[Path, ...]
 
 
@@ -48,10 +53,11 @@ def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[s
         StoreError: the disk refuses.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.analysis import analyse_predictions
+    from attnsearch.evaluation.analysis import analyse_predictions, describe_maps, similar_queries
     from attnsearch.evaluation.predictions import predict_split
     from attnsearch.models.kept import read_kept
     from attnsearch.search.publish import Chosen, note_look
+    from attnsearch.store.archive import read_archive
 
     layout = find_run(name, root)
     chosen = _chosen(layout) if trial is None else trial
@@ -63,7 +69,18 @@ def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[s
     if split == "test":
         note_look(layout, Chosen(chosen, kept.epoch, files, layout.published(kept.epoch)), split)
     found = analyse_predictions(predict_split(config, kept.path, data, split))
-    return Shown(layout, chosen, split, found, _write(found, files, split))
+    archive = files.archive(split)
+    maps = describe_maps(read_archive(archive)) if archive.images.exists() and archive.maps.exists() else ()
+    queries = kept.state.get(QUERIES)
+    similar = () if queries is None else similar_queries(queries, kept.class_names)
+    written = _write(found, files, split)
+    for path, rows in ((files.maps_csv(split), maps), (files.queries_csv(), similar)):
+        if rows:
+            atomic_write(
+                path, _csv([list(vars(rows[0])), *([_cell(cell) for cell in vars(row).values()] for row in rows)])
+            )
+            written = (*written, path)
+    return Shown(layout, chosen, split, found, maps, similar, written)
 
 
 def _chosen(layout: StudyLayout) -> int:
@@ -95,8 +112,11 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _cell(value: float) -> str:
-    return "" if value != value else repr(value)
+def _cell(value: str | int | float) -> str:
+    """Floats keep all their digits; an undefined one is an empty cell."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    return str(value)
 
 
 def print_analysis(shown: Shown, *, n_pairs: int, as_json: bool) -> None:
@@ -108,6 +128,8 @@ def print_analysis(shown: Shown, *, n_pairs: int, as_json: bool) -> None:
             print_json({"study": shown.layout.study, "trial": shown.number, "split": shown.split, **vars(head)})
         for pair in pairs:
             print_json({**vars(pair), "first": names[pair.first], "second": names[pair.second]})
+        for row in (*shown.maps, *shown.queries):
+            print_json(vars(row))
         return
     heads = [
         (one.name, *map(number, (one.top_1, one.top_5, one.mean_class_accuracy, one.calibration_error, one.confidence)))
@@ -123,6 +145,13 @@ def print_analysis(shown: Shown, *, n_pairs: int, as_json: bool) -> None:
     ]  # fmt: skip
     columns = ("class", "and class", "errors", "first as second", "second as first", "share of their images")
     print_table(columns, lines, title="most confused pairs")
+    if shown.maps:
+        rows = [(row.name, *map(number, (row.sparsity, row.gini, row.entropy, row.overlap))) for row in shown.maps]
+        print_table(("map", "sparsity", "gini", "entropy", "overlap with the others"), rows)
+    if shown.queries:
+        closest = sorted(shown.queries, key=lambda row: -row.similarity)[:n_pairs]
+        rows = [(row.name, row.most_similar, number(row.similarity)) for row in closest]
+        print_table(("class", "most similar query", "cosine"), rows)
     never = [row.name for row in found.classes if not row.n_predicted]
     if never:
         more = f" and {len(never) - MAX_NAMED} more" if len(never) > MAX_NAMED else ""

@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from attnsearch.evaluation.predictions import COMBINED, Predictions
+from attnsearch.metrics.complexity import entropy, gini, sparsity
 from attnsearch.metrics.confusion import (
     ConfusedPair,
     calibration_error,
@@ -18,8 +21,10 @@ from attnsearch.metrics.confusion import (
     most_confused,
     top_k_accuracy,
 )
+from attnsearch.types import AttentionArchive
 
 TOP_K = 5
+_CHUNK_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,44 @@ class HeadRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class; accuracy is NaN without images, precision where it is never predicted."""
+    """One class; accuracy is NaN without images, precision where it is never predicted.
+
+    Attributes:
+        closest: the other class with the highest mean probability on this class's images; empty without images.
+        closest_probability: that mean.
+    """
 
     name: str
     n_images: int
     n_predicted: int
     accuracy: float
     precision: float
+    closest: str
+    closest_probability: float
+
+
+@dataclass(frozen=True)
+class QueryRow:
+    """One class query of an INTR, and the query that is most like it, by cosine."""
+
+    name: str
+    most_similar: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """One of the maps that a model makes of each image, such as a head; means over images.
+
+    Attributes:
+        overlap: mean cosine with the other maps of the same image; NaN where there is no other.
+    """
+
+    name: str
+    sparsity: float
+    gini: float
+    entropy: float
+    overlap: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +110,74 @@ def analyse_predictions(predictions: Predictions) -> Analysis:
     """The analysis of one split under one checkpoint."""
     labels = predictions.labels.numpy()
     heads = tuple(_head(name, logits.numpy(), labels) for name, logits in predictions.logits.items())
-    names = predictions.class_names
-    matrix = confusion_matrix(labels, predictions.logits[COMBINED].numpy().argmax(axis=1), len(names))
-    accuracies, precisions = class_accuracies(matrix), class_precisions(matrix)
-    counts = zip(names, matrix.sum(axis=1), matrix.sum(axis=0), accuracies, precisions, strict=True)
-    classes = tuple(ClassRow(name, int(n), int(m), float(right), float(share)) for name, n, m, right, share in counts)
-    return Analysis(names, heads, classes, matrix)
+    names, logits = predictions.class_names, predictions.logits[COMBINED].numpy()
+    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(names))
+    return Analysis(names, heads, _class_rows(names, matrix, _closest(_probabilities(logits), labels)), matrix)
+
+
+def _class_rows(
+    names: tuple[str, ...], matrix: NDArray[np.int64], closest: list[tuple[int, float]]
+) -> tuple[ClassRow, ...]:
+    counts = matrix.sum(axis=1), matrix.sum(axis=0), class_accuracies(matrix), class_precisions(matrix)
+    return tuple(
+        ClassRow(name, int(n), int(m), float(right), float(share), names[other] if other >= 0 else "", probability)
+        for name, n, m, right, share, (other, probability) in zip(names, *counts, closest, strict=True)
+    )
+
+
+def _closest(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> list[tuple[int, float]]:
+    """For each class the other one with the highest mean probability on its images; (-1, NaN) without images."""
+    found = []
+    for label in range(probabilities.shape[1]):
+        of_class = probabilities[labels == label]
+        if not len(of_class):
+            found.append((-1, math.nan))
+            continue
+        mean = of_class.mean(axis=0)
+        mean[label] = -1.0
+        found.append((int(mean.argmax()), float(mean.max())))
+    return found
+
+
+def similar_queries(queries: Tensor, class_names: tuple[str, ...]) -> tuple[QueryRow, ...]:
+    """For each class query (n_classes, d) of an INTR, the one that is most like it."""
+    unit = torch.nn.functional.normalize(queries.double(), dim=1)
+    cosines = (unit @ unit.T).fill_diagonal_(-2.0)
+    best, others = cosines.max(dim=1)
+    pairs = zip(class_names, others.tolist(), best.tolist(), strict=True)
+    return tuple(QueryRow(name, class_names[other], cosine) for name, other, cosine in pairs)
+
+
+def describe_maps(archive: AttentionArchive) -> tuple[MapRow, ...]:
+    """What each of the model's maps is like, on the images of an archive; none where it makes only one."""
+    if archive.maps is None or archive.maps.shape[1] < 2:
+        return ()
+    parts = [_map_scores(torch.from_numpy(np.array(archive.maps[start : start + _CHUNK_IMAGES])))
+             for start in range(0, len(archive.maps), _CHUNK_IMAGES)]  # fmt: skip
+    means = torch.cat(parts, dim=2).nanmean(dim=2).tolist()  # (4, K)
+    return tuple(MapRow(name, *row) for name, *row in zip(archive.map_names, *means, strict=True))
+
+
+def _map_scores(maps: Tensor) -> Tensor:
+    """Sparsity, Gini, entropy and overlap of each map (B, K, h, w), as (4, K, B)."""
+    n_images, n_maps = maps.shape[:2]
+    flat = maps.clamp_min(0).flatten(0, 1)
+    scores = [score.view(n_images, n_maps) for score in (sparsity(flat[:, None], None), gini(flat), entropy(flat))]
+    unit = torch.nn.functional.normalize(maps.flatten(2).double(), dim=2)
+    overlap = ((unit @ unit.transpose(1, 2)).sum(dim=2) - unit.square().sum(dim=2)) / (n_maps - 1)
+    return torch.stack([score.double().T for score in (*scores, overlap)])
+
+
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def _head(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> HeadRow:
     n_classes = logits.shape[1]
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     predicted = logits.argmax(axis=1)
-    confidences = probabilities[np.arange(len(labels)), predicted].astype(np.float32)
+    confidences = _probabilities(logits)[np.arange(len(labels)), predicted].astype(np.float32)
     accuracies = class_accuracies(confusion_matrix(labels, predicted, n_classes))
     return HeadRow(
         name=name,

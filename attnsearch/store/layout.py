@@ -166,6 +166,14 @@ class TrialLayout:
         """Counts of (true, predicted) pairs."""
         return self.directory / f"confusion_{split}.csv"
 
+    def maps_csv(self, split: Split) -> Path:
+        """One row per map of the model, such as a head."""
+        return self.directory / f"maps_{split}.csv"
+
+    def queries_csv(self) -> Path:
+        """One row per class query of an INTR."""
+        return self.directory / "queries.csv"
+
     def classes_csv(self, split: Split) -> Path:
         """One row per class."""
         return self.directory / f"classes_{split}.csv"
@@ -341,10 +349,6 @@ class StudyLayout:
     def curves_npy(self, curve: Curve) -> Path:
         """(N, S + 1, 2): cells that are left, and the class probability."""
         return self.experiment_dir / f"attMetr{curve}_{self.study}.npy"
-
-    def scores_csv(self) -> Path:
-        """The scores of single images behind `attMetrDel_<study>.npy`, in its order."""
-        return self.experiment_dir / f"attMetrics_{self.study}_images.csv"
 
 
 def temporary_path(path: Path) -> Path:
