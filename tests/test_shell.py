@@ -36,10 +36,13 @@ def test_script_parses_is_short_and_stops_at_errors(path: Path) -> None:
     assert len(lines) <= 30
 
 
-def test_scripts_without_a_name_show_their_usage(tmp_path: Path) -> None:
-    done = run(ROOT / "shell/train.sh", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "words", ["train.sh NAME", "get_dauc_scores.sh NAME", "get_iauc_scores.sh NAME", "process_results.sh EXP"]
+)
+def test_scripts_without_a_name_show_their_usage(tmp_path: Path, words: str) -> None:
+    done = run(ROOT / "shell" / words.split()[0], cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("usage: bash shell/train.sh NAME")
+    assert done.stderr.startswith(f"usage: bash shell/{words}")
 
 
 def test_missing_environment_is_named(tmp_path: Path) -> None:

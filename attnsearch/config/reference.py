@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.schema import settings_classes, tag_of
 from attnsearch.config.study import Scalar, StudyConfig
-from attnsearch.types import METRICS
+from attnsearch.types import EPOCH_METRICS, SCORES
 
 HEAD = """\
 # Every key
@@ -37,6 +37,11 @@ METRIC_HEAD = """\
 
 What `monitor`, `objectives` and `constraints` may name, as `val/NAME` or `train/NAME`.
 """
+SCORE_HEAD = """\
+Measured of the saliency of the kept checkpoint alone: `objectives` and `constraints` may name them, as `val/NAME`, and
+`monitor` may not. What each one is stands in [results/README.md](../results/README.md). Raw areas (`deletion`,
+`insertion`) compare maps of one model, not models: optimise `relevance_gain` or `deletion_gain`.
+"""
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _TYPE_NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
@@ -50,7 +55,11 @@ def reference() -> str:
 
 
 def _metrics() -> str:
-    return _table([(f"`{name}`", direction) for name, direction in METRICS.items()], head=("name", "better"))
+    tables = [
+        _table([(f"`{name}`", direction) for name, direction in metrics.items()], head=("name", "better"))
+        for metrics in (EPOCH_METRICS, SCORES)
+    ]
+    return f"\n{SCORE_HEAD}\n".join(tables)
 
 
 def _sections(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
