@@ -1,0 +1,146 @@
+"""Deletion and insertion of a ResNet-50 at 224 px, 14 x 14 map: in batches, against one image and one step at a time.
+
+    python tests/benchmarks/faithfulness.py --photos FOLDER
+
+The published way masks one image at one step, classifies it alone, and goes on. Ours gives the same numbers. Then what
+the other metrics cost beside deletion and insertion. `--photos` takes the first pictures below a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from attnsearch.data.augment import normalise
+from attnsearch.data.pictures import decode_square
+from attnsearch.device import Arithmetic, pick_device
+from attnsearch.metrics.faithfulness import (
+    area,
+    average_drop,
+    curve_fractions,
+    deletion_curve,
+    order_curves,
+    relevance_gain,
+    symmetric_gain,
+)
+from attnsearch.metrics.perturbation import random_ranks, removal_ranks, removed_counts, upscale_cells
+from attnsearch.metrics.road import road
+
+SIDE_PX, GRID = 224, 14
+
+
+def read_photos(folder: Path, n_images: int) -> Tensor:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:n_images]
+    pixels = [torch.from_numpy(decode_square(path, side_px=SIDE_PX, resize="crop")[0].copy()) for path in paths]
+    return normalise(torch.stack(pixels).permute(0, 3, 1, 2).float().div_(255).contiguous())
+
+
+def make_predict(arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+    torch.manual_seed(0)
+    model = arithmetic.place_model(timm.create_model("resnet50", pretrained=False, num_classes=200)).eval()
+
+    @torch.no_grad()
+    def predict(images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last) if arithmetic.channels_last else images
+        with arithmetic.autocast():
+            logits = model(images)
+        return (30 * (logits.float() - logits.float().mean(dim=1, keepdim=True))).softmax(dim=1)
+
+    return predict
+
+
+def one_by_one(
+    predict: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, target: Tensor, n_steps: int
+) -> Tensor:
+    """(N, 2) areas of deletion and insertion, the mean colour as fill."""
+    counts, fractions = removed_counts(GRID * GRID, n_steps), curve_fractions(saliency, n_steps)
+    areas = []
+    for image, ranks, label in zip(images, removal_ranks(saliency), target, strict=True):
+        ranks_px = upscale_cells(ranks[None], (SIDE_PX, SIDE_PX))[0].to(image.device)
+        curves = torch.empty(2, len(counts))
+        for step, count in enumerate(counts.tolist()):
+            is_gone = (ranks_px < count)[None]
+            for row, masked in enumerate((image.masked_fill(is_gone, 0.0), image.masked_fill(~is_gone, 0.0))):
+                curves[row, step] = predict(masked[None])[0, label].cpu()
+        areas.append(area(curves, fractions.cpu()))
+    return torch.stack(areas)
+
+
+def in_batches(
+    predict: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, target: Tensor, n_steps: int, size: int
+) -> Tensor:
+    orders = {"most": removal_ranks(saliency), "least": removal_ranks(saliency, reverse=True)}
+    curves = order_curves(predict, images, orders, target, n_steps=n_steps, fill="mean", batch_images=size)
+    fractions = curve_fractions(saliency, n_steps).to(images.device)
+    return torch.stack([area(curves["most"], fractions), area(curves["least"].flip(1), fractions)], dim=1).cpu()
+
+
+def complete_set(
+    predict: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, target: Tensor, n_steps: int, size: int
+) -> None:
+    """Deletion, insertion, both gains, correlations, a random order, average drop, ROAD, and the gain under a blur."""
+    seeds = torch.arange(len(images))
+    most, least = removal_ranks(saliency), removal_ranks(saliency, reverse=True)
+    orders = {"most": most, "least": least, "random": random_ranks(saliency, seeds)}
+    fractions = curve_fractions(saliency, n_steps).to(images.device)
+    curves = order_curves(predict, images, orders, target, n_steps=n_steps, fill="mean", batch_images=size)
+    symmetric_gain(curves["most"], curves["least"], fractions)
+    average_drop(predict, images, saliency, target, batch_images=size)
+    road(predict, images, saliency, target, seeds=seeds, batch_images=size)
+    deletion_curve(predict, images, saliency, target, n_steps=n_steps, fill="blur", batch_images=size)
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    found = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=49)
+    parser.add_argument("--batch-images", type=int, default=32)
+    arguments = parser.parse_args()
+    device, n_steps, size = pick_device("auto"), arguments.steps, arguments.batch_images
+    images = read_photos(arguments.photos, arguments.images).to(device)
+    saliency = torch.rand(len(images), GRID, GRID, generator=torch.Generator().manual_seed(1)).to(device)
+    print(
+        f"resnet50, {len(images)} photographs of {SIDE_PX} px, {n_steps} steps, {device}, "
+        f"{torch.get_num_threads()} threads"
+    )
+    plain = make_predict(Arithmetic(device, "fp32", channels_last=False))
+    target = torch.cat([plain(image[None]).argmax(dim=1) for image in images])
+    plain_s, expected = timed(lambda: one_by_one(plain, images, saliency, target, n_steps))
+    print(f"one image, one step at a time, fp32: {plain_s:.1f} s")
+    for precision in ("fp32", "bf16"):
+        predict = make_predict(Arithmetic(device, precision, channels_last=True))
+        seconds, found = timed(lambda: in_batches(predict, images, saliency, target, n_steps, size))  # noqa: B023
+        error = (found - expected).abs()
+        print(
+            f"in batches of {size}, {precision}: {seconds:.1f} s, {plain_s / seconds:.2f} times as fast; "
+            f"areas differ by ",
+            end="",
+        )
+        print(f"{float(error.mean()):.1e} on average, at most {float(error.max()):.1e}")
+        gain_s, _ = timed(lambda: relevance_gain(predict, images, saliency, target, n_steps=n_steps, batch_images=size))  # noqa: B023
+        all_s, _ = timed(lambda: complete_set(predict, images, saliency, target, n_steps, size))  # noqa: B023
+        print(
+            f"  relevance gain {gain_s / seconds:.2f}, the complete set {all_s / seconds:.2f} times "
+            "deletion and insertion"
+        )
+
+
+if __name__ == "__main__":
+    main()
