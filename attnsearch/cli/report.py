@@ -11,19 +11,21 @@ from attnsearch.cli.options import RESULTS
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="The results folder, or one experiment in it.")] = RESULTS,
+    results: Annotated[Path, typer.Argument(help="The results folder, an experiment in it, or its name.")] = RESULTS,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="By default report.html in the folder.")
     ] = None,
     pdf: Annotated[Path | None, typer.Option("--pdf", metavar="DIR", help="Also writes every chart as PDF.")] = None,
 ) -> None:
     """Write one HTML file that tells of all studies of an experiment and needs no network."""
+    from attnsearch.cli.found import find_experiment
     from attnsearch.cli.output import print_line, size
     from attnsearch.explorer.report import build_report, save_figures
     from attnsearch.store.files import atomic_write
 
-    built = build_report(results)
-    target = to or results / "report.html"
+    folder = results if results.is_dir() else find_experiment(str(results), RESULTS).directory
+    built = build_report(folder)
+    target = to or folder / "report.html"
     atomic_write(target, built.html)
     print_line(f"{target}: {size(target.stat().st_size)}")
     for path in [] if pdf is None else save_figures(built, pdf):

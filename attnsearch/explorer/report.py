@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from attnsearch.config.scores import RAW
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.compare import Comparison, Entry, check_comparable, compare, metrics_of
 from attnsearch.explorer import report_charts as charts
@@ -56,6 +57,7 @@ def build_report(folder: Path) -> Report:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "environment": describe_environment(),
         "faults": [fault.replace(f"{folder.absolute()}/", "") for fault in faults],
+        "raw": RAW,
         "summary": [summary_row(one) for one in facts],
         "studies": [page.study(one) for one in facts],
         "experiments": [

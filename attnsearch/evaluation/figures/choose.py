@@ -132,7 +132,7 @@ def _confused(known: Known, n_wanted: int) -> list[int]:
         for row, both in enumerate(zip(known.true, predicted, strict=True))
         if both[0] != both[1] and set(both) == pair
     ]
-    return wrong[:n_wanted]
+    return _spread(wrong, n_wanted)
 
 
 def _matrix(names: Sequence[str], true: Sequence[str], predicted: Sequence[str]) -> NDArray[np.int64]:
