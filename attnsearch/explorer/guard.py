@@ -54,8 +54,8 @@ class Guard:
         host = environ.get("HTTP_HOST", "")
         if not self._is_known(host):
             return _refuse(start, "403 Forbidden", "this server does not answer to that host name")
-        if self._token is not None and not _has_cookie(environ, self._token):
-            return self._ask(environ, start)
+        if self._token is not None and (not _has_cookie(environ, self._token) or self._gives_token(environ)):
+            return self._ask(environ, start)  # also takes the token out of an address that would be shared
         if environ["REQUEST_METHOD"] not in _READING:
             if not self._allow_edit:
                 return _refuse(start, "405 Method Not Allowed", "read-only; start the dashboard with --allow-edit")
@@ -70,15 +70,18 @@ class Guard:
         name = match["name"].strip("[]").lower()
         return name in self._hosts or (self._token is not None and _is_address(name))
 
+    def _gives_token(self, environ: WSGIEnvironment) -> bool:
+        given = parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0]
+        return self._token is not None and hmac.compare_digest(given.encode(), self._token.encode())
+
     def _ask(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         """Takes the token from the URL into a cookie, or refuses."""
         assert self._token is not None
         query = environ.get("QUERY_STRING", "")
-        given = parse_qs(query).get("token", [""])[0]
-        if not hmac.compare_digest(given.encode(), self._token.encode()) or environ["REQUEST_METHOD"] not in _READING:
+        if not self._gives_token(environ) or environ["REQUEST_METHOD"] not in _READING:
             return _refuse(start, "403 Forbidden", "open the address with the token that the server printed")
         rest = urlencode([(key, value) for key, value in parse_qsl(query) if key != "token"])
-        place = "/" + quote(environ.get("PATH_INFO", "/").lstrip("/")) + (f"?{rest}" if rest else "")
+        place = "/" + quote(environ.get("PATH_INFO", "/").lstrip("/").encode("latin-1")) + (f"?{rest}" if rest else "")
         cookie = f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"
         start("303 See Other", [("Location", place), ("Set-Cookie", cookie), ("Content-Length", "0")])
         return [b""]

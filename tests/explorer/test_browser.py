@@ -265,6 +265,20 @@ def test_views_are_saved_as_png_and_svg(watched: Watched) -> None:
     assert svg.value.suggested_filename.endswith(".svg")
 
 
+def test_plots_are_saved_as_they_look(watched: Watched) -> None:
+    page = watched.open(STUDY)
+    page.locator("#curves polyline").first.wait_for()
+    for name in ("pareto", "curves"):
+        with page.expect_download() as svg:
+            page.locator(f"[data-save={name}][data-kind=svg]").click()
+        text = Path(svg.value.path()).read_text(encoding="utf-8")
+        assert "val/accuracy" in text
+        assert "class=" not in text.partition(">")[2]  # no style sheet is needed
+        with page.expect_download() as png:
+            page.locator(f"[data-save={name}][data-kind=png]").click()
+        assert Path(png.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
 def test_dashboard_at_the_root_asks_for_nothing_outside(browser: Any, served: Served) -> None:
     one = Watched(browser, base_of(served))
     one.open("/dashboard/studies/1")

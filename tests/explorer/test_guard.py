@@ -87,6 +87,8 @@ def test_token_is_asked_for_then_kept_in_a_cookie() -> None:
     assert "HttpOnly" in answer.headers["Set-Cookie"]
     assert "SameSite=Strict" in answer.headers["Set-Cookie"]
     assert asking.get("/attention/?page=2").text == "inside"
+    again = asking.get(f"/attention/?page=2&token={TOKEN}")  # an address that is copied now must not carry it
+    assert again.headers["Location"] == "/attention/?page=2"
 
 
 def test_token_redirect_stays_on_this_server() -> None:

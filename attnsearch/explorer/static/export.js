@@ -68,3 +68,35 @@ export function saveSvg(panels, name, columns = 4) {
   const text = new XMLSerializer().serializeToString(svg);
   save(new Blob([text], { type: "image/svg+xml" }), `${name}.svg`);
 }
+
+const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width", "stroke-dasharray", "stroke-linejoin", "font-family", "font-size", "font-weight"];
+
+/** A copy of a plot that looks the same without the style sheet. */
+function standalone(plot) {
+  const copy = plot.cloneNode(true);
+  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  const originals = plot.querySelectorAll("*");
+  copy.querySelectorAll("*").forEach((element, index) => {
+    const style = window.getComputedStyle(originals[index]);
+    for (const look of LOOKS) element.setAttribute(look, style.getPropertyValue(look));
+    for (const name of ["class", "tabindex", "role"]) element.removeAttribute(name);
+  });
+  const sheet = window.getComputedStyle(plot.closest(".panel")).backgroundColor;
+  copy.prepend(el("svg:rect", { width: "100%", height: "100%", fill: sheet }));
+  return new XMLSerializer().serializeToString(copy);
+}
+
+/** Saves a plot of the page as SVG, or as PNG of twice its size. */
+export async function savePlot(plot, name, kind) {
+  const text = standalone(plot);
+  if (kind === "svg") {
+    save(new Blob([text], { type: "image/svg+xml" }), `${name}.svg`);
+    return;
+  }
+  const picture = new Image();
+  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  await picture.decode();
+  const canvas = el("canvas", { width: 2 * plot.clientWidth, height: 2 * plot.clientHeight });
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  save(await toBlob(canvas), `${name}.png`);
+}

@@ -1,5 +1,6 @@
 // A study: the Pareto plot, learning curves, and all trials as a table. Fresh while it runs.
 
+import { fileName, savePlot } from "./export.js";
 import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showFault, withWords } from "./page.js";
 import { INKS, lines, scatter } from "./plot.js";
 import { drawTable, fits, shortNames, sorted } from "./table.js";
@@ -210,6 +211,12 @@ for (const [id, redraw] of [["which", drawTrials], ["x", drawPareto], ["y", draw
   });
 }
 byId("compare").addEventListener("click", openCompare);
+for (const button of document.querySelectorAll("[data-save]")) {
+  button.addEventListener("click", () => {
+    const plot = byId(button.dataset.save).querySelector("svg");
+    if (plot) savePlot(plot, fileName(study.experiment, study.study, button.dataset.save), button.dataset.kind);
+  });
+}
 onKeys({ "/": () => byId("filter").focus(), x: openCompare });
 let width = window.innerWidth;
 window.addEventListener("resize", () => {

@@ -65,7 +65,7 @@ function showState() {
     if (control.type === "checkbox") control.checked = state.get(id) === "1";
     else control.value = state.get(id);
   }
-  if (Object.keys(filterWords()).length) byId("filters").open = true;
+  if (Object.keys(filterWords()).length && window.innerWidth > 560) byId("filters").open = true;
 }
 
 function bindFilters() {
