@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from attnsearch.store.scores import ScoreTable
 
 PREFIX = "evaluation.scores."
+MAX_MASKED_SCORE = 0.3
+"""Mean probability of the filled image above which the fill is no removal."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ def print_scores(target: Target, table: ScoreTable, files: Sequence[str], *, as_
         for name, mean in means.items()
     ]  # fmt: skip
     print_table(("score", "better", "mean", "undefined"), lines, title=title)
+    if means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
+        print_line(
+            f"note: the classes keep a probability of {number(means['masked_score'])} when all cells are removed, so "
+            f"the fill {settings['fill']!r} removes too little; see another one with fill=black or fill=blur"
+        )
     print_line(f"one row per image: {target.scores.table}")
     for name in files:
         print_line(f"written: {target.layout.experiment_dir / name}")

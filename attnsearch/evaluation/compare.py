@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
@@ -41,7 +42,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Level:
-    """One metric of one trial: its mean over the images where it is defined, with a 95 % interval."""
+    """One metric of one trial: its mean over the images where it is defined, with a 95 % interval.
+
+    Attributes:
+        version, settings: how it was measured; settings are JSON.
+    """
 
     name: str
     metric: str
@@ -51,6 +56,8 @@ class Level:
     mean: float
     low: float
     high: float
+    version: int
+    settings: str
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,18 @@ def _level(entry: Entry, metric: str) -> Level:
     values = entry.table.values[metric]
     found = bootstrap_interval(values, seed=SEED)
     n_undefined = int(np.isnan(values).sum())
-    return Level(entry.name, metric, entry.grid, len(values), n_undefined, found.mean, found.low, found.high)
+    return Level(
+        name=entry.name,
+        metric=metric,
+        grid=entry.grid,
+        n_images=len(values),
+        n_undefined=n_undefined,
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        version=int(entry.table.about["version"]),
+        settings=json.dumps(entry.table.about["settings"], sort_keys=True),
+    )
 
 
 def _pairs(entries: Sequence[Entry], metric: str) -> list[Pair]:

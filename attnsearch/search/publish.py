@@ -25,7 +25,8 @@ from attnsearch.store.files import atomic_path, atomic_write, disk_errors
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.records import read_csv, write_scores
 from attnsearch.store.retention import RemovableFile, plan_removal
-from attnsearch.types import Split
+from attnsearch.store.scores import has_scores, read_scores
+from attnsearch.types import SCORES, Split
 
 logger = logging.getLogger(__name__)
 
@@ -160,19 +161,28 @@ def _write_copies(layout: StudyLayout, chosen: Chosen, data: DataSource, split: 
 
 
 def _write_scores(chosen: Chosen, measured: dict[Split, dict[str, float]]) -> list[Path]:
-    """`model<study>_epoch<E>_<split>.csv`: one row each; train and val as recorded in the kept epoch."""
+    """`model<study>_epoch<E>_<split>.csv`: one row each; train and val of the kept epoch as recorded, val with scores."""
     recorded = read_csv(chosen.trial.epochs_csv)
     row = recorded.loc[recorded["epoch"] == chosen.epoch].iloc[0]
     by_split: dict[Split, dict[str, float]] = {
         split: _of_split({str(name): float(row[name]) for name in recorded.columns}, f"{split}_")
         for split in ("train", "val")
     }
+    by_split["val"] |= _score_means(chosen)
     by_split |= measured
     paths = []
     for split, scores in by_split.items():
         paths.append(chosen.target.model_csv(split))
         write_scores(paths[-1], scores)
     return paths
+
+
+def _score_means(chosen: Chosen) -> dict[str, float]:
+    """What was measured of the saliency at the end of the trial; nothing where it was not scored."""
+    paths = chosen.trial.scores("val")
+    if not has_scores(paths):
+        return {}
+    return {name: mean for name, mean in read_scores(paths).means().items() if name in SCORES}
 
 
 def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:

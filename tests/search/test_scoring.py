@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from attnsearch.cli import main
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import with_settings
+from attnsearch.config.load import resolved_study, with_settings
 from attnsearch.data.loader import open_data
 from attnsearch.evaluation import score as measuring
 from attnsearch.search.context import Worker
@@ -50,6 +51,20 @@ def test_scores_go_where_the_accuracy_goes(searched: Session) -> None:
     about = trial.user_attrs[SETTINGS]
     assert (about["version"], about["grid"], about["n_images"]) == (table.about["version"], [4, 4], 4)
     assert about["settings"]["n_steps"] == 4
+
+
+def test_full_measure_stands_beside_that_of_the_search(
+    searched: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched.layout.study_yaml.write_text(resolved_study(searched.loaded))
+    words = ["faithfulness", str(searched.layout.study_dir), "--trial", "0", "n_steps=8", "families=[complexity,road]"]
+    assert main(words) == 0, capsys.readouterr().err
+    rows = read_score_rows(searched.database.engine, searched.uuid)
+    assert len(set(rows["digest"])) == 2
+    assert len(rows[rows["metric"] == "gini"]) == 2
+    assert len(rows[rows["metric"] == "road"]) == 1
+    assert "val/road" not in searched.trials()[0].user_attrs  # what the search saw stays what it was
+    assert "val/road" not in read_epochs(searched.database.engine, searched.uuid)
 
 
 def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
