@@ -161,7 +161,7 @@ def _write_copies(layout: StudyLayout, chosen: Chosen, data: DataSource, split: 
 
 
 def _write_scores(chosen: Chosen, measured: dict[Split, dict[str, float]]) -> list[Path]:
-    """`model<study>_epoch<E>_<split>.csv`: one row each; train and val of the kept epoch as recorded, val with scores."""
+    """`model<study>_epoch<E>_<split>.csv`: one row each; train and val of the kept epoch, val with scores."""
     recorded = read_csv(chosen.trial.epochs_csv)
     row = recorded.loc[recorded["epoch"] == chosen.epoch].iloc[0]
     by_split: dict[Split, dict[str, float]] = {
