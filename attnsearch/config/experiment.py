@@ -156,8 +156,8 @@ class ExperimentConfig(Settings):
         n_at_once = self.train.batch_size // self.train.accumulation
         if isinstance(self.model, DcalSettings) and self.model.has_pwca and n_at_once < 2:
             raise ValueError(
-                f"model.variant {self.model.variant} pairs images, so at least 2 must be trained at once, got "
-                f"train.batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower the latter"
+                f"model.variant {self.model.variant} pairs images, so at least 2 must be trained at once, got train."
+                f"batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower accumulation"
             )
         return self
 

@@ -164,7 +164,7 @@ def test_pretrained_weights_come_with_the_hub_name(pretrained, tmp_path, monkeyp
     [
         ({"depth": 4}, r"got depth 4 and stem 'patch' with weights 'hub'"),
         ({"stem": "conv"}, r"got depth None and stem 'conv' with weights 'hub'"),
-        ({"width": 0.5}, r"got width 0\.5 with weights 'hub'"),
+        ({"width": 0.5}, r"must be 1 with weights 'hub', got width 0\.5"),
     ],
 )
 def test_new_shapes_are_refused_with_loaded_weights(changes, message):
