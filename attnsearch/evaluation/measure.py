@@ -36,9 +36,6 @@ from attnsearch.models.kept import KeptCheckpoint
 from attnsearch.store.scores import ImageScore
 from attnsearch.types import Batch
 
-VERSION = 1
-"""Raised when the same settings would give other numbers; scores of different versions are never compared."""
-
 Columns = dict[str, Tensor]
 Predict = Callable[[Tensor], Tensor]
 

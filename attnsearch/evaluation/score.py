@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.scores import DEFAULT_N_IMAGES, ScoreSettings
+from attnsearch.config.scores import DEFAULT_N_IMAGES, VERSION, ScoreSettings
 from attnsearch.data.loader import BatchLoader, DataSource
 from attnsearch.data.progress import with_bar
 from attnsearch.data.table import ImageTable
@@ -22,7 +22,7 @@ from attnsearch.device import set_threads
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.collect import archived_rows, load_model, open_loader
 from attnsearch.evaluation.ground_truth import ground_truth
-from attnsearch.evaluation.measure import VERSION, Measure
+from attnsearch.evaluation.measure import Measure
 from attnsearch.evaluation.references import PARTS
 from attnsearch.evaluation.sanity import SanityStep, randomise_downwards
 from attnsearch.models.kept import KeptCheckpoint, read_kept

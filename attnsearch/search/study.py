@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import LoadedStudy
+from attnsearch.config.scores import VERSION, family_of
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.search.storage import Database
@@ -140,11 +141,17 @@ def _identity(loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) ->
     study = loaded.study.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
     return {
         "experiment": loaded.experiment.identity(),
-        SCORES: loaded.experiment.evaluation.scores.identity(),
+        SCORES: {**loaded.experiment.evaluation.scores.identity(), **_score_version(loaded.study)},
         **study,
         "classes": list(class_names),
         "validation split": val_hash,
     }
+
+
+def _score_version(study: StudyConfig) -> dict[str, int]:
+    """The version of the scores, for a study that chooses by them: those of another one must not meet its trials."""
+    keys = [*study.objectives, *study.constraints]
+    return {"version": VERSION} if any(family_of(key.partition("/")[2]) for key in keys) else {}
 
 
 def _difference(name: str, stored: Any, wanted: Any) -> str:

@@ -10,8 +10,8 @@ import pytest
 from attnsearch.cli import main
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import resolved_study, with_settings
+from attnsearch.config.scores import VERSION
 from attnsearch.data.loader import open_data
-from attnsearch.evaluation import score as measuring
 from attnsearch.search.context import Worker
 from attnsearch.search.scoring import SETTINGS
 from attnsearch.search.session import Session
@@ -87,7 +87,7 @@ def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypa
     assert session.trials()[0].state.name == "WAITING"
     run_worker(session, Worker("here:2:b", None), started_at=0.0)
     assert session.trials()[0].state.name == "COMPLETE"
-    assert read_scores(session.layout.trial(0).scores("val")).about["version"] == measuring.VERSION
+    assert read_scores(session.layout.trial(0).scores("val")).about["version"] == VERSION
 
 
 def test_nothing_is_scored_where_nothing_is_asked_for(tmp_path: Path) -> None:

@@ -206,3 +206,16 @@ def test_study_from_before_there_were_scores_goes_on(open_tiny: Open) -> None:
     stored = {key: value for key, value in session.study.user_attrs[IDENTITY].items() if key != SCORES}
     session.study.set_user_attr(IDENTITY, stored)
     refuse_changes(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+
+
+@pytest.mark.parametrize(("objective", "is_refused"), [("val/relevance_gain", True), ("val/accuracy", False)])
+def test_study_that_chooses_by_scores_keeps_to_their_version(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch, objective: str, is_refused: bool
+) -> None:
+    session = open_tiny(objectives={objective: "maximize"})
+    monkeypatch.setattr("attnsearch.search.study.VERSION", 99)
+    if not is_refused:
+        refuse_changes(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+        return
+    with pytest.raises(ConfigError, match=r"evaluation\.scores\.version: was \d+, is 99"):
+        refuse_changes(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
