@@ -77,7 +77,7 @@ def read_picture(path: Path, *, width_px: int) -> Pixels:
     Raises:
         DataError: the file cannot be read.
     """
-    picture = open_upright(path, longest_px=2 * width_px, enlarge=True)
+    picture = open_upright(path, longest_px=2 * width_px)
     height = max(1, round(picture.height * width_px / picture.width))
     return np.asarray(picture.resize((width_px, height)), dtype=np.uint8)
 
