@@ -120,41 +120,49 @@ def _cell(value: str | int | float) -> str:
 
 
 def print_analysis(shown: Shown, *, n_pairs: int, as_json: bool) -> None:
-    """Heads, most confused pairs, and the classes that are never predicted."""
-    found, names = shown.analysis, shown.analysis.class_names
-    pairs = found.pairs(n_pairs)
+    """Heads, most confused pairs, maps and queries where there are several, and the classes that are never predicted."""
     if as_json:
-        for head in found.heads:
-            print_json({"study": shown.layout.study, "trial": shown.number, "split": shown.split, **vars(head)})
-        for pair in pairs:
-            print_json({**vars(pair), "first": names[pair.first], "second": names[pair.second]})
-        for row in (*shown.maps, *shown.queries):
-            print_json(vars(row))
+        _print_json(shown, n_pairs)
         return
-    heads = [
-        (one.name, *map(number, (one.top_1, one.top_5, one.mean_class_accuracy, one.calibration_error, one.confidence)))
-        for one in found.heads
-    ]
-    title = f"{shown.layout.study}, trial {shown.number}, {int(found.matrix.sum())} {shown.split} images"
-    columns = ("head", "top-1", "top-5", "mean of classes", "calibration error", "mean confidence")
-    print_table(columns, heads, title=title)
-    lines = [
-        (names[one.first], names[one.second], str(one.n_errors), str(one.first_as_second), str(one.second_as_first),
-         number(one.rate))
-        for one in pairs
-    ]  # fmt: skip
-    columns = ("class", "and class", "errors", "first as second", "second as first", "share of their images")
-    print_table(columns, lines, title="most confused pairs")
+    _print_classes(shown, n_pairs)
     if shown.maps:
         rows = [(row.name, *map(number, (row.sparsity, row.gini, row.entropy, row.overlap))) for row in shown.maps]
         print_table(("map", "sparsity", "gini", "entropy", "overlap with the others"), rows)
     if shown.queries:
         closest = sorted(shown.queries, key=lambda row: -row.similarity)[:n_pairs]
-        rows = [(row.name, row.most_similar, number(row.similarity)) for row in closest]
-        print_table(("class", "most similar query", "cosine"), rows)
-    never = [row.name for row in found.classes if not row.n_predicted]
+        lines = [(row.name, row.most_similar, number(row.similarity)) for row in closest]
+        print_table(("class", "most similar query", "cosine"), lines)
+    never = [row.name for row in shown.analysis.classes if not row.n_predicted]
     if never:
         more = f" and {len(never) - MAX_NAMED} more" if len(never) > MAX_NAMED else ""
         print_line(f"note: {len(never)} classes are never predicted: {', '.join(never[:MAX_NAMED])}{more}")
     for path in shown.files:
         print_line(f"written: {path}")
+
+
+def _print_json(shown: Shown, n_pairs: int) -> None:
+    names = shown.analysis.class_names
+    for head in shown.analysis.heads:
+        print_json({"study": shown.layout.study, "trial": shown.number, "split": shown.split, **vars(head)})
+    for pair in shown.analysis.pairs(n_pairs):
+        print_json({**vars(pair), "first": names[pair.first], "second": names[pair.second]})
+    for row in (*shown.maps, *shown.queries):
+        print_json(vars(row))
+
+
+def _print_classes(shown: Shown, n_pairs: int) -> None:
+    found, names = shown.analysis, shown.analysis.class_names
+    heads = [
+        (one.name, *map(number, (one.top_1, one.top_5, one.mean_class_accuracy, one.calibration_error, one.confidence)))
+        for one in found.heads
+    ]
+    title = f"{shown.layout.study}, trial {shown.number}, {int(found.matrix.sum())} {shown.split} images"
+    columns: tuple[str, ...] = ("head", "top-1", "top-5", "mean of classes", "calibration error", "mean confidence")
+    print_table(columns, heads, title=title)
+    pairs = [
+        (names[one.first], names[one.second], str(one.n_errors), str(one.first_as_second), str(one.second_as_first),
+         number(one.rate))
+        for one in found.pairs(n_pairs)
+    ]  # fmt: skip
+    columns = ("class", "and class", "errors", "first as second", "second as first", "share of their images")
+    print_table(columns, pairs, title="most confused pairs")

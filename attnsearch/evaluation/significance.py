@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -57,11 +58,16 @@ def draw_tests(
             circle = Circle((row, column), _LARGE if is_large else _SMALL, color=colours.to_rgba(gaps[row, column]))
             axes.add_patch(circle)
         axes.text(row, row - 0.5, names[i], rotation=45, ha="left", va="bottom")
-    axes.set_yticks(range(len(order)), [names[index] for index in order])
-    axes.set_xticks([])
-    axes.set_xlim(-0.5, len(order) - 0.5)
-    axes.set_ylim(len(order) - 0.5, -0.5)
-    axes.set_aspect("equal")
-    axes.spines[:].set_visible(False)
+    _frame(axes, [names[index] for index in order])
     figure.colorbar(colours, ax=axes, label=f"difference of {metric}")
     figure.savefig(path, dpi=150, format="png")
+
+
+def _frame(axes: Axes, names: Sequence[str]) -> None:
+    """One cell per pair, the first row at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks([])
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.spines[:].set_visible(False)
