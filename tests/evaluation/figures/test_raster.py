@@ -45,9 +45,8 @@ def test_hot_cell_lands_on_its_place_of_the_original(
 ) -> None:
     size_hw = SIZES[shape]
     box = geometry.crop_box(size_hw, image_size_px=56, crop_ratio=1 if resize == "pad" else 0.875, resize=resize)
+    cell = (cell[0], cell[1] // 2) if resize == "pad" else cell  # the right half may be padding
     left, top, right, bottom = geometry.cell_box(box, map_hw=MAP_HW, row=cell[0], column=cell[1])
-    if left >= size_hw[1] or top >= size_hw[0]:
-        pytest.skip("this cell lies in the padding")
     placed = raster.place(hot(*cell), box, size_hw, rule)
     y, x = np.unravel_index(np.nanargmax(placed), size_hw)
     assert left <= x + 0.5 <= right
