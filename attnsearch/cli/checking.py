@@ -20,6 +20,7 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
     """
     from attnsearch.search.checkpoints import resolve_checkpoints  # these import torch
     from attnsearch.search.preflight import check_models
+    from attnsearch.search.score_checks import check_scores_of_run
     from attnsearch.training.sources import check_sources
 
     path = find_file(name, ("studies", "configs"))
@@ -29,6 +30,7 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
     tables = build_tables(experiment.data)
     check_sources(experiment, tables)
     check_models([("base", experiment)], n_classes=len(tables.class_names), metrics=[experiment.monitor])
+    check_scores_of_run(experiment, tables)
     return f"{path} is valid: {_describe(tables)}"
 
 

@@ -120,7 +120,7 @@ def _cell(value: str | int | float) -> str:
 
 
 def print_analysis(shown: Shown, *, n_pairs: int, as_json: bool) -> None:
-    """Heads, most confused pairs, maps and queries where there are several, and the classes that are never predicted."""
+    """Heads, most confused pairs, maps and queries where there are several, and classes that are never predicted."""
     if as_json:
         _print_json(shown, n_pairs)
         return
