@@ -151,7 +151,7 @@ function showShare() {
 function drawCurves() {
   const box = byId("curves");
   if (!Object.keys(image.curves).length) {
-    box.replaceChildren(el("p", { class: "quiet" }, "No curves: this trial was not scored. The mask follows the map's own order."));
+    box.replaceChildren(el("p", { class: "quiet" }, "No curves: this image was not scored. The mask follows the map's own order."));
     return;
   }
   curvePlot(box, image, { share: state.number("share") / 100, mask: state.get("mask"), onShare: (share) => setShare(Math.round(100 * share)) });
