@@ -12,7 +12,6 @@ import argparse
 import math
 import os
 import statistics
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,21 +84,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--root", type=Path, default=Path("results/pareto"))
     parser.add_argument("overrides", nargs="*", help="key=value settings of the study")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     overrides = [f"n_trials={arguments.trials}", *arguments.overrides]
     pairs = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(1, arguments.seeds + 1):
-            pair = [search(seed, is_pruned=one, overrides=overrides, root=Path(folder)) for one in (True, False)]
-            pairs.append(pair)
-            for name, one in zip(("pruned  ", "unpruned"), pair, strict=True):
-                print(
-                    f"seed {seed} {name}: {one.epochs} epochs, {one.n_complete} complete, {one.n_pruned} pruned, "
-                    f"volume {one.volume:.4f}",
-                    flush=True,
-                )
+    for seed in range(1, arguments.seeds + 1):
+        pair = [search(seed, is_pruned=one, overrides=overrides, root=arguments.root) for one in (True, False)]
+        pairs.append(pair)
+        for name, one in zip(("pruned  ", "unpruned"), pair, strict=True):
+            print(
+                f"seed {seed} {name}: {one.epochs} epochs, {one.n_complete} complete, {one.n_pruned} pruned, "
+                f"volume {one.volume:.4f}",
+                flush=True,
+            )
     shares = [pruned.epochs / full.epochs for pruned, full in pairs]
     print(f"epochs spent, as a share of those without pruning: {statistics.mean(shares):.3f}")
     print(f"volume, pruned minus unpruned: {difference([pruned.volume - full.volume for pruned, full in pairs])}")
