@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import StoreError
@@ -36,6 +36,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 60
+LOCK_ATTEMPTS = 60
+"""How often a writer waits that long for one that was stopped inside a transaction, before it gives up."""
+_LOCKED = "another process has held it for %d s, wake or stop that one, or move the database to a local disk"
 _MIB = 2**20
 
 
@@ -104,6 +107,9 @@ def tune_writer(engine: Engine) -> Engine:
     workers (Optuna's SELECT … FOR UPDATE does nothing there). Listeners do not survive pickling: pass URLs between
     processes, never engines or storages.
 
+    A writer waits for another one that was paused inside a transaction, and says so. What the database refuses in the
+    end is a `StoreError`, through Optuna too.
+
     Returns:
         The same engine.
     """
@@ -118,7 +124,19 @@ def tune_writer(engine: Engine) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                connection.connection.cursor().execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or attempt == LOCK_ATTEMPTS:
+                    raise _store_error(engine, error) from error
+                logger.warning("database %s is locked: %s", _name_of(engine), _LOCKED % (attempt * BUSY_TIMEOUT_S))
+
+    @event.listens_for(engine, "handle_error")
+    def _on_error(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, sqlite3.OperationalError):
+            raise _store_error(engine, context.original_exception) from context.original_exception
 
     engine.dispose()  # connections opened before would miss the listener
     return engine
@@ -183,9 +201,12 @@ def database_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        reason = redact(str(cause).strip().partition("\n")[0])
-        raise StoreError(f"database {_name_of(engine)}: {reason}; {_mend(reason, engine)}") from error
+        raise _store_error(engine, error.orig if isinstance(error, DBAPIError) else error) from error
+
+
+def _store_error(engine: Engine, cause: BaseException | None) -> StoreError:
+    reason = redact(str(cause).strip().partition("\n")[0])
+    return StoreError(f"database {_name_of(engine)}: {reason}; {_mend(reason, engine)}")
 
 
 def _name_of(engine: Engine) -> str:
@@ -194,7 +215,7 @@ def _name_of(engine: Engine) -> str:
 
 def _mend(reason: str, engine: Engine) -> str:
     if "locked" in reason:
-        return f"another process has held it for {BUSY_TIMEOUT_S} s, stop that one or move the database to a local disk"
+        return _LOCKED % (LOCK_ATTEMPTS * BUSY_TIMEOUT_S)
     if "full" in reason:
         path = sqlite_path(engine.url.render_as_string())
         free = f"{free_bytes(path) // _MIB} MiB are free, " if path is not None else ""

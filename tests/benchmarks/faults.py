@@ -61,7 +61,7 @@ def sleeping_worker(folder: Path, _: int) -> list[str]:
     harmed.write(n_images=64, lease_s=2.0)
     search = harmed.start()
     trial, epoch, pid = harmed.in_mid_trial()
-    os.kill(pid, signal.SIGSTOP)
+    harmed.pause(pid)
     wait_for(lambda: True if harmed.attempts(trial) == 2 else None)
     os.kill(pid, signal.SIGCONT)
     print(f"  stopped a worker at trial {trial} after epoch {epoch}, woke it up after the second attempt began")

@@ -58,7 +58,7 @@ def test_worker_that_slept_through_its_lease_overwrites_nothing(tmp_path: Path) 
     harmed.write(lease_s=2.0)
     search = harmed.start()
     trial, _, pid = harmed.in_mid_trial()
-    os.kill(pid, signal.SIGSTOP)
+    harmed.pause(pid)
     try:
         wait_for(
             lambda: True if harmed.attempts(trial) == 2 or harmed.rows().trials[trial].state == "complete" else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import subprocess
@@ -170,6 +171,39 @@ def test_locked_database_is_named_with_its_mend(
     ):
         pass
     assert str(layout.database) in str(caught.value)
+
+
+def test_writer_waits_for_one_that_was_paused_inside_a_transaction(
+    engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0)
+    patient, paused = open_writer(url), engine.connect()
+    paused.begin()
+
+    class Waker(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            paused.close()
+
+    database.logger.addHandler(waker := Waker())
+    try:
+        assert n_meta(patient) == 1
+    finally:
+        database.logger.removeHandler(waker)
+    assert "is locked: another process has held it for 0 s, wake or stop that one" in caplog.text
+
+
+def test_optuna_names_a_locked_database_with_its_mend(
+    engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = optuna.storages.RDBStorage(url)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0)
+    tune_writer(storage.engine)
+    with (
+        engine.begin(),
+        pytest.raises(StoreError, match="database is locked; another process has held it"),
+    ):
+        optuna.create_study(storage=storage, study_name="gull")
+    storage.engine.dispose()
 
 
 def test_full_disk_is_named_with_its_mend(engine: Engine) -> None:
