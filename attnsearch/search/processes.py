@@ -8,7 +8,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -16,6 +19,7 @@ from attnsearch.store.files import is_running
 from attnsearch.store.layout import StudyLayout
 
 URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -59,15 +63,19 @@ def start_worker(
         "--started-at",
         repr(started_at),
     ]
-    popen = subprocess.Popen(
-        command,
-        env=worker_environment(url, index, n_workers=n_workers, n_gpus=n_gpus, n_threads=n_threads),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        start_new_session=True,
-    )
+    try:
+        popen = subprocess.Popen(
+            command,
+            env=worker_environment(url, index, n_workers=n_workers, n_gpus=n_gpus, n_threads=n_threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    except BaseException:
+        log.close()
+        raise
     return WorkerProcess(index, popen, log)
 
 
@@ -104,9 +112,36 @@ def ask_to_stop(process: WorkerProcess) -> None:
         process.popen.send_signal(signal.SIGTERM)
 
 
-def end(process: WorkerProcess) -> None:
-    """Kills a worker that still runs, and releases what belongs to it."""
+def kill(process: WorkerProcess) -> None:
+    """SIGKILL, for a worker that still runs."""
     if process.poll() is None:
         process.popen.kill()
-        process.popen.wait()
+
+
+def end(process: WorkerProcess) -> None:
+    """Waits until a worker that was killed is gone, and releases what belongs to it."""
+    process.popen.wait()
     process.close()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back during the block; their handlers run right after it.
+
+    For steps that an exception out of a handler must not cut in two, such as starting a process and noting it. Nothing
+    is held outside the main thread, where Python runs no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    try:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, lambda arrived, _frame: came.append(arrived))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for held in came:
+            signal.raise_signal(held)

@@ -18,7 +18,7 @@ from attnsearch.device import count_gpus
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.search.checkpoints import resolve_checkpoints_of
 from attnsearch.search.preflight import check_models
-from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, start_worker
+from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, kill, signals_held, start_worker
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.recover import recover
 from attnsearch.search.score_checks import check_scores
@@ -188,6 +188,7 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
     deadline = started_at + (session.loaded.study.time_limit_s or float("inf"))
     crew = Crew(session, n_workers=n_workers, started_at=started_at)
     try:
+        crew.start()
         # Asked before the crew is looked after: a signal to the whole group ended the workers, which stay ended then.
         while not should_stop() and time.time() < deadline and crew.is_working():
             tick(session)
@@ -220,7 +221,10 @@ def _refuse_failing(session: Session, started_at: float) -> None:
 
 @dataclass
 class Crew:
-    """The workers of a study: restarts those that a signal ended, and takes back the trials of those that it killed."""
+    """The workers of a study: restarts those that a signal ended, and takes back the trials of those that it killed.
+
+    Nothing runs before `start`; from then on `stop` ends all that was started, wherever a fault or a signal came.
+    """
 
     session: Session
     n_workers: int
@@ -228,26 +232,31 @@ class Crew:
 
     def __post_init__(self) -> None:
         self._n_gpus = count_gpus(self.session.loaded.experiment.runtime.device)
-        self._workers = [self._start(index) for index in range(self.n_workers)]
+        self._workers: dict[int, WorkerProcess] = {}
         self._recovered_at = time.monotonic()
         self._deaths_at_start = 0
 
-    def _start(self, index: int) -> WorkerProcess:
-        return start_worker(
-            self.session.layout,
-            self.session.database.url,
-            index,
-            n_workers=self.n_workers,
-            n_gpus=self._n_gpus,
-            n_threads=self.session.loaded.experiment.runtime.n_threads,
-            started_at=self.started_at,
-        )
+    def start(self) -> None:
+        """Starts all workers."""
+        for index in range(self.n_workers):
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        with signals_held():  # a process that was started is always known to `stop`
+            self._workers[index] = start_worker(
+                self.session.layout,
+                self.session.database.url,
+                index,
+                n_workers=self.n_workers,
+                n_gpus=self._n_gpus,
+                n_threads=self.session.loaded.experiment.runtime.n_threads,
+                started_at=self.started_at,
+            )
 
     def is_working(self) -> bool:
         """Whether any worker still has, or may get, something to do; brings dead ones back."""
-        codes = [worker.poll() for worker in self._workers]
         died = []
-        for worker, code in zip(self._workers, codes, strict=True):
+        for worker, code in [(worker, worker.poll()) for worker in self._workers.values()]:
             if code is not None and (code < 0 or code == STOPPED):
                 died.append(worker)
             elif code:
@@ -257,7 +266,7 @@ class Crew:
             self._recovered_at = time.monotonic()
         for worker in died:
             self._replace(worker)
-        return any(worker.poll() is None for worker in self._workers)
+        return any(worker.poll() is None for worker in self._workers.values())
 
     def _replace(self, worker: WorkerProcess) -> None:
         self._deaths_at_start = self._deaths_at_start + 1 if time.monotonic() - worker.started_at < START_S else 0
@@ -265,18 +274,21 @@ class Crew:
             raise StoreError(f"{worker.log.name}: workers die as soon as they start ({_end_of(worker)}); see this log")
         logger.warning("worker %d ended (%s) and is started again", worker.index, _end_of(worker))
         worker.close()
-        self._workers[worker.index] = self._start(worker.index)
+        self._start(worker.index)
 
     def stop(self) -> None:
         """Ends all workers: kindly first, by force after a grace period or a second signal."""
         try:
-            for worker in self._workers:
+            for worker in self._workers.values():
                 ask_to_stop(worker)
             deadline = time.monotonic() + STOP_GRACE_S
-            while any(worker.poll() is None for worker in self._workers) and time.monotonic() < deadline:
+            while any(worker.poll() is None for worker in self._workers.values()) and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:
-            for worker in self._workers:
+            with signals_held():
+                for worker in self._workers.values():
+                    kill(worker)
+            for worker in self._workers.values():
                 end(worker)
 
 

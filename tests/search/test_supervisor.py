@@ -15,8 +15,9 @@ from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.search import supervisor as module
 from attnsearch.search import worker as worker_module
 from attnsearch.search.context import Worker
+from attnsearch.search.processes import signals_held
 from attnsearch.search.session import Session
-from attnsearch.search.supervisor import Crew
+from attnsearch.search.supervisor import Crew, supervise
 from tests.search.studies import loaded_study
 
 Open = Callable[..., Session]
@@ -28,8 +29,15 @@ class PlayedWorker:
     def __init__(self, index: int, code: int | None, log: Path) -> None:
         self.index, self.log, self.started_at = index, log.open("a"), 0.0
         self._code = code
+        self.popen = self
 
     def poll(self) -> int | None:
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        self._code = -number
+
+    def wait(self) -> int | None:
         return self._code
 
     def last_words(self) -> str:
@@ -57,17 +65,22 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[
         worker.close()
 
 
+def crew_of(session: Session) -> Crew:
+    crew = Crew(session, n_workers=1, started_at=0.0)
+    crew.start()
+    return crew
+
+
 @pytest.mark.parametrize("code", [-9, 130])
 def test_worker_that_a_signal_ended_is_started_again(open_tiny: Open, play: Any, code: int) -> None:
     started = play([code, None])
-    crew = Crew(open_tiny(), n_workers=1, started_at=0.0)
-    assert crew.is_working()
+    assert crew_of(open_tiny()).is_working()
     assert len(started) == 2
 
 
 def test_worker_that_found_nothing_more_to_do_is_not(open_tiny: Open, play: Any) -> None:
     started = play([0])
-    assert not Crew(open_tiny(), n_workers=1, started_at=0.0).is_working()
+    assert not crew_of(open_tiny()).is_working()
     assert len(started) == 1
 
 
@@ -77,7 +90,52 @@ def test_fault_of_a_worker_stops_the_study_with_its_words(
 ) -> None:
     play([code])
     with pytest.raises(kind, match=r"^data\.root: no such folder$"):
-        Crew(open_tiny(), n_workers=1, started_at=0.0).is_working()
+        crew_of(open_tiny()).is_working()
+
+
+def fail_to_start() -> None:
+    raise OSError("no process is left")
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind", "n_started"),
+    [(lambda: signal.raise_signal(signal.SIGINT), KeyboardInterrupt, 2), (fail_to_start, OSError, 1)],
+)
+def test_what_comes_while_workers_are_started_leaves_none_behind(
+    open_tiny: Open,
+    play: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[], None],
+    kind: type[BaseException],
+    n_started: int,
+) -> None:
+    started = play([None, None, None])
+    start = module.start_worker
+
+    def start_harmed(layout: Any, url: str, index: int, **settings: Any) -> Any:
+        if index == 1:
+            harm()
+        return start(layout, url, index, **settings)
+
+    monkeypatch.setattr(module, "start_worker", start_harmed)
+    with pytest.raises(kind):
+        supervise(open_tiny(), n_workers=3, should_stop=lambda: False, tick=lambda _session: None)
+    assert [worker.poll() for worker in started] == [-signal.SIGTERM] * n_started
+    assert all(worker.log.closed for worker in started)
+
+
+def test_held_signals_arrive_after_the_block() -> None:
+    seen: list[str] = []
+
+    def step() -> None:
+        with signals_held():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("rest of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert seen == ["rest of the block"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_only_word_of_a_worker_is_the_error_that_ended_it(
