@@ -27,7 +27,8 @@ class Views:
     """How each image of a batch is shown; all arrays are (B,).
 
     Attributes:
-        x, y: int64 left and top edge of the crop in *resized* pixels.
+        x, y: int64 left and top edge of the crop in *resized* pixels; x is negative where a padded picture is mirrored,
+            whose padding stays on the right.
         is_mirrored: bool.
         brightness, saturation: float32 factors, 1 leaves the image as it is.
         seeds: int64, of operations that draw for themselves.
@@ -72,10 +73,14 @@ def random_views(sizes_hw: NDArray[np.int64], cfg: DataSettings, *, seed: int, e
     draws = np.random.default_rng((seed, epoch, 1)).random((n_images, _N_DRAWS))
     room = cfg.resized_px - cfg.image_size_px + 1
     x, y = (draws[:, :2] * room).astype(np.int64).T
+    is_mirrored = draws[:, 2] < cfg.flip
+    if cfg.resize == "pad":
+        width = geometry.padded_hw(sizes_hw, cfg.image_size_px)[:, 1]
+        x = np.where(is_mirrored, width - cfg.image_size_px, x)
     return Views(
         x,
         y,
-        draws[:, 2] < cfg.flip,
+        is_mirrored,
         (1 + cfg.brightness * (2 * draws[:, 3] - 1)).astype(np.float32),
         (1 + cfg.saturation * (2 * draws[:, 4] - 1)).astype(np.float32),
         np.random.default_rng((seed, epoch, 3)).integers(2**62, size=n_images),
@@ -92,14 +97,16 @@ def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, side_p
     """Crops and flips by copying bytes, where cached pixels are resized pixels.
 
     Args:
-        pixels: (M, R, R, ...) memory map.
+        pixels: (M, R, R, ...) memory map; a crop that begins left of it takes its first columns from the right end.
 
     Returns:
         (B, side_px, side_px, ...) uint8.
     """
     out = np.empty((len(rows), side_px, side_px, *pixels.shape[3:]), dtype=np.uint8)
     for index, (row, x, y, is_mirrored) in enumerate(zip(rows, views.x, views.y, views.is_mirrored, strict=True)):
-        window = pixels[row, y : y + side_px, x : x + side_px]
+        window = pixels[row, y : y + side_px, max(0, x) : x + side_px]
+        if x < 0:
+            window = np.concatenate([pixels[row, y : y + side_px, x:], window], axis=1)
         out[index] = window[:, ::-1] if is_mirrored else window
     return out
 
@@ -168,7 +175,7 @@ def rand_augment(images: Tensor, views: Views, strength: int) -> Tensor:
     bytes_ = images.mul(255).round_().to(torch.uint8)
     with torch.random.fork_rng(devices=[]):
         for index, seed in enumerate(views.seeds):
-            torch.manual_seed(int(seed))
+            torch.default_generator.manual_seed(int(seed))  # not that of a GPU, which nothing would put back
             bytes_[index] = operate(bytes_[index])
     return bytes_.to(torch.float32).div_(255)
 

@@ -183,6 +183,7 @@ class BatchLoader:
         masks = None
         if raw.masks is not None:
             masks = self._to_device(raw.masks[:, None], raw.views)[:, 0] >= 0.5  # (B, S, S)
+            masks = masks if padding is None else masks & ~padding
         labels = torch.from_numpy(self._table.labels[raw.rows])
         return Batch(
             images=images,

@@ -237,6 +237,32 @@ def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, 
     assert (seen != batch.part_masks).float().mean() < 0.02
 
 
+@pytest.mark.parametrize("cache_px", [None, 33])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_mirrored_padded_picture_keeps_its_padding_on_the_right(
+    make_tree: MakeTree, cache_px: int | None, flip: float
+) -> None:
+    root = make_tree({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, size_hw=(64, 32))
+    halves = Image.new("L", (32, 64))
+    halves.paste(255, (0, 0, 16, 64))  # bright on the left
+    for picture in root.rglob("*.jpg"):
+        halves.convert("RGB").save(picture, quality=95)
+        mask = (root / "masks" / picture.relative_to(root)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        halves.save(mask)
+    cfg = settings(root, resize="pad", crop_ratio=1.0, cache_px=cache_px, **{**PLAIN, "flip": flip})
+    made = BatchLoader(open_data(cfg), "train", cfg, batch_size=4, device="cpu", training=True, seed=0, with_masks=True)
+    (batch,) = made.epoch(1)
+    assert batch.padding is not None
+    assert batch.part_masks is not None
+    assert (batch.padding == (torch.arange(16) >= 8)).all()
+    assert (batch.images[..., 8:] == 0).all()
+    bright = (torch.arange(16) < 4) if flip == 0 else (torch.arange(16) >= 4) & (torch.arange(16) < 8)
+    seen = (denormalised(batch.images)[:, 1] > 0.5) & ~batch.padding
+    assert (seen == bright).all()
+    assert (batch.part_masks == bright).all()
+
+
 def test_masks_are_refused_where_there_are_none(small_tree: Path) -> None:
     cfg = settings(small_tree)
     with pytest.raises(DataError, match="no part masks for val"):
@@ -351,6 +377,17 @@ def test_rand_augment_depends_on_the_image_and_the_epoch_alone(small_tree: Path)
     again, later = by_row(batches(source, cfg, batch_size=3)), by_row(batches(source, cfg, batch_size=9, epoch=2))
     assert all(torch.equal(once[row], again[row]) for row in again)
     assert not all(torch.equal(once[row], later[row]) for row in once)
+
+
+def test_rand_augment_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("torch.manual_seed also seeds every GPU")
+
+    monkeypatch.setattr(torch, "manual_seed", refuse)
+    cfg = FolderData(root="x", image_size_px=16, crop_ratio=1.0, rand_augment=9)
+    before = torch.default_generator.get_state()
+    augment.rand_augment(torch.full((2, 3, 16, 16), 0.5), random_views(square(2), cfg, seed=0, epoch=1), 9)
+    assert torch.equal(torch.default_generator.get_state(), before)
 
 
 def test_masks_cannot_follow_rand_augment(make_tree: MakeTree) -> None:
