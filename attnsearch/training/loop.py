@@ -123,9 +123,14 @@ def forward(
 
 
 def split_batch(batch: Batch, part_images: int) -> Iterator[Batch]:
-    """Parts of at most `part_images` images, as equal as can be, so that a short batch leaves no lonely image."""
+    """Parts of at most `part_images` images, as equal as can be, so that a short batch leaves no lonely image.
+
+    Parts of two images cannot share out an odd number without one: there, one part has three.
+    """
     n_images = len(batch.labels)
     n_parts = math.ceil(n_images / part_images)
+    if part_images > 1:
+        n_parts = max(1, min(n_parts, n_images // 2))
     if n_parts == 1:
         yield batch
         return

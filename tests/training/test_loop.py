@@ -206,7 +206,8 @@ def test_a_stop_comes_between_two_updates(new_run: Callable[..., Run]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_images", "part_images", "sizes"), [(8, 8, [8]), (8, 4, [4, 4]), (5, 4, [2, 3]), (3, 1, [1, 1, 1])]
+    ("n_images", "part_images", "sizes"),
+    [(8, 8, [8]), (8, 4, [4, 4]), (5, 4, [2, 3]), (3, 1, [1, 1, 1]), (5, 2, [2, 3]), (3, 2, [3]), (1, 2, [1])],
 )
 def test_parts_are_as_equal_as_can_be(n_images: int, part_images: int, sizes: list[int]) -> None:
     whole = next(Fixed(n_images).epoch(1))
