@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
@@ -20,7 +20,7 @@ from attnsearch.search.scoring import score_trial
 from attnsearch.search.session import Session
 from attnsearch.store.archive import read_archive
 from attnsearch.store.artifacts import describe_file, write_artifacts
-from attnsearch.store.files import make_folder
+from attnsearch.store.files import disk_errors, make_folder
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.records import read_csv
 from attnsearch.training.memory import is_out_of_memory
@@ -59,15 +59,33 @@ def list_files(session: Session, number: int, attempt: int) -> None:
     write_artifacts(session.database.engine, session.uuid, number, attempt=attempt, files=files)
 
 
-def attach_pictures(session: Session, trial: optuna.Trial, data: DataSource) -> None:
-    """Gives optuna-dashboard a sheet of overlays, the curves and the per-epoch table of a trial that still runs."""
+def attach_pictures(
+    session: Session, trial: optuna.Trial, data: DataSource, *, check: Callable[[], None] = lambda: None
+) -> None:
+    """Gives optuna-dashboard a sheet of overlays, the curves and the per-epoch table of a trial that still runs.
+
+    Each is there once: what an attempt that was killed has left, whole or not, is written anew under the same link.
+
+    Raises:
+        StoreError: the disk refuses. Whatever `check`, asked before each file, raises.
+    """
     layout = session.layout.trial(trial.number)
-    store = FileSystemArtifactStore(str(make_folder(session.layout.artifacts)))
     with tempfile.TemporaryDirectory() as folder:
         overlays, curves = Path(folder, "overlays.png"), Path(folder, "curves.png")
         draw_contact_sheet(read_archive(layout.archive("val")), data.tables.val).save(overlays, compress_level=1)
         draw_curves(read_csv(layout.epochs_csv), curves)
         for path in (overlays, curves, layout.epochs_csv):
-            upload_artifact(
-                artifact_store=store, file_path=str(path), study_or_trial=trial, storage=session.database.storage
-            )
+            check()
+            _attach(session, trial, path)
+
+
+def _attach(session: Session, trial: optuna.Trial, path: Path) -> None:
+    storage = session.database.storage
+    store = FileSystemArtifactStore(str(make_folder(session.layout.artifacts)))
+    linked = [meta.artifact_id for meta in get_all_artifact_meta(trial, storage=storage) if meta.filename == path.name]
+    with disk_errors(session.layout.artifacts):
+        if not linked:
+            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
+        for artifact_id in linked:
+            with path.open("rb") as content:
+                store.write(artifact_id, content)

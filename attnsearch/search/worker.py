@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
@@ -101,7 +102,7 @@ def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) ->
     try:
         ended = _run(session, worker, claim, data)
         _tell(session, claim, ended)
-    except LeaseLost:
+    except (LeaseLost, UpdateFinishedTrialError):  # the second: the attempt that took over has ended the trial too
         logger.warning(
             "trial %d was taken over by another worker; this attempt (%d) ends", claim.trial.number, claim.attempt
         )
@@ -130,7 +131,7 @@ def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> Tria
         result = evaluate_kept(config, result, layout, source, check=context.check)
         list_files(session, number, attempt)
         list_scores(session, claim.trial, attempt)
-        attach_pictures(session, claim.trial, source)
+        attach_pictures(session, claim.trial, source, check=context.check)
     return result
 
 

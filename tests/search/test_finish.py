@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
+from PIL import Image
 
 import attnsearch.search.finish as module
 from attnsearch.errors import OutOfMemory
-from attnsearch.search.finish import evaluate_kept
+from attnsearch.search.finish import attach_pictures, evaluate_kept
+from attnsearch.search.session import Session
+from attnsearch.store.files import atomic_write
 from attnsearch.store.layout import TrialLayout
 from tests.search.studies import loaded_study
 
@@ -24,3 +31,34 @@ def test_evaluation_that_runs_out_of_memory_is_a_fault_of_the_setting(
     unused: Any = None
     with pytest.raises(OutOfMemory, match="7 GB wanted"):
         evaluate_kept(loaded_study().experiment, unused, TrialLayout(tmp_path), unused, check=lambda: None)
+
+
+class Killed(BaseException):
+    """Ends an attempt at once."""
+
+
+def test_pictures_of_a_killed_attempt_are_replaced_and_not_doubled(
+    open_tiny: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(store: FileSystemArtifactStore, artifact_id: str, content: io.BufferedReader) -> None:
+        if content.name.endswith("curves.png"):  # its link is written already
+            raise Killed
+        write(store, artifact_id, content)
+
+    session, write = open_tiny(), FileSystemArtifactStore.write
+    trial = session.study.ask()
+    atomic_write(session.layout.trial(0).epochs_csv, "epoch\n1\n")
+    monkeypatch.setattr(module, "read_archive", lambda _paths: None)
+    monkeypatch.setattr(module, "draw_contact_sheet", lambda _archive, _table: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr(module, "draw_curves", lambda _epochs, path: path.write_text("curves"))
+    data: Any = SimpleNamespace(tables=SimpleNamespace(val=None))
+    with monkeypatch.context() as killing:
+        killing.setattr(FileSystemArtifactStore, "write", cut_off)
+        with pytest.raises(Killed):
+            attach_pictures(session, trial, data)
+    attach_pictures(session, trial, data)
+    found = get_all_artifact_meta(trial, storage=session.database.storage)
+    assert sorted(meta.filename for meta in found) == ["curves.png", "epochs.csv", "overlays.png"]
+    sizes = {meta.filename: (session.layout.artifacts / meta.artifact_id).stat().st_size for meta in found}
+    assert (sizes["curves.png"], sizes["epochs.csv"]) == (6, 8)
+    assert len(list(session.layout.artifacts.iterdir())) == 3

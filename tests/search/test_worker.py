@@ -43,7 +43,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
 
     monkeypatch.setattr(module, "evaluate_kept", lambda config, ended, layout, source, check: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
-    monkeypatch.setattr(module, "attach_pictures", lambda *arguments: None)
+    monkeypatch.setattr(module, "attach_pictures", lambda *arguments, check: None)
     monkeypatch.setattr(OpenData, "of", lambda self, config: None)
     return install
 
@@ -154,6 +154,24 @@ def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -
     run_claim(session, worker, claim, OpenData())
     assert session.trials()[0].state == TrialState.RUNNING
     assert session.leases.of_trial(0).worker == "here:2:b"  # type: ignore[union-attr]
+
+
+def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, play: Callable[[Run], None]) -> None:
+    session = open_tiny(n_trials=1)
+    worker = Worker("here:1:a", None)
+
+    def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
+        session.leases.take_back(0)
+        session.leases.claim(0, "here:2:b", duration_s=100.0)
+        session.study.tell(0, 0.4)
+        context.report(0.9, 1)
+        raise AssertionError("a trial that has ended takes no report")
+
+    play(run)
+    claim = claim_next(session, worker, started_at=0.0)
+    assert not isinstance(claim, str)
+    run_claim(session, worker, claim, OpenData())
+    assert session.trials()[0].value == 0.4
 
 
 def test_full_budget_of_running_trials_makes_others_wait(open_tiny: Open) -> None:
