@@ -21,7 +21,7 @@ from attnsearch.models.kept import read_kept
 from attnsearch.search.session import Session
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.files import atomic_path, atomic_write, disk_errors
+from attnsearch.store.files import atomic_path, atomic_write, disk_errors, locked
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.records import read_csv, write_scores
 from attnsearch.store.retention import RemovableFile, plan_removal
@@ -31,6 +31,7 @@ from attnsearch.types import SCORES, Split
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+LOOKS_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
@@ -190,13 +191,17 @@ def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:
 
 
 def note_look(layout: StudyLayout, chosen: Chosen, split: Split) -> None:
-    """Adds a line to `test_looks.csv` before the split is opened, so that no look goes unseen."""
+    """Adds a line to `test_looks.csv` before the split is opened, so that no look goes unseen.
+
+    Raises:
+        StoreError: the disk refuses, or another process never ends its line.
+    """
     path = layout.test_looks
-    head = "time,trial,epoch,split\n"
-    with disk_errors(path):
-        before = path.read_text(encoding="utf-8") if path.exists() else head
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    atomic_write(path, f"{before}{now},{chosen.number},{chosen.epoch},{split}\n")
+    with locked(layout.looks_lock, timeout_s=LOOKS_TIMEOUT_S):
+        with disk_errors(path):
+            before = path.read_text(encoding="utf-8") if path.exists() else "time,trial,epoch,split\n"
+        atomic_write(path, f"{before}{now},{chosen.number},{chosen.epoch},{split}\n")
 
 
 def _relative(path: Path, layout: StudyLayout) -> str:

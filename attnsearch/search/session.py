@@ -17,7 +17,7 @@ from attnsearch.errors import StoreError
 from attnsearch.search.storage import Database, open_database
 from attnsearch.search.study import UUID
 from attnsearch.search.study import load_study as load_optuna_study
-from attnsearch.store.files import make_folder
+from attnsearch.store.files import locked, make_folder
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases
 from attnsearch.store.urls import default_url
@@ -70,18 +70,8 @@ class Session:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """The lock that every change of a trial's state is made under: ask and claim, tell, take back."""
-        lock = FileLock(self.layout.ask_lock)
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-        except Timeout:
-            raise StoreError(
-                f"{self.layout.ask_lock}: another process has held this lock for {LOCK_TIMEOUT_S} s; "
-                "end the worker that hangs or was paused"
-            ) from None
-        try:
+        with locked(self.layout.ask_lock, timeout_s=LOCK_TIMEOUT_S):
             yield
-        finally:
-            lock.release()
 
     @property
     def uuid(self) -> str:

@@ -7,11 +7,10 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from attnsearch.errors import StoreError
-from attnsearch.store.files import atomic_write, atomic_write_array, disk_errors, make_folder
+from attnsearch.store.files import atomic_write, atomic_write_array, disk_errors, locked, make_folder
 from attnsearch.store.layout import Curve, StudyLayout
 from attnsearch.store.scores import ScoreTable
 
@@ -36,7 +35,7 @@ def write_areas(layout: StudyLayout, curve: Curve, table: ScoreTable) -> list[st
     atomic_write_array(layout.curves_npy(curve), with_cells_left(table, metric))
     areas = table.values[metric]
     means, images = layout.shared.areas_csv(curve), layout.shared.areas_csv(curve, per_image=True)
-    with FileLock(folder / "attMetrics.lock", timeout=LOCK_TIMEOUT_S):
+    with locked(folder / "attMetrics.lock", timeout_s=LOCK_TIMEOUT_S):
         for path, cells in ((means, [_cell(table.means()[metric])]), (images, list(map(_cell, areas)))):
             with disk_errors(path):
                 before = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from attnsearch.errors import AttnSearchError, StoreError
 from attnsearch.store.layout import is_temporary, temporary_path, writer_of
 
@@ -91,6 +93,28 @@ def make_folder(path: Path) -> Path:
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Holds the lock file `path` during the block; the system releases it when the process dies.
+
+    Raises:
+        StoreError: another process holds it for all of `timeout_s`, or the disk refuses.
+    """
+    make_folder(path.parent)
+    lock = FileLock(path)
+    with disk_errors(path):
+        try:
+            lock.acquire(timeout=timeout_s)
+        except Timeout:  # an OSError too, but none of the disk
+            raise StoreError(
+                f"{path}: another process has held this lock for {timeout_s:g} s; end the one that hangs or was paused"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -304,6 +304,11 @@ class StudyLayout:
         return self.study_dir / "test_looks.csv"
 
     @property
+    def looks_lock(self) -> Path:
+        """Held while a line is added to `test_looks`."""
+        return self.study_dir / "test_looks.lock"
+
+    @property
     def ask_lock(self) -> Path:
         """Held while a worker asks for its next trial."""
         return self.study_dir / "ask.lock"

@@ -19,6 +19,7 @@ from attnsearch.store.files import (
     atomic_write_array,
     explain_os_error,
     free_bytes,
+    locked,
     make_folder,
     remove_stale_temporaries,
     require_free_bytes,
@@ -166,3 +167,21 @@ def test_temporaries_of_dead_processes_go_at_once(tmp_path: Path) -> None:
 
     assert remove_stale_temporaries(tmp_path) == [dead]
     assert alive.exists()
+
+
+def test_lock_that_another_holds_is_named_with_the_mend(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ask.lock"
+    with (
+        locked(path, timeout_s=0),
+        pytest.raises(StoreError, match=r"ask\.lock: another process has held this lock for 0 s; end"),
+        locked(path, timeout_s=0),
+    ):
+        pass
+    with locked(path, timeout_s=0):
+        assert path.exists()
+
+
+def test_lock_that_the_disk_refuses_is_a_fault_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "ask.lock").mkdir()
+    with pytest.raises(StoreError, match=r"ask\.lock: .*; check the disk"), locked(tmp_path / "ask.lock", timeout_s=0):
+        pass
