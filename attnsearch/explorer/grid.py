@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnsearch.errors import ConfigError
@@ -26,6 +26,7 @@ class Wanted:
         metric: a score, its bounds being `least` and `most`; "" for none.
         order: one of `ORDERS`, or the name of a score.
         page: from 1.
+        spread: instead of a page, so many images spread evenly over those that fit; 0 for a page.
     """
 
     true: int | None = None
@@ -39,6 +40,7 @@ class Wanted:
     order: str = "row"
     is_descending: bool = False
     page: int = 1
+    spread: int = 0
 
 
 def parse_wanted(words: Mapping[str, str]) -> Wanted:
@@ -62,6 +64,7 @@ def parse_wanted(words: Mapping[str, str]) -> Wanted:
         order=words.get("order") or "row",
         is_descending=words.get("down", "") == "1",
         page=max(1, _whole(words, "page") or 1),
+        spread=min(PAGE, _whole(words, "spread") or 0),
     )
 
 
@@ -126,6 +129,16 @@ def _key(opened: OpenArchive, order: str, scores: ImageScores) -> Callable[[int]
         raise ConfigError(f"order must be one of {', '.join([*ORDERS, *scores.values])}, got {order!r}")
     column = scores.values[order]
     return lambda row: column.get(archive.image_ids[row], math.nan)
+
+
+def rows_to_show(rows: Sequence[int], wanted: Wanted) -> tuple[list[int], int, int]:
+    """The rows of one page, its number and the number of pages; or rows spread over all pages."""
+    n_pages = max(1, -(-len(rows) // PAGE))
+    page = min(wanted.page, n_pages)
+    if not wanted.spread:
+        return list(rows[(page - 1) * PAGE : page * PAGE]), page, n_pages
+    n_shown = min(wanted.spread, len(rows))
+    return [rows[(2 * index + 1) * len(rows) // (2 * n_shown)] for index in range(n_shown)], page, n_pages
 
 
 def _ordered(rows: list[int], key: Callable[[int], float | str], *, is_descending: bool) -> list[int]:

@@ -11,7 +11,7 @@ from flask import Blueprint, Flask, Response, abort, current_app, render_templat
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import AttnSearchError, ConfigError, DataError
-from attnsearch.explorer.grid import PAGE, chosen_rows, parse_wanted
+from attnsearch.explorer.grid import chosen_rows, parse_wanted, rows_to_show
 from attnsearch.explorer.library import Library
 from attnsearch.explorer.maps import OpenArchive
 from attnsearch.explorer.payloads import (
@@ -157,17 +157,17 @@ def grid_json(experiment: str, study: str, number: int) -> Response:
     scores = reading.scores.of(layout, number, opened.archive.split)
     hits = reading.places.hits(layout, number, opened, scores)
     rows = chosen_rows(opened, wanted, scores, hits)
-    n_pages = max(1, -(-len(rows) // PAGE))
-    page = min(wanted.page, n_pages)
+    shown, page, n_pages = rows_to_show(rows, wanted)
     key = _map_key(opened)
     images = [
         image_values(opened, row)
         | {"map": None if key is None else map_values(opened.map_at(key, row)), "hit": hits[row]}
         | {"picture": reading.pictures.source(layout, number, split, opened.archive.image_ids[row])}
         | {"scores": scores.of_image(opened.archive.image_ids[row])}
-        for row in rows[(page - 1) * PAGE : page * PAGE]
+        for row in shown
     ]
     about = {"total": len(opened.archive.image_ids), "matching": len(rows), "page": page, "pages": n_pages}
+    about["right"] = sum(int(opened.archive.labels[row]) == int(opened.archive.predictions[row]) for row in rows)
     can_place = any(hit is not None for hit in hits)
     return _json({**about, "split": split, "map": key, "can_place": can_place, "images": images})
 

@@ -101,7 +101,13 @@ def loaded(data_root: Path, resize: str, **study: Any) -> LoadedStudy:
 
 
 def build(
-    folder: Path, *, resize: str = "squash", n_trials: int = 3, n_with_maps: int = 3, n_per_class: int = 3
+    folder: Path,
+    *,
+    resize: str = "squash",
+    n_trials: int = 3,
+    n_with_maps: int = 3,
+    n_per_class: int = 3,
+    n_epochs: int = 3,
 ) -> Built:
     """Writes a study with maps for its first trials."""
     data_root, root = folder / "pictures", folder / "results"
@@ -111,15 +117,15 @@ def build(
     layout.study_dir.mkdir(parents=True)
     layout.study_yaml.write_text(resolved_study(settings), encoding="utf-8")
     write_classes(layout.classes_csv, CLASSES)
-    fill_database(layout, settings, n_trials)
+    fill_database(layout, settings, n_trials, n_epochs)
     for number in range(min(n_trials, n_with_maps)):
         write_maps(layout, number, data_root, ids, resize)
         write_copies(layout, data_root, ids)
     return Built(root, data_root, layout)
 
 
-def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int) -> None:
-    """Finished trials with objectives, settings, measured values and three epochs each."""
+def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_epochs: int) -> None:
+    """Finished trials with objectives, settings, measured values and their epochs."""
     database = open_database(default_url(layout), create=True)
     study = create_study(database, settings, val_hash="split-a", class_names=CLASSES)
     axes = {"train.optimizer.name": CategoricalDistribution(("adam", "sgd")),
@@ -127,12 +133,13 @@ def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int) -> 
     for number in range(n_trials):
         values = trial_scores(number)
         params = {"train.optimizer.name": ("adam", "sgd")[number % 2], "train.optimizer.lr": 1e-4 * (1 + number % 90)}
-        attributes = {**values, "val/loss": 1.0 / (number + 1), "kept_epoch": 3, "epochs_run": 3, "seconds": 60.0}
+        attributes = {**values, "val/loss": 1.0 / (number + 1), "kept_epoch": 3, "epochs_run": n_epochs}
+        attributes["seconds"] = 60.0
         one = optuna.trial.create_trial(
             params=params, distributions=axes, values=list(values.values()), user_attrs=attributes
         )
         study.add_trial(one)
-        records = epoch_records(number)
+        records = epoch_records(number, n_epochs)
         write_epochs(database.engine, str(study.user_attrs[UUID]), number, None, records)
         trial = layout.trial(number)
         trial.directory.mkdir(parents=True)
@@ -146,8 +153,8 @@ def trial_scores(number: int) -> dict[str, float]:
     return {"val/accuracy": 0.5 + 0.4 * (number % 7) / 7, "val/sparsity": 0.2 + 0.1 * ((number * 3) % 7) / 7}
 
 
-def epoch_records(number: int) -> list[EpochRecord]:
-    """Three epochs of training and validation."""
+def epoch_records(number: int, n_epochs: int) -> list[EpochRecord]:
+    """Epochs of training and validation."""
     return [
         EpochRecord(
             epoch=epoch,
@@ -161,7 +168,7 @@ def epoch_records(number: int) -> list[EpochRecord]:
             images_per_s=4.0,
             peak_memory_mb=10.0,
         )
-        for epoch in (1, 2, 3)
+        for epoch in range(1, n_epochs + 1)
         for split in ("train", "val")
     ]
 

@@ -13,6 +13,7 @@ import pytest
 
 from attnsearch import geometry
 from attnsearch.explorer.server import Served
+from attnsearch.store.layout import StudyLayout
 from tests.explorer.built import CROP_RATIO, HOT, IMAGE_SIZE_PX, MAP_HW, Built, build, serving, write_scores
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install '.[test]'")
@@ -143,6 +144,23 @@ def test_compared_trials_share_one_scale(watched: Watched) -> None:
     page.locator("#scale").select_option("own")
     one, two = page.evaluate(images)
     assert one == two
+
+
+def test_trials_of_several_studies_are_compared_as_shares(browser: Any, tmp_path: Path) -> None:
+    """Units differ between models; the choice of a person still wins."""
+    built = build(tmp_path, n_trials=1, n_per_class=1)
+    other = StudyLayout(built.root, "here", "run")
+    shutil.copytree(built.layout.trial(0).directory, other.trial(0).directory)
+    with serving(built) as served:
+        one = Watched(browser, base_of(served))
+        page = one.open("/attention/compare/here?t=hunt%3A0&t=run%3A0")
+        one.wait("document.body.dataset.ready === '1'")
+        assert page.locator("#scale").input_value() == "shares"
+        page.locator("#scale").select_option("one")
+        one.wait("location.search.includes('scale=one')")
+        assert page.locator("#scale").input_value() == "one"
+        one.context.close()
+        assert one.faults == []
 
 
 def test_point_of_the_pareto_plot_shows_its_maps_and_back_undoes_it(watched: Watched) -> None:
@@ -352,6 +370,25 @@ def test_smooth_map_is_bilinear_between_cell_centres(turned: tuple[str, Built, s
     rows = (y - box[1]) / (box[3] - box[1]) * 4 - 0.5
     down = np.clip(1 - np.abs(rows - 1), 0, 1)
     np.testing.assert_allclose(alpha, down[:, None] * across[None, :], atol=1 / 255 + 1e-6)
+
+
+def test_cells_in_the_padding_neither_show_nor_set_the_scale(watched: Watched) -> None:
+    """A map of 4 x 4 cells over a square of 100 px: a picture of 100 x 60 px reaches into three rows of 25 px."""
+    page = watched.open("/attention/")
+    script = """async () => {
+      const { onPicture, rangeOf } = await import('/attention/static/field.js');
+      const map = { h: 4, w: 4, values: Float32Array.from({ length: 16 }, (_, cell) => cell) };
+      const wide = onPicture(map, [60, 100], [0, 0, 100, 100]);
+      const tall = onPicture(map, [100, 50], [0, 0, 100, 100]);
+      const whole = onPicture(map, [100, 100], [10, 10, 90, 90]);
+      const told = ({ map, box }) => [map.h, map.w, box, rangeOf([map]).high];
+      return [wide, tall, whole].map(told);
+    }"""
+    assert page.evaluate(script) == [
+        [3, 4, [0, 0, 100, 75], 11],
+        [4, 2, [0, 0, 50, 100], 13],
+        [4, 4, [10, 10, 90, 90], 15],
+    ]
 
 
 def test_mask_hides_the_strongest_cells_in_the_order_of_the_map(turned: tuple[str, Built, str], browser: Any) -> None:

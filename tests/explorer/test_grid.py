@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.explorer.grid import chosen_rows, parse_wanted
+from attnsearch.explorer.grid import Wanted, chosen_rows, parse_wanted, rows_to_show
 from attnsearch.explorer.library import Library, find_experiments
 from attnsearch.explorer.maps import OpenArchive
 from attnsearch.explorer.reading import Reading
@@ -55,3 +55,10 @@ def test_words_that_cannot_be_read_are_named(words: dict[str, str]) -> None:
 def test_score_that_was_not_measured_is_named(opened: OpenArchive) -> None:
     with pytest.raises(ConfigError, match="'deletion'"):
         chosen_rows(opened, parse_wanted({"metric": "deletion"}), NO_SCORES, NO_PLACE)
+
+
+def test_spread_takes_images_from_the_whole_archive() -> None:
+    """Three of 96 images lie in the middles of its thirds."""
+    assert rows_to_show(range(96), Wanted(spread=3)) == ([16, 48, 80], 1, 2)
+    assert rows_to_show(range(2), Wanted(spread=8)) == ([0, 1], 1, 1)
+    assert rows_to_show([], Wanted(spread=8)) == ([], 1, 1)

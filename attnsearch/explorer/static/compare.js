@@ -1,14 +1,14 @@
 // The same image under several trials, on one colour scale, and the difference of two maps.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { asShares, decodeMap, difference, rangeOf, scaleOf } from "./field.js";
+import { asShares, decodeMap, difference, onPicture, rangeOf, scaleOf } from "./field.js";
 import { State, ask, bindPage, byId, el, given, onKeys, percent, place, showFault, withWords } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadPicture, paint } from "./paint.js";
 import { pictureUrl } from "./tile.js";
 import { VIEW, bindView, showLegend, viewOf, viewWords } from "./view.js";
 
 const where = given("where");
-const state = new State({ ...VIEW, t: [], image: "", split: "val", map: "", scale: "one", difference: "0", first: "0", second: "1" });
+const state = new State({ ...VIEW, t: [], image: "", split: "val", map: "", scale: "", difference: "0", first: "0", second: "1" });
 let found = { trials: [] };
 let tiles = [];
 let asked = 0;
@@ -51,11 +51,11 @@ async function makeTile(trial) {
   fit(canvas, trial.size, 340, 340, 1.5);
   const at = { ...where, study: trial.study, number: trial.number, split: found.split };
   const picture = await loadPicture(trial.picture ? pictureUrl(at, trial.row, 512) : null);
-  const raw = decodeMap(trial.map);
+  const { map: raw, box } = onPicture(decodeMap(trial.map), trial.size, trial.box);
   const words = el("span", { class: "names" },
     el("a", { class: "true", href: imageUrl(trial) }, name), remove,
     el("span", { class: trial.right ? "verdict right" : "verdict wrong" }, `${trial.right ? "✓" : "✗"} ${trial.predicted}`, el("span", { class: "confidence" }, percent(trial.confidence))));
-  return { trial, name, canvas, raw, shown: { size: trial.size, box: trial.box, picture, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "picture" }, canvas), words) };
+  return { trial, name, canvas, raw, shown: { size: trial.size, box, picture, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "picture" }, canvas), words) };
 }
 
 const imageUrl = (trial) =>
@@ -63,9 +63,16 @@ const imageUrl = (trial) =>
 
 const painted = () => tiles.filter((tile) => tile.canvas);
 
+/** One scale for all; as shares where trials are of several studies, whose maps have other units. */
+function scaleRule() {
+  const isMixed = new Set(painted().map((tile) => tile.trial.study)).size > 1;
+  return state.get("scale") || (isMixed ? "shares" : "one");
+}
+
 function draw() {
   const view = viewOf(state);
-  const how = state.get("scale");
+  const how = scaleRule();
+  byId("scale").value = how;
   for (const tile of painted()) tile.shown.map = how === "shares" ? asShares(tile.raw) : tile.raw;
   const shared = painted().length ? scaleOf(rangeOf(painted().map((tile) => tile.shown.map))) : null;
   for (const tile of painted()) {
@@ -173,7 +180,6 @@ const png = () => painted().length && savePng(panels(), name());
 bindPage();
 bindView(state, draw);
 fillAdd();
-byId("scale").value = state.get("scale");
 byId("add").addEventListener("change", (event) => add(event.target.value));
 byId("map").addEventListener("change", (event) => chooseMap(event.target.value));
 for (const id of ["scale", "first", "second"]) {

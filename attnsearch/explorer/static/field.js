@@ -6,6 +6,32 @@ export function decodeMap(sent) {
   return { h: sent.h, w: sent.w, values: new Float32Array(bytes.buffer) };
 }
 
+const SLIVER = 1e-6;
+
+/** The cells of a map that lie on the picture, and their box: where pictures are padded, the others show nothing. */
+export function onPicture(map, size, box) {
+  const [height, width] = size;
+  const [firstColumn, lastColumn] = inside(box[0], box[2], map.w, width);
+  const [firstRow, lastRow] = inside(box[1], box[3], map.h, height);
+  if (firstColumn >= lastColumn || firstRow >= lastRow) return { map, box };
+  const [w, h] = [lastColumn - firstColumn, lastRow - firstRow];
+  if (w === map.w && h === map.h) return { map, box };
+  const values = new Float32Array(h * w);
+  for (let row = 0; row < h; row += 1) {
+    const start = (firstRow + row) * map.w + firstColumn;
+    values.set(map.values.subarray(start, start + w), row * w);
+  }
+  const [across, down] = [(box[2] - box[0]) / map.w, (box[3] - box[1]) / map.h];
+  const cut = [box[0] + firstColumn * across, box[1] + firstRow * down, box[0] + lastColumn * across, box[1] + lastRow * down];
+  return { map: { h, w, values }, box: cut };
+}
+
+/** The first cell along an axis that reaches into [0, end], and the one after the last. */
+function inside(from, to, n, end) {
+  const step = (to - from) / n;
+  return [Math.max(0, Math.floor(-from / step + SLIVER)), Math.min(n, Math.ceil((end - from) / step - SLIVER))];
+}
+
 /** Least and largest defined value of some maps; NaN where nothing is defined. */
 export function rangeOf(maps) {
   let low = Infinity;

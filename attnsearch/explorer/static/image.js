@@ -1,7 +1,7 @@
 // One image in detail: every map, the masked picture, the curves.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { decodeMap, orderOf, rangeOf, scaleOf, valueAt } from "./field.js";
+import { decodeMap, onPicture, orderOf, rangeOf, scaleOf, valueAt } from "./field.js";
 import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showFault, withWords } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadPicture, paint } from "./paint.js";
 import { curvePlot } from "./curve.js";
@@ -14,6 +14,7 @@ const state = new State({ ...VIEW, split: where.split, map: "", mask: "off", sha
 const canvas = byId("canvas");
 let image = null;
 let maps = {};
+let seen = {};
 let pictures = {};
 
 const currentMap = () => (state.get("map") in maps ? state.get("map") : Object.keys(maps)[0]);
@@ -28,6 +29,7 @@ async function load() {
     return;
   }
   maps = Object.fromEntries(Object.entries(image.maps).map(([key, sent]) => [key, decodeMap(sent)]));
+  seen = Object.fromEntries(Object.entries(maps).map(([key, map]) => [key, onPicture(map, image.size, image.box)]));
   pictures.small = await loadPicture(image.picture ? pictureUrl(where, where.row, 512) : null);
   showFacts();
   makeStrip();
@@ -37,12 +39,15 @@ async function load() {
   document.body.dataset.ready = "1";
 }
 
+/** What is painted: the cells on the picture; under a mask all of them, as they were counted when it was scored. */
 function shown() {
   const key = currentMap();
-  return { size: image.size, box: image.box, picture: isOriginal() ? pictures.full : pictures.small, map: key ? maps[key] : null };
+  const picture = isOriginal() ? pictures.full : pictures.small;
+  const whole = { map: key ? maps[key] : null, box: image.box };
+  return { size: image.size, picture, ...(masked() || !key ? whole : seen[key]) };
 }
 
-const scaleNow = () => (currentMap() ? scaleOf(rangeOf([maps[currentMap()]])) : null);
+const scaleNow = () => (currentMap() ? scaleOf(rangeOf([seen[currentMap()].map])) : null);
 
 function masked() {
   const mask = state.get("mask");
@@ -71,7 +76,7 @@ function size() {
     [canvas.height, canvas.width] = image.size;
     canvas.style.width = `${image.size[1]}px`;
   } else {
-    fit(canvas, image.size, frame.clientWidth, Math.max(260, Math.min(640, window.innerHeight * 0.68)));
+    fit(canvas, image.size, frame.clientWidth, Math.max(260, Math.min(640, window.innerHeight * 0.62)));
   }
 }
 
@@ -85,8 +90,10 @@ function showFacts() {
     ...(image.hit === null ? [] : [row("strongest cell", image.hit ? "in the right place" : "elsewhere", image.hit ? "verdict right" : "verdict misplaced")]),
     row("image", image.id, "id"),
     row("original", `${image.size[1]} × ${image.size[0]} px`),
-    ...Object.entries(image.scores).map(([name, value]) => row(name.replaceAll("_", " "), short(value))),
   );
+  const scores = Object.entries(image.scores);
+  byId("scores").hidden = !scores.length;
+  byId("scores-list").replaceChildren(...scores.map(([name, value]) => row(name.replaceAll("_", " "), short(value))));
 }
 
 /** Small pictures of every map, to choose from. */
@@ -103,11 +110,11 @@ function makeStrip() {
 function drawStrip() {
   const view = { ...viewOf(state), contour: 0, opacity: Math.max(0.6, viewOf(state).opacity) };
   for (const item of byId("strip").children) {
-    const map = maps[item.dataset.map];
+    const part = seen[item.dataset.map];
     const isChosen = item.dataset.map === currentMap();
     item.setAttribute("aria-checked", String(isChosen));
     item.tabIndex = isChosen ? 0 : -1;
-    paint(item.querySelector("canvas"), { ...shown(), picture: pictures.small, map }, view, { scale: scaleOf(rangeOf([map])) });
+    paint(item.querySelector("canvas"), { size: image.size, picture: pictures.small, ...part }, view, { scale: scaleOf(rangeOf([part.map])) });
   }
 }
 
@@ -142,7 +149,7 @@ function setShare(share) {
 }
 
 function showShare() {
-  const map = shown().map;
+  const map = maps[currentMap()];
   const nCells = map ? Math.round((state.number("share") / 100) * orderOf(map).length) : 0;
   const word = { deletion: "hidden", insertion: "kept" }[state.get("mask")];
   byId("share-value").textContent = word ? `${state.get("share")} %: ${nCells} ${word}` : `${state.get("share")} %`;

@@ -58,7 +58,7 @@ export function scatter(box, points, { xLabel, yLabel, isFront, onPick, height =
     return;
   }
   const label = `${yLabel} by ${xLabel}, one point per trial`;
-  const { svg, x, y } = frame(box, shown.map((one) => one.x), shown.map((one) => one.y), { xLabel, yLabel, height, label });
+  const { svg, x, y } = frame(box, shown.map((one) => one.x), shown.map((one) => one.y), { xLabel, yLabel, height, label, wholeX: shown.every((one) => Number.isInteger(one.x)) });
   const front = shown.filter((one) => one.isBest).sort((a, b) => a.x - b.x);
   if (isFront && front.length > 1) {
     svg.append(el("svg:polyline", { points: front.map((one) => `${x(one.x)},${y(one.y)}`).join(" "), class: "front" }));

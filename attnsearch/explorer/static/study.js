@@ -114,15 +114,12 @@ async function peek() {
     return;
   }
   try {
-    const page = await ask(place("api", "grid", study.experiment, study.study, trial.number), {});
+    const page = await ask(place("api", "grid", study.experiment, study.study, trial.number), { spread: N_PEEK });
     if (state.get("point") !== String(trial.number)) return;
     const where = { ...study, number: trial.number, split: page.split };
-    const stride = Math.max(1, Math.floor(page.images.length / N_PEEK));
-    const images = page.images.filter((_, index) => index % stride === 0).slice(0, N_PEEK);
-    const tiles = images.map((image) => new Tile(image, where, withWords(place("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewWords(state) }), { side: 150 }));
-    const rightShare = page.images.filter((image) => image.right).length / Math.max(1, page.images.length);
+    const tiles = page.images.map((image) => new Tile(image, where, withWords(place("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewWords(state) }), { side: 150 }));
     const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, `All ${page.total} images`);
-    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(rightShare)} of the first ${page.images.length} right`)));
+    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(page.right / Math.max(1, page.matching))} of ${page.split} right`)));
     for (const tile of tiles) tile.load(viewOf(state));
   } catch (error) {
     showFault(box, error);

@@ -1,6 +1,6 @@
 // One painted image in a grid: canvas, names, verdict.
 
-import { decodeMap, rangeOf, scaleOf } from "./field.js";
+import { decodeMap, onPicture, rangeOf, scaleOf } from "./field.js";
 import { el, percent, place, withWords } from "./page.js";
 import { fit, loadPicture, paint } from "./paint.js";
 
@@ -14,7 +14,8 @@ export class Tile {
     this.image = image;
     this.canvas = el("canvas", { role: "img", "aria-label": `${image.id}: ${image.true}, predicted ${image.predicted}` });
     fit(this.canvas, image.size, side, side, 1.5);
-    this.shown = { size: image.size, box: image.box, picture: null, map: image.map && decodeMap(image.map) };
+    this.shown = { size: image.size, box: image.box, picture: null, map: null };
+    if (image.map) Object.assign(this.shown, onPicture(decodeMap(image.map), image.size, image.box));
     this.scale = this.shown.map && scaleOf(rangeOf([this.shown.map]));
     const misplaced = image.right && image.hit === false;
     this.element = el(
