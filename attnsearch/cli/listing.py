@@ -106,6 +106,8 @@ def print_reliability(layout: StudyLayout, rows: StudyRows) -> None:
         if found is None:
             continue
         fills = "" if math.isnan(found.second_fill) else f", under two fills {number(found.second_fill)}"
+        if found.n_undefined:
+            fills += f", {found.n_undefined} of {found.n_trials * found.n_images} scores undefined"
         weak = "; do not call a winner" if found.alpha < MIN_ALPHA else ""
         print_line(
             f"order of {found.n_trials} trials in {key} over {found.n_images} images: alpha {number(found.alpha)}, "

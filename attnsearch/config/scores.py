@@ -13,7 +13,7 @@ from attnsearch.config.base import Settings
 Family = Literal["faithfulness", "localisation", "complexity", "correlation", "average_drop", "road"]
 Fill = Literal["mean", "black", "white", "blur"]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same settings would give other numbers; scores of different versions are never compared."""
 DEFAULT_N_IMAGES = 32
 """Images that are scored where nothing is said, or all where there are fewer."""

@@ -33,6 +33,7 @@ class Reliability:
     Attributes:
         alpha: Krippendorff's alpha of the order, with images as raters.
         stable: share of resampled sets of images in which the best trial stays the best.
+        n_undefined: scores among those of all trials and images that are undefined.
         second_fill: Spearman's correlation of the trials' relevance gain under two fills; NaN where one was measured.
     """
 
@@ -41,6 +42,7 @@ class Reliability:
     alpha: float
     stable: float
     second_fill: float
+    n_undefined: int
 
 
 def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Reliability | None:
@@ -70,6 +72,7 @@ def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Rel
         alpha=krippendorff_alpha(values),
         stable=rank_reliability(sign * values),
         second_fill=_under_two_fills(tables),
+        n_undefined=int(np.isnan(values).sum()),
     )
 
 

@@ -26,7 +26,7 @@ from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayo
 from attnsearch.store.records import read_csv, write_scores
 from attnsearch.store.retention import RemovableFile, plan_removal
 from attnsearch.store.scores import has_scores, read_scores
-from attnsearch.types import SCORES, Split
+from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _score_means(chosen: Chosen) -> dict[str, float]:
     paths = chosen.trial.scores("val")
     if not has_scores(paths):
         return {}
-    return {name: mean for name, mean in read_scores(paths).means().items() if name in SCORES}
+    return read_scores(paths).trial_means()
 
 
 def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:

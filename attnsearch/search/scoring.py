@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import optuna
@@ -12,8 +13,10 @@ from attnsearch.evaluation.score import score_archive
 from attnsearch.search.session import Session
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.score_rows import write_score_rows
-from attnsearch.store.scores import has_scores, read_scores
+from attnsearch.store.scores import ScoreTable, has_scores, read_scores
 from attnsearch.types import SCORES
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = "scores"
 """The user attribute that says how a trial's scores were measured."""
@@ -24,6 +27,9 @@ def score_trial(
 ) -> dict[str, float]:
     """Scores the archived saliency of a kept checkpoint on validation: `val/metric` -> mean over the scored images.
 
+    A score that is undefined for some images, or for all, fails no trial: there it counts as that of a map that says
+    nothing, see `ScoreTable.trial_means`.
+
     Returns:
         Nothing where the settings ask for nothing, or where the model makes no saliency.
     Raises:
@@ -33,7 +39,22 @@ def score_trial(
     if not config.evaluation.scores.families or not archive.saliency.exists():
         return {}
     table = score_archive(config, layout.kept, data, archive, layout.scores("val"), check=check)
-    return {f"val/{name}": mean for name, mean in table.means().items() if name in SCORES}
+    _warn_of_undefined(table, layout)
+    return {f"val/{name}": mean for name, mean in table.trial_means().items()}
+
+
+def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
+    """One line for the scores that no image has, since the trial's numbers do not show it."""
+    n_images = len(table.image_ids)
+    names = [name for name, count in table.n_undefined().items() if count == n_images and name in SCORES]
+    if names:
+        logger.warning(
+            "%s: %s undefined for all %d scored images, for the maps are flat, the fill does not change the class or "
+            "nothing is marked; the trial counts as one whose maps say nothing",
+            layout.directory.name,
+            f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}",
+            n_images,
+        )
 
 
 def list_scores(session: Session, trial: optuna.Trial, attempt: int) -> None:

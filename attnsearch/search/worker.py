@@ -193,10 +193,10 @@ def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | N
 
 
 def _undefined(config: StudyConfig, ended: TrialResult) -> str:
-    """Says which objective has no value, and for a score what that means."""
+    """Says which objective has no value, and for a score why; one that is undefined counts, see `score_trial`."""
     key = next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
     is_score = key.partition("/")[2] in SCORES
-    reason = ": no scored image has one, for its map is flat or the fill does not change its class" if is_score else ""
+    reason = ": the model makes no maps that could be scored" if is_score else ""
     return f"{key} is not a finite number{reason}"
 
 

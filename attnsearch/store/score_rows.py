@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def write_score_rows(engine: Engine, study_uuid: str, number: int, *, attempt: int | None, table: ScoreTable) -> None:
     """Puts the means of one scoring beside those of others; the same scoring replaces itself.
 
-    Those of a running trial also become metrics of its kept epoch, as the accuracy is.
+    Those of a running trial also become metrics of its kept epoch, as the accuracy is; there an undefined score counts,
+    see `ScoreTable.trial_means`.
 
     Args:
         attempt: of the running trial, checked against the lease in the same transaction; None for a trial that has
@@ -65,11 +66,7 @@ def _write_to_epoch(connection: Connection, study_uuid: str, number: int, table:
     kept = int(table.about["checkpoint"]["epoch"])
     of_trial = (epochs.c.study == study_uuid, epochs.c.trial == number)
     connection.execute(delete(epochs).where(*of_trial, epochs.c.metric.in_(list(SCORES))))
-    rows = [
-        {**key, "epoch": kept, "metric": name, "value": _finite_or_null(mean)}
-        for name, mean in table.means().items()
-        if name in SCORES
-    ]
+    rows = [{**key, "epoch": kept, "metric": name, "value": mean} for name, mean in table.trial_means().items()]
     if rows:
         connection.execute(tables.insert_into(connection, epochs), rows)
 

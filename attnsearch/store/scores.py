@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from attnsearch.errors import StoreError
 from attnsearch.store.files import Check, atomic_write, atomic_write_array, disk_errors, make_folder
 from attnsearch.store.layout import ScorePaths
+from attnsearch.types import SCORES
 
 FORMAT = 1
 
@@ -61,6 +62,19 @@ class ScoreTable:
     def means(self) -> dict[str, float]:
         """Metric -> mean over the images where it is defined; NaN where that is none."""
         return {name: _mean(column) for name, column in self.values.items()}
+
+    def trial_means(self) -> dict[str, float]:
+        """Metric of `SCORES` -> mean over all scored images, as trials are chosen by it: never NaN.
+
+        An undefined score counts as that of a map that says nothing, 0 where larger is better and 1 where smaller is,
+        so that no model gains by maps that cannot be scored.
+        """
+        nothing = {name: 0.0 if direction == "maximize" else 1.0 for name, direction in SCORES.items()}
+        return {
+            name: float(np.where(np.isnan(column), nothing[name], column).mean())
+            for name, column in self.values.items()
+            if name in SCORES
+        }
 
     def n_undefined(self) -> dict[str, int]:
         """Metric -> images without it, of those metrics that have such images."""

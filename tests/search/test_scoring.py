@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,27 @@ def test_scores_go_where_the_accuracy_goes(searched: Session) -> None:
     about = trial.user_attrs[SETTINGS]
     assert (about["version"], about["grid"], about["n_images"]) == (table.about["version"], [4, 4], 4)
     assert about["settings"]["n_steps"] == 4
+
+
+def test_score_that_no_image_has_fails_no_trial(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fill that takes no evidence away, whatever the model, leaves the gains undefined."""
+    monkeypatch.setattr("attnsearch.metrics.faithfulness.MIN_DROP", 2.0)
+    session = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/deletion_gain": {"at_least": 0.1}})
+    settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
+    experiment = with_settings(session.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
+    object.__setattr__(session.loaded, "experiment", experiment)
+    run_worker(session, Worker("here:1:a", None), started_at=0.0)
+    (trial,) = session.trials()
+    assert trial.state.name == "COMPLETE", trial.user_attrs
+    assert trial.values[1] == trial.user_attrs["val/relevance_gain"] == 0.0
+    assert trial.constraints == {"val/deletion_gain": 0.1}
+    assert trial.user_attrs[SETTINGS]["n_undefined"] == {"relevance_gain": 4, "deletion_gain": 4}
+    assert "relevance_gain, deletion_gain are undefined for all 4 scored images" in caplog.text
+    rows = read_score_rows(session.database.engine, session.uuid).set_index("metric")
+    assert rows.loc["relevance_gain", "n_undefined"] == 4
+    assert math.isnan(rows.loc["relevance_gain", "value"])
 
 
 def test_full_measure_stands_beside_that_of_the_search(

@@ -55,6 +55,13 @@ def test_undefined_scores_are_counted_and_left_out_of_the_mean(paths: ScorePaths
     assert json.loads(paths.about.read_text())["n_undefined"] == {"deletion": 1}
 
 
+def test_undefined_scores_count_in_the_number_that_a_trial_is_chosen_by() -> None:
+    """Half of the images at 0.25 and 0.5; nothing is 1 where smaller is better, and 0 where larger is."""
+    values = {"deletion": 0.25, "relevance_gain": 0.5, "sparsity": 0.1}
+    scores = [ImageScore("a", values, {}), ImageScore("b", dict.fromkeys(values, math.nan), {})]
+    assert make_table(scores, (), ABOUT).trial_means() == {"deletion": 0.625, "relevance_gain": 0.25}
+
+
 def test_metric_that_no_image_has_is_undefined() -> None:
     assert math.isnan(make_table([score("a", math.nan)], (0, 0.5, 1), ABOUT).means()["deletion"])
 
