@@ -25,7 +25,8 @@ from attnsearch.types import SPLITS, Split
 
 #: Raised when the same settings would give other pictures.
 _VERSION = 1
-_DRAWN_BY = (
+#: What the pictures depend on; names of classes and pictures say nothing of it.
+DRAWN_BY = (
     "n_classes", "n_train_per_class", "n_val_per_class", "n_test_per_class", "picture_px", "n_differing_parts",
     "part_scale", "bird_scale", "translation", "data_seed",
 )  # fmt: skip
@@ -38,7 +39,7 @@ def list_images(cfg: SyntheticData, *, progress: bool = False) -> Listing:
     Raises:
         StoreError: they do not fit on the disk or cannot be written.
     """
-    settings = cfg.model_dump(include=set(_DRAWN_BY))
+    settings = cfg.model_dump(include=set(DRAWN_BY))
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode()).hexdigest()
 
     def build(folder: Path) -> dict[str, str | int | float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnsearch.config.datasets import DataConfig, RootedData
+from attnsearch.config.datasets import DataConfig, RootedData, SyntheticData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.models import LoupeSettings
+from attnsearch.data.synthetic import DRAWN_BY
 from attnsearch.data.table import DataTables
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.kept import read_kept
@@ -23,7 +24,8 @@ def check_sources(experiment: ExperimentConfig, tables: DataTables) -> None:
     """
     _check_masks(experiment, tables)
     if (teacher := experiment.train.teacher) is not None:
-        read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
+        kept = read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
+        _check_same_birds(experiment.data, kept.config.data, kept.path)
     _check_warm_start(experiment, tables)
 
 
@@ -41,6 +43,18 @@ def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:
             f"model.mask_weight is {model.mask_weight:g}, and part masks cannot follow data.rand_augment "
             f"{experiment.data.rand_augment}; set one of the two to nothing (0, null)"
         )
+
+
+def _check_same_birds(data: DataConfig, theirs: DataConfig, path: Path) -> None:
+    """Drawn birds have the same names whatever they look like, so that names and hash cannot tell them apart."""
+    if not isinstance(data, SyntheticData) or not isinstance(theirs, SyntheticData):
+        return
+    for key in DRAWN_BY:
+        if key != "n_train_per_class" and getattr(data, key) != getattr(theirs, key):
+            raise DataError(
+                f"the teacher {path} was trained on other birds: its data.{key} is {getattr(theirs, key)}, here "
+                f"{getattr(data, key)}; use its settings or another teacher"
+            )
 
 
 def _check_warm_start(experiment: ExperimentConfig, tables: DataTables) -> None:

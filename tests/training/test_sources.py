@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from attnsearch.config.datasets import SyntheticData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import ConfigError, DataError
@@ -71,6 +72,29 @@ def test_weights_from_other_data_may_have_any_split(
 ) -> None:
     elsewhere = tiny_config(data={"root": str(tmp_path / "other")}, model={"weights": str(trained)})
     check_sources(elsewhere, replace(data.tables, val_hash="0" * 64))
+
+
+@pytest.mark.parametrize(("key", "is_other"), [("n_train_per_class", False), ("n_differing_parts", True)])
+def test_a_teacher_of_other_birds_is_refused(
+    tiny_config: ConfigMaker, data: DataSource, tmp_path: Path, key: str, is_other: bool
+) -> None:
+    path, config = tmp_path / "kept.safetensors", tiny_config()
+    write_kept(
+        path,
+        build_model(config.model, 2),
+        config=config.model_copy(update={"data": SyntheticData()}),
+        class_names=data.tables.class_names,
+        epoch=1,
+        accumulation=1,
+        val_hash=data.tables.val_hash,
+    )
+    taught = tiny_config(train={"teacher": {"checkpoint": str(path)}})
+    taught = taught.model_copy(update={"data": SyntheticData(**{key: 2})})  # type: ignore[arg-type]
+    if is_other:
+        with pytest.raises(DataError, match=r"other birds: its data\.n_differing_parts is 3, here 2"):
+            check_sources(taught, data.tables)
+    else:
+        check_sources(taught, data.tables)
 
 
 def test_missing_masks_are_found_before_training(tiny_config: ConfigMaker, data: DataSource) -> None:
