@@ -161,6 +161,15 @@ class ExperimentConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weighted_branches_have_no_teacher(self) -> ExperimentConfig:
+        if self.train.teacher is not None and isinstance(self.model, DcalSettings) and self.model.variant != "sa_only":
+            raise ValueError(
+                f"train.teacher replaces a loss that model.variant {self.model.variant} weights against those of its "
+                "other branches, whose weight would then fall without end; use model.variant=sa_only or no teacher"
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """All settings that change the result, as plain values.
 

@@ -63,6 +63,19 @@ def test_defaults_are_the_low_resolution_network():
     assert (cfg.backbone, cfg.stride_stage3, cfg.stride_stage4, cfg.n_parts) == ("resnet50", 2, 2, 3)
 
 
+def test_a_teacher_does_not_fit_weighted_branches():
+    settings = {
+        "name": "x",
+        "data": {"name": "synthetic"},
+        "model": {"name": "dcal", "variant": "sa_pwca"},
+        "train": {"teacher": {"checkpoint": "x.safetensors"}},
+    }
+    with pytest.raises(ValidationError, match=r"model\.variant sa_pwca .* use model\.variant=sa_only or no teacher"):
+        ExperimentConfig.model_validate_json(json.dumps(settings))
+    settings["model"]["variant"] = "sa_only"
+    ExperimentConfig.model_validate_json(json.dumps(settings))
+
+
 def test_pairs_need_two_images_at_once():
     settings = {
         "name": "x",
