@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.models import DcalSettings
 from attnsearch.device import describe_device, pick_device
 from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
 from attnsearch.store.records import write_csv
@@ -142,7 +143,9 @@ def _halve_parts(trial: Trial) -> None:
     )
     if not trial.config.train.halve_on_oom:
         raise OutOfMemory(f"{said}; set train.halve_on_oom=true or a larger train.accumulation")
-    if batch_size % (2 * trial.accumulation):
+    model = trial.config.model
+    n_needed = 2 if isinstance(model, DcalSettings) and model.has_pwca else 1  # pairs need two
+    if batch_size % (2 * trial.accumulation) or batch_size // (2 * trial.accumulation) < n_needed:
         raise OutOfMemory(f"{said}, and these cannot be halved; use a smaller data.image_size_px or model")
     trial.accumulation *= 2
     logger.warning("%s; the epoch starts again with accumulation %d", said, trial.accumulation)

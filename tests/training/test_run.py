@@ -231,6 +231,19 @@ def test_too_little_memory_is_a_typed_failure(tiny_config: ConfigMaker, data: Da
     assert caught.value.__context__ is None  # nothing holds the tensors of the failed step
 
 
+def test_halving_ends_at_pairs_where_images_are_paired(
+    tiny_config: ConfigMaker, data: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starved(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "forward", starved)
+    model = {"name": "dcal", "backbone": "deit_tiny_patch16_224", "width": 0.34, "depth": 2}
+    config = tiny_config(model=model, train={"halve_on_oom": True})
+    with pytest.raises(OutOfMemory, match=r"with 2 images .*cannot be halved"):
+        fit(config, RecordingContext(tmp_path), data=data)
+
+
 @pytest.mark.usefixtures("small_memory")
 def test_parts_are_halved_until_they_fit(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> None:
     context = RecordingContext(tmp_path)
