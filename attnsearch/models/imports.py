@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +12,11 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from attnsearch.config.models import ModelConfig
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.intr import Intr, from_official, to_official
-from attnsearch.models.weights import load_file, load_into
+from attnsearch.models.weights import load_file, load_into, write_whole
 
 Family = Literal["intr", "loupe", "br_npa"]
 
@@ -88,14 +87,7 @@ def export_intr(model: AttentionModel, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in to_official(model.state_dict()).items()}
     content = io.BytesIO()
     torch.save({"model": state}, content)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content.getbuffer())
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, content.getbuffer())
 
 
 def _read(family: Family, path: str | Path) -> dict[str, Tensor]:

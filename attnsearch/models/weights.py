@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import re
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -124,9 +125,23 @@ def save_checkpoint(
     if missing := [key for key in CHECKPOINT_KEYS if key not in metadata]:
         raise ValueError(f"metadata of {path} lacks {', '.join(missing)}")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_whole(path, safetensors.torch.save(state, dict(metadata)), before_rename=before_rename)
+
+
+def write_whole(path: Path, content: bytes | memoryview, *, before_rename: Callable[[], None] | None = None) -> None:
+    """Writes the whole file or nothing; what a killed process leaves is named as other temporary files of a run are.
+
+    Args:
+        before_rename: called when the bytes are on disk; if it raises, the old file stays.
+    Raises:
+        StoreError: the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_bytes(safetensors.torch.save(state, dict(metadata)))
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         if before_rename is not None:
             before_rename()
         temporary.replace(path)

@@ -14,6 +14,7 @@ from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.models import build_model
 from attnsearch.models.backbone import build_backbone
 from attnsearch.models.weights import check_class_names, load_file, load_into, read_checkpoint, save_checkpoint
+from attnsearch.store.layout import is_temporary, writer_of
 
 METADATA = {"class_names": '["a", "b"]', "config": "{}", "epoch": "3"}
 
@@ -221,6 +222,15 @@ def test_checkpoint_stays_when_the_rename_is_refused(tmp_path):
         save_checkpoint(tmp_path / "kept.safetensors", nn.Linear(2, 2), METADATA, before_rename=refuse)
     assert (tmp_path / "kept.safetensors").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["kept.safetensors"]
+
+
+def test_half_written_checkpoint_is_known_as_a_temporary_file(tmp_path):
+    def find():
+        (temporary,) = tmp_path.iterdir()
+        assert is_temporary(temporary)
+        assert writer_of(temporary) == os.getpid()
+
+    save_checkpoint(tmp_path / "kept.safetensors", nn.Linear(2, 2), METADATA, before_rename=find)
 
 
 def test_checkpoint_needs_its_metadata_and_its_folder(tmp_path, state):
