@@ -70,6 +70,7 @@ def run_single(
     check_models([("base", config)], n_classes=len(data.tables.class_names), metrics=[config.monitor])
     check_scores_of_run(config, data.tables)
     with only_runner(layout):
+        _refuse_other(config, layout)  # again: another run may have come and gone while the pictures were decoded
         remove_stale_temporaries(layout.study_dir)
         atomic_write(trial.config, to_yaml(config.model_dump(mode="json")))
         write_classes(layout.classes_csv, data.tables.class_names)

@@ -182,6 +182,7 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
     Raises:
         AttnSearchError: a fault that stops the study; its text is what the worker reported.
     """
+    recover(session, is_dead=is_dead)  # trials that a killed search has left, also where nothing is to be done any more
     if n_finished(session.trials()) >= session.loaded.study.n_trials:
         return "finished"
     started_at = time.time()

@@ -138,6 +138,16 @@ def test_held_signals_arrive_after_the_block() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_trial_of_a_killed_search_goes_back_though_the_budget_is_spent(open_tiny: Open, play: Any) -> None:
+    session = open_tiny(n_trials=1)
+    session.study.tell(session.study.ask(), 0.5)
+    session.study.ask()  # under a larger budget than now
+    started = play([])
+    assert supervise(session, n_workers=1, should_stop=lambda: False, tick=lambda _session: None) == "finished"
+    assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "WAITING"]
+    assert not started
+
+
 def test_only_word_of_a_worker_is_the_error_that_ended_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
