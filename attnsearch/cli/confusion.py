@@ -56,7 +56,7 @@ def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[s
     from attnsearch.evaluation.analysis import analyse_predictions, describe_maps, similar_queries
     from attnsearch.evaluation.predictions import predict_split
     from attnsearch.models.kept import read_kept
-    from attnsearch.search.publish import Chosen, note_look
+    from attnsearch.search.publish import note_look
     from attnsearch.store.archive import read_archive
 
     layout = find_run(name, root)
@@ -67,7 +67,7 @@ def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[s
     data = open_data(config.data)
     data.tables.of(split)
     if split == "test":
-        note_look(layout, Chosen(chosen, kept.epoch, files, layout.published(kept.epoch)), split)
+        note_look(layout, chosen, kept.epoch, split)
     found = analyse_predictions(predict_split(config, kept.path, data, split))
     archive = files.archive(split)
     maps = describe_maps(read_archive(archive)) if archive.images.exists() and archive.maps.exists() else ()

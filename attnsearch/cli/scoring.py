@@ -29,7 +29,7 @@ def evaluate_source(
     from attnsearch.data.loader import open_data  # these import torch
     from attnsearch.evaluation.collect import collect
     from attnsearch.models.kept import read_kept
-    from attnsearch.search.publish import Chosen, note_look
+    from attnsearch.search.publish import note_look
 
     layout = None if is_file_name(source) else find_study(source, root)
     number = best_number(layout) if layout is not None and trial is None else trial or 0
@@ -38,5 +38,5 @@ def evaluate_source(
     data = open_data(config.data)
     data.tables.of(split)
     if layout is not None and split == "test":
-        note_look(layout, Chosen(number, kept.epoch, layout.trial(number), layout.published(kept.epoch)), split)
+        note_look(layout, number, kept.epoch, split)
     return collect(config, kept.path, data, split)

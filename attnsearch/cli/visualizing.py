@@ -270,14 +270,13 @@ def explained(kind: str, method: Method, wanted: Sequence[Wanted], order: Order)
 def _explained_by_model(kind: str, method: Method, wanted: Sequence[Wanted], order: Order) -> Iterator[Subject]:
     from attnsearch.evaluation.figures.explain import explain  # these import torch
     from attnsearch.models.kept import read_kept
-    from attnsearch.search.publish import Chosen, note_look
+    from attnsearch.search.publish import note_look
 
     assert method.checkpoint is not None
     kept = replace(read_kept(method.checkpoint), config=method.config)
     layout = method.layout
     if layout is not None and order.split == "test":
-        files = layout.trial(method.number)
-        note_look(layout, Chosen(method.number, kept.epoch, files, layout.published(kept.epoch)), "test")
+        note_look(layout, method.number, kept.epoch, order.split)
     top_q = order.look.top_q if kind == "classes" else 0
     return explain(kept, wanted, maps=lambda model: extra_maps(kind, method.config.model, model), top_q=top_q)
 

@@ -143,7 +143,7 @@ def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list
     if split == "val":
         logger.warning("%s has no test split: the published maps and scores are those of validation", layout.study)
     logger.info("publishing trial %d: %d %s images", chosen.number, len(data.tables.of(split)), split)
-    note_look(layout, chosen, split)
+    note_look(layout, chosen.number, chosen.epoch, split)
     config = read_kept(chosen.trial.kept).config
     archive = chosen.target.archive(split)
     scores = collect(config, chosen.trial.kept, data, split, archive=archive)
@@ -190,7 +190,7 @@ def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in scores.items() if name.startswith(prefix)}
 
 
-def note_look(layout: StudyLayout, chosen: Chosen, split: Split) -> None:
+def note_look(layout: StudyLayout, number: int, epoch: int, split: Split) -> None:
     """Adds a line to `test_looks.csv` before the split is opened, so that no look goes unseen.
 
     Raises:
@@ -201,7 +201,7 @@ def note_look(layout: StudyLayout, chosen: Chosen, split: Split) -> None:
     with locked(layout.looks_lock, timeout_s=LOOKS_TIMEOUT_S):
         with disk_errors(path):
             before = path.read_text(encoding="utf-8") if path.exists() else "time,trial,epoch,split\n"
-        atomic_write(path, f"{before}{now},{chosen.number},{chosen.epoch},{split}\n")
+        atomic_write(path, f"{before}{now},{number},{epoch},{split}\n")
 
 
 def _relative(path: Path, layout: StudyLayout) -> str:

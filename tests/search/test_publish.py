@@ -80,7 +80,7 @@ def test_no_look_is_lost_when_several_look_at_once(tmp_path: Path) -> None:
 
     def look(number: int) -> None:
         for epoch in range(n_looks):
-            note_look(layout, Chosen(number, epoch, layout.trial(number), layout.published(epoch)), "test")
+            note_look(layout, number, epoch, "test")
 
     with ThreadPoolExecutor(n_lookers) as lookers:
         list(lookers.map(look, range(n_lookers)))
