@@ -15,7 +15,6 @@ from attnsearch.config.layers import parse_override
 from attnsearch.config.load import with_settings
 from attnsearch.config.scores import FULL, FULL_N_IMAGES, ScoreSettings
 from attnsearch.errors import ConfigError
-from attnsearch.store.scores import has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
 from attnsearch.types import SCORES, Split
 
@@ -90,18 +89,7 @@ def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentCo
     data = open_data(config.data)
     if target.split == "test":
         note_look(target.layout, target.number, kept.epoch, target.split)
-    thresholds = _thresholds(target)
-    return config, score_archive(
-        config, kept.path, data, target.archive, target.scores, iou_thresholds=thresholds
-    )
-
-
-def _thresholds(target: Target) -> dict[str, float]:
-    """What the trial's validation scores chose for test images, which may not choose for themselves."""
-    paths = target.layout.trial(target.number).scores("val")
-    if target.split != "test" or not has_scores(paths):
-        return {}
-    return dict(read_scores(paths).about.get("iou_thresholds", {}))
+    return config, score_archive(config, kept.path, data, target.archive, target.scores)
 
 
 def _with_prefix(overrides: Iterable[str]) -> Iterable[tuple[str, Any]]:
@@ -160,19 +148,9 @@ def print_scores(target: Target, table: ScoreTable, files: Sequence[str], *, as_
         for name, mean in means.items()
     ]  # fmt: skip
     print_table(("score", "better", "mean", "undefined"), lines, title=title)
-    for note in _notes(table):
-        print_line(f"note: {note}")
-    print_line(f"one row per image: {target.scores.table}")
-    for name in files:
-        print_line(f"written: {target.layout.experiment_dir / name}")
-
-
-def _notes(table: ScoreTable) -> Iterable[str]:
-    """What the numbers should be read with."""
-    means, settings = table.means(), table.about["settings"]
     if means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
-        yield (
-            f"the classes keep a probability of {number(means['masked_score'])} when all cells are removed, so "
+        print_line(
+            f"note: the classes keep a probability of {number(means['masked_score'])} when all cells are removed, so "
             f"the fill {settings['fill']!r} removes too little; see another one with fill=black or fill=blur"
         )
     print_line(f"one row per image: {target.scores.table}")
