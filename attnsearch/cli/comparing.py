@@ -13,7 +13,7 @@ from attnsearch.cli.listing import MIN_ALPHA
 from attnsearch.cli.output import number, print_json, print_line, print_table
 from attnsearch.errors import ConfigError
 from attnsearch.store.scores import has_scores, read_scores
-from attnsearch.types import SCORES
+from attnsearch.types import better_direction
 
 if TYPE_CHECKING:
     from attnsearch.evaluation.compare import Comparison, Entry
@@ -106,7 +106,8 @@ def print_comparison(found: Compared, *, as_json: bool) -> None:
             print_json(asdict(pair))
         return
     levels = [
-        (one.metric, SCORES.get(one.metric, "maximize"), one.name, one.grid, f"{one.n_images - one.n_undefined}",
+        (one.metric, better_direction(f"val/{one.metric}"), one.name, one.grid,
+         f"{one.n_images - one.n_undefined} of {one.n_images}",
          number(one.mean), f"{number(one.low)} to {number(one.high)}")
         for one in found.comparison.levels
     ]  # fmt: skip

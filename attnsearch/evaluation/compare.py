@@ -20,7 +20,7 @@ from attnsearch.metrics.summary import bootstrap_interval, holm, krippendorff_al
 from attnsearch.store.files import atomic_path, atomic_write
 from attnsearch.store.layout import ExperimentLayout
 from attnsearch.store.scores import ScoreTable
-from attnsearch.types import SCORES, better_direction
+from attnsearch.types import better_direction
 
 SEED = 1
 """Of the bootstrap, so that a comparison gives the same numbers again."""
@@ -157,7 +157,9 @@ def metrics_of(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
         if name not in shared:
             hint = near(name, shared)
             raise ConfigError(f"metric {name!r} was not scored for all trials{hint}; known: {', '.join(shared)}")
-    return list(wanted) or [name for name in shared if all(_is_defined(entry.table, name) for entry in entries)]
+    return list(dict.fromkeys(wanted)) or [
+        name for name in shared if all(_is_defined(entry.table, name) for entry in entries)
+    ]
 
 
 def _is_defined(table: ScoreTable, metric: str) -> bool:
@@ -175,7 +177,7 @@ def compare(entries: Sequence[Entry], metrics: Iterable[str]) -> Comparison:
         pairs += _pairs(entries, metric)
         scores = np.stack([_aligned(entry, entries[0], metric) for entry in entries])
         alphas[metric] = krippendorff_alpha(scores)
-        sign = 1.0 if SCORES.get(metric, "maximize") == "maximize" else -1.0
+        sign = 1.0 if better_direction(f"val/{metric}") == "maximize" else -1.0
         stable[metric] = rank_reliability(sign * scores)
     return Comparison(tuple(levels), tuple(pairs), alphas, stable)
 

@@ -5,6 +5,7 @@ Scores are numpy arrays, one number per image, NaN where undefined; importing th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +65,9 @@ def welch(first: Floats, second: Floats) -> Test:
     n = min(len(a), len(b))
     if n < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
         return _undefined(_difference(a, b), n)
-    found = stats.ttest_ind(a, b, equal_var=False)
-    return Test(_difference(a, b), float(found.statistic), float(found.df), float(found.pvalue), n)
+    u, v = _variance(a) / len(a), _variance(b) / len(b)
+    dof = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
+    return _student(_difference(a, b), u + v, dof, n)
 
 
 def paired(first: Floats, second: Floats) -> Test:
@@ -79,8 +81,7 @@ def paired(first: Floats, second: Floats) -> Test:
     n = len(differences)
     if n < 2 or np.ptp(differences) == 0:
         return _undefined(float(differences.mean()) if n else float("nan"), n)
-    found = stats.ttest_1samp(differences, 0.0)
-    return Test(float(differences.mean()), float(found.statistic), float(found.df), float(found.pvalue), n)
+    return _student(float(differences.mean()), _variance(differences) / n, n - 1, n)
 
 
 def holm(p_values: Floats) -> Floats:
@@ -148,6 +149,17 @@ def _defined(values: Floats) -> Floats:
 
 def _difference(first: Floats, second: Floats) -> float:
     return float(first.mean() - second.mean()) if len(first) and len(second) else float("nan")
+
+
+def _variance(values: Floats) -> float:
+    """Unbiased, and 0 for equal values, whatever the rounding of their mean."""
+    return float(values.var(ddof=1)) if np.ptp(values) else 0.0
+
+
+def _student(difference: float, variance: float, dof: float, n: int) -> Test:
+    """The test of a difference whose estimate has this variance, which must not be 0."""
+    statistic = difference / math.sqrt(variance)
+    return Test(difference, statistic, float(dof), float(2 * stats.t.sf(abs(statistic), dof)), n)
 
 
 def _undefined(difference: float, n: int) -> Test:

@@ -98,3 +98,18 @@ def test_tables_and_figure_are_written(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["compare_two.csv", "compare_two_pairs.csv", "ttest_two_deletion.png"]
     (row,) = csv.DictReader(paths[1].read_text().splitlines())
     assert float(row["difference"]) == pytest.approx(np.mean(A) - np.mean(B))
+
+
+def test_sparser_maps_are_the_better_ones() -> None:
+    """Two sparse trials change places over resampled images; the flat one, which is always last, stays there."""
+
+    def sparse(name: str, values: tuple[float, ...]) -> Entry:
+        scores = [ImageScore(f"{row}.jpg", {"sparsity": value}, {}) for row, value in enumerate(values)]
+        return Entry(name, make_table(scores, (), ABOUT))
+
+    entries = [sparse("a", (0.1, 0.2, 0.3, 0.1)), sparse("b", (0.2, 0.1, 0.1, 0.35)), sparse("flat", (0.9,) * 4)]
+    assert compare(entries, ["sparsity"]).stable["sparsity"] < 1.0
+
+
+def test_metric_that_is_named_twice_is_compared_once() -> None:
+    assert metrics_of([entry("a", A), entry("b", B)], ["deletion", "deletion"]) == ["deletion"]

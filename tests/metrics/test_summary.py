@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from attnsearch.metrics.summary import (
     bootstrap_interval,
@@ -98,3 +99,11 @@ def test_reliability_of_a_clear_and_of_an_open_race() -> None:
     assert rank_reliability(clear) == 1.0
     open_race = np.stack([np.tile([0.0, 1.0], 25), np.tile([1.0, 0.0], 25)])
     assert 0.4 <= rank_reliability(open_race) <= 0.65
+
+
+def test_scores_that_are_equal_for_all_images_of_one_model_are_tested_quietly() -> None:
+    """Such as a pointing game that is always won; the expected value is Student's test against a constant."""
+    scores = np.array([0.4, 1.0, 0.7, 0.9])
+    found = welch(np.full(6, 0.9), scores)
+    assert found.dof == pytest.approx(3.0)
+    assert found.p == pytest.approx(stats.ttest_1samp(scores, 0.9).pvalue)
