@@ -88,7 +88,7 @@ def _redraw(module: nn.Module, generator: torch.Generator) -> None:
     for parameter in module.parameters():
         if parameter.ndim > 1:
             drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
-            parameter.copy_(drawn * parameter.std() + parameter.mean())
+            parameter.copy_(drawn * parameter.std(correction=0) + parameter.mean())
 
 
 @torch.no_grad()

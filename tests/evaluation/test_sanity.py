@@ -63,3 +63,18 @@ def test_steps_go_from_the_top_down_and_leave_the_model_as_it_is() -> None:
     again = randomise_downwards(model, [batch()])
     np.testing.assert_array_equal(steps[-1].similarity, again[-1].similarity)
     assert steps[-1].similarity.max() < 0.99
+
+
+def test_layer_of_one_weight_is_redrawn_to_a_finite_number() -> None:
+    class Single(Painter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Conv2d(1, 1, 1)
+
+        def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
+            output = super().forward(batch, maps=maps)
+            assert output.maps is not None
+            return AttentionOutput(logits=output.logits, maps=self.scale(output.maps).abs())
+
+    (step,) = randomise_downwards(Single().eval(), [batch()])
+    assert np.isfinite(step.similarity).all()
