@@ -34,15 +34,22 @@ SCORES: dict[str, Direction] = {
     "insertion_correlation": "maximize",
     "average_drop": "minimize",
     "average_increase": "maximize",
+    "average_deletion_drop": "maximize",
     "road": "maximize",
     "pointing_hit": "maximize",
     "energy_in_mask": "maximize",
     "rank_in_mask": "maximize",
+    "iou_in_mask": "maximize",
+    "best_iou_in_mask": "maximize",
     "pointing_in_box": "maximize",
     "energy_in_box": "maximize",
+    "iou_in_box": "maximize",
+    "best_iou_in_box": "maximize",
     "pointing_at_part": "maximize",
+    "part_consistency": "maximize",
     "gini": "maximize",
     "entropy": "minimize",
+    "effective_area": "minimize",
 }
 """Name -> the better direction, of what is measured of the kept checkpoint's saliency alone, as `val/name`."""
 METRICS: dict[str, Direction] = {**EPOCH_METRICS, **SCORES}

@@ -16,7 +16,8 @@ from attnsearch.config.load import with_settings
 from attnsearch.config.scores import FULL, FULL_N_IMAGES, ScoreSettings
 from attnsearch.errors import ConfigError
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
-from attnsearch.types import SCORES, Split
+from attnsearch.store.scores import has_scores, read_scores
+from attnsearch.types import Split, better_direction
 
 if TYPE_CHECKING:
     from attnsearch.config.experiment import ExperimentConfig
@@ -63,8 +64,9 @@ def find_target(name: str, trial: int | None, root: Path) -> Target:
 
 def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
     """The full measure of as many images as there are, up to `FULL_N_IMAGES`; the rest as the run has it."""
-    kept = settings.model_dump(include={"target", "grid", "precision", "batch_images", "fill"})
-    return FULL.model_copy(update={**kept, "n_images": min(FULL_N_IMAGES, n_archived)})
+    kept = settings.model_dump(include={"target", "grid", "precision", "batch_images", "fill", "protocol"})
+    second = FULL.second_fill if settings.fill != FULL.second_fill else FULL.fill
+    return FULL.model_copy(update={**kept, "second_fill": second, "n_images": min(FULL_N_IMAGES, n_archived)})
 
 
 def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentConfig, ScoreTable]:
@@ -89,7 +91,16 @@ def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentCo
     data = open_data(config.data)
     if target.split == "test":
         note_look(target.layout, target.number, kept.epoch, target.split)
-    return config, score_archive(config, kept.path, data, target.archive, target.scores)
+    thresholds = _thresholds(target)
+    return config, score_archive(config, kept.path, data, target.archive, target.scores, iou_thresholds=thresholds)
+
+
+def _thresholds(target: Target) -> dict[str, float]:
+    """What the trial's validation scores chose for test images, which may not choose for themselves."""
+    paths = target.layout.trial(target.number).scores("val")
+    if target.split != "test" or not has_scores(paths):
+        return {}
+    return dict(read_scores(paths).about.get("iou_thresholds", {}))
 
 
 def _with_prefix(overrides: Iterable[str]) -> Iterable[tuple[str, Any]]:
@@ -133,7 +144,8 @@ def print_scores(target: Target, table: ScoreTable, files: Sequence[str], *, as_
     about = {key: table.about[key] for key in ("version", "settings", "grid", "checkpoint")}
     if as_json:
         shared = {"study": target.layout.study, "trial": target.number, "split": target.split}
-        print_json({**shared, "n_images": len(table.image_ids), "scores": means, "n_undefined": undefined, **about})
+        counts = {"n_images": len(table.image_ids), "scores": means, "n_undefined": undefined}
+        print_json({**shared, **counts, **about, "floors": table.about.get("floors", {})})
         return
     rows, columns = table.about["grid"]
     settings = table.about["settings"]
@@ -143,16 +155,32 @@ def print_scores(target: Target, table: ScoreTable, files: Sequence[str], *, as_
         f"{table.about['version']}"
     )
     lines = [
-        (name, {"maximize": "higher", "minimize": "lower"}.get(SCORES.get(name, ""), ""), number(mean),
+        (name, "higher" if better_direction(f"val/{name}") == "maximize" else "lower", number(mean),
          str(undefined.get(name, "")))
         for name, mean in means.items()
     ]  # fmt: skip
     print_table(("score", "better", "mean", "undefined"), lines, title=title)
-    if means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
-        print_line(
-            f"note: the classes keep a probability of {number(means['masked_score'])} when all cells are removed, so "
-            f"the fill {settings['fill']!r} removes too little; see another one with fill=black or fill=blur"
-        )
+    for note in _notes(table):
+        print_line(f"note: {note}")
     print_line(f"one row per image: {target.scores.table}")
     for name in files:
         print_line(f"written: {target.layout.experiment_dir / name}")
+
+
+def _notes(table: ScoreTable) -> Iterable[str]:
+    """What the numbers should be read with."""
+    means, settings = table.means(), table.about["settings"]
+    if means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
+        yield (
+            f"the classes keep a probability of {number(means['masked_score'])} when all cells are removed, so "
+            f"the fill {settings['fill']!r} removes too little; see another one with fill=black or fill=blur"
+        )
+    if table.whole:
+        floors = ", ".join(f"{number(value)} for a {name} map" for name, value in table.about["floors"].items())
+        yield (
+            f"part_consistency is of all {table.about['n_archived']} archived images, of which each class needs "
+            f"several; it would be {floors}"
+        )
+    thresholds = table.about.get("iou_thresholds", {})
+    for name, threshold in thresholds.items():
+        yield f"best_{name} is at {threshold} of the map's maximum, chosen on validation"

@@ -46,24 +46,36 @@ def print_references(
     found = {OWN: own, **score_references(config, kept, open_data(config.data), target.archive, names)}
     means = {name: table.means() for name, table in found.items()}
     path = target.layout.trial(target.number).references_csv(target.split)
-    atomic_write(path, _to_csv(means))
+    atomic_write(path, _to_csv(found))
     if as_json:
         for name, values in means.items():
-            print_json({"map": name, "scores": values})
+            print_json({"map": name, "scores": values, "n_undefined": found[name].n_undefined()})
         return
-    rows = [(metric, *(number(values.get(metric)) for values in means.values())) for metric in means[OWN]]
+    rows = [(metric, *(_shown(table, metric) for table in found.values())) for metric in means[OWN]]
     print_table(("score", *means), rows, title="beside maps that know nothing, and post-hoc maps of the same model")
     print_line(f"written: {path}")
 
 
-def _to_csv(means: Mapping[str, Mapping[str, float]]) -> str:
+def _shown(table: ScoreTable, metric: str) -> str:
+    """The mean, and how many images it leaves out."""
+    n_undefined = table.n_undefined().get(metric, 0)
+    mean = number(table.means().get(metric))
+    return f"{mean} ({n_undefined} undefined)" if n_undefined and mean != number(None) else mean
+
+
+def _to_csv(found: Mapping[str, ScoreTable]) -> str:
+    """A row per map; metrics that some map lacks on some images have a second column with their number."""
+    metrics = list(found[OWN].means())
+    counts = {name: table.n_undefined() for name, table in found.items()}
+    counted = [metric for metric in metrics if any(metric in one for one in counts.values())]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    metrics = list(means[OWN])
-    writer.writerow(["map", *metrics])
-    for name, values in means.items():
-        cells = (values.get(metric, float("nan")) for metric in metrics)
-        writer.writerow([name, *("" if value != value else repr(float(value)) for value in cells)])
+    writer.writerow(["map", *metrics, *(f"{metric}_undefined" for metric in counted)])
+    for name, table in found.items():
+        means = table.means()
+        cells = (means.get(metric, float("nan")) for metric in metrics)
+        numbers = (counts[name].get(metric, 0) for metric in counted)
+        writer.writerow([name, *("" if value != value else repr(float(value)) for value in cells), *numbers])
     return text.getvalue()
 
 

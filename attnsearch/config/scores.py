@@ -69,12 +69,13 @@ class ScoreSettings(Settings):
 METRICS_OF: dict[Family, tuple[str, ...]] = {
     "faithfulness": ("relevance_gain", "deletion_gain", "deletion", "insertion", "random_deletion", "masked_score"),
     "localisation": (
-        *("pointing_hit", "energy_in_mask", "rank_in_mask"),
-        *("pointing_in_box", "energy_in_box", "pointing_at_part"),
+        *("pointing_hit", "energy_in_mask", "rank_in_mask", "iou_in_mask", "best_iou_in_mask"),
+        *("pointing_in_box", "energy_in_box", "iou_in_box", "best_iou_in_box"),
+        *("pointing_at_part", "part_consistency"),
     ),
-    "complexity": ("gini", "entropy"),
+    "complexity": ("gini", "entropy", "effective_area"),
     "correlation": ("deletion_correlation", "insertion_correlation"),
-    "average_drop": ("average_drop", "average_increase"),
+    "average_drop": ("average_drop", "average_increase", "average_deletion_drop"),
     "road": ("road",),
 }
 """What each family measures; `complexity` also repeats `sparsity` on the scored images."""

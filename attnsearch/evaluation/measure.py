@@ -13,10 +13,11 @@ from torch import Tensor
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.scores import ScoreSettings
 from attnsearch.device import Arithmetic
+from attnsearch.evaluation.best_iou import iou_columns
 from attnsearch.evaluation.collect import load_model
 from attnsearch.evaluation.ground_truth import GroundTruth
 from attnsearch.evaluation.references import reference_saliency
-from attnsearch.metrics.complexity import entropy, gini, sparsity
+from attnsearch.metrics.complexity import effective_area, entropy, gini, sparsity
 from attnsearch.metrics.faithfulness import (
     area,
     average_drop,
@@ -100,12 +101,14 @@ class Measure:
         if "average_drop" in families:
             drops = average_drop(predict, batch.images, maps, target, fill=fill, batch_images=size)
             columns |= {"average_drop": drops.drop, "average_increase": drops.increase}
+            columns["average_deletion_drop"] = drops.deletion_drop
         if "road" in families:
             columns["road"] = road(predict, batch.images, maps, target, seeds=seeds, batch_images=size)
         if "localisation" in families:
             columns |= _localisation(maps, truth)
         if "complexity" in families:
             columns |= {"sparsity": sparsity(maps[:, None], None), "gini": gini(maps), "entropy": entropy(maps)}
+            columns["effective_area"] = effective_area(maps)
         return _rows(batch.image_ids, columns, curves, is_finite)
 
     def _curve_scores(self, batch: Batch, maps: Tensor, target: Tensor) -> tuple[Columns, Columns]:
@@ -221,9 +224,11 @@ def _localisation(maps: Tensor, truth: GroundTruth) -> Columns:
         columns["pointing_hit"] = pointing_game(maps, truth.masks)
         columns["energy_in_mask"] = energy_in_region(maps, truth.masks)
         columns["rank_in_mask"] = rank_in_region(maps, truth.masks)
+        columns |= iou_columns("iou_in_mask", maps, truth.masks)
     if truth.boxes is not None:
         columns["pointing_in_box"] = pointing_game(maps, truth.boxes)
         columns["energy_in_box"] = energy_in_region(maps, truth.boxes)
+        columns |= iou_columns("iou_in_box", maps, truth.boxes)
     if truth.points is not None:
         columns["pointing_at_part"] = pointing_at_part(maps, truth.points, size_hw=truth.size_hw)
     return columns

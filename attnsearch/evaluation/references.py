@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -43,15 +43,12 @@ def reference_saliency(name: str, model: AttentionModel, batch: Batch, target: T
         return _cam(name, model, batch, target, grid)
     if name == "rollout":
         return _rollout(model, batch, grid)
-    makers: Mapping[str, Callable[[Batch, tuple[int, int]], Tensor]] = {
-        "random": _random,
-        "centre": _centre,
-        "uniform": _uniform,
-        "edges": _edges,
-        PARTS: _parts,
-    }
     refuse_unknown([name])
-    return makers[name](batch, grid).to(batch.images.device)
+    if name == "edges":
+        return _edges(batch, grid)
+    if name == PARTS:
+        return _parts(batch, grid)
+    return blind_maps(name, batch.image_ids, grid).to(batch.images.device)
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
@@ -67,24 +64,34 @@ def refuse_unknown(names: Iterable[str]) -> None:
             )
 
 
-def _random(batch: Batch, grid: tuple[int, int]) -> Tensor:
+def blind_maps(name: str, image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    """The maps (N, h, w) of a floor that sees no picture: `random`, `centre` or `uniform`."""
+    makers: Mapping[str, Callable[[Sequence[str], tuple[int, int]], Tensor]] = {
+        "random": _random,
+        "centre": _centre,
+        "uniform": _uniform,
+    }
+    return makers[name](image_ids, grid)
+
+
+def _random(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
     maps = []
-    for image_id in batch.image_ids:
+    for image_id in image_ids:
         digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         maps.append(torch.rand(grid, generator=generator))
     return torch.stack(maps)
 
 
-def _centre(batch: Batch, grid: tuple[int, int]) -> Tensor:
+def _centre(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
     """A Gaussian around the middle of the picture, the same for all images."""
     y, x = (((torch.arange(n) + 0.5) / n - 0.5) / _CENTRE_SIGMA for n in grid)
     one = torch.exp(-0.5 * (y[:, None] ** 2 + x[None, :] ** 2))
-    return one.expand(len(batch.image_ids), *grid).clone()
+    return one.expand(len(image_ids), *grid).clone()
 
 
-def _uniform(batch: Batch, grid: tuple[int, int]) -> Tensor:
-    return torch.ones(len(batch.image_ids), *grid)
+def _uniform(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    return torch.ones(len(image_ids), *grid)
 
 
 def _edges(batch: Batch, grid: tuple[int, int]) -> Tensor:

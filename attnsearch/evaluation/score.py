@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from attnsearch.data.progress import with_bar
 from attnsearch.data.table import ImageTable
 from attnsearch.device import set_threads
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.evaluation.best_iou import with_best_iou
 from attnsearch.evaluation.collect import archived_rows, load_model, open_loader
+from attnsearch.evaluation.consistency import METRIC, consistency_of
 from attnsearch.evaluation.ground_truth import ground_truth
 from attnsearch.evaluation.measure import Measure
 from attnsearch.evaluation.references import PARTS
@@ -54,6 +57,7 @@ def score_archive(
     scores: ScorePaths,
     *,
     settings: ScoreSettings | None = None,
+    iou_thresholds: Mapping[str, float] | None = None,
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> ScoreTable:
@@ -65,6 +69,8 @@ def score_archive(
     Args:
         config: of the run; its data and runtime settings may differ from those of the checkpoint.
         settings: None takes `config.evaluation.scores`.
+        iou_thresholds: those that were chosen on validation, from `about["iou_thresholds"]` of its scores; without them
+            they are chosen on these images, or, on test, the best IoU is left out.
         check: called between chunks and before each file gets its name.
         progress: shows a bar with the time left on stderr; without it there is one only if stderr is a terminal.
     Returns:
@@ -79,7 +85,7 @@ def score_archive(
     table = data.tables.of(archived.split)
     _refuse_mismatch(archived, kept, table, archive)
     ids = scored_ids(archived, table, settings.n_images)
-    about = _about(kept, archived, settings, ids)
+    about = _about(kept, archived, settings, ids, iou_thresholds)
     if has_scores(scores) and (known := read_scores(scores)).digest == about["digest"]:
         return known
     set_threads(config.runtime.n_threads)
@@ -87,7 +93,10 @@ def score_archive(
     journal = ScoreJournal(scores.journal, about["digest"])
     done = _score_rest(job, ids, journal, check=check, progress=progress)
     _warn_of_nan(archived, ids, archive)
-    found = make_table([done[image_id] for image_id in ids], job.measure.fractions(grid_of(archived, settings)), about)
+    measured, thresholds = with_best_iou([done[image_id] for image_id in ids], archived.split, iou_thresholds or {})
+    whole = _of_whole(archived, table, settings, config.data.image_size_px)
+    fractions = job.measure.fractions(grid_of(archived, settings))
+    found = make_table(measured, fractions, {**about, "iou_thresholds": thresholds, **whole})
     write_scores(scores, found, check=check)
     journal.remove()
     return found
@@ -124,7 +133,8 @@ def score_references(
     for name in names:
         steps = with_bar(_chunks(ids), f"Scoring {name}", n_steps=len(_chunks(ids)), force=progress)
         scores = [score for chunk in steps for score in job.score(chunk, reference=name)]
-        found[name] = make_table(scores, fractions, {**about, "reference": name})
+        scores, thresholds = with_best_iou(scores, archived.split, {})
+        found[name] = make_table(scores, fractions, {**about, "reference": name, "iou_thresholds": thresholds})
     return found
 
 
@@ -144,6 +154,7 @@ def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | No
 
     Raises:
         ConfigError: more are asked for than the archive holds; the message says how many those are.
+        DataError: the split has other images than the archive was made of.
     """
     n_archived = len(archived.image_ids)
     if n_images is not None and n_images > n_archived:
@@ -152,7 +163,13 @@ def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | No
             f"got {n_images}; lower it, or raise evaluation.n_images"
         )
     rows = archived_rows(table, min(n_images or DEFAULT_N_IMAGES, n_archived))
-    return tuple(table.image_ids[row] for row in rows)
+    ids = tuple(table.image_ids[row] for row in rows)
+    if missing := sorted(set(ids) - set(archived.image_ids)):
+        raise DataError(
+            f"the {table.split} split has {len(missing)} images to score that the archive lacks, the first is "
+            f"{missing[0]!r}; use the data set that the trial was trained on, or archive the checkpoint again"
+        )
+    return ids
 
 
 def _refuse_mismatch(archived: AttentionArchive, kept: KeptCheckpoint, table: ImageTable, paths: ArchivePaths) -> None:
@@ -173,7 +190,11 @@ def _refuse_mismatch(archived: AttentionArchive, kept: KeptCheckpoint, table: Im
 
 
 def _about(
-    kept: KeptCheckpoint, archived: AttentionArchive, settings: ScoreSettings, ids: Sequence[str]
+    kept: KeptCheckpoint,
+    archived: AttentionArchive,
+    settings: ScoreSettings,
+    ids: Sequence[str],
+    iou_thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What the numbers were measured with; the digest is of all of it, and of the images and their saliency."""
     assert archived.saliency is not None
@@ -183,11 +204,24 @@ def _about(
         "settings": settings.identity(),
         "split": archived.split,
         "grid": list(grid_of(archived, settings)),
+        "iou_thresholds": dict(iou_thresholds or {}),
+        "n_archived": len(archived.image_ids),
         "checkpoint": {"epoch": kept.epoch, "config": kept.config.digest()},
         "images": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
         "saliency": hashlib.sha256(np.ascontiguousarray(archived.saliency[chosen]).tobytes()).hexdigest(),
     }
     return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
+
+
+def _of_whole(
+    archived: AttentionArchive, table: ImageTable, settings: ScoreSettings, side_px: int
+) -> dict[str, dict[str, float | None]]:
+    """What is measured of all archived images at once, under `whole`, and of blind maps of them, under `floors`."""
+    if "localisation" not in settings.families or table.points is None:
+        return {}
+    found = consistency_of(archived, table, side_px)
+    plain = {name: None if math.isnan(value) else value for name, value in found.items()}
+    return {"whole": {METRIC: plain.pop(METRIC)}, "floors": plain}
 
 
 def grid_of(archived: AttentionArchive, settings: ScoreSettings) -> tuple[int, int]:

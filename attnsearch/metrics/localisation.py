@@ -67,8 +67,13 @@ def best_iou(saliency: Tensor, regions: Tensor, thresholds: Tensor) -> tuple[flo
     Choose it on validation; a threshold that is chosen on the images that it is reported on flatters.
     """
     found = torch.stack([iou(saliency, regions, threshold=float(threshold)) for threshold in thresholds])  # (M, B)
-    best = int(found.nanmean(dim=1).nan_to_num(-1.0).argmax())
+    best = best_row(found)
     return float(thresholds[best]), found[best]
+
+
+def best_row(found: Tensor) -> int:
+    """The row of (M, B) scores with the best mean over the images where it is defined; the first of equals."""
+    return int(found.nanmean(dim=1).nan_to_num(-1.0).argmax())
 
 
 def parts_in_box(saliency: Tensor, points: Tensor, *, size_hw: tuple[int, int]) -> Tensor:

@@ -18,9 +18,14 @@ _NEEDS = {
     "pointing_hit": "mask_paths",
     "energy_in_mask": "mask_paths",
     "rank_in_mask": "mask_paths",
+    "iou_in_mask": "mask_paths",
+    "best_iou_in_mask": "mask_paths",
     "pointing_in_box": "boxes",
     "energy_in_box": "boxes",
+    "iou_in_box": "boxes",
+    "best_iou_in_box": "boxes",
     "pointing_at_part": "points",
+    "part_consistency": "points",
 }
 _CALLED = {"mask_paths": "part masks", "boxes": "boxes", "points": "part points"}
 

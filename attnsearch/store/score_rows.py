@@ -53,10 +53,11 @@ def _rows(study_uuid: str, number: int, table: ScoreTable) -> list[dict[str, Any
         "n_images": len(table.image_ids),
     }
     undefined = table.n_undefined()
-    return [
+    rows = [
         {**shared, "metric": name, "value": _finite_or_null(mean), "n_undefined": undefined.get(name, 0)}
         for name, mean in table.means().items()
     ]
+    return [{**row, "n_images": table.about["n_archived"]} if row["metric"] in table.whole else row for row in rows]
 
 
 def _write_to_epoch(connection: Connection, study_uuid: str, number: int, table: ScoreTable) -> None:

@@ -59,9 +59,15 @@ class ScoreTable:
         """Of the checkpoint, the images, the settings and the version: equal ones gave equal numbers."""
         return str(self.about["digest"])
 
+    @property
+    def whole(self) -> dict[str, float]:
+        """Metric -> value, of what is measured of the archive as a whole and not of single images; NaN undefined."""
+        found: Mapping[str, float | None] = self.about.get("whole", {})
+        return {name: math.nan if value is None else float(value) for name, value in found.items()}
+
     def means(self) -> dict[str, float]:
-        """Metric -> mean over the images where it is defined; NaN where that is none."""
-        return {name: _mean(column) for name, column in self.values.items()}
+        """Metric -> mean over the images where it is defined, NaN where that is none; and what `whole` has."""
+        return {**{name: _mean(column) for name, column in self.values.items()}, **self.whole}
 
     def trial_means(self) -> dict[str, float]:
         """Metric of `SCORES` -> mean over all scored images, as trials are chosen by it: never NaN.
@@ -70,9 +76,10 @@ class ScoreTable:
         so that no model gains by maps that cannot be scored.
         """
         nothing = {name: 0.0 if direction == "maximize" else 1.0 for name, direction in SCORES.items()}
+        columns = {**self.values, **{name: np.array([value]) for name, value in self.whole.items()}}
         return {
             name: float(np.where(np.isnan(column), nothing[name], column).mean())
-            for name, column in self.values.items()
+            for name, column in columns.items()
             if name in SCORES
         }
 

@@ -13,6 +13,7 @@ import pytest
 
 from attnsearch.cli import main
 from attnsearch.config.load import load_experiment
+from attnsearch.config.scores import VERSION
 from attnsearch.search.single import run_single
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import StudyLayout
@@ -60,7 +61,7 @@ def test_scores_of_the_published_trial_bear_the_published_names(run: Run, result
     found = json.loads(lines[0])
     layout = layout_of(results, "loupe")
     table = read_scores(layout.trial(0).scores("test"))
-    assert (found["split"], found["n_images"], found["version"], found["grid"]) == ("test", 6, 1, [8, 8])
+    assert (found["split"], found["n_images"], found["version"], found["grid"]) == ("test", 6, VERSION, [8, 8])
     assert found["scores"]["deletion"] == table.means()["deletion"]
     curves = np.load(layout.curves_npy("Del"), allow_pickle=False)
     assert curves.shape == (6, 5, 2)

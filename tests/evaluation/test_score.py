@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import score as module
 from attnsearch.evaluation.collect import archived_rows, collect
-from attnsearch.evaluation.score import sanity_steps, score_archive, score_references
+from attnsearch.evaluation.score import sanity_steps, score_archive, score_references, scored_ids
+from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.scores import ScoreJournal, ScoreTable, read_scores
 from attnsearch.training.run import fit
@@ -66,7 +68,8 @@ def test_every_score_of_every_image_is_written(scored: Scorer, files: TrialLayou
     assert set(table.values) == {
         *("relevance_gain", "deletion_gain", "deletion", "insertion", "random_deletion", "masked_score"),
         *("relevance_gain_blur", "deletion_correlation", "insertion_correlation"),
-        *("average_drop", "average_increase", "road", "sparsity", "gini", "entropy"),
+        *("average_drop", "average_increase", "average_deletion_drop", "road"),
+        *("sparsity", "gini", "entropy", "effective_area"),
     }  # this data set has no masks, boxes or points
     assert table.curve_names == ("deletion", "least_first", "insertion", "random_deletion")
     assert table.fractions == (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -199,6 +202,15 @@ def test_archive_of_another_data_set_is_refused(
         scored()
 
 
+def test_split_with_more_images_than_the_archive_is_refused(data: DataSource, files: TrialLayout) -> None:
+    """An archive of two of the six images, that are not those which all trials are scored on."""
+    table = data.tables.val
+    wanted = {table.image_ids[row] for row in archived_rows(table, 2)}
+    archived = replace(read_archive(files.archive("val")), image_ids=tuple(sorted({*table.image_ids} - wanted))[:2])
+    with pytest.raises(DataError, match="val split has 2 images to score that the archive lacks, the first is 'val/"):
+        scored_ids(archived, table, 2)
+
+
 def test_more_images_than_archived_are_refused(scored: Scorer) -> None:
     with pytest.raises(ConfigError, match=r"at most the 6 archived val images, got 7"):
         scored(settings=SETTINGS.model_copy(update={"n_images": 7}))
@@ -239,7 +251,11 @@ def test_ground_truth_is_scored_where_there_is_some(tmp_path: Path) -> None:
     files = TrialLayout(tmp_path)
     collect(config, files.kept, data, "val", archive=files.archive("val"))
     table = score_archive(config, files.kept, data, files.archive("val"), files.scores("val"))
-    assert {"pointing_hit", "energy_in_mask", "rank_in_mask"} < set(table.values)
+    assert {"pointing_hit", "energy_in_mask", "rank_in_mask", "iou_in_mask", "best_iou_in_mask"} < set(table.values)
+    assert not [name for name in table.values if "@" in name]
+    means = table.means()
+    assert means["best_iou_in_mask"] >= means["iou_in_mask"]  # 0.5 is one of those that it is chosen from
+    assert 0.1 <= table.about["iou_thresholds"]["iou_in_mask"] <= 0.9
     truth = score_references(config, files.kept, data, files.archive("val"), ["parts"])["parts"]
     assert truth.means()["pointing_hit"] == 1.0
     assert truth.means()["energy_in_mask"] > table.means()["energy_in_mask"]
