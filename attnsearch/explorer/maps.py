@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.errors import AttnSearchError, ConfigError
-from attnsearch.explorer.memo import Memo, stamp_of
+from attnsearch.explorer.memo import Memo, settled_stamp, stamp_of
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.layout import ArchivePaths, StudyLayout
 from attnsearch.types import SPLITS, AttentionArchive, Split
@@ -62,6 +63,7 @@ class Archives:
 
     def __init__(self) -> None:
         self._open: Memo[OpenArchive] = Memo(64)
+        self._has_maps: Memo[bool] = Memo(100_000)
 
     def of_trial(self, layout: StudyLayout, number: int) -> dict[Split, ArchivePaths]:
         """Split -> archive, of those that exist: validation in the trial's folder, the published one of test."""
@@ -77,9 +79,20 @@ class Archives:
     def numbers(self, layout: StudyLayout) -> list[int]:
         """The trials that have an archive, ascending."""
         folder = layout.trial(0).directory.parent
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        numbers = sorted(int(name) for name in names if name.isascii() and name.isdecimal())
-        return [number for number in numbers if self.of_trial(layout, number)]
+        paths = [
+            path
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if path.name.isascii() and path.name.isdecimal()
+        ]
+        index_names = {layout.trial(0).archive(split).images.name for split in SPLITS}
+        own = {int(path.name) for path in paths if self._holds(path, index_names)}
+        trials = {entry.get("trial") for entry in _published_sets(layout)} - own
+        return sorted(own | {number for number in trials if isinstance(number, int) and self.of_trial(layout, number)})
+
+    def _holds(self, folder: Path, names: set[str]) -> bool:
+        """Whether a file of one of these names lies there; looked up again when the folder changes."""
+        stamp = settled_stamp(folder)
+        return self._has_maps.get(folder, stamp, lambda: any((folder / name).is_file() for name in names))
 
     def open(self, layout: StudyLayout, number: int, split: str) -> OpenArchive:
         """The archive of one split.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -9,6 +10,7 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_YOUNG_NS = 10**9
 
 
 class Memo(Generic[T]):
@@ -38,6 +40,13 @@ class Memo(Generic[T]):
 def stamp_of(*paths: Path) -> tuple[tuple[int, int, int], ...]:
     """Inode, time of the last write and size of each file; zeros for one that does not exist."""
     return tuple(map(_stamp, paths))
+
+
+def settled_stamp(*paths: Path) -> Hashable:
+    """As `stamp_of`, but never twice the same while a file is so young that a second write could share its time."""
+    stamps = stamp_of(*paths)
+    newest_ns = max(written for _, written, _ in stamps)
+    return stamps if time.time_ns() - newest_ns > _YOUNG_NS else time.monotonic_ns()
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

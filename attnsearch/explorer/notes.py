@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.explorer.memo import Memo, stamp_of
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 _CONSTRAINTS = "constraints"
+MAX_NOTES = 100
+"""Best trials, and newest ones, that get a note: for each trial optuna-dashboard looks through all notes."""
 
 
 class NotedStorage:
@@ -54,7 +57,9 @@ class NotedStorage:
         if layout is None:
             return attributes
         notes: dict[int | None, str] = {None: self._note(layout.study_yaml)}
-        for trial in self._storage.get_all_trials(study_id, deepcopy=False):
+        for trial in noted(
+            self._storage.get_all_trials(study_id, deepcopy=False), is_minimized=self._is_minimized(study_id)
+        ):
             notes[trial._trial_id] = self._note(layout.trial(trial.number).config, _explorer_link(layout, trial.number))
         found: dict[str, Any] = {}
         for trial_id, text in notes.items():
@@ -63,10 +68,24 @@ class NotedStorage:
                 found |= {f"{prefix}note_ver": 1, f"{prefix}note_str:0": text}
         return {**attributes, **found}
 
+    def _is_minimized(self, study_id: int) -> bool:
+        """Whether less is better of the first objective."""
+        return self._storage.get_study_directions(study_id)[0] == StudyDirection.MINIMIZE
+
     def _note(self, path: Path, above: str = "") -> str:
         """The file as a block of code; empty where it is missing."""
         stamp = stamp_of(path)
         return self._notes.get(path, stamp, lambda: above + _block(path) if any(stamp[0]) else "")
+
+
+def noted(trials: list[FrozenTrial], *, is_minimized: bool) -> list[FrozenTrial]:
+    """All trials, or of many the best by the first objective and the newest."""
+    if len(trials) <= 2 * MAX_NOTES:
+        return trials
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.values]
+    ranked = sorted(complete, key=lambda trial: trial.values[0], reverse=not is_minimized)
+    chosen = {trial.number: trial for trial in [*ranked[:MAX_NOTES], *trials[-MAX_NOTES:]]}
+    return list(chosen.values())
 
 
 def _with_constraints(trial: FrozenTrial) -> FrozenTrial:

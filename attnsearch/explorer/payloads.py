@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +31,7 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
-def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: set[int]) -> dict[str, Any]:
+def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[int]) -> dict[str, Any]:
     """A study and all its trials.
 
     Args:

@@ -42,6 +42,7 @@ class Reading:
     archives: Archives = field(default_factory=Archives)
     scores: Scores = field(default_factory=Scores)
     pictures: Pictures = field(default_factory=Pictures)
+    pages: Memo[dict[str, Any]] = field(default_factory=lambda: Memo(8), repr=False)
     _rows: Memo[dict[str, int]] = field(default_factory=lambda: Memo(64), repr=False)
 
     def __post_init__(self) -> None:

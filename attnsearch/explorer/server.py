@@ -6,6 +6,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,9 @@ def build_app(
 ) -> tuple[WSGIApplication, str | None]:
     """The whole as one WSGI app, and the experiment that optuna-dashboard shows."""
     library = Library(experiments)
+    for layout in library.studies():
+        with suppress(AttnSearchError):  # its page says it
+            library.rows(layout)  # so that the first page of a large study is not slow
     chosen = _written_last(experiments)
     root: WSGIApplication = _to_explorer
     if chosen is not None:

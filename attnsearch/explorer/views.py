@@ -117,8 +117,11 @@ def study_json(experiment: str, study: str) -> Response:
 
 def _study_values(layout: StudyLayout) -> dict[str, Any]:
     rows = _reading().library.rows(layout)
-    with_maps = {trial.number for trial in rows.trials if _reading().archives.of_trial(layout, trial.number)}
-    return study_values(layout, rows, with_maps=with_maps)
+    with_maps = frozenset(_reading().archives.numbers(layout))
+    made: dict[str, Any] = _reading().pages.get(
+        layout, (rows, with_maps), lambda: study_values(layout, rows, with_maps=with_maps)
+    )
+    return made
 
 
 @pages.get("/api/epochs/<experiment>/<study>")

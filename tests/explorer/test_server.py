@@ -16,6 +16,7 @@ from werkzeug.test import Client
 
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.explorer.library import find_experiments
+from attnsearch.explorer.notes import MAX_NOTES, noted
 from attnsearch.explorer.server import Served, bind, build_app, open_server
 from attnsearch.search.storage import open_database
 from attnsearch.store.urls import default_url
@@ -40,6 +41,20 @@ def test_notes_hold_the_settings(client: Client) -> None:
     assert "/attention/trial/here/hunt/1" in body
     assert "```yaml" in body
     assert "br_npa" in body
+
+
+@pytest.mark.parametrize(("is_minimized", "best"), [(True, 0), (False, 299)])
+def test_of_many_trials_the_best_and_the_newest_have_notes(is_minimized: bool, best: int) -> None:
+    """Values climb up to trial 299 and are in the middle afterwards, so that nothing but rank or age counts."""
+    values = [float(number) if number < 300 else 150.0 for number in range(500)]
+    trials = [optuna.trial.create_trial(value=value) for value in values]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    numbers = {trial.number for trial in noted(trials, is_minimized=is_minimized)}
+    assert len(numbers) == 2 * MAX_NOTES
+    assert {best, 400, 499} <= numbers
+    assert 150 not in numbers
+    assert noted(trials[:200], is_minimized=is_minimized) == trials[:200]
 
 
 def test_dashboard_knows_which_trials_break_a_constraint(copied: Built) -> None:
