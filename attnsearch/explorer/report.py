@@ -23,6 +23,7 @@ from attnsearch.explorer.report_pictures import sample_sheets
 from attnsearch.metrics.confusion import confusion_matrix, most_confused
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.environment import describe_environment
+from attnsearch.types import Split
 
 MAX_TRIALS = 20
 MAX_PAIRS = 10
@@ -140,9 +141,9 @@ class _Page:
         }
 
     def _faithfulness(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
-        entries = [Entry(one.name, one.scores) for one in facts if one.scores is not None]
+        entries = scored_alike(facts)
         if not entries:
-            return {"levels": {}, "pairs": [], "notes": [], "names": [], "chart": None, "about": {}}
+            return {"levels": {}, "pairs": {}, "notes": [], "names": [], "chart": None, "about": {}}
         notes: list[str] = []
         comparison = Comparison((), (), {}, {})
         try:
@@ -152,6 +153,10 @@ class _Page:
             notes = [str(error)]
             entries = entries[:1]
             comparison = compare(entries, metrics_of(entries, ()))
+        pairs: dict[str, list[Any]] = {}
+        for pair in comparison.pairs:
+            if pair.metric not in RAW:
+                pairs.setdefault(pair.metric, []).append(pair)
         levels: dict[str, list[Any]] = {}
         for level in comparison.levels:
             levels.setdefault(level.metric, []).append(level)
@@ -159,12 +164,19 @@ class _Page:
         figure = charts.styled(charts.draw_levels, shown)
         return {
             "levels": levels,
-            "pairs": comparison.pairs,
+            "pairs": pairs,
             "notes": notes,
             "names": [entry.name for entry in entries],
             "chart": self.chart(f"faithfulness-{name}", "Means and intervals of the scores", figure),
             "about": entries[0].table.about,
         }
+
+
+def scored_alike(facts: Sequence[StudyFacts]) -> list[Entry]:
+    """The scores of each study on one split: test if all that were scored have them there, else validation."""
+    scored = [one for one in facts if one.scores]
+    split: Split = "test" if all("test" in one.scores for one in scored) else "val"
+    return [Entry(one.name, one.scores[split]) for one in scored if split in one.scores]
 
 
 def summary_row(facts: StudyFacts) -> dict[str, Any]:

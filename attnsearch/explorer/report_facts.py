@@ -20,7 +20,7 @@ from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.scores import ScoreTable, has_scores, read_scores
-from attnsearch.types import AttentionArchive, Split
+from attnsearch.types import SPLITS, AttentionArchive, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ class StudyFacts:
         epochs: trial -> its epochs, columns `epoch` and `split/metric`.
         importances: objective -> setting -> share.
         archive: index of the chosen trial's images: test where it is published, else validation; without its arrays.
-        scores: of the chosen trial's saliency on validation.
+        scores: of the chosen trial's saliency, by split.
         n_looks: how often the test split was opened.
         faults: what could not be read.
     """
@@ -53,7 +53,7 @@ class StudyFacts:
     epochs: Mapping[int, pd.DataFrame]
     importances: Mapping[str, Mapping[str, float]]
     archive: AttentionArchive | None
-    scores: ScoreTable | None
+    scores: Mapping[Split, ScoreTable]
     n_looks: int
     faults: Sequence[str]
 
@@ -85,14 +85,15 @@ def read_facts(library: Library, layout: StudyLayout) -> StudyFacts | str:
         return f"{layout.experiment}/{layout.study}: {error}"
     chosen = next((trial for trial in rows.trials if trial.number == (rows.best or (None,))[0]), None)
     faults: list[str] = []
-    config = archive = scores = None
+    config = archive = None
+    scores: dict[Split, ScoreTable] = {}
     test: dict[str, float] = {}
     if chosen is not None:
         files = layout.trial(chosen.number)
         try:
             config = load_experiment(str(files.config))
             archive = _index(layout, chosen.number)
-            scores = read_scores(files.scores("val")) if has_scores(files.scores("val")) else None
+            scores = {split: read_scores(files.scores(split)) for split in SPLITS if has_scores(files.scores(split))}
             test = _test_scores(layout, chosen)
         except AttnSearchError as error:
             faults.append(str(error))

@@ -41,6 +41,10 @@ class ImageScores:
         found = {name: values[image_id] for name, values in self.values.items() if image_id in values}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
+    def means(self) -> dict[str, float]:
+        """Metric -> mean over the images where it is defined."""
+        return {name: float(np.nanmean(list(values.values()))) for name, values in self.values.items()}
+
     def curves_of(self, image_id: str) -> dict[str, list[float | None]]:
         """Curve -> its points for one image; empty where none were kept."""
         if self.curves is None or image_id not in self.rows:

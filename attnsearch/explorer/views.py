@@ -25,6 +25,7 @@ from attnsearch.explorer.payloads import (
 )
 from attnsearch.explorer.pictures import SIZES_PX, Rendered
 from attnsearch.explorer.reading import Named, Reading
+from attnsearch.explorer.scores import NO_SCORES
 from attnsearch.store.layout import StudyLayout
 
 PREFIX = "/attention"
@@ -138,6 +139,7 @@ def trial(experiment: str, study: str, number: int) -> str:
     layout, opened, split = _open(experiment, study, number, may_lack=True)
     rows = _reading().library.rows(layout)
     row = _reading().library.trial(layout, number)
+    scores = NO_SCORES if opened is None else _reading().scores.of(layout, number, opened.archive.split)
     return render_template(
         "trial.html",
         layout=layout,
@@ -147,7 +149,9 @@ def trial(experiment: str, study: str, number: int) -> str:
         maps={} if opened is None else opened.map_labels,
         fault=None if opened is None else opened.fault,
         classes=() if opened is None else opened.archive.class_names,
-        metrics=[] if opened is None else list(_reading().scores.of(layout, number, opened.archive.split).values),
+        metrics=list(scores.values),
+        means=scores.means(),
+        n_scored=len(scores.rows),
     )
 
 

@@ -19,6 +19,7 @@ from attnsearch.explorer.report_charts import front_of_points
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.scores import ImageScore, make_table
 from attnsearch.store.scores import write_scores as write_table
+from attnsearch.types import SPLITS, Split
 from tests.explorer.built import CLASSES, Built, build
 
 
@@ -27,12 +28,12 @@ def page(built: Built) -> str:
     return build_report(built.root).html
 
 
-def write_faithfulness(layout: StudyLayout, number: int, shift: float) -> None:
+def write_faithfulness(layout: StudyLayout, number: int, shift: float, split: Split = "val") -> None:
     settings = ScoreSettings().identity()
-    about = {"format": 1, "version": 1, "settings": settings, "split": "val", "images": "x", "digest": ""}
+    about = {"format": 1, "version": 1, "settings": settings, "split": split, "images": "x", "digest": ""}
     values = shift + 0.1 * np.sin(np.arange(6.0) * (1 + shift))
     rows = [ImageScore(f"{row}.jpg", {"relevance_gain": float(value)}, {}) for row, value in enumerate(values)]
-    write_table(layout.trial(number).scores("val"), make_table(rows, [], {**about, "grid": [4, 5], "n_images": 6}))
+    write_table(layout.trial(number).scores(split), make_table(rows, [], {**about, "grid": [4, 5], "n_images": 6}))
 
 
 def test_page_needs_nothing_beside_itself(page: str) -> None:
@@ -88,6 +89,19 @@ def test_scores_become_intervals_and_tests(copied: Built) -> None:
     expected = 0.2 + 0.1 * (np.sin(np.arange(6) * 1.3).mean() - np.sin(np.arange(6) * 1.1).mean())
     assert pair is not None
     assert float(pair[1]) == pytest.approx(expected, abs=6e-4)
+
+
+def test_scores_on_test_are_shown_once_every_scored_study_has_them(copied: Built) -> None:
+    first = copied.layout
+    run = StudyLayout(first.root, "here", "run")
+    shutil.copytree(first.trial(0).directory, run.trial(0).directory)
+    chosen = int(re.search(r"Best trial (\d+)", build_report(first.experiment_dir).html)[1])  # type: ignore[index]
+    for split in SPLITS[1:]:
+        write_faithfulness(first, chosen, 0.3, split)
+    write_faithfulness(run, 0, 0.1)
+    assert "Means over 6 images of val" in build_report(first.experiment_dir).html
+    write_faithfulness(run, 0, 0.1, "test")
+    assert "Means over 6 images of test" in build_report(first.experiment_dir).html
 
 
 def test_importances_are_drawn_where_enough_trials_are_complete(tmp_path: Path) -> None:
