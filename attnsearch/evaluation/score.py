@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.scores import DEFAULT_N_IMAGES, VERSION, ScoreSettings
@@ -47,6 +48,10 @@ logger = logging.getLogger(__name__)
 
 CHUNK_IMAGES = 8
 """Images whose scores are written at once; a kill loses at most so many."""
+UNTOUCHED = "random_deletion"
+"""A curve that each image with a finite map has, and that starts with the untouched image."""
+MAX_GAP = 0.25
+"""Between the probability of an untouched image and that of the archive, for the same picture at any precision."""
 
 
 def score_archive(
@@ -182,10 +187,23 @@ def _refuse_mismatch(archived: AttentionArchive, kept: KeptCheckpoint, table: Im
         )
     if archived.saliency is None:
         raise ConfigError(f"{paths.about} has no saliency, which is what is scored; the model makes no maps")
-    if missing := sorted(set(archived.image_ids) - set(table.image_ids)):
+    _refuse_other_images(archived, table, paths)
+
+
+def _refuse_other_images(archived: AttentionArchive, table: ImageTable, paths: ArchivePaths) -> None:
+    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
+    if missing := sorted(set(archived.image_ids) - row_of.keys()):
         raise DataError(
             f"{paths.images} has {len(missing)} images that the {table.split} split lacks, the first is "
             f"{missing[0]!r}; use the data set that the trial was trained on"
+        )
+    labels = table.labels[[row_of[image_id] for image_id in archived.image_ids]]
+    if len(other := np.flatnonzero(labels != archived.labels)):
+        image_id, names = archived.image_ids[other[0]], table.class_names
+        raise DataError(
+            f"{paths.images} has {len(other)} images of other classes than the {table.split} split, the first is "
+            f"{image_id!r}, {names[archived.labels[other[0]]]!r} there and {names[labels[other[0]]]!r} here; use the "
+            "data set that the trial was trained on"
         )
 
 
@@ -276,7 +294,25 @@ class _Job:
         assert self._archived.saliency is not None
         saliency = torch.from_numpy(np.array(self._archived.saliency[rows]))
         predictions = torch.from_numpy(self._archived.predictions[rows])
-        return self.measure.score(batch, saliency, predictions, truth, reference=reference)
+        found = self.measure.score(batch, saliency, predictions, truth, reference=reference)
+        if self.measure.settings.target == "predicted":
+            _refuse_other_pictures(found, self._archived.confidences[rows], split)
+        return found
+
+
+def _refuse_other_pictures(scores: Sequence[ImageScore], confidences: NDArray[np.float32], split: Split) -> None:
+    """Untouched images must get the probability that the archive has; arithmetic moves it far less than the limit.
+
+    Raises:
+        DataError: most of these images get another one, so their pictures are not those of the archive.
+    """
+    untouched = [score.curves[UNTOUCHED][0] for score in scores if UNTOUCHED in score.curves]
+    gaps = [abs(p - q) for p, q in zip(untouched, confidences, strict=False) if math.isfinite(p)]
+    if gaps and float(np.median(gaps)) > MAX_GAP:
+        raise DataError(
+            f"{split} images such as {scores[0].image_id!r} get other probabilities than in the archive (median gap "
+            f"{np.median(gaps):.2f}), so their pictures differ; use the data set that the trial was trained on"
+        )
 
 
 def _only(data: DataSource, split: Split, ids: Sequence[str]) -> DataSource:

@@ -202,6 +202,29 @@ def test_archive_of_another_data_set_is_refused(
         scored()
 
 
+def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: TrialLayout) -> None:
+    """The model is as sure of the archived pictures as it can be, and of these ones it is not at all."""
+    path = files.archive("val").images
+    head, *rows = [line.split(",") for line in path.read_text().splitlines()]
+    column = head.index("confidence")
+    for row in rows:
+        row[column] = str(float(row[column]) - 0.4)
+    path.write_text("\n".join(map(",".join, [head, *rows])) + "\n")
+    with pytest.raises(DataError, match=r"get other probabilities than in the archive .* 0\.40\), so their pictures"):
+        scored()
+    assert not files.scores("val").about.exists()
+
+
+def test_other_classes_of_the_same_images_are_refused(scored: Scorer, files: TrialLayout) -> None:
+    path = files.archive("val").images
+    first, row, *rest = path.read_text().splitlines()
+    cells = row.split(",")
+    cells[2], cells[3] = "0" if cells[2] == "1" else "1", cells[3]
+    path.write_text("\n".join([first, ",".join(cells), *rest]) + "\n")
+    with pytest.raises(DataError, match="has 1 images of other classes than the val split, the first is"):
+        scored()
+
+
 def test_split_with_more_images_than_the_archive_is_refused(data: DataSource, files: TrialLayout) -> None:
     """An archive of two of the six images, that are not those which all trials are scored on."""
     table = data.tables.val
