@@ -41,7 +41,7 @@ export function curvePlot(box, image, { share, mask, onShare }) {
   const legend = names.map((name, index) => {
     const swatch = el("span", { class: "swatch" });
     swatch.style.background = ink(name, index);
-    return el("span", {}, swatch, name);
+    return el("span", {}, swatch, name.replaceAll("_", " "));
   });
   box.replaceChildren(svg, el("p", { class: "line-keys" }, ...legend));
 }

@@ -90,7 +90,7 @@ function drawPareto() {
     .map((trial) => ({ x: valueOf(trial, xKey), y: valueOf(trial, yKey), name: `trial ${trial.number}`, key: String(trial.number), isBest: trial.best, isChosen: String(trial.number) === state.get("point") }));
   const focused = document.activeElement?.dataset?.key;
   const isFront = objectives.length > 1 && objectives.includes(xKey) && objectives.includes(yKey);
-  scatter(byId("pareto"), points, { xLabel: xKey, yLabel: yKey, isFront, onPick: pick, height: window.innerWidth > 900 ? 400 : 290 });
+  scatter(byId("pareto"), points, { xLabel: xKey, yLabel: yKey, isFront, onPick: pick, height: window.innerWidth > 900 ? 360 : 290 });
   if (focused !== undefined) document.querySelector(`.point[data-key="${Number(focused)}"]`)?.focus();
 }
 

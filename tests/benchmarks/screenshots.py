@@ -1,0 +1,115 @@
+"""The two pictures of the README, taken from the demo.
+
+    bash shell/train.sh br_npa_high_res --demo
+    attnsearch faithfulness demo/br_npa_high_res n_images=64
+    PYTHONPATH=. python tests/benchmarks/screenshots.py results/demo
+
+Starts the dashboard on a results folder, opens the page of one study and that of one image in the system's Chromium,
+and writes `study.png` and `image.png` into `screenshots` beside this script. Fails if a page logs an error or a request
+fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from attnsearch.explorer.library import find_experiments
+from attnsearch.explorer.server import open_server
+
+HERE = Path(__file__).parent / "screenshots"
+WIDTH_PX, STUDY_HEIGHT_PX, IMAGE_HEIGHT_PX = 1280, 1080, 1200
+MAX_KB = 300
+N_COLOURS = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="folder of one experiment")
+    parser.add_argument("--study", default="br_npa_high_res")
+    parser.add_argument("--to", type=Path, default=HERE)
+    arguments = parser.parse_args()
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    with serving(arguments.results) as base:
+        pages = addresses(base, arguments.results.resolve().name, arguments.study)
+        with sync_playwright() as starter:
+            path = shutil.which("chromium") or shutil.which("google-chrome") or starter.chromium.executable_path
+            browser = starter.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            for name, (address, height) in pages.items():
+                take(browser, base + address, height, arguments.to / f"{name}.png")
+            browser.close()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a dashboard in a thread."""
+    one = open_server(find_experiments(folder), port=0)
+    thread = threading.Thread(target=one.server.serve_forever)
+    thread.start()
+    try:
+        yield one.url.split("/attention")[0]
+    finally:
+        one.server.shutdown()
+        thread.join()
+        one.server.server_close()
+
+
+def addresses(base: str, experiment: str, study: str) -> dict[str, tuple[str, int]]:
+    """Name -> address and height: the study with its best trial open, and the image whose score is the median."""
+    where = f"{experiment}/{study}"
+    values = ask(f"{base}/attention/api/study/{where}")
+    best = values["best"][0]
+    ticked = "&".join(f"ticked={trial['number']}" for trial in values["trials"] if trial["maps"])
+    order = "order=relevance_gain&down=1&verdict=right&metric=relevance_gain&least=0"
+    grid = ask(f"{base}/attention/api/grid/{where}/{best}?split=test&{order}")
+    row = grid["images"][len(grid["images"]) // 2]["row"]
+    view = "split=test&contour=50"
+    return {
+        "study": (f"/attention/study/{where}?point={best}&x=val%2Frelevance_gain&{ticked}", STUDY_HEIGHT_PX),
+        "image": (f"/attention/image/{where}/{best}/{row}?{view}", IMAGE_HEIGHT_PX),
+    }
+
+
+def ask(url: str) -> Any:
+    with urllib.request.urlopen(url) as answer:
+        return json.load(answer)
+
+
+def take(browser: Any, address: str, height: int, path: Path) -> None:
+    """Writes what a page shows when it has come to rest."""
+    faults: list[str] = []
+    context = browser.new_context(viewport={"width": WIDTH_PX, "height": height}, color_scheme="light")
+    page = context.new_page()
+    page.on("console", lambda one: one.type in ("error", "warning") and faults.append(one.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("response", lambda one: one.status >= 400 and faults.append(f"{one.status}: {one.url}"))
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=path, animations="disabled")
+    context.close()
+    if faults:
+        raise SystemExit("\n".join(faults))
+    shrink(path)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def shrink(path: Path) -> None:
+    """A palette where the picture would be large for a repository."""
+    if path.stat().st_size > MAX_KB * 1000:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB").quantize(N_COLOURS, kmeans=2, dither=Image.Dither.FLOYDSTEINBERG)
+        small.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
