@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,4 +184,6 @@ def _notes(table: ScoreTable) -> Iterable[str]:
         )
     thresholds = table.about.get("iou_thresholds", {})
     for name, threshold in thresholds.items():
+        if math.isnan(means[f"best_{name}"]):
+            continue
         yield f"best_{name} is at {threshold} of the map's maximum, chosen on validation"

@@ -24,7 +24,8 @@ def faithfulness(
         typer.Option(
             "--references",
             metavar="A,B",
-            help="Also scores random, centre, uniform, edges, parts, gradcam, gradcam_plus_plus, layercam, eigencam, rollout.",
+            help="Also scores random, centre, uniform, edges, parts, gradcam, gradcam_plus_plus, layercam, eigencam, "
+            "rollout.",
         ),
     ] = None,
     sanity: Annotated[

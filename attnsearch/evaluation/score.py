@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.scores import DEFAULT_N_IMAGES, VERSION, ScoreSettings
@@ -22,6 +21,7 @@ from attnsearch.data.progress import with_bar
 from attnsearch.data.table import ImageTable
 from attnsearch.device import set_threads
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.evaluation.archive_checks import refuse_mismatch, refuse_other_pictures
 from attnsearch.evaluation.best_iou import with_best_iou
 from attnsearch.evaluation.collect import archived_rows, load_model, open_loader
 from attnsearch.evaluation.consistency import METRIC, consistency_of
@@ -30,7 +30,6 @@ from attnsearch.evaluation.measure import Measure
 from attnsearch.evaluation.references import PARTS
 from attnsearch.evaluation.sanity import SanityStep, randomise_downwards
 from attnsearch.models.kept import KeptCheckpoint, read_kept
-from attnsearch.models.weights import check_class_names
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import ArchivePaths, ScorePaths
 from attnsearch.store.scores import (
@@ -48,10 +47,6 @@ logger = logging.getLogger(__name__)
 
 CHUNK_IMAGES = 8
 """Images whose scores are written at once; a kill loses at most so many."""
-UNTOUCHED = "random_deletion"
-"""A curve that each image with a finite map has, and that starts with the untouched image."""
-MAX_GAP = 0.25
-"""Between the probability of an untouched image and that of the archive, for the same picture at any precision."""
 
 
 def score_archive(
@@ -72,7 +67,7 @@ def score_archive(
     fewer. A scoring that was cut off goes on after its last chunk; one with the same digest is read, not repeated.
 
     Args:
-        config: of the run; its data and runtime settings may differ from those of the checkpoint.
+        config: of the run; its folders and runtime settings may differ from those of the checkpoint.
         settings: None takes `config.evaluation.scores`.
         iou_thresholds: those that were chosen on validation, from `about["iou_thresholds"]` of its scores; without them
             they are chosen on these images, or, on test, the best IoU is left out.
@@ -88,7 +83,7 @@ def score_archive(
     settings = config.evaluation.scores if settings is None else settings
     kept, archived = read_kept(checkpoint), read_archive(archive)
     table = data.tables.of(archived.split)
-    _refuse_mismatch(archived, kept, table, archive)
+    refuse_mismatch(config, archived, kept, table, archive)
     ids = scored_ids(archived, table, settings.n_images)
     about = _about(kept, archived, settings, ids, iou_thresholds)
     if has_scores(scores) and (known := read_scores(scores)).digest == about["digest"]:
@@ -128,7 +123,7 @@ def score_references(
     settings = config.evaluation.scores if settings is None else settings
     kept, archived = read_kept(checkpoint), read_archive(archive)
     table = data.tables.of(archived.split)
-    _refuse_mismatch(archived, kept, table, archive)
+    refuse_mismatch(config, archived, kept, table, archive)
     assert archived.saliency is not None
     ids = scored_ids(archived, table, settings.n_images)
     set_threads(config.runtime.n_threads)
@@ -175,36 +170,6 @@ def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | No
             f"{missing[0]!r}; use the data set that the trial was trained on, or archive the checkpoint again"
         )
     return ids
-
-
-def _refuse_mismatch(archived: AttentionArchive, kept: KeptCheckpoint, table: ImageTable, paths: ArchivePaths) -> None:
-    check_class_names(table.class_names, kept.class_names, str(kept.path))
-    digest = kept.config.digest()
-    if (archived.epoch, archived.config_digest) != (kept.epoch, digest):
-        raise ConfigError(
-            f"{paths.about} is of epoch {archived.epoch} of the settings {archived.config_digest[:8]}, and "
-            f"{kept.path} of epoch {kept.epoch} of {digest[:8]}; archive the checkpoint again"
-        )
-    if archived.saliency is None:
-        raise ConfigError(f"{paths.about} has no saliency, which is what is scored; the model makes no maps")
-    _refuse_other_images(archived, table, paths)
-
-
-def _refuse_other_images(archived: AttentionArchive, table: ImageTable, paths: ArchivePaths) -> None:
-    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
-    if missing := sorted(set(archived.image_ids) - row_of.keys()):
-        raise DataError(
-            f"{paths.images} has {len(missing)} images that the {table.split} split lacks, the first is "
-            f"{missing[0]!r}; use the data set that the trial was trained on"
-        )
-    labels = table.labels[[row_of[image_id] for image_id in archived.image_ids]]
-    if len(other := np.flatnonzero(labels != archived.labels)):
-        image_id, names = archived.image_ids[other[0]], table.class_names
-        raise DataError(
-            f"{paths.images} has {len(other)} images of other classes than the {table.split} split, the first is "
-            f"{image_id!r}, {names[archived.labels[other[0]]]!r} there and {names[labels[other[0]]]!r} here; use the "
-            "data set that the trial was trained on"
-        )
 
 
 def _about(
@@ -296,23 +261,8 @@ class _Job:
         predictions = torch.from_numpy(self._archived.predictions[rows])
         found = self.measure.score(batch, saliency, predictions, truth, reference=reference)
         if self.measure.settings.target == "predicted":
-            _refuse_other_pictures(found, self._archived.confidences[rows], split)
+            refuse_other_pictures(found, self._archived.confidences[rows], split)
         return found
-
-
-def _refuse_other_pictures(scores: Sequence[ImageScore], confidences: NDArray[np.float32], split: Split) -> None:
-    """Untouched images must get the probability that the archive has; arithmetic moves it far less than the limit.
-
-    Raises:
-        DataError: most of these images get another one, so their pictures are not those of the archive.
-    """
-    untouched = [score.curves[UNTOUCHED][0] for score in scores if UNTOUCHED in score.curves]
-    gaps = [abs(p - q) for p, q in zip(untouched, confidences, strict=False) if math.isfinite(p)]
-    if gaps and float(np.median(gaps)) > MAX_GAP:
-        raise DataError(
-            f"{split} images such as {scores[0].image_id!r} get other probabilities than in the archive (median gap "
-            f"{np.median(gaps):.2f}), so their pictures differ; use the data set that the trial was trained on"
-        )
 
 
 def _only(data: DataSource, split: Split, ids: Sequence[str]) -> DataSource:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import with_settings
 from attnsearch.config.scores import ScoreSettings
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
@@ -200,6 +201,12 @@ def test_archive_of_another_data_set_is_refused(
     path.write_text(path.read_text().replace("val/red/0.png", "val/red/zero.png"))
     with pytest.raises(DataError, match=r"1 images that the val split lacks, the first is 'val/red/zero\.png'"):
         scored()
+
+
+def test_archive_of_another_crop_is_refused(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> None:
+    other = with_settings(config, {"data.crop_ratio": 0.5})
+    with pytest.raises(ConfigError, match=r"data\.crop_ratio: is 0\.5, and .*archive_val\.json was made with 0\.875"):
+        score_archive(other, files.kept, data, files.archive("val"), files.scores("val"), settings=SETTINGS)
 
 
 def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: TrialLayout) -> None:
