@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.explorer.memo import Memo, stamp_of
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.urls import redact
 
 _CONSTRAINTS = "constraints"
 MAX_NOTES = 100
@@ -97,7 +98,7 @@ def _with_constraints(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _block(path: Path) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = redact(path.read_text(encoding="utf-8", errors="replace"))
     fence = "`" * 3
     while fence in text:
         fence += "`"

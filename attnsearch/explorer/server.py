@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
+from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.utils import redirect
@@ -97,7 +98,7 @@ def build_app(
     chosen = _written_last(experiments)
     root: WSGIApplication = _to_explorer
     if chosen is not None:
-        root = _contained(_dashboard(library, chosen, allow_edit=allow_edit))
+        root = _while_there(_contained(_dashboard(library, chosen, allow_edit=allow_edit), chosen.artifacts), chosen)
     explorer = create_explorer(library, dashboard_of=None if chosen is None else chosen.experiment)
     both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
     guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
@@ -118,12 +119,17 @@ def _to_explorer(environ: WSGIEnvironment, start_response: StartResponse) -> Ite
     return redirect(f"{PREFIX}/")(environ, start_response)
 
 
-def _contained(app: WSGIApplication) -> WSGIApplication:
-    """Keeps an attached file from running as a page of this server: an HTML artifact may hold scripts."""
+def _contained(app: WSGIApplication, folder: Path) -> WSGIApplication:
+    """Keeps an attached file from running as a page of this server: an HTML artifact may hold scripts.
+
+    A file that is missing, or a link out of the folder in copied results, is not found.
+    """
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not environ["PATH_INFO"].startswith("/artifacts"):
             return app(environ, start_response)
+        if not _lies_in(folder, environ["PATH_INFO"].rpartition("/")[2]):
+            return NotFound()(environ, start_response)
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
             return start_response(status, [*headers, ("Content-Security-Policy", "sandbox")], exc_info)
@@ -133,11 +139,32 @@ def _contained(app: WSGIApplication) -> WSGIApplication:
     return call
 
 
+def _lies_in(folder: Path, name: str) -> bool:
+    try:
+        path = (folder / name).resolve()
+        return path.is_file() and path.is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # no name of a file
+        return False
+
+
+def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
+    """Says in one line that results were deleted while they are open."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if experiment.directory.is_dir():
+            return app(environ, start_response)
+        body = f"the results of {experiment.experiment} are no longer there\n".encode()
+        start_response("410 Gone", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return call
+
+
 def _dashboard(library: Library, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
     """optuna-dashboard on a cached storage, which can write only with `allow_edit`."""
     url = next(library.url(layout) for layout in experiment.studies() if _has_database(library, layout))
     storage = open_database(url).storage if allow_edit else library.storage(url)
-    store = FileSystemArtifactStore(str(experiment.artifacts)) if experiment.artifacts.is_dir() else None
+    store = FileSystemArtifactStore(experiment.artifacts) if experiment.artifacts.is_dir() else None
     app: WSGIApplication = optuna_dashboard.wsgi(NotedStorage(storage, experiment), artifact_store=store)
     return app
 

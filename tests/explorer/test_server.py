@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import sqlite3
 import urllib.request
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -17,6 +20,7 @@ from werkzeug.test import Client
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.explorer.library import find_experiments
 from attnsearch.explorer.notes import MAX_NOTES, noted
+from attnsearch.explorer.report import build_report
 from attnsearch.explorer.server import Served, bind, build_app, open_server
 from attnsearch.search.storage import open_database
 from attnsearch.store.urls import default_url
@@ -85,21 +89,87 @@ def test_trial_that_ends_while_the_server_runs_is_seen(copied: Built) -> None:
     assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["complete"]
 
 
-def test_artifacts_are_served_and_never_run_as_pages(copied: Built) -> None:
-    """An HTML file attached to a trial would else run its scripts as a page of this server."""
-    copied.layout.artifacts.mkdir()
-    database = open_database(default_url(copied.layout))
+def attach(built: Built, text: str) -> str:
+    """A page attached to the study; its id."""
+    built.layout.artifacts.mkdir()
+    database = open_database(default_url(built.layout))
     study = optuna.load_study(study_name="hunt", storage=database.storage)
-    page = copied.root / "page.html"
-    page.write_text("<script>alert(1)</script>", encoding="utf-8")
-    store = FileSystemArtifactStore(str(copied.layout.artifacts))
+    page = built.root / "page.html"
+    page.write_text(text, encoding="utf-8")
+    store = FileSystemArtifactStore(str(built.layout.artifacts))
     one = upload_artifact(artifact_store=store, file_path=str(page), study_or_trial=study, storage=database.storage)
     database.engine.dispose()
+    return one
+
+
+def test_artifacts_are_served_and_never_run_as_pages(copied: Built) -> None:
+    """An HTML file attached to a trial would else run its scripts as a page of this server."""
+    one = attach(copied, "<script>alert(1)</script>")
     app, _ = build_app(find_experiments(copied.root))
     answer = Client(app).get(f"/artifacts/1/{one}", headers=LOCAL)
     answer.close()
     assert answer.status_code == 200
     assert answer.headers["Content-Security-Policy"] == "sandbox"
+
+
+def test_artifact_that_is_a_link_is_not_followed_out_of_the_folder(copied: Built) -> None:
+    one = attach(copied, "secret of this machine")
+    target = copied.layout.artifacts / one
+    outside = target.rename(copied.root / "outside")
+    target.symlink_to(outside)
+    app, _ = build_app(find_experiments(copied.root))
+    answer = Client(app).get(f"/artifacts/1/{one}", headers=LOCAL)
+    assert answer.status_code == 404
+    assert b"secret of this machine" not in answer.data
+
+
+@pytest.mark.parametrize("path", ["..%2fhypSearch.db", "%2e%2e%2fhypSearch.db", "%2fetc%2fpasswd", "1/..%2f..%2fx"])
+def test_artifact_paths_lead_nowhere_else(copied: Built, path: str) -> None:
+    attach(copied, "a")
+    app, _ = build_app(find_experiments(copied.root))
+    answer = Client(app).get(f"/artifacts/1/{path}", headers=LOCAL)
+    assert answer.status_code == 404
+    assert b"root:" not in answer.data
+    assert b"SQLite" not in answer.data
+
+
+def test_password_of_a_storage_is_shown_nowhere(copied: Built) -> None:
+    """Neither on pages, nor as a note, nor in the report, even if somebody wrote it into the file of the study."""
+    file = copied.layout.study_yaml
+    plain = "\n".join(line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("storage:"))
+    notes = Client(build_app(find_experiments(copied.root))[0])
+    file.write_text(f"{plain}\nstorage: postgresql://me:hush@nowhere.invalid/x\n", encoding="utf-8")
+    client = Client(build_app(find_experiments(copied.root))[0])
+    pages = [
+        "/attention/",
+        "/attention/study/here/hunt",
+        "/attention/api/study/here/hunt",
+        "/attention/trial/here/hunt/0",
+    ]
+    texts = [client.get(path, headers=LOCAL).text for path in pages] + [notes.get("/api/studies/1").text]
+    assert "postgresql://me:***@nowhere.invalid" in texts[1]
+    assert "postgresql://me:***@nowhere.invalid" in texts[-1]
+    assert "hush" not in "".join([*texts, build_report(copied.root).html])
+
+
+def test_results_deleted_while_open_are_named(copied: Built) -> None:
+    client = Client(build_app(find_experiments(copied.root))[0])
+    shutil.rmtree(copied.root)
+    assert "here are no longer there" in client.get("/api/studies", headers=LOCAL).text
+    assert client.get("/attention/", headers=LOCAL).status_code == 200
+    for path in ("study/here/hunt", "trial/here/hunt/0", "image/here/hunt/0/0", "picture/here/hunt/0/val/0"):
+        answer = client.get(f"/attention/{path}", headers=LOCAL)
+        assert answer.status_code == 404
+        assert "no study" in answer.text
+
+
+def test_database_of_another_program_is_named(copied: Built) -> None:
+    copied.layout.database.unlink()
+    with closing(sqlite3.connect(copied.layout.database)) as other:
+        other.execute("create table other (x)")
+    client = Client(build_app(find_experiments(copied.root))[0])
+    assert "another program" in client.get("/attention/study/here/hunt", headers=LOCAL).text
+    assert client.get("/", headers=LOCAL).headers["Location"].endswith("/attention/")
 
 
 def test_nothing_can_be_changed_by_default(copied: Built) -> None:
