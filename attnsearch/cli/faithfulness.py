@@ -183,6 +183,12 @@ def _notes(table: ScoreTable) -> Iterable[str]:
             f"several; it would be {floors}"
         )
     thresholds = table.about.get("iou_thresholds", {})
+    missing = [f"best_{name}" for name in ("iou_in_mask", "iou_in_box") if name in means and name not in thresholds]
+    if missing:
+        yield (
+            f"{' and '.join(missing)} must not be chosen on test images: score the trial on validation first, "
+            "by naming it with --trial"
+        )
     for name, threshold in thresholds.items():
         if math.isnan(means[f"best_{name}"]):
             continue

@@ -105,6 +105,9 @@ def print_reliability(layout: StudyLayout, rows: StudyRows) -> None:
         found = reliability(layout, numbers, metric) if metric in SCORES else None
         if found is None:
             continue
+        if isinstance(found, str):
+            print_line(f"how far the order in {key} can be trusted is unknown: {found}")
+            continue
         fills = "" if math.isnan(found.second_fill) else f", under two fills {number(found.second_fill)}"
         if found.n_undefined:
             fills += f", {found.n_undefined} of {found.n_trials * found.n_images} scores undefined"

@@ -130,6 +130,8 @@ def score_references(
     job = _Job(config, data, archived, Measure.of(config, kept, settings))
     fractions, about = job.measure.fractions(grid_of(archived, settings)), _about(kept, archived, settings, ids)
     found = {}
+    for name in names:  # one that this model cannot have is known at once, and not after the others
+        job.score(ids[:1], reference=name)
     for name in names:
         steps = with_bar(_chunks(ids), f"Scoring {name}", n_steps=len(_chunks(ids)), force=progress)
         scores = [score for chunk in steps for score in job.score(chunk, reference=name)]

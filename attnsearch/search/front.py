@@ -45,13 +45,13 @@ class Reliability:
     n_undefined: int
 
 
-def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Reliability | None:
+def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Reliability | str | None:
     """The reliability of the order of some trials, from their scores of single images on validation.
 
     Args:
         metric: by its own name, such as `relevance_gain`.
     Returns:
-        None with fewer than two scored trials, or where they were not scored alike.
+        None with fewer than two scored trials or without this metric; a sentence where they were not scored alike.
     Raises:
         StoreError: scores cannot be read.
     """
@@ -61,9 +61,11 @@ def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Rel
 
     paths = [layout.trial(number).scores("val") for number in numbers]
     tables = [read_scores(one) for one in paths if has_scores(one)]
-    keys = {(table.about["version"], str(table.about["settings"]), table.about["images"]) for table in tables}
-    if len(tables) < 2 or len(keys) > 1 or any(metric not in table.values for table in tables):
+    if len(tables) < 2 or any(metric not in table.values for table in tables):
         return None
+    keys = {(table.about["version"], str(table.about["settings"]), table.about["images"]) for table in tables}
+    if len(keys) > 1:
+        return "the trials were scored with different settings; score all of them alike with `attnsearch faithfulness`"
     values = np.stack([table.values[metric] for table in tables])
     sign = 1.0 if SCORES.get(metric, "maximize") == "maximize" else -1.0
     return Reliability(

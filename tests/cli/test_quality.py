@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from attnsearch.cli import main
+from attnsearch.cli.confusion import Shown, print_analysis
 from attnsearch.config.load import load_experiment
 from attnsearch.config.scores import VERSION
+from attnsearch.evaluation.analysis import analyse_predictions
+from attnsearch.evaluation.predictions import Predictions
 from attnsearch.search.single import run_single
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import StudyLayout
@@ -164,3 +168,24 @@ def test_scores_of_other_settings_are_not_compared(run: Run) -> None:
     assert (
         "different settings (fill 'black' and 'mean')" in line or "different settings (fill 'mean' and 'black')" in line
     )
+
+
+def test_classes_that_are_never_predicted_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logits = torch.tensor([[2.0, 0.0, 1.0]]).repeat(3, 1)
+    predictions = Predictions(
+        ("a", "b", "c"), ("ant", "bee", "cow"), torch.tensor([0, 1, 0]), {"combined": logits}, 1, "val"
+    )
+    layout = StudyLayout(tmp_path, "tiny", "one")
+    shown = Shown(layout, 0, "val", analyse_predictions(predictions), (), (), ())
+    print_analysis(shown, n_pairs=3, as_json=False)
+    assert "note: 2 classes are never predicted: bee, cow" in capsys.readouterr().out
+
+
+def test_reference_that_the_model_cannot_have_is_found_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes last, and no other one was scored in full by then."""
+    run("faithfulness", "loupe", *FEW)
+    begun: list[str] = []
+    monkeypatch.setattr("attnsearch.evaluation.score.with_bar", lambda _, title, **named: begun.append(title))
+    *_, line = run("faithfulness", "loupe", *FEW, "--references", "uniform,rollout", code=2)
+    assert line.startswith("error: reference 'rollout': Loupe has no plain self-attention")
+    assert not begun

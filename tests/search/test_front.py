@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from attnsearch.search.front import MIN_TRIALS, front_of, importances, reliability
+from attnsearch.search.front import MIN_TRIALS, Reliability, front_of, importances, reliability
 from attnsearch.search.trials import rows_of
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.scores import ImageScore, make_table, write_scores
@@ -64,7 +64,7 @@ def test_images_that_agree_make_the_order_reliable(layout: StudyLayout) -> None:
     for number, (level, blurred) in enumerate([(0.1, 0.5), (0.2, 0.6), (0.4, 0.9)]):
         write(layout, number, [level, level + 0.5, level + 0.25], blurred=blurred)
     found = reliability(layout, [0, 1, 2], "relevance_gain")
-    assert found is not None
+    assert isinstance(found, Reliability)
     assert (found.n_trials, found.n_images, found.alpha, found.stable) == (3, 3, pytest.approx(1.0), 1.0)
     assert found.second_fill == pytest.approx(1.0)
 
@@ -73,13 +73,14 @@ def test_images_that_contradict_each_other_do_not(layout: StudyLayout) -> None:
     write(layout, 0, [0.1, 0.9])
     write(layout, 1, [0.9, 0.1])
     found = reliability(layout, [0, 1], "relevance_gain")
-    assert found is not None
+    assert isinstance(found, Reliability)
     assert found.alpha < 0
+    assert found.n_undefined == 0
 
 
 def test_scores_of_different_settings_have_no_order(layout: StudyLayout) -> None:
     write(layout, 0, [0.1, 0.9])
     write(layout, 1, [0.1, 0.9], n_steps=8)
-    assert reliability(layout, [0, 1], "relevance_gain") is None
+    assert "scored with different settings" in str(reliability(layout, [0, 1], "relevance_gain"))
     assert reliability(layout, [0], "relevance_gain") is None
     assert reliability(layout, [0, 7], "relevance_gain") is None
