@@ -23,7 +23,7 @@ class SanityStep:
     """The model with the weights of `parts`, and of all steps before, drawn anew.
 
     Attributes:
-        parts: names of the modules of this step.
+        parts: names of the modules, or weights, of this step.
         similarity: (N,) Spearman correlation of each image's map with its map under the trained model; NaN where
             either is flat.
     """
@@ -52,7 +52,7 @@ def randomise_downwards(model: AttentionModel, batches: Sequence[Batch], *, seed
     steps = []
     for names in _parts(damaged):
         for name in names:
-            _redraw(damaged.get_submodule(name), generator)
+            _redraw(damaged, name, generator)
         steps.append(SanityStep(names, rank_correlation(before, _saliency(damaged, batches, targets))))
     return steps
 
@@ -68,7 +68,10 @@ def rank_correlation(first: NDArray[np.float32], second: NDArray[np.float32]) ->
 
 
 def _parts(model: AttentionModel) -> Iterator[tuple[str, ...]]:
-    """What is drawn anew in each step: the children outside of the backbone, then the backbone's from the last one."""
+    """What is drawn anew in each step: the children outside of the backbone, then the backbone's from the last one.
+
+    Weights that the backbone has beside its children, such as the places of tokens, come at the end.
+    """
     prefix = model.backbone_prefix.rstrip(".")
     outside = tuple(name for name, child in model.named_children() if name != prefix and _has_weights(child))
     if outside:
@@ -77,6 +80,10 @@ def _parts(model: AttentionModel) -> Iterator[tuple[str, ...]]:
     inside = [] if backbone is None else [name for name, child in backbone.named_children() if _has_weights(child)]
     for name in reversed(inside):
         yield (f"{prefix}.{name}",)
+    own = () if backbone is None else backbone.named_parameters(recurse=False)
+    names = tuple(f"{prefix}.{name}" for name, parameter in own if parameter.ndim > 1)
+    if names:
+        yield names
 
 
 def _has_weights(module: nn.Module) -> bool:
@@ -84,9 +91,10 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _redraw(module: nn.Module, generator: torch.Generator) -> None:
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
+def _redraw(model: nn.Module, name: str, generator: torch.Generator) -> None:
+    """The weights of a module, or one weight, by its name."""
+    for key, parameter in model.named_parameters():
+        if parameter.ndim > 1 and (key == name or key.startswith(f"{name}.")):
             drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
             parameter.copy_(drawn * parameter.std(correction=0) + parameter.mean())
 

@@ -78,3 +78,25 @@ def test_layer_of_one_weight_is_redrawn_to_a_finite_number() -> None:
 
     (step,) = randomise_downwards(Single().eval(), [batch()])
     assert np.isfinite(step.similarity).all()
+
+
+def test_weights_that_a_backbone_has_beside_its_layers_come_last() -> None:
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = torch.nn.Parameter(torch.arange(64.0 * 64).view(1, 64, 64))
+            self.layer = torch.nn.Linear(1, 1)
+
+    class Placed(Painter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = Tokens()
+
+        def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
+            output = super().forward(batch, maps=maps)
+            return AttentionOutput(logits=output.logits, maps=self.backbone.places[None].expand(3, 1, 64, 64))
+
+    steps = randomise_downwards(Placed().eval(), [batch()])
+    assert [step.parts for step in steps] == [("head",), ("backbone.layer",), ("backbone.places",)]
+    assert steps[1].similarity.min() == 1.0
+    assert abs(steps[2].similarity).max() < 0.1
