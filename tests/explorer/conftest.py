@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from werkzeug.test import Client
 
 from attnsearch.explorer.library import find_experiments
 from attnsearch.explorer.server import Served, build_app
+from tests.explorer.browsing import Watched, base_of
 from tests.explorer.built import Built, build, serving
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +42,25 @@ def served(built: Built) -> Iterator[Served]:
     """A server in a thread, on a free port."""
     with serving(built) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The Chromium of the system, else the one that Playwright installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install '.[test]'")
+    with playwright.sync_playwright() as starter:
+        path = next((found for name in NAMES if (found := shutil.which(name))), starter.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.skip("Chromium is missing, the explorer was not tested in a browser: apt-get install chromium")
+        one = starter.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield one
+        one.close()
+
+
+@pytest.fixture
+def watched(browser: Any, served: Served) -> Iterator[Watched]:
+    """A page of the shared server, on which nothing may go wrong."""
+    one = Watched(browser, base_of(served))
+    yield one
+    one.context.close()
+    assert one.faults == []

@@ -1,92 +1,20 @@
-"""The explorer in a real browser: its path from study to shared link, its pixels, its keys, its width on a phone."""
+"""The explorer in a real browser: its path from study to shared link, its keys, its width on a phone."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from attnsearch import geometry
 from attnsearch.explorer.server import Served
 from attnsearch.store.layout import StudyLayout
-from tests.explorer.built import CROP_RATIO, HOT, IMAGE_SIZE_PX, MAP_HW, Built, build, serving, write_scores
+from tests.explorer.browsing import PHONE, Watched, base_of
+from tests.explorer.built import build, serving, write_scores
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install '.[test]'")
 pytestmark = pytest.mark.slow
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-N_LOOKS, LOOK_MS = 500, 30
-PHONE, DESK = (390, 844), (1360, 900)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """The Chromium of the system, else the one that Playwright installed."""
-    with playwright.sync_playwright() as starter:
-        path = next((found for name in NAMES if (found := shutil.which(name))), starter.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("Chromium is missing, the explorer was not tested in a browser: apt-get install chromium")
-        one = starter.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield one
-        one.close()
-
-
-class Watched:
-    """A page that remembers what must not happen: console errors, failed and external requests."""
-
-    def __init__(self, browser: Any, base: str, size: tuple[int, int] = DESK, density: float = 1) -> None:
-        self.base = base
-        self.faults: list[str] = []
-        settings = {"viewport": {"width": size[0], "height": size[1]}, "device_scale_factor": density}
-        self.context = browser.new_context(**settings, accept_downloads=True)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(15000)
-        self.page.on("console", lambda one: one.type in ("error", "warning") and self.faults.append(one.text))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("requestfailed", lambda one: self.faults.append(f"failed: {one.url}"))
-        self.page.on("response", lambda one: one.status >= 400 and self.faults.append(f"{one.status}: {one.url}"))
-        self.page.on("request", lambda one: self._refuse_foreign(one.url))
-
-    def _refuse_foreign(self, url: str) -> None:
-        if not url.startswith((self.base, "data:", "blob:")):
-            self.faults.append(f"external: {url}")
-
-    def open(self, path: str) -> Any:
-        self.page.goto(self.base + path)
-        self.page.wait_for_load_state("networkidle")
-        return self.page
-
-    def wait(self, script: str) -> None:
-        """Until an expression in the page is true; the pages forbid `eval`, which Playwright's own waiting needs."""
-        for _ in range(N_LOOKS):
-            try:
-                if self.page.evaluate(script):
-                    return
-            except playwright.Error:  # between two pages
-                self.page.wait_for_load_state()
-            self.page.wait_for_timeout(LOOK_MS)
-        pytest.fail(f"never became true: {script}")
-
-    def overflow_px(self) -> int:
-        return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
-
-
-@pytest.fixture
-def watched(browser: Any, served: Served) -> Iterator[Watched]:
-    one = Watched(browser, base_of(served))
-    yield one
-    one.context.close()
-    assert one.faults == []
-
-
-def base_of(served: Served) -> str:
-    return served.url.split("/attention")[0]
-
 
 STUDY, TRIAL, IMAGE = "/attention/study/here/hunt", "/attention/trial/here/hunt/0", "/attention/image/here/hunt/0/0"
 COMPARE = "/attention/compare/here?t=hunt%3A0&t=hunt%3A2"
@@ -305,109 +233,6 @@ def test_dashboard_at_the_root_asks_for_nothing_outside(browser: Any, served: Se
     assert [fault for fault in one.faults if fault.startswith(("external", "failed"))] == []
 
 
-@pytest.fixture(scope="module", params=["squash", "crop"])
-def turned(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Built, str]]:
-    """A server on pictures that are landscape, portrait, turned by EXIF and square, under both resize rules."""
-    rule = str(request.param)
-    built = build(tmp_path_factory.mktemp(rule), resize=rule, n_trials=1, n_per_class=2)
-    with serving(built) as served:
-        yield rule, built, base_of(served)
-
-
-SIZES_HW = {0: (64, 96), 1: (96, 64), 2: (100, 60), 3: (80, 80)}
-"""Height and width as a person sees the picture; the third file is 60 x 100, turned by EXIF."""
-
-
-@pytest.mark.parametrize("row", SIZES_HW)
-def test_hot_cell_lies_on_the_right_pixels_of_the_original(
-    turned: tuple[str, Built, str], browser: Any, row: int
-) -> None:
-    """In the size of the original, exactly the pixels whose centres lie in the cell's box are painted."""
-    rule, _, base = turned
-    height, width = SIZES_HW[row]
-    box = geometry.crop_box((height, width), image_size_px=IMAGE_SIZE_PX, crop_ratio=CROP_RATIO, resize=rule)  # type: ignore[arg-type]
-    left, top, right, bottom = geometry.cell_box(box, map_hw=MAP_HW, row=HOT[0], column=HOT[1])
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    expected = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    one = Watched(browser, base)
-    query = "?map=map0&smooth=0&opacity=100&colours=viridis&original=1"
-    page = one.open(f"/attention/image/here/hunt/0/{row}{query}")
-    one.wait("document.body.dataset.ready === '1'")
-    assert page.evaluate("[canvas.height, canvas.width]") == [height, width]
-    pixels = page.evaluate("[...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]")
-    painted = np.array(pixels).reshape(height, width, 4)[..., :3]
-    one.context.close()
-    assert one.faults == []
-    hot = np.abs(painted - np.array([253, 231, 36])).max(axis=-1) <= 2  # the last colour of viridis
-    assert expected.any()
-    np.testing.assert_array_equal(hot, expected)
-
-
-def test_smooth_map_is_bilinear_between_cell_centres(turned: tuple[str, Built, str], browser: Any) -> None:
-    """One hot cell falls off as (1 - |dx|)(1 - |dy|) in cells from its centre; opacity follows the strength."""
-    rule, _, base = turned
-    height, width = SIZES_HW[3]
-    box = geometry.crop_box((height, width), image_size_px=IMAGE_SIZE_PX, crop_ratio=CROP_RATIO, resize=rule)  # type: ignore[arg-type]
-    one = Watched(browser, base)
-    page = one.open("/attention/image/here/hunt/0/3")
-    script = """async () => {
-      const { mapImage } = await import('/attention/static/paint.js');
-      const map = { h: 4, w: 5, values: new Float32Array(20) };
-      map.values[1 * 5 + 3] = 1;
-      const [left, top, right, bottom] = BOX;
-      const view = { opacity: 1, colours: 'viridis', smooth: true, blend: 'strength' };
-      const layer = mapImage({ width: 80, height: 80 }, map, { left, top, right, bottom }, view, { low: 0, high: 1 });
-      return { left: layer.left, top: layer.top, w: layer.image.width, data: [...layer.image.data] };
-    }""".replace("BOX", str([float(edge) for edge in box]))
-    layer = page.evaluate(script)
-    one.context.close()
-    alpha = np.array(layer["data"]).reshape(-1, layer["w"], 4)[..., 3] / 255
-    x = layer["left"] + np.arange(alpha.shape[1]) + 0.5
-    y = layer["top"] + np.arange(alpha.shape[0]) + 0.5
-    across = np.clip(1 - np.abs((x - box[0]) / (box[2] - box[0]) * 5 - 3.5), 0, 1)
-    rows = (y - box[1]) / (box[3] - box[1]) * 4 - 0.5
-    down = np.clip(1 - np.abs(rows - 1), 0, 1)
-    np.testing.assert_allclose(alpha, down[:, None] * across[None, :], atol=1 / 255 + 1e-6)
-
-
-def test_cells_in_the_padding_neither_show_nor_set_the_scale(watched: Watched) -> None:
-    """A map of 4 x 4 cells over a square of 100 px: a picture of 100 x 60 px reaches into three rows of 25 px."""
-    page = watched.open("/attention/")
-    script = """async () => {
-      const { onPicture, rangeOf } = await import('/attention/static/field.js');
-      const map = { h: 4, w: 4, values: Float32Array.from({ length: 16 }, (_, cell) => cell) };
-      const wide = onPicture(map, [60, 100], [0, 0, 100, 100]);
-      const tall = onPicture(map, [100, 50], [0, 0, 100, 100]);
-      const whole = onPicture(map, [100, 100], [10, 10, 90, 90]);
-      const told = ({ map, box }) => [map.h, map.w, box, rangeOf([map]).high];
-      return [wide, tall, whole].map(told);
-    }"""
-    assert page.evaluate(script) == [
-        [3, 4, [0, 0, 100, 75], 11],
-        [4, 2, [0, 0, 50, 100], 13],
-        [4, 4, [10, 10, 90, 90], 15],
-    ]
-
-
-def test_mask_hides_the_strongest_cells_in_the_order_of_the_map(turned: tuple[str, Built, str], browser: Any) -> None:
-    """A share of 5 % of 20 cells is the one hot cell: hidden by deletion, alone kept by insertion."""
-    _, _, base = turned
-    one = Watched(browser, base)
-    shares = []
-    for mask in ("deletion", "insertion"):
-        page = one.open(f"/attention/image/here/hunt/0/3?map=map0&mask={mask}&share=5&original=1")
-        one.wait("document.body.dataset.ready === '1'")
-        pixels = page.evaluate("[...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]")
-        painted = np.array(pixels).reshape(80, 80, 4)[..., :3]
-        filled = np.abs(painted - np.array([124, 116, 104])).max(axis=-1) == 0
-        shares.append(filled[20:60, 20:60].mean())  # the model's view: the middle half
-    one.context.close()
-    assert one.faults == []
-    assert shares == pytest.approx([1 / 20, 19 / 20], abs=0.01)
-
-
 def test_curve_moves_the_mask(browser: Any, tmp_path: Path) -> None:
     built = build(tmp_path, n_trials=1, n_per_class=1)
     write_scores(built.layout, 0, ["val/gull/0.jpg", "val/tern/0.jpg"], {"deletion": [0.1, 0.2]})
@@ -425,6 +250,20 @@ def test_curve_moves_the_mask(browser: Any, tmp_path: Path) -> None:
         assert one.faults == []
 
 
+def test_notes_in_the_dashboard_run_nothing(browser: Any, tmp_path: Path) -> None:
+    """A config that closes its own block of code, with markup and a script behind it."""
+    built = build(tmp_path, n_trials=1)
+    markup = "<img src=x onerror='window.harmed=1'><script>window.harmed=1</script>\n[a](javascript:alert(1))"
+    built.layout.trial(0).config.write_text(f"name: x\n```\n{markup}\n", encoding="utf-8")
+    with serving(built) as served:
+        one = Watched(browser, base_of(served))
+        page = one.open("/dashboard/studies/1/trials?numbers=0")
+        page.get_by_text("onerror").first.wait_for()
+        assert page.evaluate("window.harmed") is None
+        assert page.locator("img[src=x], a[href^='javascript']").count() == 0
+        one.context.close()
+
+
 def test_missing_data_set_and_copies_leave_the_map(browser: Any, tmp_path: Path) -> None:
     built = build(tmp_path, n_trials=1)
     shutil.rmtree(built.data_root)
@@ -438,17 +277,3 @@ def test_missing_data_set_and_copies_leave_the_map(browser: Any, tmp_path: Path)
         assert page.locator("#original").is_disabled()
         one.context.close()
         assert one.faults == []
-
-
-def test_colour_tables_are_those_of_matplotlib(watched: Watched) -> None:
-    from matplotlib import colormaps
-
-    page = watched.open("/attention/")
-    script = """async () => {
-      const { TABLES } = await import('/attention/static/colours.js');
-      return Object.fromEntries(Object.entries(TABLES).map(([name, table]) => [name, [...table]]));
-    }"""
-    tables = page.evaluate(script)
-    assert sorted(tables) == ["RdBu", "inferno", "turbo", "viridis"]
-    for name, table in tables.items():
-        np.testing.assert_array_equal(np.reshape(table, (256, 3)), colormaps[name](np.arange(256), bytes=True)[:, :3])

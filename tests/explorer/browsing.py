@@ -1,0 +1,59 @@
+"""A browser page that is watched, for the tests of the explorer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from attnsearch.explorer.server import Served
+
+N_LOOKS, LOOK_MS = 500, 30
+PHONE, DESK = (390, 844), (1360, 900)
+
+
+class Watched:
+    """A page that remembers what must not happen: console errors, failed and external requests."""
+
+    def __init__(self, browser: Any, base: str, size: tuple[int, int] = DESK, density: float = 1) -> None:
+        self.base = base
+        self.faults: list[str] = []
+        settings = {"viewport": {"width": size[0], "height": size[1]}, "device_scale_factor": density}
+        self.context = browser.new_context(**settings, accept_downloads=True)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15000)
+        self.page.on("console", lambda one: one.type in ("error", "warning") and self.faults.append(one.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("requestfailed", lambda one: self.faults.append(f"failed: {one.url}"))
+        self.page.on("response", lambda one: one.status >= 400 and self.faults.append(f"{one.status}: {one.url}"))
+        self.page.on("request", lambda one: self._refuse_foreign(one.url))
+
+    def _refuse_foreign(self, url: str) -> None:
+        if not url.startswith((self.base, "data:", "blob:")):
+            self.faults.append(f"external: {url}")
+
+    def open(self, path: str) -> Any:
+        self.page.goto(self.base + path)
+        self.page.wait_for_load_state("networkidle")
+        return self.page
+
+    def wait(self, script: str) -> None:
+        """Until an expression in the page is true; the pages forbid `eval`, which Playwright's own waiting needs."""
+        from playwright.sync_api import Error
+
+        for _ in range(N_LOOKS):
+            try:
+                if self.page.evaluate(script):
+                    return
+            except Error:  # between two pages
+                self.page.wait_for_load_state()
+            self.page.wait_for_timeout(LOOK_MS)
+        pytest.fail(f"never became true: {script}")
+
+    def overflow_px(self) -> int:
+        return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+def base_of(served: Served) -> str:
+    """The address of the server, without the explorer's prefix."""
+    return served.url.split("/attention")[0]
