@@ -19,9 +19,10 @@ from attnsearch.models import build_model
 from attnsearch.types import Batch
 
 N_CLASSES = 200
-MODELS = {
+VITS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224")
+MODELS: dict[str, LoupeSettings | DcalSettings] = {
     "loupe on swin_tiny_patch4_window7_224": LoupeSettings(name="loupe", backbone="swin_tiny_patch4_window7_224"),
-    "dcal (sa_only) on deit_tiny_patch16_224": DcalSettings(name="dcal", variant="sa_only"),
+    **{f"dcal (sa_only) on {vit}": DcalSettings(name="dcal", variant="sa_only", backbone=vit) for vit in VITS},
 }
 
 
