@@ -48,6 +48,12 @@ def test_epochs_left_are_those_of_begun_and_of_new_trials() -> None:
     assert epochs_left((DONE, RUNNING), n_trials=4, n_epochs=10) == 6 + 2 * 10
 
 
+def test_enqueued_trials_beyond_the_budget_take_no_time() -> None:
+    waiting = replace(RUNNING, number=2, state="waiting", epoch=0)
+    assert epochs_left((waiting, RUNNING), n_trials=1, n_epochs=10) == 6  # the running one comes first
+    assert epochs_left((DONE, waiting), n_trials=1, n_epochs=10) == 0
+
+
 def test_failed_trials_do_not_count_towards_the_budget() -> None:
     failed = replace(DONE, state="fail", epoch=3)
     assert epochs_left((failed,), n_trials=2, n_epochs=10) == 20

@@ -99,10 +99,11 @@ def epochs_left(views: tuple[TrialView, ...], *, n_trials: int, n_epochs: int) -
         n_trials: the budget of complete and pruned trials.
         n_epochs: of a trial that has not begun.
     """
-    begun = [view for view in views if view.is_unfinished]
-    n_ended = sum(view.state in DONE for view in views)
-    n_new = max(0, n_trials - n_ended - len(begun))
-    return sum(view.n_epochs - view.epoch for view in begun) + n_new * n_epochs
+    n_left = max(0, n_trials - sum(view.state in DONE for view in views))
+    unfinished = sorted((view for view in views if view.is_unfinished), key=lambda view: view.state == "waiting")[
+        :n_left
+    ]
+    return sum(view.n_epochs - view.epoch for view in unfinished) + (n_left - len(unfinished)) * n_epochs
 
 
 def view_trials(session: Session) -> tuple[TrialView, ...]:
