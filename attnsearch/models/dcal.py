@@ -31,7 +31,8 @@ from attnsearch.models.dcal_attention import (
     project,
     softmax_attention,
 )
-from attnsearch.models.dcal_vit import build_vit, embed, n_heads, pixel_statistics
+from attnsearch.models.dcal_vit import build_vit, embed, n_heads
+from attnsearch.models.pixels import PixelStatistics
 from attnsearch.types import AttentionOutput, Batch
 
 __all__ = ["GlobalLocalCrossAttention", "UncertaintyWeights", "attention_rollout", "build", "pairwise_attention"]
@@ -170,13 +171,11 @@ class Dcal(AttentionModel):
         branches = ["sa", *["glca"] * cfg.has_glca, *["pwca"] * cfg.has_pwca]
         self.uncertainty = UncertaintyWeights(branches) if len(branches) > 1 else None
         self.map_names = ("rollout", "glca") if cfg.has_glca else ("rollout",)
-        scale, shift = pixel_statistics(cfg.backbone)
-        self.pixel_scale, self.pixel_shift = (nn.Buffer(values, persistent=False) for values in (scale, shift))
+        self.pixels = PixelStatistics(cfg.backbone)
 
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         names = () if maps is None else self._checked(maps)
-        images = batch.images * self.pixel_scale + self.pixel_shift
-        tokens, grid = embed(self.backbone, images)  # (B, T, D)
+        tokens, grid = embed(self.backbone, self.pixels(batch.images))  # (B, T, D)
         streams = self._run(tokens, wanted=frozenset(names))
         logits = self._classify(streams.tokens)
         extra_logits: dict[str, Tensor] = {}

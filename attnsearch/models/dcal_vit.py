@@ -21,7 +21,6 @@ from attnsearch.models.weights import load_backbone
 
 MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit")
 EXAMPLE = "deit_tiny_patch16_224"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BLOCK_KEYS = frozenset(
     f"{layer}.{kind}"
     for layer in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -78,18 +77,6 @@ def embed(body: VisionTransformer, images: Tensor) -> tuple[Tensor, tuple[int, i
         positions = resample_abs_pos_embed(positions, [height, width], old_size=list(known))
     tokens = torch.cat([class_token.expand(n_images, -1, -1), patches.flatten(1, 2)], dim=1)  # (B, T, D)
     return tokens + positions, (height, width)
-
-
-def pixel_statistics(backbone: str) -> tuple[Tensor, Tensor]:
-    """Scale and shift (1, 3, 1, 1) from ImageNet's normalisation, which batches have, to that of the backbone's name.
-
-    It depends on the name alone and not on whether weights are loaded, so that a checkpoint means the same later.
-    """
-    found = timm.get_pretrained_cfg(backbone)
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if found is None else (found.mean, found.std)
-    columns = torch.tensor([IMAGENET_MEAN, IMAGENET_STD, mean, std], device="cpu").view(4, 1, 3, 1, 1)
-    have_mean, have_std, want_mean, want_std = columns.unbind(0)
-    return have_std / want_std, (have_mean - want_mean) / want_std
 
 
 class ConvStem(nn.Module):

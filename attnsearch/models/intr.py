@@ -18,6 +18,7 @@ from attnsearch.errors import ConfigError
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.body import build_body
 from attnsearch.models.intr_transformer import CrossAttention, Decoded, Transformer
+from attnsearch.models.pixels import PixelStatistics
 from attnsearch.models.weights import load_file, load_into
 from attnsearch.types import AttentionOutput, Batch
 
@@ -106,6 +107,7 @@ class Intr(AttentionModel):
             raise ValueError(f"n_classes must be >= 2, got {n_classes}")
         self.n_classes, self.n_layers, self.n_heads = n_classes, cfg.n_decoder_layers, cfg.n_heads
         self.backbone = _build_backbone(cfg)
+        self.pixels = PixelStatistics(cfg.backbone)
         n_channels = int(cast(Any, self.backbone).feature_info[-1]["num_chs"])
         self.input_proj = nn.Conv2d(n_channels, cfg.d_model, kernel_size=1)
         self.query_embed = nn.Embedding(n_classes, cfg.d_model)
@@ -142,7 +144,8 @@ class Intr(AttentionModel):
     def features(self, images: Tensor) -> Tensor:
         """The last stage of the backbone, (B, 3, H, W) -> (B, C, h, w)."""
         body = cast(Any, self.backbone)
-        return cast(Tensor, body.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[-1])
+        pixels = self.pixels(images)
+        return cast(Tensor, body.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)[-1])
 
     def decode(self, features: Tensor, padding: Tensor | None) -> Decoded:
         """Everything between the features (B, C, h, w) with their padding (B, h, w) and the presence vector."""

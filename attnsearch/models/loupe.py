@@ -12,6 +12,7 @@ from attnsearch.config.models import BackboneSettings, LoupeSettings, PlainSetti
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.base import AttentionModel, select_maps
 from attnsearch.models.body import build_body, run_children, split_after
+from attnsearch.models.pixels import PixelStatistics
 from attnsearch.types import AttentionOutput, Batch
 
 LAST_STAGE = 3
@@ -75,13 +76,14 @@ class HierarchicalClassifier(AttentionModel):
         if n_classes < 2:
             raise ValueError(f"n_classes must be >= 2, got {n_classes}")
         self.backbone = build_body(cfg)
+        self.pixels = PixelStatistics(cfg.backbone)
         self.split = split_after(self.backbone, stage, cfg.backbone)
         cast(Any, self.backbone).reset_classifier(0, "avg")  # ResNets come without pooling
         self.head = nn.Linear(cast(int, self.backbone.num_features), n_classes)
 
     def features_at_split(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) after the stage."""
-        features = run_children(self.backbone, self.split.before, images)
+        features = run_children(self.backbone, self.split.before, self.pixels(images))
         return features.permute(0, 3, 1, 2) if self.split.is_channels_last else features
 
     def classify(self, features: Tensor) -> Tensor:

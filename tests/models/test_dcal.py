@@ -385,7 +385,6 @@ def test_rollout_of_the_first_blocks_by_name(make, make_batch):
     model, batch = make(variant="sa_only"), make_batch()
     maps = model(batch, maps=("rollout", "rollout_3", "rollout_1")).maps
     assert torch.equal(maps[:, 0], maps[:, 1])
-    images = batch.images * model.pixel_scale + model.pixel_shift
-    tokens, _ = embed(model.backbone, images)
+    tokens, _ = embed(model.backbone, model.pixels(batch.images))
     query, key, _ = project(model.backbone.blocks[0], tokens)
     torch.testing.assert_close(maps[:, 2].flatten(1), mean_attention(query, key)[:, 0, 0, 1:] / 2)

@@ -9,7 +9,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from attnsearch.config.models import DcalSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models.dcal import build
-from attnsearch.models.dcal_vit import build_vit, embed, pixel_statistics
+from attnsearch.models.dcal_vit import build_vit, embed
 from attnsearch.models.weights import save_checkpoint
 
 NAME = "deit_tiny_patch16_224"
@@ -95,16 +95,6 @@ def test_other_grid_resamples_the_positions_as_timm_does():
     class_token, patches = body.cls_token, body.patch_embed(images).flatten(1, 2)
     expected = torch.cat([class_token, patches], dim=1) + resample_abs_pos_embed(body.pos_embed, [6, 2], [4, 4])
     torch.testing.assert_close(tokens, expected)
-
-
-def test_statistics_follow_the_name_alone():
-    scale, shift = pixel_statistics(NAME)
-    assert scale.flatten().tolist() == [1.0, 1.0, 1.0]
-    assert shift.flatten().tolist() == [0.0, 0.0, 0.0]
-    scale, shift = pixel_statistics("vit_base_patch16_224.augreg_in21k")
-    # A white pixel is (1 - 0.485) / 0.229 under ImageNet's numbers and (1 - 0.5) / 0.5 = 1 under those of this ViT.
-    white = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(white.view(1, 3, 1, 1) * scale + shift, torch.ones(1, 3, 1, 1))
 
 
 @pytest.fixture
