@@ -63,12 +63,14 @@ MISTAKES = {
     "duplicate key": ("search broken.yaml", ["broken.yaml:2", "duplicate key"]),
     "misspelled key of a study": ("search wrong.yaml", ["wrong.yaml:3", "n_trails", "did you mean 'n_trials'?"]),
     "missing data": ("search cnn data.root=/no/such/folder", ["data.root", "/no/such/folder", "does not exist"]),
-    "photos without data": ("search cnn --profile photos", ["data.root", "missing"]),
-    "unknown split": ("evaluate cnn --split tst", ["--split", "'tst'"]),
-    "unknown result": ("show nope", ["'nope'", "known: none"]),
-    "unknown experiment": ("export nope", ["'nope'", "known: none"]),
+    "photos without data": ("search cnn --profile photos", ["missing; write data.root="]),
+    "unknown split": ("evaluate cnn --split tst", ["'--split': 'tst' is not one of"]),
+    "unknown result": ("show nope", ["'nope'", "known: none", "no folder", "--results DIR"]),
+    "unknown experiment": ("export nope", ["'nope'", "known: none", "no folder"]),
     "other database": ("search cnn --profile demo storage=mysql://me:secret@host/x", ["storage", "me:***@host"]),
     "missing folder to check": ("data check /no/such/folder", ["data.root", "/no/such/folder"]),
+    "key without its block": ("data make birds n_classes=4", ["n_classes: is no key here; write data.n_classes"]),
+    "key of a model": ("search br_npa_low_res n_vectors=2", ["n_vectors: is no key", "; write model.n_vectors, got 2"]),
     "too few species": ("data make birds data.n_classes=1", ["data.n_classes", "got 1"]),
 }
 
@@ -168,6 +170,10 @@ def test_data_is_made_and_checked(empty_folder: Path, capsys: pytest.CaptureFixt
     assert main(["data", "make", "birds", *(pair for pair in TINY if pair.startswith("data."))]) == 0
     assert main(["data", "check", "birds", "data.image_size_px=32"]) == 0
     assert "every picture can be used" in capsys.readouterr().out
+    assert main(["data", "check", "birds", "data.image_size_px=320"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 4
+    assert "more pictures; --json lists all" in notes[-1]
     broken = next((empty_folder / "birds/train").rglob("*.jpg"))
     broken.write_bytes(b"no picture")
     assert main(["data", "check", "birds", "data.image_size_px=32"]) == 2

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with logging_to_stderr():
             return int(app(words or ["--help"], prog_name="attnsearch", standalone_mode=False) or DONE)
     except typer.TyperException as error:  # a wrong option or argument
-        return report_error(error.format_message(), MISUSED)
+        return report_error(error.format_message().replace(": Value error, ", ": "), MISUSED)
     except AttnSearchError as error:
         return report_error(str(error), exit_code(error))
     except (KeyboardInterrupt, typer.Abort):

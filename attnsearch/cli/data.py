@@ -13,6 +13,8 @@ from attnsearch.cli.output import print_json, print_line, print_table, report_er
 
 app = typer.Typer(help="Make, check and organize data sets, and manage the cache of decoded pictures.")
 
+MAX_NOTES = 3
+
 Target = Annotated[Path, typer.Argument(help="A new folder.")]
 
 
@@ -42,9 +44,11 @@ def check(
         for problem in problems:
             print_json(vars(problem))
         return MISUSED if faults else DONE
-    for problem in problems:
-        if not problem.is_error:
-            print_line(f"note: {problem.message}")
+    notes = [problem for problem in problems if not problem.is_error]
+    for note in notes[:MAX_NOTES]:
+        print_line(f"note: {note.message}")
+    if len(notes) > MAX_NOTES:
+        print_line(f"note: the same holds for {len(notes) - MAX_NOTES} more pictures; --json lists all")
     if faults:
         return report_error("\n".join(problem.message for problem in faults), MISUSED)
     print_line("every picture can be used")

@@ -37,7 +37,7 @@ def find_study(name: str, root: Path) -> StudyLayout:
         )
     known = [_title(study) for study in studies]
     hint = near(name, [*known, *(study.study for study in studies)])
-    raise ConfigError(f"no study {name!r} in {root}{hint}; known: {', '.join(known) or 'none'}")
+    raise ConfigError(f"no study {name!r} in {root}{hint}; known: {', '.join(known) or _none_in(root)}")
 
 
 def find_run(name: str, root: Path) -> StudyLayout:
@@ -75,7 +75,9 @@ def find_experiment(name: str, root: Path) -> ExperimentLayout:
         if folder.is_dir():
             return ExperimentLayout.at(folder)
     known = sorted({study.experiment for study in all_studies(root)})
-    raise ConfigError(f"no experiment {name!r} in {root}{near(name, known)}; known: {', '.join(known) or 'none'}")
+    raise ConfigError(
+        f"no experiment {name!r} in {root}{near(name, known)}; known: {', '.join(known) or _none_in(root)}"
+    )
 
 
 def url_of(layout: StudyLayout) -> str:
@@ -95,6 +97,12 @@ def open_study(layout: StudyLayout) -> Session:
     """
     loaded = load_study(str(layout.study_yaml))
     return open_session(loaded, layout, storage_url(loaded, layout))
+
+
+def _none_in(root: Path) -> str:
+    if root.is_dir():
+        return "none"
+    return f"none, as there is no folder {root.absolute()}; go to where you searched, or write --results DIR"
 
 
 def _layout(folder: Path) -> StudyLayout:

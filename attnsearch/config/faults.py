@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from attnsearch.config.layers import Layer, Place
 from attnsearch.config.patterns import DEVICE, METRIC_KEY, NAME
-from attnsearch.config.schema import class_at, tag_of
+from attnsearch.config.schema import class_at, keys_named, tag_of
 from attnsearch.errors import ConfigError
 
 T = TypeVar("T", bound=BaseModel)
@@ -85,7 +85,7 @@ def _message(detail: ErrorDetails, place: Place, layer: Layer, model: type[BaseM
     if kind == "string_pattern_mismatch":
         return PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
     if kind == "missing":
-        return "is required and missing"
+        return f"is required and missing; write {'.'.join(place)}=…"
     return (
         detail["msg"]
         .replace("Input should be", "must be")
@@ -101,7 +101,15 @@ def _unknown_key(place: Place, layer: Layer, model: type[BaseModel]) -> str:
     owner = class_at(model, layer.values, place[:-1])
     known = sorted(owner.model_fields) if owner else []
     family = f" of {tag[1]}" if owner and (tag := tag_of(owner)) else ""
+    if len(place) == 1 and (below := elsewhere(dotted, model)):
+        return f"is no key here{below}"
     return f"is no key{family}{near(place[-1], known)}; known: {', '.join(known)}"
+
+
+def elsewhere(name: str, model: type[BaseModel]) -> str:
+    """`; write data.x` where a bare name is a key of some blocks of a model, else nothing."""
+    found = keys_named(name, model)
+    return f"; write {' or '.join(found)}" if found else ""
 
 
 def near(name: str, known: list[str]) -> str:

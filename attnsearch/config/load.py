@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.faults import MOVED_KEYS, near, validate
+from attnsearch.config.faults import MOVED_KEYS, elsewhere, near, validate
 from attnsearch.config.layers import Layer, from_overrides, merge, overlay, parse_override, read_yaml, to_yaml
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import ConfigError
@@ -109,12 +109,16 @@ def _refuse_unknown(pairs: Iterable[tuple[str, Any]]) -> None:
     """An override whose first word neither a study nor an experiment has, so that the near name may be of either."""
     known = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
     faults = [
-        f"command line: {key}: is no key of a study or an experiment{near(key.split('.')[0], known)}, got {value!r}"
+        f"command line: {key}: is no key of a study or an experiment{_hint(key, known)}, got {value!r}"
         for key, value in pairs
         if key.split(".")[0] not in known and key not in MOVED_KEYS
     ]
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _hint(key: str, known: list[str]) -> str:
+    return elsewhere(key, ExperimentConfig) or near(key.split(".")[0], known)
 
 
 def _experiment_layer(base: Layer, shared: Layer, profile: str | None) -> Layer:

@@ -54,6 +54,16 @@ def class_at(model: type[BaseModel], values: Any, path: tuple[str, ...]) -> type
     return current
 
 
+def keys_named(name: str, model: type[BaseModel]) -> list[str]:
+    """The dotted keys that end in `name`, in whichever block of a model has one."""
+    found: list[str] = []
+    for key, field in model.model_fields.items():
+        for inner in settings_classes(field_annotation(field)):
+            found += [f"{key}.{name}"] * (name in inner.model_fields)
+            found += [f"{key}.{below}" for below in keys_named(name, inner)]
+    return list(dict.fromkeys(found))
+
+
 def field_annotation(field: FieldInfo) -> Any:
     """The type of a field; pydantic moves `Annotated` parts out of it, which does not matter here."""
     return field.annotation

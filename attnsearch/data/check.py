@@ -107,7 +107,7 @@ def _small(images: Sequence[ListedImage], findings: Sequence[_Finding], cfg: Dat
             "small",
             image.image_id,
             f"{image.path} has {finding.size_hw[0]} x {finding.size_hw[1]} pixels (height x width) and is enlarged to "
-            f"{cfg.resized_px}; lower data.image_size_px or remove it",
+            f"{cfg.resized_px}; train with a lower data.image_size_px or remove it",
             is_error=False,
         )
         for image, finding in zip(images, findings, strict=True)

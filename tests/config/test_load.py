@@ -136,7 +136,7 @@ def test_moved_key_says_what_to_write(here: Path) -> None:
 
 def test_missing_key_is_named(here: Path) -> None:
     (line,) = faults(here / "bad.yaml", BASE.replace("name: tiny\n", ""))
-    assert line.endswith("bad.yaml:1: name: is required and missing")
+    assert line.endswith("bad.yaml:1: name: is required and missing; write name=…")
 
 
 def test_duplicate_key_is_refused(here: Path) -> None:
