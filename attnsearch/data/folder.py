@@ -83,6 +83,8 @@ def _why_no_train(root: Path) -> str:
         return f"data.root {root} is a file; name the folder that holds train and test"
     if (root / "images.txt").is_file():
         return f"data.root {root} is laid out like CUB_200_2011, not as class folders; write data.name=cub"
+    if root.name == "train":
+        return f"data.root {root} is the train folder itself; write the folder that holds it, {root.parent}"
     found = ", ".join(_sub_folders(root)[:10]) or "none"
     return f"data.root {root} has no train folder (sub-folders: {found}); put the class folders into {root / 'train'}"
 

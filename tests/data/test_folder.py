@@ -114,6 +114,11 @@ def test_a_root_without_train_lists_what_it_holds(make_tree: MakeTree) -> None:
         tables(make_tree({"crow": 1, "wren": 1}))
 
 
+def test_the_train_folder_itself_names_the_folder_above(small_tree: Path) -> None:
+    with pytest.raises(DataError, match=f"train folder itself; write the folder that holds it, {small_tree}$"):
+        tables(small_tree / "train")
+
+
 def test_the_layout_of_cub_is_recognised(make_tree: MakeTree) -> None:
     root = make_tree({"images": 0})
     (root / "images.txt").touch()
