@@ -39,7 +39,8 @@ def compare_trials(sources: Sequence[str], metrics: Sequence[str], *, name: str,
     """
     from attnsearch.evaluation.compare import check_comparable, compare, metrics_of, write_comparison
 
-    targets = [target for source in sources for target in _targets(source, root)]
+    at_least = 2 if len(sources) == 1 else 1
+    targets = [target for source in sources for target in _targets(source, root, at_least)]
     targets = list({(one.layout, one.number, one.split): one for one in targets}.values())
     entries = [_entry(target, targets) for target in targets]
     notes = check_comparable(entries)
@@ -48,13 +49,17 @@ def compare_trials(sources: Sequence[str], metrics: Sequence[str], *, name: str,
     return Compared(found, (*notes, *_raw(found), *_reliability(found)), tuple(files))
 
 
-def _targets(source: str, root: Path) -> Iterable[Target]:
-    """`STUDY` is its published trial; `STUDY:1,2` are the trials 1 and 2, on validation; or an experiment's studies."""
+def _targets(source: str, root: Path, at_least: int) -> Iterable[Target]:
+    """`STUDY` is its published trial; `STUDY:1,2` are the trials 1 and 2, on validation; or an experiment's studies.
+
+    Studies of an experiment that are not scored are left out, unless fewer than `at_least` remain.
+    """
     study, _, numbers = source.rpartition(":")
     if not study:
         published = [layout for layout in runs_in(source, root) if layout.published_json.exists()]
         found = [find_target(str(layout.study_dir), None, root) for layout in published]
-        return [one for one in found if has_scores(one.scores)] or [find_target(source, None, root)]
+        scored = [one for one in found if has_scores(one.scores)]
+        return scored if len(scored) >= at_least else found or [find_target(source, None, root)]
     if not all(part.isdecimal() for part in numbers.split(",")):
         raise ConfigError(f"trials are written STUDY:7 or STUDY:1,2,3, got {source!r}")
     return [find_target(study, int(part), root) for part in numbers.split(",")]
@@ -70,6 +75,9 @@ def _entry(target: Target, others: Sequence[Target]) -> Entry:
         label = f"{target.layout.experiment}/{label}"
     if len(same_name) > 1 and len({one.number for one in same_name}) > 1:
         label = f"{label}:{target.number}"
+    if not target.layout.trial(target.number).directory.is_dir():
+        study = target.layout.study
+        raise ConfigError(f"study {study!r} has no trial {target.number}; `attnsearch show {study}` lists all")
     if not has_scores(target.scores):
         trial = "" if target.is_published else f" --trial {target.number}"
         raise ConfigError(
@@ -113,11 +121,11 @@ def print_comparison(found: Compared, *, as_json: bool) -> None:
     ]  # fmt: skip
     print_table(("metric", "direction", "trial", "grid", "images", "mean", "95 %"), levels)
     pairs = [
-        (one.metric, f"{one.first} - {one.second}", number(one.difference), f"{number(one.low)} to {number(one.high)}",
-         number(one.p_paired_corrected), number(one.p_welch_corrected))
+        (one.metric, f"{one.first} - {one.second}", str(one.n_images), number(one.difference),
+         f"{number(one.low)} to {number(one.high)}", number(one.p_paired_corrected), number(one.p_welch_corrected))
         for one in found.comparison.pairs
     ]  # fmt: skip
-    print_table(("metric", "pair", "difference", "95 %", "p paired (Holm)", "p Welch (Holm)"), pairs)
+    print_table(("metric", "pair", "images", "difference", "95 %", "p paired (Holm)", "p Welch (Holm)"), pairs)
     orders = [
         (one, number(alpha), number(found.comparison.stable[one])) for one, alpha in found.comparison.alphas.items()
     ]

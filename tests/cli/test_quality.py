@@ -146,6 +146,8 @@ MISTAKES = {
     "unknown run": ("faithfulness lupe", ["'lupe'"]),
     "one trial": ("compare loupe:0", ["at least two", "got loupe"]),
     "not scored": ("compare loupe br_npa_low_res", ["loupe", "run `attnsearch faithfulness loupe`"]),
+    "no such trial": ("compare loupe:0,7", ["has no trial 7", "`attnsearch show loupe` lists all"]),
+    "experiment that is not scored": ("compare demo", ["has no scores", "run `attnsearch faithfulness"]),
     "no trial numbers": ("compare loupe:x br_npa_low_res", ["'loupe:x'"]),
     "unknown metric": ("compare loupe:0 br_npa_low_res:0 --metrics ginny", ["'ginny'", "did you mean 'gini'?"]),
     "unknown trial": ("confusion loupe --trial 7", ["trial 7"]),
