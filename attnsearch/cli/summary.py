@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ class SearchSummary:
         for path in self._published():
             lines.append(f"  published  {_shown(path)}")
         lines.append(f"  all files  {_shown(self.layout.study_dir)}")
-        lines.append(f"  dashboard  {self.dashboard_command()}")
+        lines.append(f"  dashboard  attnsearch dashboard {shlex.quote(_shown(self.layout.experiment_dir))}")
+        lines.append(f"  or         {self.dashboard_command()}")
         lines.append(f"  time       {duration(self.seconds)}, {self.processor_seconds:.0f} s of processor time")
         return lines
 
