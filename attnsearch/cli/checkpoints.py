@@ -82,6 +82,8 @@ def import_file(
     from attnsearch.models.kept import write_kept
     from attnsearch.models.weights import load_into
 
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give the checkpoint that {family}'s code wrote")
     if to.exists():
         raise ConfigError(f"{to} exists already; choose another file with --to")
     tables = build_tables(experiment.data) if held_out or classes is None else None

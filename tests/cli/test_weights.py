@@ -79,3 +79,8 @@ def test_nothing_is_written_over(state: dict[str, torch.Tensor], capsys: pytest.
     assert main([*words, "--to", "mine.safetensors"]) == 2
     assert "mine.safetensors exists already" in capsys.readouterr().err
     assert Path("mine.safetensors").read_text() == "precious"
+
+
+def test_a_missing_checkpoint_is_told_before_missing_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "import", "br_npa", "nope.pt", "br_npa_low_res"]) == 2
+    assert capsys.readouterr().err.startswith("error: nope.pt: no such file")
