@@ -12,7 +12,7 @@ from attnsearch.cli.options import RESULTS
 
 
 def dashboard(
-    results: Annotated[Path, typer.Argument(help="The results folder, or one experiment in it.")] = RESULTS,
+    results: Annotated[Path, typer.Argument(help="The results folder, an experiment in it, or its name.")] = RESULTS,
     host: Annotated[str, typer.Option("--host", help="Another address than this machine's own asks for a token.")] = (
         "127.0.0.1"
     ),
@@ -20,11 +20,12 @@ def dashboard(
     allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let optuna-dashboard change studies.")] = False,
 ) -> None:
     """Open studies, trials and attention maps in a browser, while a search runs or afterwards."""
+    from attnsearch.cli.found import find_results
     from attnsearch.cli.output import print_line
     from attnsearch.explorer.library import find_experiments
     from attnsearch.explorer.server import open_server
 
-    served = open_server(find_experiments(results), host=host, port=port, allow_edit=allow_edit)
+    served = open_server(find_experiments(find_results(results, RESULTS)), host=host, port=port, allow_edit=allow_edit)
     if served.token is not None:
         print_line(f"warning: {host} can be reached from other machines; only who has the token below gets in")
     if allow_edit:

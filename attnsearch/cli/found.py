@@ -74,10 +74,28 @@ def find_experiment(name: str, root: Path) -> ExperimentLayout:
     for folder in (root / name, Path(name)):
         if folder.is_dir():
             return ExperimentLayout.at(folder)
+    if Path(name) == root:
+        raise ConfigError(f"there is no folder {root.absolute()}; go to where you searched, or name it")
     known = sorted({study.experiment for study in all_studies(root)})
     raise ConfigError(
         f"no experiment {name!r} in {root}{near(name, known)}; known: {', '.join(known) or _none_in(root)}"
     )
+
+
+def find_results(path: Path, root: Path) -> Path:
+    """A results folder, or an experiment by its bare name or folder; a name is first looked up among the results.
+
+    Raises:
+        ConfigError: there is none; the message lists the experiments.
+    """
+    for folder in (root / path, path):
+        if any(folder.glob("*/trials")):
+            return folder
+    if path.is_dir():
+        return path
+    if len(path.parts) > 1:
+        raise ConfigError(f"{path} is no folder; give the results folder or one experiment in it")
+    return find_experiment(str(path), root).directory
 
 
 def url_of(layout: StudyLayout) -> str:

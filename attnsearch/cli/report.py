@@ -18,12 +18,12 @@ def report(
     pdf: Annotated[Path | None, typer.Option("--pdf", metavar="DIR", help="Also writes every chart as PDF.")] = None,
 ) -> None:
     """Write one HTML file that tells of all studies of an experiment and needs no network."""
-    from attnsearch.cli.found import find_experiment
+    from attnsearch.cli.found import find_results
     from attnsearch.cli.output import print_line, size
     from attnsearch.explorer.report import build_report, save_figures
     from attnsearch.store.files import atomic_write
 
-    folder = results if results.is_dir() else find_experiment(str(results), RESULTS).directory
+    folder = find_results(results, RESULTS)
     built = build_report(folder)
     target = to or folder / "report.html"
     atomic_write(target, built.html)

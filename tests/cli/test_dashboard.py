@@ -16,10 +16,31 @@ from tests.explorer.built import build
 
 
 def test_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dashboard", str(tmp_path / "absent")]) == 1
+    assert main(["dashboard", str(tmp_path / "absent")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "absent is no folder" in line
+
+
+@pytest.mark.parametrize("verb", ["dashboard", "report"])
+def test_no_results_here_is_one_line(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([verb]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: there is no folder {tmp_path}/results; go to where you searched, or name it\n"
+    )
+
+
+def test_a_name_is_an_experiment_before_it_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = build(tmp_path, n_trials=1)
+    monkeypatch.chdir(tmp_path)
+    (experiment,) = {path.parent.parent.name for path in built.root.glob("*/*/trials")}
+    Path(experiment).mkdir()  # such as the pictures that an experiment is named after
+    assert main(["report", experiment]) == 0
+    assert (built.root / experiment / "report.html").is_file()
 
 
 def test_folder_without_studies_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
