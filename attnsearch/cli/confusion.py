@@ -135,7 +135,8 @@ def print_analysis(shown: Shown, *, n_pairs: int, as_json: bool) -> None:
     never = [row.name for row in shown.analysis.classes if not row.n_predicted]
     if never:
         more = f" and {len(never) - MAX_NAMED} more" if len(never) > MAX_NAMED else ""
-        print_line(f"note: {len(never)} classes are never predicted: {', '.join(never[:MAX_NAMED])}{more}")
+        classes = "1 class is" if len(never) == 1 else f"{len(never)} classes are"
+        print_line(f"note: {classes} never predicted: {', '.join(never[:MAX_NAMED])}{more}")
     for path in shown.files:
         print_line(f"written: {path}")
 
