@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,20 @@ def test_train_again_changes_nothing(finished_run: Path, capsys: pytest.CaptureF
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["epochs_run"] == 2
     assert kept.read_bytes() == before
+
+
+def test_a_run_is_told_from_a_study(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "br_npa_low_res", "--results", str(finished_run)]) == 2
+    table = finished_run / "demo/br_npa_low_res/trials/00000/epochs.csv"
+    said = f"'br_npa_low_res' is a run of `attnsearch train`, not a study; its epochs are in {table}"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_a_run_of_two_experiments_is_named_with_one(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished_run / "other/br_npa_low_res/trials/00000").mkdir(parents=True)
+    assert main(["faithfulness", "br_npa_low_res", "--results", str(finished_run)]) == 2
+    assert "exists in several experiments, write one of: " in capsys.readouterr().err
+    shutil.rmtree(finished_run / "other")
 
 
 def test_train_refuses_another_setting_under_the_same_name(

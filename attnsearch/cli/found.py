@@ -35,6 +35,9 @@ def find_study(name: str, root: Path) -> StudyLayout:
         raise ConfigError(
             f"study {name!r} exists in several experiments, write one of: {', '.join(map(_title, found))}"
         )
+    if runs := _runs_named(name, root):
+        table = runs[0] / "trials/00000/epochs.csv"
+        raise ConfigError(f"{name!r} is a run of `attnsearch train`, not a study; its epochs are in {table}")
     known = [_title(study) for study in studies]
     hint = near(name, [*known, *(study.study for study in studies)])
     raise ConfigError(f"no study {name!r} in {root}{hint}; known: {', '.join(known) or _none_in(root)}")
@@ -46,15 +49,22 @@ def find_run(name: str, root: Path) -> StudyLayout:
     Raises:
         ConfigError: there is none, or several; the message lists the studies.
     """
+    runs = _runs_named(name, root)
+    if len(runs) > 1:
+        raise ConfigError(f"run {name!r} exists in several experiments, write one of: {', '.join(map(str, runs))}")
+    return _layout(runs[0]) if len(runs) == 1 else find_study(name, root)
+
+
+def _runs_named(name: str, root: Path) -> list[Path]:
+    """The folders of runs of `attnsearch train` by a bare name, `EXPERIMENT/NAME` or path."""
     below = [
         folder for folder in sorted(root.glob("*/*")) if name in (folder.name, f"{folder.parent.name}/{folder.name}")
     ]
-    runs = [
+    return [
         folder
         for folder in (Path(name), *below)
         if (folder / "trials/00000").is_dir() and not (folder / "study.yaml").exists()
     ]
-    return _layout(runs[0]) if len(runs) == 1 else find_study(name, root)
 
 
 def runs_in(name: str, root: Path) -> list[StudyLayout]:
