@@ -197,6 +197,11 @@ def test_a_run_is_told_from_a_study(finished_run: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
+def test_a_run_is_evaluated_by_its_name(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "br_npa_low_res", "--results", str(finished_run), "--json"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
 def test_a_run_of_two_experiments_is_named_with_one(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (finished_run / "other/br_npa_low_res/trials/00000").mkdir(parents=True)
     assert main(["faithfulness", "br_npa_low_res", "--results", str(finished_run)]) == 2

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnsearch.cli.found import find_study, open_study
+from attnsearch.cli.found import find_run, open_study
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import ConfigError
 from attnsearch.search.study import best_trials
@@ -33,7 +33,7 @@ def kept_file(source: str, trial: int | None, root: Path) -> Path:
     """
     if is_file_name(source):
         return Path(source)
-    layout = find_study(source, root)
+    layout = find_run(source, root)
     return kept_of(layout, best_number(layout) if trial is None else trial)
 
 
@@ -50,11 +50,13 @@ def kept_of(layout: StudyLayout, number: int) -> Path:
 
 
 def best_number(layout: StudyLayout) -> int:
-    """The best trial of a study.
+    """The best trial of a study; the one trial of a run of `attnsearch train`.
 
     Raises:
         ConfigError: none is complete.
     """
+    if not layout.study_yaml.exists():
+        return 0
     session = open_study(layout)
     best = best_trials(session.study, session.loaded.study, k=1)
     if not best:

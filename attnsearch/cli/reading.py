@@ -54,7 +54,9 @@ def show(study: Study, results: Results = RESULTS, as_json: AsJson = False) -> N
 
 
 def evaluate(
-    study: Annotated[str, typer.Argument(metavar="STUDY|FILE", help="A study in the results, or a kept.safetensors.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY|FILE", help="A study or run in the results, or a kept.safetensors.")
+    ],
     overrides: Overrides = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the best one.")] = None,
     split: Annotated[Split, typer.Option("--split", help="Which images; a look at test is noted down.")] = "val",

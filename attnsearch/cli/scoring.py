@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attnsearch.cli.checkpoints import best_number, is_file_name, kept_of
-from attnsearch.cli.found import find_study
+from attnsearch.cli.found import find_run
 from attnsearch.config.layers import parse_override
 from attnsearch.config.load import with_settings
 from attnsearch.types import Split
@@ -18,7 +18,7 @@ def evaluate_source(
     """`split/metric` -> value; nothing is stored, but a look at a study's test split is noted in its folder.
 
     Args:
-        source: a study in the results, or a checkpoint file.
+        source: a study or run in the results, or a checkpoint file.
         trial: of the study; None is the best one.
         overrides: `key=value` settings of the data and the machine that differ from those of the training.
 
@@ -31,7 +31,7 @@ def evaluate_source(
     from attnsearch.models.kept import read_kept
     from attnsearch.search.publish import note_look
 
-    layout = None if is_file_name(source) else find_study(source, root)
+    layout = None if is_file_name(source) else find_run(source, root)
     number = best_number(layout) if layout is not None and trial is None else trial or 0
     kept = read_kept(source if layout is None else kept_of(layout, number))
     config = with_settings(kept.config, dict(map(parse_override, overrides)))
