@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from attnsearch import __version__
 from attnsearch.cli import app, main
 from attnsearch.config.load import names
 from attnsearch.errors import StoreError
@@ -136,6 +137,11 @@ def _raise(error: BaseException):  # type: ignore[no-untyped-def]
 def test_help_is_no_mistake(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     assert "Usage: attnsearch" in capsys.readouterr().out
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"attnsearch {__version__}\n"
 
 
 def test_every_verb_says_what_it_does() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from attnsearch import __version__
 from attnsearch.cli import data, quality, reading, running, weights
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.logs import logging_to_stderr
-from attnsearch.cli.output import report_error, report_unexpected
+from attnsearch.cli.output import print_line, report_error, report_unexpected
 from attnsearch.cli.report import report
 from attnsearch.cli.visualize import visualize
 from attnsearch.errors import AttnSearchError
@@ -24,6 +26,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print_line(f"attnsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Hyper-parameter search for interpretable fine-grained image classifiers."""
+
+
 app.command()(running.search)
 app.command()(running.train)
 app.command(hidden=True)(running.worker)

@@ -5,7 +5,9 @@ and their mean), normalises the state after every layer and stacks the weights o
 keeps what the weights of one class can be told from. `--cross-only` leaves the second computation of the
 cross-attention as the only difference: the self-attention is then ours on both sides, and nothing is stacked.
 
-python tests/benchmarks/intr_decoder.py [--layers 6] [--repeats 7] [--cross-only]
+Timed with dropout as INTR trains; the states are compared without.
+
+python tests/benchmarks/intr_decoder.py [--layers 6] [--repeats 7] [--dropout 0.1] [--cross-only]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -82,38 +85,48 @@ def decode_as_published(decoder: Decoder, memory: Tensor, queries: Tensor) -> tu
     return normed[-1], *stacked
 
 
-def build(*, n_layers: int, cross: type[Attention], own: type[Attention], seed: int = 1) -> Decoder:
+def build(arguments: argparse.Namespace, *, cross: type[Attention], own: type[Attention], seed: int = 1) -> Decoder:
     torch.manual_seed(seed)
-    transformer = Transformer(D_MODEL, N_HEADS, n_encoder_layers=0, n_decoder_layers=n_layers, width=2048, dropout=0.0)
+    transformer = Transformer(
+        D_MODEL,
+        N_HEADS,
+        n_encoder_layers=0,
+        n_decoder_layers=arguments.layers,
+        width=2048,
+        dropout=arguments.dropout,
+    )
     for layer in transformer.decoder.layers:
         for name, kind in (("self_attn", own), ("multihead_attn", cross)):
-            attention = kind(D_MODEL, N_HEADS, 0.0)
+            attention = kind(D_MODEL, N_HEADS, arguments.dropout)
             attention.load_state_dict(getattr(layer, name).state_dict())
             setattr(layer, name, attention)
-    return transformer.decoder.train()
+    return transformer.decoder
 
 
-def make_sides(arguments: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], Tensor]]:
-    torch.manual_seed(0)
-    memory = torch.randn(BATCH, N_CELLS, D_MODEL, device=device)
-    queries = torch.randn(BATCH, N_QUERIES, D_MODEL, device=device)
+@dataclass(frozen=True)
+class Side:
+    """A decoder and the way in which it is used."""
+
+    decoder: Decoder
+    decode: Callable[[Decoder, Tensor, Tensor], tuple[Tensor, ...]]
+
+    @torch.no_grad()
+    def state(self, memory: Tensor, queries: Tensor) -> Tensor:
+        """Of the last layer, normalised, without dropout."""
+        return self.decode(self.decoder.eval(), memory, queries)[0]
+
+    def step(self, memory: Tensor, queries: Tensor) -> None:
+        self.decoder.train().zero_grad(set_to_none=True)
+        state, *_ = self.decode(self.decoder, memory, queries)
+        torch.autograd.backward(state.square().mean())
+
+
+def make_sides(arguments: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     own = Attention if arguments.cross_only else WithWeights
     decode = decode_once if arguments.cross_only else decode_as_published
-
-    def make_step(
-        decoder: Decoder, decode: Callable[[Decoder, Tensor, Tensor], tuple[Tensor, ...]]
-    ) -> Callable[[], Tensor]:
-        def step() -> Tensor:
-            decoder.zero_grad(set_to_none=True)
-            state, *_ = decode(decoder, memory, queries)
-            torch.autograd.backward(state.square().mean())
-            return state.detach()
-
-        return step
-
     return {
-        "published": make_step(build(n_layers=arguments.layers, cross=Twice, own=own).to(device), decode),
-        "ours": make_step(build(n_layers=arguments.layers, cross=Attention, own=Attention).to(device), decode_once),
+        "published": Side(build(arguments, cross=Twice, own=own).to(device), decode),
+        "ours": Side(build(arguments, cross=Attention, own=Attention).to(device), decode_once),
     }
 
 
@@ -121,21 +134,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--cross-only", action="store_true", help="differ in the cross-attention alone")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    memory = torch.randn(BATCH, N_CELLS, D_MODEL, device=device, requires_grad=True)  # the encoder learns too
+    queries = torch.randn(BATCH, N_QUERIES, D_MODEL, device=device)
     sides = make_sides(arguments, device)
+    states = [side.state(memory, queries) for side in sides.values()]
+    error = (states[0] - states[1]).abs().max().item()
     times: dict[str, list[float]] = {name: [] for name in sides}
-    states: dict[str, Tensor] = {}
     for _ in range(arguments.repeats + 1):
-        for name, step in sides.items():
+        for name, side in sides.items():
             start = time.perf_counter()
-            states[name] = step()
+            side.step(memory, queries)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values[1:]) for name, values in times.items()}
-    error = (states["published"] - states["ours"]).abs().max().item()
     name = "cross-attention twice" if arguments.cross_only else "the published way"
     ratio = median["published"] / median["ours"]
     print(f"{arguments.layers} decoder layers, forward and backward, {device}, {torch.get_num_threads()} threads")
