@@ -222,6 +222,24 @@ def test_shared_ends_are_asked_once() -> None:
     assert sum(asked) == 2 + 2 * 15
 
 
+@pytest.mark.parametrize("n_images", [3, 17])
+def test_the_model_never_sees_more_images_at_once_than_the_setting_allows(n_images: int) -> None:
+    asked = []
+
+    def count(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return golden_model(images)
+
+    images, saliency = torch.rand(n_images, 3, 32, 32), torch.rand(n_images, 4, 4)
+    target, seeds = torch.zeros(n_images, dtype=torch.long), torch.arange(n_images)
+    for fill in ("mean", "blur"):
+        deletion_curve(count, images, saliency, target, n_steps=16, fill=fill, batch_images=4)
+    relevance_gain(count, images, saliency, target, n_steps=16, batch_images=4)
+    average_drop(count, images, saliency, target, batch_images=4)
+    road(count, images, saliency, target, seeds=seeds, batch_images=4)
+    assert max(asked) <= 4
+
+
 def test_average_drop_of_a_known_model() -> None:
     half = torch.zeros(1, 2, 2)
     half[0, 1] = 1.0  # the lower half
