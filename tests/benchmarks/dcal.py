@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=785)
     parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--rollout-batch", type=int, default=2)
+    parser.add_argument("--rollout-batch", type=int, default=4)
     parser.add_argument("--batch-size", type=int, help="images of a step; 16, or 4 with --full")
     parser.add_argument("--full", action="store_true", help="DeiT-Tiny at 448 px")
     parser.add_argument("--bf16", action="store_true", help="steps under autocast")
