@@ -24,9 +24,13 @@ class Watched:
         self.page.set_default_timeout(15000)
         self.page.on("console", lambda one: one.type in ("error", "warning") and self.faults.append(one.text))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("requestfailed", lambda one: self.faults.append(f"failed: {one.url}"))
+        self.page.on("requestfailed", self._note_failed)
         self.page.on("response", lambda one: one.status >= 400 and self.faults.append(f"{one.status}: {one.url}"))
         self.page.on("request", lambda one: self._refuse_foreign(one.url))
+
+    def _note_failed(self, request: Any) -> None:
+        if "ERR_ABORTED" not in (request.failure or ""):  # that is a page that was left before all of it had come
+            self.faults.append(f"failed: {request.url}, {request.failure}")
 
     def _refuse_foreign(self, url: str) -> None:
         if not url.startswith((self.base, "data:", "blob:")):

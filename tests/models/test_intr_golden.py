@@ -225,7 +225,7 @@ def test_parameters_train_as_in_the_released_code():
     roles = {name: role for name, _, role in official_keys()["intr_r50_200"]}
     with torch.device("meta"):
         model = build_model(OFFICIAL, 200, load_weights=False)
-    found = {name: "buffer" for name, _ in model.named_buffers()}
+    found = {name: "buffer" for name, _ in model.named_buffers() if name in model.state_dict()}
     for name, parameter in model.named_parameters():
         role = "backbone_lr" if name.startswith(model.backbone_prefix) else "main_lr"
         found[name] = role if parameter.requires_grad else "frozen"

@@ -31,6 +31,9 @@ def test_search_whose_workers_ended_early_is_not_finished(
             for _ in range(n_done):
                 session.study.tell(session.study.ask(), 0.5)
 
+        def start(self) -> None:
+            """They have run already."""
+
         def is_working(self) -> bool:
             return False
 
@@ -49,6 +52,9 @@ def test_stopped_search_starts_no_worker_again(open_tiny: Open, monkeypatch: pyt
 
         def __init__(self, _session: Session, **_settings: Any) -> None:
             pass
+
+        def start(self) -> None:
+            """They run already."""
 
         def is_working(self) -> bool:
             looks.append("started again")
