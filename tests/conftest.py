@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from attnsearch.config.load import load_experiment
+
+if TYPE_CHECKING:
+    from tests.postgres import PostgresServer
 
 TINY = (
     "data.n_classes=2",
@@ -42,3 +47,27 @@ def finished_run(private_cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp("results")
     run_single(load_experiment("br_npa_low_res", profile="demo", overrides=TINY), root=root)
     return root
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test run; tests that need one are skipped where it is not installed."""
+    pytest.importorskip("psycopg", reason="no PostgreSQL driver (pip install 'attnsearch[postgres]')")
+    from tests.postgres import find_binaries, running_server
+
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server (Debian: apt-get install postgresql)")
+    with running_server(binaries) as server:
+        yield server
+
+
+_DATABASE_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database of this test alone."""
+    name = f"test{next(_DATABASE_NUMBERS)}"
+    yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)
