@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from attnsearch.errors import ConfigError
+from attnsearch.errors import AttnSearchError, ConfigError, DeviceError, OutOfMemory
 from attnsearch.types import Batch
 
 if TYPE_CHECKING:
@@ -144,3 +147,105 @@ def count_gpus(setting: str) -> int:
     if setting == "cpu" or not torch.cuda.is_available():
         return 0
     return torch.cuda.device_count() if setting in ("auto", "cuda") else 1
+
+
+#: What torch, oneDNN, cuDNN and cuBLAS say in a plain `RuntimeError` where an allocation failed.
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|alloc_failed|out of memory", re.IGNORECASE)
+#: What cuBLAS and cuDNN say where their own allocation failed, but also where the device did.
+_PERHAPS_NO_MEMORY = re.compile(
+    r"(cublas|cudnn|cusolver)_status_(not_initialized|execution_failed|internal_error)"
+    r"|unable to find (a valid cudnn algorithm|an engine)",
+    re.IGNORECASE,
+)
+_DEVICE_FAULT = re.compile(
+    r"\b(cuda|cudnn|cublas|cusolver|cufft|cusparse|nccl|nvrtc|nvml|hip) (unknown |internal |driver |runtime )*error"
+    r"|\b(cudnn|cublas|cusolver|cufft|cusparse)_status_|\bncclsystemerror|\bncclinternalerror|\becc\b"
+    r"|device-side assert|no kernel image|illegal memory access|unspecified launch failure"
+    r"|cuda driver|nvidia driver|no cuda gpus are available|cuda-capable device",
+    re.IGNORECASE,
+)
+#: Less than this free on the device: a library that asks for its workspace does not get it.
+_SHORT_BYTES = 2**30
+#: Share of the device in the hands of others above which they, not the setting, are why memory ran out.
+_OTHERS_SHARE = 0.25
+_GB = 1e9
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Raises what a device reports in a plain error of torch as `OutOfMemory` or `DeviceError`; others pass unchanged.
+
+    Also a decorator.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = classify_device_error(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def classify_device_error(error: BaseException) -> AttnSearchError | None:
+    """What an error of a training or scoring step means, asked before its memory is released.
+
+    Returns:
+        `OutOfMemory` where the setting itself wants too much, `DeviceError` where the device failed or other processes
+        fill it, None for an error of another kind.
+    """
+    import torch
+
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    if isinstance(error, MemoryError):
+        return OutOfMemory(text)
+    if not isinstance(error, RuntimeError):
+        return None
+    if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+        return _blame_memory(text)
+    if _PERHAPS_NO_MEMORY.search(str(error)) and _is_short():
+        return _blame_memory(text)
+    is_fault = isinstance(error, getattr(torch, "AcceleratorError", ())) or _DEVICE_FAULT.search(str(error))
+    return DeviceError(f"the device failed: {text}; check it with nvidia-smi and dmesg") if is_fault else None
+
+
+@dataclass(frozen=True)
+class _DeviceMemory:
+    """Bytes of one GPU; `own` are those that torch holds in this process."""
+
+    free: int
+    total: int
+    own: int
+
+    @property
+    def others(self) -> int:
+        return max(0, self.total - self.free - self.own)
+
+
+def _device_memory() -> _DeviceMemory | None:
+    """Memory of the GPU that this process uses most; None without one, or after an error that it does not survive."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    index = max(range(torch.cuda.device_count()), key=torch.cuda.memory_reserved)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError:
+        return None
+    return _DeviceMemory(free, total, torch.cuda.memory_reserved(index))
+
+
+def _is_short() -> bool:
+    memory = _device_memory()
+    return memory is not None and memory.free < _SHORT_BYTES
+
+
+def _blame_memory(text: str) -> AttnSearchError:
+    """Whose fault it is that memory ran out: the setting's, or that of other processes on the GPU."""
+    memory = _device_memory()
+    if memory is None or memory.others <= _OTHERS_SHARE * memory.total:
+        return OutOfMemory(text)
+    return DeviceError(
+        f"other processes hold {memory.others / _GB:.1f} of the {memory.total / _GB:.1f} GB of the GPU ({text}); "
+        "end them, use fewer workers per GPU, or choose another with runtime.device"
+    )

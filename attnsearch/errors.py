@@ -4,6 +4,7 @@
     ├── ConfigError        what the user wrote: a file, a key, a value        exit code 2
     ├── DataError          a data set that is missing, broken or another one  exit code 2
     ├── StoreError         disk, permissions, databases                       exit code 1
+    ├── DeviceError        a GPU that failed, or that others fill             exit code 1
     └── TrialError         this setting is bad, the study goes on
         ├── NonFiniteLoss
         └── OutOfMemory
@@ -27,6 +28,10 @@ class DataError(AttnSearchError):
 
 class StoreError(AttnSearchError):
     """A disk, a folder or a database that cannot be read or written."""
+
+
+class DeviceError(AttnSearchError):
+    """The device failed, or other processes fill it; not the setting's fault."""
 
 
 class TrialError(AttnSearchError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from attnsearch import device
-from attnsearch.errors import ConfigError
+from attnsearch.errors import AttnSearchError, ConfigError, DeviceError, OutOfMemory
 
 
 def test_import_does_not_import_torch() -> None:
@@ -81,3 +82,109 @@ def test_threads_are_left_alone_without_a_number() -> None:
     assert device.set_threads(1) == 1
     device.set_threads(n_threads)
     assert device.describe_device(torch.device("cpu")).endswith(f"{n_threads} threads)")
+
+
+GB = 2**30
+NO_HANDLE = "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+NO_WORKSPACE = "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretends a GPU of 16 GB with so much in the hands of this process and of others."""
+
+    def pretend(*, own: int, others: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _index: own * GB)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: ((16 - own - others) * GB, 16 * GB))
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_all_reports_of_too_little_memory_are_understood(error: Exception) -> None:
+    assert isinstance(device.classify_device_error(error), OutOfMemory)
+
+
+def test_a_true_failure_of_the_allocator_is_recognised() -> None:
+    with pytest.raises(OutOfMemory), device.device_errors():
+        torch.empty(2**60)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later",
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: no kernel image is available for execution on the device",
+        "CUDA driver error: unknown error",
+        "Unexpected error from cudaGetDeviceCount(). Error 804; CUDA unknown error",
+        "NCCL error in: ProcessGroupNCCL.cpp:1970, unhandled cuda error",
+        "ncclSystemError: System call (e.g. socket, malloc) or external library call failed",
+        "No CUDA GPUs are available",
+        "Found no NVIDIA driver on your system.",
+        NO_HANDLE,
+        NO_WORKSPACE,
+    ],
+)
+def test_faults_of_the_device_are_not_the_settings(text: str) -> None:
+    known = device.classify_device_error(RuntimeError(text))
+    assert isinstance(known, DeviceError)
+    assert str(known).startswith(f"the device failed: {text.splitlines()[0]}; check")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes cannot be multiplied"),
+        RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
+        RuntimeError("Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor) should be the same"),
+        ValueError("out of memory"),
+    ],
+)
+def test_other_errors_pass_unchanged(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, device.device_errors():
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [(15, 1, OutOfMemory), (11, 5, DeviceError), (2, 14, DeviceError), (1, 1, DeviceError)],
+)
+def test_a_library_that_cannot_start_means_memory_only_where_little_is_free(
+    own: int, others: int, expected: type[AttnSearchError], one_gpu: Callable[..., None]
+) -> None:
+    one_gpu(own=own, others=others)
+    for text in (NO_HANDLE, NO_WORKSPACE):
+        assert type(device.classify_device_error(RuntimeError(text))) is expected
+
+
+@pytest.mark.parametrize(("own", "others", "expected"), [(13, 1, OutOfMemory), (10, 5, DeviceError)])
+def test_memory_that_others_hold_is_not_the_settings_fault(
+    own: int, others: int, expected: type[AttnSearchError], one_gpu: Callable[..., None]
+) -> None:
+    one_gpu(own=own, others=others)
+    known = device.classify_device_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB"))
+    assert type(known) is expected
+    assert ("other processes hold 5.4 of the 17.2 GB" in str(known)) == (expected is DeviceError)
+
+
+def test_a_gpu_that_does_not_answer_is_at_fault(one_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_index: int) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    one_gpu(own=15, others=1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lost)
+    assert isinstance(device.classify_device_error(RuntimeError(NO_WORKSPACE)), DeviceError)

@@ -17,7 +17,14 @@ from torch import Tensor
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
 from attnsearch.data.table import ImageTable
-from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, set_threads
+from attnsearch.device import (
+    Arithmetic,
+    device_errors,
+    evaluation_batch_size,
+    pick_device,
+    pick_precision,
+    set_threads,
+)
 from attnsearch.metrics.classification import Totals
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
@@ -28,6 +35,7 @@ from attnsearch.store.layout import ArchivePaths
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split
 
 
+@device_errors()
 @torch.no_grad()
 def collect(
     config: ExperimentConfig,
@@ -57,6 +65,7 @@ def collect(
         ConfigError: the checkpoint is missing or does not fit the model.
         DataError: it has other classes, or there is no such split.
         StoreError: the disk refuses.
+        OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
     kept = read_kept(checkpoint)
     table = data.tables.of(split)

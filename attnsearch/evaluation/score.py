@@ -19,7 +19,7 @@ from attnsearch.config.scores import DEFAULT_N_IMAGES, VERSION, ScoreSettings
 from attnsearch.data.loader import BatchLoader, DataSource
 from attnsearch.data.progress import with_bar
 from attnsearch.data.table import ImageTable
-from attnsearch.device import set_threads
+from attnsearch.device import device_errors, set_threads
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.archive_checks import refuse_mismatch, refuse_other_pictures
 from attnsearch.evaluation.best_iou import with_best_iou
@@ -49,6 +49,7 @@ CHUNK_IMAGES = 8
 """Images whose scores are written at once; a kill loses at most so many."""
 
 
+@device_errors()
 def score_archive(
     config: ExperimentConfig,
     checkpoint: Path,
@@ -79,6 +80,7 @@ def score_archive(
         ConfigError: the archive is of another checkpoint or has no saliency, or more images are asked for than it has.
         DataError: the data set has other images or classes, or cannot be read.
         StoreError: files are missing, or the disk refuses.
+        OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
     settings = config.evaluation.scores if settings is None else settings
     kept, archived = read_kept(checkpoint), read_archive(archive)

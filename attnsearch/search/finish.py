@@ -23,7 +23,6 @@ from attnsearch.store.artifacts import describe_file, write_artifacts
 from attnsearch.store.files import disk_errors, make_folder
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.records import read_csv
-from attnsearch.training.memory import is_out_of_memory
 from attnsearch.types import TrialResult
 
 
@@ -36,14 +35,13 @@ def evaluate_kept(
 
     Raises:
         OutOfMemory: the maps do not fit, which is a fault of the setting.
+        DeviceError: the device failed, or other processes fill it.
         ConfigError, DataError, StoreError: as `collect` and `score_archive`.
     """
     try:
         measured = collect(config, layout.kept, data, "val", archive=layout.archive("val"), check=check)
         measured |= score_trial(config, layout, data, check=check)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
+    except OutOfMemory as error:
         raise OutOfMemory(
             f"out of memory while the kept checkpoint was evaluated ({error}); use a larger train.accumulation"
         ) from error

@@ -1,4 +1,4 @@
-"""What a run holds in memory, and how to tell that there is not enough of it."""
+"""What a run holds in memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _MB = 1e6
-
-#: What torch, oneDNN, cuDNN and cuBLAS say in a plain `RuntimeError`.
-_COMPLAINTS = ("can't allocate memory", "not enough memory", "alloc_failed", "out of memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error, whatever its type, means that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _COMPLAINTS)
 
 
 def start_peak(device: torch.device) -> None:

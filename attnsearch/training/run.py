@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.models import DcalSettings
-from attnsearch.device import describe_device, pick_device
+from attnsearch.device import describe_device, device_errors, pick_device
 from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
 from attnsearch.store.records import write_csv
 from attnsearch.training import memory
@@ -43,6 +43,7 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
     Raises:
         ConfigError, DataError, StoreError: the settings, the images or the disk cannot be used.
         NonFiniteLoss, OutOfMemory: the setting does not work.
+        DeviceError: the device failed, or other processes fill it.
         TrialError: the monitor was undefined in all epochs.
         TrialInterrupted, LeaseLost: from the context.
     """
@@ -51,13 +52,13 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
     with log_to(trial.layout.log):
         while True:
             try:
-                run_epochs(trial)
+                with device_errors():
+                    run_epochs(trial)
                 return trial.result("complete")
             except TrialPruned:
                 return trial.result("pruned")
-            except (MemoryError, RuntimeError) as error:
-                if not memory.is_out_of_memory(error):
-                    raise
+            except OutOfMemory:
+                pass
             finally:
                 memory.release(device)
             # Outside of `except`, so that the error no longer holds on to the tensors of the failed step.

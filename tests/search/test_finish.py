@@ -25,11 +25,11 @@ def test_evaluation_that_runs_out_of_memory_is_a_fault_of_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def collect(*arguments: Any, **named: Any) -> dict[str, float]:
-        raise RuntimeError("CUDA error: out of memory, 7 GB wanted")
+        raise OutOfMemory("CUDA error: out of memory, 7 GB wanted")
 
     monkeypatch.setattr(module, "collect", collect)
     unused: Any = None
-    with pytest.raises(OutOfMemory, match="7 GB wanted"):
+    with pytest.raises(OutOfMemory, match=r"7 GB wanted.*larger train\.accumulation"):
         evaluate_kept(loaded_study().experiment, unused, TrialLayout(tmp_path), unused, check=lambda: None)
 
 
