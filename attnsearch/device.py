@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from attnsearch.errors import AttnSearchError, ConfigError, DeviceError, OutOfMemory
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     Model = TypeVar("Model", bound=torch.nn.Module)
 
 Precision = Literal["bf16", "fp32"]
+
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+"""The variable that says which GPUs a process sees: numbers, UUIDs or names of MIG instances; empty: none."""
+ASSIGNED_GPU = "ATTNSEARCH_ASSIGNED_GPU"
+"""The variable that tells a worker that its supervisor has made one GPU visible to it."""
 
 #: Processor flags that mean bf16 products in hardware: x86, ARM.
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
@@ -32,16 +39,15 @@ def pick_device(setting: str) -> torch.device:
     """
     import torch
 
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if setting == "auto":
-        return torch.device("cuda", 0) if n_gpus else torch.device("cpu")
-    device = torch.device(setting)
-    index = device.index or 0
-    if device.type == "cuda" and index >= n_gpus:
-        raise ConfigError(
-            f"runtime.device is {setting!r}, but torch sees {n_gpus} CUDA devices here; use auto, cpu or a lower number"
-        )
-    return torch.device("cuda", index) if device.type == "cuda" else device
+    if setting == "cpu":
+        return torch.device("cpu")
+    n_gpus = _count_gpus()
+    if setting == "auto" and not n_gpus:
+        return torch.device("cpu")
+    # A worker sees the GPU of its share alone, whatever number it has for the supervisor.
+    index = 0 if setting == "auto" or ASSIGNED_GPU in os.environ else _gpu_index(setting) or 0
+    _require_gpu(setting, index, n_gpus)
+    return torch.device("cuda", index)
 
 
 def pick_precision(setting: str, device: torch.device) -> Precision:
@@ -140,13 +146,53 @@ def seed_torch(*parts: int | str) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def count_gpus(setting: str) -> int:
-    """GPUs that workers may be spread over under `runtime.device`: none for `cpu`, one for a named one."""
+def worker_gpus(setting: str) -> tuple[str, ...]:
+    """The GPUs that the workers of a search are spread over under `runtime.device`, none where that is the processor.
+
+    Returns:
+        For each what `VISIBLE_GPUS` must hold so that a process sees this one alone, as its first.
+    Raises:
+        ConfigError: a GPU that this machine does not have.
+    """
+    if setting == "cpu":
+        return ()
+    index = _gpu_index(setting)
+    if setting != "auto":
+        _require_gpu(setting, index or 0, _count_gpus())
+    visible = _visible_gpus()
+    return visible if index is None else visible[index : index + 1]
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    """The GPUs of this process in the order of their numbers, by the names that the variable gives them, if it is set.
+
+    Where it lists several MIG instances, CUDA sees the first one alone, but each of them can serve a worker.
+    """
+    n_gpus = _count_gpus()
+    listed = os.environ.get(VISIBLE_GPUS)
+    names = [str(index) for index in range(n_gpus)] if listed is None else [name.strip() for name in listed.split(",")]
+    if n_gpus and names[0].startswith("MIG-"):
+        return tuple(takewhile(lambda name: name.startswith("MIG-"), names))
+    return tuple(names[:n_gpus])
+
+
+def _count_gpus() -> int:
     import torch
 
-    if setting == "cpu" or not torch.cuda.is_available():
-        return 0
-    return torch.cuda.device_count() if setting in ("auto", "cuda") else 1
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _gpu_index(setting: str) -> int | None:
+    """The number of `cuda:N`, None for `cuda` and `auto`."""
+    _, _, number = setting.partition(":")
+    return int(number) if number else None
+
+
+def _require_gpu(setting: str, index: int, n_gpus: int) -> None:
+    if index >= n_gpus:
+        raise ConfigError(
+            f"runtime.device is {setting!r}, but torch sees {n_gpus} CUDA devices here; use auto, cpu or a lower number"
+        )
 
 
 #: What torch, oneDNN, cuDNN and cuBLAS say in a plain `RuntimeError` where an allocation failed.

@@ -37,6 +37,60 @@ def test_an_absent_gpu_is_refused(setting: str, monkeypatch: pytest.MonkeyPatch)
         device.pick_device(setting)
 
 
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretends so many GPUs, under a `CUDA_VISIBLE_DEVICES` that someone set, or under none."""
+
+    def pretend(n_gpus: int, listed: str | None = None) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+        monkeypatch.delenv(device.VISIBLE_GPUS, raising=False)
+        if listed is not None:
+            monkeypatch.setenv(device.VISIBLE_GPUS, listed)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("listed", "n_gpus", "names"),
+    [
+        (None, 3, ("0", "1", "2")),
+        ("4, 2,7", 3, ("4", "2", "7")),
+        ("GPU-8f3c,GPU-11aa", 2, ("GPU-8f3c", "GPU-11aa")),
+        ("MIG-5d0e,MIG-77b1", 1, ("MIG-5d0e", "MIG-77b1")),  # CUDA shows one process the first alone
+        ("3,1,-1,2", 2, ("3", "1")),
+        ("", 0, ()),
+        ("-1", 0, ()),
+        (None, 0, ()),
+    ],
+)
+def test_workers_are_spread_over_what_is_visible(
+    listed: str | None, n_gpus: int, names: tuple[str, ...], gpus: Callable[..., None]
+) -> None:
+    gpus(n_gpus, listed)
+    assert device.worker_gpus("auto") == names
+    assert device.worker_gpus("cpu") == ()
+    if n_gpus:
+        assert device.worker_gpus("cuda") == names
+        assert device.worker_gpus(f"cuda:{n_gpus - 1}") == names[n_gpus - 1 : n_gpus]
+
+
+@pytest.mark.parametrize(("setting", "n_gpus"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_no_worker_gets_an_absent_gpu(setting: str, n_gpus: int, gpus: Callable[..., None]) -> None:
+    gpus(n_gpus)
+    with pytest.raises(ConfigError, match=f"'{setting}', but torch sees {n_gpus}"):
+        device.worker_gpus(setting)
+
+
+def test_a_worker_finds_its_only_gpu_whatever_its_number_for_others(
+    gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(1, "7")
+    monkeypatch.setenv(device.ASSIGNED_GPU, "7")
+    assert device.pick_device("cuda:2") == device.pick_device("auto") == torch.device("cuda", 0)
+    assert device.pick_device("cpu") == torch.device("cpu")
+
+
 @pytest.mark.parametrize(
     ("flags", "precision"),
     [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"bf16": True}, "bf16"), ({"avx2": True}, "fp32")],

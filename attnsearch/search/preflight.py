@@ -8,7 +8,7 @@ import torch
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.faults import near
-from attnsearch.device import pick_device
+from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError
 from attnsearch.models import build_model
 from attnsearch.types import METRICS
@@ -25,7 +25,7 @@ def check_models(corners: Sequence[tuple[str, ExperimentConfig]], *, n_classes: 
     """
     faults = [fault for key in metrics if (fault := _metric_fault(key))]
     try:
-        pick_device(corners[0][1].runtime.device)
+        worker_gpus(corners[0][1].runtime.device)
     except ConfigError as error:
         faults.append(str(error))
     seen: set[str] = set()

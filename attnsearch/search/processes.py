@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
+from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS
 from attnsearch.store.files import is_running
 from attnsearch.store.layout import StudyLayout
 
@@ -48,7 +49,14 @@ class WorkerProcess:
 
 
 def start_worker(
-    layout: StudyLayout, url: str, index: int, *, n_workers: int, n_gpus: int, n_threads: int | None, started_at: float
+    layout: StudyLayout,
+    url: str,
+    index: int,
+    *,
+    n_workers: int,
+    gpus: Sequence[str],
+    n_threads: int | None,
+    started_at: float,
 ) -> WorkerProcess:
     """Starts worker `index` in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
     log = (layout.study_dir / f"worker{index}.log").open("a", encoding="utf-8")
@@ -66,7 +74,7 @@ def start_worker(
     try:
         popen = subprocess.Popen(
             command,
-            env=worker_environment(url, index, n_workers=n_workers, n_gpus=n_gpus, n_threads=n_threads),
+            env=worker_environment(url, index, n_workers=n_workers, gpus=gpus, n_threads=n_threads),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -79,14 +87,18 @@ def start_worker(
     return WorkerProcess(index, popen, log)
 
 
-def worker_environment(url: str, index: int, *, n_workers: int, n_gpus: int, n_threads: int | None) -> dict[str, str]:
-    """The environment of a worker: a GPU or a share of the cores of its own (shared cores slow all down many times)."""
+def worker_environment(
+    url: str, index: int, *, n_workers: int, gpus: Sequence[str], n_threads: int | None
+) -> dict[str, str]:
+    """The environment of a worker: a GPU or a share of the cores of its own (shared cores slow all down many times).
+
+    Args:
+        gpus: from `worker_gpus`; workers are spread over them in turn, and each sees its own alone.
+    """
     threads = n_threads or max(1, n_cores() // n_workers)
     environment = {**os.environ, URL_VARIABLE: url, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if n_gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else [str(gpu) for gpu in range(n_gpus)]
-        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    if gpus:
+        environment[VISIBLE_GPUS] = environment[ASSIGNED_GPU] = gpus[index % len(gpus)]
     return environment
 
 

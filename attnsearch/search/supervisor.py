@@ -14,7 +14,7 @@ from filelock import FileLock
 from attnsearch.config.load import LoadedStudy, resolved_study, with_settings
 from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.device import count_gpus
+from attnsearch.device import worker_gpus
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.search.checkpoints import resolve_checkpoints_of
 from attnsearch.search.preflight import check_models
@@ -232,7 +232,7 @@ class Crew:
     started_at: float
 
     def __post_init__(self) -> None:
-        self._n_gpus = count_gpus(self.session.loaded.experiment.runtime.device)
+        self._gpus = worker_gpus(self.session.loaded.experiment.runtime.device)
         self._workers: dict[int, WorkerProcess] = {}
         self._recovered_at = time.monotonic()
         self._deaths_at_start = 0
@@ -249,7 +249,7 @@ class Crew:
                 self.session.database.url,
                 index,
                 n_workers=self.n_workers,
-                n_gpus=self._n_gpus,
+                gpus=self._gpus,
                 n_threads=self.session.loaded.experiment.runtime.n_threads,
                 started_at=self.started_at,
             )
@@ -307,4 +307,4 @@ def _fault_of(worker: WorkerProcess, code: int) -> AttnSearchError:
 
 def default_workers(session: Session) -> int:
     """One worker per GPU, or one on a machine without."""
-    return session.loaded.study.n_workers or max(1, count_gpus(session.loaded.experiment.runtime.device))
+    return session.loaded.study.n_workers or max(1, len(worker_gpus(session.loaded.experiment.runtime.device)))
