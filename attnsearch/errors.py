@@ -4,8 +4,14 @@
     ├── ConfigError        what the user wrote: a file, a key, a value        exit code 2
     ├── DataError          a data set that is missing, broken or another one  exit code 2
     ├── StoreError         disk, permissions, databases                       exit code 1
-    ├── DeviceError        a GPU that failed, or that others fill             exit code 1
-    └── TrialError         this setting is bad, the study goes on
+    │   └── ServerUnavailable
+    ├── SearchStopped      a search that cannot continue                      exit code 1
+    ├── TransientError     another attempt may not meet it                    exit code 1
+    │   ├── DeviceError          a GPU that failed, or that others fill
+    │   ├── TransientStoreError  (a StoreError too) an I/O or database error that may pass
+    │   │   └── ConnectionLost
+    │   └── UnexpectedError      any exception that nobody foresaw
+    └── TrialError         this setting is bad, the study continues with others
         ├── NonFiniteLoss
         └── OutOfMemory
 
@@ -30,8 +36,32 @@ class StoreError(AttnSearchError):
     """A disk, a folder or a database that cannot be read or written."""
 
 
-class DeviceError(AttnSearchError):
+class ServerUnavailable(StoreError):
+    """A database server that did not answer for as long as `storage_patience_s` allows."""
+
+
+class SearchStopped(AttnSearchError):
+    """A search that cannot continue; its text names the reason."""
+
+
+class TransientError(AttnSearchError):
+    """A fault that is neither the setting's nor the user's: the trial is returned and another worker continues it."""
+
+
+class DeviceError(TransientError):
     """The device failed, or other processes fill it; not the setting's fault."""
+
+
+class TransientStoreError(StoreError, TransientError):
+    """An I/O or database error without a known remedy, which may not come again."""
+
+
+class ConnectionLost(TransientStoreError):
+    """The connection to the database broke during a transaction, which may or may not have been committed."""
+
+
+class UnexpectedError(TransientError):
+    """An exception of no known kind; the worker's log has its traceback."""
 
 
 class TrialError(AttnSearchError):

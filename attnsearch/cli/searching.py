@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sys
@@ -9,7 +10,7 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from attnsearch.cli.exits import DONE, INTERRUPTED, exit_code
+from attnsearch.cli.exits import DONE, INTERRUPTED, TRANSIENT, worker_exit_code
 from attnsearch.cli.live import watching
 from attnsearch.cli.output import print_json, print_line
 from attnsearch.cli.stopping import StopRequest, signals_to
@@ -20,6 +21,8 @@ from attnsearch.search.context import Worker
 from attnsearch.search.processes import URL_VARIABLE, worker_name
 from attnsearch.search.session import layout_of, open_session, storage_url
 from attnsearch.search.trials import read_study
+
+logger = logging.getLogger(__name__)
 
 
 def run_search(loaded: LoadedStudy, *, root: Path, n_workers: int | None, as_json: bool) -> int:
@@ -63,11 +66,11 @@ def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
     Returns:
         The exit code; that of an interruption if a signal ended the worker before the study was over.
     """
-    from attnsearch.search.worker import run_worker  # imports torch
-
     worker = Worker(worker_name(), parent)
     with signals_to(lambda _signal, _frame: worker.stop.set()):
         try:
+            from attnsearch.search.worker import run_worker  # imports torch
+
             loaded = load_study(str(study_yaml))
             layout = layout_of(loaded, root=study_yaml.absolute().parents[2])
             url = os.environ.get(URL_VARIABLE) or storage_url(loaded, layout)
@@ -75,5 +78,9 @@ def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
                 run_worker(open_session(loaded, layout, url), worker, started_at=started_at)
         except AttnSearchError as error:
             print_line("; ".join(line.strip() for line in str(error).splitlines()))
-            return exit_code(error)
+            return worker_exit_code(error)
+        except Exception as error:
+            logger.exception("the worker met an unexpected error")
+            print_line(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
+            return TRANSIENT
     return INTERRUPTED if worker.stop.is_set() else DONE

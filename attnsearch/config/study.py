@@ -151,6 +151,9 @@ class Retention(Settings):
         False,
         description="Delete the files of the other trials at the end; false waits for `attnsearch prune-files`.",
     )
+    resume: bool = Field(
+        False, description="Keep the resume checkpoints of finished trials, with optimizer state; 3 times the weights."
+    )
 
 
 class StudyConfig(Settings):
@@ -193,6 +196,9 @@ class StudyConfig(Settings):
         300.0,
         ge=1,
         description="Seconds without progress after which a trial is taken from its worker, or 3 epochs if longer.",
+    )
+    storage_patience_s: float = Field(
+        300.0, ge=0, description="Seconds that a database server may be away before the search stops; 0 never waits."
     )
     n_workers: int | None = Field(
         None, ge=1, description="Worker processes; null means one per GPU, or one on a machine without."

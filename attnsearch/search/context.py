@@ -1,4 +1,8 @@
-"""The link between a running trial and its study: lease, records, pruning, stop requests."""
+"""The link between a running trial and its study: lease, records, pruning, stop requests.
+
+What a trial tells the store is written by one background thread, in order. Training waits for it after each epoch, but
+not while a database server is away: then it continues, and what has gathered is written when the server is back.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +25,7 @@ from attnsearch.types import EpochRecord
 
 SLOWEST_EPOCHS_PER_LEASE = 3
 VERIFY_EVERY_S = 10.0
+_ASK_WHETHER_AWAY_S = 0.2
 
 
 def boot_clock() -> float:
@@ -63,30 +69,40 @@ class SearchContext:
         self._lease_s = session.loaded.study.lease_s
         self._verified_at = clock()
         self._curve = self._stored_curve()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"trial {self.number}")
+        self._pending: list[Future[None]] = []
+
+    def close(self) -> None:
+        """Drops what is not written yet."""
+        self._writer.shutdown(wait=False, cancel_futures=True)
 
     def check(self) -> None:
-        """Raises `TrialInterrupted` or `LeaseLost`; asks the database only when the last answer has aged.
+        """Raises `TrialInterrupted`, or what the store answered: `LeaseLost` or `StoreError`.
 
-        A lease lasts far longer than an answer, so that a worker that slept through its lease (a paused process, a
-        suspended machine) always asks before it writes.
+        Renews the lease now and then in the background. After a pause as long as the lease (a stopped process, a
+        suspended machine) the answer is awaited, so that an attempt that lost its trial writes nothing more.
         """
         if self._worker.stop.is_set():
             raise TrialInterrupted
-        if self._clock() - self._verified_at > min(VERIFY_EVERY_S, self._lease_s / 10):
-            self._session.leases.renew(self.number, self.attempt, duration_s=self._lease_s)
-            self._verified_at = self._clock()
+        self._raise_faults()
+        age_s = self._clock() - self._verified_at
+        if age_s > self._lease_s:
+            self._submit(self._renew)
+            self.flush()
+        elif age_s > min(VERIFY_EVERY_S, self._lease_s / 10) and not self._pending:
+            self._submit(self._renew)
 
     def record(self, records: list[EpochRecord]) -> None:
         """Puts all epochs so far into the database, and renews the lease for at least three of the slowest of them."""
-        write_epochs(self._session.database.engine, self._session.uuid, self.number, self.attempt, records)
         seconds: dict[int, float] = {}
         for record in records:
             seconds[record.epoch] = seconds.get(record.epoch, 0.0) + record.seconds
         self._lease_s = max(
             self._session.loaded.study.lease_s, SLOWEST_EPOCHS_PER_LEASE * max(seconds.values(), default=0.0)
         )
-        self._session.leases.renew(self.number, self.attempt, epoch=max(seconds, default=0), duration_s=self._lease_s)
-        self._verified_at = self._clock()
+        so_far = list(records)
+        self._submit(lambda: self._write(so_far))
+        self._settle()
         if self._worker.is_orphan():
             self._worker.stop.set()
 
@@ -96,21 +112,55 @@ class SearchContext:
         if step in self._curve:
             return
         self._curve[step] = value
+        curve = dict(self._curve)
         if self._is_shadowed():
-            shadow.write_curve(self._trial, self._curve)
+            self._submit(lambda: shadow.write_curve(self._trial, curve))
         else:
-            self._trial.report(value, step)
+            self._submit(lambda: self._trial.report(value, step))
+        self._settle()
 
     def should_prune(self) -> bool:
-        """Whether the pruner would end the trial now."""
+        """Whether the pruner would end the trial now; not while the server is away, where it cannot be asked."""
         config = self._session.loaded.study
-        if config.pruner is None:
+        if config.pruner is None or self._pending:
             return False
         if not self._is_shadowed():
             return self._trial.should_prune()
         return shadow.should_prune(
             self._session.trials(), self._trial, pruner=build_pruner(config), direction=config.monitor_direction
         )
+
+    def flush(self) -> None:
+        """Waits until everything is written, however long the server may be away.
+
+        Raises:
+            LeaseLost, StoreError: what the store answered.
+        """
+        wait(self._pending)
+        self._raise_faults()
+
+    def _settle(self) -> None:
+        """As `flush`, but returns at once while the server is away."""
+        while wait(self._pending, timeout=_ASK_WHETHER_AWAY_S).not_done and not self._session.database.is_away:
+            pass
+        self._raise_faults()
+
+    def _submit(self, write: Callable[[], None]) -> None:
+        self._pending.append(self._writer.submit(write))
+
+    def _raise_faults(self) -> None:
+        while self._pending and self._pending[0].done():
+            self._pending.pop(0).result()
+
+    def _renew(self) -> None:
+        self._session.leases.renew(self.number, self.attempt, duration_s=self._lease_s)
+        self._verified_at = self._clock()
+
+    def _write(self, records: list[EpochRecord]) -> None:
+        write_epochs(self._session.database.engine, self._session.uuid, self.number, self.attempt, records)
+        last = max((record.epoch for record in records), default=0)
+        self._session.leases.renew(self.number, self.attempt, epoch=last, duration_s=self._lease_s)
+        self._verified_at = self._clock()
 
     def _is_shadowed(self) -> bool:
         """Whether what is reported, the monitor, is anything else than the one objective that Optuna prunes by."""

@@ -1,4 +1,4 @@
-"""Returns trials whose worker is gone to WAITING, under their number; gives up on those that kill every worker."""
+"""Returns trials to WAITING, under their number: those whose worker is gone, and those that a fault interrupted."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import logging
 import time
 from collections.abc import Callable
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.errors import LeaseLost
 from attnsearch.search.session import Session
 from attnsearch.search.study import ENDED_AT
 from attnsearch.store.leases import HELD, Lease
+from attnsearch.store.servers import repeated
 
 logger = logging.getLogger(__name__)
 
 MAX_STALLED_ATTEMPTS = 3
-KILLED_REPEATEDLY = (
-    f"killed repeatedly: {MAX_STALLED_ATTEMPTS} attempts in a row finished no epoch; "
-    "often too little memory: lower train.batch_size or raise train.accumulation"
-)
+RETURNED = "returned"
+"""The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
+KILLED = "the worker was killed; often too little memory: lower train.batch_size or raise train.accumulation"
 
 
+@repeated
 def recover(session: Session, *, is_dead: Callable[[str], bool]) -> list[int]:
     """Takes back every running trial that no living worker holds.
 
@@ -47,13 +49,33 @@ def _take_back(session: Session, trial: FrozenTrial, seen: Lease | None) -> bool
         stalled = session.leases.take_back(trial.number, seen.attempt if seen is not None else None)
     except LeaseLost:
         return False
-    if stalled < MAX_STALLED_ATTEMPTS:
-        logger.info("trial %d lost its worker and goes back to waiting", trial.number)
-        session.return_to_waiting(trial)
-        return True
-    logger.warning("trial %d failed: %s", trial.number, KILLED_REPEATEDLY)
-    storage = session.database.storage
-    for key, value in {"error": KILLED_REPEATEDLY, ENDED_AT: time.time()}.items():
-        storage.set_trial_user_attr(trial._trial_id, key, value)
-    session.study.tell(trial.number, state=TrialState.FAIL)
+    return_trial(session, trial, stalled=stalled, reason=KILLED)
     return True
+
+
+def return_trial(session: Session, trial: FrozenTrial | optuna.Trial, *, stalled: int, reason: str) -> None:
+    """Makes the next claim continue a trial from its last epoch; its lease has ended. Needs `session.exclusive`.
+
+    After three attempts in a row without a new epoch the trial fails, but only if other trials have finished epochs
+    since the first of them: otherwise the fault may be the machine's.
+
+    Args:
+        stalled: attempts in a row that finished no new epoch, the last one included.
+        reason: what ended the last attempt, shown with the trial.
+    """
+    storage, elsewhere = session.database.storage, session.leases.n_epochs(without=trial.number)
+    before = trial.user_attrs.get(RETURNED, {}).get("epochs_elsewhere", elsewhere) if stalled > 1 else elsewhere
+    if stalled >= MAX_STALLED_ATTEMPTS and elsewhere > before:
+        _fail(session, trial, f"{stalled} attempts in a row finished no epoch: {reason}")
+        return
+    note = {"reason": reason, "attempts": stalled, "epochs_elsewhere": before}
+    storage.set_trial_user_attr(trial._trial_id, RETURNED, note)
+    session.return_to_waiting(trial)
+    logger.info("trial %d goes back to waiting: %s", trial.number, reason)
+
+
+def _fail(session: Session, trial: FrozenTrial | optuna.Trial, error: str) -> None:
+    logger.warning("trial %d failed: %s", trial.number, error)
+    for key, value in {"error": error, ENDED_AT: time.time()}.items():
+        session.database.storage.set_trial_user_attr(trial._trial_id, key, value)
+    session.study.tell(trial.number, state=TrialState.FAIL)

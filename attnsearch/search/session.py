@@ -81,6 +81,10 @@ class Session:
         """Trials in some states, all where none is named."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
+    def is_finished(self, trial: FrozenTrial | optuna.Trial) -> bool:
+        """Whether the database has an end of this trial."""
+        return self.database.storage.get_trial(trial._trial_id).state.is_finished()
+
     def return_to_waiting(self, trial: FrozenTrial | optuna.Trial) -> None:
         """Makes the next ask hand out this trial again, under its number and with its parameters. Needs `exclusive`."""
         self.database.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)

@@ -19,6 +19,7 @@ class Database:
     url: str
     storage: BaseStorage
     engine: Engine
+    is_away: bool = False
 
 
 def open_database(url: str, *, create: bool = False) -> Database:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.load import LoadedStudy
 from attnsearch.config.scores import VERSION, family_of
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.search.storage import Database
 
 IDENTITY = "attnsearch_identity"
@@ -187,6 +187,22 @@ def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
         if n_in_a_row == N_FAILED_TO_STOP:
             return True
     return False
+
+
+def take_trial(study: optuna.Study, waiting: FrozenTrial | None) -> optuna.Trial:
+    """Makes a waiting trial, or a new one, a running trial. Needs the lock of the study.
+
+    `study.ask` would take the first waiting trial, whichever it is.
+
+    Raises:
+        TransientStoreError: the waiting trial was taken by a process that the lock does not reach.
+    """
+    study._thread_local.cached_all_trials = None  # as `ask` does: the sampler sees the trials of other workers
+    if waiting is None:
+        return optuna.Trial(study, study._storage.create_new_trial(study._study_id))
+    if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+        raise TransientStoreError(f"trial {waiting.number} was taken by another process that does not share the lock")
+    return optuna.Trial(study, waiting._trial_id)
 
 
 def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[FrozenTrial]:

@@ -15,10 +15,11 @@ from attnsearch.config.load import LoadedStudy, resolved_study, with_settings
 from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.device import worker_gpus
-from attnsearch.errors import AttnSearchError, ConfigError, StoreError
+from attnsearch.errors import ConfigError, SearchStopped, StoreError
 from attnsearch.search.checkpoints import resolve_checkpoints_of
+from attnsearch.search.crew import Crew
 from attnsearch.search.preflight import check_models
-from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, kill, signals_held, start_worker
+from attnsearch.search.processes import is_dead
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.recover import recover
 from attnsearch.search.score_checks import check_scores
@@ -39,19 +40,13 @@ from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.files import atomic_write, make_folder, remove_stale_temporaries
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.retention import remove
+from attnsearch.store.retention import remove, remove_resumes
 from attnsearch.store.urls import redact_literals
 from attnsearch.training.sources import check_sources
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
-RECOVER_EVERY_S = 5.0
-STOP_GRACE_S = 60.0
-MAX_DEATHS_AT_START = 3
-START_S = 20.0
-MISUSED = 2  # exit code of a fault in what the user wrote
-STOPPED = 130  # exit code of a worker that someone asked to stop; the study is not over
 
 Outcome = Literal["finished", "time_limit", "interrupted"]
 Tick = Callable[[Session], None]
@@ -181,9 +176,10 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
 
     Raises:
         AttnSearchError: a fault that stops the study; its text is what the worker reported.
+        SearchStopped: workers or trials failed one after the other, or all workers left.
     """
     recover(session, is_dead=is_dead)  # trials that a killed search has left, also where nothing is to be done any more
-    if n_finished(session.trials()) >= session.loaded.study.n_trials:
+    if _is_done(session):
         return "finished"
     started_at = time.time()
     deadline = started_at + (session.loaded.study.time_limit_s or float("inf"))
@@ -196,113 +192,43 @@ def supervise(session: Session, *, n_workers: int, should_stop: Callable[[], boo
             time.sleep(TICK_S)
         if should_stop():
             return "interrupted"
-        if n_finished(session.trials()) >= session.loaded.study.n_trials:
+        if _is_done(session):
             return "finished"
         if time.time() >= deadline:
             return "time_limit"
-        _refuse_failing(session, started_at)
-        return "interrupted"
+        raise _explain_end(session, started_at)
     finally:
         crew.stop()
+        _tidy(session)
+
+
+def _is_done(session: Session) -> bool:
+    return n_finished(session.trials()) >= session.loaded.study.n_trials
+
+
+def _tidy(session: Session) -> None:
+    """Leaves database and folder as a next start wants them; that start does it where the store refuses now."""
+    try:
         recover(session, is_dead=is_dead)
+        if not session.loaded.study.retention.resume:
+            remove_resumes([t.number for t in session.trials() if t.state.is_finished()], session.layout)
         remove_stale_temporaries(session.layout.study_dir)
         checkpoint_wal(session.database.url)
+    except StoreError as error:
+        logger.warning("the next start cleans up what this one leaves: %s", error)
 
 
-def _refuse_failing(session: Session, started_at: float) -> None:
-    trials = session.trials()
-    if n_finished(trials) < session.loaded.study.n_trials and is_failing(trials, since=started_at):
-        reasons = "; ".join(
-            f"trial {t.number}: {t.user_attrs.get('error')}" for t in trials if t.user_attrs.get("error")
-        )
-        raise StoreError(
-            f"study {session.loaded.study.name!r} stopped: {N_FAILED_TO_STOP} trials failed in a row ({reasons})"
-        )
-
-
-@dataclass
-class Crew:
-    """The workers of a study: restarts those that a signal ended, and takes back the trials of those that it killed.
-
-    Nothing runs before `start`; from then on `stop` ends all that was started, wherever a fault or a signal came.
-    """
-
-    session: Session
-    n_workers: int
-    started_at: float
-
-    def __post_init__(self) -> None:
-        self._gpus = worker_gpus(self.session.loaded.experiment.runtime.device)
-        self._workers: dict[int, WorkerProcess] = {}
-        self._recovered_at = time.monotonic()
-        self._deaths_at_start = 0
-
-    def start(self) -> None:
-        """Starts all workers."""
-        for index in range(self.n_workers):
-            self._start(index)
-
-    def _start(self, index: int) -> None:
-        with signals_held():  # a process that was started is always known to `stop`
-            self._workers[index] = start_worker(
-                self.session.layout,
-                self.session.database.url,
-                index,
-                n_workers=self.n_workers,
-                gpus=self._gpus,
-                n_threads=self.session.loaded.experiment.runtime.n_threads,
-                started_at=self.started_at,
-            )
-
-    def is_working(self) -> bool:
-        """Whether any worker still has, or may get, something to do; brings dead ones back."""
-        died = []
-        for worker, code in [(worker, worker.poll()) for worker in self._workers.values()]:
-            if code is not None and (code < 0 or code == STOPPED):
-                died.append(worker)
-            elif code:
-                raise _fault_of(worker, code)
-        if died or time.monotonic() - self._recovered_at > RECOVER_EVERY_S:
-            recover(self.session, is_dead=is_dead)
-            self._recovered_at = time.monotonic()
-        for worker in died:
-            self._replace(worker)
-        return any(worker.poll() is None for worker in self._workers.values())
-
-    def _replace(self, worker: WorkerProcess) -> None:
-        self._deaths_at_start = self._deaths_at_start + 1 if time.monotonic() - worker.started_at < START_S else 0
-        if self._deaths_at_start > MAX_DEATHS_AT_START * self.n_workers:
-            raise StoreError(f"{worker.log.name}: workers die as soon as they start ({_end_of(worker)}); see this log")
-        logger.warning("worker %d ended (%s) and is started again", worker.index, _end_of(worker))
-        worker.close()
-        self._start(worker.index)
-
-    def stop(self) -> None:
-        """Ends all workers: kindly first, by force after a grace period or a second signal."""
-        try:
-            for worker in self._workers.values():
-                ask_to_stop(worker)
-            deadline = time.monotonic() + STOP_GRACE_S
-            while any(worker.poll() is None for worker in self._workers.values()) and time.monotonic() < deadline:
-                time.sleep(0.05)
-        finally:
-            with signals_held():
-                for worker in self._workers.values():
-                    kill(worker)
-            for worker in self._workers.values():
-                end(worker)
-
-
-def _end_of(worker: WorkerProcess) -> str:
-    """What ended a worker before the study was over."""
-    code = worker.poll() or 0
-    return "asked to stop" if code == STOPPED else f"signal {-code}"
-
-
-def _fault_of(worker: WorkerProcess, code: int) -> AttnSearchError:
-    """The error that a worker reported, as a kind with the same exit code."""
-    words = worker.last_words() or f"{worker.log.name}: a worker ended with code {code}; see this log"
-    return ConfigError(words) if code == MISUSED else StoreError(words)
+def _explain_end(session: Session, started_at: float) -> SearchStopped:
+    """Why all workers have ended though nobody asked them to and trials are left."""
+    study, trials = session.loaded.study, session.trials()
+    if is_failing(trials, since=started_at):
+        reasons = [f"trial {t.number}: {t.user_attrs['error']}" for t in trials if t.user_attrs.get("error")]
+        failed = f"{N_FAILED_TO_STOP} trials failed in a row ({'; '.join(reasons)})"
+        return SearchStopped(f"study {study.name!r} stopped: {failed}")
+    return SearchStopped(
+        f"study {study.name!r} stopped: all workers ended by themselves after {n_finished(trials)} of "
+        f"{study.n_trials} trials; see {session.layout.study_dir / 'worker*.log'}, then start the search again"
+    )
 
 
 def default_workers(session: Session) -> int:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,14 +19,27 @@ from attnsearch.config.layers import to_yaml
 from attnsearch.config.load import with_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.errors import AttnSearchError, LeaseLost, TrialError, TrialInterrupted
+from attnsearch.device import classify_device_error
+from attnsearch.errors import (
+    AttnSearchError,
+    ConfigError,
+    LeaseLost,
+    ServerUnavailable,
+    StoreError,
+    TrialError,
+    TrialInterrupted,
+    UnexpectedError,
+)
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.finish import attach_pictures, evaluate_kept, list_files
+from attnsearch.search.recover import return_trial
 from attnsearch.search.scoring import list_scores
 from attnsearch.search.session import Session
 from attnsearch.search.space import suggest_settings
-from attnsearch.search.study import ENDED_AT, build_sampler, derive_seed, is_failing, n_finished
-from attnsearch.store.files import atomic_write
+from attnsearch.search.study import ENDED_AT, build_sampler, derive_seed, is_failing, n_finished, take_trial
+from attnsearch.store.files import atomic_write, explain_os_error
+from attnsearch.store.retention import remove_resumes
+from attnsearch.store.servers import repeated
 from attnsearch.training.run import fit
 from attnsearch.types import SCORES, TrialResult
 
@@ -62,7 +75,8 @@ def run_worker(session: Session, worker: Worker, *, started_at: float) -> None:
         started_at: UTC seconds since 1970; failures before it do not count towards "three in a row".
 
     Raises:
-        AttnSearchError: a fault that other trials would meet too; the trial is marked failed first.
+        AttnSearchError: a fault that is not the setting's; the trial is returned first. A `TransientError` may pass,
+            and another worker may continue; after any other the study cannot.
     """
     data = OpenData()
     while not worker.stop.is_set() and not worker.is_orphan():
@@ -76,19 +90,26 @@ def run_worker(session: Session, worker: Worker, *, started_at: float) -> None:
 
 
 def claim_next(session: Session, worker: Worker, *, started_at: float) -> Claim | Literal["done", "wait"]:
-    """The next trial under a fresh lease; "wait" while running trials may still fill the budget."""
+    """The next trial under a fresh lease; "wait" while running trials may still fill the budget.
+
+    Trials whose last attempts finished no epoch come last, so that others show whether the fault is theirs.
+    """
     config = session.loaded.study
     with session.exclusive():
         trials = session.trials()
         n_done = n_finished(trials)
         if n_done >= config.n_trials or is_failing(trials, since=started_at):
             return "done"
-        if n_done + sum(trial.state == TrialState.RUNNING for trial in trials) >= config.n_trials:
+        n_taken = n_done + sum(trial.state == TrialState.RUNNING for trial in trials)
+        if n_taken >= config.n_trials:
             return "wait"
-        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
-        number = min(waiting, default=len(trials))
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        stalled = session.leases.stalled() if waiting else set()
+        waiting.sort(key=lambda trial: (trial.number in stalled, trial.number))
+        is_new = not waiting or (waiting[0].number in stalled and n_taken + len(waiting) < config.n_trials)
+        number = len(trials) if is_new else waiting[0].number
         session.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
-        trial = session.study.ask()
+        trial = take_trial(session.study, None if is_new else waiting[0])
         attempt = session.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
     return Claim(trial, attempt)
 
@@ -97,7 +118,7 @@ def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) ->
     """Runs one trial to its end, whatever that is.
 
     Raises:
-        AttnSearchError: not this trial's own fault (config, data, store), or an unexpected error.
+        AttnSearchError: a fault that is not the setting's: config, data, store, device, or an unexpected exception.
     """
     try:
         ended = _run(session, worker, claim, data)
@@ -108,50 +129,88 @@ def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) ->
         )
     except TrialInterrupted:
         give_back(session, claim)
-    except TrialError as error:
-        _tell_failed(session, claim, str(error))
-    except AttnSearchError as error:
-        _tell_failed(session, claim, str(error))
-        raise
     except Exception as error:
-        logger.exception("trial %d met an unexpected error", claim.trial.number)
-        _tell_failed(session, claim, f"unexpected {type(error).__name__}: {error}")
-        raise
+        fault = explain_fault(error, session)
+        if isinstance(fault, TrialError):
+            _tell_failed(session, claim, str(fault))
+            return
+        logger.warning("trial %d met a fault that is not its own", claim.trial.number, exc_info=True)
+        _give_back_after(session, claim, fault)
+        raise fault from error
+
+
+def explain_fault(error: Exception, session: Session) -> AttnSearchError:
+    """What an exception out of a trial means; its type decides what becomes of the trial and of the study.
+
+    `TrialError`: the setting is bad, the trial fails and the study continues. `TransientError`: the trial is returned
+    and another worker continues it. Any other: the trial is returned and the study stops until a person acts.
+    """
+    if isinstance(error, AttnSearchError):
+        return error
+    if isinstance(error, OSError):
+        return explain_os_error(error, session.layout.study_dir)
+    text = " ".join(str(error).split())
+    return classify_device_error(error) or UnexpectedError(f"unexpected {type(error).__name__}: {text}")
+
+
+def _give_back_after(session: Session, claim: Claim, fault: AttnSearchError) -> None:
+    """Returns the trial where the store still takes it; else `recover` does, once this worker is gone."""
+    if isinstance(fault, ServerUnavailable):
+        return
+    try:
+        give_back(session, claim, fault=fault)
+    except StoreError as error:
+        logger.warning("trial %d stays with this worker until the next start: %s", claim.trial.number, error)
 
 
 def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> TrialResult:
     number, attempt = claim.trial.number, claim.attempt
     config = trial_config(session, claim.trial)
     layout = session.layout.trial(number)
-    context = SearchContext(session, worker, claim.trial, attempt=attempt, seed=config.seed, directory=layout.directory)
-    atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
-    source = data.of(config)
-    result = fit(config, context, data=source)
-    if result.state == "complete":
-        result = evaluate_kept(config, result, layout, source, check=context.check)
-        list_files(session, number, attempt)
-        list_scores(session, claim.trial, attempt)
-        attach_pictures(session, claim.trial, source, check=context.check)
+    with closing(
+        SearchContext(session, worker, claim.trial, attempt=attempt, seed=config.seed, directory=layout.directory)
+    ) as context:
+        atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
+        source = data.of(config)
+        result = fit(config, context, data=source)
+        if result.state == "complete":
+            result = evaluate_kept(config, result, layout, source, check=context.check)
+            list_files(session, number, attempt)
+            list_scores(session, claim.trial, attempt)
+            attach_pictures(session, claim.trial, source, check=context.check)
+        context.flush()
     return result
 
 
 def trial_config(session: Session, trial: optuna.Trial) -> ExperimentConfig:
-    """The experiment of one trial; its seed derives from the study's seed and its number."""
+    """The experiment of one trial; its seed derives from the study's seed and its number.
+
+    Raises:
+        TrialError: the drawn values do not fit together.
+    """
     settings = suggest_settings(trial, session.loaded.study.space)
     seed = derive_seed(session.loaded.study.seed, "trial", trial.number)
-    return with_settings(session.loaded.experiment, {**settings, "seed": seed})
+    try:
+        return with_settings(session.loaded.experiment, {**settings, "seed": seed})
+    except ConfigError as error:
+        raise TrialError("; ".join(str(error).splitlines())) from error
 
 
-def give_back(session: Session, claim: Claim) -> None:
-    """Returns a running trial to WAITING, from where it continues after its last epoch; nothing counts as failed."""
-    with session.exclusive():
-        try:
-            session.leases.check(claim.trial.number, claim.attempt)
-        except LeaseLost:
-            return
-        session.return_to_waiting(claim.trial)
-        session.leases.release(claim.trial.number, claim.attempt, stalled=False)
-    logger.info("trial %d goes back to waiting", claim.trial.number)
+@repeated
+def give_back(session: Session, claim: Claim, *, fault: AttnSearchError | None = None) -> None:
+    """Returns a running trial to WAITING, from where it continues after its last epoch.
+
+    Args:
+        fault: what ended the attempt, which then counts; None for a stop that somebody asked for.
+    """
+    number = claim.trial.number
+    with session.exclusive(), suppress(LeaseLost):
+        stalled = session.leases.release(number, claim.attempt, stalled=fault is not None)
+        if fault is None:
+            session.return_to_waiting(claim.trial)
+            logger.info("trial %d goes back to waiting", number)
+        else:
+            return_trial(session, claim.trial, stalled=stalled, reason=str(fault))
 
 
 def _tell_failed(session: Session, claim: Claim, reason: str) -> None:
@@ -165,6 +224,7 @@ def _failed(reason: str) -> TrialResult:
     )
 
 
+@repeated
 def _tell(session: Session, claim: Claim, ended: TrialResult) -> None:
     """The one place where a trial ends: attributes for the dashboard, constraints, state and values."""
     config, trial = session.loaded.study, claim.trial
@@ -172,18 +232,21 @@ def _tell(session: Session, claim: Claim, ended: TrialResult) -> None:
     if values is None and ended.state == "complete":
         ended = _failed(_undefined(config, ended))
     with session.exclusive():
-        session.leases.check(trial.number, claim.attempt)
-        for key, value in attributes(session, trial.number, ended).items():
-            trial.set_user_attr(key, value)
-        if ended.state == "complete":
-            for name, excess in constraint_values(config, ended.metrics).items():
-                trial.set_constraint(name, excess)
-        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[ended.state]
-        session.study.tell(trial, values if ended.state == "complete" else None, state=state)
+        if not session.is_finished(trial):  # else it was told already, and only the answer was lost
+            session.leases.check(trial.number, claim.attempt)
+            for key, value in attributes(session, trial.number, ended).items():
+                trial.set_user_attr(key, value)
+            if ended.state == "complete":
+                for name, excess in constraint_values(config, ended.metrics).items():
+                    trial.set_constraint(name, excess)
+            state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+            session.study.tell(trial, values if ended.state == "complete" else None, state=state[ended.state])
         session.leases.release(trial.number, claim.attempt, stalled=False)
     logger.info(
         "trial %d ended %s%s", trial.number, ended.state, f": {ended.error}" if ended.error else f" with {values}"
     )
+    if not config.retention.resume:
+        remove_resumes([trial.number], session.layout)
 
 
 def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | None:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from attnsearch.errors import AttnSearchError, StoreError
+from attnsearch.errors import AttnSearchError, StoreError, TransientStoreError
 from attnsearch.store.layout import is_temporary, temporary_path, writer_of
 
 if TYPE_CHECKING:
@@ -36,14 +36,18 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def explain_os_error(error: OSError, path: Path) -> StoreError:
-    """The one-line `StoreError` for an error met at `path`, or at the file that the error itself names."""
+    """The one-line `StoreError` for an error met at `path`, or at the file that the error itself names.
+
+    Where there is nothing that a person must change first, it is a `TransientStoreError`.
+    """
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
     where = path if is_temporary(named) else named
-    reason = error.strerror or str(error)
-    return StoreError(f"{where}: {reason}; {_mend(error.errno, where)}")
+    remedy = _remedy(error.errno, where)
+    kind = StoreError if remedy else TransientStoreError
+    return kind(f"{where}: {error.strerror or error}; {remedy or 'check the disk that holds it'}")
 
 
-def _mend(code: int | None, path: Path) -> str:
+def _remedy(code: int | None, path: Path) -> str | None:
     if code in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{free_bytes(path) // _MIB} MiB are free there, "
@@ -55,7 +59,7 @@ def _mend(code: int | None, path: Path) -> str:
         return "the disk is mounted read-only, choose a results folder on another one"
     if code == errno.ENOENT:
         return "check the path for a misspelling"
-    return "check the disk that holds it"
+    return None
 
 
 def existing_ancestor(path: Path) -> Path:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select, update
 
 from attnsearch.errors import LeaseLost
 from attnsearch.store import tables
@@ -44,6 +44,8 @@ class Leases:
     def claim(self, number: int, worker: str, *, duration_s: float) -> int:
         """Starts the next attempt at a trial that Optuna handed out; a living older attempt loses its lease.
 
+        A worker that holds the trial already keeps its attempt: the answer to an earlier call did not reach it.
+
         Returns:
             The attempt, from 1.
         Raises:
@@ -51,6 +53,8 @@ class Leases:
         """
         with transaction(self._engine) as connection:
             row = self._locked(connection, number)
+            if row.state == HELD and row.worker == worker:
+                return int(row.attempt)
             values = {
                 "attempt": row.attempt + 1,
                 "worker": worker,
@@ -86,20 +90,27 @@ class Leases:
         with transaction(self._engine) as connection:
             require_lease(connection, self._study, number, attempt)
 
-    def release(self, number: int, attempt: int, *, stalled: bool) -> None:
-        """Ends the attempt from inside.
+    def release(self, number: int, attempt: int, *, stalled: bool) -> int:
+        """Ends the attempt from inside; releasing it twice counts once.
 
         Args:
             stalled: whether an attempt without a new epoch counts as one; False for an end, a clean stop or Ctrl-C.
+        Returns:
+            How many attempts in a row finished no new epoch.
         Raises:
             LeaseLost: the attempt no longer holds the trial.
             StoreError: the database refuses.
         """
         with transaction(self._engine) as connection:
+            row = _row(connection, self._study, number)
+            if row is not None and (row.attempt, row.state) == (attempt, RELEASED):
+                return int(row.stalled)
             row = _require_held(connection, self._study, number, attempt)
-            count = _stalled_after(row)
-            values = {"state": RELEASED, "stalled": count if stalled or count == 0 else row.stalled}
+            after = _stalled_after(row)
+            count = after if stalled or after == 0 else int(row.stalled)
+            values = {"state": RELEASED, "stalled": count}
             connection.execute(update(tables.leases).where(self._is(number)).values(values))
+            return count
 
     def take_back(self, number: int, attempt: int | None = None) -> int:
         """Ends the attempt from outside, for a worker that died or went silent; asking twice counts once.
@@ -130,6 +141,22 @@ class Leases:
         with transaction(self._engine) as connection:
             row = connection.execute(select(tables.leases).where(self._is(number))).one_or_none()
         return None if row is None else _lease(row)
+
+    def n_epochs(self, *, without: int | None = None) -> int:
+        """Epochs that all trials of the study have finished so far, one trial left out if asked."""
+        table = tables.leases
+        query = select(func.coalesce(func.sum(table.c.epoch), 0)).where(table.c.study == self._study)
+        if without is not None:
+            query = query.where(table.c.trial != without)
+        with transaction(self._engine) as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def stalled(self) -> set[int]:
+        """Numbers of the trials whose last attempts finished no new epoch."""
+        table = tables.leases
+        query = select(table.c.trial).where(table.c.study == self._study, table.c.stalled > 0)
+        with transaction(self._engine) as connection:
+            return set(connection.execute(query).scalars())
 
     def seconds_left(self, number: int) -> float:
         """Seconds until the trial's lease runs out, negative afterwards; 0 if nobody holds it."""

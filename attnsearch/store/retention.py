@@ -64,3 +64,15 @@ def remove(plan: Sequence[RemovableFile]) -> int:
                 file.path.unlink(missing_ok=True)
                 freed += file.bytes
     return freed
+
+
+def remove_resumes(numbers: Iterable[int], layout: StudyLayout) -> None:
+    """Deletes the resume checkpoints of finished trials: they hold several times what the kept one does.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    for trial in map(layout.trial, numbers):
+        with disk_errors(trial.directory):
+            for path in trial.resumes().values():
+                path.unlink(missing_ok=True)

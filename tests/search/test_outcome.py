@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import attnsearch.search.supervisor as module
+from attnsearch.errors import SearchStopped
 from attnsearch.search.session import Session
 from attnsearch.search.supervisor import supervise
 
@@ -16,14 +17,24 @@ Open = Callable[..., Session]
 
 @pytest.mark.parametrize(("n_done", "is_stopped", "outcome"), [
     (4, False, "finished"),
-    (1, False, "interrupted"),  # somebody ended the workers
     (1, True, "interrupted"),  # a signal to the whole group reached them first
 ])  # fmt: skip
 def test_search_whose_workers_ended_early_is_not_finished(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch, n_done: int, is_stopped: bool, outcome: str
 ) -> None:
     session = open_tiny(n_trials=4)
+    monkeypatch.setattr(module, "Crew", ended_crew(session, n_done))
+    assert supervise(session, n_workers=1, should_stop=lambda: is_stopped, tick=lambda _session: None) == outcome
 
+
+def test_workers_that_all_left_are_no_interruption(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_tiny(n_trials=4)
+    monkeypatch.setattr(module, "Crew", ended_crew(session, 1))
+    with pytest.raises(SearchStopped, match=r"all workers ended by themselves after 1 of 4 trials"):
+        supervise(session, n_workers=1, should_stop=lambda: False, tick=lambda _session: None)
+
+
+def ended_crew(session: Session, n_done: int) -> type:
     class EndedCrew:
         """Workers that have all ended without an error, after some trials."""
 
@@ -40,8 +51,7 @@ def test_search_whose_workers_ended_early_is_not_finished(
         def stop(self) -> None:
             """Nobody is left."""
 
-    monkeypatch.setattr(module, "Crew", EndedCrew)
-    assert supervise(session, n_workers=1, should_stop=lambda: is_stopped, tick=lambda _session: None) == outcome
+    return EndedCrew
 
 
 def test_stopped_search_starts_no_worker_again(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:

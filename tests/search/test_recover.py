@@ -1,4 +1,4 @@
-"""Trials of dead workers go back to waiting, and give up after three attempts without an epoch."""
+"""Trials of dead workers go back to waiting, and fail after three attempts without an epoch that others had."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
-from attnsearch.search.recover import KILLED_REPEATEDLY, recover
+from attnsearch.search.recover import KILLED, RETURNED, recover
 from attnsearch.search.session import Session
 from attnsearch.search.worker import claim_next
 
@@ -53,19 +53,44 @@ def test_trial_that_was_asked_for_but_never_claimed_goes_back(open_tiny: Open) -
     assert state(session) == TrialState.WAITING
 
 
-def test_third_attempt_without_an_epoch_fails_the_trial(open_tiny: Open) -> None:
+def kill(session: Session, name: str) -> None:
+    """One more worker takes the first trial and is killed."""
+    claim(session, name)
+    recover(session, is_dead=lambda holder: holder == name)
+
+
+def test_third_attempt_without_an_epoch_fails_the_trial_if_others_progress(open_tiny: Open) -> None:
+    session = open_tiny(n_trials=2)
+    kill(session, "here:1:a")
+    claim(session, "here:2:b")  # another trial: the stalled one comes last
+    session.leases.renew(1, 1, epoch=1, duration_s=100.0)
+    kill(session, "here:3:c")
+    kill(session, "here:4:d")
+    assert [trial.state.name for trial in session.trials()] == ["FAIL", "RUNNING"]
+    assert session.trials()[0].user_attrs["error"] == f"3 attempts in a row finished no epoch: {KILLED}"
+
+
+def test_third_attempt_without_an_epoch_fails_nothing_while_no_trial_progresses(open_tiny: Open) -> None:
     session = open_tiny(n_trials=1)
-    for _ in range(3):
-        claim(session)
-        recover(session, is_dead=lambda name: True)
-    assert state(session) == TrialState.FAIL
-    assert session.trials()[0].user_attrs["error"] == KILLED_REPEATEDLY
+    for name in ("here:1:a", "here:2:b", "here:3:c", "here:4:d"):
+        kill(session, name)
+    assert state(session) == TrialState.WAITING
+    assert session.trials()[0].user_attrs[RETURNED] == {"reason": KILLED, "attempts": 4, "epochs_elsewhere": 0}
+
+
+def test_progress_before_the_first_return_blames_no_trial(open_tiny: Open) -> None:
+    session = open_tiny(n_trials=2)
+    claim(session, "here:1:a")
+    session.leases.renew(0, 1, epoch=9, duration_s=100.0)
+    for name in ("here:2:b", "here:3:c", "here:4:d"):
+        kill(session, name)
+    assert [trial.state.name for trial in session.trials()] == ["RUNNING", "WAITING"]
 
 
 def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) -> None:
     session = open_tiny(n_trials=1)
     for attempt in (1, 2, 3, 4):
-        claim(session)
+        claim(session, f"here:{attempt}:a")
         session.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
         recover(session, is_dead=lambda name: True)
     assert state(session) == TrialState.WAITING

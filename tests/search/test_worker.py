@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.errors import DataError, LeaseLost, NonFiniteLoss, TrialInterrupted
+from attnsearch.errors import (
+    ConfigError,
+    ConnectionLost,
+    DataError,
+    DeviceError,
+    LeaseLost,
+    NonFiniteLoss,
+    StoreError,
+    TransientError,
+    TrialInterrupted,
+    UnexpectedError,
+)
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
+from attnsearch.search.recover import RETURNED
 from attnsearch.search.session import Session
 from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
-from attnsearch.store.leases import HELD
+from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
 
 Open = Callable[..., Session]
@@ -83,28 +98,121 @@ def test_three_failures_in_a_row_stop_the_worker(open_tiny: Open, play: Callable
     assert [trial.state.name for trial in session.trials()] == ["FAIL"] * 3
 
 
-def test_data_error_fails_the_trial_and_stops_the_study(open_tiny: Open, play: Callable[[Run], None]) -> None:
+@pytest.mark.parametrize(
+    ("raised", "reported", "words"),
+    [
+        (DataError("data/x.jpg is truncated"), DataError, "data/x.jpg is truncated"),
+        (ConfigError("train.teacher is gone"), ConfigError, "train.teacher is gone"),
+        (StoreError("/disk: full"), StoreError, "/disk: full"),
+        (OSError(errno.ENOSPC, "No space left", "/maps.npy"), StoreError, "/maps.npy: No space left; .* MiB are free"),
+        (OSError(errno.EIO, "Input/output error", "/x.npy"), TransientError, "/x.npy: Input/output error"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceError, "illegal memory access"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceError, "CUDNN_STATUS_EXECUTION_FAILED"),
+        (KeyError("oops"), UnexpectedError, "unexpected KeyError: 'oops'"),
+    ],
+)
+def test_fault_that_is_not_the_settings_returns_the_trial(
+    open_tiny: Open, play: Callable[[Run], None], raised: Exception, reported: type[Exception], words: str
+) -> None:
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
-        raise DataError("data/x.jpg is truncated")
+        raise raised
 
     play(run)
     session = open_tiny()
-    with pytest.raises(DataError, match=r"data/x\.jpg"):
+    with pytest.raises(reported, match=words):
         work(session)
     (trial,) = session.trials()
-    assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["error"] == "data/x.jpg is truncated"
+    assert trial.state == TrialState.WAITING
+    assert re.search(words, trial.user_attrs[RETURNED]["reason"])
+    assert session.leases.stalled() == {0}
 
 
-def test_unexpected_error_fails_the_trial_with_its_kind(open_tiny: Open, play: Callable[[Run], None]) -> None:
+def test_faults_between_epochs_are_forgiven(open_tiny: Open, play: Callable[[Run], None]) -> None:
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
-        raise KeyError("oops")
+        context.record([record(epoch, 0.5) for epoch in range(1, context.attempt + 1)])
+        if context.attempt == 6:
+            return result(val_accuracy=0.5)
+        raise RuntimeError("CUDA error: unknown error")
 
     play(run)
-    session = open_tiny()
-    with pytest.raises(KeyError):
-        work(session)
-    assert session.trials()[0].user_attrs["error"] == "unexpected KeyError: 'oops'"
+    session = open_tiny(n_trials=1)
+    for _ in range(5):
+        with pytest.raises(DeviceError):
+            work(session)
+    work(session)
+    assert [trial.state.name for trial in session.trials()] == ["COMPLETE"]
+    assert session.leases.of_trial(0).attempt == 6  # type: ignore[union-attr]
+
+
+def test_trial_whose_every_attempt_faults_fails_after_three_while_others_run(
+    open_tiny: Open, play: Callable[[Run], None]
+) -> None:
+    def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
+        if context.number == 0:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        context.record([record(1, 0.5)])
+        return result(val_accuracy=0.5)
+
+    play(run)
+    session = open_tiny(n_trials=3)
+    for _ in range(3):
+        with pytest.raises(DeviceError):
+            work(session)
+    work(session)
+    assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert "device-side assert" in session.trials()[0].user_attrs["error"]
+
+
+def test_drawn_values_that_do_not_fit_together_fail_their_trial_alone(
+    open_tiny: Open, play: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(lambda config, context: result(val_accuracy=0.5))
+    session = open_tiny(n_trials=1)
+    original = module.with_settings
+
+    def refuse_first(experiment: ExperimentConfig, settings: Any) -> ExperimentConfig:
+        if len(session.trials()) == 1:
+            raise ConfigError("model.stage must lie before the last one, got 4")
+        return original(experiment, settings)
+
+    monkeypatch.setattr(module, "with_settings", refuse_first)
+    work(session)
+    assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE"]
+    assert session.trials()[0].user_attrs["error"] == "model.stage must lie before the last one, got 4"
+
+
+def test_end_whose_answer_was_lost_is_told_once(
+    open_tiny: Open, play: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(lambda config, context: result(val_accuracy=0.5))
+    session = open_tiny(n_trials=1)
+    tell, answers = session.study.tell, iter([ConnectionLost("server closed the connection")])
+
+    def tell_without_answer(*arguments: Any, **settings: Any) -> Any:
+        told = tell(*arguments, **settings)
+        if lost := next(answers, None):
+            raise lost
+        return told
+
+    monkeypatch.setattr(session.study, "tell", tell_without_answer)
+    work(session)
+    (trial,) = session.trials()
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
+    assert session.leases.of_trial(0).state == RELEASED  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_finished_trial_keeps_its_resume_checkpoint_only_if_asked(
+    open_tiny: Open, play: Callable[[Run], None], keep: bool
+) -> None:
+    def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
+        (context.directory / "resume.1.pt").touch()
+        return result(val_accuracy=0.5)
+
+    play(run)
+    session = open_tiny(n_trials=1, retention={"resume": keep})
+    work(session)
+    assert bool(session.layout.trial(0).resumes()) is keep
 
 
 def test_objective_that_is_not_finite_fails_the_trial(open_tiny: Open, play: Callable[[Run], None]) -> None:

@@ -1,0 +1,161 @@
+"""The workers of a running search: keeps as many alive as asked, and decides when that has become useless."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from attnsearch.device import worker_gpus
+from attnsearch.errors import AttnSearchError, ConfigError, SearchStopped, StoreError
+from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, kill, signals_held, start_worker
+from attnsearch.search.recover import recover
+from attnsearch.search.session import Session
+
+logger = logging.getLogger(__name__)
+
+RECOVER_EVERY_S = 5.0
+STOP_GRACE_S = 60.0
+PAUSES_S = (1.0, 5.0, 30.0)
+"""Before an ended worker is replaced, by the number of workers before it that ended without progress."""
+DONE, MISUSED, TRANSIENT, STOPPED = 0, 2, 75, 130
+"""Exit codes of a worker: nothing left to do, a fault in what the user wrote, one that may pass, asked to stop."""
+
+
+@dataclass
+class Restarts:
+    """Counts workers that ended one after the other while no trial finished an epoch.
+
+    Workers that end together, as by one reset of a driver, count once: only the end of a worker that was started after
+    the last counted end counts again.
+
+    Attributes:
+        n_epochs: of all trials, when the last end was counted.
+    """
+
+    n_epochs: int
+    n_fruitless: int = 0
+    counted_at: float = -float("inf")
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next worker is started."""
+        return PAUSES_S[min(self.n_fruitless, len(PAUSES_S) - 1)]
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether as many ended in a row as there are pauses."""
+        return self.n_fruitless >= len(PAUSES_S)
+
+    def count(self, *, started_at: float, now: float, n_epochs: int) -> None:
+        """Counts the end at `now` of a worker that was started at `started_at`; seconds of one clock."""
+        if n_epochs > self.n_epochs:
+            self.n_fruitless = 0
+        elif started_at >= self.counted_at:
+            self.n_fruitless += 1
+        else:
+            return
+        self.n_epochs, self.counted_at = n_epochs, now
+
+
+@dataclass
+class Crew:
+    """The workers of a study: replaces those that ended early, and takes back the trials of those that were killed.
+
+    Nothing runs before `start`; from then on `stop` ends all that was started, wherever a fault or a signal came.
+    """
+
+    session: Session
+    n_workers: int
+    started_at: float
+
+    def __post_init__(self) -> None:
+        self._gpus = worker_gpus(self.session.loaded.experiment.runtime.device)
+        self._workers: dict[int, WorkerProcess] = {}
+        self._due: dict[int, float] = {}  # index of a worker that ended early -> when it is started again
+        self._recovered_at = time.monotonic()
+
+    def start(self) -> None:
+        """Starts all workers."""
+        self._restarts = Restarts(self.session.leases.n_epochs())
+        for index in range(self.n_workers):
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        with signals_held():  # a process that was started is always known to `stop`
+            self._workers[index] = start_worker(
+                self.session.layout,
+                self.session.database.url,
+                index,
+                n_workers=self.n_workers,
+                gpus=self._gpus,
+                n_threads=self.session.loaded.experiment.runtime.n_threads,
+                started_at=self.started_at,
+            )
+
+    def is_working(self) -> bool:
+        """Whether any worker still has, or may get, something to do; replaces those that ended early.
+
+        Raises:
+            AttnSearchError: a worker met a fault that no other one can pass.
+            SearchStopped: three workers in a row ended without a new epoch of any trial.
+        """
+        ended = [worker for worker in self._workers.values() if worker.index not in self._due and worker.poll()]
+        if ended or time.monotonic() - self._recovered_at > RECOVER_EVERY_S:
+            recover(self.session, is_dead=is_dead)
+            self._recovered_at = time.monotonic()
+        for worker in ended:
+            self._look_after(worker, worker.poll() or DONE)
+        for index in [index for index, due_at in self._due.items() if due_at <= time.monotonic()]:
+            del self._due[index]
+            self._start(index)
+        return any(worker.poll() != DONE for worker in self._workers.values())
+
+    def _look_after(self, worker: WorkerProcess, code: int) -> None:
+        """Plans the replacement of a worker that ended early."""
+        reason = _reason(worker, code)
+        if code > 0 and code not in (TRANSIENT, STOPPED):
+            raise _error(reason, code)
+        now = time.monotonic()
+        if code != STOPPED:
+            n_epochs = self.session.leases.n_epochs()
+            self._restarts.count(started_at=worker.started_at, now=now, n_epochs=n_epochs)
+        if self._restarts.is_useless:
+            raise SearchStopped(
+                f"study {self.session.loaded.study.name!r} stopped: {len(PAUSES_S)} workers in a row ended without a "
+                f"new epoch of any trial, the last one because: {reason}; its trials wait for the next start of the "
+                f"search (log: {worker.log.name})"
+            )
+        pause_s = self._restarts.pause_s
+        logger.warning("worker %d ended (%s); another one starts in %g s", worker.index, reason, pause_s)
+        worker.close()
+        self._due[worker.index] = now + pause_s
+
+    def stop(self) -> None:
+        """Ends all workers: by SIGTERM first, by force after a grace period or a second signal."""
+        try:
+            for worker in self._workers.values():
+                ask_to_stop(worker)
+            deadline = time.monotonic() + STOP_GRACE_S
+            while any(worker.poll() is None for worker in self._workers.values()) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            with signals_held():
+                for worker in self._workers.values():
+                    kill(worker)
+            for worker in self._workers.values():
+                end(worker)
+
+
+def _reason(worker: WorkerProcess, code: int) -> str:
+    """Why a worker ended before the study was over, in one line."""
+    if code < 0:
+        return f"killed by signal {-code}"
+    if code == STOPPED:
+        return "asked to stop"
+    return worker.last_words() or f"exit code {code}, see {worker.log.name}"
+
+
+def _error(reason: str, code: int) -> AttnSearchError:
+    """The error that a worker reported, as a kind with the same exit code."""
+    return ConfigError(reason) if code == MISUSED else StoreError(reason)
