@@ -75,7 +75,8 @@ def test_third_worker_in_a_row_without_an_epoch_stops_the_study_with_its_reason(
         SearchStopped, match=r"3 workers in a row .* because: data\.root: no such folder; .*worker\.log"
     ):
         watch(crew, clock)
-    assert [worker.started_at for worker in started] == [100.0, 105.0, 136.0]  # pauses of 5 and 30 s, the second end seen at 106
+    # pauses of 5 and 30 s, the second end seen at 106
+    assert [worker.started_at for worker in started] == [100.0, 105.0, 136.0]
 
 
 def test_workers_that_somebody_ends_stop_no_study(open_tiny: Open, play: Any, clock: list[float]) -> None:
