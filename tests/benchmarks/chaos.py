@@ -1,0 +1,319 @@
+"""Harms real searches at random and checks that nothing is lost, twice or left over.
+
+python tests/benchmarks/chaos.py [--seed 1] [--database sqlite|postgresql] [--signals 50] [--only PHASE]
+
+Signals end or pause workers and searches; device errors come out of the training step; a results folder on a small
+tmpfs (needs root) is filled while trials run; the PostgreSQL server is stopped and started again. Every trial must end
+complete, with each epoch once, and with the very numbers of a search that nobody harmed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from attnsearch.errors import StoreError
+from attnsearch.store.database import open_reader
+from attnsearch.store.records import read_csv, read_epochs
+from tests.postgres import PostgresServer, find_binaries, running_server
+from tests.search.faults import Harmed, wait_for
+
+N_TRIALS, N_EPOCHS, N_WORKERS = 6, 12, 2
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
+LEASE_S = 10.0
+PAUSE_S = (1.0, 15.0)
+"""Some stopped processes sleep through their leases, some do not."""
+BETWEEN_S = (1.0, 8.0)
+DISK_MIB = 48
+POINTS = [{"train.optimizer.lr": round(1e-3 * (1 + index), 7)} for index in range(N_TRIALS)]
+
+#: Loaded by every Python process of a search: the first worker that sees the file raises what a broken device does.
+INJECTION = """
+    import importlib.abc, importlib.machinery, os, sys
+    from pathlib import Path
+
+    TRIGGER = Path(os.environ["CHAOS_TRIGGER"])
+
+    class Loop(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name != "attnsearch.training.loop":
+                return None
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            execute = spec.loader.exec_module
+            def exec_and_patch(module):
+                execute(module)
+                forward = module.forward
+                def harmed(*arguments, **settings):
+                    try:
+                        TRIGGER.unlink()
+                    except FileNotFoundError:
+                        return forward(*arguments, **settings)
+                    raise RuntimeError("CUDA error: unspecified launch failure")
+                module.forward = harmed
+            spec.loader.exec_module = exec_and_patch
+            return spec
+
+    sys.meta_path.insert(0, Loop())
+"""
+
+
+@dataclass
+class Chaos:
+    """All that is harmed on one kind of database."""
+
+    folder: Path
+    rng: random.Random
+    server: PostgresServer | None
+    reference: list[pd.DataFrame]
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def study(self, name: str, *, folder: Path | None = None) -> Harmed:
+        """A new study; all of one folder share an experiment and its database."""
+        url = self.server.url("chaos") if self.server else None
+        harmed = Harmed(folder or self.folder, n_trials=N_TRIALS, n_epochs=N_EPOCHS, name=name, server=url)
+        harmed.write(n_images=64, n_workers=N_WORKERS, enqueue=POINTS, lease_s=LEASE_S)
+        return harmed
+
+    def signals(self, n_signals: int) -> None:
+        """Random signals to random processes, in one study after the other until all are sent."""
+        for index in range(n_signals):
+            harmed = self.study(f"signals{index}")
+            search = harmed.start()
+            while n_signals and search.poll() is None:
+                time.sleep(self.rng.uniform(*BETWEEN_S))
+                n_signals -= self.send_signal(search)
+                if search.poll() is not None and not self.is_complete(harmed):
+                    search = self.start_again(harmed, search)
+            self.end(harmed, search)
+            if not n_signals:
+                return
+
+    def send_signal(self, search: subprocess.Popen[bytes]) -> bool:
+        """Whether there was a process to send one to."""
+        workers = children(search.pid)
+        victim = self.rng.choice([search.pid, *workers, *workers])
+        number = self.rng.choice(SIGNALS)
+        if search.poll() is not None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, number)
+            who = "search" if victim == search.pid else "worker"
+            self.counts[f"{number.name} to a {who}"] += 1
+            print(f"    {number.name} to the {who} {victim}", flush=True)
+            if number == signal.SIGSTOP:
+                time.sleep(self.rng.uniform(*PAUSE_S))
+                os.kill(victim, signal.SIGCONT)
+            elif victim == search.pid:
+                search.wait(timeout=120)
+            return True
+        return False
+
+    def start_again(self, harmed: Harmed, search: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        self.counts["starts after an end"] += 1
+        print(f"    the search ended with {search.returncode} and is started again", flush=True)
+        return harmed.start()
+
+    def is_complete(self, harmed: Harmed) -> bool:
+        try:
+            return sum(trial.state == "complete" for trial in harmed.rows().trials) == N_TRIALS
+        except StoreError:
+            return False
+
+    def devices(self, n_errors: int) -> None:
+        """Device errors in one study, whose search must not end."""
+        harmed = self.study("devices")
+        search = harmed.start()
+        for _ in range(n_errors):
+            harmed.in_mid_trial()
+            trigger(self.folder).touch()
+            wait_for(lambda: None if trigger(self.folder).exists() else True)
+            self.counts["device errors"] += 1
+            wait_for(lambda: True if len(harmed.held()) == N_WORKERS or search.poll() is not None else None)
+            print("    a device error", flush=True)
+        self.end(harmed, search)
+
+    def disks(self, n_disks: int) -> None:
+        """Fills the disk of a results folder, waits for the search to say so, frees it and starts again."""
+        for index in range(n_disks):
+            folder = self.folder / f"disk{index}"
+            with small_disk(folder / "results"):
+                harmed = self.study(f"disk{index}", folder=folder)
+                search = harmed.start()
+                self.at_random_epoch(harmed)
+                fill(folder / "results/filler")
+                code = search.wait(timeout=300)
+                said = (folder / "search.log").read_text().strip().splitlines()[-1]
+                print(f"    full disk, the search ended with {code}: {said}", flush=True)
+                if code != 1 or str(folder / "results") not in said or not re.search("full|No space left", said):
+                    self.faults.append(f"full disk: exit code {code}, {said!r}")
+                (folder / "results/filler").unlink()
+                self.counts["full disks"] += 1
+                self.end(harmed, harmed.start())
+
+    def restarts(self, n_restarts: int) -> None:
+        """Stops the server for some seconds while trials run; the search must not end."""
+        assert self.server is not None
+        harmed = self.study("restarts")
+        search = harmed.start()
+        for index in range(n_restarts):
+            self.at_random_epoch(harmed)
+            before = n_logged(harmed)
+            self.server.stop(signal.SIGQUIT if index == 1 else signal.SIGINT)
+            time.sleep(self.rng.uniform(2, 12))
+            trained = n_logged(harmed) - before
+            self.server.start()
+            print(f"    the server was away; {trained} epochs were trained meanwhile", flush=True)
+            self.counts["server restarts"] += 1
+            self.counts["epochs trained while the server was away"] += trained
+        self.end(harmed, search)
+
+    def at_random_epoch(self, harmed: Harmed) -> None:
+        """Waits until some running trial is that far."""
+        floor = self.rng.randrange(1, N_EPOCHS - 2)
+        wait_for(lambda: True if any(epoch >= floor for _, epoch, _ in harmed.held()) else None)
+
+    def end(self, harmed: Harmed, search: subprocess.Popen[bytes]) -> None:
+        """Waits for the end of a study, starting its search again where a signal has ended it, and checks it."""
+        for _ in range(5):
+            code = search.wait(timeout=900)
+            if code == 0 or self.is_complete(harmed):
+                break
+            search = self.start_again(harmed, search)
+        found = [f"exit code {code}"] if code else []
+        found += [*harmed.faults(), *left_over(harmed), *self.epoch_faults(harmed)]
+        self.faults += [f"{harmed.name}: {fault}" for fault in found]
+        self.counts["studies"] += 1
+        self.counts["trials"] += len(harmed.rows().trials)
+        print(f"  {harmed.name}: {'; '.join(found) or 'exact'}", flush=True)
+
+    def epoch_faults(self, harmed: Harmed) -> list[str]:
+        """Epochs that CSV, database or log have twice or differently, and numbers that harm has changed."""
+        rows, found = harmed.rows(), []
+        stored = read_epochs(open_reader(harmed.url), rows.uuid)
+        for trial in rows.trials:
+            frame = read_csv(harmed.layout.trial(trial.number).epochs_csv)
+            in_database = stored.loc[stored["trial"] == trial.number]
+            self.counts["epochs"] += len(frame)
+            if in_database["epoch"].tolist() != frame["epoch"].tolist():
+                found.append(f"trial {trial.number}: epochs of database and CSV differ")
+            elif in_database["train/loss"].tolist() != frame["train_loss"].tolist():
+                found.append(f"trial {trial.number}: losses of database and CSV differ")
+            logged = Counter(re.findall(r" epoch (\d+)/", harmed.log(trial.number)))
+            found += [f"trial {trial.number}: epoch {e} trained {n} times" for e, n in logged.items() if n > 1]
+            if self.reference and not same_numbers(frame, self.reference[trial.number]):
+                found.append(f"trial {trial.number}: other numbers than without harm")
+        return found
+
+
+def same_numbers(frame: pd.DataFrame, other: pd.DataFrame) -> bool:
+    names = ["epoch", *(name for name in other.columns if name.endswith(("_loss", "_accuracy", "_sparsity")))]
+    return frame[names].equals(other[names])
+
+
+def left_over(harmed: Harmed) -> list[str]:
+    """Resume checkpoints of finished trials; `Harmed.faults` looks for temporary files."""
+    return [f"left over: {path.name}" for path in harmed.layout.study_dir.rglob("resume.*.pt")]
+
+
+def n_logged(harmed: Harmed) -> int:
+    return sum(len(re.findall(r" epoch \d+/", harmed.log(number))) for number in range(N_TRIALS))
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the workers of a search."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+def trigger(folder: Path) -> Path:
+    return folder / "fail"
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Writes until nothing more fits."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def undisturbed(folder: Path) -> list[pd.DataFrame]:
+    """The epochs of every trial of the study that nobody harms."""
+    plain = Chaos(folder, random.Random(0), None, [])
+    harmed = plain.study("undisturbed")
+    plain.end(harmed, harmed.start())
+    assert not plain.faults, plain.faults
+    return [read_csv(harmed.layout.trial(number).epochs_csv) for number in range(N_TRIALS)]
+
+
+def harm(arguments: argparse.Namespace, folder: Path, reference: list[pd.DataFrame]) -> int:
+    """Everything on one kind of database; returns the number of faults."""
+    with contextlib.ExitStack() as stack:
+        server = None
+        if arguments.database == "postgresql":
+            binaries = find_binaries()
+            if binaries is None:
+                print("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+                return 1
+            server = stack.enter_context(running_server(binaries))
+            server.create_database("chaos")
+        chaos = Chaos(folder, random.Random(arguments.seed), server, reference)
+        phases = {"signals": arguments.signals, "devices": 5, "disks": 3, "restarts": 3}
+        for name, n in phases.items():
+            if arguments.only in (None, name) and not (name == "restarts" and server is None):
+                print(f"{arguments.database}: {name}", flush=True)
+                getattr(chaos, name)(n)
+        print(f"{arguments.database}: " + ", ".join(f"{n} {what}" for what, n in sorted(chaos.counts.items())))
+        print("  " + ("; ".join(chaos.faults) if chaos.faults else "nothing lost, nothing twice, nothing left over"))
+        return len(chaos.faults)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--signals", type=int, default=50)
+    parser.add_argument("--only", choices=("signals", "devices", "disks", "restarts"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "hook").mkdir()
+        (folder / "hook/sitecustomize.py").write_text(textwrap.dedent(INJECTION))
+        paths = [str(folder / "hook"), os.environ.get("PYTHONPATH", "")]
+        os.environ |= {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "CHAOS_TRIGGER": str(trigger(folder / "harmed")),
+        }
+        started = time.monotonic()
+        n_faults = harm(arguments, folder / "harmed", undisturbed(folder / "reference"))
+        print(f"  {time.monotonic() - started:.0f} s")
+    return min(n_faults, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

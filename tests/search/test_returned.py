@@ -1,0 +1,46 @@
+"""Trials that a real run had to return, and what the next attempt still has to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from attnsearch.errors import StoreError
+from attnsearch.search import finish
+from attnsearch.search.context import Worker
+from attnsearch.search.session import Session
+from attnsearch.search.worker import run_worker
+from attnsearch.store.records import read_epochs
+from attnsearch.training import run as training
+
+
+@pytest.mark.slow
+def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
+    open_tiny: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    train_epoch, collect = training.train_epoch, finish.collect
+
+    def count(run: Any, epoch: int, **settings: Any) -> Any:
+        trained.append(epoch)
+        return train_epoch(run, epoch, **settings)
+
+    def fill_disk(*arguments: Any, archive: Any, **settings: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", str(archive.maps))
+
+    monkeypatch.setattr(training, "train_epoch", count)
+    session = open_tiny(n_trials=1)
+    monkeypatch.setattr(finish, "collect", fill_disk)
+    with pytest.raises(StoreError, match=r"attMaps_val\.npy: No space left on device; .* prune-files"):
+        run_worker(session, Worker("here:1:a", None), started_at=0.0)
+    assert (session.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
+
+    monkeypatch.setattr(finish, "collect", collect)
+    run_worker(session, Worker("here:2:b", None), started_at=0.0)
+    assert (session.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
+    assert read_epochs(session.database.engine, session.uuid)["epoch"].tolist() == [1, 2]
+    assert not session.layout.trial(0).resumes()
