@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterable
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 COOKIE = "attnsearch_token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PREFIX = "/attention"
+"""Where the explorer lies beside optuna-dashboard."""
+API = f"{PREFIX}/api/"
+"""What scripts ask: there, errors are JSON too."""
+_LARGEST = 2**63 - 1
+_LONG_NUMBER = re.compile(r"[+-]?0*([1-9]\d{18,})")
 _READING = ("GET", "HEAD")
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
 _DROPPED = ("access-control-allow-origin",)
@@ -53,14 +60,19 @@ class Guard:
         start = _with_headers(start_response)
         host = environ.get("HTTP_HOST", "")
         if not self._is_known(host):
-            return _refuse(start, "403 Forbidden", "this server does not answer to that host name")
+            return _refuse(environ, start, "403 Forbidden", "this server does not answer to that host name")
+        if n_digits := _digits_of_too_large(environ):
+            text = f"a number of an address must fit into 64 bits, got one of {n_digits} digits"
+            return _refuse(environ, start, "400 Bad Request", text)
         if self._token is not None and (not _has_cookie(environ, self._token) or self._gives_token(environ)):
             return self._ask(environ, start)  # also takes the token out of an address that would be shared
         if environ["REQUEST_METHOD"] not in _READING:
             if not self._allow_edit:
-                return _refuse(start, "405 Method Not Allowed", "read-only; start the dashboard with --allow-edit")
+                return _refuse(
+                    environ, start, "405 Method Not Allowed", "read-only; start the dashboard with --allow-edit"
+                )
             if not _is_own_page(environ, host):
-                return _refuse(start, "403 Forbidden", "changes must come from a page of this server")
+                return _refuse(environ, start, "403 Forbidden", "changes must come from a page of this server")
         return self._app(environ, start)
 
     def _is_known(self, host: str) -> bool:
@@ -79,7 +91,7 @@ class Guard:
         assert self._token is not None
         query = environ.get("QUERY_STRING", "")
         if not self._gives_token(environ) or environ["REQUEST_METHOD"] not in _READING:
-            return _refuse(start, "403 Forbidden", "open the address with the token that the server printed")
+            return _refuse(environ, start, "403 Forbidden", "open the address with the token that the server printed")
         rest = urlencode([(key, value) for key, value in parse_qsl(query) if key != "token"])
         place = "/" + quote(environ.get("PATH_INFO", "/").lstrip("/").encode("latin-1")) + (f"?{rest}" if rest else "")
         cookie = f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"
@@ -107,9 +119,20 @@ def _is_own_page(environ: WSGIEnvironment, host: str) -> bool:
     return bool(host) and environ.get("HTTP_ORIGIN") == f"{environ.get('wsgi.url_scheme', 'http')}://{host}"
 
 
-def _refuse(start: StartResponse, status: str, text: str) -> Iterable[bytes]:
-    body = f"{text}\n".encode()
-    start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+def _digits_of_too_large(environ: WSGIEnvironment) -> int:
+    """How many digits a number of the address has that no database can take; 0 where there is none."""
+    path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+    values = [word for _, value in parse_qsl(query) for word in re.split("[,:]", value)]
+    numbers = [match[1] for word in [*path.split("/"), *values] if (match := _LONG_NUMBER.fullmatch(word))]
+    return next((len(one) for one in numbers if len(one) > len(str(_LARGEST)) or int(one) > _LARGEST), 0)
+
+
+def _refuse(environ: WSGIEnvironment, start: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    """One line of text; JSON where a script asks."""
+    is_api = environ.get("PATH_INFO", "").startswith(API)
+    body = (json.dumps({"error": text}) if is_api else f"{text}\n").encode()
+    kind = "application/json" if is_api else "text/plain; charset=utf-8"
+    start(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
     return [body]
 
 

@@ -15,14 +15,14 @@ import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.utils import redirect
 
 from attnsearch.errors import AttnSearchError, ConfigError
-from attnsearch.explorer.guard import LOOPBACK, Guard, new_token
+from attnsearch.explorer.connections import MAX_WAITING, Server
+from attnsearch.explorer.guard import LOOPBACK, PREFIX, Guard, new_token
 from attnsearch.explorer.library import Library
 from attnsearch.explorer.notes import NotedStorage
-from attnsearch.explorer.views import PREFIX, create_explorer
+from attnsearch.explorer.views import create_explorer
 from attnsearch.search.storage import open_database
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
@@ -44,7 +44,7 @@ class Served:
         token: what a browser must show first, or None.
     """
 
-    server: BaseWSGIServer
+    server: Server
     url: str
     dashboard_of: str | None
     token: str | None
@@ -75,7 +75,7 @@ def open_server(
             experiments, hosts=(*LOOPBACK, host, socket.gethostname()), token=token, allow_edit=allow_edit
         )
         port = listener.getsockname()[1]
-        server = make_server(host, port, app, threaded=True, request_handler=_QuietHandler, fd=listener.fileno())
+        server = Server(listener, app)
     finally:
         listener.close()  # the server has a copy of its own
     name = f"[{host}]" if ":" in host else host
@@ -204,7 +204,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen()
+        listener.listen(MAX_WAITING)
     except OSError as error:
         if listener is not None:
             listener.close()
@@ -212,10 +212,3 @@ def bind(host: str, port: int) -> socket.socket:
             raise ConfigError(f"--port {port} is taken on {host}; choose another, or 0 for a free one") from error
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another --host or --port") from error
     return listener
-
-
-class _QuietHandler(WSGIRequestHandler):
-    """Requests are logged for debugging only."""
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        logger.debug("%s %s", code, getattr(self, "path", "?"))

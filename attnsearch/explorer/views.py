@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import AttnSearchError, ConfigError, DataError
 from attnsearch.explorer.grid import chosen_rows, parse_wanted, rows_to_show
+from attnsearch.explorer.guard import API, PREFIX
 from attnsearch.explorer.library import Library
 from attnsearch.explorer.maps import OpenArchive
 from attnsearch.explorer.payloads import (
@@ -28,7 +29,6 @@ from attnsearch.explorer.reading import Named, Reading
 from attnsearch.explorer.scores import NO_SCORES
 from attnsearch.store.layout import StudyLayout
 
-PREFIX = "/attention"
 MAX_COMPARED = 24
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -88,7 +88,7 @@ def _show_http_error(error: HTTPException) -> tuple[Response, int]:
 
 
 def _fault(text: str, code: int) -> Response:
-    if request.path.startswith(f"{PREFIX}/api/"):
+    if request.path.startswith(API):
         return Response(json.dumps({"error": text}), mimetype="application/json")
     return Response(render_template("fault.html", text=text, code=code), mimetype="text/html")
 

@@ -118,3 +118,38 @@ def test_answers_cannot_be_read_by_other_pages() -> None:
 def test_tokens_are_long_and_differ() -> None:
     assert len({new_token() for _ in range(10)}) == 10
     assert len(new_token()) >= 32
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"/attention/api/epochs/a/b?trials=1,{2**63}",
+        f"/attention/api/grid/a/b/{10**19}",
+        f"/attention/api/grid/a/b/1?low=-{10**30}",
+        f"/attention/api/compare/a?t=hunt:{'9' * 5000}",
+        f"/api/studies/{2**63}",
+    ],
+)
+def test_numbers_beyond_64_bits_are_refused(address: str) -> None:
+    answer = client().get(address)
+    assert answer.status_code == 400
+    assert "64 bits, got one of" in answer.text
+
+
+@pytest.mark.parametrize("address", [f"/api/studies/{2**63 - 1}", f"/?image={'0' * 30}7&t=a:1", f"/?q={'9' * 30}.jpg"])
+def test_other_digits_pass(address: str) -> None:
+    assert client().get(address).text == "inside"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"method": "POST"}, 405),
+        ({"headers": {"Host": "evil.example"}}, 403),
+        ({"query_string": {"page": 2**64}}, 400),
+    ],
+)
+def test_scripts_are_refused_in_json(request_: dict[str, Any], status: int) -> None:
+    answer = client().open("/attention/api/study/a/b", **request_)
+    assert answer.status_code == status
+    assert list(answer.get_json()) == ["error"]

@@ -111,7 +111,7 @@ def test_pages_forbid_what_does_not_come_from_the_server(client: Client) -> None
         "picture/here/hunt/0/val/0?px=../../etc/passwd",
         "picture/here/hunt/0/val/-1",
         "picture/here/hunt/0/val/999",
-        "picture/here/hunt/99999999999999999999/val/0",
+        "picture/here/hunt/9000000000000000000/val/0",
         "static/../views.py",
         "static/%2e%2e/views.py",
         "api/image/here/hunt/0/0?split=../val",
