@@ -14,7 +14,7 @@ from attnsearch.cli import data, quality, reading, running, weights
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.logs import logging_to_stderr
-from attnsearch.cli.output import print_line, report_error, report_unexpected
+from attnsearch.cli.output import libraries_to_stderr, print_line, report_error, report_unexpected
 from attnsearch.cli.report import report
 from attnsearch.cli.visualize import visualize
 from attnsearch.errors import AttnSearchError
@@ -60,6 +60,10 @@ app.command()(reading.export)
 app.command("prune-files")(reading.prune_files)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+for verbs in (app, data.app, weights.app):
+    for verb in verbs.registered_commands:
+        assert verb.callback is not None
+        verb.callback = libraries_to_stderr()(verb.callback)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

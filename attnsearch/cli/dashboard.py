@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +34,6 @@ def dashboard(
         root = served.url.replace("/attention/", "/", 1)
         print_line(f"optuna-dashboard of {served.dashboard_of}: {root}")
     print_line("Ctrl-C ends it")
-    sys.stdout.flush()  # a pipe would hold the address back
     try:
         served.server.serve_forever()
     finally:

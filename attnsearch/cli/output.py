@@ -7,17 +7,38 @@ import math
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 PIPED_WIDTH = 300
+_kept_stdout: TextIO | None = None
+
+
+@contextmanager
+def libraries_to_stderr() -> Iterator[None]:
+    """Sends what others print to stderr during the block, so that stdout holds the lines of this module alone.
+
+    timm, for one, prints while it loads weights, which would stand among the JSON lines.
+    """
+    global _kept_stdout
+    before, _kept_stdout = _kept_stdout, _stdout()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _kept_stdout = before
+
+
+def _stdout() -> TextIO:
+    return _kept_stdout or sys.stdout
 
 
 def print_json(values: Mapping[str, Any]) -> None:
     """One JSON object on one line; an undefined number becomes null, a time is in UTC."""
-    print(json.dumps(_plain(values), allow_nan=False))
+    print_line(json.dumps(_plain(values), allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -33,8 +54,8 @@ def _plain(value: Any) -> Any:
 
 
 def print_line(text: str) -> None:
-    """One line of plain text."""
-    print(text)
+    """One line of plain text, at once: a pipe would hold it back."""
+    print(text, file=_stdout(), flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
@@ -46,7 +67,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, markup=False, highlight=False).print(table)
+    file = _stdout()
+    Console(file=file, width=None if file.isatty() else PIPED_WIDTH, markup=False, highlight=False).print(table)
 
 
 def number(value: float | None) -> str:

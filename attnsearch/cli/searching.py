@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import sys
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from attnsearch.cli.exits import DONE, INTERRUPTED, TRANSIENT, worker_exit_code
@@ -58,7 +56,7 @@ def processor_seconds() -> float:
 def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
     """One worker's life; its only word on stdout is the error that the search then reports.
 
-    What libraries print goes to stderr, the worker's log: nobody reads stdout before the end, and its pipe can fill.
+    Nobody reads stdout before the end, and its pipe can fill.
 
     Args:
         parent: process id of the search; the worker ends when it is gone.
@@ -74,8 +72,7 @@ def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
             loaded = load_study(str(study_yaml))
             layout = layout_of(loaded, root=study_yaml.absolute().parents[2])
             url = os.environ.get(URL_VARIABLE) or storage_url(loaded, layout)
-            with redirect_stdout(sys.stderr):
-                run_worker(open_session(loaded, layout, url), worker, started_at=started_at)
+            run_worker(open_session(loaded, layout, url), worker, started_at=started_at)
         except AttnSearchError as error:
             print_line("; ".join(line.strip() for line in str(error).splitlines()))
             return worker_exit_code(error)

@@ -22,6 +22,8 @@ _ANY_SIZE: dict[str, dict[str, Any]] = {
     "swin_transformer": {"strict_img_size": False},
     "swin_transformer_v2": {"strict_img_size": False},
     "vision_transformer": {"dynamic_img_size": True, "dynamic_img_pad": True},
+    "deit": {"dynamic_img_size": True, "dynamic_img_pad": True},
+    "eva": {"dynamic_img_size": True, "dynamic_img_pad": True},
 }
 #: timm's modules whose children, run in their order, are the backbone; a test compares each with timm's own forward.
 HIERARCHICAL = (
@@ -40,8 +42,8 @@ _HEADS = ("global_pool", "head", "fc")
 def build_body(cfg: BackboneSettings) -> nn.Module:
     """A timm backbone without classifier, with its weights loaded.
 
-    ResNets are those of `build_backbone`; all others come as timm builds them. Swin and plain vision transformers take
-    images of any size.
+    ResNets are those of `build_backbone`; all others come as timm builds them. Swin and vision transformers of one
+    scale, such as DeiT and DINOv3, take images of any size.
 
     Raises:
         ConfigError: timm does not know the backbone, cannot change its width, or its weights cannot be loaded.

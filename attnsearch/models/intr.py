@@ -107,6 +107,7 @@ class Intr(AttentionModel):
             raise ValueError(f"n_classes must be >= 2, got {n_classes}")
         self.n_classes, self.n_layers, self.n_heads = n_classes, cfg.n_decoder_layers, cfg.n_heads
         self.backbone = _build_backbone(cfg)
+        self.backbone_name = cfg.backbone
         self.pixels = PixelStatistics(cfg.backbone)
         n_channels = int(cast(Any, self.backbone).feature_info[-1]["num_chs"])
         self.input_proj = nn.Conv2d(n_channels, cfg.d_model, kernel_size=1)
@@ -142,10 +143,20 @@ class Intr(AttentionModel):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """The last stage of the backbone, (B, 3, H, W) -> (B, C, h, w)."""
+        """The last stage of the backbone, (B, 3, H, W) -> (B, C, h, w).
+
+        Raises:
+            ConfigError: the backbone takes no images of this size.
+        """
         body = cast(Any, self.backbone)
         pixels = self.pixels(images)
-        return cast(Tensor, body.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)[-1])
+        try:
+            return cast(Tensor, body.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)[-1])
+        except AssertionError as error:  # so timm refuses a size
+            raise ConfigError(
+                f"model.backbone {self.backbone_name!r} refuses images of {images.shape[-1]} px ({error}); set "
+                "data.image_size_px to the size in its name, or use another backbone"
+            ) from error
 
     def decode(self, features: Tensor, padding: Tensor | None) -> Decoded:
         """Everything between the features (B, C, h, w) with their padding (B, h, w) and the presence vector."""

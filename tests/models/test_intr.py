@@ -165,6 +165,20 @@ def test_other_backbones_train_every_parameter(backbone, make_batch):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("backbone", ["vit_small_patch16_dinov3", "deit3_small_patch16_224"])
+@pytest.mark.parametrize("side", [96, 100])
+def test_transformers_take_sides_that_their_patches_do_not_divide(backbone, side):
+    with torch.device("meta"):
+        model = tiny(backbone=backbone, width=1.0)
+        assert model.features(torch.empty(1, 3, side, side)).shape == (1, 384, -(-side // 16), -(-side // 16))
+
+
+def test_backbone_that_refuses_a_side_is_named():
+    model = tiny(backbone="test_maxvit", width=1.0)
+    with pytest.raises(ConfigError, match=r"'test_maxvit' refuses images of 96 px .*data\.image_size_px"):
+        model.features(torch.zeros(1, 3, 96, 96))
+
+
 def test_frozen_norms_of_another_backbone_are_refused():
     cfg = IntrSettings(**{**TINY, "backbone": "test_vit", "width": 1.0}, weights="hub", frozen_batch_norm=True)
     with pytest.raises(ConfigError, match="needs a ResNet, got 'test_vit'"):
