@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,12 +61,8 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
-_DATABASE_NUMBERS = itertools.count(1)
-
-
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of an empty database of this test alone."""
-    name = f"test{next(_DATABASE_NUMBERS)}"
-    yield postgres_server.create_database(name)
-    postgres_server.drop_database(name)
+    with postgres_server.temporary_database() as url:
+        yield url

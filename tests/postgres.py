@@ -54,6 +54,7 @@ class PostgresServer:
     port: int
     password: str
     process: subprocess.Popen[bytes] | None = None
+    _n_databases: int = 0
 
     @property
     def log(self) -> Path:
@@ -118,8 +119,16 @@ class PostgresServer:
         self.stop()
         self.start()
 
+    @contextmanager
+    def temporary_database(self, *, template: str = "template1") -> Iterator[str]:
+        """The URL of a database that nobody else uses, gone after the block."""
+        self._n_databases += 1
+        name = f"test{self._n_databases}"
+        yield self.create_database(name, template=template)
+        self.drop_database(name)
+
     def create_database(self, name: str, *, template: str = "template1") -> str:
-        """Makes a database and returns its URL."""
+        """Makes a database, a copy of one that nobody is connected to, and returns its URL."""
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         self.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         return self.url(name)
@@ -128,7 +137,7 @@ class PostgresServer:
         """Removes a database, whoever is connected to it."""
         self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def execute(self, statement: sql.Composable, *, database: str = "postgres") -> list[tuple[Any, ...]]:
+    def execute(self, statement: sql.SQL | sql.Composed, *, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Runs one statement as the owner of everything; returns its rows."""
         with closing(self._connect(database)) as connection:
             cursor = connection.execute(statement)

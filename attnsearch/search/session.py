@@ -17,13 +17,13 @@ from attnsearch.errors import StoreError
 from attnsearch.search.storage import Database, open_database
 from attnsearch.search.study import UUID
 from attnsearch.search.study import load_study as load_optuna_study
-from attnsearch.store.files import locked, make_folder
+from attnsearch.store.files import make_folder
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases
+from attnsearch.store.locks import study_lock
 from attnsearch.store.urls import default_url
 
 RESULTS = Path("results")
-LOCK_TIMEOUT_S = 120
 
 
 def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
@@ -70,7 +70,7 @@ class Session:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """The lock that every change of a trial's state is made under: ask and claim, tell, take back."""
-        with locked(self.layout.ask_lock, timeout_s=LOCK_TIMEOUT_S):
+        with study_lock(self.database.engine, self.uuid, file=self.layout.ask_lock):
             yield
 
     @property

@@ -8,8 +8,9 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import Engine
 
-from attnsearch.store.database import BUSY_TIMEOUT_S, create_database, tune_writer
+from attnsearch.store.database import create_database, tune_writer, writer_arguments
 from attnsearch.store.inspection import inspect_database, server_errors
+from attnsearch.store.locks import creation_lock
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,22 @@ def open_database(url: str, *, create: bool = False) -> Database:
     """A database for writing.
 
     Args:
-        create: make schema and tables where they are missing; only the parent of a search does so.
+        create: make schema and tables where they are missing, under a lock; only the parent of a search does so.
 
     Raises:
         StoreError: foreign, corrupt, newer or absent database, or one that cannot be reached.
     """
     inspect_database(url, must_exist=not create)
-    if create:
-        create_database(url)
-    engine_settings = (
-        {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    )
+    if not create:
+        return _open(url, create=False)
+    with creation_lock(url):
+        create_database(url).dispose()
+        return _open(url, create=True)
+
+
+def _open(url: str, *, create: bool) -> Database:
+    writer_url, options = writer_arguments(url)
     with server_errors(url):
-        backend = RDBStorage(url, engine_kwargs=engine_settings)
+        backend = RDBStorage(writer_url, engine_kwargs=options, skip_table_creation=not create)
         engine = tune_writer(backend.engine)
     return Database(url, optuna.storages.get_storage(backend), engine)

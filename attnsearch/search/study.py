@@ -21,6 +21,7 @@ from attnsearch.config.scores import VERSION, family_of
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.search.storage import Database
+from attnsearch.store.locks import creation_lock
 
 IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"
@@ -71,11 +72,17 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> optuna.Study:
-    """The study of this name, made if it is new; its first trials are enqueued once.
+    """The study of this name, made if it is new; its first trials are enqueued once, however many start it at a time.
 
     Raises:
         ConfigError: it exists with another base, space, class map or validation split; the difference is printed.
+        StoreError: another process has held the lock of the creation too long.
     """
+    with creation_lock(database.url):
+        return _find_or_create(database, loaded, val_hash, class_names)
+
+
+def _find_or_create(database: Database, loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) -> optuna.Study:
     config = loaded.study
     study = find_study(database.storage, config.name)
     if study is not None and IDENTITY in study.user_attrs:

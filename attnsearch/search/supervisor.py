@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from attnsearch.config.load import LoadedStudy, resolved_study, with_settings
 from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data
@@ -78,7 +76,7 @@ def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTable
         StoreError: the database is foreign, corrupt or newer.
     """
     loaded = resolve_checkpoints_of(loaded, root=layout.root)
-    is_new = inspect_database(url) == "absent"
+    is_new = inspect_database(url) != "ours"
     corners = corner_experiments(loaded)
     tables = build_tables(loaded.experiment.data)
     needed = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]
@@ -117,10 +115,9 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
     loaded = settle(loaded)
     data = open_data(loaded.experiment.data, progress=progress)
     make_folder(layout.study_dir)
-    with FileLock(layout.experiment_dir / "create.lock"):
-        database = open_database(url, create=True)
-        create_study(database, loaded, val_hash=tables.val_hash, class_names=tables.class_names)
-        database.engine.dispose()
+    database = open_database(url, create=True)
+    create_study(database, loaded, val_hash=tables.val_hash, class_names=tables.class_names)
+    database.engine.dispose()
     return Prepared(open_session(loaded, layout, url), data)
 
 

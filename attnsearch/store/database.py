@@ -15,8 +15,16 @@ from sqlalchemy.exc import DBAPIError
 from attnsearch.errors import StoreError
 from attnsearch.store import tables
 from attnsearch.store.files import free_bytes, make_folder
-from attnsearch.store.inspection import DatabaseState, inspect_database, server_errors
-from attnsearch.store.urls import default_url, network_file_system, read_only_uri, redact, shown, sqlite_path
+from attnsearch.store.inspection import CONNECT_TIMEOUT_S, DatabaseState, inspect_database, server_errors
+from attnsearch.store.urls import (
+    default_url,
+    driver_url,
+    network_file_system,
+    read_only_uri,
+    redact,
+    shown,
+    sqlite_path,
+)
 
 __all__ = [
     "DatabaseState",
@@ -31,6 +39,7 @@ __all__ = [
     "redact",
     "transaction",
     "tune_writer",
+    "writer_arguments",
 ]
 
 logger = logging.getLogger(__name__)
@@ -40,6 +49,15 @@ LOCK_ATTEMPTS = 60
 """How often a writer waits that long for one that was stopped inside a transaction, before it gives up."""
 _LOCKED = "another process has held it for %d s, wake or stop that one, or move the database to a local disk"
 _MIB = 2**20
+_SERVER_MENDS = {
+    "25006": "name a server that may be written, this one is read-only",
+    "42501": "grant this user the right to create and to write tables",
+    "42P01": "start a search to create the tables",
+    "53100": "free space on the disk of the server",
+    "53300": "raise max_connections of the server or run fewer workers",
+    "55P03": "another process holds this lock, end the one that hangs or was paused",
+}
+"""What to do, by PostgreSQL's error code: its messages are in the server's language."""
 
 
 def create_database(url: str) -> Engine:
@@ -149,11 +167,19 @@ def open_writer(url: str) -> Engine:
         StoreError: the driver of the server is missing.
         ConfigError: not a URL of a usable kind.
     """
-    path = sqlite_path(url)
+    writer_url, options = writer_arguments(url)
     with server_errors(url):
-        if path is None:
-            return create_engine(url, pool_pre_ping=True)
-        return tune_writer(create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}))
+        return tune_writer(create_engine(writer_url, **options))
+
+
+def writer_arguments(url: str) -> tuple[str, dict[str, Any]]:
+    """URL and keyword arguments of `create_engine` for a writer.
+
+    Optuna writes with `RDBStorage(url, engine_kwargs=options)`, whose engine then goes through `tune_writer`.
+    """
+    if sqlite_path(url) is not None:
+        return url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+    return driver_url(url), {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}, "pool_pre_ping": True}
 
 
 def open_reader(url: str) -> Engine:
@@ -172,11 +198,13 @@ def reader_arguments(url: str) -> tuple[str, dict[str, Any]]:
     """URL and keyword arguments of `create_engine` for a reader.
 
     Optuna reads with `RDBStorage(url, engine_kwargs=options, skip_table_creation=True)`. Each use of the database
-    opens the file anew, because whether it needs side files can change while a long-lived reader runs.
+    opens it again: whether a file needs side files can change while a long-lived reader runs, and pages that are open
+    for days hold no connection of a server.
     """
     path = sqlite_path(url)
     if path is None:
-        return url, {"pool_pre_ping": True, "execution_options": {"postgresql_readonly": True}}
+        settings = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}, "poolclass": NullPool}
+        return driver_url(url), {**settings, "execution_options": {"postgresql_readonly": True}}
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
@@ -206,7 +234,8 @@ def database_errors(engine: Engine) -> Iterator[None]:
 
 def _store_error(engine: Engine, cause: BaseException | None) -> StoreError:
     reason = redact(str(cause).strip().partition("\n")[0])
-    return StoreError(f"database {_name_of(engine)}: {reason}; {_mend(reason, engine)}")
+    code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None))  # psycopg 3, psycopg 2
+    return StoreError(f"database {_name_of(engine)}: {reason}; {_SERVER_MENDS.get(code) or _mend(reason, engine)}")
 
 
 def _name_of(engine: Engine) -> str:

@@ -19,12 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from attnsearch.errors import StoreError
 from attnsearch.store.tables import PREFIX, SCHEMA
-from attnsearch.store.urls import near_names, redact, shown, sqlite_path, untouched_uri
+from attnsearch.store.urls import driver_url, near_names, redact, shown, sqlite_path, untouched_uri
 
-DatabaseState = Literal["absent", "ours"]
+DatabaseState = Literal["absent", "unfinished", "ours"]
 
 _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
-_CONNECT_TIMEOUT_S = 15
+CONNECT_TIMEOUT_S = 15
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
     Args:
         must_exist: readers set it; for them an absent or empty database is an error.
     Returns:
-        "absent" also for an empty file or an empty server database, which a creator killed at once leaves behind.
+        "absent" also for an empty file or an empty server database, which a creator killed at once leaves behind;
+        "unfinished" while Optuna's tables are missing, which a creator killed later leaves behind.
     Raises:
         StoreError: a foreign, corrupt or newer database, a folder, one that cannot be read, or a missing one.
         ConfigError: not a URL of a usable kind.
@@ -59,7 +60,7 @@ def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
     if must_exist and contents.optuna_revision is None:  # written last; a reader must not step in before
         raise StoreError(f"{shown(url)} holds no study yet, start a search or wait until it has made the tables")
     _refuse_newer(contents, shown(url))
-    return "ours"
+    return "ours" if contents.optuna_revision is not None else "unfinished"
 
 
 def _is_there(path: Path, *, must_exist: bool) -> bool:
@@ -89,7 +90,7 @@ def _read_file(path: Path) -> _Contents:
         if not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     try:
-        with contextlib.closing(sqlite3.connect(untouched_uri(path), uri=True, timeout=_CONNECT_TIMEOUT_S)) as db:
+        with contextlib.closing(sqlite3.connect(untouched_uri(path), uri=True, timeout=CONNECT_TIMEOUT_S)) as db:
             return _read_sqlite(db)
     except sqlite3.DatabaseError as error:
         if "not a database" in str(error):
@@ -124,7 +125,7 @@ def _read_sqlite(db: sqlite3.Connection) -> _Contents:
 
 def _read_server(url: str) -> _Contents:
     with server_errors(url):
-        engine = create_engine(url, connect_args={"connect_timeout": _CONNECT_TIMEOUT_S})
+        engine = create_engine(driver_url(url), connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
         try:
             with engine.connect() as connection:
                 return _read_connection(connection)
@@ -155,9 +156,10 @@ def server_errors(url: str) -> Iterator[None]:
     """Turns the errors of a missing driver or an unreachable server into a `StoreError` without the password."""
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # psycopg raises it too where the library of PostgreSQL is missing
         raise StoreError(
-            f"{redact(url)} needs the Python package {error.name!r}, install it with pip install 'psycopg[binary]'"
+            f"{redact(url)} needs a driver that is not installed ({redact(_first_line(error))}), "
+            "pip install 'attnsearch[postgres]' brings the one of postgresql://"
         ) from error
     except SQLAlchemyError as error:
         raise StoreError(
@@ -165,7 +167,7 @@ def server_errors(url: str) -> Iterator[None]:
         ) from error
 
 
-def _first_line(error: SQLAlchemyError) -> str:
+def _first_line(error: Exception) -> str:
     reason = getattr(error, "orig", None) or error
     return str(reason).strip().partition("\n")[0]
 

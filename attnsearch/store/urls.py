@@ -67,6 +67,18 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
+def driver_url(url: str) -> str:
+    """The URL that engines are made from: `postgresql://` alone means psycopg 3, a driver that it names stays.
+
+    Raises:
+        ConfigError: as `parse_url`.
+    """
+    parsed = parse_url(url)
+    if parsed.drivername != "postgresql":
+        return url
+    return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
 def sqlite_path(url: str) -> Path | None:
     """The absolute file behind an SQLite URL; None for a database on a server.
 

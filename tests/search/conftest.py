@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from attnsearch.search import crew
-from attnsearch.search.session import Session, layout_of, open_session, storage_url
+from attnsearch.search.session import Session, layout_of, open_session
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import create_study
-from attnsearch.store.urls import sqlite_url
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.urls import default_url, sqlite_url
+from tests.postgres import PostgresServer
 from tests.search.studies import loaded_study
 
 
@@ -27,8 +29,43 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def server_template(postgres_server: PostgresServer) -> str:
+    """The same on the PostgreSQL server of the tests; its name."""
+    url = postgres_server.create_database("template_tables")
+    open_database(url, create=True).engine.dispose()
+    return "template_tables"
+
+
 @pytest.fixture
-def open_tiny(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Session]]:
+def server_url(postgres_server: PostgresServer, server_template: str) -> Iterator[str]:
+    """A database on the server with all tables and no study."""
+    with postgres_server.temporary_database(template=server_template) as url:
+        yield url
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database `open_tiny` works on; tests under `ON_EACH_DATABASE` run on all."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+@pytest.fixture
+def make_database(backend: str, request: pytest.FixtureRequest) -> Callable[[StudyLayout], str]:
+    """Puts a database with all tables where a study expects it; returns its URL."""
+    source = request.getfixturevalue("empty_database" if backend == "sqlite" else "server_url")
+
+    def make(layout: StudyLayout) -> str:
+        if backend == "postgresql":
+            return str(source)
+        shutil.copy(source, layout.database)
+        return default_url(layout)
+
+    return make
+
+
+@pytest.fixture
+def open_tiny(tmp_path: Path, make_database: Callable[[StudyLayout], str]) -> Iterator[Callable[..., Session]]:
     """Opens a session on a study made on the spot; keyword arguments are fields of the study."""
     sessions: list[Session] = []
 
@@ -36,8 +73,7 @@ def open_tiny(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Se
         loaded = loaded_study(**study)
         layout = layout_of(loaded, root=tmp_path)
         layout.study_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copy(empty_database, layout.database)
-        url = storage_url(loaded, layout)
+        url = make_database(layout)
         database = open_database(url, create=True)
         create_study(database, loaded, val_hash="split-a", class_names=("a", "b"))
         database.engine.dispose()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.faults import validate
 from attnsearch.config.layers import Layer
 from attnsearch.config.load import LoadedStudy
 from attnsearch.config.study import StudyConfig
+
+ON_EACH_DATABASE = pytest.mark.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
+"""For tests of `open_tiny` that ask something of the database itself."""
 
 EXPERIMENT: dict[str, Any] = {
     "name": "hunt",

@@ -23,8 +23,22 @@ def layout(tmp_path: Path) -> StudyLayout:
 
 
 @pytest.fixture
-def url(layout: StudyLayout) -> str:
+def file_url(layout: StudyLayout) -> str:
     return default_url(layout)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An absent or empty database of each kind: the contract of the store holds on both."""
+    name = "file_url" if request.param == "sqlite" else "postgres_url"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def file_engine(file_url: str) -> Iterator[Engine]:
+    engine = create_database(file_url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

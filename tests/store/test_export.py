@@ -26,6 +26,12 @@ STUDY = "0b8a1f5e-8c5d-4a40-9a59-0d2f3c0d7e11"
 
 
 @pytest.fixture
+def url(file_url: str) -> str:
+    """Only a file is exported."""
+    return file_url
+
+
+@pytest.fixture
 def running(engine: Engine, layout: StudyLayout) -> StudyLayout:
     """An experiment whose database is open, with one finished trial and the traces of a running one."""
     atomic_write(layout.study_yaml, "name: br_npa\n")

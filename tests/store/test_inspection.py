@@ -12,51 +12,74 @@ import pytest
 from sqlalchemy import Engine
 
 from attnsearch.errors import StoreError
-from attnsearch.store.database import create_database
+from attnsearch.store.database import create_database, open_writer, writer_arguments
 from attnsearch.store.inspection import inspect_database, optuna_revisions
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import sqlite_url
 
 
-def run_sql(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        for statement in statements:
-            db.execute(statement)
-        db.commit()
+def run_sql(url: str, statement: str) -> None:
+    engine = open_writer(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 def everything(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def add_optuna(url: str) -> None:
+    writer_url, options = writer_arguments(url)
+    optuna.storages.RDBStorage(writer_url, engine_kwargs=options).engine.dispose()
+
+
 @pytest.fixture
-def with_optuna(engine: Engine, url: str) -> Path:
-    """A database of ours after Optuna has opened it; returns its folder."""
-    storage = optuna.storages.RDBStorage(url)
-    storage.engine.dispose()
+def whole_url(engine: Engine, url: str) -> str:
+    """A database of ours after Optuna has opened it."""
+    add_optuna(url)
     engine.dispose()
-    return Path(storage.engine.url.database or "").parent
+    return url
+
+
+@pytest.fixture
+def whole_file(file_engine: Engine, file_url: str, layout: StudyLayout) -> Path:
+    """A file of ours after Optuna has opened it."""
+    add_optuna(file_url)
+    file_engine.dispose()
+    return layout.database
 
 
 def test_missing_database_is_absent_and_stays_so(layout: StudyLayout, url: str) -> None:
     assert inspect_database(url) == "absent"
+    assert inspect_database(url) == "absent"
     assert not layout.root.exists()
 
 
-def test_database_with_our_tables_is_ours_and_stays_untouched(with_optuna: Path, url: str) -> None:
-    before = everything(with_optuna)
-
-    assert inspect_database(url, must_exist=True) == "ours"
-    assert everything(with_optuna) == before
+def test_database_with_our_tables_is_ours(whole_url: str) -> None:
+    assert inspect_database(whole_url, must_exist=True) == "ours"
 
 
-def test_creator_killed_before_optuna_leaves_a_database_of_ours(engine: Engine, url: str) -> None:
-    assert inspect_database(url) == "ours"
+def test_looking_leaves_files_untouched(whole_file: Path, file_url: str) -> None:
+    before = everything(whole_file.parent)
+    inspect_database(file_url, must_exist=True)
+
+    assert everything(whole_file.parent) == before
 
 
-def test_database_is_inspected_while_a_writer_holds_the_lock(engine: Engine, url: str) -> None:
-    with engine.begin():
-        assert inspect_database(url) == "ours"
+def test_creator_killed_before_optuna_leaves_an_unfinished_database(engine: Engine, url: str) -> None:
+    assert inspect_database(url) == "unfinished"
+    with pytest.raises(StoreError, match="holds no study yet"):
+        inspect_database(url, must_exist=True)
+
+
+def test_database_is_inspected_while_a_writer_holds_the_lock(whole_url: str) -> None:
+    writer = open_writer(whole_url)
+    with writer.begin() as connection:
+        connection.exec_driver_sql("UPDATE attnsearch_meta SET value = '99'")
+        assert inspect_database(whole_url) == "ours"
+        connection.rollback()
+    writer.dispose()
 
 
 def test_empty_file_is_absent_for_writers_and_an_error_for_readers(tmp_path: Path) -> None:
@@ -95,58 +118,56 @@ def test_other_kind_of_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "my notes, no database"
 
 
-def test_database_of_another_program_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "photos.db"
-    run_sql(path, "CREATE TABLE pictures (id)")
+def test_database_of_another_program_is_refused(layout: StudyLayout, url: str) -> None:
+    layout.experiment_dir.mkdir(parents=True)
+    run_sql(url, "CREATE TABLE pictures (id INTEGER)")
 
-    with pytest.raises(StoreError, match=r"photos\.db is another program's database.*pictures"):
-        inspect_database(sqlite_url(path))
-
-
-def test_plain_optuna_database_is_refused(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "plain.db")
-    optuna.storages.RDBStorage(url).engine.dispose()
-
-    with pytest.raises(StoreError, match=r"plain\.db is an Optuna database of another program"):
+    with pytest.raises(StoreError, match=r"(hypSearch\.db|/test\d+) is another program's database.*pictures"):
         inspect_database(url)
 
 
-def test_truncated_database_is_refused(with_optuna: Path, url: str) -> None:
-    path = with_optuna / "hypSearch.db"
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+def test_plain_optuna_database_is_refused(layout: StudyLayout, url: str) -> None:
+    layout.experiment_dir.mkdir(parents=True)
+    add_optuna(url)
+
+    with pytest.raises(StoreError, match=r"(hypSearch\.db|/test\d+) is an Optuna database of another program"):
+        inspect_database(url)
+
+
+def test_truncated_database_is_refused(whole_file: Path, file_url: str) -> None:
+    content = whole_file.read_bytes()
+    whole_file.write_bytes(content[: len(content) // 2])
 
     with pytest.raises(StoreError, match=r"hypSearch\.db cannot be used as a database .*malformed"):
-        inspect_database(url)
+        inspect_database(file_url)
 
 
-def test_overwritten_page_is_found(with_optuna: Path, url: str) -> None:
-    path = with_optuna / "hypSearch.db"
-    content = bytearray(path.read_bytes())
+def test_overwritten_page_is_found(whole_file: Path, file_url: str) -> None:
+    content = bytearray(whole_file.read_bytes())
     content[8192:12288] = b"\xff" * 4096
-    path.write_bytes(content)
+    whole_file.write_bytes(content)
 
     with pytest.raises(StoreError, match=r"hypSearch\.db cannot be used as a database"):
-        inspect_database(url)
+        inspect_database(file_url)
 
 
-def test_schema_of_a_newer_optuna_is_refused(with_optuna: Path, url: str) -> None:
-    run_sql(with_optuna / "hypSearch.db", "UPDATE alembic_version SET version_num = 'v9.1.0.a'")
+def test_schema_of_a_newer_optuna_is_refused(whole_url: str) -> None:
+    run_sql(whole_url, "UPDATE alembic_version SET version_num = 'v9.1.0.a'")
 
     with pytest.raises(StoreError, match=r"'v9\.1\.0\.a', newer than the installed one .*pip install -U optuna"):
-        inspect_database(url)
+        inspect_database(whole_url)
 
 
-def test_schema_of_an_older_optuna_is_refused_with_its_upgrade(with_optuna: Path, url: str) -> None:
-    run_sql(with_optuna / "hypSearch.db", "UPDATE alembic_version SET version_num = 'v2.6.0.a'")
+def test_schema_of_an_older_optuna_is_refused_with_its_upgrade(whole_url: str) -> None:
+    run_sql(whole_url, "UPDATE alembic_version SET version_num = 'v2.6.0.a'")
 
     with pytest.raises(StoreError, match=r"older Optuna schema 'v2\.6\.0\.a'.*optuna storage upgrade"):
-        inspect_database(url)
+        inspect_database(whole_url)
 
 
-def test_tables_of_a_newer_version_are_refused(engine: Engine, layout: StudyLayout, url: str) -> None:
+def test_tables_of_a_newer_version_are_refused(engine: Engine, url: str) -> None:
     engine.dispose()
-    run_sql(layout.database, "UPDATE attnsearch_meta SET value = '99'")
+    run_sql(url, "UPDATE attnsearch_meta SET value = '99'")
 
     with pytest.raises(StoreError, match="tables of version 99"):
         inspect_database(url)
@@ -162,12 +183,11 @@ def test_revisions_are_those_of_the_installed_optuna(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_file_without_read_right_is_named(engine: Engine, layout: StudyLayout, url: str) -> None:
-    engine.dispose()
-    layout.database.chmod(0)
+def test_file_without_read_right_is_named(whole_file: Path, file_url: str) -> None:
+    whole_file.chmod(0)
 
     with pytest.raises(StoreError, match=r"hypSearch\.db cannot be read"):
-        inspect_database(url)
+        inspect_database(file_url)
 
 
 def test_unreachable_server_is_named_without_its_password() -> None:
@@ -196,11 +216,3 @@ def test_looking_keeps_the_locks_of_connections_that_this_process_has_open(tmp_p
         subprocess.run([sys.executable, "-c", script.replace("'k'", "'l'")], check=True)
         assert held.execute(count).fetchone() == (3,)
         assert path.with_name("hypSearch.db-wal").exists()
-
-
-def test_reader_is_told_while_the_tables_are_being_made(tmp_path: Path) -> None:
-    path = tmp_path / "hypSearch.db"
-    create_database(sqlite_url(path)).dispose()  # ours are there, Optuna's are not yet
-    with pytest.raises(StoreError, match=r"hypSearch\.db holds no study yet"):
-        inspect_database(sqlite_url(path), must_exist=True)
-    assert inspect_database(sqlite_url(path)) == "ours"
