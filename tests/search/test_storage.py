@@ -1,0 +1,99 @@
+"""Several first starts at one moment: one creates, the others find."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from attnsearch.search.context import Worker
+from attnsearch.search.session import Session, layout_of, open_session
+from attnsearch.search.storage import open_database
+from attnsearch.search.study import UUID, create_study
+from attnsearch.search.supervisor import check_study
+from attnsearch.search.trials import read_storage
+from attnsearch.search.worker import claim_next
+from attnsearch.store.database import create_database
+from attnsearch.store.inspection import inspect_database
+from attnsearch.store.urls import default_url
+from tests.search.studies import ON_EACH_DATABASE, loaded_study
+
+Open = Callable[..., Session]
+T = TypeVar("T")
+
+
+def at_once(n: int, step: Callable[[int], T]) -> list[T]:
+    """What `step` returns to each of n threads that start it together."""
+    barrier = threading.Barrier(n)
+
+    def wait_and_step(index: int) -> T:
+        barrier.wait()
+        return step(index)
+
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(wait_and_step, range(n)))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database that nobody has used yet."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return default_url(layout_of(loaded_study(), root=tmp_path))
+
+
+def start(url: str, name: str) -> str:
+    """What `prepare` does to the database; returns the UUID of the study."""
+    database = open_database(url, create=True)
+    loaded = loaded_study(name=name, enqueue=[{"train.optimizer.lr": 2e-3}])
+    study = create_study(database, loaded, val_hash="split-a", class_names=("a", "b"))
+    uuid = str(study.user_attrs[UUID])
+    database.engine.dispose()
+    return uuid
+
+
+def test_first_starts_of_two_studies_share_an_empty_database(empty_url: str) -> None:
+    at_once(2, lambda index: start(empty_url, f"hunt{index}"))
+
+    assert inspect_database(empty_url, must_exist=True) == "ours"
+    assert optuna.get_all_study_names(read_storage(empty_url)) == ["hunt0", "hunt1"]
+
+
+def test_first_starts_of_one_study_make_it_once(empty_url: str) -> None:
+    uuids = at_once(3, lambda index: start(empty_url, "hunt"))
+
+    assert len(set(uuids)) == 1
+    (trial,) = optuna.load_study(study_name="hunt", storage=read_storage(empty_url)).trials
+    assert trial.state == TrialState.WAITING
+
+
+def test_start_after_one_that_was_killed_between_our_tables_and_optunas(tmp_path: Path) -> None:
+    loaded = loaded_study()
+    layout = layout_of(loaded, root=tmp_path)
+    create_database(default_url(layout)).dispose()
+
+    check_study(loaded, layout, default_url(layout))
+    assert start(default_url(layout), "hunt")
+
+
+@ON_EACH_DATABASE
+def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend: str, tmp_path: Path) -> None:
+    session = open_tiny(n_trials=4)
+    roots = [tmp_path if backend == "sqlite" else tmp_path / str(index) for index in range(6)]  # a server has no folder
+
+    def claim_all(index: int) -> int:
+        own = open_session(session.loaded, layout_of(session.loaded, root=roots[index]), session.database.url)
+        worker, n_claims = Worker(f"here:{index}:a", None), 0
+        while claim_next(own, worker, started_at=0.0) not in ("wait", "done"):
+            n_claims += 1
+        own.database.engine.dispose()
+        return n_claims
+
+    assert sum(at_once(6, claim_all)) == 4
+    assert len(session.trials()) == 4
