@@ -10,7 +10,9 @@ from attnsearch.search.context import Worker
 from attnsearch.search.recover import KILLED, RETURNED, recover
 from attnsearch.search.session import Session
 from attnsearch.search.worker import claim_next
+from tests.search.studies import ON_EACH_DATABASE
 
+pytestmark = ON_EACH_DATABASE
 Open = Callable[..., Session]
 
 

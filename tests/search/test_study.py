@@ -24,7 +24,7 @@ from attnsearch.search.study import (
     refuse_changes,
 )
 from attnsearch.search.supervisor import check_study, study_file
-from tests.search.studies import loaded_study
+from tests.search.studies import ON_EACH_DATABASE, loaded_study
 
 Open = Callable[..., Session]
 
@@ -35,12 +35,14 @@ def finish(session: Session, *values: float, monitor: float | None = None) -> No
     session.study.tell(trial, list(values))
 
 
+@ON_EACH_DATABASE
 def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
     session = open_tiny()
     again = create_study(session.database, session.loaded, val_hash="split-a", class_names=("a", "b"))
     assert again.user_attrs == session.study.user_attrs
 
 
+@ON_EACH_DATABASE
 def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
     session = open_tiny()
     changed = type(session.loaded)(
@@ -68,6 +70,7 @@ def test_budget_may_change(open_tiny: Open) -> None:
     create_study(session.database, loaded_study(n_trials=9), val_hash="split-a", class_names=("a", "b"))
 
 
+@ON_EACH_DATABASE
 def test_trials_are_enqueued_once(open_tiny: Open) -> None:
     point = {"train.optimizer.lr": 2e-3}
     session = open_tiny(enqueue=[point])
@@ -91,6 +94,7 @@ def test_first_of_equal_trials_is_best(open_tiny: Open) -> None:
     assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=2)] == [0, 1]
 
 
+@ON_EACH_DATABASE
 def test_pareto_front_comes_first_and_is_ordered_by_the_monitor(open_tiny: Open) -> None:
     session = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
     finish(session, 0.5, 0.1)
@@ -99,6 +103,7 @@ def test_pareto_front_comes_first_and_is_ordered_by_the_monitor(open_tiny: Open)
     assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=1)] == [1, 0]
 
 
+@ON_EACH_DATABASE
 def test_infeasible_trial_is_never_best(open_tiny: Open) -> None:
     session = open_tiny()
     trial = session.study.ask()

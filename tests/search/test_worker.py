@@ -32,6 +32,7 @@ from attnsearch.search.session import Session
 from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
 from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
+from tests.search.studies import ON_EACH_DATABASE
 
 Open = Callable[..., Session]
 Run = Callable[[ExperimentConfig, SearchContext], TrialResult]
@@ -67,6 +68,7 @@ def work(session: Session, *, started_at: float = 0.0) -> None:
     run_worker(session, Worker("here:1:a", None), started_at=started_at)
 
 
+@ON_EACH_DATABASE
 def test_budget_counts_complete_and_pruned_trials(open_tiny: Open, play: Callable[[Run], None]) -> None:
     ends = iter(["complete", "pruned", "complete", "pruned"])
     play(lambda config, context: result(next(ends), val_accuracy=0.5))
@@ -75,6 +77,7 @@ def test_budget_counts_complete_and_pruned_trials(open_tiny: Open, play: Callabl
     assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED"]
 
 
+@ON_EACH_DATABASE
 def test_failed_trial_keeps_its_reason_and_the_study_goes_on(open_tiny: Open, play: Callable[[Run], None]) -> None:
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
         if context.number == 0:
@@ -222,6 +225,7 @@ def test_objective_that_is_not_finite_fails_the_trial(open_tiny: Open, play: Cal
     assert session.trials()[0].user_attrs["error"] == "val/accuracy is not a finite number"
 
 
+@ON_EACH_DATABASE
 def test_interrupted_trial_continues_under_its_number_and_parameters(
     open_tiny: Open, play: Callable[[Run], None]
 ) -> None:
@@ -247,6 +251,7 @@ def test_interrupted_trial_continues_under_its_number_and_parameters(
     assert (first[1], second[1]) == (1, 2)
 
 
+@ON_EACH_DATABASE
 def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -> None:
     session = open_tiny(n_trials=1)
     worker = Worker("here:1:a", None)
@@ -264,6 +269,7 @@ def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -
     assert session.leases.of_trial(0).worker == "here:2:b"  # type: ignore[union-attr]
 
 
+@ON_EACH_DATABASE
 def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, play: Callable[[Run], None]) -> None:
     session = open_tiny(n_trials=1)
     worker = Worker("here:1:a", None)
@@ -282,6 +288,7 @@ def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, pl
     assert session.trials()[0].value == 0.4
 
 
+@ON_EACH_DATABASE
 def test_full_budget_of_running_trials_makes_others_wait(open_tiny: Open) -> None:
     session = open_tiny(n_trials=1)
     assert claim_next(session, Worker("here:1:a", None), started_at=0.0) not in ("wait", "done")
@@ -300,6 +307,7 @@ def test_trial_seed_derives_from_its_number(open_tiny: Open, play: Callable[[Run
     assert len(set(seeds)) == 3
 
 
+@ON_EACH_DATABASE
 def test_constraint_is_the_distance_outside_the_bound(open_tiny: Open, play: Callable[[Run], None]) -> None:
     play(lambda config, context: result(val_accuracy=0.5, val_sparsity=0.4))
     session = open_tiny(n_trials=1, constraints={"val/sparsity": {"at_most": 0.3}, "val/accuracy": {"at_least": 0.4}})
@@ -338,6 +346,7 @@ def test_sleep_of_the_whole_machine_is_a_pause_too(
         context.check()
 
 
+@ON_EACH_DATABASE
 def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open, tmp_path: Path) -> None:
     session = open_tiny()
     context = context_of(session, tmp_path, lambda: 0.0)
@@ -346,6 +355,7 @@ def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open, tmp_path: Pat
         context.record([record(1, 0.5)])
 
 
+@ON_EACH_DATABASE
 def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open, tmp_path: Path) -> None:
     session = open_tiny(lease_s=1.0)
     context = context_of(session, tmp_path, lambda: 0.0)
