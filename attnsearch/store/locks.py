@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
+from attnsearch.errors import StoreError
 from attnsearch.store.database import database_errors, open_writer
 from attnsearch.store.files import locked
 from attnsearch.store.urls import sqlite_path
@@ -67,7 +68,7 @@ def _server_lock(engine: Engine, name: str, *, timeout_s: float) -> Iterator[Non
         try:
             yield
         finally:
-            with suppress(DBAPIError):  # the server has released the lock of a connection that was lost
+            with suppress(DBAPIError, StoreError):  # the server has released the lock of a connection that was lost
                 connection.rollback()
 
 

@@ -15,10 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from sqlalchemy import select
+
 from attnsearch.config.layers import to_yaml
 from attnsearch.errors import StoreError
 from attnsearch.search.trials import StudyRows, read_study
+from attnsearch.store import tables
+from attnsearch.store.database import open_reader, transaction
 from attnsearch.store.layout import StudyLayout, is_temporary
+from attnsearch.store.leases import HELD
 from attnsearch.store.records import read_csv
 from attnsearch.store.urls import sqlite_url
 
@@ -28,12 +33,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Harmed:
-    """A search in a folder of its own."""
+    """A search in a folder of its own; `server` is the URL of a database on one, None an SQLite file in the folder."""
 
     folder: Path
     n_trials: int
     n_epochs: int
     name: str = "victim"
+    server: str | None = None
 
     @property
     def layout(self) -> StudyLayout:
@@ -41,7 +47,7 @@ class Harmed:
 
     @property
     def url(self) -> str:
-        return sqlite_url(self.layout.database)
+        return self.server or sqlite_url(self.layout.database)
 
     def write(self, *, n_images: int = 32, n_workers: int = 2, **study: object) -> None:
         """The study file: trials of a second or more, on two classes of drawn birds."""
@@ -62,6 +68,7 @@ class Harmed:
         }
         space = {"train.optimizer.lr": {"kind": "float", "low": 1e-4, "high": 1e-2, "log": True}}
         values = {"name": self.name, "base": base, "space": space, "n_trials": self.n_trials, "n_workers": n_workers}
+        values["storage"] = self.server
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "study.yaml").write_text(to_yaml({**values, **study}))
 
@@ -81,15 +88,13 @@ class Harmed:
 
     def held(self) -> list[tuple[int, int, int]]:
         """(trial, epoch, process id) of every lease in force."""
-        if not self.layout.database.exists():
+        table = tables.leases
+        query = select(table.c.trial, table.c.epoch, table.c.worker).where(table.c.state == HELD)
+        try:
+            with transaction(open_reader(self.url)) as connection:
+                found = connection.execute(query).all()
+        except StoreError:  # database or tables do not exist yet
             return []
-        with closing(sqlite3.connect(f"file:{self.layout.database}?mode=ro", uri=True, timeout=60)) as database:
-            try:
-                found = database.execute(
-                    "select trial, epoch, worker from attnsearch_leases where state = 'held'"
-                ).fetchall()
-            except sqlite3.OperationalError:  # the tables do not exist yet
-                return []
         return [(trial, epoch, int(worker.rsplit(":", 2)[1])) for trial, epoch, worker in found]
 
     def in_mid_trial(self, beyond: Mapping[int, int] | None = None) -> tuple[int, int, int]:
@@ -102,7 +107,10 @@ class Harmed:
         return wait_for(lambda: next((h for h in self.held() if floor.get(h[0], 0) < h[1] < self.n_epochs - 1), None))
 
     def pause(self, pid: int) -> None:
-        """Stops a worker outside of its transactions: one that is stopped inside holds up every other writer."""
+        """Stops a worker, on SQLite outside of its transactions: one that is stopped inside holds up every writer."""
+        if self.server is not None:
+            os.kill(pid, signal.SIGSTOP)
+            return
         while True:
             os.kill(pid, signal.SIGSTOP)
             with closing(sqlite3.connect(self.layout.database, timeout=1, isolation_level=None)) as database:

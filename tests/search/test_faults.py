@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 
 from tests.search.faults import Harmed, polling, wait_for
+from tests.search.studies import ON_EACH_DATABASE
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def harmed(tmp_path: Path) -> Harmed:
-    harmed = Harmed(tmp_path, n_trials=2, n_epochs=8)
+def harmed(tmp_path: Path, backend: str, request: pytest.FixtureRequest) -> Harmed:
+    server = str(request.getfixturevalue("postgres_url")) if backend == "postgresql" else None
+    harmed = Harmed(tmp_path, n_trials=2, n_epochs=8, server=server)
     harmed.write()
     return harmed
 
 
+@ON_EACH_DATABASE
 def test_killed_worker_loses_no_trial_and_no_epoch(harmed: Harmed) -> None:
     search = harmed.start()
     trial, epoch, pid = harmed.in_mid_trial()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 
-from attnsearch.store.database import open_writer, tune_writer
+from attnsearch.store.database import open_writer, tune_writer, writer_arguments
 from attnsearch.store.files import atomic_write
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases
@@ -15,11 +15,17 @@ from attnsearch.store.records import write_epochs
 from attnsearch.types import EpochRecord
 
 
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    writer_url, options = writer_arguments(url)
+    storage = optuna.storages.RDBStorage(writer_url, engine_kwargs=options)
+    tune_writer(storage.engine)
+    return storage
+
+
 def ask(url: str, n_trials: str) -> None:
     """Runs trials of the study "gull" and prints their numbers."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(url)
-    tune_writer(storage.engine)
+    storage = open_storage(url)
     study = optuna.load_study(study_name="gull", storage=storage)
     for _ in range(int(n_trials)):
         trial = study.ask()
@@ -43,9 +49,8 @@ def write(url: str, study_uuid: str, number: str, n_epochs: str) -> None:
 def search(url: str, root: str, study_uuid: str, n_trials: str) -> None:
     """Runs trials of the study "gull": two epochs in the database, then the weights, then the end."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(url)
+    storage = open_storage(url)
     study = optuna.load_study(study_name="gull", storage=storage)
-    tune_writer(storage.engine)
     layout = StudyLayout(Path(root), "CUB", "br_npa")
     for _ in range(int(n_trials)):
         trial = study.ask()

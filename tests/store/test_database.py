@@ -276,7 +276,8 @@ def test_tables_and_upserts_are_plain_postgresql() -> None:
 
 @pytest.mark.slow
 def test_no_trial_is_handed_to_two_processes(engine: Engine, url: str, run_processes: RunProcesses) -> None:
-    storage = optuna.storages.RDBStorage(url)
+    writer_url, options = writer_arguments(url)
+    storage = optuna.storages.RDBStorage(writer_url, engine_kwargs=options)
     study = optuna.create_study(storage=storage, study_name="gull")
     for _ in range(20):
         study.enqueue_trial({})
