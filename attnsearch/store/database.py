@@ -75,7 +75,11 @@ def create_database(url: str) -> Engine:
         make_folder(path.parent)
         _warn_of_network(path)
     engine = open_writer(url)
-    create_tables(engine)
+    try:
+        create_tables(engine)
+    except BaseException:
+        engine.dispose()  # a server counts connections that nobody closes
+        raise
     return engine
 
 

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from attnsearch.store import tables
 from attnsearch.store.database import transaction
@@ -39,7 +40,15 @@ def write_score_rows(engine: Engine, study_uuid: str, number: int, *, attempt: i
             require_lease(connection, study_uuid, number, attempt)
             _write_to_epoch(connection, study_uuid, number, table)
         connection.execute(delete(scores).where(*same))
-        connection.execute(tables.insert_into(connection, scores), rows)
+        connection.execute(_upsert(connection), rows)
+
+
+def _upsert(connection: Connection) -> sqlite.Insert | postgresql.Insert:
+    """Another process may have written the same scoring since the deletion: PostgreSQL lets both delete first."""
+    insert = tables.insert_into(connection, tables.scores)
+    keys = list(tables.scores.primary_key.columns)
+    changed = {column.name: insert.excluded[column.name] for column in tables.scores.columns if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
 def _rows(study_uuid: str, number: int, table: ScoreTable) -> list[dict[str, Any]]:

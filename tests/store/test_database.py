@@ -298,5 +298,5 @@ def test_reading_works_while_another_process_holds_a_write(engine: Engine, url: 
         during = n_meta(open_reader(url)), inspect_database(url)
         writer.communicate()
 
-    assert during == (1, "ours")
+    assert during == (1, "unfinished")
     assert n_meta(open_reader(url)) == 2

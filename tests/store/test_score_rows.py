@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -44,6 +45,12 @@ def test_same_scoring_replaces_itself_and_another_one_stands_beside_it(engine: E
     rows = read_score_rows(engine, "uuid")
     deletion = rows[rows["metric"] == "deletion"]
     assert dict(zip(deletion["digest"], deletion["value"], strict=True)) == {"d1": 1.0, "d2": 0.5}
+
+
+def test_one_scoring_written_by_two_at_once_stands_there_once(engine: Engine) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: write_score_rows(engine, "uuid", 0, attempt=None, table=table()), range(16)))
+    assert read_score_rows(engine, "uuid")["metric"].tolist() == ["deletion", "sparsity"]
 
 
 def test_scores_of_a_running_trial_join_the_metrics_of_its_kept_epoch(
