@@ -14,8 +14,15 @@ from attnsearch.cli import data, quality, reading, running, weights
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.logs import logging_to_stderr
-from attnsearch.cli.output import libraries_to_stderr, print_line, report_error, report_unexpected
+from attnsearch.cli.output import (
+    libraries_to_stderr,
+    print_line,
+    report_error,
+    report_interruption,
+    report_unexpected,
+)
 from attnsearch.cli.report import report
+from attnsearch.cli.stopping import interruptible
 from attnsearch.cli.visualize import visualize
 from attnsearch.errors import AttnSearchError
 
@@ -76,16 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with logging_to_stderr():
-            return int(app(words or ["--help"], prog_name="attnsearch", standalone_mode=False) or DONE)
+        with interruptible(), logging_to_stderr():
+            return _run(words or ["--help"])
     except typer.TyperException as error:  # a wrong option or argument
         return report_error(error.format_message().replace(": Value error, ", ": "), MISUSED)
     except AttnSearchError as error:
         return report_error(str(error), exit_code(error))
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        return report_interruption(INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except Exception as error:  # a fault of the package: the user gets one line, the traceback goes to a file
         return report_unexpected(error, FAILED)
+
+
+def _run(words: list[str]) -> int:
+    """Runs one verb as typer does, but leaves Ctrl-C and all errors to the caller."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("attnsearch", words) as context:
+            return int(command.invoke(context) or DONE)
+    except typer.Exit as ended:  # by --help or --version
+        return ended.exit_code

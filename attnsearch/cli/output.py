@@ -99,6 +99,12 @@ def report_error(text: str, code: int) -> int:
     return code
 
 
+def report_interruption(code: int) -> int:
+    """Prints one line on stderr; returns the code."""
+    print("interrupted", file=sys.stderr)
+    return code
+
+
 def report_unexpected(error: Exception, code: int) -> int:
     """Prints one line and leaves the traceback in a file for whoever mends the package."""
     trace = "".join(traceback.format_exception(error))

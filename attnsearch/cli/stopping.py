@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,6 +16,14 @@ logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNPOLLED_S = 5.0
 Handler = Callable[[int, FrameType | None], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised by our handlers.
+
+    A plain `KeyboardInterrupt` that passes through the import of an extension module makes Python kill the process by
+    SIGINT at its end, whatever its exit code (CPython, `run_eval_code_obj`).
+    """
 
 
 class StopRequest:
@@ -44,17 +53,33 @@ class StopRequest:
         """The handler.
 
         Raises:
-            KeyboardInterrupt: for the second signal, and for the first one while nobody calls `is_asked`.
+            Interrupted: for the second signal, and for the first one while nobody calls `is_asked`.
         """
         if self._is_asked or self._clock() - self._polled_at > UNPOLLED_S:
-            raise KeyboardInterrupt
+            raise Interrupted
         self._is_asked = True
 
 
 @contextmanager
-def signals_to(handler: Handler) -> Iterator[None]:
-    """Sends both signals to `handler` during the block, and restores what was there."""
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+def interruptible() -> Iterator[None]:
+    """Lets both signals raise `Interrupted` during the block, so that whatever is open is closed first.
+
+    A signal that is ignored stays so: a script ignores SIGINT for what it starts in the background.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    is_main = threading.current_thread() is threading.main_thread()  # Python runs handlers nowhere else
+    heeded = [number for number in SIGNALS if is_main and signal.getsignal(number) is not signal.SIG_IGN]
+    with signals_to(interrupt, heeded):
+        yield
+
+
+@contextmanager
+def signals_to(handler: Handler, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """Sends the signals to `handler` during the block, and restores what was there."""
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
