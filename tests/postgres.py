@@ -137,6 +137,11 @@ class PostgresServer:
         """Removes a database, whoever is connected to it."""
         self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def end_connection(self, backend_pid: int) -> None:
+        """Ends somebody's connection, and returns when it is gone."""
+        pid = sql.Literal(backend_pid)
+        self.execute(sql.SQL("SELECT pg_terminate_backend({}, 10000)").format(pid))
+
     def execute(self, statement: sql.SQL | sql.Composed, *, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Runs one statement as the owner of everything; returns its rows."""
         with closing(self._connect(database)) as connection:

@@ -35,12 +35,21 @@ def recover(session: Session, *, is_dead: Callable[[str], bool]) -> list[int]:
     """
     with session.exclusive():
         seen = [(trial, session.leases.of_trial(trial.number)) for trial in session.trials(TrialState.RUNNING)]
-        return [trial.number for trial, lease in seen if _is_lost(lease, is_dead) and _take_back(session, trial, lease)]
+        return [
+            trial.number
+            for trial, lease in seen
+            if _is_lost(session, lease, is_dead) and _take_back(session, trial, lease)
+        ]
 
 
-def _is_lost(lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
-    """Whether no living worker holds the trial; ask and claim share a lock, so one without a lease died in between."""
-    return lease is None or lease.state != HELD or lease.expires_at < time.time() or is_dead(lease.worker)
+def _is_lost(session: Session, lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
+    """Whether no living worker holds the trial; ask and claim share a lock, so one without a lease died in between.
+
+    While the server was away nobody could renew a lease, so that one that ran out then may still be alive.
+    """
+    if lease is None or lease.state != HELD or is_dead(lease.worker):
+        return True
+    return lease.expires_at < time.time() and not session.database.was_away_within(session.loaded.study.lease_s)
 
 
 def _take_back(session: Session, trial: FrozenTrial, seen: Lease | None) -> bool:

@@ -92,6 +92,6 @@ class Session:
 
 def open_session(loaded: LoadedStudy, layout: StudyLayout, url: str) -> Session:
     """A session on a study that exists."""
-    database = open_database(url)
+    database = open_database(url, patience_s=loaded.study.storage_patience_s)
     study = load_optuna_study(database, loaded.study)
     return Session(loaded, layout, database, study, Leases(database.engine, str(study.user_attrs[UUID])))

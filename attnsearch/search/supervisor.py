@@ -39,6 +39,7 @@ from attnsearch.store.files import atomic_write, make_folder, remove_stale_tempo
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import remove, remove_resumes
+from attnsearch.store.servers import wait_for_server
 from attnsearch.store.urls import redact_literals
 from attnsearch.training.sources import check_sources
 
@@ -75,6 +76,7 @@ def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTable
         DataError: the data set cannot be used, or not with the teacher or the backbone that the runs start from.
         StoreError: the database is foreign, corrupt or newer.
     """
+    wait_for_server(url, patience_s=loaded.study.storage_patience_s)
     loaded = resolve_checkpoints_of(loaded, root=layout.root)
     is_new = inspect_database(url) != "ours"
     corners = corner_experiments(loaded)
@@ -115,7 +117,7 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
     loaded = settle(loaded)
     data = open_data(loaded.experiment.data, progress=progress)
     make_folder(layout.study_dir)
-    database = open_database(url, create=True)
+    database = open_database(url, create=True, patience_s=loaded.study.storage_patience_s)
     create_study(database, loaded, val_hash=tables.val_hash, class_names=tables.class_names)
     database.engine.dispose()
     return Prepared(open_session(loaded, layout, url), data)

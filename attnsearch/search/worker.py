@@ -89,6 +89,7 @@ def run_worker(session: Session, worker: Worker, *, started_at: float) -> None:
             run_claim(session, worker, claim, data)
 
 
+@repeated
 def claim_next(session: Session, worker: Worker, *, started_at: float) -> Claim | Literal["done", "wait"]:
     """The next trial under a fresh lease; "wait" while running trials may still fill the budget.
 
@@ -97,6 +98,9 @@ def claim_next(session: Session, worker: Worker, *, started_at: float) -> Claim 
     config = session.loaded.study
     with session.exclusive():
         trials = session.trials()
+        held = session.leases.held_by(worker.name)
+        if held is not None:  # claimed before, but the answer was lost
+            return Claim(optuna.Trial(session.study, trials[held.number]._trial_id), held.attempt)
         n_done = n_finished(trials)
         if n_done >= config.n_trials or is_failing(trials, since=started_at):
             return "done"

@@ -13,6 +13,7 @@ from attnsearch.store import tables
 from attnsearch.store.database import transaction
 from attnsearch.store.files import disk_errors
 from attnsearch.store.leases import require_lease
+from attnsearch.store.servers import repeated
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def _array_header(path: Path) -> tuple[tuple[int, ...], str]:
     return array.shape, str(array.dtype)
 
 
+@repeated
 def write_artifacts(
     engine: Engine, study_uuid: str, number: int, *, attempt: int | None, files: Mapping[str, FileRecord]
 ) -> None:
@@ -73,6 +75,7 @@ def write_artifacts(
         connection.execute(upsert, rows)
 
 
+@repeated
 def read_artifacts(
     engine: Engine, study_uuid: str, numbers: Collection[int] | None = None
 ) -> dict[int, dict[str, FileRecord]]:

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from attnsearch.errors import StoreError
+from attnsearch.errors import StoreError, TransientStoreError
 from attnsearch.store import tables
 from attnsearch.store.files import free_bytes, make_folder
 from attnsearch.store.inspection import CONNECT_TIMEOUT_S, DatabaseState, inspect_database, server_errors
+from attnsearch.store.servers import Connector, connector_of, raise_lost_connections
 from attnsearch.store.urls import (
     default_url,
     driver_url,
@@ -49,7 +50,7 @@ LOCK_ATTEMPTS = 60
 """How often a writer waits that long for one that was stopped inside a transaction, before it gives up."""
 _LOCKED = "another process has held it for %d s, wake or stop that one, or move the database to a local disk"
 _MIB = 2**20
-_SERVER_MENDS = {
+_SERVER_REMEDIES = {
     "25006": "name a server that may be written, this one is read-only",
     "42501": "grant this user the right to create and to write tables",
     "42P01": "start a search to create the tables",
@@ -123,11 +124,11 @@ def _set_wal(engine: Engine) -> None:
 
 
 def tune_writer(engine: Engine) -> Engine:
-    """Makes an engine, Optuna's too, safe for many writing processes; does nothing to PostgreSQL.
+    """Makes an engine, Optuna's too, safe for many writing processes.
 
-    `BEGIN IMMEDIATE` takes the write lock before the first read; without it SQLite hands one waiting trial to several
-    workers (Optuna's SELECT … FOR UPDATE does nothing there). Listeners do not survive pickling: pass URLs between
-    processes, never engines or storages.
+    On SQLite `BEGIN IMMEDIATE` takes the write lock before the first read; without it SQLite hands one waiting trial to
+    several workers (Optuna's SELECT … FOR UPDATE does nothing there). On a server a connection that breaks is a
+    `ConnectionLost`. Listeners do not survive pickling: pass URLs between processes, never engines or storages.
 
     A writer waits for another one that was paused inside a transaction, and says so. What the database refuses in the
     end is a `StoreError`, through Optuna too.
@@ -136,6 +137,7 @@ def tune_writer(engine: Engine) -> Engine:
         The same engine.
     """
     if engine.dialect.name != "sqlite":
+        raise_lost_connections(engine)
         return engine
 
     @event.listens_for(engine, "connect")
@@ -171,19 +173,22 @@ def open_writer(url: str) -> Engine:
         StoreError: the driver of the server is missing.
         ConfigError: not a URL of a usable kind.
     """
-    writer_url, options = writer_arguments(url)
+    writer_url, options = writer_arguments(url, connector_of(url))
     with server_errors(url):
         return tune_writer(create_engine(writer_url, **options))
 
 
-def writer_arguments(url: str) -> tuple[str, dict[str, Any]]:
+def writer_arguments(url: str, connector: Connector | None) -> tuple[str, dict[str, Any]]:
     """URL and keyword arguments of `create_engine` for a writer.
 
     Optuna writes with `RDBStorage(url, engine_kwargs=options)`, whose engine then goes through `tune_writer`.
+
+    Args:
+        connector: from `connector_of`.
     """
-    if sqlite_path(url) is not None:
+    if connector is None:
         return url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
-    return driver_url(url), {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}, "pool_pre_ping": True}
+    return driver_url(url), {"creator": connector, "pool_pre_ping": True}
 
 
 def open_reader(url: str) -> Engine:
@@ -237,16 +242,19 @@ def database_errors(engine: Engine) -> Iterator[None]:
 
 
 def _store_error(engine: Engine, cause: BaseException | None) -> StoreError:
+    """A `TransientStoreError` where nothing is known that a person must change first."""
     reason = redact(str(cause).strip().partition("\n")[0])
     code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None))  # psycopg 3, psycopg 2
-    return StoreError(f"database {_name_of(engine)}: {reason}; {_SERVER_MENDS.get(code) or _mend(reason, engine)}")
+    remedy = _SERVER_REMEDIES.get(code) or _remedy(reason, engine)
+    kind = StoreError if remedy else TransientStoreError
+    return kind(f"database {_name_of(engine)}: {reason}; {remedy or 'check the disk or the server'}")
 
 
 def _name_of(engine: Engine) -> str:
     return shown(engine.url.render_as_string(hide_password=True))
 
 
-def _mend(reason: str, engine: Engine) -> str:
+def _remedy(reason: str, engine: Engine) -> str | None:
     if "locked" in reason:
         return _LOCKED % (LOCK_ATTEMPTS * BUSY_TIMEOUT_S)
     if "full" in reason:
@@ -259,7 +267,7 @@ def _mend(reason: str, engine: Engine) -> str:
         return "restore it from an `attnsearch export`"
     if "no such table" in reason:
         return "start a search to create the tables"
-    return "check the disk or the server"
+    return None
 
 
 def checkpoint_wal(url: str) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, selec
 from attnsearch.errors import LeaseLost
 from attnsearch.store import tables
 from attnsearch.store.database import transaction
+from attnsearch.store.servers import repeated
 
 HELD, RELEASED, TAKEN = "held", "released", "taken"
 
@@ -41,6 +42,7 @@ class Leases:
         self._study = study_uuid
         self._clock = clock
 
+    @repeated
     def claim(self, number: int, worker: str, *, duration_s: float) -> int:
         """Starts the next attempt at a trial that Optuna handed out; a living older attempt loses its lease.
 
@@ -66,6 +68,7 @@ class Leases:
             connection.execute(update(tables.leases).where(self._is(number)).values(values))
         return int(row.attempt) + 1
 
+    @repeated
     def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
         """Lengthens the lease to `duration_s` from now; one that ran out but was not taken back can be renewed.
 
@@ -80,6 +83,7 @@ class Leases:
             values = {"expires_at": self._clock() + duration_s, "epoch": max(row.epoch, epoch or 0)}
             connection.execute(update(tables.leases).where(self._is(number)).values(values))
 
+    @repeated
     def check(self, number: int, attempt: int) -> None:
         """Asks whether this attempt may still write.
 
@@ -90,6 +94,7 @@ class Leases:
         with transaction(self._engine) as connection:
             require_lease(connection, self._study, number, attempt)
 
+    @repeated
     def release(self, number: int, attempt: int, *, stalled: bool) -> int:
         """Ends the attempt from inside; releasing it twice counts once.
 
@@ -112,6 +117,7 @@ class Leases:
             connection.execute(update(tables.leases).where(self._is(number)).values(values))
             return count
 
+    @repeated
     def take_back(self, number: int, attempt: int | None = None) -> int:
         """Ends the attempt from outside, for a worker that died or went silent; asking twice counts once.
 
@@ -136,12 +142,24 @@ class Leases:
             connection.execute(update(tables.leases).where(self._is(number)).values(values))
             return stalled
 
+    @repeated
     def of_trial(self, number: int) -> Lease | None:
         """The last lease of the trial in whatever state; None if it was never claimed."""
         with transaction(self._engine) as connection:
             row = connection.execute(select(tables.leases).where(self._is(number))).one_or_none()
         return None if row is None else _lease(row)
 
+    @repeated
+    def held_by(self, worker: str) -> Lease | None:
+        """The lease that a worker holds; one whose claim was cut off may not know of it."""
+        held = and_(
+            tables.leases.c.study == self._study, tables.leases.c.worker == worker, tables.leases.c.state == HELD
+        )
+        with transaction(self._engine) as connection:
+            row = connection.execute(select(tables.leases).where(held)).one_or_none()
+        return None if row is None else _lease(row)
+
+    @repeated
     def n_epochs(self, *, without: int | None = None) -> int:
         """Epochs that all trials of the study have finished so far, one trial left out if asked."""
         table = tables.leases
@@ -151,6 +169,7 @@ class Leases:
         with transaction(self._engine) as connection:
             return int(connection.execute(query).scalar_one())
 
+    @repeated
     def stalled(self) -> set[int]:
         """Numbers of the trials whose last attempts finished no new epoch."""
         table = tables.leases

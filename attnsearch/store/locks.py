@@ -59,7 +59,11 @@ def study_lock(engine: Engine, study_uuid: str, *, file: Path, timeout_s: float 
 
 @contextmanager
 def _server_lock(engine: Engine, name: str, *, timeout_s: float) -> Iterator[None]:
-    """An advisory lock of a transaction: the server releases it with the connection, however the process ends."""
+    """An advisory lock of a transaction: the server releases it with the connection, however the process ends.
+
+    Raises:
+        ConnectionLost: after the block, if the lock was lost on the way and others may have done the same.
+    """
     with database_errors(engine):
         connection = engine.connect()
     with connection:
@@ -67,9 +71,13 @@ def _server_lock(engine: Engine, name: str, *, timeout_s: float) -> Iterator[Non
             _acquire(connection, name, timeout_s)
         try:
             yield
-        finally:
+        except BaseException:
             with suppress(DBAPIError, StoreError):  # the server has released the lock of a connection that was lost
                 connection.rollback()
+            raise
+        with database_errors(engine):
+            connection.execute(select(1))
+            connection.rollback()
 
 
 def _acquire(connection: Connection, name: str, timeout_s: float) -> None:

@@ -16,6 +16,7 @@ from attnsearch.store import tables
 from attnsearch.store.database import transaction
 from attnsearch.store.files import Check, atomic_write, disk_errors
 from attnsearch.store.leases import require_lease
+from attnsearch.store.servers import repeated
 from attnsearch.types import SPLITS, EpochRecord
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _COSTS = ("lr", "seconds", "images_per_s", "peak_memory_mb")
 
 
+@repeated
 def write_epochs(
     engine: Engine, study_uuid: str, number: int, attempt: int | None, records: Sequence[EpochRecord]
 ) -> None:
@@ -57,6 +59,7 @@ def write_epochs(
         connection.execute(upsert, rows)
 
 
+@repeated
 def read_epochs(engine: Engine, study_uuid: str, numbers: Collection[int] | None = None) -> pd.DataFrame:
     """The records of a study as a wide table.
 

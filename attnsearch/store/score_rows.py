@@ -13,12 +13,14 @@ from attnsearch.store import tables
 from attnsearch.store.database import transaction
 from attnsearch.store.leases import require_lease
 from attnsearch.store.scores import ScoreTable
+from attnsearch.store.servers import repeated
 from attnsearch.types import SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@repeated
 def write_score_rows(engine: Engine, study_uuid: str, number: int, *, attempt: int | None, table: ScoreTable) -> None:
     """Puts the means of one scoring beside those of others; the same scoring replaces itself.
 
@@ -85,6 +87,7 @@ def _finite_or_null(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+@repeated
 def read_score_rows(engine: Engine, study_uuid: str) -> pd.DataFrame:
     """All scorings of a study: a row per trial, scoring and metric.
 

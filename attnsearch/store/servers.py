@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 import threading
 import time
@@ -17,11 +18,11 @@ from typing import Any, ParamSpec, TypeVar
 from sqlalchemy import Engine, ExceptionContext, event
 
 from attnsearch.errors import ConnectionLost, ServerUnavailable, StoreError
-from attnsearch.store.urls import parse_url, redact
+from attnsearch.store.inspection import CONNECT_TIMEOUT_S, server_errors
+from attnsearch.store.urls import driver_url, parse_url, redact, sqlite_path
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 15
 _RETRY_S = (0.2, 5.0)
 """First and longest pause between two attempts to connect."""
 _MAX_LOSSES = 10
@@ -42,7 +43,7 @@ class Connector:
     """Opens connections to a server and waits for one that is away; shared by all threads of an engine.
 
     Args:
-        url: of a server, not of a file.
+        url: of a database on a server.
         patience_s: seconds that an outage may last; 0 reports the first failure.
         clock, sleep: seconds.
     """
@@ -55,20 +56,25 @@ class Connector:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        parsed = parse_url(url)
-        dialect = parsed.get_dialect()()
+        parsed = parse_url(driver_url(url))
+        dialect = parsed.get_dialect()
         self._name = redact(url)
-        self._driver = parsed.get_dialect().import_dbapi()
-        self._arguments, self._options = dialect.create_connect_args(parsed)
+        self._driver = dialect.import_dbapi()
+        self._arguments, self._options = dialect().create_connect_args(parsed)
         self._options = {"connect_timeout": CONNECT_TIMEOUT_S, **_KEEPALIVE, **self._options}
         self._patience_s, self._clock, self._sleep = patience_s, clock, sleep
         self._lock = threading.Lock()
         self._away_since: float | None = None
+        self._back_at = -math.inf
 
     @property
     def is_away(self) -> bool:
         """Whether the last attempt to connect failed."""
         return self._away_since is not None
+
+    def was_away_within(self, seconds: float) -> bool:
+        """Whether the server was away at some time in the last `seconds`."""
+        return self.is_away or self._clock() - self._back_at < seconds
 
     def __call__(self) -> Any:
         """A new connection of the driver, for `create_engine(creator=…)`.
@@ -107,6 +113,7 @@ class Connector:
         with self._lock:
             since, self._away_since = self._away_since, None
         if since is not None:
+            self._back_at = self._clock()
             logger.warning("%s answers again, after %.0f s", self._name, self._clock() - since)
 
 
@@ -116,9 +123,30 @@ def _reason(error: BaseException) -> str:
     return next((line for line in lines if line), type(error).__name__)
 
 
-def server_arguments(connector: Connector) -> dict[str, Any]:
-    """Keyword arguments of `create_engine` for an engine of Optuna's or ours on a server."""
-    return {"creator": connector, "pool_pre_ping": True}
+def connector_of(url: str, *, patience_s: float = 0.0) -> Connector | None:
+    """The connector of a database on a server; None for a file.
+
+    Raises:
+        StoreError: the driver of the server is missing.
+        ConfigError: not a URL of a usable kind.
+    """
+    if sqlite_path(url) is not None:
+        return None
+    with server_errors(url):
+        return Connector(url, patience_s=patience_s)
+
+
+def wait_for_server(url: str, *, patience_s: float) -> None:
+    """Waits until the server of a database answers; does nothing for a file.
+
+    Raises:
+        ServerUnavailable: it was away for longer than `patience_s`.
+        StoreError: it refuses, or its driver is missing.
+        ConfigError: not a URL of a usable kind.
+    """
+    connector = connector_of(url, patience_s=patience_s)
+    if connector is not None:
+        connector().close()
 
 
 def raise_lost_connections(engine: Engine) -> None:
