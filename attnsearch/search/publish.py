@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from attnsearch.evaluation.collect import collect
 from attnsearch.evaluation.thumbnails import write_thumbnails
 from attnsearch.models.kept import read_kept
 from attnsearch.search.session import Session
+from attnsearch.search.staging import discard_staged, finish_staging, put_in_place, staged, staged_names, start_staging
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.files import atomic_path, atomic_write, disk_errors, locked
@@ -79,7 +80,7 @@ def _chosen(layout: StudyLayout, trial: FrozenTrial, target: PublishedLayout) ->
 
 
 def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> Path:
-    """Writes the published sets of some trials of one study; the manifest comes last."""
+    """Makes the published sets of some trials of one study, then replaces those before them; the manifest is last."""
     manifest = layout.published_json
     wanted = [{"trial": c.number, "epoch": c.epoch, "folder": _relative(c.target.directory, layout)} for c in chosen]
     known = read_manifest(layout)
@@ -88,17 +89,14 @@ def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> 
         and known["sets"] == wanted
         and all((layout.experiment_dir / name).exists() for name in known["files"])
     ):
+        discard_staged(layout)
         return manifest
-    retract(layout)
-    files = _write_sets(layout, chosen, data)
-    about = {
-        "format": FORMAT,
-        "study": layout.study,
-        "sets": wanted,
-        "files": [_relative(path, layout) for path in files],
-    }
-    atomic_write(manifest, json.dumps(about, indent=1) + "\n")
-    return manifest
+    names = staged_names(layout, wanted)
+    if names is None:
+        start_staging(layout)
+        apart = [replace(one, target=staged(layout, one.target)) for one in chosen]
+        names = finish_staging(layout, wanted, _write_sets(layout, apart, data), format=FORMAT)
+    return put_in_place(layout, names)
 
 
 def _write_sets(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> list[Path]:
@@ -127,14 +125,6 @@ def read_manifest(layout: StudyLayout) -> dict[str, Any] | None:
     with disk_errors(layout.published_json):
         about: dict[str, Any] = json.loads(layout.published_json.read_text(encoding="utf-8"))
     return about if about.get("format") == FORMAT else None
-
-
-def retract(layout: StudyLayout) -> None:
-    """Removes the published files of a study, the manifest first; also those of a publication that was cut off."""
-    with disk_errors(layout.experiment_dir):
-        layout.published_json.unlink(missing_ok=True)
-        for path in layout.published_files():
-            path.unlink()
 
 
 def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list[Path]:

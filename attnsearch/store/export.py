@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Protocol
 
 from attnsearch.errors import ConfigError, StoreError
-from attnsearch.store.files import atomic_path, discard, disk_errors
+from attnsearch.store.files import atomic_path, discard, disk_errors, remove_stale
 from attnsearch.store.layout import (
     SIDE_FILES,
     ExperimentLayout,
     is_live_state,
     is_resume_checkpoint,
+    is_staging,
     is_temporary,
+    meant_name,
     temporary_path,
 )
 from attnsearch.store.urls import default_url, read_only_uri, redact, sqlite_path
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
+_COPY_SUFFIX = ".db"
 _ATTEMPTS = 3
 _BUSY_TIMEOUT_S = 60
 
@@ -50,7 +53,8 @@ def export_experiment(
     """Copies an experiment that may be running: whatever trial the copied database calls finished is whole in it.
 
     The database is copied first, by SQLite's backup, and files only after it: a trial's files are complete before the
-    database calls it so. Temporary files and locks stay out. A publication that happens meanwhile starts it anew.
+    database calls it so. Temporary files and locks stay out. A publication that happens meanwhile starts it anew. What
+    a killed export has left beside the target goes.
 
     Args:
         target: ends in .tar.gz, .tgz or .zip; must not exist.
@@ -61,6 +65,7 @@ def export_experiment(
         StoreError: the disk refuses, or the database lies on a server.
     """
     _check_request(experiment_dir, target)
+    _remove_leftovers(target.parent)
     layout = ExperimentLayout.at(experiment_dir)
     database = _database_file(layout, url)
     with atomic_path(target) as temporary:
@@ -85,6 +90,15 @@ def _check_request(experiment_dir: Path, target: Path) -> None:
         raise ConfigError(f"experiment {experiment_dir} is not a folder, name one such as results/CUB")
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of killed exports; those of others, also in the same folder, are none of ours."""
+    if not folder.is_dir():
+        return
+    endings = (*SUFFIXES, *(suffix + _COPY_SUFFIX for suffix in SUFFIXES))
+    with disk_errors(folder):
+        remove_stale(path for path in sorted(folder.glob(".*.tmp*")) if meant_name(path).endswith(endings))
+
+
 def _database_file(layout: ExperimentLayout, url: str | None) -> Path | None:
     path = sqlite_path(default_url(layout) if url is None else url)
     if path is None:
@@ -100,7 +114,7 @@ def _snapshot(database: Path | None, target: Path) -> Iterator[Path | None]:
     if database is None:
         yield None
         return
-    copy = temporary_path(target.with_name(database.name))
+    copy = temporary_path(target.with_name(target.name + _COPY_SUFFIX))
     try:
         _back_up(database, copy)
         yield copy
@@ -141,7 +155,8 @@ def _complete_files(layout: ExperimentLayout, database: Path | None, *, with_res
     """The files worth copying, in order of their names; folders that are links are followed once."""
     seen = {layout.directory.resolve()}
     for folder, names, files in os.walk(layout.directory, followlinks=True, onerror=_refuse_unreadable):
-        names[:] = [name for name in sorted(names) if _is_new(Path(folder, name), seen)]
+        inner = [name for name in sorted(names) if not is_staging(Path(folder, name))]
+        names[:] = [name for name in inner if _is_new(Path(folder, name), seen)]
         for path in (Path(folder, name) for name in sorted(files)):
             in_work = is_temporary(path) or is_live_state(path) or path in (layout.database, database)
             if path.is_file() and not in_work and (with_resume or not is_resume_checkpoint(path)):

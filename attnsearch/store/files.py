@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -207,12 +207,17 @@ def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_
     Raises:
         StoreError: the disk refuses.
     """
-    oldest = time.time() - older_than_s
     with disk_errors(folder):
-        found = [path for path in sorted(folder.rglob(".*.tmp")) if is_temporary(path)]
-        stale = [path for path in found if _written(path) <= oldest or not is_running(writer_of(path))]
-        for path in stale:
-            path.unlink(missing_ok=True)
+        return remove_stale(sorted(folder.rglob(".*.tmp*")), older_than_s=older_than_s)
+
+
+def remove_stale(paths: Iterable[Path], *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
+    """Removes those of the paths that are temporary files of no running process, as `remove_stale_temporaries`."""
+    oldest = time.time() - older_than_s
+    found = [path for path in paths if is_temporary(path)]
+    stale = [path for path in found if _written(path) <= oldest or not is_running(writer_of(path))]
+    for path in stale:
+        path.unlink(missing_ok=True)
     return stale
 
 

@@ -20,8 +20,9 @@ MAX_NAME_LENGTH = 100
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a database that is in use."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_STAGING = "publishing"
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
-_TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
 _RESERVED_STUDIES = frozenset({"artifacts", "figures"})
 
 
@@ -299,6 +300,16 @@ class StudyLayout:
         return self.study_dir / "published.json"
 
     @property
+    def staging(self) -> Path:
+        """Where a publication is made before it replaces the one before it."""
+        return self.study_dir / _STAGING
+
+    @property
+    def staged_json(self) -> Path:
+        """The manifest of a publication that is made and not yet in place."""
+        return self.staging / "published.json"
+
+    @property
     def test_looks(self) -> Path:
         """One line for each time that a trial was evaluated for publication."""
         return self.study_dir / "test_looks.csv"
@@ -362,14 +373,25 @@ def temporary_path(path: Path) -> Path:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether the name is one that `temporary_path` made."""
+    """Whether the name is one that `temporary_path` made, or one that SQLite has put beside it."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def writer_of(path: Path) -> int:
     """Id of the process that made this temporary name; 0 for another name."""
     match = _TEMPORARY.fullmatch(path.name)
-    return int(match[1]) if match else 0
+    return int(match[2]) if match else 0
+
+
+def meant_name(path: Path) -> str:
+    """The name that the file of this temporary name was to get; empty for another name."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return match[1] if match else ""
+
+
+def is_staging(folder: Path) -> bool:
+    """Whether the folder is that of a publication in the making."""
+    return folder.name == _STAGING
 
 
 def is_live_state(path: Path) -> bool:

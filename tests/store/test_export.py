@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -22,6 +23,7 @@ from attnsearch.store.layout import ExperimentLayout, StudyLayout, temporary_pat
 from attnsearch.store.records import read_epochs
 from attnsearch.store.urls import default_url
 
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = "0b8a1f5e-8c5d-4a40-9a59-0d2f3c0d7e11"
 
 
@@ -199,6 +201,35 @@ def test_full_disk_leaves_no_archive(running: StudyLayout, tmp_path: Path, monke
     with pytest.raises(StoreError, match=r"copy\.zip: No space left on device"):
         export_experiment(running.experiment_dir, tmp_path / "out" / "copy.zip")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_publication_in_the_making_stays_out(running: StudyLayout, tmp_path: Path) -> None:
+    atomic_write(running.staged_json, "{}")
+    export_experiment(running.experiment_dir, tmp_path / "copy.zip")
+    assert not [name for name in unpack(tmp_path / "copy.zip", tmp_path / "there") if "publishing" in name]
+
+
+@pytest.mark.parametrize("step", ["_back_up", "_add_files"])
+def test_the_next_export_removes_what_a_killed_one_left(running: StudyLayout, tmp_path: Path, step: str) -> None:
+    """Killed while the database is copied or while files are added; nothing else in the folder is touched."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    others = [folder / ".notes.tmp", temporary_path(folder / "mine.zip"), folder / ".kept.pt.1073741824-00000000.tmp"]
+    for path in others:
+        path.touch()
+    target = folder / "copy.zip"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from attnsearch.store import export\n"
+        f"do = export.{step}\n"
+        "def kill(*arguments): do(*arguments); os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"export.{step} = kill\n"
+        "export.export_experiment(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, running.experiment_dir, target], check=False, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(folder.iterdir())) > len(others)
+    export_experiment(running.experiment_dir, target)
+    assert sorted(folder.iterdir()) == sorted([*others, target])
 
 
 @pytest.mark.slow
