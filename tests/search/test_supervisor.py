@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from attnsearch.cli import searching
+from attnsearch.cli import main, searching
 from attnsearch.errors import DataError, DeviceError
 from attnsearch.search import worker as worker_module
 from attnsearch.search.context import Worker
@@ -41,7 +41,8 @@ def test_only_word_of_a_worker_is_the_error_that_ended_it(
     monkeypatch.setattr(worker_module, "run_worker", run)
     monkeypatch.setattr(searching, "load_study", lambda path: loaded_study())
     monkeypatch.setattr(searching, "open_session", lambda *arguments: None)
-    assert searching.work(tmp_path / "results/here/hunt/study.yaml", parent=0, started_at=0.0) == 2
+    file = tmp_path / "results/here/hunt/study.yaml"
+    assert main(["worker", str(file), "--parent", "0", "--started-at", "0"]) == 2
     written = capsys.readouterr()
     assert written.out == "x.jpg is broken\n"
     assert "downloading" in written.err
