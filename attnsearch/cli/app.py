@@ -13,7 +13,7 @@ from attnsearch import __version__
 from attnsearch.cli import data, quality, reading, running, weights
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
-from attnsearch.cli.logs import logging_to_stderr
+from attnsearch.cli.logs import logging_to_stderr, records_redacted
 from attnsearch.cli.output import (
     libraries_to_stderr,
     print_line,
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with interruptible(), logging_to_stderr():
+        with interruptible(), records_redacted(), logging_to_stderr():
             return _run(words or ["--help"])
     except typer.TyperException as error:  # a wrong option or argument
         return report_error(error.format_message().replace(": Value error, ", ": "), MISUSED)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnsearch.config.layers import read_yaml
-from attnsearch.config.load import find_file, load_experiment, load_study
+from attnsearch.config.load import LoadedStudy, find_file, load_experiment, load_study, with_storage
 from attnsearch.data import DataTables, build_tables
 from attnsearch.search.session import layout_of, storage_url
 from attnsearch.search.space import corners
 
 
-def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Path) -> str:
+def check(name: str, *, profile: str | None, overrides: Sequence[str], root: Path, storage: str | None = None) -> str:
     """One line that says what was checked.
 
+    Args:
+        storage: from `--storage` or the environment.
     Raises:
         ConfigError, DataError, StoreError: every fault that a start would meet before its first trial.
     """
@@ -25,8 +27,10 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
 
     path = find_file(name, ("studies", "configs"))
     if _is_study(path):
-        return _check_study(path, profile=profile, overrides=overrides, root=root)
-    experiment = resolve_checkpoints(load_experiment(str(path), profile=profile, overrides=overrides), root=root)
+        loaded = with_storage(load_study(str(path), profile=profile, overrides=overrides), storage, overrides)
+        return _check_study(path, loaded, root=root)
+    experiment = load_experiment(str(path), profile=profile, overrides=overrides)
+    experiment = resolve_checkpoints(experiment, root=root, storage=storage)
     tables = build_tables(experiment.data)
     check_sources(experiment, tables)
     check_models([("base", experiment)], n_classes=len(tables.class_names), metrics=[experiment.monitor])
@@ -34,10 +38,9 @@ def check(name: str, *, profile: str | None, overrides: Iterable[str], root: Pat
     return f"{path} is valid: {_describe(tables)}"
 
 
-def _check_study(path: Path, *, profile: str | None, overrides: Iterable[str], root: Path) -> str:
+def _check_study(path: Path, loaded: LoadedStudy, *, root: Path) -> str:
     from attnsearch.search.supervisor import check_study  # imports torch
 
-    loaded = load_study(str(path), profile=profile, overrides=overrides)
     layout = layout_of(loaded, root=root)
     tables = check_study(loaded, layout, storage_url(loaded, layout))
     n_corners = len(list(corners(loaded.study.space)))

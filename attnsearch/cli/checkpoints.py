@@ -23,18 +23,19 @@ def is_file_name(source: str) -> bool:
     return source.endswith(".safetensors")
 
 
-def kept_file(source: str, trial: int | None, root: Path) -> Path:
+def kept_file(source: str, trial: int | None, root: Path, storage: str | None) -> Path:
     """The kept checkpoint that a source names: itself, or that of a study's trial.
 
     Args:
         trial: of the study; None is the best one.
+        storage: as `reader_url`.
     Raises:
         ConfigError: no such study or trial, or one without a kept checkpoint.
     """
     if is_file_name(source):
         return Path(source)
     layout = find_run(source, root)
-    return kept_of(layout, best_number(layout) if trial is None else trial)
+    return kept_of(layout, best_number(layout, storage) if trial is None else trial)
 
 
 def kept_of(layout: StudyLayout, number: int) -> Path:
@@ -49,7 +50,7 @@ def kept_of(layout: StudyLayout, number: int) -> Path:
     return kept
 
 
-def best_number(layout: StudyLayout) -> int:
+def best_number(layout: StudyLayout, storage: str | None) -> int:
     """The best trial of a study; the one trial of a run of `attnsearch train`.
 
     Raises:
@@ -57,7 +58,7 @@ def best_number(layout: StudyLayout) -> int:
     """
     if not layout.study_yaml.exists():
         return 0
-    session = open_study(layout)
+    session = open_study(layout, storage)
     best = best_trials(session.study, session.loaded.study, k=1)
     if not best:
         raise ConfigError(f"study {layout.study!r} has no complete trial yet; name one with --trial")

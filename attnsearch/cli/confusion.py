@@ -14,7 +14,7 @@ from attnsearch.cli.checkpoints import best_number, kept_of
 from attnsearch.cli.found import find_run
 from attnsearch.cli.output import number, print_json, print_line, print_table
 from attnsearch.config.layers import parse_override
-from attnsearch.config.load import with_settings
+from attnsearch.config.load import with_settings, without_variables
 from attnsearch.errors import ConfigError
 from attnsearch.store.files import atomic_write
 from attnsearch.store.layout import StudyLayout, TrialLayout
@@ -42,11 +42,20 @@ class Shown:
     files: tuple[Path, ...]
 
 
-def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[str], root: Path) -> Shown:
+def analyse(
+    name: str,
+    trial: int | None,
+    split: Split,
+    *,
+    overrides: Iterable[str],
+    root: Path,
+    storage: str | None = None,
+) -> Shown:
     """Classifies a split with a trial's kept checkpoint, and writes its tables into the trial's folder.
 
     Args:
         trial: None is the published one, or the best.
+        storage: as `reader_url`.
     Raises:
         ConfigError: no such study or trial, or one without a kept checkpoint.
         DataError: the data set cannot be used or has no such split.
@@ -60,10 +69,10 @@ def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[s
     from attnsearch.store.archive import read_archive
 
     layout = find_run(name, root)
-    chosen = _chosen(layout) if trial is None else trial
+    chosen = _chosen(layout, storage) if trial is None else trial
     files = layout.trial(chosen)
     kept = read_kept(kept_of(layout, chosen))
-    config = with_settings(kept.config, dict(map(parse_override, overrides)))
+    config = with_settings(without_variables(kept.config), dict(map(parse_override, overrides)))
     data = open_data(config.data)
     data.tables.of(split)
     if split == "test":
@@ -83,7 +92,7 @@ def analyse(name: str, trial: int | None, split: Split, *, overrides: Iterable[s
     return Shown(layout, chosen, split, found, maps, similar, written)
 
 
-def _chosen(layout: StudyLayout) -> int:
+def _chosen(layout: StudyLayout, storage: str | None) -> int:
     from attnsearch.search.publish import read_manifest  # imports torch
 
     manifest = read_manifest(layout)
@@ -91,7 +100,7 @@ def _chosen(layout: StudyLayout) -> int:
         return int(manifest["sets"][0]["trial"])
     if not layout.study_yaml.exists():
         raise ConfigError(f"run {layout.study!r} has not ended; start it again, or name the trial with --trial 0")
-    return best_number(layout)
+    return best_number(layout, storage)
 
 
 def _write(found: Analysis, files: TrialLayout, split: Split) -> tuple[Path, ...]:

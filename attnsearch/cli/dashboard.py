@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS
+from attnsearch.cli.options import RESULTS, Storage
 
 
 def dashboard(
@@ -17,6 +17,7 @@ def dashboard(
     ),
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8080,
     allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let optuna-dashboard change studies.")] = False,
+    storage: Storage = None,
 ) -> None:
     """Open studies, trials and attention maps in a browser, while a search runs or afterwards."""
     from attnsearch.cli.found import find_results
@@ -24,7 +25,8 @@ def dashboard(
     from attnsearch.explorer.library import find_experiments
     from attnsearch.explorer.server import open_server
 
-    served = open_server(find_experiments(find_results(results, RESULTS)), host=host, port=port, allow_edit=allow_edit)
+    experiments = find_experiments(find_results(results, RESULTS))
+    served = open_server(experiments, host=host, port=port, allow_edit=allow_edit, storage=storage)
     if served.token is not None:
         print_line(f"warning: {host} can be reached from other machines; only who has the token below gets in")
     if allow_edit:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli.checkpoints import kept_of
-from attnsearch.cli.found import find_run, url_of
+from attnsearch.cli.found import find_run
 from attnsearch.cli.output import number, print_json, print_line, print_table
 from attnsearch.config.faults import near
 from attnsearch.config.layers import parse_override
-from attnsearch.config.load import with_settings
+from attnsearch.config.load import with_settings, without_variables
 from attnsearch.config.scores import FULL, FULL_N_IMAGES, ScoreSettings
 from attnsearch.errors import ConfigError
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
@@ -88,7 +88,7 @@ def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentCo
     n_archived = len(read_archive(target.archive).image_ids)
     base = full_settings(kept.config.evaluation.scores, n_archived).model_dump(mode="json")
     settings = {f"{PREFIX}{key}": value for key, value in base.items()} | dict(_with_prefix(overrides))
-    config = with_settings(kept.config, settings)
+    config = with_settings(without_variables(kept.config), settings)
     data = open_data(config.data)
     if target.split == "test":
         note_look(target.layout, target.number, kept.epoch, target.split)
@@ -115,20 +115,22 @@ def _with_prefix(overrides: Iterable[str]) -> Iterable[tuple[str, Any]]:
         yield (key if "." in key else PREFIX + key), value
 
 
-def store_scores(target: Target, table: ScoreTable) -> list[str]:
+def store_scores(target: Target, table: ScoreTable, storage: str | None) -> list[str]:
     """Puts the means into the study's database and, of the published trial, the files that BR-NPA's users know.
 
+    Args:
+        storage: as `reader_url`.
     Returns:
         Paths of those files.
     """
     from attnsearch.search.storage import open_database
     from attnsearch.search.study import UUID
-    from attnsearch.search.trials import open_to_read
+    from attnsearch.search.trials import open_to_read, reader_url
     from attnsearch.store.areas import METRIC, write_areas
     from attnsearch.store.score_rows import write_score_rows
 
     if target.layout.study_yaml.exists():
-        url = url_of(target.layout)
+        url = reader_url(target.layout, storage)
         uuid = str(open_to_read(url, target.layout.study).user_attrs[UUID])
         database = open_database(url, create=True)  # one of an earlier version lacks the table
         write_score_rows(database.engine, uuid, target.number, attempt=None, table=table)

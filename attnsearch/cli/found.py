@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from attnsearch.config.faults import near
-from attnsearch.config.load import load_study
+from attnsearch.config.load import load_stored_study
 from attnsearch.errors import ConfigError
-from attnsearch.search.session import Session, open_session, storage_url
+from attnsearch.search.session import Session, open_session
+from attnsearch.search.trials import reader_url
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 
@@ -108,23 +109,15 @@ def find_results(path: Path, root: Path) -> Path:
     return find_experiment(str(path), root).directory
 
 
-def url_of(layout: StudyLayout) -> str:
-    """The database of a study that has a folder.
-
-    Raises:
-        ConfigError: its `study.yaml` was changed into something that is no study.
-    """
-    return storage_url(load_study(str(layout.study_yaml)), layout)
-
-
-def open_study(layout: StudyLayout) -> Session:
+def open_study(layout: StudyLayout, storage: str | None) -> Session:
     """A session on a study that has a folder.
 
+    Args:
+        storage: as `reader_url`.
     Raises:
-        StoreError: its database is gone.
+        ConfigError, StoreError: as `reader_url`; also a database that is gone.
     """
-    loaded = load_study(str(layout.study_yaml))
-    return open_session(loaded, layout, storage_url(loaded, layout))
+    return open_session(load_stored_study(layout.study_yaml), layout, reader_url(layout, storage))
 
 
 def _none_in(root: Path) -> str:

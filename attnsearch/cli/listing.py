@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnsearch.cli.found import all_studies, url_of
+from attnsearch.cli.found import all_studies
 from attnsearch.cli.output import duration, number, print_line, print_table
-from attnsearch.config.load import Kind, find_file, load_study, names
+from attnsearch.config.load import Kind, find_file, load_stored_study, names
+from attnsearch.errors import AttnSearchError, StoreError
 from attnsearch.search.front import front_of, reliability
-from attnsearch.search.trials import StudyRows, TrialRow, read_study
+from attnsearch.search.trials import StudyRows, TrialRow, read_study, reader_url
+from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.urls import connection_url
 from attnsearch.types import SCORES
 
 KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
@@ -27,21 +30,44 @@ def known_files() -> list[dict[str, str]]:
     ]
 
 
-def known_studies(root: Path) -> list[dict[str, Any]]:
-    """One row for each study in the results."""
-    return [_study_row(layout) for layout in all_studies(root)]
+def known_studies(root: Path, storage: str | None) -> list[dict[str, Any]]:
+    """One row for each study in the results; `error` says why one cannot be read.
+
+    Args:
+        storage: as `reader_url`; asked once for all studies, so that a server that is away is waited for once.
+    Raises:
+        ConfigError: `storage` is not a usable URL.
+    """
+    fault = _fault_of(connection_url(storage)) if storage else None
+    return [_study_row(layout, storage, fault) for layout in all_studies(root)]
 
 
-def _study_row(layout: StudyLayout) -> dict[str, Any]:
-    rows = read_study(url_of(layout), layout.study)
-    n_trials = load_study(str(layout.study_yaml)).study.n_trials
+def _fault_of(url: str) -> StoreError | None:
+    try:
+        inspect_database(url, must_exist=True)
+    except StoreError as error:
+        return error
+    return None
+
+
+def _study_row(layout: StudyLayout, storage: str | None, fault: StoreError | None) -> dict[str, Any]:
+    row = {"experiment": layout.experiment, "study": layout.study}
+    try:
+        if fault is not None:
+            raise fault
+        return {**row, **_progress(layout, read_study(reader_url(layout, storage), layout.study)), "error": None}
+    except AttnSearchError as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines())
+        return {**row, "state": "unreadable", "trials": None, "failed": None, "best": None, "error": reason}
+
+
+def _progress(layout: StudyLayout, rows: StudyRows) -> dict[str, Any]:
+    n_trials = load_stored_study(layout.study_yaml).study.n_trials
     states = [trial.state for trial in rows.trials]
     n_done = states.count("complete") + states.count("pruned")
     state = "finished" if n_done >= n_trials else "running" if "running" in states else "stopped"
     best = next((trial for trial in rows.trials if trial.number in rows.best), None)
     return {
-        "experiment": layout.experiment,
-        "study": layout.study,
         "state": state,
         "trials": f"{n_done}/{n_trials}",
         "failed": str(states.count("fail")),

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class StderrHandler(logging.Handler):
@@ -14,6 +15,27 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
+
+
+@contextmanager
+def records_redacted() -> Iterator[None]:
+    """Keeps credentials and values of variables out of the log of every library, tracebacks included."""
+    make = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **settings: Any) -> logging.LogRecord:
+        from attnsearch.store.urls import redact  # imports SQLAlchemy
+
+        record = make(*args, **settings)
+        record.msg, record.args = redact(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+        return record
+
+    logging.setLogRecordFactory(factory)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
 
 
 @contextmanager

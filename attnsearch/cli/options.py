@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import ConfigError
 
 RESULTS = Path("results")
@@ -33,6 +34,16 @@ Profile = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="A file of configs/profiles: demo, photos or your own.")
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all results.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        envvar=URL_VARIABLE,
+        show_default=False,
+        help="Database of the trials; by default hypSearch.db of the experiment, whatever its files name.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for machines.")]
 Workers = Annotated[
     int | None,

@@ -94,7 +94,9 @@ def size(n_bytes: int) -> str:
 
 def report_error(text: str, code: int) -> int:
     """Prints `error: …` on stderr, one line per fault, details indented below; returns the code."""
-    for line in text.splitlines():
+    from attnsearch.store.urls import hide  # imports SQLAlchemy
+
+    for line in hide(text).splitlines():
         print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
     return code
 
@@ -107,7 +109,9 @@ def report_interruption(code: int) -> int:
 
 def report_unexpected(error: Exception, code: int) -> int:
     """Prints one line and leaves the traceback in a file for whoever mends the package."""
-    trace = "".join(traceback.format_exception(error))
+    from attnsearch.store.urls import hide  # imports SQLAlchemy
+
+    trace = hide("".join(traceback.format_exception(error)))
     with tempfile.NamedTemporaryFile("w", prefix="attnsearch-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write(trace)
     first = str(error).strip().partition("\n")[0]

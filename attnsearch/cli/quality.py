@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Overrides, Results
+from attnsearch.cli.options import RESULTS, AsJson, Overrides, Results, Storage
 from attnsearch.types import Split
 
 Run = Annotated[str, typer.Argument(help="A study or run in the results: NAME, EXPERIMENT/NAME or its folder.")]
@@ -32,6 +32,7 @@ def faithfulness(
         bool, typer.Option("--sanity", help="Also compares the maps with those of randomised weights.")
     ] = False,
     results: Results = RESULTS,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the saliency of a trial in full; evaluation.scores is set by n_images=100 n_steps=196 and so on."""
@@ -41,7 +42,7 @@ def faithfulness(
     names = check_references(references)
     target = find_target(study, trial, results)
     config, table = score_target(target, overrides or ())
-    print_scores(target, table, store_scores(target, table), as_json=as_json)
+    print_scores(target, table, store_scores(target, table, storage), as_json=as_json)
     if names:
         print_references(target, config, table, names, as_json=as_json)
     if sanity:
@@ -55,14 +56,14 @@ def confusion(
     split: Annotated[Split, typer.Option("--split", help="Which images; a look at test is noted down.")] = "val",
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Most confused pairs to print.")] = 10,
     results: Results = RESULTS,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which classes a trial confuses: most confused pairs, accuracies of classes and branches, calibration."""
     from attnsearch.cli.confusion import analyse, print_analysis
 
-    print_analysis(
-        analyse(study, trial, split, overrides=overrides or (), root=results), n_pairs=pairs, as_json=as_json
-    )
+    shown = analyse(study, trial, split, overrides=overrides or (), root=results, storage=storage)
+    print_analysis(shown, n_pairs=pairs, as_json=as_json)
 
 
 def compare(

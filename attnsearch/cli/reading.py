@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Overrides, Profile, Results
+from attnsearch.cli.options import RESULTS, AsJson, Overrides, Profile, Results, Storage
 from attnsearch.cli.output import number, print_json, print_line, print_table, size
 from attnsearch.types import Split
 
 Study = Annotated[str, typer.Argument(help="A study in the results: NAME, EXPERIMENT/NAME or its folder.")]
 
 
-def list_all(results: Results = RESULTS, as_json: AsJson = False) -> None:
+def list_all(results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
     """List the studies and configs that can be run, and the studies in the results."""
     from attnsearch.cli.listing import known_files, known_studies
 
-    files, studies = known_files(), known_studies(results)
+    files, studies = known_files(), known_studies(results, storage)
     if as_json:
         for row in (*files, *studies):
             print_json(row)
@@ -29,19 +29,23 @@ def list_all(results: Results = RESULTS, as_json: AsJson = False) -> None:
     rows = [
         (f"{row['experiment']}/{row['study']}", row["state"], row["trials"], row["failed"], number(row["best"]))
         for row in studies
+        if row["error"] is None
     ]
     print_table(columns, rows, title=f"in {results}")
+    for row in studies:
+        if row["error"] is not None:
+            print_line(f"{row['experiment']}/{row['study']}: {row['error']}")
 
 
-def show(study: Study, results: Results = RESULTS, as_json: AsJson = False) -> None:
+def show(study: Study, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show every trial of a study: state, objectives, kept epoch, settings, time."""
-    from attnsearch.cli.found import find_study, url_of
+    from attnsearch.cli.found import find_study
     from attnsearch.cli.listing import print_front, print_reliability, print_trials, trial_values
     from attnsearch.search.front import importances
-    from attnsearch.search.trials import open_to_read, rows_of
+    from attnsearch.search.trials import open_to_read, reader_url, rows_of
 
     layout = find_study(study, results)
-    opened = open_to_read(url_of(layout), layout.study)
+    opened = open_to_read(reader_url(layout, storage), layout.study)
     rows = rows_of(opened)
     if not as_json:
         print_trials(rows)
@@ -61,12 +65,13 @@ def evaluate(
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the best one.")] = None,
     split: Annotated[Split, typer.Option("--split", help="Which images; a look at test is noted down.")] = "val",
     results: Results = RESULTS,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the kept checkpoint of a trial, or of a file, on a split."""
     from attnsearch.cli.scoring import evaluate_source
 
-    scores = evaluate_source(study, trial, split, overrides=overrides or (), root=results)
+    scores = evaluate_source(study, trial, split, overrides=overrides or (), root=results, storage=storage)
     if as_json:
         print_json(scores)
     else:
@@ -78,11 +83,12 @@ def validate(
     overrides: Overrides = None,
     profile: Profile = None,
     results: Results = RESULTS,
+    storage: Storage = None,
 ) -> None:
     """Check a study or config with its data, models and database as a start would, and write nothing."""
     from attnsearch.cli.checking import check
 
-    print_line(check(name, profile=profile, overrides=overrides or (), root=results))
+    print_line(check(name, profile=profile, overrides=overrides or (), root=results, storage=storage))
 
 
 def export(
@@ -104,13 +110,14 @@ def prune_files(
     study: Study,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     results: Results = RESULTS,
+    storage: Storage = None,
 ) -> None:
     """Delete weights and maps that the study's retention does not keep; shows them first."""
     from attnsearch.cli.found import find_study, open_study
     from attnsearch.search.publish import removable
     from attnsearch.store.retention import remove
 
-    plan = removable(open_study(find_study(study, results)))
+    plan = removable(open_study(find_study(study, results), storage))
     rows = [(str(file.number), file.path.name, size(file.bytes)) for file in plan]
     print_table(("trial", "file", "size"), rows, title=f"{size(sum(file.bytes for file in plan))} can be freed")
     if not plan or not (yes or (sys.stdin.isatty() and typer.confirm("Delete these files?"))):

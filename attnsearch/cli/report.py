@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS
+from attnsearch.cli.options import RESULTS, Storage
 
 
 def report(
@@ -16,6 +16,7 @@ def report(
         Path | None, typer.Option("--to", metavar="FILE", help="By default report.html in the folder.")
     ] = None,
     pdf: Annotated[Path | None, typer.Option("--pdf", metavar="DIR", help="Also writes every chart as PDF.")] = None,
+    storage: Storage = None,
 ) -> None:
     """Write one HTML file that tells of all studies of an experiment and needs no network."""
     from attnsearch.cli.found import find_results
@@ -24,7 +25,7 @@ def report(
     from attnsearch.store.files import atomic_write
 
     folder = find_results(results, RESULTS)
-    built = build_report(folder)
+    built = build_report(folder, storage=storage)
     target = to or folder / "report.html"
     atomic_write(target, built.html)
     print_line(f"{target}: {size(target.stat().st_size)}")

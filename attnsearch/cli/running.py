@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Overrides, Profile, Results, Workers
+from attnsearch.cli.options import RESULTS, AsJson, Overrides, Profile, Results, Storage, Workers
 
 
 def search(
@@ -16,12 +16,14 @@ def search(
     profile: Profile = None,
     workers: Workers = None,
     results: Results = RESULTS,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> int:
     """Search the settings of a study; started again, it goes on where it stopped."""
-    from attnsearch.config.load import load_study
+    from attnsearch.config.load import load_study, with_storage
 
     loaded = load_study(study, profile=profile, overrides=overrides or ())
+    loaded = with_storage(loaded, storage, overrides or ())
 
     from attnsearch.cli.searching import run_search
 
@@ -33,6 +35,7 @@ def train(
     overrides: Overrides = None,
     profile: Profile = None,
     results: Results = RESULTS,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> int:
     """Train one experiment without a search; started again, it goes on where it stopped."""
@@ -42,7 +45,7 @@ def train(
 
     from attnsearch.cli.training import run_training
 
-    return run_training(experiment, root=results, as_json=as_json)
+    return run_training(experiment, root=results, storage=storage, as_json=as_json)
 
 
 def worker(

@@ -8,12 +8,18 @@ from pathlib import Path
 from attnsearch.cli.checkpoints import best_number, is_file_name, kept_of
 from attnsearch.cli.found import find_run
 from attnsearch.config.layers import parse_override
-from attnsearch.config.load import with_settings
+from attnsearch.config.load import with_settings, without_variables
 from attnsearch.types import Split
 
 
 def evaluate_source(
-    source: str, trial: int | None, split: Split, *, overrides: Iterable[str], root: Path
+    source: str,
+    trial: int | None,
+    split: Split,
+    *,
+    overrides: Iterable[str],
+    root: Path,
+    storage: str | None = None,
 ) -> dict[str, float]:
     """`split/metric` -> value; nothing is stored, but a look at a study's test split is noted in its folder.
 
@@ -21,6 +27,7 @@ def evaluate_source(
         source: a study or run in the results, or a checkpoint file.
         trial: of the study; None is the best one.
         overrides: `key=value` settings of the data and the machine that differ from those of the training.
+        storage: as `reader_url`.
 
     Raises:
         ConfigError: no such study or trial, or one without a kept checkpoint.
@@ -32,9 +39,9 @@ def evaluate_source(
     from attnsearch.search.publish import note_look
 
     layout = None if is_file_name(source) else find_run(source, root)
-    number = best_number(layout) if layout is not None and trial is None else trial or 0
+    number = best_number(layout, storage) if layout is not None and trial is None else trial or 0
     kept = read_kept(source if layout is None else kept_of(layout, number))
-    config = with_settings(kept.config, dict(map(parse_override, overrides)))
+    config = with_settings(without_variables(kept.config), dict(map(parse_override, overrides)))
     data = open_data(config.data)
     data.tables.of(split)
     if layout is not None and split == "test":

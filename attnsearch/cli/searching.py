@@ -14,11 +14,13 @@ from attnsearch.cli.output import print_json, print_line
 from attnsearch.cli.stopping import StopRequest, signals_to
 from attnsearch.cli.summary import SearchSummary
 from attnsearch.config.load import LoadedStudy, load_study
+from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import AttnSearchError
 from attnsearch.search.context import Worker
-from attnsearch.search.processes import URL_VARIABLE, worker_name
+from attnsearch.search.processes import worker_name
 from attnsearch.search.session import layout_of, open_session, storage_url
 from attnsearch.search.trials import read_study
+from attnsearch.store.urls import hide, url_named
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +73,13 @@ def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
 
             loaded = load_study(str(study_yaml))
             layout = layout_of(loaded, root=study_yaml.absolute().parents[2])
-            url = os.environ.get(URL_VARIABLE) or storage_url(loaded, layout)
+            url = url_named(os.environ.get(URL_VARIABLE), layout)
             run_worker(open_session(loaded, layout, url), worker, started_at=started_at)
         except AttnSearchError as error:
-            print_line("; ".join(line.strip() for line in str(error).splitlines()))
+            print_line(hide("; ".join(line.strip() for line in str(error).splitlines())))
             return worker_exit_code(error)
         except Exception as error:
             logger.exception("the worker met an unexpected error")
-            print_line(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
+            print_line(hide(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"))
             return TRANSIENT
     return INTERRUPTED if worker.stop.is_set() else DONE

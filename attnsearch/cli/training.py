@@ -13,7 +13,7 @@ from attnsearch.store.layout import StudyLayout
 from attnsearch.types import TrialResult
 
 
-def run_training(experiment: ExperimentConfig, *, root: Path, as_json: bool) -> int:
+def run_training(experiment: ExperimentConfig, *, root: Path, as_json: bool, storage: str | None = None) -> int:
     """Runs one experiment to its end, or to the first Ctrl-C or SIGTERM; returns the exit code.
 
     Raises:
@@ -24,7 +24,7 @@ def run_training(experiment: ExperimentConfig, *, root: Path, as_json: bool) -> 
     stop = StopRequest("stopping: the next start goes on after the last finished epoch")
     try:
         with signals_to(stop.take):
-            result = run_single(experiment, root=root, should_stop=stop.is_asked)
+            result = run_single(experiment, root=root, storage=storage, should_stop=stop.is_asked)
     except TrialInterrupted:
         return INTERRUPTED
     layout = StudyLayout(root.absolute(), experiment.experiment, experiment.name)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Results
+from attnsearch.cli.options import RESULTS, AsJson, Results, Storage
 from attnsearch.types import Split
 
 Words = Annotated[
@@ -55,6 +55,7 @@ def visualize(
     own_scale: Annotated[bool, typer.Option("--own-scale", help="Each panel over its own range.")] = False,
     top_q: Annotated[int, typer.Option("--top-q", min=1, help="Classes of --kind classes.")] = 5,
     results: Results = RESULTS,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw where models looked: overlays, outlines, parts, heads, layers, and figures of images by methods."""
@@ -73,5 +74,5 @@ def visualize(
     )
     sources = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
-    for path in visualize_all(sources, trial, order, overrides=overrides, root=results):
+    for path in visualize_all(sources, trial, order, overrides=overrides, root=results, storage=storage):
         print_json({"file": path}) if as_json else print_line(str(path))

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from attnsearch.cli.checkpoints import is_file_name
-from attnsearch.cli.found import find_run, url_of
+from attnsearch.cli.found import find_run
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.faults import near
 from attnsearch.config.layers import parse_override
-from attnsearch.config.load import load_experiment, with_settings
+from attnsearch.config.load import load_stored_experiment, with_settings, without_variables
 from attnsearch.data.build import build_tables
 from attnsearch.data.table import ImageTable
 from attnsearch.errors import ConfigError, DataError, StoreError
@@ -34,7 +34,7 @@ from attnsearch.evaluation.figures.panels import FORMATS, Grid, Panel, Row, Shee
 from attnsearch.evaluation.figures.raster import RULES, palette
 from attnsearch.evaluation.figures.subjects import Subject, Wanted, from_archive, read_picture
 from attnsearch.explorer.maps import Archives
-from attnsearch.search.trials import read_study
+from attnsearch.search.trials import read_study, reader_url
 from attnsearch.store.archive import read_archive
 from attnsearch.store.files import atomic_path
 from attnsearch.store.layout import StudyLayout
@@ -125,10 +125,18 @@ def checked_style(*, dpi: int, width_in: float, file_format: str) -> Style:
 
 
 def visualize_all(
-    sources: Sequence[str], trial: int | None, order: Order, *, overrides: Iterable[str], root: Path
+    sources: Sequence[str],
+    trial: int | None,
+    order: Order,
+    *,
+    overrides: Iterable[str],
+    root: Path,
+    storage: str | None = None,
 ) -> Iterator[Path]:
     """Writes all figures and yields their files.
 
+    Args:
+        storage: as `reader_url`.
     Raises:
         ConfigError: no such source, image or kind; or neither maps nor a checkpoint are left.
         DataError: a picture cannot be read.
@@ -136,7 +144,7 @@ def visualize_all(
     if not sources:
         raise ConfigError("name a study, a run or a .safetensors file before the settings")
     settings = list(overrides)
-    methods = [open_method(one, trial, order.split, overrides=settings, root=root) for one in sources]
+    methods = [open_method(one, trial, order.split, overrides=settings, root=root, storage=storage) for one in sources]
     for kind in order.kinds:
         for method in methods:
             check_kind(kind, method.config.model)
@@ -151,7 +159,15 @@ def visualize_all(
             yield from _save_each(kind, method, wanted, order, sheets, folder / method.name.replace(":", "-"))
 
 
-def open_method(source: str, trial: int | None, split: Split, *, overrides: Iterable[str], root: Path) -> Method:
+def open_method(
+    source: str,
+    trial: int | None,
+    split: Split,
+    *,
+    overrides: Iterable[str],
+    root: Path,
+    storage: str | None = None,
+) -> Method:
     """A trial of a study or run, `NAME:NUMBER` or by default its best, or a checkpoint file.
 
     Raises:
@@ -161,23 +177,24 @@ def open_method(source: str, trial: int | None, split: Split, *, overrides: Iter
     if is_file_name(source):
         from attnsearch.models.kept import read_kept  # imports torch
 
-        return Method(Path(source).stem, with_settings(read_kept(source).config, changes), Path(source), None)
+        stored = without_variables(read_kept(source).config)
+        return Method(Path(source).stem, with_settings(stored, changes), Path(source), None)
     name, _, written = source.rpartition(":") if source.rpartition(":")[2].isdecimal() else (source, "", "")
     layout = find_run(name, root)
-    number = int(written) if written else _best(layout) if trial is None else trial
+    number = int(written) if written else _best(layout, storage) if trial is None else trial
     files = layout.trial(number)
     if not files.config.is_file():
         raise ConfigError(f"study {layout.study!r} has no trial {number}; `attnsearch show {layout.study}` lists all")
-    config = with_settings(load_experiment(str(files.config)), changes)
+    config = with_settings(load_stored_experiment(files.config), changes)
     checkpoint = files.kept if files.kept.is_file() else None
     return Method(f"{layout.study}:{number}", config, checkpoint, _archive(layout, number, split), layout, number)
 
 
-def _best(layout: StudyLayout) -> int:
+def _best(layout: StudyLayout, storage: str | None) -> int:
     """The best trial, on the front the first one; the one trial of a plain run."""
     if not layout.study_yaml.is_file():
         return 0
-    best = read_study(url_of(layout), layout.study).best
+    best = read_study(reader_url(layout, storage), layout.study).best
     if not best:
         raise ConfigError(f"study {layout.study!r} has no complete trial yet; name one with --trial")
     return best[0]

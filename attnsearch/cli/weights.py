@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from attnsearch.cli.options import RESULTS, Overrides, Profile, Results
+from attnsearch.cli.options import RESULTS, Overrides, Profile, Results, Storage
 from attnsearch.cli.output import print_line
 
 app = typer.Typer(help="Bring checkpoints that other code has trained, and hand out ours in INTR's layout.")
@@ -51,9 +51,10 @@ def export_weights(
     to: Annotated[Path, typer.Argument(help="A new file.")],
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="Of the study; by default the best one.")] = None,
     results: Results = RESULTS,
+    storage: Storage = None,
 ) -> None:
     """Write a kept checkpoint as its authors' code reads it."""
     from attnsearch.cli.checkpoints import export_file, kept_file
 
-    export_file(kept_file(source, trial, results), to)
+    export_file(kept_file(source, trial, results, storage), to)
     print_line(f"{to}: read it with INTR's own `--eval --resume {to}`")

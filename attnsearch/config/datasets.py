@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -10,6 +9,7 @@ from pydantic import Field, model_validator
 
 from attnsearch import geometry
 from attnsearch.config.base import Settings
+from attnsearch.config.variables import expand
 
 #: How many classes the synthetic codes can tell apart, by the number of parts in which any two of them must differ.
 MAX_SYNTHETIC_CLASSES = {1: 625, 2: 125, 3: 25, 4: 5}
@@ -115,13 +115,15 @@ class RootedData(DataSettings):
     """A data set that lies in a folder."""
 
     root: str = Field(
-        min_length=1, description="folder of the data set; ~ and $VARIABLES are expanded, relative to where you are"
+        min_length=1,
+        description="folder of the data set, relative to where you are; ~ and $VARIABLES are expanded ($$ is a dollar "
+        "sign), but commands that read results take the one in a results folder as it stands",
     )
 
     @property
     def root_path(self) -> Path:
         """`root` with `~` and variables expanded."""
-        return Path(os.path.expandvars(self.root)).expanduser()
+        return Path(expand(self.root)).expanduser()
 
 
 class SyntheticData(DataSettings):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from attnsearch.config.datasets import RootedData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.faults import MOVED_KEYS, elsewhere, near, validate
 from attnsearch.config.layers import Layer, from_overrides, merge, overlay, parse_override, read_yaml, to_yaml
 from attnsearch.config.study import StudyConfig
+from attnsearch.config.variables import literal
 from attnsearch.errors import ConfigError
 
 Kind = Literal["configs", "studies", "configs/profiles"]
@@ -103,6 +105,47 @@ def load_study(name: str, *, profile: str | None = None, overrides: Iterable[str
         experiment = merge(experiment, over, ExperimentConfig)
     experiment = merge(experiment, _of_the_study(study), ExperimentConfig)
     return LoadedStudy(study, validate(ExperimentConfig, experiment))
+
+
+def load_stored_study(path: Path) -> LoadedStudy:
+    """The study in the `study.yaml` of a results folder, which must hold all of its settings itself.
+
+    Raises:
+        ConfigError: it is broken, or its base is the name of another file, which nobody asked to read.
+    """
+    base = read_yaml(path).values.get("base")
+    if not isinstance(base, Mapping):
+        raise ConfigError(f"{path}: base: must hold the settings themselves in a results folder, got {base!r}")
+    return load_study(str(path))
+
+
+def load_stored_experiment(path: Path) -> ExperimentConfig:
+    """The experiment in the `config.yaml` of a trial, as a reader uses it.
+
+    Raises:
+        ConfigError: it is broken.
+    """
+    return without_variables(load_experiment(str(path)))
+
+
+def without_variables(experiment: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with the root of its data as it stands: its $VARIABLES are not expanded.
+
+    For settings out of a results folder; what a person writes beside them is merged afterwards.
+    """
+    if not isinstance(experiment.data, RootedData):
+        return experiment
+    return with_settings(experiment, {"data.root": literal(experiment.data.root)})
+
+
+def with_storage(loaded: LoadedStudy, storage: str | None, overrides: Iterable[str]) -> LoadedStudy:
+    """A study that is started, with the database that the command line or the environment names.
+
+    An override `storage=URL` stays; what the file of the study names does not.
+    """
+    if storage is None or any(parse_override(text)[0] == "storage" for text in overrides):
+        return loaded
+    return replace(loaded, study=loaded.study.model_copy(update={"storage": storage}))
 
 
 def _refuse_unknown(pairs: Iterable[tuple[str, Any]]) -> None:

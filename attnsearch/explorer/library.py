@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,19 +14,21 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from attnsearch.config.load import load_experiment, load_study
+from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.explorer.memo import Memo, settled_stamp, stamp_of
-from attnsearch.search.session import storage_url
-from attnsearch.search.trials import StudyRows, TrialRow, read_storage, rows_of
+from attnsearch.search.trials import StudyRows, TrialRow, read_storage, reader_url, rows_of
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.database import open_reader
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
 from attnsearch.store.records import read_csv, read_epochs
-from attnsearch.store.urls import sqlite_path
+from attnsearch.store.urls import sqlite_path, url_named
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+ASK_AGAIN_S = 5.0
 
 
 class Uncopied:
@@ -53,11 +56,14 @@ class Library:
 
     Attributes:
         experiments: name -> layout.
+        storage_named: the database that a person named; None is each experiment's own file.
     """
 
     experiments: Mapping[str, ExperimentLayout]
+    storage_named: str | None = None
     _urls: Memo[str] = field(default_factory=lambda: Memo(256), repr=False)
     _rows: Memo[StudyRows] = field(default_factory=lambda: Memo(256), repr=False)
+    _faults: dict[str, tuple[float, StoreError]] = field(default_factory=dict, repr=False)
     _storages: dict[str, BaseStorage] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -80,21 +86,40 @@ class Library:
         """The database of a study.
 
         Raises:
-            ConfigError: its `study.yaml` was changed into something that is no study.
+            ConfigError, StoreError: as `reader_url`.
         """
         path = layout.study_yaml
-        return self._urls.get(path, stamp_of(path), lambda: storage_url(load_study(str(path)), layout))
+        return self._urls.get(path, stamp_of(path), lambda: reader_url(layout, self.storage_named))
+
+    def shared_url(self, experiment: ExperimentLayout) -> str:
+        """The database of an experiment, whatever its studies name.
+
+        Raises:
+            ConfigError: the one that a person named is not a usable URL.
+        """
+        return url_named(self.storage_named, experiment)
 
     def storage(self, url: str) -> BaseStorage:
         """Optuna's storage for looking only; finished trials are read once.
 
         Raises:
-            StoreError: no such database, or one that is not ours.
+            StoreError: no such database, or one that is not ours; for some seconds without asking again, so that all
+                studies on a server that is away wait for it once.
         """
         with self._lock:
+            failed_at, fault = self._faults.get(url, (-math.inf, None))
+            if fault is not None and time.monotonic() - failed_at < ASK_AGAIN_S:
+                raise fault
             if url not in self._storages:
-                self._storages[url] = cast(BaseStorage, Uncopied(read_storage(url)))
+                self._storages[url] = self._open(url)
             return self._storages[url]
+
+    def _open(self, url: str) -> BaseStorage:
+        try:
+            return cast(BaseStorage, Uncopied(read_storage(url)))
+        except StoreError as error:
+            self._faults[url] = (time.monotonic(), error)
+            raise
 
     def rows(self, layout: StudyLayout) -> StudyRows:
         """All trials of a study at this moment; a plain run is a study of one trial.
@@ -186,7 +211,7 @@ def find_experiments(folder: Path) -> dict[str, ExperimentLayout]:
 def rows_of_run(layout: StudyLayout) -> StudyRows:
     """A plain run as a study of one trial; its values are those of the kept epoch."""
     trial = layout.trial(0)
-    config = load_experiment(str(trial.config))
+    config = load_stored_experiment(trial.config)
     kept = _kept_epoch(trial)
     epochs = _with_slashes(read_csv(trial.epochs_csv)) if trial.epochs_csv.exists() else None
     metrics: dict[str, float] = {}

@@ -13,7 +13,7 @@ from typing import Literal
 from PIL import Image
 
 from attnsearch.config.datasets import DataConfig, SyntheticData
-from attnsearch.config.load import load_experiment
+from attnsearch.config.load import load_stored_experiment
 from attnsearch.data.build import build_tables
 from attnsearch.data.cachedir import list_caches
 from attnsearch.data.pictures import open_upright
@@ -121,7 +121,7 @@ def _encode(path: Path, stamp: object, longest_px: int, quality: int) -> Rendere
 
 def _data_config(path: Path) -> DataConfig | None:
     try:
-        return load_experiment(str(path)).data
+        return load_stored_experiment(path).data
     except AttnSearchError:
         return None
 

@@ -40,14 +40,16 @@ class Report:
     figures: dict[str, Figure] = field(default_factory=dict)
 
 
-def build_report(folder: Path) -> Report:
+def build_report(folder: Path, *, storage: str | None = None) -> Report:
     """Reads a results folder, or one experiment in it, and writes nothing.
 
+    Args:
+        storage: as `reader_url`.
     Raises:
         StoreError: no such folder, or nothing was run in it.
     """
     experiments = find_experiments(folder)
-    library = Library(experiments)
+    library = Library(experiments, storage)
     found = [read_facts(library, layout) for layout in library.studies()]
     facts = [one for one in found if isinstance(one, StudyFacts)]
     faults = [one for one in found if isinstance(one, str)] + [text for one in facts for text in one.faults]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import load_experiment
+from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import AttnSearchError
 from attnsearch.explorer.library import Library
 from attnsearch.explorer.maps import Archives
@@ -91,7 +91,7 @@ def read_facts(library: Library, layout: StudyLayout) -> StudyFacts | str:
     if chosen is not None:
         files = layout.trial(chosen.number)
         try:
-            config = load_experiment(str(files.config))
+            config = load_stored_experiment(files.config)
             archive = _index(layout, chosen.number)
             scores = {split: read_scores(files.scores(split)) for split in SPLITS if has_scores(files.scores(split))}
             test = _test_scores(layout, chosen)

@@ -17,14 +17,14 @@ from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.utils import redirect
 
-from attnsearch.errors import AttnSearchError, ConfigError
+from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.explorer.connections import MAX_WAITING, Server
 from attnsearch.explorer.guard import LOOPBACK, PREFIX, Guard, new_token
 from attnsearch.explorer.library import Library
 from attnsearch.explorer.notes import NotedStorage
 from attnsearch.explorer.views import create_explorer
 from attnsearch.search.storage import open_database
-from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.layout import ExperimentLayout
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -56,6 +56,7 @@ def open_server(
     host: str = "127.0.0.1",
     port: int = 8080,
     allow_edit: bool = False,
+    storage: str | None = None,
 ) -> Served:
     """Binds the address and builds both apps; no request is answered before `serve_forever`.
 
@@ -64,6 +65,7 @@ def open_server(
         host: an address of this machine; anything but the loopback asks for a token.
         port: 0 takes a free one.
         allow_edit: lets optuna-dashboard change studies.
+        storage: the database that a person named; None is each experiment's own file.
     Raises:
         ConfigError: the port is taken, or there is no such address.
         StoreError: a database cannot be read.
@@ -72,7 +74,11 @@ def open_server(
     try:
         token = None if host in LOOPBACK else new_token()
         app, dashboard_of = build_app(
-            experiments, hosts=(*LOOPBACK, host, socket.gethostname()), token=token, allow_edit=allow_edit
+            experiments,
+            hosts=(*LOOPBACK, host, socket.gethostname()),
+            token=token,
+            allow_edit=allow_edit,
+            storage=storage,
         )
         port = listener.getsockname()[1]
         server = Server(listener, app)
@@ -89,13 +95,14 @@ def build_app(
     hosts: Iterable[str] = LOOPBACK,
     token: str | None = None,
     allow_edit: bool = False,
+    storage: str | None = None,
 ) -> tuple[WSGIApplication, str | None]:
     """The whole as one WSGI app, and the experiment that optuna-dashboard shows."""
-    library = Library(experiments)
+    library = Library(experiments, storage)
     for layout in library.studies():
         with suppress(AttnSearchError):  # its page says it
             library.rows(layout)  # so that the first page of a large study is not slow
-    chosen = _written_last(experiments)
+    chosen = _written_last(library)
     root: WSGIApplication = _to_explorer
     if chosen is not None:
         root = _while_there(_contained(_dashboard(library, chosen, allow_edit=allow_edit), chosen.artifacts), chosen)
@@ -162,18 +169,15 @@ def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIAppl
 
 def _dashboard(library: Library, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
     """optuna-dashboard on a cached storage, which can write only with `allow_edit`."""
-    url = next(library.url(layout) for layout in experiment.studies() if _has_database(library, layout))
+    url = library.shared_url(experiment)
     storage = open_database(url).storage if allow_edit else library.storage(url)
     store = FileSystemArtifactStore(experiment.artifacts) if experiment.artifacts.is_dir() else None
     app: WSGIApplication = optuna_dashboard.wsgi(NotedStorage(storage, experiment), artifact_store=store)
     return app
 
 
-def _written_last(experiments: Mapping[str, ExperimentLayout]) -> ExperimentLayout | None:
-    library = Library(experiments)
-    with_database = [
-        one for one in experiments.values() if any(_has_database(library, layout) for layout in one.studies())
-    ]
+def _written_last(library: Library) -> ExperimentLayout | None:
+    with_database = [one for one in library.experiments.values() if one.studies() and _has_database(library, one)]
     return max(with_database, key=lambda one: (_written(one.database), one.experiment), default=None)
 
 
@@ -181,11 +185,11 @@ def _written(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def _has_database(library: Library, layout: StudyLayout) -> bool:
+def _has_database(library: Library, experiment: ExperimentLayout) -> bool:
     try:
-        library.storage(library.url(layout))
-    except AttnSearchError as error:
-        logger.warning("%s/%s: %s", layout.experiment, layout.study, error)
+        library.storage(library.shared_url(experiment))
+    except StoreError as error:
+        logger.warning("%s: %s", experiment.experiment, error)
         return False
     return True
 

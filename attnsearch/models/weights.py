@@ -21,6 +21,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from attnsearch.config.variables import expand
 from attnsearch.errors import ConfigError, DataError, StoreError
 
 CHECKPOINT_KEYS = ("class_names", "config", "epoch")
@@ -202,7 +203,7 @@ def _first(names: list[str]) -> str:
 
 
 def _existing_file(path: str | Path) -> Path:
-    file = Path(os.path.expandvars(path)).expanduser()
+    file = path if isinstance(path, Path) else Path(expand(path)).expanduser()
     if not file.is_file():
         raise ConfigError(f"weights file {file} does not exist or is not a file; give the path of an existing one")
     return file

@@ -6,19 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import LoadedStudy, load_study, with_settings
+from attnsearch.config.load import LoadedStudy, load_stored_study, with_settings
 from attnsearch.errors import ConfigError
-from attnsearch.search.session import storage_url
 from attnsearch.search.space import corners
 from attnsearch.search.study import best_trials, find_study
-from attnsearch.search.trials import read_storage
+from attnsearch.search.trials import read_storage, reader_url
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
 PREFIX = "study:"
 
 
-def resolve_checkpoints(experiment: ExperimentConfig, *, root: Path) -> ExperimentConfig:
+def resolve_checkpoints(experiment: ExperimentConfig, *, root: Path, storage: str | None = None) -> ExperimentConfig:
     """The experiment with each `study:NAME` replaced by the path of the kept checkpoint of that study's best trial.
 
     Of a study with several objectives it is the trial that the flat published files are of. The path becomes part of
@@ -26,12 +25,13 @@ def resolve_checkpoints(experiment: ExperimentConfig, *, root: Path) -> Experime
 
     Args:
         root: the results folder.
+        storage: the database that a person named for this start; None is the experiment's own file.
     Raises:
         ConfigError: no such study in the experiment, no complete feasible trial, or its checkpoint is gone.
         StoreError: the database of that study cannot be read.
     """
     shared = ExperimentLayout(root.absolute(), experiment.experiment)
-    found = {key: str(_best_kept(key, shared, name)) for key, name in _named_studies(experiment)}
+    found = {key: str(_best_kept(key, shared, name, storage)) for key, name in _named_studies(experiment)}
     return with_settings(experiment, found) if found else experiment
 
 
@@ -45,7 +45,7 @@ def resolve_checkpoints_of(loaded: LoadedStudy, *, root: Path) -> LoadedStudy:
         for key in (TEACHER, WEIGHTS):
             if str(settings.get(key, "")).startswith(PREFIX):
                 raise ConfigError(f"space.{key}: an axis chooses between paths of files, got {settings[key]!r}")
-    return LoadedStudy(loaded.study, resolve_checkpoints(loaded.experiment, root=root))
+    return LoadedStudy(loaded.study, resolve_checkpoints(loaded.experiment, root=root, storage=loaded.study.storage))
 
 
 def _named_studies(experiment: ExperimentConfig) -> Iterator[tuple[str, str]]:
@@ -56,7 +56,7 @@ def _named_studies(experiment: ExperimentConfig) -> Iterator[tuple[str, str]]:
             yield key, value.removeprefix(PREFIX)
 
 
-def _best_kept(key: str, shared: ExperimentLayout, name: str) -> Path:
+def _best_kept(key: str, shared: ExperimentLayout, name: str, storage: str | None) -> Path:
     known = {layout.study: layout for layout in shared.studies() if layout.study_yaml.exists()}
     if name not in known:
         listed = ", ".join(sorted(known)) or "none"
@@ -64,7 +64,7 @@ def _best_kept(key: str, shared: ExperimentLayout, name: str) -> Path:
             f"{key}: no study {name!r} in {shared.directory}; run `attnsearch search {name}` first, or name one of "
             f"those that are there; known: {listed}"
         )
-    best = _best_number(known[name])
+    best = _best_number(known[name], storage)
     if best is None:
         raise ConfigError(f"{key}: study {name!r} has no complete trial that keeps its constraints; search it first")
     kept = known[name].trial(best).kept
@@ -73,8 +73,8 @@ def _best_kept(key: str, shared: ExperimentLayout, name: str) -> Path:
     return kept
 
 
-def _best_number(layout: StudyLayout) -> int | None:
-    loaded = load_study(str(layout.study_yaml))
-    study = find_study(read_storage(storage_url(loaded, layout)), layout.study)
+def _best_number(layout: StudyLayout, storage: str | None) -> int | None:
+    loaded = load_stored_study(layout.study_yaml)
+    study = find_study(read_storage(reader_url(layout, storage)), layout.study)
     best = [] if study is None else best_trials(study, loaded.study, k=1)
     return best[0].number if best else None

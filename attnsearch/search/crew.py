@@ -85,7 +85,7 @@ class Crew:
         with signals_held():  # a process that was started is always known to `stop`
             self._workers[index] = start_worker(
                 self.session.layout,
-                self.session.database.url,
+                self.session.loaded.study.storage,
                 index,
                 n_workers=self.n_workers,
                 gpus=self._gpus,

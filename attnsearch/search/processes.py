@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
+from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS
 from attnsearch.store.files import is_running
 from attnsearch.store.layout import StudyLayout
 
-URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -50,7 +50,7 @@ class WorkerProcess:
 
 def start_worker(
     layout: StudyLayout,
-    url: str,
+    storage: str | None,
     index: int,
     *,
     n_workers: int,
@@ -74,7 +74,7 @@ def start_worker(
     try:
         popen = subprocess.Popen(
             command,
-            env=worker_environment(url, index, n_workers=n_workers, gpus=gpus, n_threads=n_threads),
+            env=worker_environment(storage, index, n_workers=n_workers, gpus=gpus, n_threads=n_threads),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -88,15 +88,18 @@ def start_worker(
 
 
 def worker_environment(
-    url: str, index: int, *, n_workers: int, gpus: Sequence[str], n_threads: int | None
+    storage: str | None, index: int, *, n_workers: int, gpus: Sequence[str], n_threads: int | None
 ) -> dict[str, str]:
     """The environment of a worker: a GPU or a share of the cores of its own (shared cores slow all down many times).
 
     Args:
+        storage: the database as the person who started the search wrote it, for the worker to expand; None is the
+            experiment's own file, whatever the environment of the search names.
         gpus: from `worker_gpus`; workers are spread over them in turn, and each sees its own alone.
     """
     threads = n_threads or max(1, n_cores() // n_workers)
-    environment = {**os.environ, URL_VARIABLE: url, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    own = {URL_VARIABLE: storage or "", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**os.environ, **own}
     if gpus:
         environment[VISIBLE_GPUS] = environment[ASSIGNED_GPU] = gpus[index % len(gpus)]
     return environment

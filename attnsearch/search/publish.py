@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from attnsearch.config.load import load_study
+from attnsearch.config.load import load_stored_study
 from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.collect import collect
 from attnsearch.evaluation.thumbnails import write_thumbnails
@@ -221,7 +221,7 @@ def _used_elsewhere(layout: StudyLayout) -> set[Path]:
     found: set[Path] = set()
     for other in ExperimentLayout(layout.root, layout.experiment).studies():
         if other.study != layout.study:
-            experiment = load_study(str(other.study_yaml)).experiment
+            experiment = load_stored_study(other.study_yaml).experiment
             teacher = experiment.train.teacher
             named = (experiment.model.weights, teacher.checkpoint if teacher else "")
             found |= {Path(name).resolve() for name in named}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from attnsearch.store.files import make_folder
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases
 from attnsearch.store.locks import study_lock
-from attnsearch.store.urls import default_url
+from attnsearch.store.urls import url_named
 
 RESULTS = Path("results")
 
@@ -32,8 +31,14 @@ def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
 
 
 def storage_url(loaded: LoadedStudy, layout: StudyLayout) -> str:
-    """The database of a study: `storage`, its $VARIABLES expanded (no password stands in a file), or the default."""
-    return os.path.expandvars(loaded.study.storage) if loaded.study.storage else default_url(layout)
+    """The database of a study that someone starts: its `storage`, or the experiment's own file.
+
+    Readers take `attnsearch.search.trials.reader_url`: what the `study.yaml` of a results folder names is only data.
+
+    Raises:
+        ConfigError: `storage` is not a usable URL.
+    """
+    return url_named(loaded.study.storage, layout)
 
 
 @contextmanager

@@ -51,17 +51,24 @@ class SingleContext:
 
 
 def run_single(
-    config: ExperimentConfig, *, root: Path, should_stop: Callable[[], bool] = lambda: False, progress: bool = False
+    config: ExperimentConfig,
+    *,
+    root: Path,
+    storage: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: bool = False,
 ) -> TrialResult:
     """Trains, evaluates on validation and publishes on test; goes on where an earlier run of the same config stopped.
 
+    Args:
+        storage: the database in which a study that a checkpoint is taken from is looked up; None is the experiment's.
     Raises:
         ConfigError: the name belongs to a study, or to a run with other settings; or a checkpoint cannot be found.
         StoreError: another process runs it.
         TrialInterrupted: `should_stop` became true; the next call continues.
         AttnSearchError: whatever ends the run.
     """
-    config = resolve_checkpoints(config, root=root)
+    config = resolve_checkpoints(config, root=root, storage=storage)
     layout = StudyLayout(root.absolute(), config.experiment, config.name)
     trial = layout.trial(0)
     _refuse_other(config, layout)

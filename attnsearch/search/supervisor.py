@@ -40,7 +40,7 @@ from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import remove, remove_resumes
 from attnsearch.store.servers import wait_for_server
-from attnsearch.store.urls import redact_literals
+from attnsearch.store.urls import redact
 from attnsearch.training.sources import check_sources
 
 logger = logging.getLogger(__name__)
@@ -164,9 +164,9 @@ def _write_study(layout: StudyLayout, loaded: LoadedStudy, tables: DataTables) -
 
 
 def study_file(loaded: LoadedStudy) -> str:
-    """The resolved study as YAML; a password in its storage stays out, the name of a $VARIABLE is none."""
+    """The resolved study as YAML; user name and password of its storage stay out, names of $VARIABLES stay."""
     storage = loaded.study.storage
-    shown = redact_literals(storage) if storage else None
+    shown = redact(storage) if storage else None
     return resolved_study(replace(loaded, study=loaded.study.model_copy(update={"storage": shown})))
 
 

@@ -11,10 +11,14 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
+from attnsearch.config.load import load_stored_study
+from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
 from attnsearch.search.study import UUID, is_feasible
 from attnsearch.store.database import reader_arguments
 from attnsearch.store.inspection import inspect_database, server_errors
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.urls import url_named
 from attnsearch.types import METRICS
 
 
@@ -61,6 +65,27 @@ def read_storage(url: str) -> optuna.storages.BaseStorage:
             reader_url, engine_kwargs=arguments, skip_compatibility_check=True, skip_table_creation=True
         )
     return optuna.storages.get_storage(backend)
+
+
+def reader_url(layout: StudyLayout, storage: str | None) -> str:
+    """The database that a reader opens: the one that a person named, or the experiment's own file.
+
+    Args:
+        storage: URL from the command line or the environment. What `study.yaml` names is never opened or expanded.
+    Raises:
+        ConfigError: `storage` is not a usable URL, or `study.yaml` is broken.
+        StoreError: the study keeps its trials elsewhere, or the experiment's own file is not ours.
+    """
+    url = url_named(storage, layout)
+    if storage is None and load_stored_study(layout.study_yaml).study.storage and not _holds(url, layout.study):
+        raise StoreError(
+            f"study {layout.study!r} keeps its trials in another database; give it with --storage URL or {URL_VARIABLE}"
+        )
+    return url
+
+
+def _holds(url: str, name: str) -> bool:
+    return inspect_database(url) == "ours" and name in optuna.study.get_all_study_names(read_storage(url))
 
 
 def open_to_read(url: str, name: str) -> optuna.Study:

@@ -11,15 +11,18 @@ from urllib.parse import quote, unquote
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from attnsearch.config.variables import URL_VARIABLE, expand, is_variable, named_values
 from attnsearch.errors import ConfigError
 from attnsearch.store.files import existing_ancestor
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 BACKENDS = ("sqlite", "postgresql")
+REMOVED = "***"
 # The password may itself hold '@', ':' or '/', so it reaches to the last '@' of the word.
-_PASSWORD = re.compile(r"(?P<before>://[^:/@\s]*:)(?P<secret>\S*)(?P<after>@)")
-_SECRET_PARAMETER = re.compile(r"(?P<before>[?&\s](?:ssl)?password=)(?P<secret>[^&\s]+)(?P<after>)", re.IGNORECASE)
-_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+_CREDENTIALS = re.compile(r"(?<=://)(?P<user>[^:/@\s]*)(?::(?P<password>\S*))?@")
+_SECRET_PARAMETER = re.compile(r"(?P<before>[?&\s](?:(?:ssl)?password|user)=)(?P<secret>[^&\s]+)", re.IGNORECASE)
+_CREDENTIAL_PARTS = ("username", "password")
+_WHOLE_WORD_BELOW = 8
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs")
 
 
@@ -32,22 +35,85 @@ def sqlite_url(path: Path) -> str:
     return URL.create("sqlite", database=os.fspath(path.expanduser().absolute())).render_as_string()
 
 
+def connection_url(written: str) -> str:
+    """The URL that a person wrote, its $VARIABLES expanded; `hide` knows their values and the credentials from then on.
+
+    Raises:
+        ConfigError: not a usable URL, or one from a `study.yaml` of the results, which holds no credentials.
+    """
+    _hide(written, expand(written))
+    if f"{REMOVED}@" in written:
+        raise ConfigError(
+            f"storage {redact(written)!r} has no user name and no password any more; write storage=URL, "
+            f"or set {URL_VARIABLE}"
+        )
+    parse_url(expand(written))
+    return expand(written)
+
+
+_hidden: dict[str, str] = {}
+"""Text that must not be shown -> what stands in its place."""
+
+
+def _hide(written: str, expanded: str) -> None:
+    """Notes the values of variables, the parts of the URL that they fill, and, as drivers quote them, credentials."""
+    before = _parts(written)
+    for key, value in _parts(expanded).items():
+        as_written = before.get(key, REMOVED)
+        if value != as_written:
+            _hidden[value] = _mask(as_written) if key in _CREDENTIAL_PARTS else as_written
+        elif key in _CREDENTIAL_PARTS:
+            _hidden.update({f"{quote}{value}{quote}": f"{quote}{REMOVED}{quote}" for quote in "\"'"})
+    _hidden.update({value: f"${name}" for name, value in named_values(written).items() if value})
+
+
+def _parts(url: str) -> dict[str, str]:
+    """The parts of a URL that have a value; none where it cannot be taken apart."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return {}
+    parts = {key: str(getattr(parsed, key) or "") for key in (*_CREDENTIAL_PARTS, "host", "port", "database")}
+    queries = {f"?{key}": ",".join([value] if isinstance(value, str) else value) for key, value in parsed.query.items()}
+    return {key: value for key, value in {**parts, **queries}.items() if value}
+
+
+def hide(text: str) -> str:
+    """`text` with each value that came out of a variable of a storage replaced by the name of the variable."""
+    if not _hidden:
+        return text
+    words = sorted(_hidden, key=len, reverse=True)
+    return re.sub("|".join(map(_pattern, words)), lambda found: _hidden[found[0]], text)
+
+
+def _pattern(value: str) -> str:
+    """Short values, which may be part of a common word, are found as whole words only."""
+    pattern = re.escape(value)
+    return rf"(?<!\w){pattern}(?!\w)" if len(value) < _WHOLE_WORD_BELOW else pattern
+
+
+def url_named(written: str | None, layout: StudyLayout | ExperimentLayout) -> str:
+    """The database that a person named, or the experiment's own file.
+
+    Raises:
+        ConfigError: as `connection_url`.
+    """
+    return connection_url(written) if written else default_url(layout)
+
+
 def redact(text: str) -> str:
-    """`text` with the password of every database URL in it replaced by `***`."""
-    return _replace_secrets(text, keep_variables=False)
+    """As `hide`, and with user name and password of every database URL replaced by `***`; names of variables stay."""
+
+    def masked(found: re.Match[str]) -> str:
+        password = "" if found["password"] is None else f":{_mask(found['password'])}"
+        return f"{_mask(found['user'])}{password}@"
+
+    text = _CREDENTIALS.sub(masked, hide(text))
+    return _SECRET_PARAMETER.sub(lambda found: found["before"] + _mask(found["secret"]), text)
 
 
-def redact_literals(text: str) -> str:
-    """As `redact`, but a password that is the name of a `$VARIABLE` and nothing else stays."""
-    return _replace_secrets(text, keep_variables=True)
-
-
-def _replace_secrets(text: str, *, keep_variables: bool) -> str:
-    def shown(found: re.Match[str]) -> str:
-        is_name = keep_variables and _VARIABLE.fullmatch(found["secret"]) is not None
-        return found[0] if is_name else f"{found['before']}***{found['after']}"
-
-    return _SECRET_PARAMETER.sub(shown, _PASSWORD.sub(shown, text))
+def _mask(secret: str) -> str:
+    return secret if not secret or is_variable(secret) else REMOVED
 
 
 def parse_url(url: str) -> URL:
@@ -93,14 +159,14 @@ def sqlite_path(url: str) -> Path | None:
         database = unquote(database.removeprefix("file:").split("?")[0])
         database = re.sub(r"^//[^/]*(?=/)", "", database)
     if not database or ":memory:" in database or parsed.query.get("mode") == "memory":
-        raise ConfigError(f"storage must be a file, workers cannot share a database in memory, got {url!r}")
+        raise ConfigError(f"storage must be a file, workers cannot share a database in memory, got {redact(url)!r}")
     return Path(database).expanduser().absolute()
 
 
 def shown(url: str) -> str:
-    """How messages call the database: its file, or its URL without password."""
+    """How messages call the database: its file, or its URL without user name and password."""
     path = sqlite_path(url)
-    return redact(url) if path is None else str(path)
+    return redact(url) if path is None else hide(str(path))
 
 
 def read_only_uri(path: Path) -> str:
