@@ -184,12 +184,12 @@ def test_unknown_metric_is_refused_with_the_near_name(tmp_path: Path, study: dic
         check_study(loaded, layout, storage_url(loaded, layout))
 
 
-def test_password_stays_out_of_the_study_file(tmp_path: Path) -> None:
+def test_credentials_stay_out_of_the_study_file(tmp_path: Path) -> None:
     for storage, shown in {
-        "postgresql://me:secret@host/db": "postgresql://me:***@host/db",
-        "postgresql://me:$PGPASSWORD@host/db": "postgresql://me:$PGPASSWORD@host/db",
-        "postgresql://host/db?user=me&password=${PGPASSWORD}": "postgresql://host/db?user=me&password=${PGPASSWORD}",
-        "postgresql://me:se$secret@$PGHOST/db": "postgresql://me:***@$PGHOST/db",
+        "postgresql://me:secret@host/db": "postgresql://***:***@host/db",
+        "postgresql://$PGUSER:$PGPASSWORD@host/db": "postgresql://$PGUSER:$PGPASSWORD@host/db",
+        "postgresql://host/db?user=me&password=${PGPASSWORD}": "postgresql://host/db?user=***&password=${PGPASSWORD}",
+        "postgresql://me:se$secret@$PGHOST/db": "postgresql://***:***@$PGHOST/db",
         "$STORAGE_URL": "$STORAGE_URL",
     }.items():
         text = study_file(loaded_study(storage=storage))

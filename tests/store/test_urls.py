@@ -60,22 +60,25 @@ def test_what_is_no_usable_url_is_refused_without_its_password(url: str) -> None
 @pytest.mark.parametrize(
     ("text", "safe"),
     [
-        ("postgresql://ann:s3cret@host/db", "postgresql://ann:***@host/db"),
+        ("postgresql://ann:s3cret@host/db", "postgresql://***:***@host/db"),
         ("postgresql://:s3cret@host/db", "postgresql://:***@host/db"),
-        ("at postgresql://ann:s3@cr/et@host:5432/db now", "at postgresql://ann:***@host:5432/db now"),
-        ("postgresql://ann@host/db?password=s3cret&x=1", "postgresql://ann@host/db?password=***&x=1"),
+        ("at postgresql://ann:s3@cr/et@host:5432/db now", "at postgresql://***:***@host:5432/db now"),
+        ("postgresql://ann@host/db?password=s3cret&x=1", "postgresql://***@host/db?password=***&x=1"),
         ("connection host=h password=s3cret dbname=d", "connection host=h password=*** dbname=d"),
+        ("postgresql:///db?user=ann&host=h", "postgresql:///db?user=***&host=h"),
+        ("postgresql://$ANN:${WORD}@host/db", "postgresql://$ANN:${WORD}@host/db"),
+        ("postgresql://ann_$A:s3$B@host/db", "postgresql://***:***@host/db"),
         ("postgresql://host/db", "postgresql://host/db"),
         ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
     ],
 )
-def test_passwords_are_hidden_and_nothing_else(text: str, safe: str) -> None:
+def test_user_names_and_passwords_are_hidden_and_nothing_else(text: str, safe: str) -> None:
     assert redact(text) == safe
 
 
 def test_messages_call_a_database_by_file_or_safe_url(tmp_path: Path) -> None:
     assert shown(sqlite_url(tmp_path / "a.db")) == str(tmp_path / "a.db")
-    assert shown("postgresql://ann:pw@host/db") == "postgresql://ann:***@host/db"
+    assert shown("postgresql://ann:pw@host/db") == "postgresql://***:***@host/db"
 
 
 def test_near_names_are_sought_at_the_first_missing_folder(tmp_path: Path) -> None:
