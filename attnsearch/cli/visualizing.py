@@ -34,6 +34,7 @@ from attnsearch.evaluation.figures.panels import FORMATS, Grid, Panel, Row, Shee
 from attnsearch.evaluation.figures.raster import RULES, palette
 from attnsearch.evaluation.figures.subjects import Subject, Wanted, from_archive, read_picture
 from attnsearch.explorer.maps import Archives
+from attnsearch.explorer.pictures import copy_of
 from attnsearch.search.trials import read_study, reader_url
 from attnsearch.store.archive import read_archive
 from attnsearch.store.files import atomic_path
@@ -246,12 +247,11 @@ def find_images(method: Method, order: Order) -> list[Wanted]:
 
 def _of_split(image_id: str, method: Method, path_of: dict[str, Path], true_of: dict[str, str]) -> Wanted:
     """The original where it is there, else the small copy of the results."""
-    candidates = [path_of[image_id]] if image_id in path_of else []
-    if method.layout is not None:
-        candidates.append(method.layout.thumbnail(image_id))
-    for path in candidates:
-        if path.is_file():
-            return Wanted(image_id, path, true_of.get(image_id))
+    path = path_of.get(image_id)
+    if path is None or not path.is_file():
+        path = None if method.layout is None else copy_of(method.layout, image_id)
+    if path is not None:
+        return Wanted(image_id, path, true_of.get(image_id))
     raise ConfigError(f"there is no picture of {image_id}: the data set and the small copies are missing")
 
 

@@ -11,6 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.explorer.memo import Memo, stamp_of
+from attnsearch.store.files import lies_in
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 from attnsearch.store.urls import redact
 
@@ -74,9 +75,9 @@ class NotedStorage:
         return self._storage.get_study_directions(study_id)[0] == StudyDirection.MINIMIZE
 
     def _note(self, path: Path, above: str = "") -> str:
-        """The file as a block of code; empty where it is missing."""
-        stamp = stamp_of(path)
-        return self._notes.get(path, stamp, lambda: above + _block(path) if any(stamp[0]) else "")
+        """The file as a block of code; empty where it is missing, or a link out of the experiment."""
+        is_there = lies_in(path, self._experiment.directory)
+        return self._notes.get(path, stamp_of(path), lambda: above + _block(path)) if is_there else ""
 
 
 def noted(trials: list[FrozenTrial], *, is_minimized: bool) -> list[FrozenTrial]:

@@ -20,6 +20,7 @@ from attnsearch.data.pictures import open_upright
 from attnsearch.data.table import DataTables, ImageTable
 from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.explorer.memo import Memo, stamp_of
+from attnsearch.store.files import lies_in
 from attnsearch.store.layout import StudyLayout
 
 SIZES_PX = (256, 512)
@@ -52,7 +53,7 @@ class Pictures:
 
     def source(self, layout: StudyLayout, number: int, split: str, image_id: str) -> Source | None:
         """Where the small picture would come from; None if there is none."""
-        if self._copy(layout, image_id) is not None:
+        if copy_of(layout, image_id) is not None:
             return "copy"
         return "original" if self.original(layout, number, split, image_id) is not None else None
 
@@ -63,7 +64,7 @@ class Pictures:
             ConfigError: neither the copy nor the original is there.
             DataError: the file is no picture.
         """
-        path = self._copy(layout, image_id) or self.original(layout, number, split, image_id)
+        path = copy_of(layout, image_id) or self.original(layout, number, split, image_id)
         if path is None:
             raise ConfigError(f"there is no picture of {image_id!r}: its small copy and the data set are missing")
         return self._render(path, longest_px, _QUALITY)
@@ -96,19 +97,20 @@ class Pictures:
         tables = self._tables.get(key, int(time.monotonic() / _LOOK_AGAIN_S), lambda: _tables(data))
         return None if tables is None else {"train": tables.train, "val": tables.val, "test": tables.test}.get(split)
 
-    def _copy(self, layout: StudyLayout, image_id: str) -> Path | None:
-        try:
-            path = layout.thumbnail(image_id)
-            inside = path.resolve().is_relative_to(layout.thumbnails.resolve())
-            return path if inside and path.is_file() else None
-        except (ValueError, OSError):
-            return None
-
     def _render(self, path: Path, longest_px: int, quality: int) -> Rendered:
         stamp = stamp_of(path)
         if longest_px == _ANY_PX:  # not remembered: originals are large
             return _encode(path, stamp, longest_px, quality)
         return self._rendered.get((path, longest_px), stamp, lambda: _encode(path, stamp, longest_px, quality))
+
+
+def copy_of(layout: StudyLayout, image_id: str) -> Path | None:
+    """The small copy of an image in the results; None where it is missing, or not a file of the study's folder."""
+    try:
+        path = layout.thumbnail(image_id)
+    except ValueError:
+        return None
+    return path if lies_in(path, layout.study_dir) else None
 
 
 def _encode(path: Path, stamp: object, longest_px: int, quality: int) -> Rendered:

@@ -80,9 +80,13 @@ class StudyFacts:
 def read_facts(library: Library, layout: StudyLayout) -> StudyFacts | str:
     """The facts of a study, or one line that says why it cannot be read."""
     try:
-        rows = library.rows(layout)
+        return _facts(library, layout)
     except AttnSearchError as error:
         return f"{layout.experiment}/{layout.study}: {error}"
+
+
+def _facts(library: Library, layout: StudyLayout) -> StudyFacts:
+    rows = library.rows(layout)
     chosen = next((trial for trial in rows.trials if trial.number == (rows.best or (None,))[0]), None)
     faults: list[str] = []
     config = archive = None

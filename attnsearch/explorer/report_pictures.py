@@ -14,7 +14,7 @@ from attnsearch.evaluation.figures.kinds import PART_FAMILIES, Look, caption_of,
 from attnsearch.evaluation.figures.panels import Grid, Panel, Row, Sheets, Style
 from attnsearch.evaluation.figures.subjects import Subject, Wanted, from_archive, read_picture
 from attnsearch.explorer.maps import Archives
-from attnsearch.explorer.pictures import Pictures
+from attnsearch.explorer.pictures import Pictures, copy_of
 from attnsearch.explorer.report_facts import StudyFacts
 from attnsearch.store.archive import read_archive
 from attnsearch.types import AttentionArchive, Split
@@ -107,8 +107,8 @@ def _row(columns: Sequence[_Column], subjects: Sequence[Subject], wanted: Wanted
 
 def _picture(column: _Column, image_id: str) -> Path | None:
     """The small copy, or the original where the data set is on this machine."""
-    copy = column.facts.layout.thumbnail(image_id)
-    if copy.is_file():
+    copy = copy_of(column.facts.layout, image_id)
+    if copy is not None:
         return copy
     assert column.facts.chosen is not None
     return Pictures().original(column.facts.layout, column.facts.chosen.number, column.archive.split, image_id)

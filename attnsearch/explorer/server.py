@@ -24,6 +24,7 @@ from attnsearch.explorer.library import Library
 from attnsearch.explorer.notes import NotedStorage
 from attnsearch.explorer.views import create_explorer
 from attnsearch.search.storage import open_database
+from attnsearch.store.files import lies_in
 from attnsearch.store.layout import ExperimentLayout
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def build_app(
     chosen = _written_last(library)
     root: WSGIApplication = _to_explorer
     if chosen is not None:
-        root = _while_there(_contained(_dashboard(library, chosen, allow_edit=allow_edit), chosen.artifacts), chosen)
+        root = _while_there(_contained(_dashboard(library, chosen, allow_edit=allow_edit), chosen), chosen)
     explorer = create_explorer(library, dashboard_of=None if chosen is None else chosen.experiment)
     both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
     guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
@@ -126,16 +127,18 @@ def _to_explorer(environ: WSGIEnvironment, start_response: StartResponse) -> Ite
     return redirect(f"{PREFIX}/")(environ, start_response)
 
 
-def _contained(app: WSGIApplication, folder: Path) -> WSGIApplication:
+def _contained(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
     """Keeps an attached file from running as a page of this server: an HTML artifact may hold scripts.
 
-    A file that is missing, or a link out of the folder in copied results, is not found.
+    A file that is missing, or lies outside of the experiment behind a link in copied results, is not found.
     """
+    folder = experiment.artifacts
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not environ["PATH_INFO"].startswith("/artifacts"):
             return app(environ, start_response)
-        if not _lies_in(folder, environ["PATH_INFO"].rpartition("/")[2]):
+        path = folder / environ["PATH_INFO"].rpartition("/")[2]
+        if not (lies_in(path, folder) and lies_in(path, experiment.directory)):
             return NotFound()(environ, start_response)
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
@@ -144,14 +147,6 @@ def _contained(app: WSGIApplication, folder: Path) -> WSGIApplication:
         return app(environ, start)
 
     return call
-
-
-def _lies_in(folder: Path, name: str) -> bool:
-    try:
-        path = (folder / name).resolve()
-        return path.is_file() and path.is_relative_to(folder.resolve())
-    except (OSError, ValueError):  # no name of a file
-        return False
 
 
 def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:

@@ -68,6 +68,14 @@ def existing_ancestor(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether the file exists and, all links followed, lies below `folder`: for a path that a results folder names."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # no name of a file
+        return False
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that this user can still write on the disk that holds, or would hold, `path`."""
     return shutil.disk_usage(existing_ancestor(path)).free
