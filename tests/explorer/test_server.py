@@ -23,7 +23,7 @@ from attnsearch.explorer.notes import MAX_NOTES, noted
 from attnsearch.explorer.report import build_report
 from attnsearch.explorer.server import Served, bind, build_app, open_server
 from attnsearch.search.storage import open_database
-from attnsearch.store.urls import default_url
+from attnsearch.store.urls import default_url, sqlite_url
 from tests.explorer.built import Built
 
 LOCAL = {"Host": "localhost", "Origin": "http://localhost"}
@@ -123,6 +123,28 @@ def test_artifact_that_is_a_link_is_not_followed_out_of_the_folder(copied: Built
     assert b"secret of this machine" not in answer.data
 
 
+def test_folder_of_artifacts_that_is_a_link_is_not_followed_out_of_the_experiment(copied: Built) -> None:
+    one = attach(copied, "secret of this machine")
+    copied.layout.artifacts.rename(copied.root / "outside")
+    copied.layout.artifacts.symlink_to(copied.root / "outside")
+    app, _ = build_app(find_experiments(copied.root))
+    answer = Client(app).get(f"/artifacts/1/{one}", headers=LOCAL)
+    assert answer.status_code == 404
+    assert b"secret of this machine" not in answer.data
+
+
+def test_config_that_is_a_link_out_of_the_experiment_is_no_note(copied: Built) -> None:
+    config = copied.layout.trial(0).config
+    outside = copied.root / "outside"
+    outside.write_text("secret of this machine")
+    config.unlink()
+    config.symlink_to(outside)
+    app, _ = build_app(find_experiments(copied.root))
+    answer = Client(app).get("/api/studies/1").text
+    assert "secret of this machine" not in answer
+    assert "br_npa" in answer
+
+
 @pytest.mark.parametrize("path", ["..%2fhypSearch.db", "%2e%2e%2fhypSearch.db", "%2fetc%2fpasswd", "1/..%2f..%2fx"])
 def test_artifact_paths_lead_nowhere_else(copied: Built, path: str) -> None:
     attach(copied, "a")
@@ -160,6 +182,36 @@ def test_results_deleted_while_open_are_named(copied: Built) -> None:
         answer = client.get(f"/attention/{path}", headers=LOCAL)
         assert answer.status_code == 404
         assert "no study" in answer.text
+
+
+def test_root_shows_the_database_of_the_experiment_whatever_its_first_study_names(copied: Built) -> None:
+    other = copied.root / "other.db"
+    open_database(sqlite_url(other), create=True).engine.dispose()
+    first = copied.layout.shared.study("a_first").study_yaml
+    first.parent.mkdir()
+    text = copied.layout.study_yaml.read_text(encoding="utf-8")
+    first.write_text(text.replace("storage: null", f"storage: {sqlite_url(other)}"), encoding="utf-8")
+    app, dashboard_of = build_app(find_experiments(copied.root))
+    assert dashboard_of == "here"
+    (summary,) = json.loads(Client(app).get("/api/studies").text)["study_summaries"]
+    assert summary["study_name"] == "hunt"
+
+
+def test_named_database_is_shown_instead(copied: Built) -> None:
+    moved = copied.layout.database.rename(copied.root / "moved.db")
+    app, dashboard_of = build_app(find_experiments(copied.root), storage=sqlite_url(moved))
+    assert dashboard_of == "here"
+    assert len(json.loads(Client(app).get("/api/studies").text)["study_summaries"]) == 1
+    assert "Best trial" in build_report(copied.root, storage=sqlite_url(moved)).html
+
+
+def test_study_whose_server_is_away_is_one_line_of_page_and_report(copied: Built) -> None:
+    away = "postgresql://me:hush@127.0.0.1:1/x"
+    client = Client(build_app(find_experiments(copied.root), storage=away)[0])
+    page, report = client.get("/attention/", headers=LOCAL).text, build_report(copied.root, storage=away).html
+    for text in (page, report):
+        assert "postgresql://***:***@127.0.0.1:1/x" in text
+        assert "hush" not in text
 
 
 def test_database_of_another_program_is_named(copied: Built) -> None:

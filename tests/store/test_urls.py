@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from attnsearch.errors import ConfigError
+from attnsearch.store import urls
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import (
+    connection_url,
     default_url,
+    hide,
     near_names,
     network_file_system,
     parse_url,
@@ -100,3 +103,47 @@ def test_innermost_mount_tells_a_network_disk_from_a_local_one(tmp_path: Path) -
     assert network_file_system(scratch / "x.db", mounts=mounts) is None
     assert network_file_system(tmp_path / "x.db", mounts=mounts) is None
     assert network_file_system(share, mounts=tmp_path / "none") is None
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "_hidden", {})
+    values = {"DB_USER": "ann", "DB_WORD": "s3cret-word", "DB_HOST": "db.lab", "DB_NAME": "trials", "DB_EMPTY": ""}
+    values |= {"DB_URL": "postgresql://bob:pw@vault:5433/birds", "DB_ENV": "test"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "safe"),
+    [
+        ("postgresql://$DB_USER:$DB_WORD@$DB_HOST/$DB_NAME", 'user "ann" at db.lab', 'user "$DB_USER" at $DB_HOST'),
+        ("postgresql://$DB_USER:$DB_WORD@host/$DB_NAME", 'database "trials"', 'database "$DB_NAME"'),
+        ("postgresql://$DB_USER:$DB_WORD@host/db", "xs3cret-wordx", "x$DB_WORDx"),
+        ("postgresql://$DB_USER@host/db", "annual plan of ann", "annual plan of $DB_USER"),
+        ("$DB_URL", 'role "bob" on vault:5433/birds', 'role "***" on ***:***/***'),
+        ("$DB_URL", "at postgresql://bob:pw@vault:5433/birds", "at $DB_URL"),
+        ("postgresql://u_$DB_ENV:x@h/trials_$DB_ENV", 'role "u_test" in trials_test', 'role "***" in trials_$DB_ENV'),
+        ("postgresql://host/db?options=$DB_NAME$DB_EMPTY", "with trials", "with $DB_NAME"),
+        ("postgresql://postgres:x@host/db", '"postgres" of [postgres]', '"***" of [postgres]'),
+    ],
+)  # fmt: skip
+def test_what_a_variable_held_is_shown_by_its_name(secrets: None, written: str, text: str, safe: str) -> None:
+    connection_url(written)
+    assert hide(text) == safe
+
+
+def test_url_is_shown_as_it_was_written(secrets: None) -> None:
+    written = "postgresql://$DB_USER:$DB_WORD@$DB_HOST/$DB_NAME"
+    assert connection_url(written) == "postgresql://ann:s3cret-word@db.lab/trials"
+    assert shown(connection_url(written)) == written
+
+
+def test_file_of_a_variable_is_shown_by_its_name(secrets: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_FOLDER", "/data/ann")
+    assert shown(connection_url("sqlite:///$DB_FOLDER/a.db")) == "$DB_FOLDER/a.db"
+
+
+def test_url_without_its_credentials_is_refused(secrets: None) -> None:
+    with pytest.raises(ConfigError, match=r"'postgresql://\*\*\*:\*\*\*@host/db' has no user name .* storage=URL"):
+        connection_url("postgresql://***:***@host/db")
