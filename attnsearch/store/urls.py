@@ -22,7 +22,7 @@ REMOVED = "***"
 _CREDENTIALS = re.compile(r"(?<=://)(?P<user>[^:/@\s]*)(?::(?P<password>\S*))?@")
 _SECRET_PARAMETER = re.compile(r"(?P<before>[?&\s](?:(?:ssl)?password|user)=)(?P<secret>[^&\s]+)", re.IGNORECASE)
 _CREDENTIAL_PARTS = ("username", "password")
-_WHOLE_WORD_BELOW = 8
+_WHOLE_WORD_BELOW = 12  # characters; `postgres` is a common value, and part of every URL
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from attnsearch.config.load import with_settings
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, StoreError
 from attnsearch.search.checkpoints import resolve_checkpoints, resolve_checkpoints_of
 from attnsearch.search.session import Session, layout_of, storage_url
 from attnsearch.search.single import run_single
 from attnsearch.search.supervisor import check_study, study_file
+from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.files import atomic_write
+from attnsearch.store.urls import sqlite_url
 from tests.search.studies import loaded_study
 
 Open = Callable[..., Session]
@@ -47,6 +50,25 @@ def test_best_trial_of_the_study_teaches(taught: Session, tmp_path: Path) -> Non
     found = resolve_checkpoints(STUDENT, root=tmp_path).train.teacher
     assert found is not None
     assert found.checkpoint == str(best)
+
+
+def test_teacher_is_sought_where_the_search_keeps_its_trials_whatever_its_study_names(
+    taught: Session, tmp_path: Path
+) -> None:
+    best = finish(taught, 0.9)
+    yaml = taught.layout.study_yaml
+    yaml.write_text(yaml.read_text().replace("storage: null", "storage: postgresql://$HOME@127.0.0.1:1/x"))
+    student = replace(loaded_study(name="student"), experiment=STUDENT)
+    found = resolve_checkpoints_of(student, root=tmp_path).experiment.train.teacher
+    assert found is not None
+    assert found.checkpoint == str(best)
+    checkpoint_wal(taught.database.url)
+    moved = Path(shutil.copy(taught.layout.database, tmp_path / "moved.db"))
+    taught.layout.database.unlink()
+    with pytest.raises(StoreError, match="keeps its trials in another database"):
+        resolve_checkpoints_of(student, root=tmp_path)
+    said = replace(student, study=student.study.model_copy(update={"storage": sqlite_url(moved)}))
+    assert resolve_checkpoints_of(said, root=tmp_path).experiment.train.teacher == found
 
 
 def test_backbone_of_the_best_trial_is_found(taught: Session, tmp_path: Path) -> None:

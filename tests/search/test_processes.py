@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, pick_device, worker_gpus
 from attnsearch.search.processes import worker_environment
 
 
 def assigned(n_workers: int, gpus: tuple[str, ...]) -> list[tuple[str | None, str | None]]:
     environments = [
-        worker_environment("sqlite://", index, n_workers=n_workers, gpus=gpus, n_threads=1)
-        for index in range(n_workers)
+        worker_environment(None, index, n_workers=n_workers, gpus=gpus, n_threads=1) for index in range(n_workers)
     ]
     return [(environment.get(VISIBLE_GPUS), environment.get(ASSIGNED_GPU)) for environment in environments]
 
@@ -32,8 +32,17 @@ def test_a_search_on_the_third_gpu_runs_on_the_third_gpu(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv(VISIBLE_GPUS, "5,6,7")
-    environment = worker_environment("sqlite://", 1, n_workers=2, gpus=worker_gpus("cuda:2"), n_threads=None)
+    environment = worker_environment(None, 1, n_workers=2, gpus=worker_gpus("cuda:2"), n_threads=None)
     monkeypatch.setattr("os.environ", environment)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert environment[VISIBLE_GPUS] == "7"
     assert pick_device("cuda:2") == torch.device("cuda", 0)
+
+
+def test_worker_gets_the_database_as_it_was_written_and_never_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, "sqlite:///other.db")
+    written = "postgresql://$NAME:$WORD@host/x"
+    for storage, expected in ((written, written), (None, "")):
+        assert worker_environment(storage, 0, n_workers=1, gpus=(), n_threads=1)[URL_VARIABLE] == expected

@@ -108,7 +108,7 @@ def test_innermost_mount_tells_a_network_disk_from_a_local_one(tmp_path: Path) -
 @pytest.fixture
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urls, "_hidden", {})
-    values = {"DB_USER": "ann", "DB_WORD": "s3cret-word", "DB_HOST": "db.lab", "DB_NAME": "trials", "DB_EMPTY": ""}
+    values = {"DB_USER": "ann", "DB_WORD": "s3cret-password", "DB_HOST": "db.lab", "DB_NAME": "trials", "DB_EMPTY": ""}
     values |= {"DB_URL": "postgresql://bob:pw@vault:5433/birds", "DB_ENV": "test"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -119,7 +119,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("postgresql://$DB_USER:$DB_WORD@$DB_HOST/$DB_NAME", 'user "ann" at db.lab', 'user "$DB_USER" at $DB_HOST'),
         ("postgresql://$DB_USER:$DB_WORD@host/$DB_NAME", 'database "trials"', 'database "$DB_NAME"'),
-        ("postgresql://$DB_USER:$DB_WORD@host/db", "xs3cret-wordx", "x$DB_WORDx"),
+        ("postgresql://$DB_USER:$DB_WORD@host/db", "xs3cret-passwordx", "x$DB_WORDx"),
         ("postgresql://$DB_USER@host/db", "annual plan of ann", "annual plan of $DB_USER"),
         ("$DB_URL", 'role "bob" on vault:5433/birds', 'role "***" on ***:***/***'),
         ("$DB_URL", "at postgresql://bob:pw@vault:5433/birds", "at $DB_URL"),
@@ -135,7 +135,7 @@ def test_what_a_variable_held_is_shown_by_its_name(secrets: None, written: str, 
 
 def test_url_is_shown_as_it_was_written(secrets: None) -> None:
     written = "postgresql://$DB_USER:$DB_WORD@$DB_HOST/$DB_NAME"
-    assert connection_url(written) == "postgresql://ann:s3cret-word@db.lab/trials"
+    assert connection_url(written) == "postgresql://ann:s3cret-password@db.lab/trials"
     assert shown(connection_url(written)) == written
 
 
