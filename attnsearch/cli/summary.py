@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnsearch.cli.output import duration, number
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import PublishedLayout, StudyLayout
-from attnsearch.store.urls import redact
+from attnsearch.store.urls import default_url, redact
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
@@ -54,10 +54,16 @@ class SearchSummary:
         for path in self._published():
             lines.append(f"  published  {_shown(path)}")
         lines.append(f"  all files  {_shown(self.layout.study_dir)}")
-        lines.append(f"  dashboard  attnsearch dashboard {shlex.quote(_shown(self.layout.experiment_dir))}")
+        lines.append(f"  dashboard  {self.reader_command()}")
         lines.append(f"  or         {self.dashboard_command()}")
         lines.append(f"  time       {duration(self.seconds)}, {self.processor_seconds:.0f} s of processor time")
         return lines
+
+    def reader_command(self) -> str:
+        """How all pages are opened; readers do not ask the study's file for another database than its experiment's."""
+        is_own = self.url == default_url(self.layout)
+        storage = "" if is_own else f" --storage {shlex.quote(redact(self.url))}"
+        return f"attnsearch dashboard {shlex.quote(_shown(self.layout.experiment_dir))}{storage}"
 
     def dashboard_command(self) -> str:
         """How optuna-dashboard is started on this study's database."""

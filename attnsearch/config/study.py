@@ -191,7 +191,11 @@ class StudyConfig(Settings):
     seed: int = Field(
         1, ge=0, le=2**31 - 1, description="Seed of the sampler; each trial derives its own from it and its number."
     )
-    storage: str | None = Field(None, description="Database URL; null means results/<experiment>/hypSearch.db.")
+    storage: str | None = Field(
+        None,
+        description="Database URL; null means results/<experiment>/hypSearch.db. A start expands its $VARIABLES; "
+        "commands that read results open another database only where --storage names it.",
+    )
     lease_s: float = Field(
         300.0,
         ge=1,

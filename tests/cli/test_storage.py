@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from attnsearch.cli import main
 from attnsearch.cli.logs import records_redacted
@@ -16,6 +19,7 @@ from attnsearch.config.load import load_study, with_storage
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.store import urls
 from attnsearch.store.urls import connection_url, sqlite_url
+from tests.conftest import TINY
 from tests.explorer.built import Built, build
 from tests.postgres import PostgresServer
 
@@ -143,3 +147,27 @@ def test_logs_and_tracebacks_hold_no_value_of_a_variable(
     assert 'role "$WHO" of another library' in caplog.text
     assert "secretive" not in caplog.text + line + log.read_text()
     log.unlink()
+
+
+@pytest.mark.slow
+def test_search_on_a_server_of_variables_leaves_their_values_nowhere(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers expand the URL again, its folder holds the names alone, and readers are told the URL."""
+    monkeypatch.chdir(tmp_path)
+    parsed = make_url(postgres_url)
+    values = {"NAME": str(parsed.username), "WORD": str(parsed.password), "WHERE": str(parsed.database)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    url = f"postgresql://$NAME:$WORD@127.0.0.1:{parsed.port}/$WHERE"
+    words = ["search", "br_npa_low_res", "--profile", "demo", *TINY, "train.epochs=1", "n_trials=1", "--storage", url]
+    command = [sys.executable, "-m", "attnsearch", *words]  # a process of its own closes what it opened on the server
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"attnsearch dashboard results/demo --storage '{url}'" in done.stdout
+    assert main(["show", "br_npa_low_res", "--storage", url]) == 0
+    assert f"storage: {url}" in Path("results/demo/br_npa_low_res/study.yaml").read_text()
+    files = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
+    for value in values.values():
+        assert not [text for text in (done.stdout, done.stderr, *files) if re.search(rf"\b{value}\b", text)]
+    assert not Path("results/demo/hypSearch.db").exists()
+    assert main(["show", "br_npa_low_res"]) == 1
