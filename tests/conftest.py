@@ -64,5 +64,5 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of an empty database of this test alone."""
-    with postgres_server.temporary_database() as url:
+    with postgres_server.empty_database() as url:
         yield url

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,11 @@ ACCOUNTS = ("postgres", "nobody")
 """Whose rights the server gets where the tests run as root, which PostgreSQL refuses."""
 ROLE = "tester"
 PATIENCE_S = 60.0
+SCRATCH = "scratch"
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -54,7 +59,7 @@ class PostgresServer:
     port: int
     password: str
     process: subprocess.Popen[bytes] | None = None
-    _n_databases: int = 0
+    has_scratch: bool = False
 
     @property
     def log(self) -> Path:
@@ -120,18 +125,27 @@ class PostgresServer:
         self.start()
 
     @contextmanager
-    def temporary_database(self, *, template: str = "template1") -> Iterator[str]:
-        """The URL of a database that nobody else uses, gone after the block."""
-        self._n_databases += 1
-        name = f"test{self._n_databases}"
-        yield self.create_database(name, template=template)
-        self.drop_database(name)
+    def empty_database(self) -> Iterator[str]:
+        """The URL of an empty database, emptied again after the block: a tenth of the time that a new one takes."""
+        if not self.has_scratch:
+            self.create_database(SCRATCH)
+            self.has_scratch = True
+        yield self.url(SCRATCH)
+        with closing(self._connect(SCRATCH)) as connection:
+            connection.execute(_END_OTHERS)
+            connection.execute(
+                "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC"
+            )
 
-    def create_database(self, name: str, *, template: str = "template1") -> str:
-        """Makes a database, a copy of one that nobody is connected to, and returns its URL."""
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        self.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+    def create_database(self, name: str) -> str:
+        """Makes an empty database and returns its URL."""
+        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.url(name)
+
+    def clear_tables(self, database: str, names: Iterable[str]) -> None:
+        """Removes all rows of these tables and of those that refer to them; waits for nobody who still writes."""
+        rows = sql.SQL("TRUNCATE {} RESTART IDENTITY CASCADE").format(sql.SQL(", ").join(map(sql.Identifier, names)))
+        self.execute(sql.SQL("SET lock_timeout = '10s'; {}").format(rows), database=database)
 
     def drop_database(self, name: str) -> None:
         """Removes a database, whoever is connected to it."""
@@ -180,5 +194,5 @@ def running_server(binaries: Path) -> Iterator[PostgresServer]:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.stop(signal.SIGQUIT)  # nothing is kept, so nothing is written
         shutil.rmtree(folder)

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,8 +17,12 @@ from attnsearch.search.storage import open_database
 from attnsearch.search.study import create_study
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url, sqlite_url
-from tests.postgres import PostgresServer
 from tests.search.studies import loaded_study
+
+if TYPE_CHECKING:
+    from tests.postgres import PostgresServer
+
+TABLES_OF_STUDIES = ("studies", "attnsearch_epochs", "attnsearch_scores", "attnsearch_artifacts", "attnsearch_leases")
 
 
 @pytest.fixture(scope="session")
@@ -30,18 +34,18 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server_template(postgres_server: PostgresServer) -> str:
-    """The same on the PostgreSQL server of the tests; its name."""
-    url = postgres_server.create_database("template_tables")
+def server_tables(postgres_server: PostgresServer) -> str:
+    """The same on the PostgreSQL server of the tests; its URL."""
+    url = postgres_server.create_database("with_tables")
     open_database(url, create=True).engine.dispose()
-    return "template_tables"
+    return url
 
 
 @pytest.fixture
-def server_url(postgres_server: PostgresServer, server_template: str) -> Iterator[str]:
+def server_url(postgres_server: PostgresServer, server_tables: str) -> Iterator[str]:
     """A database on the server with all tables and no study."""
-    with postgres_server.temporary_database(template=server_template) as url:
-        yield url
+    yield server_tables
+    postgres_server.clear_tables("with_tables", TABLES_OF_STUDIES)
 
 
 @pytest.fixture

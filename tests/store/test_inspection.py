@@ -122,7 +122,7 @@ def test_database_of_another_program_is_refused(layout: StudyLayout, url: str) -
     layout.experiment_dir.mkdir(parents=True)
     run_sql(url, "CREATE TABLE pictures (id INTEGER)")
 
-    with pytest.raises(StoreError, match=r"(hypSearch\.db|/test\d+) is another program's database.*pictures"):
+    with pytest.raises(StoreError, match=r"(hypSearch\.db|/scratch) is another program's database.*pictures"):
         inspect_database(url)
 
 
@@ -130,7 +130,7 @@ def test_plain_optuna_database_is_refused(layout: StudyLayout, url: str) -> None
     layout.experiment_dir.mkdir(parents=True)
     add_optuna(url)
 
-    with pytest.raises(StoreError, match=r"(hypSearch\.db|/test\d+) is an Optuna database of another program"):
+    with pytest.raises(StoreError, match=r"(hypSearch\.db|/scratch) is an Optuna database of another program"):
         inspect_database(url)
 
 
