@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Engine
 
-from attnsearch.errors import StoreError
+from attnsearch.errors import ConnectionLost, StoreError
 from attnsearch.store.database import open_writer
 from attnsearch.store.locks import creation_lock, study_lock
 from tests.postgres import PostgresServer
@@ -67,14 +67,14 @@ def test_lock_ends_with_the_block_that_fails(url: str) -> None:
         pass
 
 
-def test_connection_that_is_lost_under_a_lock_does_not_fail_the_block(
+def test_block_whose_lock_was_lost_is_told_so_and_leaves_nothing_locked(
     server_engine: Engine, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     others = sql.SQL(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
         "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
     )
-    with study_lock(server_engine, "uuid", file=tmp_path / "ask.lock"):
+    with pytest.raises(ConnectionLost), study_lock(server_engine, "uuid", file=tmp_path / "ask.lock"):
         assert (True,) in postgres_server.execute(others)
     with study_lock(server_engine, "uuid", file=tmp_path / "ask.lock", timeout_s=0.05):
         pass
