@@ -11,10 +11,16 @@ from typing import Any
 
 
 class StderrHandler(logging.Handler):
-    """Writes to whatever stderr is at that moment: a live table puts itself in its place while it is shown."""
+    """Writes to whatever stderr is at that moment: a live table puts itself in its place while it is shown.
+
+    A log that cannot be written, such as that of a worker on a full disk, ends nothing.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
 
 
 @contextmanager

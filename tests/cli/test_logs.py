@@ -1,0 +1,33 @@
+"""What the library logs, on stderr."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import sys
+
+import pytest
+
+from attnsearch.cli.logs import logging_to_stderr
+
+
+class FullDisk(io.StringIO):
+    """The log of a worker whose disk is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_log_on_a_full_disk_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    with logging_to_stderr():
+        logging.getLogger("attnsearch.search").warning("trial 3 goes back to waiting")
+
+
+def test_log_is_lines_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr():
+        logging.getLogger("attnsearch.search").info("trial %d ended", 3)
+    time, level, rest = capsys.readouterr().err.split(maxsplit=2)
+    assert time.endswith("Z")
+    assert (level, rest) == ("INFO", "trial 3 ended\n")
