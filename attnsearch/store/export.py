@@ -16,10 +16,10 @@ from attnsearch.errors import ConfigError, StoreError
 from attnsearch.store.files import atomic_path, discard, disk_errors, remove_stale
 from attnsearch.store.layout import (
     SIDE_FILES,
+    STAGING,
     ExperimentLayout,
     is_live_state,
     is_resume_checkpoint,
-    is_staging,
     is_temporary,
     meant_name,
     temporary_path,
@@ -155,7 +155,7 @@ def _complete_files(layout: ExperimentLayout, database: Path | None, *, with_res
     """The files worth copying, in order of their names; folders that are links are followed once."""
     seen = {layout.directory.resolve()}
     for folder, names, files in os.walk(layout.directory, followlinks=True, onerror=_refuse_unreadable):
-        inner = [name for name in sorted(names) if not is_staging(Path(folder, name))]
+        inner = [name for name in sorted(names) if name != STAGING]
         names[:] = [name for name in inner if _is_new(Path(folder, name), seen)]
         for path in (Path(folder, name) for name in sorted(files)):
             in_work = is_temporary(path) or is_live_state(path) or path in (layout.database, database)

@@ -20,7 +20,7 @@ MAX_NAME_LENGTH = 100
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a database that is in use."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-_STAGING = "publishing"
+STAGING = "publishing"
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
 _RESERVED_STUDIES = frozenset({"artifacts", "figures"})
@@ -302,7 +302,7 @@ class StudyLayout:
     @property
     def staging(self) -> Path:
         """Where a publication is made before it replaces the one before it."""
-        return self.study_dir / _STAGING
+        return self.study_dir / STAGING
 
     @property
     def staged_json(self) -> Path:
@@ -387,11 +387,6 @@ def meant_name(path: Path) -> str:
     """The name that the file of this temporary name was to get; empty for another name."""
     match = _TEMPORARY.fullmatch(path.name)
     return match[1] if match else ""
-
-
-def is_staging(folder: Path) -> bool:
-    """Whether the folder is that of a publication in the making."""
-    return folder.name == _STAGING
 
 
 def is_live_state(path: Path) -> bool:
