@@ -173,19 +173,20 @@ def open_writer(url: str) -> Engine:
         StoreError: the driver of the server is missing.
         ConfigError: not a URL of a usable kind.
     """
-    writer_url, options = writer_arguments(url, connector_of(url))
+    writer_url, options = writer_arguments(url)
     with server_errors(url):
         return tune_writer(create_engine(writer_url, **options))
 
 
-def writer_arguments(url: str, connector: Connector | None) -> tuple[str, dict[str, Any]]:
+def writer_arguments(url: str, connector: Connector | None = None) -> tuple[str, dict[str, Any]]:
     """URL and keyword arguments of `create_engine` for a writer.
 
     Optuna writes with `RDBStorage(url, engine_kwargs=options)`, whose engine then goes through `tune_writer`.
 
     Args:
-        connector: from `connector_of`.
+        connector: from `connector_of`; None is one that waits for no server.
     """
+    connector = connector or connector_of(url)
     if connector is None:
         return url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
     return driver_url(url), {"creator": connector, "pool_pre_ping": True}

@@ -89,8 +89,8 @@ def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend:
 
     def claim_all(index: int) -> int:
         own = open_session(session.loaded, layout_of(session.loaded, root=roots[index]), session.database.url)
-        worker, n_claims = Worker(f"here:{index}:a", None), 0
-        while claim_next(own, worker, started_at=0.0) not in ("wait", "done"):
+        n_claims = 0
+        while claim_next(own, Worker(f"here:{index}:{n_claims}", None), started_at=0.0) not in ("wait", "done"):
             n_claims += 1
         own.database.engine.dispose()
         return n_claims

@@ -187,7 +187,7 @@ def test_unknown_suffix_and_missing_experiment_are_refused(running: StudyLayout,
 
 
 def test_database_on_a_server_is_left_to_its_own_tools(running: StudyLayout, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"postgresql://ann:\*\*\*@host/db lies on a server, copy it with pg_dump"):
+    with pytest.raises(StoreError, match=r"postgresql://\*\*\*:\*\*\*@host/db lies on a server, copy it with pg_dump"):
         export_experiment(running.experiment_dir, tmp_path / "copy.zip", url="postgresql://ann:pw@host/db")
 
 
