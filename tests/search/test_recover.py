@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
 from attnsearch.search.recover import KILLED, RETURNED, recover
 from attnsearch.search.session import Session
+from attnsearch.search.storage import Database
 from attnsearch.search.worker import claim_next
 from tests.search.studies import ON_EACH_DATABASE
 
@@ -45,6 +47,18 @@ def test_expired_lease_is_taken_back(open_tiny: Open) -> None:
     session = open_tiny(n_trials=1)
     claim(session)
     session.leases.renew(0, 1, duration_s=-1.0)
+    assert recover(session, is_dead=lambda name: False) == [0]
+
+
+def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_tiny(n_trials=1)
+    claim(session)
+    session.leases.renew(0, 1, duration_s=-1.0)
+    with monkeypatch.context() as outage:
+        outage.setattr(Database, "was_away_within", lambda _database, seconds: seconds == 300.0)
+        assert recover(session, is_dead=lambda name: False) == []
     assert recover(session, is_dead=lambda name: False) == [0]
 
 

@@ -1,0 +1,78 @@
+"""A trial on a server that is away for a while: training continues, and nothing is lost when it is back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from attnsearch.errors import ServerUnavailable
+from attnsearch.search.context import SearchContext, Worker
+from attnsearch.search.session import Session
+from attnsearch.search.worker import claim_next
+from attnsearch.store.records import read_epochs
+from attnsearch.types import EpochRecord
+from tests.postgres import PostgresServer
+
+Open = Callable[..., Session]
+pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
+def record(epoch: int) -> EpochRecord:
+    return EpochRecord(
+        epoch=epoch, split="val", n_images=4, loss=0.5, terms={}, metrics={"accuracy": epoch / 10},
+        lr=0.1, seconds=1.0, images_per_s=4.0, peak_memory_mb=1.0,
+    )  # fmt: skip
+
+
+@contextmanager
+def stopped(server: PostgresServer) -> Iterator[None]:
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+def context_of(session: Session, folder: Path) -> SearchContext:
+    worker = Worker("here:1:a", None)
+    claim = claim_next(session, worker, started_at=0.0)
+    assert not isinstance(claim, str)
+    return SearchContext(session, worker, claim.trial, attempt=claim.attempt, seed=1, directory=folder)
+
+
+def train(context: SearchContext, epochs: range) -> None:
+    for epoch in epochs:
+        context.check()
+        context.record([record(number) for number in range(1, epoch + 1)])
+        context.report(epoch / 10, epoch)
+
+
+def test_training_continues_and_its_epochs_are_written_later(
+    open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    session = open_tiny(n_trials=1, pruner={"name": "median", "n_startup_trials": 0})
+    context = context_of(session, tmp_path)
+    train(context, range(1, 2))
+    with stopped(postgres_server):
+        train(context, range(2, 5))
+        assert session.database.is_away
+        assert not context.should_prune()  # nobody can be asked
+    context.flush()
+    assert not session.database.is_away
+    assert read_epochs(session.database.engine, session.uuid)["epoch"].tolist() == [1, 2, 3, 4]
+    assert session.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
+    assert session.leases.of_trial(0).epoch == 4  # type: ignore[union-attr]
+    context.close()
+
+
+def test_outage_beyond_the_patience_ends_the_trial(
+    open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    session = open_tiny(n_trials=1, storage_patience_s=0)
+    context = context_of(session, tmp_path)
+    with stopped(postgres_server), pytest.raises(ServerUnavailable, match="does not answer"):
+        train(context, range(1, 100))
+    context.close()
