@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnsearch.config.layers import read_yaml
-from attnsearch.config.load import LoadedStudy, find_file, load_experiment, load_study, with_storage
+from attnsearch.config.load import LoadedStudy, find_file, is_study, load_experiment, load_study, with_storage
 from attnsearch.data import DataTables, build_tables
 from attnsearch.search.session import layout_of, storage_url
 from attnsearch.search.space import corners
@@ -26,7 +25,7 @@ def check(name: str, *, profile: str | None, overrides: Sequence[str], root: Pat
     from attnsearch.training.sources import check_sources
 
     path = find_file(name, ("studies", "configs"))
-    if _is_study(path):
+    if is_study(path):
         loaded = with_storage(load_study(str(path), profile=profile, overrides=overrides), storage, overrides)
         return _check_study(path, loaded, root=root)
     experiment = load_experiment(str(path), profile=profile, overrides=overrides)
@@ -51,8 +50,3 @@ def _check_study(path: Path, loaded: LoadedStudy, *, root: Path) -> str:
 def _describe(tables: DataTables) -> str:
     counts = ", ".join(f"{len(table)} {table.split}" for table in tables.present())
     return f"{len(tables.class_names)} classes, {counts} images"
-
-
-def _is_study(path: Path) -> bool:
-    """A file is a study if it names a base."""
-    return "base" in read_yaml(path).values

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnsearch.cli.checkpoints import best_number, kept_of
 from attnsearch.cli.found import find_run
 from attnsearch.cli.output import number, print_json, print_line, print_table
-from attnsearch.config.layers import parse_override
-from attnsearch.config.load import with_settings, without_variables
+from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.errors import ConfigError
 from attnsearch.store.files import atomic_write
 from attnsearch.store.layout import StudyLayout, TrialLayout
@@ -72,7 +71,7 @@ def analyse(
     chosen = _chosen(layout, storage) if trial is None else trial
     files = layout.trial(chosen)
     kept = read_kept(kept_of(layout, chosen))
-    config = with_settings(without_variables(kept.config), dict(map(parse_override, overrides)))
+    config = with_overrides(without_variables(kept.config), overrides)
     data = open_data(config.data)
     data.tables.of(split)
     if split == "test":

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from attnsearch.config.base import Settings
 from attnsearch.config.datasets import DataConfig, SyntheticData
-from attnsearch.config.faults import validate
-from attnsearch.config.layers import Layer, from_overrides, merge, parse_override
-from attnsearch.config.load import load_experiment, names
+from attnsearch.config.load import load_experiment, names, overridden
 from attnsearch.errors import ConfigError
 
 CUB_LIST = "images.txt"
@@ -46,5 +44,4 @@ def synthetic_settings(overrides: Iterable[str]) -> SyntheticData:
 
 
 def _validated(values: dict[str, str], overrides: Iterable[str]) -> DataConfig:
-    over = from_overrides(map(parse_override, overrides))
-    return validate(OnlyData, merge(Layer({"data": values}), over, OnlyData)).data
+    return overridden(OnlyData, {"data": values}, overrides).data

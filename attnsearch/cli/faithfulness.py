@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnsearch.cli.checkpoints import kept_of
 from attnsearch.cli.found import find_run
 from attnsearch.cli.output import number, print_json, print_line, print_table
-from attnsearch.config.faults import near
-from attnsearch.config.layers import parse_override
-from attnsearch.config.load import with_settings, without_variables
+from attnsearch.config.load import with_overrides, with_settings, without_variables
 from attnsearch.config.scores import FULL, FULL_N_IMAGES, ScoreSettings
 from attnsearch.errors import ConfigError
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
@@ -86,9 +84,9 @@ def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentCo
 
     kept = read_kept(kept_of(target.layout, target.number))
     n_archived = len(read_archive(target.archive).image_ids)
-    base = full_settings(kept.config.evaluation.scores, n_archived).model_dump(mode="json")
-    settings = {f"{PREFIX}{key}": value for key, value in base.items()} | dict(_with_prefix(overrides))
-    config = with_settings(without_variables(kept.config), settings)
+    full = full_settings(kept.config.evaluation.scores, n_archived).model_dump(mode="json")
+    base = with_settings(without_variables(kept.config), {f"{PREFIX}{key}": value for key, value in full.items()})
+    config = with_overrides(base, _with_prefix(overrides))
     data = open_data(config.data)
     if target.split == "test":
         note_look(target.layout, target.number, kept.epoch, target.split)
@@ -104,15 +102,8 @@ def _thresholds(target: Target) -> dict[str, float]:
     return dict(read_scores(paths).about.get("iou_thresholds", {}))
 
 
-def _with_prefix(overrides: Iterable[str]) -> Iterable[tuple[str, Any]]:
-    known = list(ScoreSettings.model_fields)
-    for key, value in map(parse_override, overrides):
-        if "." not in key and key not in known:
-            raise ConfigError(
-                f"command line: {key}: is no key of evaluation.scores{near(key, known)}; known: {', '.join(known)}, "
-                f"got {value!r}"
-            )
-        yield (key if "." in key else PREFIX + key), value
+def _with_prefix(overrides: Iterable[str]) -> list[str]:
+    return [text if "." in text.partition("=")[0] else PREFIX + text for text in overrides]
 
 
 def store_scores(target: Target, table: ScoreTable, storage: str | None) -> list[str]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from attnsearch.cli.checkpoints import best_number, is_file_name, kept_of
 from attnsearch.cli.found import find_run
-from attnsearch.config.layers import parse_override
-from attnsearch.config.load import with_settings, without_variables
+from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.types import Split
 
 
@@ -41,7 +40,7 @@ def evaluate_source(
     layout = None if is_file_name(source) else find_run(source, root)
     number = best_number(layout, storage) if layout is not None and trial is None else trial or 0
     kept = read_kept(source if layout is None else kept_of(layout, number))
-    config = with_settings(without_variables(kept.config), dict(map(parse_override, overrides)))
+    config = with_overrides(without_variables(kept.config), overrides)
     data = open_data(config.data)
     data.tables.of(split)
     if layout is not None and split == "test":

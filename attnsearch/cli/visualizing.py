@@ -10,8 +10,7 @@ from attnsearch.cli.checkpoints import is_file_name
 from attnsearch.cli.found import find_run
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.faults import near
-from attnsearch.config.layers import parse_override
-from attnsearch.config.load import load_stored_experiment, with_settings, without_variables
+from attnsearch.config.load import load_stored_experiment, with_overrides, without_variables
 from attnsearch.data.build import build_tables
 from attnsearch.data.table import ImageTable
 from attnsearch.errors import ConfigError, DataError, StoreError
@@ -174,19 +173,18 @@ def open_method(
     Raises:
         ConfigError: there is none.
     """
-    changes = dict(map(parse_override, overrides))
     if is_file_name(source):
         from attnsearch.models.kept import read_kept  # imports torch
 
         stored = without_variables(read_kept(source).config)
-        return Method(Path(source).stem, with_settings(stored, changes), Path(source), None)
+        return Method(Path(source).stem, with_overrides(stored, overrides), Path(source), None)
     name, _, written = source.rpartition(":") if source.rpartition(":")[2].isdecimal() else (source, "", "")
     layout = find_run(name, root)
     number = int(written) if written else _best(layout, storage) if trial is None else trial
     files = layout.trial(number)
     if not files.config.is_file():
         raise ConfigError(f"study {layout.study!r} has no trial {number}; `attnsearch show {layout.study}` lists all")
-    config = with_settings(load_stored_experiment(files.config), changes)
+    config = with_overrides(load_stored_experiment(files.config), overrides)
     checkpoint = files.kept if files.kept.is_file() else None
     return Method(f"{layout.study}:{number}", config, checkpoint, _archive(layout, number, split), layout, number)
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from attnsearch.config.datasets import RootedData
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.faults import MOVED_KEYS, elsewhere, near, validate
-from attnsearch.config.layers import Layer, from_overrides, merge, overlay, parse_override, read_yaml, to_yaml
+from attnsearch.config.faults import MAX_LINES, MOVED_KEYS, Faults, T, elsewhere, near, short, validate
+from attnsearch.config.layers import Layer, merge, overlay, to_yaml
+from attnsearch.config.nodes import Place, dotted, fault
+from attnsearch.config.reading import read_overrides, read_yaml
+from attnsearch.config.schema import dotted_keys
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.variables import literal
 from attnsearch.errors import ConfigError
@@ -46,15 +51,23 @@ def find_file(name: str, kinds: tuple[Kind, ...]) -> Path:
         ConfigError: nothing has this name; the message lists what is known.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        if Path(name).is_file():
+        if _is_file(Path(name)):
             return Path(name)
-        raise ConfigError(f"{name}: no such file; pass a YAML file or one of: {_known(kinds)}")
+        raise ConfigError(f"{dotted((name,))}: no such file; pass a YAML file or one of: {_known(kinds)}")
     for kind in kinds:
         for folder in folders(kind):
-            if (folder / f"{name}.yaml").is_file():
+            if _is_file(folder / f"{name}.yaml"):
                 return folder / f"{name}.yaml"
     hint = near(name, [known for kind in kinds for known in names(kind)])
-    raise ConfigError(f"unknown name {name!r}{hint}; known: {_known(kinds)}")
+    raise ConfigError(f"unknown name {short(name)}{hint}; known: {_known(kinds)}")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file has this path; a name that no file can have is one that none has."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _known(kinds: tuple[Kind, ...]) -> str:
@@ -65,12 +78,14 @@ def load_experiment(name: str, *, profile: str | None = None, overrides: Iterabl
     """The experiment in `configs/NAME.yaml` or a file, under a profile and `key=value` overrides.
 
     Raises:
-        ConfigError: every fault of the files, one line each.
+        ConfigError: every fault of the files and the overrides, one line each.
     """
-    base = read_yaml(find_file(name, ("configs",)))
-    layer = _experiment_layer(base, _profile(profile).part("overrides"), profile)
-    layer = merge(layer, from_overrides(map(parse_override, overrides)), ExperimentConfig)
-    return validate(ExperimentConfig, layer)
+    faults = Faults()
+    base = faults.read(lambda: read_yaml(find_file(name, ("configs",))))
+    shared, own = _profile(profile, faults), _own_profile(base, profile, faults)
+    over = faults.read(lambda: read_overrides(overrides))
+    layers = (faults.block(shared, "overrides"), own, over)
+    return faults.settled(faults.check(ExperimentConfig, _laid(base.without("profiles"), layers, ExperimentConfig)))
 
 
 def load_study(name: str, *, profile: str | None = None, overrides: Iterable[str] = ()) -> LoadedStudy:
@@ -79,32 +94,29 @@ def load_study(name: str, *, profile: str | None = None, overrides: Iterable[str
     Overrides that name a field of the study change the study, all others the experiment.
 
     Raises:
-        ConfigError: every fault of the files, one line each.
+        ConfigError: every fault of the files and the overrides, one line each.
     """
-    written = read_yaml(find_file(name, ("studies",)))
-    shared, own = _profile(profile), written.part("profiles").part(profile or "")
-    pairs = [parse_override(text) for text in overrides]
-    _refuse_unknown(pairs)
-    of_study = from_overrides(pair for pair in pairs if pair[0].split(".")[0] in STUDY_KEYS)
-    of_experiment = from_overrides(pair for pair in pairs if pair[0].split(".")[0] not in STUDY_KEYS)
+    faults = Faults()
+    written = faults.read(lambda: read_yaml(find_file(name, ("studies",))))
+    shared, own = _profile(profile, faults), _own_profile(written, profile, faults)
+    over = faults.read(lambda: read_overrides(overrides))
+    of_study, of_experiment = _split(over, faults)
 
-    layer = written.without("profiles")
-    for over in (shared.without("overrides", "profiles"), own.without("overrides"), of_study):
-        layer = merge(layer, over, StudyConfig)
-    layer = _drop_null_axes(layer)
-    study = validate(StudyConfig, layer)
+    over_study = (shared.without("overrides"), own.without("overrides"), of_study)
+    layer = _drop_null_axes(_laid(written.without("profiles"), over_study, StudyConfig))
+    study = faults.check(StudyConfig, layer, _unknown_axes(layer))
 
-    base = layer.part("base") if isinstance(study.base, Mapping) else read_yaml(find_file(study.base, ("configs",)))
-    experiment = merge(base.without("profiles"), written.part("overrides"), ExperimentConfig)
-    for over in (
-        shared.part("overrides"),
-        base.part("profiles").part(profile or ""),
-        own.part("overrides"),
+    base = _base(layer, faults)
+    over_experiment = (
+        layer.part("overrides"),
+        faults.block(shared, "overrides"),
+        _own_profile(base, profile, faults),
+        faults.block(own, "overrides"),
         of_experiment,
-    ):
-        experiment = merge(experiment, over, ExperimentConfig)
-    experiment = merge(experiment, _of_the_study(study), ExperimentConfig)
-    return LoadedStudy(study, validate(ExperimentConfig, experiment))
+        STAND_IN if study is None else _of_the_study(study),
+    )
+    experiment = faults.check(ExperimentConfig, _laid(base.without("profiles"), over_experiment, ExperimentConfig))
+    return LoadedStudy(faults.settled(study), faults.settled(experiment))
 
 
 def load_stored_study(path: Path) -> LoadedStudy:
@@ -115,7 +127,7 @@ def load_stored_study(path: Path) -> LoadedStudy:
     """
     base = read_yaml(path).values.get("base")
     if not isinstance(base, Mapping):
-        raise ConfigError(f"{path}: base: must hold the settings themselves in a results folder, got {base!r}")
+        raise ConfigError(f"{path}: base: must hold the settings themselves in a results folder, got {short(base)}")
     return load_study(str(path))
 
 
@@ -143,34 +155,74 @@ def with_storage(loaded: LoadedStudy, storage: str | None, overrides: Iterable[s
 
     An override `storage=URL` stays; what the file of the study names does not.
     """
-    if storage is None or any(parse_override(text)[0] == "storage" for text in overrides):
+    if storage is None or "storage" in read_overrides(overrides).values:
         return loaded
     return replace(loaded, study=loaded.study.model_copy(update={"storage": storage}))
 
 
-def _refuse_unknown(pairs: Iterable[tuple[str, Any]]) -> None:
-    """An override whose first word neither a study nor an experiment has, so that the near name may be of either."""
+def is_study(path: Path) -> bool:
+    """Whether a file is a study: it names a base. One that cannot be read is what its folder says."""
+    try:
+        return "base" in read_yaml(path).values
+    except ConfigError:
+        return path.parent.name == "studies"
+
+
+def _laid(base: Layer, layers: Iterable[Layer], model: type[BaseModel]) -> Layer:
+    """All layers on each other; in each of them keys may be dotted."""
+    result = Layer({}, {(): base.origin(())})
+    for over in (base, *layers):
+        result = merge(result, over, model)
+    return result
+
+
+def _profile(profile: str | None, faults: Faults) -> Layer:
+    return Layer() if profile is None else faults.read(lambda: read_yaml(find_file(profile, ("configs/profiles",))))
+
+
+def _own_profile(layer: Layer, profile: str | None, faults: Faults) -> Layer:
+    """What a file itself says under `profiles` of a profile."""
+    profiles = faults.block(layer, "profiles")
+    parts = {name: faults.block(profiles, name, inside="profiles") for name in profiles.values}
+    return parts.get(profile or "", Layer())
+
+
+def _base(layer: Layer, faults: Faults) -> Layer:
+    """The experiment that a study starts from, inlined or in a file of its own."""
+    base = layer.values.get("base")
+    if isinstance(base, str):
+        where = f"{layer.origin(('base',))}: base: "
+        return faults.read(lambda: read_yaml(find_file(base, ("configs",))), origin=where)
+    if not isinstance(base, dict):
+        faults.is_complete = False  # what is wrong with it is said of the study
+    return layer.part("base")
+
+
+def _split(over: Layer, faults: Faults) -> tuple[Layer, Layer]:
+    """(overrides of the study, of the experiment); what is of neither is a fault, whose near name may be of either."""
     known = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
-    faults = [
-        f"command line: {key}: is no key of a study or an experiment{_hint(key, known)}, got {value!r}"
-        for key, value in pairs
-        if key.split(".")[0] not in known and key not in MOVED_KEYS
-    ]
-    if faults:
-        raise ConfigError("\n".join(faults))
+    first = {key: key.split(".")[0] for key in over.values}
+    unknown = [key for key, head in first.items() if head not in known and key not in MOVED_KEYS]
+    for key in unknown:
+        message = f"is no key of a study or an experiment{elsewhere(key, ExperimentConfig) or near(first[key], known)}"
+        faults.lines.append(fault(over.origin((key,)), (key,), f"{message}, got {short(over.values[key])}"))
+    of_study = {key for key, head in first.items() if head in STUDY_KEYS}
+    return over.only(of_study), over.without(*of_study, *unknown)
 
 
-def _hint(key: str, known: list[str]) -> str:
-    return elsewhere(key, ExperimentConfig) or near(key.split(".")[0], known)
+def _unknown_axes(layer: Layer) -> dict[Place, str]:
+    """A line for each axis that no experiment has as a key."""
+    known = dotted_keys(ExperimentConfig)
+    axes = layer.part("space").values
+    found: dict[Place, str] = {}
+    for key in [key for key in axes if key not in known][:MAX_LINES]:
+        message = f"is no key of an experiment{near(key, known)}, got {short(axes[key])}"
+        found["space", key] = fault(layer.origin(("space", key)), ("space", key), message)
+    return found
 
 
-def _experiment_layer(base: Layer, shared: Layer, profile: str | None) -> Layer:
-    layer = merge(base.without("profiles"), shared, ExperimentConfig)
-    return merge(layer, base.part("profiles").part(profile or ""), ExperimentConfig)
-
-
-def _profile(profile: str | None) -> Layer:
-    return read_yaml(find_file(profile, ("configs/profiles",))) if profile else Layer()
+STAND_IN = Layer({"name": "study", "seed": 1, "monitor": "val/accuracy", "monitor_direction": "maximize"})
+"""What the trials take from a study with faults, so that these are not said again of the experiment."""
 
 
 def _of_the_study(study: StudyConfig) -> Layer:
@@ -186,7 +238,7 @@ def _drop_null_axes(layer: Layer) -> Layer:
     if not isinstance(space, dict):
         return layer
     kept = {key: axis for key, axis in space.items() if axis is not None}
-    return Layer({**layer.values, "space": kept}, layer.origins)
+    return replace(layer, values={**layer.values, "space": kept})
 
 
 def with_settings(experiment: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:
@@ -197,6 +249,26 @@ def with_settings(experiment: ExperimentConfig, settings: Mapping[str, Any]) -> 
     """
     values = overlay(experiment.model_dump(mode="json"), settings, ExperimentConfig)
     return validate(ExperimentConfig, Layer(values))
+
+
+def with_overrides(experiment: ExperimentConfig, overrides: Iterable[str]) -> ExperimentConfig:
+    """A copy of an experiment under `key=value` overrides of a command line, checked again.
+
+    Raises:
+        ConfigError: every fault of the overrides, one line each.
+    """
+    return overridden(ExperimentConfig, experiment.model_dump(mode="json"), overrides)
+
+
+def overridden(model: type[T], values: Mapping[str, Any], overrides: Iterable[str]) -> T:
+    """The settings that plain values describe under `key=value` overrides of a command line.
+
+    Raises:
+        ConfigError: every fault of the overrides, one line each.
+    """
+    faults = Faults()
+    over = faults.read(lambda: read_overrides(overrides))
+    return faults.settled(faults.check(model, merge(Layer(dict(values)), over, model)))
 
 
 def resolved_study(loaded: LoadedStudy) -> str:

@@ -79,6 +79,21 @@ def _choose(classes: list[type[BaseModel]], values: Any) -> type[BaseModel] | No
     return None
 
 
+def possible_classes(classes: list[type[BaseModel]], values: Any) -> list[type[BaseModel]]:
+    """The class that the tag in `values` chooses, or all of them where it chooses none."""
+    chosen = _choose(classes, values)
+    return classes if chosen is None else [chosen]
+
+
+def dotted_keys(model: type[BaseModel]) -> list[str]:
+    """Every dotted key below a settings class, whichever members of its unions are chosen."""
+    found: list[str] = []
+    for key, field in model.model_fields.items():
+        inner = settings_classes(field_annotation(field))
+        found += [key, *(f"{key}.{below}" for one in inner for below in dotted_keys(one))]
+    return list(dict.fromkeys(found))
+
+
 def is_tagged(model: type[BaseModel], values: Any, path: tuple[str, ...]) -> bool:
     """Whether the block at `path` is one of several classes, chosen by its tag."""
     found = class_at(model, values, path)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from attnsearch.config.base import Settings
+from attnsearch.config.base import PlacedError, Settings
 from attnsearch.config.experiment import MetricKey, Name, check_monitor
+from attnsearch.config.patterns import KEY
 from attnsearch.types import Direction, better_direction
 
 Scalar = bool | int | float | str | None
-Key = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*$")]
+Key = Annotated[str, Field(pattern=KEY)]
+MAX_AXES = 100
+MAX_CHOICES = 1_000
+MAX_STEPS = 2**31 - 1
+MAX_TRIALS = 100_000
+MAX_WORKERS = 256
 
 
 class Axis(Settings):
     """One axis of the space; `when` makes it conditional on values of axes above it."""
 
-    when: Mapping[Key, tuple[Scalar, ...]] = Field({}, description="Axis -> values under which this axis exists.")
+    when: Mapping[Key, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(
+        {}, description="Axis -> values under which this axis exists, at least one."
+    )
 
 
 class FloatAxis(Axis):
@@ -32,7 +41,7 @@ class FloatAxis(Axis):
 
     @model_validator(mode="after")
     def _check(self) -> FloatAxis:
-        _check_range(self.low, self.high, log=self.log, has_step=self.step is not None)
+        _check_range(self.low, self.high, log=self.log, step=self.step)
         return self
 
     def ends(self) -> tuple[Scalar, ...]:
@@ -50,7 +59,7 @@ class IntAxis(Axis):
 
     @model_validator(mode="after")
     def _check(self) -> IntAxis:
-        _check_range(self.low, self.high, log=self.log, has_step=self.step != 1)
+        _check_range(self.low, self.high, log=self.log, step=None if self.step == 1 else self.step)
         return self
 
     def ends(self) -> tuple[Scalar, ...]:
@@ -61,19 +70,23 @@ class ChoiceAxis(Axis):
     """A list of values without order."""
 
     kind: Literal["choice"]
-    choices: tuple[Scalar, ...] = Field(min_length=1, description="The values.")
+    choices: tuple[Scalar, ...] = Field(min_length=1, max_length=MAX_CHOICES, description="The values, up to 1,000.")
 
     def ends(self) -> tuple[Scalar, ...]:
         return self.choices
 
 
-def _check_range(low: float, high: float, *, log: bool, has_step: bool) -> None:
+def _check_range(low: float, high: float, *, log: bool, step: float | None) -> None:
     if low > high:
         raise ValueError(f"low must not exceed high, got {low} > {high}; swap them")
     if log and low <= 0:
         raise ValueError(f"low must be > 0 on a log axis, got {low}")
-    if log and has_step:
+    if log and step is not None:
         raise ValueError("log and step exclude each other; remove one")
+    if not math.isfinite(high - low):
+        raise ValueError(f"high - low must be a finite number, got {low} to {high}; narrow the range")
+    if step is not None and high - low > step * MAX_STEPS:
+        raise ValueError(f"step must divide the range into at most {MAX_STEPS} steps, got {step}; make it larger")
 
 
 SpaceAxis = Annotated[FloatAxis | IntAxis | ChoiceAxis, Field(discriminator="kind")]
@@ -174,10 +187,14 @@ class StudyConfig(Settings):
     monitor: MetricKey = Field(
         "val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes."
     )
-    space: Mapping[Key, SpaceAxis] = Field({}, description="Dotted key of the experiment -> axis.")
+    space: Mapping[Key, SpaceAxis] = Field(
+        {}, max_length=MAX_AXES, description="Dotted key of the experiment -> axis, up to 100."
+    )
     sampler: SamplerConfig = Field(TpeSampler(name="tpe"), description="How new trials are proposed.")
     pruner: PrunerConfig | None = Field(None, description="How poor trials are ended early; null prunes nothing.")
-    n_trials: int = Field(25, ge=1, description="Total of complete and pruned trials, over all starts of the study.")
+    n_trials: int = Field(
+        25, ge=1, le=MAX_TRIALS, description="Total of complete and pruned trials, over all starts of the study."
+    )
     time_limit_s: float | None = Field(
         None,
         gt=0,
@@ -205,7 +222,10 @@ class StudyConfig(Settings):
         300.0, ge=0, description="Seconds that a database server may be away before the search stops; 0 never waits."
     )
     n_workers: int | None = Field(
-        None, ge=1, description="Worker processes; null means one per GPU, or one on a machine without."
+        None,
+        ge=1,
+        le=MAX_WORKERS,
+        description="Worker processes; null means one per GPU, or one on a machine without.",
     )
 
     @field_validator("monitor")
@@ -215,17 +235,17 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _check_references(self) -> StudyConfig:
-        seen: set[str] = set()
+        faults: dict[tuple[str, ...], str] = {}
+        axes = list(self.space)
         for key, axis in self.space.items():
-            for parent in axis.when:
-                if parent not in seen:
-                    raise ValueError(
-                        f"space.{key}.when names {parent!r}, which is no axis above it; known: {sorted(seen)}"
-                    )
-            seen.add(key)
+            above = sorted(axes[: axes.index(key)])
+            for parent in sorted(set(axis.when) - set(above)):
+                faults["space", key, "when", parent] = f"names {parent!r}, which is no axis above it; known: {above}"
         for index, point in enumerate(self.enqueue):
-            if unknown := sorted(set(point) - seen):
-                raise ValueError(f"enqueue[{index}] names {unknown[0]!r}, which is no axis; known: {sorted(seen)}")
+            for name in sorted(set(point) - set(axes)):
+                faults["enqueue", str(index), name] = f"names {name!r}, which is no axis; known: {sorted(axes)}"
+        if faults:
+            raise PlacedError(faults)
         return self
 
     @property

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.layers import Layer, merge, parse_override, read_yaml
+from attnsearch.config.layers import Layer, merge
+from attnsearch.config.reading import read_overrides, read_yaml
 from attnsearch.config.load import load_experiment, load_study, resolved_study, with_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import ConfigError
@@ -152,15 +153,14 @@ def test_file_without_keys_is_refused(here: Path, text: str) -> None:
 
 
 def test_yaml_1_2_rules_hold(here: Path) -> None:
-    assert parse_override("a.b=1e-4") == ("a.b", 1e-4)
-    assert parse_override("a=yes") == ("a", "yes")
-    assert parse_override("a=null") == ("a", None)
-    assert parse_override("a=[1, x]") == ("a", [1, "x"])
+    read = read_overrides(["a.b=1e-4", "c=yes", "d=null", "e=[1, x]", "f=", "g=0x1F", "h=007", "i='1'"])
+    assert read.values == {"a.b": 1e-4, "c": "yes", "d": None, "e": [1, "x"], "f": None, "g": 31, "h": 7, "i": "1"}
+    assert not read.faults
 
 
 def test_override_without_sign_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'train\.epochs'"):
-        parse_override("train.epochs")
+    (line,) = read_overrides(["train.epochs"]).faults
+    assert "'train.epochs'" in line
 
 
 def test_fault_of_an_override_names_the_command_line(here: Path) -> None:
@@ -179,7 +179,7 @@ def test_reversed_range_names_both_ends(here: Path) -> None:
 
 
 def test_condition_on_no_axis_is_refused(here: Path) -> None:
-    with pytest.raises(ConfigError, match=r"space\.seed\.when names 'train\.nothing'"):
+    with pytest.raises(ConfigError, match=r"command line: space\.seed\.when\S*: names 'train\.nothing'"):
         load_study("hunt", overrides=["space.seed={kind: int, low: 1, high: 2, when: {train.nothing: [1]}}"])
 
 
