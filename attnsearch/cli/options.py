@@ -17,10 +17,12 @@ def parse_workers(text: str) -> int:
     """A number of processes.
 
     Raises:
-        ConfigError: not a whole number, or less than 1.
+        ConfigError: not a whole number, or one beyond the bounds of `n_workers`.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"--workers must be a whole number of at least 1, got {text!r}")
+    from attnsearch.config.study import MAX_WORKERS
+
+    if not text.isdecimal() or len(text) > len(str(MAX_WORKERS)) or not 1 <= int(text) <= MAX_WORKERS:
+        raise ConfigError(f"--workers must be a whole number in [1, {MAX_WORKERS}], got {text[:80]!r}")
     return int(text)
 
 

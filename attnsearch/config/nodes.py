@@ -24,8 +24,8 @@ from ruamel.yaml.scanner import Scanner
 
 from attnsearch.errors import ConfigError
 
-MAX_BYTES = 256 * 1024
-MAX_NODES = 10_000
+MAX_BYTES = 128 * 1024
+MAX_NODES = 5_000
 """Keys and values of one file; what an alias stands for counts each time."""
 MAX_DEPTH = 100
 """Blocks and lists inside each other."""

@@ -15,11 +15,12 @@ from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES
 from attnsearch.config.schema import settings_classes, tag_of
 from attnsearch.config.study import Scalar, StudyConfig
 from attnsearch.types import EPOCH_METRICS, SCORES
 
-HEAD = """\
+HEAD = f"""\
 # Every key
 
 Made from the settings classes by `python -m attnsearch.config.reference > configs/README.md`; a test keeps it current.
@@ -29,6 +30,10 @@ An *experiment* (a file in `configs/`) is one training run. A *study* (a file in
 by the rules of YAML 1.2 (`null` is nothing, `[a, b]` a list). Writing another `name` into a block that is chosen by its
 name starts that block afresh. A *profile* (a file in `configs/profiles/`) is laid over a study with `--profile`: keys
 of the study as they are, those of the experiment under `overrides:`, and `null` takes an axis out of the space.
+
+In a file, too, keys may be dotted; one that is written in two ways is refused. Aliases and `<<:` are read; dates, tags
+but `!!str` and the like, numbers beyond 64 bits and other versions of YAML than 1.2 are refused. A file has at most
+{MAX_BYTES // 1024} KiB, {MAX_NODES} keys and values, counted again for each alias, and {MAX_DEPTH} levels.
 
 Rates and probabilities lie in [0, 1]; a key without a default must be written.
 """

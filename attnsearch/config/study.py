@@ -41,7 +41,7 @@ class FloatAxis(Axis):
 
     @model_validator(mode="after")
     def _check(self) -> FloatAxis:
-        _check_range(self.low, self.high, log=self.log, step=self.step)
+        _check_range(self.low, self.high, log=self.log, step=self.step, has_step=self.step is not None)
         return self
 
     def ends(self) -> tuple[Scalar, ...]:
@@ -59,7 +59,7 @@ class IntAxis(Axis):
 
     @model_validator(mode="after")
     def _check(self) -> IntAxis:
-        _check_range(self.low, self.high, log=self.log, step=None if self.step == 1 else self.step)
+        _check_range(self.low, self.high, log=self.log, step=self.step, has_step=self.step != 1)
         return self
 
     def ends(self) -> tuple[Scalar, ...]:
@@ -76,17 +76,17 @@ class ChoiceAxis(Axis):
         return self.choices
 
 
-def _check_range(low: float, high: float, *, log: bool, step: float | None) -> None:
+def _check_range(low: float, high: float, *, log: bool, step: float | None, has_step: bool) -> None:
     if low > high:
         raise ValueError(f"low must not exceed high, got {low} > {high}; swap them")
     if log and low <= 0:
         raise ValueError(f"low must be > 0 on a log axis, got {low}")
-    if log and step is not None:
+    if log and has_step:
         raise ValueError("log and step exclude each other; remove one")
     if not math.isfinite(high - low):
         raise ValueError(f"high - low must be a finite number, got {low} to {high}; narrow the range")
     if step is not None and high - low > step * MAX_STEPS:
-        raise ValueError(f"step must divide the range into at most {MAX_STEPS} steps, got {step}; make it larger")
+        raise ValueError(f"{low} to {high} must have at most {MAX_STEPS} steps of {step}; narrow the range")
 
 
 SpaceAxis = Annotated[FloatAxis | IntAxis | ChoiceAxis, Field(discriminator="kind")]

@@ -57,9 +57,12 @@ def corners(space: Space) -> Iterator[tuple[str, Settings]]:
 def _conditions(space: Space, key: str) -> Settings:
     """The first value under which each axis above exists, so that the conditional one may be set."""
     settings: Settings = {}
-    for parent, values in space[key].when.items():
-        settings.update(_conditions(space, parent))
-        settings[parent] = values[0]
+    conditional = [key]
+    while conditional:
+        for parent, values in space[conditional.pop()].when.items():
+            if parent not in settings:
+                settings[parent] = values[0]
+                conditional.append(parent)
     return settings
 
 
