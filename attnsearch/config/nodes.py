@@ -25,10 +25,10 @@ from ruamel.yaml.scanner import Scanner
 from attnsearch.errors import ConfigError
 
 MAX_BYTES = 128 * 1024
-MAX_NODES = 5_000
+MAX_NODES = 4_000
 """Keys and values of one file; what an alias stands for counts each time."""
 MAX_DEPTH = 100
-"""Blocks and lists inside each other."""
+"""Blocks and lists inside each other; a dotted key counts for each of its parts."""
 TOO_DEEP = f"is nested over {MAX_DEPTH} levels; write it flatter"
 TAG = "tag:yaml.org,2002:"
 
@@ -199,7 +199,8 @@ class _Composer:
         items: list[Node] = []
         while not isinstance(event := self._next(place), SequenceEndEvent):
             items.append(self._node(event, (*place, str(len(items)))))
-        return Listing(line, tag, self._n_nodes - before, _height(items), tuple(items))
+        height = 1 + max((item.height for item in items), default=0)
+        return Listing(line, tag, self._n_nodes - before, height, tuple(items))
 
     def _block(self, tag: str, line: int, place: Place, before: int) -> Block:
         entries: list[tuple[Scalar, Node]] = []
@@ -207,13 +208,10 @@ class _Composer:
             key = self._node(event, (*place, "?"))
             if not isinstance(key, Scalar):
                 self._refuse(place, "has a list or a block as a key; keys are text")
-            inside = (*place, key.text)
+            inside = (*place, *key.text.split("."))
             entries.append((key, self._node(self._next(inside), inside)))
-        return Block(line, tag, self._n_nodes - before, _height([node for _, node in entries]), tuple(entries))
-
-
-def _height(nodes: list[Node]) -> int:
-    return 1 + max((node.height for node in nodes), default=0)
+        height = max((len(key.text.split(".")) + node.height for key, node in entries), default=1)
+        return Block(line, tag, self._n_nodes - before, height, tuple(entries))
 
 
 def _tag(event: ScalarEvent) -> str:

@@ -12,9 +12,7 @@ from typing import Any
 from attnsearch.config.layers import INVALID, Layer
 from attnsearch.config.nodes import (
     MAX_BYTES,
-    MAX_DEPTH,
     TAG,
-    TOO_DEEP,
     Block,
     Listing,
     Node,
@@ -99,7 +97,7 @@ def _read_override(text: str) -> tuple[str, Any, list[str]]:
     if len(written) > MAX_BYTES:
         raise ConfigError(fault(COMMAND_LINE, (key,), f"must have at most {MAX_BYTES // 1024} KiB, is larger"))
     reader = _Reader(lambda _: COMMAND_LINE, {})
-    value = reader.value(compose(written, lambda _: COMMAND_LINE, (key,)), (key,))
+    value = reader.value(compose(written, lambda _: COMMAND_LINE, tuple(key.split("."))), (key,))
     return key, value, reader.faults
 
 
@@ -224,7 +222,7 @@ def _real(text: str) -> float:
 
 
 def _checked(layer: Layer) -> Layer:
-    """The layer, with a fault for each key that it spells in two ways or nests too deep."""
+    """The layer, with a fault for each key that it spells in two ways."""
     return Layer(layer.values, layer.origins, (*layer.faults, *_repeated(layer)))
 
 
@@ -234,9 +232,6 @@ def _repeated(layer: Layer) -> Iterator[str]:
     blocks: dict[str, str] = {}
     for place in _leaves(layer.values, ()):
         key, origin = ".".join(place), layer.origin(place)
-        if key.count(".") >= MAX_DEPTH:
-            yield fault(origin, place, TOO_DEEP)
-            continue
         above = [key[:index] for index, sign in enumerate(key) if sign == "."]
         first = origins.get(key) or blocks.get(key) or next((origins[name] for name in above if name in origins), None)
         if first:

@@ -27,23 +27,26 @@ KEYS += [f"space.{key}{end}" for key in dotted_keys(ExperimentConfig) for end in
 ODD_KEYS = ("", ".", "a..b", "space.", "space.x", "<<", "? [a]", "*a", "&a b", "!!int x", '"\\0"', "é", "a" * 3000)
 DEEP = ("a." * 3000 + "b", "{a: " * 150, "[" * 3000, "- " * 3000, "? " * 300, "[" * 99 + "]" * 99, "{" * 2000)
 SCALARS = (
-    *("", "~", "null", "true", "yes", "0", "-0", "1", "-1", "007", "0x1F", "0b", "-_", "1_000", "1e3", "1e999", "-.inf"),
-    *(".nan", "1e-320", "9" * 5000, "0x" + "f" * 5000, "1." + "9" * 5000, str(2**63), "2001-99-99", "2001-12-31", "=", "<<"),
-    *('"\\0"', '"\\ud800"', '"\\UFFFFFFFF"', '"\\xZZ"', "'", '"', "a\tb", "é\u2028\ufeff", "x" * 5000, "%YAML 1.1", "@x", "`"),
-    *("!!int abc", "!!float x", "!!bool yes", "!!str 3", "!!null x", "!!binary YWJj", "!!timestamp 1", "!foo x", "! 3"),
-    *("!!python/object:os.system x", "&a 1", "*a", "*unknown", "|\n  x", ">-\n x", "# x", "--- x", "...", "x\n---\ny", "$HOME"),
-)  # fmt: skip
+    *("", "~", "null", "true", "yes", "0", "-0", "1", "-1", "007", "0x1F", "0b", "-_", "1_000", "1e3", "1e999"),
+    *("-.inf", ".nan", "1e-320", "9" * 5000, "0x" + "f" * 5000, "1." + "9" * 5000, str(2**63), "2001-99-99"),
+    *("2001-12-31", "=", "<<", '"\\0"', '"\\ud800"', '"\\UFFFFFFFF"', '"\\xZZ"', "'", '"', "a\tb", "é\u2028\ufeff"),
+    *("x" * 5000, "%YAML 1.1", "@x", "`", "!!int abc", "!!float x", "!!bool yes", "!!str 3", "!!null x", "! 3"),
+    *("!!binary YWJj", "!!timestamp 1", "!foo x", "!!python/object:os.system x", "&a 1", "*a", "*unknown"),
+    *("|\n  x", ">-\n x", "# x", "--- x", "...", "x\n---\ny", "$HOME", "../x", "/dev/zero", "study:x"),
+)
 BLOCKS = (
-    *("[]", "{}", "[[]]", "{a: 1}", "{a: {b: 1}, a.b: 2}", "{a: 1, a: 2}", "{[1]: 2}", "{? a: b}", "{: 1}", "{null: 1}"),
-    *("!!omap [a: 1]", "!!set {a, b}", "&a [*a]", "&a {b: *a}", "{<<: 3}", "{<<: {a: 1}}", "{<<: [{name: cnn}, 3], x: 1}"),
-    *("{<<: *a}", "{a: &a {lr: 1}, b: {<<: *a, lr: 2}}", "{name: cnn}", "{name: [1]}", "{name: {name: x}}", "{kind: int}"),
-    *("{kind: float, low: -1e308, high: 1e308}", "{kind: float, low: 0, high: 1e300, step: 1e-300}", "{kind: choice, choices: [[1]]}"),
-    *("{kind: int, low: -9223372036854775807, high: 9223372036854775807}", "{kind: int, low: 1, high: 2, when: {seed: []}}"),
-    *("{kind: choice, choices: [1, true, 1.0, '1', null]}", "{kind: choice, choices: [], when: {x: [1]}}", "{kind: int, low: 1, high: 3}"),
-    "&a [1,2,3,4,5,6,7,8,9]\nb: &b [*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d]",
+    *("[]", "{}", "[[]]", "{a: 1}", "{a: {b: 1}, a.b: 2}", "{a: 1, a: 2}", "{[1]: 2}", "{? a: b}", "{: 1}"),
+    *("{null: 1}", "!!omap [a: 1]", "!!set {a, b}", "&a [*a]", "&a {b: *a}", "{<<: 3}", "{<<: {a: 1}}", "{<<: *a}"),
+    *("{<<: [{name: cnn}, 3], x: 1}", "{a: &a {lr: 1}, b: {<<: *a, lr: 2}}", "{name: cnn}", "{name: [1]}"),
+    *("{name: {name: x}}", "{kind: int}", "{kind: float, low: -1e308, high: 1e308}", "{a.a.a.a: {a.a.a: 1}}"),
+    *("{kind: float, low: 0, high: 1e300, step: 1e-300}", "{kind: choice, choices: [[1]]}", "[{a: 1}, {b.c: {d: 1}}]"),
+    *("{kind: int, low: -9223372036854775807, high: 9223372036854775807}", "{kind: int, low: 1, high: 3}"),
+    *("{kind: int, low: 1, high: 2, when: {seed: []}}", "{kind: choice, choices: [1, true, 1.0, '1', null]}"),
+    *("{kind: choice, choices: [], when: {x: [1]}}", "{" + "a." * 60 + "a: {" + "a." * 60 + "a: 1}}"),
+    "&a [1,2,3,4,5,6,7,8,9]\nb: &b [*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c]",
     "[" + "1, " * 12_000 + "1]",
-    "{" + ", ".join(f"k{index}: {index}" for index in range(4_000)) + "}",
-)  # fmt: skip
+    "{" + ", ".join(f"k{index}: {index}" for index in range(2_000)) + "}",
+)
 VALUES = (*SCALARS, *BLOCKS, *DEEP)
 TOKEN = re.compile(rb"[A-Za-z0-9_.\-]+|[^\sA-Za-z0-9_.\-]|\s+")
 
@@ -162,7 +165,6 @@ def is_accepted(case: Case) -> bool:
         else:
             with_overrides(load_experiment(case.name), case.overrides)
     except (ConfigError, DataError) as error:
-        assert str(error).strip()
         str(error).encode()  # what cannot be printed would end in a traceback
         return False
     return True
