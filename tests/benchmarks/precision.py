@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runs import Outcome, interval, make_job, run_all
 
-from attnsearch.config.layers import parse_override
+from attnsearch.config.reading import read_overrides
 
 PRECISIONS = ("bf16", "fp32")
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    settings = dict(map(parse_override, arguments.overrides))
+    settings = read_overrides(arguments.overrides).values
     found: dict[tuple[str, int], Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
         jobs = [

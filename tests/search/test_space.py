@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.search.space import corner_experiments, enqueue_faults, needed_cache_px, suggest_settings
+from attnsearch.search.space import corner_experiments, corners, enqueue_faults, needed_cache_px, suggest_settings
 from tests.search.studies import SPACE, loaded_study
 
 
@@ -74,3 +74,14 @@ def test_cache_serves_the_largest_corner() -> None:
         "data.crop_ratio": {"kind": "float", "low": 0.8, "high": 1.0},
     }
     assert needed_cache_px(loaded_study(space={**SPACE, **space})) == 80  # int(64 / 0.8)
+
+
+def test_conditions_upon_conditions_are_followed_once_each() -> None:
+    """Every axis depends on all above it: the ways through them are 2 ** 40."""
+    keys = [f"space_{index}" for index in range(40)]
+    space = {
+        key: {"kind": "choice", "choices": [1, 2], "when": dict.fromkeys(keys[:index], [2])}
+        for index, key in enumerate(keys)
+    }
+    found = dict(corners(loaded_study(space=space).study.space))
+    assert found["space_39 = 1"] == {**dict.fromkeys(keys[:39], 2), "space_39": 1}
