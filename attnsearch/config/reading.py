@@ -72,7 +72,10 @@ def _text(path: Path) -> str:
 
 
 def read_overrides(texts: Iterable[str]) -> Layer:
-    """All `dotted.key=value` of a command line; `faults` has a line for each that cannot be read or repeats a key."""
+    """All `dotted.key=value` of a command line, of which the last one of a key counts.
+
+    `faults` has a line for each that cannot be read, and for each key that is spelled in two ways.
+    """
     values: dict[str, Any] = {}
     faults: list[str] = []
     for text in texts:
@@ -81,8 +84,6 @@ def read_overrides(texts: Iterable[str]) -> Layer:
         except ConfigError as error:
             faults.append(str(error))
             continue
-        if key in values:
-            found = [*found, fault(COMMAND_LINE, (key,), "is given twice, also by another override; keep one")]
         faults += found
         values[key] = value
     return _checked(Layer(values, {(key,): COMMAND_LINE for key in values}, tuple(faults)))

@@ -31,9 +31,10 @@ by the rules of YAML 1.2 (`null` is nothing, `[a, b]` a list). Writing another `
 name starts that block afresh. A *profile* (a file in `configs/profiles/`) is laid over a study with `--profile`: keys
 of the study as they are, those of the experiment under `overrides:`, and `null` takes an axis out of the space.
 
-In a file, too, keys may be dotted; one that is written in two ways is refused. Aliases and `<<:` are read; dates, tags
-but `!!str` and the like, numbers beyond 64 bits and other versions of YAML than 1.2 are refused. A file has at most
-{MAX_BYTES // 1024} KiB, {MAX_NODES} keys and values, counted again for each alias, and {MAX_DEPTH} levels.
+In a file, too, keys may be dotted; a setting that is written in two ways is refused. Of one `key=` written twice on the
+command line the last one counts. Aliases and `<<:` are read; dates, tags other than `!!str` and its kin, numbers beyond
+64 bits and other versions of YAML than 1.2 are refused. A file has at most {MAX_BYTES // 1024} KiB, {MAX_NODES} keys and
+values, counted again for each alias, and {MAX_DEPTH} levels.
 
 Rates and probabilities lie in [0, 1]; a key without a default must be written.
 """

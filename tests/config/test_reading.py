@@ -171,10 +171,15 @@ def test_key_that_is_given_twice_is_refused(text: str, line: str) -> None:
     assert line in faults(text)
 
 
-@pytest.mark.parametrize("second", ["train.epochs=2", "train={epochs: 2}"])
-def test_override_that_is_given_twice_is_refused(second: str) -> None:
-    lines = read_overrides(["train.epochs=1", second]).faults
-    assert lines == ("command line: train.epochs: is given twice, also by another override; keep one",)
+@pytest.mark.parametrize("second", ["train={epochs: 2}", "train=3"])
+def test_setting_that_two_overrides_spell_differently_is_refused(second: str) -> None:
+    (line,) = read_overrides(["train.epochs=1", second]).faults
+    assert line.endswith(": is given twice, also by another override; keep one")
+
+
+def test_last_override_of_a_key_counts() -> None:
+    read = read_overrides(["train.epochs=1", "seed=3", "train.epochs=2"])
+    assert (read.values, read.faults) == ({"train.epochs": 2, "seed": 3}, ())
 
 
 def test_keys_of_a_config_may_be_dotted() -> None:

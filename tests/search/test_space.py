@@ -80,7 +80,7 @@ def test_conditions_upon_conditions_are_followed_once_each() -> None:
     """Every axis depends on all above it: the ways through them are 2 ** 40."""
     keys = [f"space_{index}" for index in range(40)]
     space = {
-        key: {"kind": "choice", "choices": [1, 2], "when": dict.fromkeys(keys[:index], [2])}
+        key: {"kind": "choice", "choices": [1, 2], "when": {above: [2] for above in keys[:index]}}
         for index, key in enumerate(keys)
     }
     found = dict(corners(loaded_study(space=space).study.space))
