@@ -33,8 +33,8 @@ of the study as they are, those of the experiment under `overrides:`, and `null`
 
 In a file, too, keys may be dotted; a setting that is written in two ways is refused. Of one `key=` written twice on the
 command line the last one counts. Aliases and `<<:` are read; dates, tags other than `!!str` and its kin, numbers beyond
-64 bits and other versions of YAML than 1.2 are refused. A file has at most {MAX_BYTES // 1024} KiB, {MAX_NODES} keys and
-values, counted again for each alias, and {MAX_DEPTH} levels.
+64 bits and other versions of YAML than 1.2 are refused. A file has at most {MAX_BYTES // 1024} KiB, {MAX_DEPTH} levels,
+and {MAX_NODES} keys and values, counted again for each alias.
 
 Rates and probabilities lie in [0, 1]; a key without a default must be written.
 """
