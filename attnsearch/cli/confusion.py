@@ -92,7 +92,7 @@ def analyse(
 
 
 def _chosen(layout: StudyLayout, storage: str | None) -> int:
-    from attnsearch.search.publish import read_manifest  # imports torch
+    from attnsearch.store.manifest import read_manifest
 
     manifest = read_manifest(layout)
     if manifest is not None:

@@ -45,7 +45,7 @@ def find_target(name: str, trial: int | None, root: Path) -> Target:
     Raises:
         ConfigError: no such study or run, or nothing is published yet.
     """
-    from attnsearch.search.publish import read_manifest  # imports torch
+    from attnsearch.store.manifest import read_manifest
 
     layout = find_run(name, root)
     if trial is not None:

@@ -9,6 +9,7 @@ from attnsearch.config.load import load_stored_study
 from attnsearch.errors import ConfigError
 from attnsearch.search.session import Session, open_session
 from attnsearch.search.trials import reader_url
+from attnsearch.store.damage import database_content_errors
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 
@@ -115,9 +116,11 @@ def open_study(layout: StudyLayout, storage: str | None) -> Session:
     Args:
         storage: as `reader_url`.
     Raises:
-        ConfigError, StoreError: as `reader_url`; also a database that is gone.
+        ConfigError, StoreError: as `reader_url`; also a database that is gone or damaged.
     """
-    return open_session(load_stored_study(layout.study_yaml), layout, reader_url(layout, storage))
+    loaded, url = load_stored_study(layout.study_yaml), reader_url(layout, storage)
+    with database_content_errors(url):
+        return open_session(loaded, layout, url)
 
 
 def _none_in(root: Path) -> str:

@@ -43,14 +43,18 @@ def show(study: Study, results: Results = RESULTS, storage: Storage = None, as_j
     from attnsearch.cli.listing import print_front, print_reliability, print_trials, trial_values
     from attnsearch.search.front import importances
     from attnsearch.search.trials import open_to_read, reader_url, rows_of
+    from attnsearch.store.damage import database_content_errors
 
     layout = find_study(study, results)
-    opened = open_to_read(reader_url(layout, storage), layout.study)
-    rows = rows_of(opened)
+    url = reader_url(layout, storage)
+    opened = open_to_read(url, layout.study)
+    rows = rows_of(opened, url)
     if not as_json:
         print_trials(rows)
         if len(rows.objectives) > 1:
-            print_front(rows, importances(opened))
+            with database_content_errors(url):
+                shares = importances(opened)
+            print_front(rows, shares)
         print_reliability(layout, rows)
         return
     for trial in rows.trials:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import os
 import shlex
 from collections import Counter
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from attnsearch.cli.output import duration, number
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import PublishedLayout, StudyLayout
+from attnsearch.store.manifest import read_manifest
+from attnsearch.store.records import read_split_scores
 from attnsearch.store.urls import default_url, redact
 from attnsearch.types import Split
 
@@ -104,9 +106,7 @@ class SearchSummary:
         paths = [files.model_csv("test") for number, files in self._sets() if number == trial.number]
         if not paths or not paths[0].exists():
             return {}
-        with paths[0].open(newline="", encoding="utf-8") as file:
-            row = next(csv.DictReader(file))
-        return {key: float(value) for key, value in row.items() if value}
+        return {key: value for key, value in read_split_scores(paths[0]).items() if not math.isnan(value)}
 
     def _published(self) -> list[Path]:
         """The flat files that a person opens first: scores, maps and norms of the chosen trial."""
@@ -120,8 +120,6 @@ class SearchSummary:
 
     def _sets(self) -> list[tuple[int, PublishedLayout]]:
         """Trial number and files of each published set."""
-        from attnsearch.search.publish import read_manifest  # imports torch
-
         manifest = read_manifest(self.layout) or {"sets": []}
         folder = self.layout.experiment_dir
         return [

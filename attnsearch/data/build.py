@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attnsearch.config.datasets import CubData, DataConfig, FolderData, SyntheticData, TorchvisionData
 from attnsearch.data import cub, folder, synthetic
-from attnsearch.data.listing import Listing, build_from_listing
+from attnsearch.data.listing import Listing, build_from_listing, name_problems
 from attnsearch.data.table import DataTables
 
 
@@ -15,6 +17,11 @@ def list_images(cfg: DataConfig, *, progress: bool = False) -> Listing:
         DataError: the folder is missing or laid out otherwise. Lesser faults stand in `Listing.problems`.
         StoreError: synthetic pictures cannot be written.
     """
+    listing = _listed(cfg, progress=progress)
+    return replace(listing, problems=(*listing.problems, *name_problems(listing.images)))
+
+
+def _listed(cfg: DataConfig, *, progress: bool) -> Listing:
     match cfg:
         case SyntheticData():
             return synthetic.list_images(cfg, progress=progress)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from attnsearch.config.datasets import DataConfig
 from attnsearch.data.build import list_images
-from attnsearch.data.listing import DataProblem, ListedImage, build_from_listing
+from attnsearch.data.listing import DataProblem, ListedImage, build_from_listing, is_utf8
 from attnsearch.data.pictures import decode_square
 from attnsearch.data.progress import with_bar
 from attnsearch.data.table import DataTables
@@ -47,7 +47,7 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> list[DataProblem]:
             images = _with_splits(images, build_from_listing(listing, cfg))
         except DataError as error:
             problems.append(DataProblem("layout", str(listing.root), str(error)))
-    present = [image for image in images if image.path.is_file()]  # those that are not stand in the listing's problems
+    present = [image for image in images if is_utf8(image.image_id) and image.path.is_file()]  # others: see `problems`
     findings = list(with_bar(_inspect_all(present, cfg), "Checking pictures", n_steps=len(present), force=progress))
     problems += _unreadable(present, findings)
     problems += _duplicates(present, findings)

@@ -16,7 +16,10 @@ from attnsearch.data.table import DataTables, ImageTable, hash_ids
 from attnsearch.errors import DataError
 from attnsearch.types import SPLITS, Split
 
-ProblemKind = Literal["layout", "empty_class", "class_in_one_split", "few_classes", "unreadable", "small", "duplicate"]
+ProblemKind = Literal[
+    "layout", "empty_class", "class_in_one_split", "few_classes", "name", "unreadable", "small", "duplicate"
+]
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,37 @@ def missing_files(images: Sequence[ListedImage]) -> list[DataProblem]:
     missing = [str(path) for path in paths if not path.is_file()]
     if not missing:
         return []
-    shown = "\n  ".join(missing[:20])
-    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:\n  {shown}"
+    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{_shown(missing)}"
     return [DataProblem("unreadable", missing[0], message)]
+
+
+def name_problems(images: Sequence[ListedImage]) -> list[DataProblem]:
+    """Names of files and classes that are not UTF-8: the results, which are, could not hold them."""
+    wrong = [_readable(image.image_id) for image in images if not is_utf8(f"{image.image_id}{image.class_name}")]
+    if not wrong:
+        return []
+    message = f"{len(wrong)} of {len(images)} images have a name that is not UTF-8; rename the file or folder:"
+    return [DataProblem("name", wrong[0], f"{message}{_shown(wrong)}")]
+
+
+def is_utf8(text: str) -> bool:
+    """Python reads each byte of a name that is not UTF-8 as half of a surrogate pair, which cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _readable(name: str) -> str:
+    """The name with each wrong byte as `\\xe9`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first names, each in a line below a message."""
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return "".join(f"\n  {name}" for name in [*names[:_SHOWN], *more])
 
 
 def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,12 @@ _UPRIGHT_BY: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What may be decoded, by content: the endings that are listed, and GIF, which published sets hold under others."""
+MAX_PIXELS = 64 * 10**6
+"""Pixels that a picture may have: decoding takes up to 4 bytes of each, in every thread."""
+_TOO_MANY = f"more than the {MAX_PIXELS // 10**6} million that are decoded; save it smaller"
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own limit, which is higher
 
 
 def decode_square(
@@ -62,9 +69,15 @@ def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, of which no more than the header has been read and found small enough."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{path}: has {width} x {height} pixels, {_TOO_MANY}")
             yield image
+    except DataError:
+        raise
     except Exception as error:  # decoders raise nearly anything on broken bytes; all of it means the same here
         raise DataError(f"{path}: {_reason(error)}") from error
 
@@ -121,7 +134,9 @@ def _reason(error: Exception) -> str:
         case FileNotFoundError():
             return "does not exist"
         case UnidentifiedImageError():
-            return "is not a picture"
+            return f"is not a picture ({', '.join(FORMATS)})"
+        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+            return f"is too large, {_TOO_MANY} ({error})"
         case _ if "truncated" in str(error).lower():
             return f"is cut off ({error})"
         case _:

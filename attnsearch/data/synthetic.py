@@ -19,6 +19,7 @@ from attnsearch.data.cachedir import build_once, check_free_space
 from attnsearch.data.folder import MASKS, list_folder
 from attnsearch.data.listing import Listing
 from attnsearch.data.new_folder import new_folder
+from attnsearch.data.pictures import decode_square
 from attnsearch.data.progress import with_bar
 from attnsearch.data.table import DataTables
 from attnsearch.types import SPLITS, Split
@@ -72,9 +73,8 @@ def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: 
         top = label * (tile_px + header_px)
         draw.text((2, top + 1), name, fill="black")
         for column, row in enumerate(np.flatnonzero(table.labels == label)[:n]):
-            with Image.open(table.paths[row]) as picture:
-                tile = picture.convert("RGB").resize((tile_px, tile_px), Image.Resampling.BILINEAR)
-            sheet.paste(tile, (column * tile_px, top + header_px))
+            pixels, _ = decode_square(table.paths[row], side_px=tile_px, resize="squash")
+            sheet.paste(Image.fromarray(pixels), (column * tile_px, top + header_px))
     return sheet
 
 

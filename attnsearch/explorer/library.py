@@ -10,14 +10,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
-import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.explorer.memo import Memo, settled_stamp, stamp_of
-from attnsearch.search.trials import StudyRows, TrialRow, read_storage, reader_url, rows_of
+from attnsearch.search.trials import StudyRows, TrialRow, find_in, read_storage, reader_url, rows_of
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.database import open_reader
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
@@ -135,10 +134,7 @@ class Library:
         return self._rows.get((url, layout.study), stamp, lambda: self._read(layout, url))
 
     def _read(self, layout: StudyLayout, url: str) -> StudyRows:
-        try:
-            return rows_of(optuna.load_study(study_name=layout.study, storage=self.storage(url)))
-        except KeyError:
-            raise StoreError(f"study {layout.study!r} is not in its database {layout.database.name}") from None
+        return rows_of(find_in(self.storage(url), url, layout.study), url)
 
     def trial(self, layout: StudyLayout, number: int) -> TrialRow:
         """One trial.
@@ -216,8 +212,10 @@ def rows_of_run(layout: StudyLayout) -> StudyRows:
     epochs = _with_slashes(read_csv(trial.epochs_csv)) if trial.epochs_csv.exists() else None
     metrics: dict[str, float] = {}
     if epochs is not None and kept:
-        row = epochs.loc[epochs["epoch"] == kept].iloc[0]
-        metrics = {str(key): float(row[key]) for key in epochs.columns if "/" in str(key)}
+        rows = epochs.loc[epochs["epoch"] == kept]
+        if rows.empty:
+            raise StoreError(f"{trial.epochs_csv} lacks epoch {kept}, which its maps are of; train the run again")
+        metrics = {str(key): float(rows.iloc[0][key]) for key in epochs.columns if "/" in str(key)}
     value = metrics.get(config.monitor)
     return StudyRows(
         name=layout.study,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.errors import AttnSearchError, ConfigError
+from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.explorer.memo import Memo, settled_stamp, stamp_of
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.layout import ArchivePaths, StudyLayout
+from attnsearch.store.manifest import read_manifest
 from attnsearch.types import SPLITS, AttentionArchive, Split
 
 
@@ -86,8 +86,8 @@ class Archives:
         ]
         index_names = {layout.trial(0).archive(split).images.name for split in SPLITS}
         own = {int(path.name) for path in paths if self._holds(path, index_names)}
-        trials = {entry.get("trial") for entry in _published_sets(layout)} - own
-        return sorted(own | {number for number in trials if isinstance(number, int) and self.of_trial(layout, number)})
+        trials = {entry["trial"] for entry in _published_sets(layout)} - own
+        return sorted(own | {number for number in trials if self.of_trial(layout, number)})
 
     def _holds(self, folder: Path, names: set[str]) -> bool:
         """Whether a file of one of these names lies there; looked up again when the folder changes."""
@@ -125,7 +125,7 @@ def published_archives(layout: StudyLayout, number: int) -> list[tuple[Split, Ar
     """The published archives of one trial that may exist, by the manifest of the study."""
     found: list[tuple[Split, ArchivePaths]] = []
     for entry in _published_sets(layout):
-        if entry.get("trial") == number and isinstance(entry.get("epoch"), int):
+        if entry["trial"] == number:
             for target in (layout.published(entry["epoch"]), layout.pareto(number, entry["epoch"])):
                 found += [("test", target.archive("test")), ("val", target.archive("val"))]
     return found
@@ -133,7 +133,7 @@ def published_archives(layout: StudyLayout, number: int) -> list[tuple[Split, Ar
 
 def _published_sets(layout: StudyLayout) -> list[Mapping[str, Any]]:
     try:
-        sets = json.loads(layout.published_json.read_text(encoding="utf-8"))["sets"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # nothing is published, or a publication was cut off
-    return [entry for entry in sets if isinstance(entry, dict)] if isinstance(sets, list) else []
+        manifest = read_manifest(layout)
+    except StoreError:
+        return []  # the maps of validation can be shown without it
+    return [] if manifest is None else list(manifest["sets"])

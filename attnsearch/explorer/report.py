@@ -14,12 +14,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from attnsearch.config.scores import RAW
-from attnsearch.errors import ConfigError
+from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.evaluation.compare import Comparison, Entry, check_comparable, compare, metrics_of
 from attnsearch.explorer import report_charts as charts
 from attnsearch.explorer.library import Library, find_experiments
 from attnsearch.explorer.report_facts import StudyFacts, read_facts
-from attnsearch.explorer.report_pictures import sample_sheets
+from attnsearch.explorer.report_pictures import Sheet, sample_sheets
 from attnsearch.metrics.confusion import confusion_matrix, most_confused
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.environment import describe_environment
@@ -59,7 +59,6 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         "title": title,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "environment": describe_environment(),
-        "faults": [fault.replace(f"{folder.absolute()}/", "") for fault in faults],
         "raw": RAW,
         "summary": [summary_row(one) for one in facts],
         "studies": [page.study(one) for one in facts],
@@ -68,6 +67,7 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         ],
         "commands": [command for one in facts for command in commands(one)],
     }
+    values["faults"] = [fault.replace(f"{folder.absolute()}/", "") for fault in [*faults, *page.faults]]
     environment = Environment(
         loader=PackageLoader("attnsearch.explorer"),
         autoescape=True,
@@ -86,6 +86,7 @@ class _Page:
     def __init__(self, title: str) -> None:
         self.title = title
         self.figures: dict[str, Figure] = {}
+        self.faults: list[str] = []
 
     def chart(self, name: str, title: str, figure: Figure) -> Markup:
         self.figures[name] = figure
@@ -139,8 +140,15 @@ class _Page:
             "name": name,
             "fronts": fronts,
             "faithfulness": self._faithfulness(name, facts),
-            "sheets": sample_sheets(facts),
+            "sheets": self._sheets(facts),
         }
+
+    def _sheets(self, facts: Sequence[StudyFacts]) -> list[Sheet]:
+        try:
+            return sample_sheets(facts)
+        except AttnSearchError as error:  # a small copy that is damaged
+            self.faults.append(str(error))
+            return []
 
     def _faithfulness(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
         entries = scored_alike(facts)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import optuna
+from typing import TYPE_CHECKING, TypeVar
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_experiment
@@ -16,15 +12,18 @@ from attnsearch.errors import AttnSearchError
 from attnsearch.explorer.library import Library
 from attnsearch.explorer.maps import Archives
 from attnsearch.search.front import importances
-from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.search.trials import StudyRows, TrialRow, find_in
 from attnsearch.store.archive import read_archive
-from attnsearch.store.layout import StudyLayout
+from attnsearch.store.damage import content_errors, database_content_errors
+from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.store.records import read_split_scores
 from attnsearch.store.scores import ScoreTable, has_scores, read_scores
 from attnsearch.types import SPLITS, AttentionArchive, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 MAX_CURVES = 60
 """Trials whose learning curves are drawn beside that of the chosen one."""
 
@@ -89,29 +88,26 @@ def _facts(library: Library, layout: StudyLayout) -> StudyFacts:
     rows = library.rows(layout)
     chosen = next((trial for trial in rows.trials if trial.number == (rows.best or (None,))[0]), None)
     faults: list[str] = []
-    config = archive = None
-    scores: dict[Split, ScoreTable] = {}
-    test: dict[str, float] = {}
-    if chosen is not None:
-        files = layout.trial(chosen.number)
+
+    def found(read: Callable[[], T], otherwise: T) -> T:
         try:
-            config = load_stored_experiment(files.config)
-            archive = _index(layout, chosen.number)
-            scores = {split: read_scores(files.scores(split)) for split in SPLITS if has_scores(files.scores(split))}
-            test = _test_scores(layout, chosen)
+            return read()
         except AttnSearchError as error:
             faults.append(str(error))
+            return otherwise
+
+    files = None if chosen is None else layout.trial(chosen.number)
     return StudyFacts(
         layout=layout,
         rows=rows,
         chosen=chosen,
-        config=config,
-        test=test,
-        epochs=_epochs(library, layout, rows, chosen),
-        importances={} if not layout.study_yaml.is_file() else _importances(library, layout),
-        archive=archive,
-        scores=scores,
-        n_looks=_n_looks(layout),
+        config=found(lambda: None if files is None else load_stored_experiment(files.config), None),
+        test=found(lambda: {} if chosen is None else _test_scores(layout, chosen), {}),
+        epochs=found(lambda: _epochs(library, layout, rows, chosen), {}),
+        importances=found(lambda: _importances(library, layout) if layout.study_yaml.is_file() else {}, {}),
+        archive=found(lambda: None if chosen is None else _index(layout, chosen.number), None),
+        scores=found(lambda: {} if files is None else _scores(files), {}),
+        n_looks=found(lambda: _n_looks(layout), 0),
         faults=faults,
     )
 
@@ -124,8 +120,9 @@ def _epochs(library: Library, layout: StudyLayout, rows: StudyRows, chosen: Tria
 
 
 def _importances(library: Library, layout: StudyLayout) -> dict[str, Mapping[str, float]]:
-    storage = library.storage(library.url(layout))
-    return importances(optuna.load_study(study_name=layout.study, storage=storage))
+    url = library.url(layout)
+    with database_content_errors(url):
+        return importances(find_in(library.storage(url), url, layout.study))
 
 
 def _index(layout: StudyLayout, number: int) -> AttentionArchive | None:
@@ -135,19 +132,22 @@ def _index(layout: StudyLayout, number: int) -> AttentionArchive | None:
     return None if paths is None else read_archive(paths, index_only=True)
 
 
+def _scores(files: TrialLayout) -> dict[Split, ScoreTable]:
+    return {split: read_scores(files.scores(split)) for split in SPLITS if has_scores(files.scores(split))}
+
+
 def _test_scores(layout: StudyLayout, chosen: TrialRow) -> dict[str, float]:
     """Of the flat file, or of the trial's place on the front."""
     candidates = (layout.published(chosen.kept_epoch), layout.pareto(chosen.number, chosen.kept_epoch))
     path = next((one.model_csv("test") for one in candidates if one.model_csv("test").is_file()), None)
     if path is None:
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        row = next(csv.DictReader(file), {})
-    return {key: float(value) if value else math.nan for key, value in row.items()}
+    return read_split_scores(path)
 
 
 def _n_looks(layout: StudyLayout) -> int:
     if not layout.test_looks.is_file():
         return 0
-    lines = layout.test_looks.read_text(encoding="utf-8").splitlines()[1:]
+    with content_errors(layout.test_looks, "restore it from an `attnsearch export`"):
+        lines = layout.test_looks.read_text(encoding="utf-8").splitlines()[1:]
     return sum(line.rpartition(",")[2] == "test" for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -106,7 +107,8 @@ def build_app(
     chosen = _written_last(library)
     root: WSGIApplication = _to_explorer
     if chosen is not None:
-        root = _while_there(_contained(_dashboard(library, chosen, allow_edit=allow_edit), chosen), chosen)
+        dashboard = _explained(_dashboard(library, chosen, allow_edit=allow_edit), library, chosen)
+        root = _while_there(_contained(dashboard, chosen), chosen)
     explorer = create_explorer(library, dashboard_of=None if chosen is None else chosen.experiment)
     both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
     guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
@@ -162,13 +164,54 @@ def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIAppl
     return call
 
 
+def _explained(app: WSGIApplication, library: Library, experiment: ExperimentLayout) -> WSGIApplication:
+    """Says in one line why optuna-dashboard fails, in place of its `internal server error` and its traceback."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        has_failed = False
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            nonlocal has_failed
+            has_failed = status.startswith("500")
+            return (lambda _: None) if has_failed else start_response(status, headers, exc_info)
+
+        try:
+            body = app(environ, start)
+        except Exception:
+            has_failed = True
+            logger.debug("optuna-dashboard failed at %s", environ["PATH_INFO"], exc_info=True)
+        return _unavailable(_fault_in(library, experiment), start_response) if has_failed else body
+
+    return call
+
+
+def _unavailable(text: str, start_response: StartResponse) -> Iterable[bytes]:
+    body = json.dumps({"reason": text}).encode()  # as optuna-dashboard's own pages expect it
+    start_response(
+        "503 Service Unavailable", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    )
+    return [body]
+
+
+def _fault_in(library: Library, experiment: ExperimentLayout) -> str:
+    for layout in experiment.studies():
+        try:
+            library.rows(layout)
+        except AttnSearchError as error:
+            return str(error)
+    return f"optuna-dashboard cannot show {experiment.database}; the explorer at {PREFIX}/ may"
+
+
 def _dashboard(library: Library, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
     """optuna-dashboard on a cached storage, which can write only with `allow_edit`."""
     url = library.shared_url(experiment)
     storage = open_database(url).storage if allow_edit else library.storage(url)
     store = FileSystemArtifactStore(experiment.artifacts) if experiment.artifacts.is_dir() else None
-    app: WSGIApplication = optuna_dashboard.wsgi(NotedStorage(storage, experiment), artifact_store=store)
-    return app
+    app = optuna_dashboard.wsgi(NotedStorage(storage, experiment), artifact_store=store)
+    app.config["catchall"] = False  # Bottle would print a traceback and answer with another one
+    logging.getLogger(optuna_dashboard.__name__).addHandler(logging.NullHandler())  # and so would its JSON pages
+    found: WSGIApplication = app
+    return found
 
 
 def _written_last(library: Library) -> ExperimentLayout | None:

@@ -78,7 +78,7 @@ def _protect(response: Response) -> Response:
 
 def _show_error(error: AttnSearchError) -> tuple[Response, int]:
     """What cannot be found or read, in one line; JSON for scripts."""
-    code = 404 if isinstance(error, ConfigError | DataError) else 500
+    code = 404 if isinstance(error, ConfigError | DataError) else 503
     return _fault(str(error), code), code
 
 

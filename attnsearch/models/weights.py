@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from attnsearch.config.variables import expand
-from attnsearch.errors import ConfigError, DataError, StoreError
+from attnsearch.errors import AttnSearchError, ConfigError, DataError, StoreError
+from attnsearch.models.declared_sizes import check_declared_sizes, check_expanded
 
 CHECKPOINT_KEYS = ("class_names", "config", "epoch")
 BACKBONE_PREFIX = "backbone."
@@ -210,20 +211,28 @@ def _existing_file(path: str | Path) -> Path:
 
 
 def _is_safetensors(file: Path) -> bool:
-    with file.open("rb") as stream:
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise ConfigError(f"weights file {file} cannot be read ({error.strerror}); give this user the right") from error
+    with stream:
         return file.suffix == ".safetensors" or stream.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
 
 
 def _load_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        check_declared_sizes(file)
         with safetensors.safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except AttnSearchError:
+        raise
+    except Exception as error:  # safetensors lets errors of its own and of Python through
         raise ConfigError(f"weights file {file} is not a readable safetensors file: {error}") from error
 
 
 def _load_pickle(file: Path) -> dict[str, Tensor]:
     try:
+        check_declared_sizes(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -232,13 +241,16 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
                 "as safetensors.torch.save_file(model.state_dict(), path) does"
             ) from error
         raise ConfigError(f"weights file {file} is neither a safetensors nor a torch file") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except AttnSearchError:
+        raise
+    except Exception as error:  # unpickling damaged bytes raises nearly anything; all of it means the same here
         raise ConfigError(f"weights file {file} is broken; copy or download it again") from error
     for key in WRAPPER_KEYS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise ConfigError(f"weights file {file} holds no state (names with tensors), got {type(loaded).__name__}")
+    check_expanded(dict(loaded), file)
     return dict(loaded)
 
 

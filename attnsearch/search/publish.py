@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -22,8 +20,10 @@ from attnsearch.search.session import Session
 from attnsearch.search.staging import discard_staged, finish_staging, put_in_place, staged, staged_names, start_staging
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.files import atomic_path, atomic_write, disk_errors, locked
+from attnsearch.store.damage import database_content_errors
+from attnsearch.store.files import atomic_path, atomic_write, disk_errors, locked, real_path
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.manifest import FORMAT, read_manifest
 from attnsearch.store.records import read_csv, write_scores
 from attnsearch.store.retention import RemovableFile, plan_removal
 from attnsearch.store.scores import has_scores, read_scores
@@ -31,7 +31,6 @@ from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
 LOOKS_TIMEOUT_S = 60
 
 
@@ -118,15 +117,6 @@ def _copy(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def read_manifest(layout: StudyLayout) -> dict[str, Any] | None:
-    """What is published of a study; None if nothing is, or if a publication was cut off."""
-    if not layout.published_json.exists():
-        return None
-    with disk_errors(layout.published_json):
-        about: dict[str, Any] = json.loads(layout.published_json.read_text(encoding="utf-8"))
-    return about if about.get("format") == FORMAT else None
-
-
 def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list[Path]:
     """Writes one published set: scores of each split, maps and index of the test images, small copies of them."""
     split: Split = "val" if data.tables.test is None else "test"
@@ -204,14 +194,15 @@ def removable(session: Session) -> list[RemovableFile]:
     A trial that another study of the experiment has as its teacher, or starts from, stays as well.
     """
     config = session.loaded.study
-    trials = session.trials()
-    best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
+    with database_content_errors(session.database.url):
+        trials = session.trials()
+        best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
     manifest = read_manifest(session.layout)
     published = {one["trial"] for one in manifest["sets"]} if manifest is not None else set()
     unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
     numbers = [trial.number for trial in trials]
     used = _used_elsewhere(session.layout)
-    sources = {number for number in numbers if session.layout.trial(number).kept.resolve() in used}
+    sources = {number for number in numbers if real_path(session.layout.trial(number).kept) in used}
     stay = best | published | sources
     return plan_removal(numbers, best_numbers=stay, unfinished_numbers=unfinished, layout=session.layout)
 
@@ -224,5 +215,5 @@ def _used_elsewhere(layout: StudyLayout) -> set[Path]:
             experiment = load_stored_study(other.study_yaml).experiment
             teacher = experiment.train.teacher
             named = (experiment.model.weights, teacher.checkpoint if teacher else "")
-            found |= {Path(name).resolve() for name in named}
+            found |= {real_path(Path(name)) for name in named}
     return found

@@ -9,17 +9,21 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import load_stored_study
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
 from attnsearch.search.study import UUID, is_feasible
+from attnsearch.store.damage import database_content_errors
 from attnsearch.store.database import reader_arguments
 from attnsearch.store.inspection import inspect_database, server_errors
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.urls import url_named
-from attnsearch.types import METRICS
+from attnsearch.store.urls import shown, url_named
+from attnsearch.types import METRICS, SPLITS
+
+MAX_COUNT = 2**53
+"""Whole numbers below it are exact in the scripts of the pages."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def read_storage(url: str) -> optuna.storages.BaseStorage:
     """
     inspect_database(url, must_exist=True)
     reader_url, arguments = reader_arguments(url)
-    with server_errors(url):
+    with database_content_errors(url), server_errors(url):
         backend = RDBStorage(
             reader_url, engine_kwargs=arguments, skip_compatibility_check=True, skip_table_creation=True
         )
@@ -85,7 +89,8 @@ def reader_url(layout: StudyLayout, storage: str | None) -> str:
 
 
 def _holds(url: str, name: str) -> bool:
-    return inspect_database(url) == "ours" and name in optuna.study.get_all_study_names(read_storage(url))
+    with database_content_errors(url):
+        return inspect_database(url) == "ours" and name in optuna.study.get_all_study_names(read_storage(url))
 
 
 def open_to_read(url: str, name: str) -> optuna.Study:
@@ -94,30 +99,45 @@ def open_to_read(url: str, name: str) -> optuna.Study:
     Raises:
         StoreError: no such database or study.
     """
-    storage = read_storage(url)
-    try:
+    return find_in(read_storage(url), url, name)
+
+
+def find_in(storage: optuna.storages.BaseStorage, url: str, name: str) -> optuna.Study:
+    """Optuna's study in a storage that is open.
+
+    Raises:
+        StoreError: no such study, or a damaged database.
+    """
+    with database_content_errors(url):
+        known = sorted(optuna.study.get_all_study_names(storage))
+        if name not in known:
+            raise StoreError(f"study {name!r} is not in its database {shown(url)}; known: {', '.join(known) or 'none'}")
         return optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        known = ", ".join(sorted(optuna.study.get_all_study_names(storage))) or "none"
-        raise StoreError(f"study {name!r} is not in this database; known: {known}") from None
 
 
 def read_study(url: str, name: str) -> StudyRows:
     """All trials of a study at this moment.
 
     Raises:
-        StoreError: no such database or study.
+        StoreError: no such database or study, or a damaged database.
     """
-    return rows_of(open_to_read(url, name))
+    return rows_of(open_to_read(url, name), url)
 
 
-def rows_of(study: optuna.Study) -> StudyRows:
-    """The rows of an open study."""
-    trials = study.get_trials(deepcopy=False)
-    names = study.metric_names or [str(index) for index in range(len(study.directions))]
-    objectives = {key: direction.name.lower() for key, direction in zip(names, study.directions, strict=True)}
-    best = tuple(trial.number for trial in best_feasible(study))
-    return StudyRows(study.study_name, str(study.user_attrs.get(UUID, "")), objectives, tuple(map(_row, trials)), best)
+def rows_of(study: optuna.Study, url: str) -> StudyRows:
+    """The rows of an open study.
+
+    Raises:
+        StoreError: the database holds something that is no trial.
+    """
+    with database_content_errors(url):
+        trials = study.get_trials(deepcopy=False)
+        names = study.metric_names or [str(index) for index in range(len(study.directions))]
+        directions = [direction.name.lower() for direction in study.directions]
+        objectives = {_text(key): direction for key, direction in zip(names, directions, strict=True)}
+        rows = tuple(_row(trial, n_values=len(directions)) for trial in trials)
+        best = tuple(trial.number for trial in best_feasible(study))
+        return StudyRows(study.study_name, str(study.user_attrs.get(UUID, "")), objectives, rows, best)
 
 
 def best_feasible(study: optuna.Study) -> list[FrozenTrial]:
@@ -130,20 +150,49 @@ def best_feasible(study: optuna.Study) -> list[FrozenTrial]:
         return []
 
 
-def _row(trial: FrozenTrial) -> TrialRow:
+def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:
+    """One trial, every value of which is of its kind; whoever shows it need not look again."""
     attributes = trial.user_attrs
+    values = tuple(map(_number, trial.values or ()))
+    if len(values) not in (0, n_values) or (trial.state == TrialState.COMPLETE and not values):
+        raise ValueError(f"trial {trial.number} must have {n_values} values, got {len(values)}")
+    error = attributes.get("error")
     return TrialRow(
-        number=trial.number,
+        number=_count(trial.number),
         state=trial.state.name.lower(),
-        values=tuple(trial.values or ()),
-        params=dict(trial.params),
-        metrics={key: value for key, value in attributes.items() if key.partition("/")[2] in METRICS},
-        kept_epoch=int(attributes.get("kept_epoch", 0)),
-        epochs_run=int(attributes.get("epochs_run", 0)),
-        seconds=float(attributes.get("seconds", 0.0)),
-        images_per_s=float(attributes.get("images_per_s", 0.0)),
+        values=values,
+        params={_text(key): _text(value) if isinstance(value, str) else value for key, value in trial.params.items()},
+        metrics={key: _number(value) for key, value in attributes.items() if _is_metric(key)},
+        kept_epoch=_count(attributes.get("kept_epoch", 0)),
+        epochs_run=_count(attributes.get("epochs_run", 0)),
+        seconds=_number(attributes.get("seconds", 0.0)),
+        images_per_s=_number(attributes.get("images_per_s", 0.0)),
         is_feasible=is_feasible(trial),
-        error=attributes.get("error"),
+        error=None if error is None else _text(error),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
     )
+
+
+def _is_metric(key: str) -> bool:
+    split, _, name = key.partition("/")
+    return split in SPLITS and name in METRICS
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_COUNT:
+        raise ValueError(f"expected a whole number from 0 on, got {value!r}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {value!r}")
+    value.encode()  # half a surrogate pair can stand in JSON, but on no page
+    return value

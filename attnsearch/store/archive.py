@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from attnsearch.errors import StoreError
 from attnsearch.store.archive_index import ArchiveIndex, index_header, index_rows, read_index
+from attnsearch.store.damage import Content, content_errors, open_array, read_json
 from attnsearch.store.files import (
     Check,
     atomic_write,
@@ -25,14 +28,28 @@ from attnsearch.store.files import (
     sync,
 )
 from attnsearch.store.layout import ArchivePaths, temporary_path
-from attnsearch.types import SPLITS, AttentionArchive
+from attnsearch.types import AttentionArchive, Split
 
 FORMAT = 1
-_ARRAYS = ("maps", "norms", "saliency")
+_Array = Literal["maps", "norms", "saliency"]
+_ARRAYS: tuple[_Array, ...] = ("maps", "norms", "saliency")
+_FIX = "evaluate the trial again"
 _SHARED = ("class_names", "map_names", "config_digest", "epoch", "split")
 _N_DIMENSIONS = {"maps": 4, "norms": 4, "saliency": 3}
 _SPARE_BYTES = 16 * 2**20
 """Room left for the index and for other writers when the space is checked."""
+
+
+class _About(Content):
+    """What `archive_<split>.json` holds."""
+
+    n_images: int = Field(ge=1)
+    class_names: tuple[str, ...]
+    map_names: tuple[str, ...]
+    config_digest: str
+    epoch: int = Field(ge=0)
+    split: Split
+    arrays: dict[_Array, list[int]]
 
 
 class ArchiveWriter:
@@ -193,6 +210,8 @@ def _require_one_length(part: AttentionArchive) -> None:
             raise ValueError(f"{name} must have {_N_DIMENSIONS[name]} dimensions, got the shape {array.shape}")
     if part.maps is not None and part.maps.shape[1] != len(part.map_names):
         raise ValueError(f"map_names must name {part.maps.shape[1]} maps, got {part.map_names!r}")
+    if part.maps is not None and part.norms is not None and part.norms.shape[1:] != (1, *part.maps.shape[2:]):
+        raise ValueError(f"norms must be one map of the size of {part.maps.shape[2:]}, got {part.norms.shape[1:]}")
 
 
 def _remove(path: Path) -> None:
@@ -215,19 +234,21 @@ def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionA
     """
     if not has_archive(paths):
         raise StoreError(f"{paths.images} does not exist, evaluate the trial first")
-    about = _read_about(paths.about)
+    about = read_json(paths.about, _About, version=FORMAT, fix=_FIX)
     index = read_index(paths.images)
-    if len(index.image_ids) != about["n_images"]:
-        raise StoreError(
-            f"{paths.images} must have {about['n_images']} rows, got {len(index.image_ids)}, evaluate the trial again"
-        )
-    shapes = {} if index_only else about["arrays"]
+    if len(index.image_ids) != about.n_images:
+        raise StoreError(f"{paths.images} must have {about.n_images} rows, got {len(index.image_ids)}, {_FIX}")
+    shapes = {} if index_only else about.arrays
     arrays = {name: _open_array(paths.arrays[name], shapes[name]) if name in shapes else None for name in _ARRAYS}
-    return _assemble(about, index, arrays)
+    archive = _assemble(about, index, arrays)
+    with content_errors(paths.about, _FIX, what="does not fit the files beside it"):
+        _require_one_length(archive)
+        _require_known_classes(archive)
+    return archive
 
 
 def _assemble(
-    about: dict[str, Any], index: ArchiveIndex, arrays: dict[str, NDArray[np.float32] | None]
+    about: _About, index: ArchiveIndex, arrays: Mapping[_Array, NDArray[np.float32] | None]
 ) -> AttentionArchive:
     return AttentionArchive(
         image_ids=index.image_ids,
@@ -236,40 +257,29 @@ def _assemble(
         confidences=index.confidences,
         sizes_hw=index.sizes_hw,
         crop_boxes=index.crop_boxes,
-        class_names=tuple(about["class_names"]),
-        map_names=tuple(about["map_names"]),
+        class_names=about.class_names,
+        map_names=about.map_names,
         maps=arrays["maps"],
         norms=arrays["norms"],
         saliency=arrays["saliency"],
-        config_digest=about["config_digest"],
-        epoch=about["epoch"],
-        split=about["split"],
+        config_digest=about.config_digest,
+        epoch=about.epoch,
+        split=about.split,
     )
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    with disk_errors(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        about = cast("dict[str, Any]", json.loads(text))
-        version, missing = about["format"], {"n_images", "arrays", *_SHARED} - about.keys()
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"{path} does not describe an archive ({error!r}), evaluate the trial again") from error
-    if version != FORMAT:
-        raise StoreError(f"{path} has the format {version!r}, this version reads {FORMAT}, update attnsearch")
-    if missing or about["split"] not in SPLITS:
-        raise StoreError(f"{path} lacks {sorted(missing) or 'a valid split'}, evaluate the trial again")
-    return about
+def _require_known_classes(archive: AttentionArchive) -> None:
+    n_classes = len(archive.class_names)
+    for name, column in (("label", archive.labels), ("prediction", archive.predictions)):
+        wrong = column[(column < 0) | (column >= n_classes)]
+        if len(wrong):
+            raise ValueError(f"a {name} must be one of {n_classes} classes, got {wrong[0]}")
 
 
 def _open_array(path: Path, shape: list[int]) -> NDArray[np.float32]:
     if not path.exists():
-        raise StoreError(f"{path} does not exist: retention removed it, evaluate the trial again")
-    try:
-        with disk_errors(path):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise StoreError(f"{path} is not a whole .npy file ({error}), evaluate the trial again") from error
+        raise StoreError(f"{path} does not exist: retention removed it, {_FIX}")
+    array = open_array(path, _FIX)
     if list(array.shape) != shape or array.dtype != np.float32:
         raise StoreError(f"{path} must hold float32 of shape {shape}, got {array.dtype} {list(array.shape)}")
     return cast("NDArray[np.float32]", array)

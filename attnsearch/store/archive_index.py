@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.errors import StoreError
-from attnsearch.store.files import disk_errors
+from attnsearch.store.damage import content_errors
 from attnsearch.types import AttentionArchive
 
 COLUMNS = (
     *("row", "image_id", "label", "class_name", "prediction", "predicted_class", "confidence"),
     *("height_px", "width_px", "crop_left", "crop_top", "crop_right", "crop_bottom"),
 )
+
+_FIX = "evaluate the trial again"
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,18 @@ def read_index(path: Path) -> ArchiveIndex:
     Raises:
         StoreError: the file is missing, cut off or of another kind.
     """
-    with disk_errors(path), path.open(encoding="utf-8", newline="") as file:
+    with content_errors(path, _FIX), path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     if not rows or tuple(rows[0]) != COLUMNS:
         raise StoreError(f"{path} is not the index of an archive: its columns must be {','.join(COLUMNS)}")
     broken = [number for number, row in enumerate(rows[1:], start=2) if len(row) != len(COLUMNS)]
     if broken:
-        raise StoreError(f"{path}:{broken[0]}: a row must have {len(COLUMNS)} cells, evaluate the trial again")
+        raise StoreError(f"{path}:{broken[0]}: a row must have {len(COLUMNS)} cells, {_FIX}")
     columns = dict(zip(COLUMNS, zip(*rows[1:], strict=True), strict=True)) if rows[1:] else {}
-    try:
-        return _typed(columns)
-    except (ValueError, KeyError) as error:
-        raise StoreError(f"{path} holds a value that cannot be read ({error}), evaluate the trial again") from error
+    with content_errors(path, _FIX, what="holds a value that cannot be read"):
+        index = _typed(columns)
+        _require_sane(index)
+    return index
 
 
 def _typed(columns: Mapping[str, Sequence[str]]) -> ArchiveIndex:
@@ -81,6 +83,14 @@ def _typed(columns: Mapping[str, Sequence[str]]) -> ArchiveIndex:
         sizes_hw=_stack(columns, COLUMNS[7:9], np.int64),
         crop_boxes=_stack(columns, COLUMNS[9:13], np.float64),
     )
+
+
+def _require_sane(index: ArchiveIndex) -> None:
+    """Sizes and boxes that a picture can have; labels are compared with the classes by who knows those."""
+    if (index.sizes_hw < 1).any():
+        raise ValueError(f"height_px and width_px must be at least 1, got {index.sizes_hw.min()}")
+    if not np.isfinite(index.crop_boxes).all():
+        raise ValueError("the edges of a crop must be finite")
 
 
 def _stack(columns: Mapping[str, Sequence[str]], names: Sequence[str], dtype: Any) -> NDArray[Any]:

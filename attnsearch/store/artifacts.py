@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 
 from attnsearch.store import tables
+from attnsearch.store.damage import database_content_errors, open_array, url_of
 from attnsearch.store.database import transaction
 from attnsearch.store.files import disk_errors
 from attnsearch.store.leases import require_lease
@@ -43,10 +44,7 @@ def describe_file(path: Path, experiment_dir: Path) -> FileRecord:
 
 
 def _array_header(path: Path) -> tuple[tuple[int, ...], str]:
-    import numpy as np
-
-    with disk_errors(path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = open_array(path, "evaluate the trial again")
     return array.shape, str(array.dtype)
 
 
@@ -89,7 +87,7 @@ def read_artifacts(
     if numbers is not None:
         query = query.where(table.c.trial.in_(list(numbers)))
     found: dict[int, dict[str, FileRecord]] = {}
-    with transaction(engine) as connection:
+    with database_content_errors(url_of(engine)), transaction(engine) as connection:
         for row in connection.execute(query):
             file = FileRecord(row.path, _shape(row.shape), row.dtype, row.sha256, row.bytes)
             found.setdefault(row.trial, {})[row.kind] = file

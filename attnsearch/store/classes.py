@@ -7,7 +7,10 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnsearch.store.files import atomic_write, disk_errors
+from attnsearch.store.damage import content_errors
+from attnsearch.store.files import atomic_write
+
+_FIX = "a search or `attnsearch train` writes it again"
 
 
 def write_classes(path: Path, names: Sequence[str]) -> None:
@@ -25,7 +28,10 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """The names that `write_classes` wrote.
 
     Raises:
-        StoreError: the file is missing.
+        StoreError: the file is missing or damaged.
     """
-    with disk_errors(path), path.open(encoding="utf-8", newline="") as file:
-        return tuple(row["class_name"] for row in csv.DictReader(file))
+    with content_errors(path, _FIX), path.open(encoding="utf-8", newline="") as file:
+        names = tuple(row["class_name"] for row in csv.DictReader(file))
+        if None in names:
+            raise ValueError(f"label {names.index(None)} has no class_name")
+        return names

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from attnsearch.errors import ConfigError, StoreError
-from attnsearch.store.files import atomic_path, discard, disk_errors, remove_stale
+from attnsearch.store.files import atomic_path, discard, disk_errors, real_path, remove_stale
 from attnsearch.store.layout import (
     SIDE_FILES,
     STAGING,
@@ -153,7 +153,7 @@ def _add_files(archive: _Archive, files: Iterable[Path], layout: ExperimentLayou
 
 def _complete_files(layout: ExperimentLayout, database: Path | None, *, with_resume: bool) -> Iterator[Path]:
     """The files worth copying, in order of their names; folders that are links are followed once."""
-    seen = {layout.directory.resolve()}
+    seen = {real_path(layout.directory)}
     for folder, names, files in os.walk(layout.directory, followlinks=True, onerror=_refuse_unreadable):
         inner = [name for name in sorted(names) if name != STAGING]
         names[:] = [name for name in inner if _is_new(Path(folder, name), seen)]
@@ -169,7 +169,7 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 def _is_new(folder: Path, seen: set[Path]) -> bool:
-    real = folder.resolve()
+    real = real_path(folder)
     if real in seen:
         return False
     seen.add(real)

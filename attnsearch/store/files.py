@@ -62,6 +62,11 @@ def _remedy(code: int | None, path: Path) -> str | None:
     return None
 
 
+def real_path(path: Path) -> Path:
+    """As `Path.resolve`, which fails on a link that leads to itself; such a link stays as it is."""
+    return Path(os.path.realpath(path))
+
+
 def existing_ancestor(path: Path) -> Path:
     """`path` itself or the nearest folder above it that exists."""
     path = path.absolute()

@@ -92,7 +92,7 @@ def _read_file(path: Path) -> _Contents:
     try:
         with contextlib.closing(sqlite3.connect(untouched_uri(path), uri=True, timeout=CONNECT_TIMEOUT_S)) as db:
             return _read_sqlite(db)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.Error, ValueError) as error:
         if "not a database" in str(error):
             raise StoreError(f"{path} is not an SQLite database, choose another storage") from error
         raise StoreError(

@@ -6,15 +6,16 @@ import csv
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, delete, select
 
-from attnsearch.errors import StoreError
 from attnsearch.store import tables
+from attnsearch.store.damage import content_errors, database_content_errors, url_of
 from attnsearch.store.database import transaction
-from attnsearch.store.files import Check, atomic_write, disk_errors
+from attnsearch.store.files import Check, atomic_write
 from attnsearch.store.leases import require_lease
 from attnsearch.store.servers import repeated
 from attnsearch.types import SPLITS, EpochRecord
@@ -79,13 +80,14 @@ def read_epochs(engine: Engine, study_uuid: str, numbers: Collection[int] | None
     if numbers is not None:
         query = query.where(table.c.trial.in_(list(numbers)))
     cells: dict[tuple[int, int], dict[str, float]] = {}
-    with transaction(engine) as connection:
-        for trial, epoch, split, metric, value in connection.execute(query):
-            row = cells.setdefault((trial, epoch), {"trial": trial, "epoch": epoch})
-            row[f"{split}/{metric}"] = math.nan if value is None else value
-    columns = ["trial", "epoch", *sorted({name for row in cells.values() for name in row} - {"trial", "epoch"})]
-    frame = pd.DataFrame(list(cells.values()), columns=columns)
-    return frame.astype({name: "int64" if name in ("trial", "epoch") else "float64" for name in columns})
+    with database_content_errors(url_of(engine)):
+        with transaction(engine) as connection:
+            for trial, epoch, split, metric, value in connection.execute(query):
+                row = cells.setdefault((trial, epoch), {"trial": trial, "epoch": epoch})
+                row[f"{split}/{metric}"] = math.nan if value is None else value
+        columns = ["trial", "epoch", *sorted({name for row in cells.values() for name in row} - {"trial", "epoch"})]
+        frame = pd.DataFrame(list(cells.values()), columns=columns)
+        return frame.astype({name: "int64" if name in ("trial", "epoch") else "float64" for name in columns})
 
 
 def _rows(record: EpochRecord) -> list[dict[str, Any]]:
@@ -150,14 +152,23 @@ def read_csv(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    try:
-        with disk_errors(path):
-            text = pd.read_csv(path, dtype=str)  # pandas' own reading of floats may miss the last digit
+    with content_errors(path, "delete it and resume the trial", what="is not a CSV of epochs"):
+        text = pd.read_csv(path, dtype=str)  # pandas' own reading of floats may miss the last digit
         if list(text.columns[:1]) != ["epoch"]:
             raise ValueError(f"its first column must be 'epoch', got {list(text.columns[:1])}")
         return text.astype({name: "int64" if name == "epoch" else "float64" for name in text.columns})
-    except ValueError as error:
-        raise StoreError(f"{path} is not a CSV of epochs ({error}), delete it and resume the trial") from error
+
+
+def read_split_scores(path: Path) -> dict[str, float]:
+    """Reads what `write_scores` wrote; an empty cell is NaN.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    with content_errors(path, "publish the study again with `attnsearch search`"):
+        with path.open(newline="", encoding="utf-8") as file:
+            names, cells = islice(csv.reader(file), 2)
+        return {name: float(cell) if cell else math.nan for name, cell in zip(names, cells, strict=True)}
 
 
 def _by_epoch(records: Sequence[EpochRecord]) -> list[list[EpochRecord]]:

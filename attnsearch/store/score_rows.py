@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from attnsearch.store import tables
+from attnsearch.store.damage import database_content_errors, url_of
 from attnsearch.store.database import transaction
 from attnsearch.store.leases import require_lease
 from attnsearch.store.scores import ScoreTable
@@ -102,7 +103,9 @@ def read_score_rows(engine: Engine, study_uuid: str) -> pd.DataFrame:
     table = tables.scores
     columns = ("trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest")
     query = select(*(table.c[name] for name in columns)).where(table.c.study == study_uuid)
-    with transaction(engine) as connection:
-        rows = connection.execute(query.order_by(table.c.trial, table.c.split, table.c.metric, table.c.digest)).all()
-    frame = pd.DataFrame([tuple(row) for row in rows], columns=list(columns))
-    return frame.astype({"value": "float64"})
+    query = query.order_by(table.c.trial, table.c.split, table.c.metric, table.c.digest)
+    with database_content_errors(url_of(engine)):
+        with transaction(engine) as connection:
+            rows = connection.execute(query).all()
+        frame = pd.DataFrame([tuple(row) for row in rows], columns=list(columns))
+        return frame.astype({"value": "float64"})

@@ -10,17 +10,45 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from attnsearch.errors import StoreError
+from attnsearch.store.damage import Content, content_errors, open_array, read_json
 from attnsearch.store.files import Check, atomic_write, atomic_write_array, disk_errors, make_folder
 from attnsearch.store.layout import ScorePaths
-from attnsearch.types import SCORES
+from attnsearch.types import SCORES, Split
 
 FORMAT = 1
+_FIX = "score the trial again"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Checkpoint(Content):
+    epoch: int
+
+
+class _About(Content):
+    """What `scores_<split>.json` holds."""
+
+    version: int
+    digest: str
+    settings: dict[str, Any]
+    split: Split
+    grid: list[int] = Field(min_length=2, max_length=2)
+    images: str
+    checkpoint: _Checkpoint
+    n_images: int = Field(ge=1)
+    curves: tuple[str, ...]
+    fractions: tuple[Finite, ...]
+    n_archived: int = 0
+    whole: dict[str, float | None] = Field(default_factory=dict)
+    floors: dict[str, float | None] = Field(default_factory=dict)
+    iou_thresholds: dict[str, Finite] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -221,22 +249,18 @@ def read_scores(paths: ScorePaths) -> ScoreTable:
     """
     if not has_scores(paths):
         raise StoreError(f"{paths.about} does not exist; score the trial with `attnsearch faithfulness`")
-    try:
-        with disk_errors(paths.about), paths.table.open(encoding="utf-8", newline="") as file:
-            about = cast("dict[str, Any]", json.loads(paths.about.read_text(encoding="utf-8")))
-            header, *rows = list(csv.reader(file))
-            curves = np.load(paths.curves, mmap_mode="r", allow_pickle=False)
+    about = read_json(paths.about, _About, version=FORMAT, fix=_FIX)
+    with content_errors(paths.table, _FIX), paths.table.open(encoding="utf-8", newline="") as file:
+        header, *rows = list(csv.reader(file))
+    curves = open_array(paths.curves, _FIX)
+    with content_errors(paths.about, _FIX, what="does not fit the files beside it"):
         return _assemble(about, header, rows, curves)
-    except (ValueError, KeyError, TypeError, EOFError) as error:
-        raise StoreError(
-            f"{paths.about} does not fit the files beside it ({error!r}); score the trial again"
-        ) from error
 
 
-def _assemble(about: dict[str, Any], header: list[str], rows: list[list[str]], curves: Any) -> ScoreTable:
-    if about["format"] != FORMAT or header[:1] != ["image_id"] or len(rows) != about["n_images"]:
-        raise ValueError(f"format {about['format']!r}, {len(rows)} rows")
-    names, fractions = tuple(map(str, about["curves"])), tuple(map(float, about["fractions"]))
+def _assemble(about: _About, header: list[str], rows: list[list[str]], curves: Any) -> ScoreTable:
+    if header[:1] != ["image_id"] or len(rows) != about.n_images:
+        raise ValueError(f"{about.n_images} images, {len(rows)} rows")
+    names, fractions = about.curves, about.fractions
     shape = (len(rows), len(names), len(fractions) if names else 0)
     if curves.shape != shape or curves.dtype != np.float32:
         raise ValueError(f"curves of shape {curves.shape}, not {shape}")
@@ -245,4 +269,4 @@ def _assemble(about: dict[str, Any], header: list[str], rows: list[list[str]], c
         name: np.array([float(cell or "nan") for cell in column], dtype=np.float64)
         for name, column in zip(header[1:], columns, strict=True)
     }
-    return ScoreTable(ids, values, curves, names, fractions, about)
+    return ScoreTable(ids, values, curves, names, fractions, about.model_dump(exclude_unset=True))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.models.declared_sizes import check_declared_sizes
 from attnsearch.models.kept import read_kept, write_kept
 from attnsearch.store.files import atomic_path, disk_errors
 from attnsearch.training.loop import Run
@@ -105,6 +106,7 @@ def read_resume(trial: Trial) -> Resume | None:
 def _load(path: Path) -> dict[str, Any] | None:
     """The content, or None of a broken file; torch itself does not compare checksums."""
     try:
+        check_declared_sizes(path)
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None

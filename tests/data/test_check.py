@@ -1,11 +1,16 @@
 """All faults of a data set at once."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from attnsearch.config.datasets import FolderData
+from attnsearch.data.build import build_tables
 from attnsearch.data.check import check_data
+from attnsearch.errors import DataError
 
 
 def found(root: Path, **settings: object) -> list[tuple[str, str, bool]]:
@@ -53,3 +58,21 @@ def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:
 
 def test_a_class_that_cannot_be_split_is_a_problem(make_tree: Callable[..., Path]) -> None:
     assert [row[0] for row in found(make_tree({"train/a": 1, "train/b": 2}, size_hw=(16, 16)))] == ["layout"]
+
+
+def test_names_that_are_not_utf8_are_listed_readably_and_refused(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1}, size_hw=(16, 16))
+    wrong = Path(os.fsdecode(os.fsencode(root) + b"/train/a/caf\xe9.jpg"))
+    (root / "train/a/0.jpg").rename(wrong)
+    assert found(root) == [("name", "train/a/caf\\xe9.jpg", True)]
+    cfg = FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
+    with pytest.raises(DataError, match=r"1 of 6 images have a name that is not UTF-8; .*\n  train/a/caf\\xe9\.jpg$"):
+        build_tables(cfg)
+    wrong.rename(root / "train/a/café.jpg")
+    assert found(root) == []
+
+
+def test_classes_whose_names_are_not_utf8_are_refused(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 2, "train/b": 2}, size_hw=(16, 16))
+    (root / "train/a").rename(os.fsdecode(os.fsencode(root) + b"/train/\xff"))
+    assert [row[:2] for row in found(root)] == [("name", "train/\\xff/0.jpg")]

@@ -1,12 +1,15 @@
 """One picture file of any kind -> a square of RGB bytes."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.data.pictures import decode_mask, decode_square, open_upright
+from attnsearch.data.folder import SUFFIXES
+from attnsearch.data.pictures import FORMATS, decode_mask, decode_square, open_upright
 from attnsearch.errors import DataError
 from attnsearch.geometry import ResizeRule
 
@@ -156,3 +159,42 @@ def test_whole_picture_keeps_its_aspect_ratio_and_stands_upright(
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
     picture = open_upright(tmp_path / "a.jpg", longest_px=100, enlarge=enlarge)
     assert picture.size == expected
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels, and has one."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(bytes(4))), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(("width", "height"), [(8001, 8000), (10_000, 10_000), (13_400, 13_400), (2**31 - 1, 1)])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, width: int, height: int) -> None:
+    """The second and the third are beyond the two limits of Pillow, which warns or refuses by itself."""
+    (tmp_path / "x.png").write_bytes(png(width, height))
+    said = rf"x\.png: .*({width} x {height}.*)?more than the 64 million that are decoded; save it smaller"
+    with pytest.raises(DataError, match=said):
+        decode(tmp_path / "x.png")
+
+
+def test_a_text_in_a_picture_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
+    bomb = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(10**8)))
+    (tmp_path / "x.png").write_bytes(png(1, 1, bomb))
+    with pytest.raises(DataError, match=r"x\.png: cannot be read .*MAX_TEXT_CHUNK"):
+        decode(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("suffix", ["tga", "ico", "pcx", "sgi"])
+def test_only_known_formats_are_opened(tmp_path: Path, suffix: str) -> None:
+    halves((16, 16)).save(tmp_path / f"x.{suffix}")
+    (tmp_path / f"x.{suffix}").rename(tmp_path / "x.jpg")
+    with pytest.raises(DataError, match=r"x\.jpg: is not a picture \(JPEG, PNG"):
+        decode(tmp_path / "x.jpg")
+
+
+def test_every_listed_ending_has_its_format() -> None:
+    Image.init()
+    assert {Image.EXTENSION[suffix] for suffix in SUFFIXES} <= set(FORMATS)

@@ -227,7 +227,10 @@ def write_scores(layout: StudyLayout, number: int, ids: Sequence[str], columns: 
         ImageScore(one, {name: float(values[row]) for name, values in columns.items()}, curves)
         for row, one in enumerate(ids)
     ]
-    about = {"version": 1, "settings": {"fill": "blur"}, "digest": "d", "checkpoint": "c"}
+    about = {
+        **{"version": 1, "settings": {"fill": "blur"}, "split": "val", "grid": list(MAP_HW), "images": "i"},
+        **{"n_archived": len(ids), "checkpoint": {"epoch": 3, "config": "d"}, "digest": "d", "iou_thresholds": {}},
+    }
     write_score_files(layout.trial(number).scores("val"), make_table(scores, [0, 0.25, 0.5, 0.75, 1], about))
 
 

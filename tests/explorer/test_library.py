@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def test_published_maps_of_the_test_split_belong_to_their_trial(copied: Built) -
         strict=True,
     ):
         shutil.copy(source, target)
-    copied.layout.published_json.write_text('{"sets": [{"trial": 1, "epoch": 3, "folder": "../.."}]}', encoding="utf-8")
+    sets = [{"trial": 1, "epoch": 3, "folder": "."}]
+    copied.layout.published_json.write_text(json.dumps({"format": 1, "sets": sets, "files": []}), encoding="utf-8")
     archives = Reading(Library(find_experiments(copied.root))).archives
     assert list(archives.of_trial(copied.layout, 1)) == ["val", "test"]
     assert list(archives.of_trial(copied.layout, 0)) == ["val"]

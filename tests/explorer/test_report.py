@@ -31,6 +31,7 @@ def page(built: Built) -> str:
 def write_faithfulness(layout: StudyLayout, number: int, shift: float, split: Split = "val") -> None:
     settings = ScoreSettings().identity()
     about = {"format": 1, "version": 1, "settings": settings, "split": split, "images": "x", "digest": ""}
+    about |= {"grid": [4, 5], "checkpoint": {"epoch": 3}}
     values = shift + 0.1 * np.sin(np.arange(6.0) * (1 + shift))
     rows = [ImageScore(f"{row}.jpg", {"relevance_gain": float(value)}, {}) for row, value in enumerate(values)]
     write_table(layout.trial(number).scores(split), make_table(rows, [], {**about, "grid": [4, 5], "n_images": 6}))

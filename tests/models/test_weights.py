@@ -2,6 +2,7 @@
 
 import os
 import socket
+import zipfile
 
 import huggingface_hub
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from attnsearch.config.models import BrNpaSettings, CnnSettings
 from attnsearch.errors import ConfigError, DataError, StoreError
-from attnsearch.models import build_model
+from attnsearch.models import build_model, declared_sizes
 from attnsearch.models.backbone import build_backbone
 from attnsearch.models.weights import check_class_names, load_file, load_into, read_checkpoint, save_checkpoint
 from attnsearch.store.layout import is_temporary, writer_of
@@ -249,3 +250,61 @@ def test_different_class_names_stand_side_by_side():
     check_class_names(("crow", "jay"), ("crow", "jay"), "kept.safetensors")
     with pytest.raises(DataError, match=r"3 classes and kept\.safetensors has 2.*1: 'jay' \| 'wren', 2: 'owl' \| None"):
         check_class_names(("crow", "jay", "owl"), ("crow", "wren"), "kept.safetensors")
+
+
+def packed(path, content):
+    """A torch file whose entries are compressed, as torch itself never writes them."""
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as plain:
+        entries = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
+def test_archive_that_unpacks_to_many_times_its_size_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    packed(tmp_path / "bomb.pt", {"w": torch.zeros(2**20)})
+    monkeypatch.setattr(torch, "load", None)  # would be called if anything was unpacked
+    with pytest.raises(ConfigError, match=r"bomb\.pt of 0\.00\d+ MB unpacks to 4\.1\d MB and is refused"):
+        load_file(tmp_path / "bomb.pt")
+
+
+def test_file_that_is_larger_than_the_free_memory_is_refused(tmp_path, state, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 0 kB\n")
+    monkeypatch.setattr(declared_sizes, "_MEMORY", tmp_path / "meminfo")
+    torch.save(state, tmp_path / "w.pt")
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    for file in (tmp_path / "w.pt", tmp_path / "w.safetensors"):
+        with pytest.raises(StoreError, match=rf"{file.name} needs 0\.\d+ MB of memory and 0 MB are free"):
+            load_file(file)
+
+
+def test_tensor_that_repeats_a_smaller_storage_is_refused(tmp_path):
+    torch.save({"w": torch.ones(1).expand(2**30)}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"w has the shape \(1073741824,\) and stores fewer values"):
+        load_file(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_pickle_that_fills_memory_is_refused(tmp_path, legacy):
+    class Filler:
+        def __reduce__(self):
+            return bytearray, (2**33,)
+
+    torch.save({"w": Filler()}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ConfigError, match=r"w\.pt makes a bytearray of any size"):
+        load_file(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("n_bytes", [2**63, 2**40, 100])
+def test_safetensors_header_that_is_longer_than_the_file_is_refused(tmp_path, n_bytes):
+    (tmp_path / "w.safetensors").write_bytes(n_bytes.to_bytes(8, "little") + b"{" + bytes(20))
+    with pytest.raises(ConfigError, match=r"w\.safetensors is not a readable safetensors file"):
+        load_file(tmp_path / "w.safetensors")
+
+
+def test_safetensors_tensor_that_is_longer_than_the_file_is_refused(tmp_path):
+    header = b'{"w":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(ConfigError, match=r"w\.safetensors is not a readable safetensors file"):
+        load_file(tmp_path / "w.safetensors")

@@ -29,7 +29,11 @@ def study_of(*points: tuple[float, float, float, float]) -> optuna.Study:
 
 def test_front_is_sorted_by_the_first_objective() -> None:
     study = study_of((0, 0, 0.5, 0.1), (0, 0, 0.9, 0.4), (0, 0, 0.5, 0.2), (0, 0, 0.7, 0.3))
-    assert [trial.number for trial in front_of(rows_of(study))] == [1, 3, 0]  # trial 2 is beaten by trial 0
+    assert [trial.number for trial in front_of(rows_of(study, "sqlite:///none.db"))] == [
+        1,
+        3,
+        0,
+    ]  # trial 2 is beaten by trial 0
 
 
 def test_each_objective_has_its_own_settings() -> None:
@@ -53,6 +57,7 @@ def layout(tmp_path: Path) -> StudyLayout:
 
 def write(layout: StudyLayout, number: int, gains: list[float], *, blurred: float = 0.0, n_steps: int = 4) -> None:
     about = {"version": 1, "settings": {"n_steps": n_steps}, "images": "i", "digest": f"{number}"}
+    about |= {"split": "val", "grid": [7, 7], "checkpoint": {"epoch": 3}}
     rows = [
         ImageScore(str(row), {"relevance_gain": gain, "relevance_gain_blur": blurred}, {})
         for row, gain in enumerate(gains)

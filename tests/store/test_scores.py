@@ -21,7 +21,10 @@ from attnsearch.store.scores import (
     write_scores,
 )
 
-ABOUT = {"version": 1, "digest": "d1", "settings": {"n_steps": 2}, "checkpoint": {"epoch": 3}}
+ABOUT = {
+    **{"version": 1, "digest": "d1", "settings": {"n_steps": 2}, "checkpoint": {"epoch": 3}},
+    **{"split": "val", "grid": [7, 7], "images": "x"},
+}
 
 
 def score(image_id: str, deletion: float) -> ImageScore:
@@ -128,7 +131,7 @@ def test_missing_scores_name_the_verb_that_makes_them(paths: ScorePaths) -> None
 def test_broken_description_is_refused(paths: ScorePaths, table: ScoreTable, content: str) -> None:
     write_scores(paths, table)
     paths.about.write_text(content)
-    with pytest.raises(StoreError, match=r"scores_val\.json does not fit"):
+    with pytest.raises(StoreError, match=r"scores_val\.json (cannot be read|has the format 7)"):
         read_scores(paths)
 
 

@@ -1,0 +1,110 @@
+"""Reads what may be damaged or foreign: whatever breaks becomes one line with the place and the fix."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attnsearch.errors import AttnSearchError, StoreError
+from attnsearch.store.files import explain_os_error
+from attnsearch.store.urls import redact, shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from sqlalchemy import Engine
+
+MAX_REASON = 200
+"""Characters of a reason that are shown: damaged content may be quoted in it, at any length."""
+_RESTORE = "check its disk or server, or restore it from an `attnsearch export`"
+
+Model = TypeVar("Model", bound="Content")
+
+
+class Content(BaseModel):
+    """What a JSON file of the results must hold; other keys are kept."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+
+class _Version(Content):
+    format: int
+
+
+@contextlib.contextmanager
+def content_errors(path: Path, fix: str, *, what: str = "cannot be read") -> Iterator[None]:
+    """Turns whatever the content of a file raises while it is read into a `StoreError` that names file and fix.
+
+    Parsers raise nearly anything on damaged bytes, and all of it means the same here; keep the block to reading.
+
+    Args:
+        what: is said of the file, before the reason.
+    """
+    try:
+        yield
+    except AttnSearchError:
+        raise
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    except Exception as error:
+        raise StoreError(f"{path} {what} ({reason_of(error)}), {fix}") from error
+
+
+@contextlib.contextmanager
+def database_content_errors(url: str) -> Iterator[None]:
+    """As `content_errors`, for what the rows of a database raise while they become objects, in Optuna too."""
+    try:
+        yield
+    except AttnSearchError:
+        raise
+    except Exception as error:
+        raise StoreError(f"database {shown(url)} cannot be read ({reason_of(error)}); {_RESTORE}") from error
+
+
+def url_of(engine: Engine) -> str:
+    """The URL of an engine, for a message."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what caused an error at last, with its type where it is not made for readers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+    else:
+        said = str(error).strip().partition("\n")[0]
+        text = said if type(error) is ValueError and said else f"{type(error).__name__}: {said}"
+    text = "".join(letter if letter.isprintable() else "?" for letter in redact(text))
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
+
+
+def read_json(path: Path, model: type[Model], *, version: int, fix: str) -> Model:
+    """A JSON file that says its own `format`.
+
+    Raises:
+        StoreError: the file is missing or damaged, or of another format.
+    """
+    with content_errors(path, fix):
+        text = path.read_bytes()
+        found = _Version.model_validate_json(text).format
+        if found != version:
+            raise StoreError(f"{path} has the format {found}, this version reads {version}, update attnsearch")
+        return model.model_validate_json(text)
+
+
+def open_array(path: Path, fix: str) -> NDArray[Any]:
+    """A `.npy` file mapped read-only; it may not hold Python objects.
+
+    Raises:
+        StoreError: the file is missing, cut off or no array.
+    """
+    import numpy as np
+
+    with content_errors(path, fix, what="is not a whole .npy file"):
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        return array
