@@ -134,7 +134,7 @@ def rows_of(study: optuna.Study, url: str) -> StudyRows:
         trials = study.get_trials(deepcopy=False)
         names = study.metric_names or [str(index) for index in range(len(study.directions))]
         directions = [direction.name.lower() for direction in study.directions]
-        objectives = {_text(key): direction for key, direction in zip(names, directions, strict=True)}
+        objectives = {_text("an objective", key): direction for key, direction in zip(names, directions, strict=True)}
         rows = tuple(_row(trial, n_values=len(directions)) for trial in trials)
         best = tuple(trial.number for trial in best_feasible(study))
         return StudyRows(study.study_name, str(study.user_attrs.get(UUID, "")), objectives, rows, best)
@@ -152,23 +152,26 @@ def best_feasible(study: optuna.Study) -> list[FrozenTrial]:
 
 def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:
     """One trial, every value of which is of its kind; whoever shows it need not look again."""
-    attributes = trial.user_attrs
-    values = tuple(map(_number, trial.values or ()))
+    attributes, number = trial.user_attrs, _count("number", trial.number)
+    values = tuple(_number(f"a value of trial {number}", value) for value in trial.values or ())
     if len(values) not in (0, n_values) or (trial.state == TrialState.COMPLETE and not values):
-        raise ValueError(f"trial {trial.number} must have {n_values} values, got {len(values)}")
-    error = attributes.get("error")
+        raise ValueError(f"trial {number} must have {n_values} values, got {len(values)}")
+
+    def numeric(key: str) -> float:
+        return _number(f"{key} of trial {number}", attributes.get(key, 0.0))
+
     return TrialRow(
-        number=_count(trial.number),
+        number=number,
         state=trial.state.name.lower(),
         values=values,
-        params={_text(key): _text(value) if isinstance(value, str) else value for key, value in trial.params.items()},
-        metrics={key: _number(value) for key, value in attributes.items() if _is_metric(key)},
-        kept_epoch=_count(attributes.get("kept_epoch", 0)),
-        epochs_run=_count(attributes.get("epochs_run", 0)),
-        seconds=_number(attributes.get("seconds", 0.0)),
-        images_per_s=_number(attributes.get("images_per_s", 0.0)),
+        params={_text("a setting", key): _plain(key, value) for key, value in trial.params.items()},
+        metrics={key: numeric(key) for key in attributes if _is_metric(key)},
+        kept_epoch=_count(f"kept_epoch of trial {number}", attributes.get("kept_epoch", 0)),
+        epochs_run=_count(f"epochs_run of trial {number}", attributes.get("epochs_run", 0)),
+        seconds=numeric("seconds"),
+        images_per_s=numeric("images_per_s"),
         is_feasible=is_feasible(trial),
-        error=None if error is None else _text(error),
+        error=None if attributes.get("error") is None else _text(f"error of trial {number}", attributes["error"]),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
     )
@@ -179,20 +182,24 @@ def _is_metric(key: str) -> bool:
     return split in SPLITS and name in METRICS
 
 
-def _number(value: Any) -> float:
+def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"expected a number, got {value!r}")
+        raise ValueError(f"{name} must be a number, got {value!r}")
     return float(value)
 
 
-def _count(value: Any) -> int:
+def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_COUNT:
-        raise ValueError(f"expected a whole number from 0 on, got {value!r}")
+        raise ValueError(f"{name} must be a whole number from 0 on, got {value!r}")
     return value
 
 
-def _text(value: Any) -> str:
+def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected text, got {value!r}")
+        raise ValueError(f"{name} must be text, got {value!r}")
     value.encode()  # half a surrogate pair can stand in JSON, but on no page
     return value
+
+
+def _plain(name: str, value: Any) -> Any:
+    return _text(name, value) if isinstance(value, str) else value

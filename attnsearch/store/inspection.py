@@ -23,6 +23,7 @@ from attnsearch.store.urls import driver_url, near_names, redact, shown, sqlite_
 
 DatabaseState = Literal["absent", "unfinished", "ours"]
 
+_MAX_DIGITS = 10
 _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
 CONNECT_TIMEOUT_S = 15
 
@@ -33,7 +34,7 @@ class _Contents:
 
     tables: frozenset[str]
     optuna_revision: str | None
-    schema: int | None
+    schema: str | None
 
 
 def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
@@ -148,7 +149,7 @@ _SCHEMA = f"SELECT value FROM {PREFIX}meta WHERE key = 'schema'"
 
 
 def _contents(tables: frozenset[str], revision: str | None, schema: str | None) -> _Contents:
-    return _Contents(tables, revision, int(schema) if schema is not None else None)
+    return _Contents(tables, revision, schema)
 
 
 @contextlib.contextmanager
@@ -182,7 +183,12 @@ def _refuse_foreign(tables: Collection[str], name: str) -> None:
 
 
 def _refuse_newer(contents: _Contents, name: str) -> None:
-    if contents.schema is not None and contents.schema > SCHEMA:
+    if contents.schema is not None and not _is_version(contents.schema):
+        raise StoreError(
+            f"{name} is damaged (the version of its tables is {contents.schema[:20]!r}), "
+            "restore it from an `attnsearch export`"
+        )
+    if contents.schema is not None and int(contents.schema) > SCHEMA:
         raise StoreError(
             f"{name} was written by a newer attnsearch (tables of version {contents.schema}, this one knows {SCHEMA}), "
             "update with pip install -U attnsearch"
@@ -199,6 +205,10 @@ def _refuse_newer(contents: _Contents, name: str) -> None:
         f"{name} has the Optuna schema {contents.optuna_revision!r}, newer than the installed one {head!r}, "
         "update with pip install -U optuna"
     )
+
+
+def _is_version(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS
 
 
 @cache

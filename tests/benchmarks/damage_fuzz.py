@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import random
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.explorer.damage import copy_of, files_to_harm, harm_database, harm_file
+from tests.explorer.damage import copy_of, harm_results
 from tests.explorer.every_reader import ask_every_reader, build_whole
 
 
@@ -40,7 +39,7 @@ class Tally:
         )
 
 
-def fuzz(kind: str, seeds: range, folder: Path, *, with_report: bool = True) -> Tally:
+def fuzz(kind: str, seeds: range, folder: Path) -> Tally:
     """Damages a copy of the same results for each seed.
 
     Args:
@@ -51,14 +50,10 @@ def fuzz(kind: str, seeds: range, folder: Path, *, with_report: bool = True) -> 
     layout = replace(built.layout, root=folder / "damaged")
     tally = Tally()
     for seed in seeds:
-        rng = random.Random(f"{kind} {seed}")
         copy_of(built.root, layout.root)
-        if kind == "databases":
-            harm = harm_database(rng, layout.database)
-        else:
-            harm = harm_file(rng, rng.choice(files_to_harm(layout.root)))
+        harm = harm_results(kind, seed, layout)
         started = time.process_time()
-        asked = ask_every_reader(layout, folder, with_report=with_report)
+        asked = ask_every_reader(layout, folder)
         tally.slowest_s = max(tally.slowest_s, time.process_time() - started)
         tally.n_damaged += 1
         tally.n_readers += asked.n_readers

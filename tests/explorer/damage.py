@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from attnsearch.store.layout import StudyLayout
+
 PAGE = 4096
 HUGE = "9" * 5000
 SCALARS: tuple[Any, ...] = (
@@ -260,18 +262,22 @@ BY_KIND: dict[str, Harm] = {
 }
 
 
-def harm_file(rng: random.Random, path: Path) -> str:
-    """Damages one file, half of the times in the way of its kind; returns what was done."""
-    harm = rng.choice((*(BY_KIND[path.suffix],) * 4, flip_bytes, cut_off, replace_content, remove))
+def harm_results(kind: str, seed: int, layout: StudyLayout) -> str:
+    """Damages the database of results or one of their files, most often in the way of its kind.
+
+    Args:
+        kind: `databases` or `files`.
+    Returns:
+        What was done.
+    """
+    rng = random.Random(f"{kind} {seed}")
+    if kind == "databases":
+        path, harm = layout.database, rng.choice(DATABASE_HARMS)
+    else:
+        path = rng.choice(files_to_harm(layout.root))
+        harm = rng.choice((*(BY_KIND[path.suffix],) * 4, flip_bytes, cut_off, replace_content, remove))
     harm(rng, path)
     return f"{harm.__name__} {path.name}"
-
-
-def harm_database(rng: random.Random, path: Path) -> str:
-    """Damages a database; returns what was done."""
-    harm = rng.choice(DATABASE_HARMS)
-    harm(rng, path)
-    return harm.__name__
 
 
 def files_to_harm(root: Path) -> list[Path]:

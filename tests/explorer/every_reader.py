@@ -113,12 +113,11 @@ def _fill_tables(layout: StudyLayout, *, number: int) -> None:
     engine.dispose()
 
 
-def ask_every_reader(layout: StudyLayout, scratch: Path, *, with_report: bool = True) -> Asked:
+def ask_every_reader(layout: StudyLayout, scratch: Path) -> Asked:
     """Runs every command and opens every page that reads the results."""
-    readers = list(_readers(layout, scratch))
-    readers += [("report", lambda: build_report(layout.root))] if with_report else []
+    readers = [*_readers(layout, scratch), ("report", lambda: build_report(layout.root))]
     found = [fault for name, read in readers for fault in _tried(name, read)]
-    return Asked(len(readers) + len(ADDRESSES), [*found, *_pages(layout.root)])
+    return Asked(len(readers) + len(ADDRESSES), [*found, *page_faults(layout.root)])
 
 
 def _readers(layout: StudyLayout, scratch: Path) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -150,7 +149,8 @@ def _tried(name: str, read: Callable[[], object]) -> Iterator[str]:
         yield f"{name}: {_described(error)}"
 
 
-def _pages(root: Path) -> list[str]:
+def page_faults(root: Path) -> list[str]:
+    """The pages that fail without saying why, the dashboard's and the explorer's."""
     try:
         client = Client(build_app(find_experiments(root))[0])
     except AttnSearchError:  # the command ends with this line

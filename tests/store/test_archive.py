@@ -305,3 +305,41 @@ def test_each_part_leaves_memory_for_the_disk(
 
     # 128 bytes of header, then 2x2x3 cells of 4 bytes lie on the disk after each image
     assert written == [128 + 48 * n for n in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        (
+            "label",
+            "7",
+            r"archive_val\.json does not fit .* \(a label must be one of \d classes, got 7",
+        ),
+        ("prediction", "-1", r"a prediction must be one of \d classes, got -1"),
+        (
+            "height_px",
+            "0",
+            r"images_val\.csv holds a value .* \(height_px and width_px must be .*got 0",
+        ),
+        ("crop_left", "nan", "the edges of a crop must be finite"),
+        ("width_px", "9" * 5000, r"images_val\.csv holds a value that cannot be read"),
+    ],
+)
+def test_index_with_an_impossible_value_is_refused(
+    paths: ArchivePaths, archive: AttentionArchive, column: str, value: str, said: str
+) -> None:
+    write(paths, archive)
+    header, first, *rest = paths.images.read_text().splitlines()
+    names, cells = header.split(","), first.split(",")
+    cells[names.index(column) - len(names)] = value  # from the end: an id may hold a comma
+    paths.images.write_text("\n".join([header, ",".join(cells), *rest]) + "\n")
+    with pytest.raises(StoreError, match=said):
+        read_archive(paths)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b'"' + b"x" * 200_000 + b'"\n', b"\0"])
+def test_index_that_is_no_table_is_named(paths: ArchivePaths, archive: AttentionArchive, content: bytes) -> None:
+    write(paths, archive)
+    paths.images.write_bytes(content)
+    with pytest.raises(StoreError, match=r"images_val\.csv (cannot be read|is not the index)"):
+        read_archive(paths)

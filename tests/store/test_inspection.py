@@ -216,3 +216,11 @@ def test_looking_keeps_the_locks_of_connections_that_this_process_has_open(tmp_p
         subprocess.run([sys.executable, "-c", script.replace("'k'", "'l'")], check=True)
         assert held.execute(count).fetchone() == (3,)
         assert path.with_name("hypSearch.db-wal").exists()
+
+
+@pytest.mark.parametrize("value", ["x", "", "-1", "9" * 5000])
+def test_version_that_is_no_number_is_refused(engine: Engine, url: str, value: str) -> None:
+    engine.dispose()
+    run_sql(url, f"UPDATE attnsearch_meta SET value = '{value[:200]}'")
+    with pytest.raises(StoreError, match=r"is damaged \(the version of its tables is .*restore it from"):
+        inspect_database(url)

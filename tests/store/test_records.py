@@ -14,7 +14,15 @@ from attnsearch.errors import LeaseLost, StoreError
 from attnsearch.store import tables
 from attnsearch.store.database import open_reader, transaction
 from attnsearch.store.leases import Leases
-from attnsearch.store.records import named_values, read_csv, read_epochs, write_csv, write_epochs, write_scores
+from attnsearch.store.records import (
+    named_values,
+    read_csv,
+    read_epochs,
+    read_split_scores,
+    write_csv,
+    write_epochs,
+    write_scores,
+)
 from attnsearch.types import EpochRecord
 
 STUDY = "0b8a1f5e-8c5d-4a40-9a59-0d2f3c0d7e11"
@@ -191,3 +199,17 @@ def test_processes_write_while_a_reader_looks(engine: Engine, url: str, run_proc
     assert attempts == ["1", "1", "1"]
     assert all(1 <= epoch <= 20 for epochs in seen for epoch in epochs)
     assert len(read_epochs(reader, STUDY)) == 3 * 20
+
+
+def test_scores_of_a_split_come_back(tmp_path: Path) -> None:
+    write_scores(tmp_path / "a.csv", {"accuracy": 0.1 + 0.2, "road": math.nan})
+    found = read_split_scores(tmp_path / "a.csv")
+    assert found["accuracy"] == 0.1 + 0.2
+    assert math.isnan(found["road"])
+
+
+@pytest.mark.parametrize("content", [b"", b"accuracy\n", b"accuracy\nx\n", b"accuracy,loss\n0.5\n", b"\xff\n1\n"])
+def test_damaged_scores_of_a_split_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(StoreError, match=r"a\.csv cannot be read .*publish the study again"):
+        read_split_scores(tmp_path / "a.csv")

@@ -1,0 +1,99 @@
+"""Damaged rows of Optuna's tables are one line with the database and the value."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from attnsearch.errors import StoreError
+from attnsearch.search.storage import open_database
+from attnsearch.search.trials import read_study
+from attnsearch.store.urls import sqlite_url
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with one complete trial of a study with one objective."""
+    path = tmp_path_factory.mktemp("rows") / "hypSearch.db"
+    database = open_database(sqlite_url(path), create=True)
+    study = optuna.create_study(study_name="hunt", storage=database.storage)
+    study.set_user_attr("note", "a")
+    attributes = {"val/accuracy": 0.5, "kept_epoch": 2, "seconds": 1.5}
+    axes = {"lr": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    study.add_trial(optuna.trial.create_trial(value=0.5, params={"lr": 0.1}, distributions=axes, user_attrs=attributes))
+    database.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def damaged(sound: Path, tmp_path: Path) -> Path:
+    """A copy, of which a test changes something."""
+    with closing(sqlite3.connect(sound)) as source, closing(sqlite3.connect(tmp_path / sound.name)) as target:
+        source.backup(target)
+    return tmp_path / sound.name
+
+
+def change(path: Path, statement: str, *values: Any) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute(statement, values).rowcount > 0
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("val/accuracy", "much", "val/accuracy of trial 0 must be a number, got 'much'"),
+        ("val/accuracy", True, "val/accuracy of trial 0 must be a number, got True"),
+        ("kept_epoch", 2.5, "kept_epoch of trial 0 must be a whole number from 0 on, got 2.5"),
+        ("kept_epoch", 2**60, "kept_epoch of trial 0 must be a whole number from 0 on"),
+        ("seconds", None, "seconds of trial 0 must be a number, got None"),
+    ],
+)
+def test_attribute_of_another_kind_is_named(damaged: Path, key: str, value: Any, said: str) -> None:
+    statement = "UPDATE trial_user_attributes SET value_json = ? WHERE key = ?"
+    change(damaged, statement, json.dumps(value), key)
+    with pytest.raises(StoreError, match=rf"database .*hypSearch\.db cannot be read \({said}.*export`$"):
+        read_study(sqlite_url(damaged), "hunt")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE trial_user_attributes SET value_json = '{'",
+        "UPDATE study_user_attributes SET value_json = '[['",
+        "UPDATE trial_params SET distribution_json = '3'",
+        'UPDATE trial_params SET distribution_json = \'{"name": "x"}\'',
+        "UPDATE trials SET state = 'LOST'",
+        "UPDATE trials SET datetime_start = 'soon'",
+        "UPDATE trials SET number = 'x'",
+        "UPDATE trial_values SET value = 'x'",
+        "DELETE FROM trial_values",
+        "DELETE FROM study_directions",
+        "UPDATE study_directions SET direction = 'UP'",
+        "UPDATE trial_values SET value_type = NULL",
+        "ALTER TABLE trials DROP COLUMN datetime_start",
+    ],
+)
+def test_damaged_row_is_one_line_with_the_database(damaged: Path, statement: str) -> None:
+    with closing(sqlite3.connect(damaged)) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE type = 'table'")
+        database.commit()
+    with closing(sqlite3.connect(damaged)) as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
+        database.execute(statement)
+        database.commit()
+    with pytest.raises(StoreError, match=r"hypSearch\.db cannot be (read|used)") as caught:
+        read_study(sqlite_url(damaged), "hunt")
+    assert "\n" not in str(caught.value)
+
+
+def test_study_of_another_name_is_told_which_there_are(sound: Path) -> None:
+    with pytest.raises(StoreError, match=r"'hunts' is not in its database .*hypSearch\.db; known: hunt"):
+        read_study(sqlite_url(sound), "hunts")
