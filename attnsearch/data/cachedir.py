@@ -100,9 +100,17 @@ def list_caches() -> list[CacheEntry]:
         for about in sorted((cache_dir() / kind).glob(f"*/{_ABOUT}")):
             if about.parent.name.startswith("."):
                 continue
-            notes = json.loads(about.read_text(encoding="utf-8"))
-            entries.append(CacheEntry(kind, about.parent, notes, _size_of(about.parent)))
+            entries.append(CacheEntry(kind, about.parent, _read_about(about), _size_of(about.parent)))
     return entries
+
+
+def _read_about(path: Path) -> dict[str, str | int | float]:
+    """What was noted down; nothing where that is damaged, so that the folder can still be seen and cleared."""
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def clear_cache(*, root: Path | None = None) -> int:

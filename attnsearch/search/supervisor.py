@@ -27,12 +27,11 @@ from attnsearch.search.storage import open_database
 from attnsearch.search.study import (
     N_FAILED_TO_STOP,
     create_study,
-    find_study,
     is_failing,
     n_finished,
     refuse_changes,
 )
-from attnsearch.search.trials import read_storage
+from attnsearch.search.trials import find_stored
 from attnsearch.store.classes import write_classes
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.files import atomic_write, make_folder, remove_stale_temporaries
@@ -86,7 +85,7 @@ def check_study(loaded: LoadedStudy, layout: StudyLayout, url: str) -> DataTable
         check_sources(experiment, tables)
     check_models(corners, n_classes=len(tables.class_names), metrics=needed)
     check_scores(loaded, tables)
-    stored = None if is_new else find_study(read_storage(url), loaded.study.name)
+    stored = None if is_new else find_stored(url, loaded.study.name)
     if stored is not None:
         refuse_changes(stored, settle(loaded), val_hash=tables.val_hash, class_names=tables.class_names)
     elif layout.trial(0).directory.exists():

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.load import load_stored_study
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
-from attnsearch.search.study import UUID, is_feasible
+from attnsearch.search.study import UUID, find_study, is_feasible
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.database import reader_arguments
 from attnsearch.store.inspection import inspect_database, server_errors
@@ -113,6 +113,20 @@ def find_in(storage: optuna.storages.BaseStorage, url: str, name: str) -> optuna
         if name not in known:
             raise StoreError(f"study {name!r} is not in its database {shown(url)}; known: {', '.join(known) or 'none'}")
         return optuna.load_study(study_name=name, storage=storage)
+
+
+def find_stored(url: str, name: str) -> optuna.Study | None:
+    """The study that a search finds, if there is one; its trials are read once, so that none starts on damaged ones.
+
+    Raises:
+        StoreError: no such database, or a damaged one.
+    """
+    storage = read_storage(url)
+    with database_content_errors(url):
+        study = find_study(storage, name)
+    if study is not None:
+        rows_of(study, url)
+    return study
 
 
 def read_study(url: str, name: str) -> StudyRows:

@@ -65,7 +65,7 @@ def test_study_that_is_elsewhere_is_one_line_that_says_how_to_read_it(capsys: py
 def test_named_database_is_read_and_a_study_it_lacks_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys, "--storage", sqlite_url(Path("moved.db")))
     assert (rows["hunt"]["trials"], rows["hunt"]["error"]) == ("3/3", None)
-    assert "'lost' is not in this database; known: hunt" in rows["lost"]["error"]
+    assert "'lost' is not in its database" in rows["lost"]["error"]
 
 
 def test_environment_names_a_database_and_the_command_line_wins(

@@ -85,6 +85,27 @@ def test_a_damaged_cache_is_rebuilt(small_tree: Path, cache_folder: Path, caplog
     assert "damaged" in caplog.text
 
 
+@pytest.mark.parametrize("header", [b"{'descr': '|u1', 'fortran", b"[" * 9000, b"{}"])
+def test_a_damaged_header_of_the_cache_is_rebuilt(small_tree: Path, cache_folder: Path, header: bytes) -> None:
+    before = np.array(opened(small_tree).pixels)
+    (path,) = cache_folder.glob("pixels/*/pixels.npy")
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + path.read_bytes()[128:])
+    np.testing.assert_array_equal(opened(small_tree).pixels, before)
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 50_000, b"\xff", b"[]"])
+def test_a_cache_with_a_damaged_note_is_listed_and_cleared(
+    small_tree: Path, cache_folder: Path, content: bytes
+) -> None:
+    opened(small_tree)
+    (note,) = cache_folder.glob("pixels/*/about.json")
+    note.write_bytes(content)
+    (entry,) = list_caches()
+    assert entry.about == {}
+    assert clear_cache() == entry.n_bytes
+    assert list_caches() == []
+
+
 def test_all_bad_files_are_listed_and_nothing_is_left(small_tree: Path, cache_folder: Path) -> None:
     (small_tree / "train/crow/1.jpg").write_text("text")
     whole = (small_tree / "val/wren/0.jpg").read_bytes()
