@@ -86,7 +86,7 @@ def read_kept(path: str | Path) -> KeptCheckpoint:
         class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
         epoch = int(metadata["epoch"])
         accumulation = int(metadata.get("accumulation", config.train.accumulation))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, TypeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{path} holds settings that this version cannot read ({reason}); train it again") from error
     return KeptCheckpoint(Path(path), config, class_names, epoch, accumulation, metadata.get("val_hash", ""), state)

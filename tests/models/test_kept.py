@@ -60,3 +60,21 @@ def test_settings_of_another_version_are_refused(model: AttentionModel, tmp_path
     save_checkpoint(path, model, {"class_names": '["a", "b"]', "config": '{"name": "x"}', "epoch": "1"})
     with pytest.raises(ConfigError, match=r"old\.safetensors holds settings that this version cannot read"):
         read_kept(path)
+
+
+WRONG = (
+    ("class_names", "3"),
+    ("class_names", "[" * 50_000),
+    ("class_names", "null"),
+    ("epoch", "{"),
+    ("epoch", "9" * 5000),
+)
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_damaged_metadata_is_refused(model: AttentionModel, tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "kept.safetensors"
+    about = {"class_names": '["a", "b"]', "config": CONFIG.model_dump_json(), "epoch": "1"}
+    save_checkpoint(path, model, {**about, key: value})
+    with pytest.raises(ConfigError, match=r"kept\.safetensors holds settings that this version cannot read"):
+        read_kept(path)
