@@ -11,15 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.errors import LeaseLost
 from attnsearch.search.session import Session
-from attnsearch.search.study import ENDED_AT
+from attnsearch.search.study import ENDED_AT, RETURNED
 from attnsearch.store.leases import HELD, Lease
 from attnsearch.store.servers import repeated
 
 logger = logging.getLogger(__name__)
 
 MAX_STALLED_ATTEMPTS = 3
-RETURNED = "returned"
-"""The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
 KILLED = "the worker was killed; often too little memory: lower train.batch_size or raise train.accumulation"
 
 

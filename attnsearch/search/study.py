@@ -27,6 +27,8 @@ IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"
 SCORES = "evaluation.scores"
 ENDED_AT = "ended_at"
+RETURNED = "returned"
+"""The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
 N_FAILED_TO_STOP = 3
 
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.load import load_stored_study
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
-from attnsearch.search.study import UUID, find_study, is_feasible
+from attnsearch.search.study import RETURNED, UUID, find_study, is_feasible
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.database import reader_arguments
 from attnsearch.store.inspection import inspect_database, server_errors
@@ -28,7 +28,10 @@ MAX_COUNT = 2**53
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial. `values` are the objectives of its kept epoch, `metrics` all that was measured there."""
+    """One trial. `values` are the objectives of its kept epoch, `metrics` all that was measured there.
+
+    `error` is why it failed, or why it waits after an attempt.
+    """
 
     number: int
     state: str
@@ -185,10 +188,17 @@ def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:
         seconds=numeric("seconds"),
         images_per_s=numeric("images_per_s"),
         is_feasible=is_feasible(trial),
-        error=None if attributes.get("error") is None else _text(f"error of trial {number}", attributes["error"]),
+        error=_reason(trial),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
     )
+
+
+def _reason(trial: FrozenTrial) -> str | None:
+    """Why a trial failed, or why one that waits was returned."""
+    note = trial.user_attrs.get(RETURNED) if trial.state == TrialState.WAITING else None
+    reason = trial.user_attrs.get("error") if note is None else dict(note).get("reason")
+    return None if reason is None else _text(f"error of trial {trial.number}", reason)
 
 
 def _is_metric(key: str) -> bool:

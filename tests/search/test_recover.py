@@ -8,9 +8,11 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
-from attnsearch.search.recover import KILLED, RETURNED, recover
+from attnsearch.search.recover import KILLED, recover
 from attnsearch.search.session import Session
 from attnsearch.search.storage import Database
+from attnsearch.search.study import RETURNED
+from attnsearch.search.trials import read_study
 from attnsearch.search.worker import claim_next
 from tests.search.studies import ON_EACH_DATABASE
 
@@ -92,6 +94,7 @@ def test_third_attempt_without_an_epoch_fails_nothing_while_no_trial_progresses(
         kill(session, name)
     assert state(session) == TrialState.WAITING
     assert session.trials()[0].user_attrs[RETURNED] == {"reason": KILLED, "attempts": 4, "epochs_elsewhere": 0}
+    assert read_study(session.database.url, "hunt").trials[0].error == KILLED
 
 
 def test_progress_before_the_first_return_blames_no_trial(open_tiny: Open) -> None:

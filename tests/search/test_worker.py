@@ -27,8 +27,8 @@ from attnsearch.errors import (
 )
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
-from attnsearch.search.recover import RETURNED
 from attnsearch.search.session import Session
+from attnsearch.search.study import RETURNED
 from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
 from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
