@@ -22,7 +22,8 @@ def parse_workers(text: str) -> int:
     from attnsearch.config.study import MAX_WORKERS
 
     if not text.isdecimal() or len(text) > len(str(MAX_WORKERS)) or not 1 <= int(text) <= MAX_WORKERS:
-        raise ConfigError(f"--workers must be a whole number in [1, {MAX_WORKERS}], got {text[:80]!r}")
+        message = f"must be a whole number of at least 1 and at most {MAX_WORKERS}"
+        raise ConfigError(f"--workers {message}, got {text[:80]!r}")
     return int(text)
 
 
