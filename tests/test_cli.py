@@ -53,7 +53,7 @@ MISTAKES = {
     "unknown option": ("search cnn --demo", ["--demo"]),
     "no name": ("search", ["Missing argument"]),
     "no file": ("search studies/nope.yaml", ["studies/nope.yaml", "no such file"]),
-    "no workers": ("search cnn --workers 0", ["--workers", "[1, 256]", "got '0'"]),
+    "no workers": ("search cnn --workers 0", ["--workers", "at least 1", "got '0'"]),
     "words for workers": ("search cnn --workers two", ["--workers", "'two'"]),
     "no equals sign": ("search cnn n_trials", ["key=value", "'n_trials'"]),
     "misspelled key": ("search cnn train.epocs=3", ["train.epocs", "did you mean 'epochs'?", "got 3"]),

@@ -20,9 +20,9 @@ from attnsearch.cli.stopping import StopRequest, signals_to
 from attnsearch.search.session import Session
 from attnsearch.store.records import write_epochs
 from attnsearch.types import EpochRecord
-from tests.search.conftest import empty_database, open_tiny
+from tests.search.conftest import backend, empty_database, make_database, open_tiny
 
-__all__ = ["empty_database", "open_tiny"]
+__all__ = ["backend", "empty_database", "make_database", "open_tiny"]
 
 RUNNING = TrialView(number=1, state="running", epoch=2, n_epochs=8, value=0.5, seconds=31.0)
 DONE = TrialView(number=0, state="complete", epoch=8, n_epochs=8, value=0.75, seconds=120.0)
