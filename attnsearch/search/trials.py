@@ -168,7 +168,7 @@ def best_feasible(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:
-    """One trial, every value of which is of its kind; whoever shows it need not look again."""
+    """One trial, every value of which is of its kind; so that it can be shown as it is."""
     attributes, number = trial.user_attrs, _count("number", trial.number)
     values = tuple(_number(f"a value of trial {number}", value) for value in trial.values or ())
     if len(values) not in (0, n_values) or (trial.state == TrialState.COMPLETE and not values):

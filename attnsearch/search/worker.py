@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.layers import to_yaml
@@ -32,7 +32,7 @@ from attnsearch.errors import (
 )
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.finish import attach_pictures, evaluate_kept, list_files
-from attnsearch.search.recover import return_trial
+from attnsearch.search.recover import MAX_STALLED_ATTEMPTS, return_trial
 from attnsearch.search.scoring import list_scores
 from attnsearch.search.session import Session
 from attnsearch.search.space import suggest_settings
@@ -91,31 +91,44 @@ def run_worker(session: Session, worker: Worker, *, started_at: float) -> None:
 
 @repeated
 def claim_next(session: Session, worker: Worker, *, started_at: float) -> Claim | Literal["done", "wait"]:
-    """The next trial under a fresh lease; "wait" while running trials may still fill the budget.
-
-    Trials whose last attempts finished no epoch come last, so that others show whether the fault is theirs.
-    """
+    """The next trial under a fresh lease; "wait" while running trials may still fill the budget."""
     config = session.loaded.study
     with session.exclusive():
         trials = session.trials()
         held = session.leases.held_by(worker.name)
         if held is not None:  # claimed before, but the answer was lost
             return Claim(optuna.Trial(session.study, trials[held.number]._trial_id), held.attempt)
-        n_done = n_finished(trials)
-        if n_done >= config.n_trials or is_failing(trials, since=started_at):
+        if n_finished(trials) >= config.n_trials or is_failing(trials, since=started_at):
             return "done"
-        n_taken = n_done + sum(trial.state == TrialState.RUNNING for trial in trials)
-        if n_taken >= config.n_trials:
+        chosen = _choose(session, trials)
+        if chosen == "wait":
             return "wait"
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        stalled = session.leases.stalled() if waiting else set()
-        waiting.sort(key=lambda trial: (trial.number in stalled, trial.number))
-        is_new = not waiting or (waiting[0].number in stalled and n_taken + len(waiting) < config.n_trials)
-        number = len(trials) if is_new else waiting[0].number
+        number = len(trials) if chosen is None else chosen.number
         session.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
-        trial = take_trial(session.study, None if is_new else waiting[0])
+        trial = take_trial(session.study, chosen)
         attempt = session.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
     return Claim(trial, attempt)
+
+
+def _choose(session: Session, trials: Sequence[FrozenTrial]) -> FrozenTrial | Literal["wait"] | None:
+    """The waiting trial to run next; None is a new one.
+
+    Trials whose last attempts finished no epoch come last, so that others show whether the fault is theirs, and before
+    one is blamed it is tried alone: its neighbours may have filled the device.
+    """
+    n_trials, n_running = session.loaded.study.n_trials, sum(trial.state == TrialState.RUNNING for trial in trials)
+    n_taken = n_finished(trials) + n_running
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    if n_taken >= n_trials:
+        return "wait"
+    if not waiting:
+        return None
+    stalled = session.leases.stalled()
+    first = min(waiting, key=lambda trial: (trial.number in stalled, trial.number))
+    if first.number in stalled and n_taken + len(waiting) < n_trials:
+        return None
+    needs_device_alone = stalled.get(first.number, 0) >= MAX_STALLED_ATTEMPTS - 1
+    return "wait" if needs_device_alone and n_running else first
 
 
 def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) -> None:
@@ -140,7 +153,7 @@ def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) ->
             return
         logger.warning("trial %d met a fault that is not its own", claim.trial.number, exc_info=True)
         _give_back_after(session, claim, fault)
-        raise fault from error
+        raise fault from (None if fault is error else error)
 
 
 def explain_fault(error: Exception, session: Session) -> AttnSearchError:

@@ -53,8 +53,8 @@ def export_experiment(
     """Copies an experiment that may be running: whatever trial the copied database calls finished is whole in it.
 
     The database is copied first, by SQLite's backup, and files only after it: a trial's files are complete before the
-    database calls it so. Temporary files and locks stay out. A publication that happens meanwhile starts it anew. What
-    a killed export has left beside the target goes.
+    database calls it so. Temporary files and locks stay out. A publication that happens meanwhile makes it start again.
+    What a killed export has left beside the target goes.
 
     Args:
         target: ends in .tar.gz, .tgz or .zip; must not exist.

@@ -170,12 +170,12 @@ class Leases:
             return int(connection.execute(query).scalar_one())
 
     @repeated
-    def stalled(self) -> set[int]:
-        """Numbers of the trials whose last attempts finished no new epoch."""
+    def stalled(self) -> dict[int, int]:
+        """Trial -> attempts in a row that finished no new epoch, for trials that have any."""
         table = tables.leases
-        query = select(table.c.trial).where(table.c.study == self._study, table.c.stalled > 0)
+        query = select(table.c.trial, table.c.stalled).where(table.c.study == self._study, table.c.stalled > 0)
         with transaction(self._engine) as connection:
-            return set(connection.execute(query).scalars())
+            return {row.trial: row.stalled for row in connection.execute(query)}
 
     def seconds_left(self, number: int) -> float:
         """Seconds until the trial's lease runs out, negative afterwards; 0 if nobody holds it."""

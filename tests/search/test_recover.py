@@ -83,8 +83,9 @@ def test_third_attempt_without_an_epoch_fails_the_trial_if_others_progress(open_
     claim(session, "here:2:b")  # another trial: the stalled one comes last
     session.leases.renew(1, 1, epoch=1, duration_s=100.0)
     kill(session, "here:3:c")
+    session.study.tell(1, 0.5)  # the last attempt is alone
     kill(session, "here:4:d")
-    assert [trial.state.name for trial in session.trials()] == ["FAIL", "RUNNING"]
+    assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE"]
     assert session.trials()[0].user_attrs["error"] == f"3 attempts in a row finished no epoch: {KILLED}"
 
 
@@ -101,9 +102,10 @@ def test_progress_before_the_first_return_blames_no_trial(open_tiny: Open) -> No
     session = open_tiny(n_trials=2)
     claim(session, "here:1:a")
     session.leases.renew(0, 1, epoch=9, duration_s=100.0)
+    session.study.tell(0, 0.5)
     for name in ("here:2:b", "here:3:c", "here:4:d"):
         kill(session, name)
-    assert [trial.state.name for trial in session.trials()] == ["RUNNING", "WAITING"]
+    assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "WAITING"]
 
 
 def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) -> None:

@@ -29,7 +29,7 @@ from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.session import Session
 from attnsearch.search.study import RETURNED
-from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
+from attnsearch.search.worker import Claim, OpenData, claim_next, run_claim, run_worker
 from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
 from tests.search.studies import ON_EACH_DATABASE
@@ -127,7 +127,7 @@ def test_fault_that_is_not_the_settings_returns_the_trial(
     (trial,) = session.trials()
     assert trial.state == TrialState.WAITING
     assert re.search(words, trial.user_attrs[RETURNED]["reason"])
-    assert session.leases.stalled() == {0}
+    assert session.leases.stalled() == {0: 1}
 
 
 def test_faults_between_epochs_are_forgiven(open_tiny: Open, play: Callable[[Run], None]) -> None:
@@ -164,6 +164,29 @@ def test_trial_whose_every_attempt_faults_fails_after_three_while_others_run(
     work(session)
     assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert "device-side assert" in session.trials()[0].user_attrs["error"]
+
+
+def test_last_attempt_before_a_trial_is_blamed_is_alone(open_tiny: Open) -> None:
+    session = open_tiny(n_trials=2)
+    stall(session, claim_of(session, "here:1:a"))
+    other = claim_of(session, "here:2:b")
+    stall(session, claim_of(session, "here:3:c"))
+    assert session.leases.stalled() == {0: 2}
+    assert claim_next(session, Worker("here:4:d", None), started_at=0.0) == "wait"
+    session.study.tell(other.trial, 0.5)
+    assert claim_of(session, "here:4:d").trial.number == 0
+
+
+def stall(session: Session, claim: Claim) -> None:
+    """Returns a trial that has finished no epoch."""
+    session.leases.release(claim.trial.number, claim.attempt, stalled=True)
+    session.return_to_waiting(claim.trial)
+
+
+def claim_of(session: Session, name: str) -> Claim:
+    claim = claim_next(session, Worker(name, None), started_at=0.0)
+    assert not isinstance(claim, str)
+    return claim
 
 
 def test_drawn_values_that_do_not_fit_together_fail_their_trial_alone(

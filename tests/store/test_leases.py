@@ -63,7 +63,7 @@ def test_epochs_and_stalled_trials_of_a_study_are_counted(leases: Leases, engine
         leases.renew(number, attempt, epoch=epoch, duration_s=300)
         leases.release(number, attempt, stalled=True)
     assert (leases.n_epochs(), leases.n_epochs(without=8)) == (10, 4)
-    assert leases.stalled() == {7}
+    assert leases.stalled() == {7: 1}
 
 
 def test_same_trial_number_of_another_study_is_another_trial(leases: Leases, engine: Engine) -> None:
