@@ -104,15 +104,16 @@ class Chaos:
                 return
 
     def send_signal(self, search: subprocess.Popen[bytes]) -> bool:
-        """Whether there was a process to send one to."""
-        workers = children(search.pid)
-        victim = self.rng.choice([search.pid, *workers, *workers])
-        number = self.rng.choice(SIGNALS)
-        if search.poll() is not None:
+        """Whether there was a process to send one to; two of three go to a worker."""
+        who, number = self.rng.choice(["search", "worker", "worker"]), self.rng.choice(SIGNALS)
+        if who == "worker":
+            wait_for(lambda: True if children(search.pid) or search.poll() is not None else None)
+        victims = children(search.pid) if who == "worker" else [search.pid]
+        if search.poll() is not None or not victims:
             return False
+        victim = self.rng.choice(victims)
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, number)
-            who = "search" if victim == search.pid else "worker"
             self.counts[f"{number.name} to a {who}"] += 1
             print(f"    {number.name} to the {who} {victim}", flush=True)
             if number == signal.SIGSTOP:
