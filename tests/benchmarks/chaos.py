@@ -294,6 +294,7 @@ def main() -> int:
     parser.add_argument("--signals", type=int, default=50)
     parser.add_argument("--only", choices=("signals", "devices", "disks", "restarts"))
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore it, and its children
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "hook").mkdir()
