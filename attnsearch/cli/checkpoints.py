@@ -10,7 +10,6 @@ from attnsearch.cli.found import find_run, open_study
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import ConfigError
 from attnsearch.search.study import best_trials
-from attnsearch.store.damage import database_content_errors
 from attnsearch.store.layout import StudyLayout
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def best_number(layout: StudyLayout, storage: str | None) -> int:
     if not layout.study_yaml.exists():
         return 0
     session = open_study(layout, storage)
-    with database_content_errors(session.database.url):
-        best = best_trials(session.study, session.loaded.study, k=1)
+    best = best_trials(session.study, session.loaded.study, k=1)
     if not best:
         raise ConfigError(f"study {layout.study!r} has no complete trial yet; name one with --trial")
     return best[0].number

@@ -8,7 +8,7 @@ from attnsearch.config.faults import near
 from attnsearch.config.load import load_stored_study
 from attnsearch.errors import ConfigError
 from attnsearch.search.session import Session, open_session
-from attnsearch.search.trials import reader_url
+from attnsearch.search.trials import reader_url, rows_of
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
@@ -120,7 +120,9 @@ def open_study(layout: StudyLayout, storage: str | None) -> Session:
     """
     loaded, url = load_stored_study(layout.study_yaml), reader_url(layout, storage)
     with database_content_errors(url):
-        return open_session(loaded, layout, url)
+        session = open_session(loaded, layout, url)
+    rows_of(session.study, url)  # so that no command meets a damaged trial half-way
+    return session
 
 
 def _none_in(root: Path) -> str:

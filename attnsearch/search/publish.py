@@ -20,7 +20,6 @@ from attnsearch.search.session import Session
 from attnsearch.search.staging import discard_staged, finish_staging, put_in_place, staged, staged_names, start_staging
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.damage import database_content_errors
 from attnsearch.store.files import atomic_path, atomic_write, disk_errors, locked, real_path
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.manifest import FORMAT, read_manifest
@@ -194,9 +193,8 @@ def removable(session: Session) -> list[RemovableFile]:
     A trial that another study of the experiment has as its teacher, or starts from, stays as well.
     """
     config = session.loaded.study
-    with database_content_errors(session.database.url):
-        trials = session.trials()
-        best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
+    trials = session.trials()
+    best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
     manifest = read_manifest(session.layout)
     published = {one["trial"] for one in manifest["sets"]} if manifest is not None else set()
     unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
