@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from attnsearch.device import worker_gpus
-from attnsearch.errors import AttnSearchError, ConfigError, SearchStopped, StoreError
+from attnsearch.errors import ConfigError, SearchStopped, StoreError
 from attnsearch.search.processes import WorkerProcess, ask_to_stop, end, is_dead, kill, signals_held, start_worker
 from attnsearch.search.recover import recover
 from attnsearch.search.session import Session
@@ -18,8 +18,11 @@ RECOVER_EVERY_S = 5.0
 STOP_GRACE_S = 60.0
 PAUSES_S = (1.0, 5.0, 30.0)
 """Before an ended worker is replaced, by the number of workers before it that ended without progress."""
-DONE, MISUSED, TRANSIENT, STOPPED = 0, 2, 75, 130
-"""Exit codes of a worker: nothing left to do, a fault in what the user wrote, one that may pass, asked to stop."""
+DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
+"""Exit codes of a worker: nothing left to do, a fault that stays, one in what the user wrote, asked to stop.
+
+Any other is a fault that may pass, and so is a code without a word: Python itself ends so at its start.
+"""
 
 
 @dataclass
@@ -113,9 +116,10 @@ class Crew:
 
     def _look_after(self, worker: WorkerProcess, code: int) -> None:
         """Plans the replacement of a worker that ended early."""
-        reason = _reason(worker, code)
-        if code > 0 and code not in (TRANSIENT, STOPPED):
-            raise _error(reason, code)
+        said = worker.last_words()
+        if said and code in (FAILED, MISUSED):
+            raise ConfigError(said) if code == MISUSED else StoreError(said)
+        reason = said or _reason(worker, code)
         now = time.monotonic()
         if code != STOPPED:
             n_epochs = self.session.leases.n_epochs()
@@ -148,14 +152,7 @@ class Crew:
 
 
 def _reason(worker: WorkerProcess, code: int) -> str:
-    """Why a worker ended before the study was over, in one line."""
+    """Why a worker ended that said nothing, in one line."""
     if code < 0:
         return f"killed by signal {-code}"
-    if code == STOPPED:
-        return "asked to stop"
-    return worker.last_words() or f"exit code {code}, see {worker.log.name}"
-
-
-def _error(reason: str, code: int) -> AttnSearchError:
-    """The error that a worker reported, as a kind with the same exit code."""
-    return ConfigError(reason) if code == MISUSED else StoreError(reason)
+    return "asked to stop" if code == STOPPED else f"exit code {code}, see {worker.log.name}"

@@ -100,9 +100,9 @@ def interrupts() -> Iterator[None]:
 class PlayedWorker:
     """A process with a known exit code; None runs for ever."""
 
-    def __init__(self, index: int, code: int | None, log: Path) -> None:
+    def __init__(self, index: int, code: int | None, log: Path, words: str) -> None:
         self.index, self.log, self.started_at = index, log.open("a"), time.monotonic()
-        self._code = code
+        self._code, self._words = code, words
         self.popen = self
 
     def poll(self) -> int | None:
@@ -115,20 +115,20 @@ class PlayedWorker:
         return self._code
 
     def last_words(self) -> str:
-        return "data.root: no such folder"
+        return self._words
 
     def close(self) -> None:
         self.log.close()
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[list[int | None]], list[PlayedWorker]]]:
-    """Workers that end with these codes, in the order of their starts; returns those that were started."""
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., list[PlayedWorker]]]:
+    """Workers that end with these codes and words, in the order of their starts; returns those that were started."""
     started: list[PlayedWorker] = []
 
-    def install(codes: list[int | None]) -> list[PlayedWorker]:
+    def install(codes: list[int | None], words: str = "data.root: no such folder") -> list[PlayedWorker]:
         def start(layout: object, url: str, index: int, **_settings: Any) -> PlayedWorker:
-            started.append(PlayedWorker(index, codes[len(started)], tmp_path / "worker.log"))
+            started.append(PlayedWorker(index, codes[len(started)], tmp_path / "worker.log", words))
             return started[-1]
 
         monkeypatch.setattr(crew, "start_worker", start)

@@ -38,11 +38,14 @@ def watch(crew: Crew, clock: list[float]) -> None:
         clock[0] += 1.0
 
 
-@pytest.mark.parametrize("code", [-9, 75, 130])
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(-9, ""), (75, "CUDA error: unknown error"), (130, ""), (1, "")],  # the last: a signal before Python was ready
+)
 def test_worker_that_ended_early_is_replaced_after_a_pause(
-    open_tiny: Open, play: Any, clock: list[float], code: int
+    open_tiny: Open, play: Any, clock: list[float], code: int, words: str
 ) -> None:
-    started = play([code, None])
+    started = play([code, None], words)
     crew = crew_of(open_tiny())
     assert crew.is_working()
     assert len(started) == 1
