@@ -36,8 +36,8 @@ def test_no_page_on_damaged_results_fails_without_a_reason(built: Built, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["databases", "files"])
 def test_no_reader_of_damaged_results_ends_in_a_raw_exception(tmp_path: Path, kind: str) -> None:
-    tally = fuzz(kind, range(100, 106), tmp_path)
-    assert (tally.n_damaged, tally.faults) == (6, [])
+    tally = fuzz(kind, range(100, 103), tmp_path)
+    assert (tally.n_damaged, tally.faults) == (3, [])
 
 
 @pytest.fixture
