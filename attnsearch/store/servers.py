@@ -28,6 +28,8 @@ _RETRY_S = (0.2, 5.0)
 _MAX_LOSSES = 10
 _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 """A network that swallows packets is noticed within a minute."""
+_CLOSING = ("08", "57P01", "57P02", "57P03")
+"""PostgreSQL's error codes of connections that fail, and of a server that shuts down, has crashed or starts up."""
 #: What a server, or the look-up of its name, says where waiting does not help.
 _REFUSAL = re.compile(
     r"authentication failed|does not exist|no pg_hba\.conf entry|no password supplied|permission denied"
@@ -150,12 +152,17 @@ def wait_for_server(url: str, *, patience_s: float) -> None:
 
 
 def raise_lost_connections(engine: Engine) -> None:
-    """Makes a connection that breaks during a transaction a `ConnectionLost`, through Optuna too."""
+    """Makes a connection that breaks during a transaction a `ConnectionLost`, through Optuna too.
+
+    A server that shuts down says so before it closes the connection, which the driver then still takes for whole.
+    """
 
     @event.listens_for(engine, "handle_error")
     def _on_error(context: ExceptionContext) -> None:
+        cause = context.original_exception
+        if str(getattr(cause, "sqlstate", None)).startswith(_CLOSING):
+            context.is_disconnect = True
         if context.is_disconnect and not context.is_pre_ping:
-            cause = context.original_exception
             raise ConnectionLost(f"the connection to the database was lost ({_reason(cause)})") from cause
 
 

@@ -99,7 +99,7 @@ class Chaos:
                 n_signals -= self.send_signal(search)
                 if search.poll():
                     search = self.start_again(harmed, search)
-            self.end(harmed, search)
+            self.end(harmed, search, n_starts=5)
             if not n_signals:
                 return
 
@@ -126,7 +126,8 @@ class Chaos:
 
     def start_again(self, harmed: Harmed, search: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         self.counts["starts after an end"] += 1
-        print(f"    the search ended with {search.returncode} and is started again", flush=True)
+        said = f" ({last_line(harmed)})" if search.returncode == 1 else ""
+        print(f"    the search ended with {search.returncode}{said} and is started again", flush=True)
         return harmed.start()
 
     def devices(self, n_errors: int) -> None:
@@ -152,7 +153,7 @@ class Chaos:
                 self.at_random_epoch(harmed)
                 fill(folder / "results/filler")
                 code = search.wait(timeout=300)
-                said = (folder / "search.log").read_text().strip().splitlines()[-1]
+                said = last_line(harmed)
                 print(f"    full disk, the search ended with {code}: {said}", flush=True)
                 if code != 1 or str(folder / "results") not in said or not re.search("full|No space left", said):
                     self.faults.append(f"full disk: exit code {code}, {said!r}")
@@ -182,13 +183,12 @@ class Chaos:
         floor = self.rng.randrange(1, N_EPOCHS - 2)
         wait_for(lambda: True if any(epoch >= floor for _, epoch, _ in harmed.held()) else None)
 
-    def end(self, harmed: Harmed, search: subprocess.Popen[bytes]) -> None:
-        """Waits for the end of a study, starting its search again where a signal has ended it, and checks it."""
-        for _ in range(5):
+    def end(self, harmed: Harmed, search: subprocess.Popen[bytes], *, n_starts: int = 1) -> None:
+        """Waits for the end of a study and checks it; a search that a signal has ended may start again."""
+        code = search.wait(timeout=900)
+        while code and n_starts > 1:
+            search, n_starts = self.start_again(harmed, search), n_starts - 1
             code = search.wait(timeout=900)
-            if code == 0:
-                break
-            search = self.start_again(harmed, search)
         found = [f"exit code {code}"] if code else []
         found += [*harmed.faults(), *left_over(harmed), *self.epoch_faults(harmed)]
         self.faults += [f"{harmed.name}: {fault}" for fault in found]
@@ -223,6 +223,11 @@ def same_numbers(frame: pd.DataFrame, other: pd.DataFrame) -> bool:
 def left_over(harmed: Harmed) -> list[str]:
     """Resume checkpoints of finished trials; `Harmed.faults` looks for temporary files."""
     return [f"left over: {path.name}" for path in harmed.layout.study_dir.rglob("resume.*.pt")]
+
+
+def last_line(harmed: Harmed) -> str:
+    """What the search said at its end."""
+    return (harmed.folder / "search.log").read_text().strip().splitlines()[-1]
 
 
 def n_logged(harmed: Harmed) -> int:

@@ -145,6 +145,22 @@ def test_broken_transaction_says_so(postgres_url: str, postgres_server: Postgres
     engine.dispose()
 
 
+@pytest.mark.parametrize("code", ["57P01", "57P02", "08006"])
+def test_last_words_of_a_server_that_shuts_down_are_a_lost_connection(postgres_url: str, code: str) -> None:
+    engine = open_writer(postgres_url)
+    said = text(f"DO $$ BEGIN RAISE EXCEPTION 'terminating connection' USING ERRCODE = '{code}'; END $$")
+    before = backend_pid(engine)
+    with pytest.raises(ConnectionLost, match="terminating connection"), transaction(engine) as connection:
+        connection.execute(said)
+    assert backend_pid(engine) != before  # such a connection is not used again
+    engine.dispose()
+
+
+def backend_pid(engine: Engine) -> int:
+    with transaction(engine) as connection:
+        return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
 def test_restart_between_two_transactions_goes_unnoticed(postgres_url: str, postgres_server: PostgresServer) -> None:
     engine = open_writer(postgres_url)
     for _ in range(2):
