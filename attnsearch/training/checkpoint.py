@@ -7,6 +7,7 @@ other order the weights of the best epoch could be overwritten by those of an ep
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 import zipfile
@@ -19,7 +20,7 @@ import torch
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.declared_sizes import check_declared_sizes
 from attnsearch.models.kept import read_kept, write_kept
-from attnsearch.store.files import atomic_path, disk_errors
+from attnsearch.store.files import atomic_path, disk_errors, explain_os_error
 from attnsearch.training.loop import Run
 from attnsearch.training.trial import Trial
 from attnsearch.types import EpochRecord
@@ -104,14 +105,22 @@ def read_resume(trial: Trial) -> Resume | None:
 
 
 def _load(path: Path) -> dict[str, Any] | None:
-    """The content, or None of a broken file; torch itself does not compare checksums."""
+    """The content, or None of a broken file; torch itself does not compare checksums.
+
+    Raises:
+        StoreError: the disk or the system refuses; the file may be whole, and its epochs are not trained again.
+    """
     try:
         check_declared_sizes(path)
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # an offset that no file has, as damaged archives name them
+            return None
+        raise explain_os_error(error, path) from error
+    except (ConfigError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         return None
     return content if isinstance(content, dict) and content.get("format") == _FORMAT else None
 

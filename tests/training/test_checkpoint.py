@@ -14,7 +14,7 @@ import torch
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.models.kept import read_kept
 from attnsearch.models.weights import read_checkpoint
 from attnsearch.store.layout import TrialLayout
@@ -107,6 +107,17 @@ def test_a_broken_newest_falls_back_to_the_one_before(
     assert "resume.2.pt is broken and is passed over" in layout.log.read_text()
     assert list(layout.resumes()) == [3]
     assert_same_weights(folder, finished)
+
+
+def test_a_disk_that_does_not_answer_costs_no_epoch(
+    folder: Path, config: ExperimentConfig, data: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_settings: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.torch, "load", refuse)
+    with pytest.raises(TransientStoreError, match=r"resume\.1\.pt: Input/output error"):
+        fit(config, RecordingContext(folder), data=data)
 
 
 def test_a_kept_checkpoint_that_was_not_written_is_made_from_the_resume_checkpoint(
