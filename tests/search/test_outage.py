@@ -17,7 +17,7 @@ from attnsearch.types import EpochRecord
 from tests.postgres import PostgresServer
 
 Open = Callable[..., Session]
-pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["postgresql"], indirect=True)]
 
 
 def record(epoch: int) -> EpochRecord:

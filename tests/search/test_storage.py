@@ -82,6 +82,7 @@ def test_start_after_one_that_was_killed_between_our_tables_and_optunas(tmp_path
     assert start(default_url(layout), "hunt")
 
 
+@pytest.mark.slow
 @ON_EACH_DATABASE
 def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend: str, tmp_path: Path) -> None:
     session = open_tiny(n_trials=4)
