@@ -22,7 +22,7 @@ from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.files import atomic_path, atomic_write, disk_errors, locked, real_path
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
-from attnsearch.store.manifest import FORMAT, read_manifest
+from attnsearch.store.manifest import read_manifest
 from attnsearch.store.records import read_csv, write_scores
 from attnsearch.store.retention import RemovableFile, plan_removal
 from attnsearch.store.scores import has_scores, read_scores
@@ -93,7 +93,7 @@ def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> 
     if names is None:
         start_staging(layout)
         apart = [replace(one, target=staged(layout, one.target)) for one in chosen]
-        names = finish_staging(layout, wanted, _write_sets(layout, apart, data), format=FORMAT)
+        names = finish_staging(layout, wanted, _write_sets(layout, apart, data))
     return put_in_place(layout, names)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from attnsearch.store.files import atomic_write, disk_errors, make_folder
 from attnsearch.store.layout import PublishedLayout, StudyLayout
+from attnsearch.store.manifest import FORMAT
 
 
 def staged(layout: StudyLayout, target: PublishedLayout) -> PublishedLayout:
@@ -25,16 +26,14 @@ def start_staging(layout: StudyLayout) -> None:
     make_folder(layout.staging)
 
 
-def finish_staging(
-    layout: StudyLayout, sets: Sequence[dict[str, Any]], files: Sequence[Path], *, format: int
-) -> list[str]:
+def finish_staging(layout: StudyLayout, sets: Sequence[dict[str, Any]], files: Sequence[Path]) -> list[str]:
     """Writes the manifest of complete files; from here on a publication that is cut off needs no second evaluation.
 
     Returns:
         The names of the files in the experiment's folder.
     """
     names = [path.relative_to(layout.staging).as_posix() for path in files]
-    about = {"format": format, "study": layout.study, "sets": list(sets), "files": names}
+    about = {"format": FORMAT, "study": layout.study, "sets": list(sets), "files": names}
     atomic_write(layout.staged_json, json.dumps(about, indent=1) + "\n")
     return names
 

@@ -154,7 +154,7 @@ def wait_for_server(url: str, *, patience_s: float) -> None:
 def raise_lost_connections(engine: Engine) -> None:
     """Makes a connection that breaks during a transaction a `ConnectionLost`, through Optuna too.
 
-    A server that shuts down says so before it closes the connection, which the driver then still takes for whole.
+    A server that shuts down announces it before it closes the connection, which the driver then still takes for whole.
     """
 
     @event.listens_for(engine, "handle_error")

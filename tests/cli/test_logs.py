@@ -15,14 +15,19 @@ from attnsearch.cli.logs import logging_to_stderr
 class FullDisk(io.StringIO):
     """The log of a worker whose disk is full."""
 
+    refused = ""
+
     def write(self, text: str) -> int:
+        self.refused += text
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_log_on_a_full_disk_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", FullDisk())
+    log = FullDisk()
+    monkeypatch.setattr(sys, "stderr", log)
     with logging_to_stderr():
         logging.getLogger("attnsearch.search").warning("trial 3 goes back to waiting")
+    assert "trial 3 goes back to waiting" in log.refused
 
 
 def test_log_is_lines_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,7 @@ def test_a_signal_that_a_script_ignores_stays_ignored() -> None:
     try:
         with interruptible():
             signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -13,11 +13,12 @@ import pytest
 
 import attnsearch.search.publish as module
 from attnsearch.config.load import with_settings
-from attnsearch.search.publish import FORMAT, Chosen, note_look, publish_study, removable
+from attnsearch.search.publish import Chosen, note_look, publish_study, removable
 from attnsearch.search.session import Session
 from attnsearch.search.supervisor import study_file
 from attnsearch.store.files import atomic_write
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.manifest import FORMAT
 from tests.search.studies import loaded_study
 
 Open = Callable[..., Session]

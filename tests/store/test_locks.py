@@ -52,12 +52,15 @@ def test_study_on_a_server_is_locked_from_whatever_folder(server_engine: Engine,
         pass
 
 
-def test_studies_of_one_server_are_locked_apart(server_engine: Engine, tmp_path: Path) -> None:
+def test_studies_of_one_server_are_locked_apart(
+    server_engine: Engine, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    held = sql.SQL("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
     with (
         study_lock(server_engine, "uuid", file=tmp_path / "ask.lock"),
         study_lock(server_engine, "another", file=tmp_path / "ask.lock", timeout_s=0.05),
     ):
-        pass
+        assert postgres_server.execute(held) == [(2,)]
 
 
 def test_lock_ends_with_the_block_that_fails(url: str) -> None:
