@@ -13,7 +13,7 @@ from attnsearch import __version__
 from attnsearch.cli import app, main
 from attnsearch.config.load import names
 from attnsearch.errors import StoreError
-from attnsearch.search.session import only_runner
+from attnsearch.search.handle import only_runner
 from attnsearch.store.layout import StudyLayout
 from tests.conftest import TINY
 

@@ -13,12 +13,20 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from attnsearch.cli.live import LineView, build_table, headline
-from attnsearch.cli.output import duration, number, size
-from attnsearch.cli.progress import Snapshot, TrialView, Watcher, epochs_left, view_trials
-from attnsearch.cli.stopping import StopRequest, signals_to
-from attnsearch.search.session import Session
-from attnsearch.store.records import write_epochs
+from attnsearch.cli._console import duration, number, size
+from attnsearch.cli._progress import (
+    LineView,
+    Snapshot,
+    TrialView,
+    Watcher,
+    build_table,
+    epochs_left,
+    headline,
+    view_trials,
+)
+from attnsearch.cli._signals import StopRequest, signals_to
+from attnsearch.search.handle import StudyHandle
+from attnsearch.store.epochs import write_epochs
 from attnsearch.types import EpochRecord
 from tests.search.conftest import backend, empty_database, make_database, open_tiny
 
@@ -103,7 +111,7 @@ def test_end_of_a_trial_is_a_line_with_the_progress(caplog: pytest.LogCaptureFix
     )
 
 
-def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., Session]) -> None:
+def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., StudyHandle]) -> None:
     session = open_tiny()
     for accuracies in ((0.25, 0.75, 0.5), (0.5,)):
         trial = session.study.ask()
@@ -122,7 +130,7 @@ def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., Ses
     assert views[2].seconds == 9.5
 
 
-def test_view_of_a_loss_shows_the_smallest(open_tiny: Callable[..., Session]) -> None:
+def test_view_of_a_loss_shows_the_smallest(open_tiny: Callable[..., StudyHandle]) -> None:
     session = open_tiny(monitor="val/loss", objectives={"val/loss": "minimize"})
     trial = session.study.ask()
     records = [replace(validation(epoch, 0.5), loss=loss) for epoch, loss in ((1, 0.4), (2, 0.9))]
@@ -130,7 +138,7 @@ def test_view_of_a_loss_shows_the_smallest(open_tiny: Callable[..., Session]) ->
     assert view_trials(session)[0].value == 0.4
 
 
-def test_time_left_follows_the_epochs_of_this_run(open_tiny: Callable[..., Session]) -> None:
+def test_time_left_follows_the_epochs_of_this_run(open_tiny: Callable[..., StudyHandle]) -> None:
     session, clock, shown = open_tiny(n_trials=2), Clock(), list[Snapshot]()
     watcher = Watcher(shown.append, every_s=1.0, clock=clock)
     trial = session.study.ask()
@@ -150,7 +158,7 @@ def test_watcher_has_nothing_to_refresh_before_the_first_tick() -> None:
     assert shown == []
 
 
-def test_waiting_trials_take_no_time(open_tiny: Callable[..., Session]) -> None:
+def test_waiting_trials_take_no_time(open_tiny: Callable[..., StudyHandle]) -> None:
     session = open_tiny(enqueue=[{"train.optimizer.lr": 1e-3}])
     assert [(view.state, view.seconds) for view in view_trials(session)] == [("waiting", 0.0)]
     assert session.trials(TrialState.WAITING)

@@ -64,7 +64,7 @@ def test_only_the_wanted_pictures_are_opened(
         opened.append(path)
         return Image.new("RGB", (48, 48))
 
-    monkeypatch.setattr("attnsearch.evaluation.figures.subjects.open_upright", counted)
+    monkeypatch.setattr("attnsearch.figures.explanation.open_upright", counted)
     assert visualize(finished_run, tmp_path, "--per-class", "1") == 0
     assert len(opened) == 2
 

@@ -11,11 +11,11 @@ import typer
 from attnsearch import types
 from attnsearch.cli.app import app
 from attnsearch.config import experiment, study
+from attnsearch.config.base import members, tag_of
 from attnsearch.config.experiment import OptimizerSettings, TrainSettings
 from attnsearch.config.load import load_experiment, load_study, names
-from attnsearch.config.models import ModelConfig
+from attnsearch.config.model import ModelConfig
 from attnsearch.config.reference import reference
-from attnsearch.config.schema import members, tag_of
 from attnsearch.models import build_model
 from attnsearch.types import EPOCH_METRICS, METRICS
 from tests.documents import ROOT, blocks, commands, run_example, undocumented

@@ -14,15 +14,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = {
     **dict.fromkeys(("types", "errors", "geometry"), 0),
-    **dict.fromkeys(("config", "device"), 1),
-    **dict.fromkeys(("data", "models", "metrics", "store"), 2),
-    **dict.fromkeys(("training", "evaluation"), 3),
-    "search": 4,
-    "explorer": 5,
-    "cli": 6,
-    "__main__": 7,
+    **dict.fromkeys(("device", "files", "metrics", "progress"), 1),
+    "config": 2,
+    **dict.fromkeys(("data", "models", "store"), 3),
+    "figures": 4,
+    **dict.fromkeys(("training", "evaluation"), 5),
+    "search": 6,
+    "results": 7,
+    "explorer": 8,
+    "report": 9,
+    "cli": 10,
+    "__main__": 11,
 }
-TORCH_FREE = ("types", "errors", "geometry", "config", "device", "store", "search.trials", "explorer", "cli")
+TORCH_FREE = (
+    *("types", "errors", "geometry", "files", "progress", "config", "device", "store", "search.trials"),
+    *("results", "report", "explorer", "cli"),
+)
 TORCH = ("torch", "torchvision", "timm", "safetensors")
 
 

@@ -11,18 +11,19 @@ import typer
 
 from attnsearch import __version__
 from attnsearch.cli import data, quality, reading, running, weights
-from attnsearch.cli.dashboard import dashboard
-from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
-from attnsearch.cli.logs import logging_to_stderr, records_redacted
-from attnsearch.cli.output import (
+from attnsearch.cli._console import (
     libraries_to_stderr,
+    logging_to_stderr,
     print_line,
+    records_redacted,
     report_error,
     report_interruption,
     report_unexpected,
 )
+from attnsearch.cli._signals import interruptible
+from attnsearch.cli.dashboard import dashboard
+from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.report import report
-from attnsearch.cli.stopping import interruptible
 from attnsearch.cli.visualize import visualize
 from attnsearch.errors import AttnSearchError
 

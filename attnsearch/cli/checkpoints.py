@@ -13,7 +13,7 @@ from attnsearch.search.study import best_trials
 from attnsearch.store.layout import StudyLayout
 
 if TYPE_CHECKING:
-    from attnsearch.models.imports import Family
+    from attnsearch.models.convert import Family
 
 _EPOCH = re.compile(r"_best_epoch(\d+)")
 
@@ -81,8 +81,8 @@ def import_file(
     """
     from attnsearch.data import build_tables  # these import torch
     from attnsearch.models import build_model
-    from attnsearch.models.imports import import_checkpoint
-    from attnsearch.models.kept import write_kept
+    from attnsearch.models.checkpoint import write_model_checkpoint
+    from attnsearch.models.convert import import_checkpoint
     from attnsearch.models.weights import load_into
 
     if not path.is_file():
@@ -95,7 +95,7 @@ def import_file(
     model = build_model(experiment.model, len(names), load_weights=False)
     load_into(model, state, str(path))
     epoch = _EPOCH.search(path.name)
-    write_kept(
+    write_model_checkpoint(
         to,
         model,
         config=experiment,
@@ -114,12 +114,12 @@ def export_file(kept: Path, to: Path) -> None:
         ConfigError: not a checkpoint of an INTR, or the target exists.
         StoreError: the disk refuses.
     """
-    from attnsearch.models.imports import export_intr  # imports torch
-    from attnsearch.models.kept import read_kept
+    from attnsearch.models.checkpoint import read_model_checkpoint
+    from attnsearch.models.convert import export_intr  # imports torch
 
     if to.exists():
         raise ConfigError(f"{to} exists already; choose another file")
-    export_intr(read_kept(kept).build_model(), to)
+    export_intr(read_model_checkpoint(kept).build_model(), to)
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

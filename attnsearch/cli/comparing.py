@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnsearch.cli.faithfulness import Target, find_target
+from attnsearch.cli._console import number, print_json, print_line, print_table
+from attnsearch.cli.faithfulness import ScoringTarget, find_target
 from attnsearch.cli.found import runs_in
 from attnsearch.cli.listing import MIN_ALPHA
-from attnsearch.cli.output import number, print_json, print_line, print_table
 from attnsearch.errors import ConfigError
-from attnsearch.store.scores import has_scores, read_scores
+from attnsearch.store.image_scores import has_scores, read_scores
 from attnsearch.types import better_direction
 
 if TYPE_CHECKING:
-    from attnsearch.evaluation.compare import Comparison, Entry
+    from attnsearch.evaluation.compare import Comparison, ScoredTrial
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def compare_trials(sources: Sequence[str], metrics: Sequence[str], *, name: str,
     return Compared(found, (*notes, *_raw(found), *_reliability(found)), tuple(files))
 
 
-def _targets(source: str, root: Path, at_least: int) -> Iterable[Target]:
+def _targets(source: str, root: Path, at_least: int) -> Iterable[ScoringTarget]:
     """`STUDY` is its published trial; `STUDY:1,2` are the trials 1 and 2, on validation; or an experiment's studies.
 
     Studies of an experiment that are not scored are left out, unless fewer than `at_least` remain.
@@ -65,9 +65,9 @@ def _targets(source: str, root: Path, at_least: int) -> Iterable[Target]:
     return [find_target(study, int(part), root) for part in numbers.split(",")]
 
 
-def _entry(target: Target, others: Sequence[Target]) -> Entry:
+def _entry(target: ScoringTarget, others: Sequence[ScoringTarget]) -> ScoredTrial:
     """Named by its study, and by more where that does not tell the trials apart."""
-    from attnsearch.evaluation.compare import Entry
+    from attnsearch.evaluation.compare import ScoredTrial
 
     same_name = [one for one in others if one.layout.study == target.layout.study]
     label = target.layout.study
@@ -84,7 +84,7 @@ def _entry(target: Target, others: Sequence[Target]) -> Entry:
             f"trial {target.number} of {target.layout.study!r} has no scores on {target.split}; "
             f"run `attnsearch faithfulness {target.layout.study}{trial}`"
         )
-    return Entry(label, read_scores(target.scores))
+    return ScoredTrial(label, read_scores(target.scores))
 
 
 def _raw(found: Comparison) -> list[str]:

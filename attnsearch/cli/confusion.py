@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli.checkpoints import best_number, kept_of
 from attnsearch.cli.found import find_run
-from attnsearch.cli.output import number, print_json, print_line, print_table
 from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.errors import ConfigError
-from attnsearch.store.files import atomic_write
+from attnsearch.files import atomic_write
 from attnsearch.store.layout import StudyLayout, TrialLayout
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
-    from attnsearch.evaluation.analysis import Analysis, MapRow, QueryRow
+    from attnsearch.evaluation.confusion import ConfusionReport, MapRow, QueryRow
 
 QUERIES = "query_embed.weight"
 """INTR's class queries, in its checkpoint."""
@@ -35,7 +35,7 @@ class Shown:
     layout: StudyLayout
     number: int
     split: Split
-    analysis: Analysis
+    analysis: ConfusionReport
     maps: tuple[MapRow, ...]
     queries: tuple[QueryRow, ...]
     files: tuple[Path, ...]
@@ -61,21 +61,20 @@ def analyse(
         StoreError: the disk refuses.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.analysis import analyse_predictions, describe_maps, similar_queries
-    from attnsearch.evaluation.predictions import predict_split
-    from attnsearch.models.kept import read_kept
-    from attnsearch.search.publish import note_look
+    from attnsearch.evaluation.confusion import analyse_predictions, describe_maps, predict_split, similar_queries
+    from attnsearch.models.checkpoint import read_model_checkpoint
+    from attnsearch.search.publish import log_test_evaluation
     from attnsearch.store.archive import read_archive
 
     layout = find_run(name, root)
     chosen = _chosen(layout, storage) if trial is None else trial
     files = layout.trial(chosen)
-    kept = read_kept(kept_of(layout, chosen))
+    kept = read_model_checkpoint(kept_of(layout, chosen))
     config = with_overrides(without_variables(kept.config), overrides)
     data = open_data(config.data)
     data.tables.of(split)
     if split == "test":
-        note_look(layout, chosen, kept.epoch, split)
+        log_test_evaluation(layout, chosen, kept.epoch, split)
     found = analyse_predictions(predict_split(config, kept.path, data, split))
     archive = files.archive(split)
     maps = describe_maps(read_archive(archive)) if archive.images.exists() and archive.maps.exists() else ()
@@ -102,7 +101,7 @@ def _chosen(layout: StudyLayout, storage: str | None) -> int:
     return best_number(layout, storage)
 
 
-def _write(found: Analysis, files: TrialLayout, split: Split) -> tuple[Path, ...]:
+def _write(found: ConfusionReport, files: TrialLayout, split: Split) -> tuple[Path, ...]:
     matrix, classes = files.confusion_csv(split), files.classes_csv(split)
     head = ["true class", *found.class_names]
     rows = [[name, *map(int, row)] for name, row in zip(found.class_names, found.matrix, strict=True)]

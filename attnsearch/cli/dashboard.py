@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, Storage
+from attnsearch.cli._options import RESULTS, Storage
 
 
 def dashboard(
@@ -20,10 +20,10 @@ def dashboard(
     storage: Storage = None,
 ) -> None:
     """Open studies, trials and attention maps in a browser, while a search runs or afterwards."""
+    from attnsearch.cli._console import print_line
     from attnsearch.cli.found import find_results
-    from attnsearch.cli.output import print_line
-    from attnsearch.explorer.library import find_experiments
     from attnsearch.explorer.server import open_server
+    from attnsearch.results.reader import find_experiments
 
     experiments = find_experiments(find_results(results, RESULTS))
     served = open_server(experiments, host=host, port=port, allow_edit=allow_edit, storage=storage)

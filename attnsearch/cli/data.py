@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from attnsearch.cli._console import print_json, print_line, print_table, report_error, size
+from attnsearch.cli._options import AsJson, Overrides
 from attnsearch.cli.exits import DONE, MISUSED
-from attnsearch.cli.options import AsJson, Overrides
-from attnsearch.cli.output import print_json, print_line, print_table, report_error, size
+from attnsearch.config.base import Settings
+from attnsearch.config.data import DataConfig, SyntheticData
+from attnsearch.config.load import load_experiment, names, overridden
+from attnsearch.errors import ConfigError
+
+CUB_LIST = "images.txt"
+
+
+class OnlyData(Settings):
+    """The part of an experiment that these verbs read."""
+
+    data: DataConfig
+
+
+def data_settings(data: str, overrides: Iterable[str]) -> DataConfig:
+    """What a config says, or what a folder looks like: CUB where it holds CUB's list of images.
+
+    Raises:
+        ConfigError: a wrong setting.
+    """
+    if data in names("configs") or data.endswith((".yaml", ".yml")):
+        return load_experiment(data, overrides=overrides).data
+    name = "cub" if Path(data, CUB_LIST).is_file() else "folder"
+    return _validated({"name": name, "root": data}, overrides)
+
+
+def synthetic_settings(overrides: Iterable[str]) -> SyntheticData:
+    """The synthetic data set under `data.key=value` overrides.
+
+    Raises:
+        ConfigError: a wrong setting, or another data set.
+    """
+    data = _validated({"name": "synthetic"}, overrides)
+    if not isinstance(data, SyntheticData):
+        raise ConfigError(f"command line: data.name: only synthetic data can be drawn, got {data.name!r}; leave it out")
+    return data
+
+
+def _validated(values: dict[str, str], overrides: Iterable[str]) -> DataConfig:
+    return overridden(OnlyData, {"data": values}, overrides).data
+
 
 app = typer.Typer(help="Make, check and organize data sets, and manage the cache of decoded pictures.")
 
@@ -21,8 +63,8 @@ Target = Annotated[Path, typer.Argument(help="A new folder.")]
 @app.command()
 def make(target: Target, overrides: Overrides = None) -> None:
     """Draw the synthetic birds into a folder, as JPEG files with masks of the parts that tell classes apart."""
-    from attnsearch.cli.datasets import synthetic_settings
-    from attnsearch.data.synthetic import make_synthetic
+    from attnsearch.cli.data import synthetic_settings
+    from attnsearch.data.synthetic.dataset import make_synthetic
 
     make_synthetic(synthetic_settings(overrides or ()), target)
     print_line(f"made {target}; use it with data.name=folder data.root={target}")
@@ -35,7 +77,7 @@ def check(
     as_json: AsJson = False,
 ) -> int:
     """Open every picture and list everything that is wrong with a data set."""
-    from attnsearch.cli.datasets import data_settings
+    from attnsearch.cli.data import data_settings
     from attnsearch.data.check import check_data
 
     problems = check_data(data_settings(data, overrides or ()))
@@ -62,7 +104,7 @@ def organize(
     link: Annotated[bool, typer.Option("--link", help="Hard links instead of copies.")] = False,
 ) -> None:
     """Sort CUB-200-2011 into train and test folders of class folders."""
-    from attnsearch.data.organize import organize_cub
+    from attnsearch.data.cub import organize_cub
 
     print_line(f"{organize_cub(source, target, link=link)} pictures in {target}")
 
@@ -73,7 +115,7 @@ def cache(
     as_json: AsJson = False,
 ) -> None:
     """Show or clear the decoded pictures and drawn birds."""
-    from attnsearch.data.cachedir import cache_dir, clear_cache, list_caches
+    from attnsearch.data.cache_dir import cache_dir, clear_cache, list_caches
 
     if clear:
         print_line(f"{size(clear_cache())} freed in {cache_dir()}")

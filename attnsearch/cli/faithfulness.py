@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli.checkpoints import kept_of
 from attnsearch.cli.found import find_run
-from attnsearch.cli.output import number, print_json, print_line, print_table
+from attnsearch.config.evaluation import FULL, FULL_N_IMAGES, ScoreSettings
 from attnsearch.config.load import with_overrides, with_settings, without_variables
-from attnsearch.config.scores import FULL, FULL_N_IMAGES, ScoreSettings
 from attnsearch.errors import ConfigError
+from attnsearch.store.image_scores import has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
-from attnsearch.store.scores import has_scores, read_scores
 from attnsearch.types import Split, better_direction
 
 if TYPE_CHECKING:
     from attnsearch.config.experiment import ExperimentConfig
-    from attnsearch.store.scores import ScoreTable
+    from attnsearch.store.image_scores import ScoreTable
 
 PREFIX = "evaluation.scores."
 MAX_MASKED_SCORE = 0.3
@@ -28,7 +28,7 @@ MAX_MASKED_SCORE = 0.3
 
 
 @dataclass(frozen=True)
-class Target:
+class ScoringTarget:
     """Whose saliency is scored: a trial, its archive, and where the scores go."""
 
     layout: StudyLayout
@@ -39,7 +39,7 @@ class Target:
     is_published: bool
 
 
-def find_target(name: str, trial: int | None, root: Path) -> Target:
+def find_target(name: str, trial: int | None, root: Path) -> ScoringTarget:
     """The published trial on its published split, or a named one on validation.
 
     Raises:
@@ -50,7 +50,7 @@ def find_target(name: str, trial: int | None, root: Path) -> Target:
     layout = find_run(name, root)
     if trial is not None:
         files = layout.trial(trial)
-        return Target(layout, trial, files.archive("val"), files.scores("val"), "val", is_published=False)
+        return ScoringTarget(layout, trial, files.archive("val"), files.scores("val"), "val", is_published=False)
     manifest = read_manifest(layout)
     if manifest is None:
         raise ConfigError(f"nothing is published of {layout.study!r} yet; name a trial with --trial")
@@ -58,7 +58,7 @@ def find_target(name: str, trial: int | None, root: Path) -> Target:
     published = layout.published(chosen["epoch"])
     split: Split = "test" if published.archive("test").images.exists() else "val"
     scores = layout.trial(chosen["trial"]).scores(split)
-    return Target(layout, chosen["trial"], published.archive(split), scores, split, is_published=True)
+    return ScoringTarget(layout, chosen["trial"], published.archive(split), scores, split, is_published=True)
 
 
 def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
@@ -68,7 +68,7 @@ def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
     return FULL.model_copy(update={**kept, "second_fill": second, "n_images": min(FULL_N_IMAGES, n_archived)})
 
 
-def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentConfig, ScoreTable]:
+def score_target(target: ScoringTarget, overrides: Iterable[str]) -> tuple[ExperimentConfig, ScoreTable]:
     """Scores a target, or reads the scores where they were made with the same settings.
 
     Args:
@@ -77,24 +77,24 @@ def score_target(target: Target, overrides: Iterable[str]) -> tuple[ExperimentCo
         ConfigError, DataError, StoreError: as `score_archive`.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.score import score_archive
-    from attnsearch.models.kept import read_kept
-    from attnsearch.search.publish import note_look
+    from attnsearch.evaluation.score_archive import score_archive
+    from attnsearch.models.checkpoint import read_model_checkpoint
+    from attnsearch.search.publish import log_test_evaluation
     from attnsearch.store.archive import read_archive
 
-    kept = read_kept(kept_of(target.layout, target.number))
+    kept = read_model_checkpoint(kept_of(target.layout, target.number))
     n_archived = len(read_archive(target.archive).image_ids)
     full = full_settings(kept.config.evaluation.scores, n_archived).model_dump(mode="json")
     base = with_settings(without_variables(kept.config), {f"{PREFIX}{key}": value for key, value in full.items()})
     config = with_overrides(base, _with_prefix(overrides))
     data = open_data(config.data)
     if target.split == "test":
-        note_look(target.layout, target.number, kept.epoch, target.split)
+        log_test_evaluation(target.layout, target.number, kept.epoch, target.split)
     thresholds = _thresholds(target)
     return config, score_archive(config, kept.path, data, target.archive, target.scores, iou_thresholds=thresholds)
 
 
-def _thresholds(target: Target) -> dict[str, float]:
+def _thresholds(target: ScoringTarget) -> dict[str, float]:
     """What the trial's validation scores chose for test images, which may not choose for themselves."""
     paths = target.layout.trial(target.number).scores("val")
     if target.split != "test" or not has_scores(paths):
@@ -106,7 +106,7 @@ def _with_prefix(overrides: Iterable[str]) -> list[str]:
     return [text if "." in text.partition("=")[0] else PREFIX + text for text in overrides]
 
 
-def store_scores(target: Target, table: ScoreTable, storage: str | None) -> list[str]:
+def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) -> list[str]:
     """Puts the means into the study's database and, of the published trial, the files that BR-NPA's users know.
 
     Args:
@@ -117,7 +117,7 @@ def store_scores(target: Target, table: ScoreTable, storage: str | None) -> list
     from attnsearch.search.storage import open_database
     from attnsearch.search.study import UUID
     from attnsearch.search.trials import open_to_read, reader_url
-    from attnsearch.store.areas import METRIC, write_areas
+    from attnsearch.store.br_npa_files import METRIC_OF_CURVE, write_areas
     from attnsearch.store.score_rows import write_score_rows
 
     if target.layout.study_yaml.exists():
@@ -128,11 +128,11 @@ def store_scores(target: Target, table: ScoreTable, storage: str | None) -> list
         database.engine.dispose()
     if not target.is_published:
         return []
-    curves = [curve for curve, metric in METRIC.items() if metric in table.curve_names]
+    curves = [curve for curve, metric in METRIC_OF_CURVE.items() if metric in table.curve_names]
     return [name for curve in curves for name in write_areas(target.layout, curve, table)]
 
 
-def print_scores(target: Target, table: ScoreTable, files: Sequence[str], *, as_json: bool) -> None:
+def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str], *, as_json: bool) -> None:
     """The means with their settings; undefined values are counted."""
     means, undefined = table.means(), table.n_undefined()
     about = {key: table.about[key] for key in ("version", "settings", "grid", "checkpoint")}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnsearch.config.faults import near
 from attnsearch.config.load import load_stored_study
+from attnsearch.config.validation import suggest
 from attnsearch.errors import ConfigError
-from attnsearch.search.session import Session, open_session
+from attnsearch.search.handle import StudyHandle, open_session
 from attnsearch.search.trials import reader_url, rows_of
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
@@ -41,7 +41,7 @@ def find_study(name: str, root: Path) -> StudyLayout:
         table = runs[0] / "trials/00000/epochs.csv"
         raise ConfigError(f"{name!r} is a run of `attnsearch train`, not a study; its epochs are in {table}")
     known = [_title(study) for study in studies]
-    hint = near(name, [*known, *(study.study for study in studies)])
+    hint = suggest(name, [*known, *(study.study for study in studies)])
     raise ConfigError(f"no study {name!r} in {root}{hint}; known: {', '.join(known) or _none_in(root)}")
 
 
@@ -90,7 +90,7 @@ def find_experiment(name: str, root: Path) -> ExperimentLayout:
         raise ConfigError(f"there is no folder {root.absolute()}; go to where you searched, or name it")
     known = sorted({study.experiment for study in all_studies(root)})
     raise ConfigError(
-        f"no experiment {name!r} in {root}{near(name, known)}; known: {', '.join(known) or _none_in(root)}"
+        f"no experiment {name!r} in {root}{suggest(name, known)}; known: {', '.join(known) or _none_in(root)}"
     )
 
 
@@ -110,7 +110,7 @@ def find_results(path: Path, root: Path) -> Path:
     return find_experiment(str(path), root).directory
 
 
-def open_study(layout: StudyLayout, storage: str | None) -> Session:
+def open_study(layout: StudyLayout, storage: str | None) -> StudyHandle:
     """A session on a study that has a folder.
 
     Args:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnsearch.cli._console import duration, number, print_line, print_table
 from attnsearch.cli.found import all_studies
-from attnsearch.cli.output import duration, number, print_line, print_table
 from attnsearch.config.load import Kind, find_file, load_stored_study, names
 from attnsearch.errors import AttnSearchError, StoreError
-from attnsearch.search.front import front_of, reliability
+from attnsearch.search.pareto import front_of, reliability
 from attnsearch.search.trials import StudyRows, TrialRow, read_study, reader_url
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout

@@ -6,19 +6,21 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Overrides, Results, Storage
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
 from attnsearch.types import Split
 
-Run = Annotated[str, typer.Argument(help="A study or run in the results: NAME, EXPERIMENT/NAME or its folder.")]
-Trial = Annotated[
+StudyArgument = Annotated[
+    str, typer.Argument(help="A study or run in the results: NAME, EXPERIMENT/NAME or its folder.")
+]
+TrialOption = Annotated[
     int | None, typer.Option("--trial", min=0, help="Scored on validation; by default the published one, on test.")
 ]
 
 
 def faithfulness(
-    study: Run,
+    study: StudyArgument,
     overrides: Overrides = None,
-    trial: Trial = None,
+    trial: TrialOption = None,
     references: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +52,7 @@ def faithfulness(
 
 
 def confusion(
-    study: Run,
+    study: StudyArgument,
     overrides: Overrides = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the published one.")] = None,
     split: Annotated[Split, typer.Option("--split", help="Which images; a look at test is noted down.")] = "val",

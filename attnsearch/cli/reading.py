@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Overrides, Profile, Results, Storage
-from attnsearch.cli.output import number, print_json, print_line, print_table, size
+from attnsearch.cli._console import number, print_json, print_line, print_table, size
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Profile, Results, Storage
 from attnsearch.types import Split
 
 Study = Annotated[str, typer.Argument(help="A study in the results: NAME, EXPERIMENT/NAME or its folder.")]
@@ -41,7 +41,7 @@ def show(study: Study, results: Results = RESULTS, storage: Storage = None, as_j
     """Show every trial of a study: state, objectives, kept epoch, settings, time."""
     from attnsearch.cli.found import find_study
     from attnsearch.cli.listing import print_front, print_reliability, print_trials, trial_values
-    from attnsearch.search.front import importances
+    from attnsearch.search.pareto import importances
     from attnsearch.search.trials import open_to_read, reader_url, rows_of
     from attnsearch.store.damage import database_content_errors
 

@@ -7,13 +7,13 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from attnsearch.cli.faithfulness import Target
-from attnsearch.cli.output import number, print_json, print_line, print_table
-from attnsearch.store.files import atomic_write
+from attnsearch.cli._console import number, print_json, print_line, print_table
+from attnsearch.cli.faithfulness import ScoringTarget
+from attnsearch.files import atomic_write
 
 if TYPE_CHECKING:
     from attnsearch.config.experiment import ExperimentConfig
-    from attnsearch.store.scores import ScoreTable
+    from attnsearch.store.image_scores import ScoreTable
 
 OWN = "own map"
 
@@ -24,7 +24,7 @@ def check_references(text: str | None) -> list[str]:
     Raises:
         ConfigError: one is unknown.
     """
-    from attnsearch.evaluation.references import refuse_unknown  # imports torch
+    from attnsearch.evaluation.baselines import refuse_unknown  # imports torch
 
     names = text.split(",") if text else []
     refuse_unknown(names)
@@ -32,7 +32,7 @@ def check_references(text: str | None) -> list[str]:
 
 
 def print_references(
-    target: Target, config: ExperimentConfig, own: ScoreTable, names: Sequence[str], *, as_json: bool
+    target: ScoringTarget, config: ExperimentConfig, own: ScoreTable, names: Sequence[str], *, as_json: bool
 ) -> None:
     """Scores reference maps beside the model's own one, prints them and writes `references_<split>.csv`.
 
@@ -40,7 +40,7 @@ def print_references(
         ConfigError: a reference that this model or data set cannot have.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.score import score_references
+    from attnsearch.evaluation.score_archive import score_references
 
     kept = target.layout.trial(target.number).kept
     found = {OWN: own, **score_references(config, kept, open_data(config.data), target.archive, names)}
@@ -79,12 +79,12 @@ def _to_csv(found: Mapping[str, ScoreTable]) -> str:
     return text.getvalue()
 
 
-def print_sanity(target: Target, config: ExperimentConfig, table: ScoreTable, *, as_json: bool) -> None:
+def print_sanity(target: ScoringTarget, config: ExperimentConfig, table: ScoreTable, *, as_json: bool) -> None:
     """How similar the maps of the scored images stay while the weights are drawn anew, from the top down."""
     import numpy as np
 
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.score import sanity_steps
+    from attnsearch.evaluation.score_archive import sanity_steps
 
     kept = target.layout.trial(target.number).kept
     steps = sanity_steps(config, kept, open_data(config.data), target.split, table.image_ids)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, Storage
+from attnsearch.cli._options import RESULTS, Storage
 
 
 def report(
@@ -19,10 +19,10 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write one HTML file that tells of all studies of an experiment and needs no network."""
+    from attnsearch.cli._console import print_line, size
     from attnsearch.cli.found import find_results
-    from attnsearch.cli.output import print_line, size
-    from attnsearch.explorer.report import build_report, save_figures
-    from attnsearch.store.files import atomic_write
+    from attnsearch.files import atomic_write
+    from attnsearch.report.page import build_report, save_figures
 
     folder = find_results(results, RESULTS)
     built = build_report(folder, storage=storage)

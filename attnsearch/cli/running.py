@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Overrides, Profile, Results, Storage, Workers
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Profile, Results, Storage, Workers
 
 
 def search(

@@ -33,16 +33,16 @@ def evaluate_source(
         DataError: the data set cannot be used or has no such split.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.collect import collect
-    from attnsearch.models.kept import read_kept
-    from attnsearch.search.publish import note_look
+    from attnsearch.evaluation.evaluation import collect
+    from attnsearch.models.checkpoint import read_model_checkpoint
+    from attnsearch.search.publish import log_test_evaluation
 
     layout = None if is_file_name(source) else find_run(source, root)
     number = best_number(layout, storage) if layout is not None and trial is None else trial or 0
-    kept = read_kept(source if layout is None else kept_of(layout, number))
+    kept = read_model_checkpoint(source if layout is None else kept_of(layout, number))
     config = with_overrides(without_variables(kept.config), overrides)
     data = open_data(config.data)
     data.tables.of(split)
     if layout is not None and split == "test":
-        note_look(layout, number, kept.epoch, split)
+        log_test_evaluation(layout, number, kept.epoch, split)
     return collect(config, kept.path, data, split)

@@ -8,17 +8,17 @@ import resource
 import time
 from pathlib import Path
 
+from attnsearch.cli._console import print_json, print_line
+from attnsearch.cli._progress import watching
+from attnsearch.cli._signals import StopRequest, signals_to
 from attnsearch.cli.exits import DONE, INTERRUPTED, TRANSIENT, worker_exit_code
-from attnsearch.cli.live import watching
-from attnsearch.cli.output import print_json, print_line
-from attnsearch.cli.stopping import StopRequest, signals_to
 from attnsearch.cli.summary import SearchSummary
 from attnsearch.config.load import LoadedStudy, load_study
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import AttnSearchError
 from attnsearch.search.context import Worker
-from attnsearch.search.processes import worker_name
-from attnsearch.search.session import layout_of, open_session, storage_url
+from attnsearch.search.handle import layout_of, open_session, storage_url
+from attnsearch.search.launchers.local import worker_name
 from attnsearch.search.trials import read_study
 from attnsearch.store.urls import hide, url_named
 
@@ -31,7 +31,7 @@ def run_search(loaded: LoadedStudy, *, root: Path, n_workers: int | None, as_jso
     Raises:
         AttnSearchError: what stopped the study.
     """
-    from attnsearch.search.supervisor import run_study  # imports torch
+    from attnsearch.search.run import run_study  # imports torch
 
     started = time.monotonic()
     stop = StopRequest("stopping: running trials return to waiting; once more ends at once")

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli.output import duration, number
+from attnsearch.cli._console import duration, number
 from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.epochs import read_split_scores
 from attnsearch.store.layout import PublishedLayout, StudyLayout
 from attnsearch.store.manifest import read_manifest
-from attnsearch.store.records import read_split_scores
 from attnsearch.store.urls import default_url, redact
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
-    from attnsearch.search.supervisor import Ended
+    from attnsearch.search.run import SearchOutcome
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SearchSummary:
     """A study after one run of `search`; `seconds` and `processor_seconds` are of this run, workers included."""
 
     rows: StudyRows
-    ended: Ended
+    ended: SearchOutcome
     layout: StudyLayout
     url: str
     seconds: float

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attnsearch.cli._console import number, print_json, print_line
+from attnsearch.cli._signals import StopRequest, signals_to
 from attnsearch.cli.exits import DONE, INTERRUPTED
-from attnsearch.cli.output import number, print_json, print_line
-from attnsearch.cli.stopping import StopRequest, signals_to
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import TrialInterrupted
 from attnsearch.store.layout import StudyLayout

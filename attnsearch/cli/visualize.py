@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli.options import RESULTS, AsJson, Results, Storage
+from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
 from attnsearch.types import Split
 
 Words = Annotated[
@@ -59,13 +59,13 @@ def visualize(
     as_json: AsJson = False,
 ) -> None:
     """Draw where models looked: overlays, outlines, parts, heads, layers, and figures of images by methods."""
-    from attnsearch.cli.output import print_json, print_line
-    from attnsearch.cli.visualizing import Order, checked_kinds, checked_look, checked_style, visualize_all
-    from attnsearch.evaluation.figures.choose import Choice
+    from attnsearch.cli._console import print_json, print_line
+    from attnsearch.cli.visualizing import FigureRequest, checked_kinds, checked_look, checked_style, visualize_all
+    from attnsearch.figures.selection import ImageSelection
 
-    order = Order(
+    order = FigureRequest(
         kinds=checked_kinds(kind),
-        choice=Choice(image or (), class_name or (), per_class, most_faithful, least_faithful, confused, by),
+        choice=ImageSelection(image or (), class_name or (), per_class, most_faithful, least_faithful, confused, by),
         split=split,
         look=checked_look(percentile=percentile, colours=colours, rule=enlarge, own_scale=own_scale, top_q=top_q),
         style=checked_style(dpi=dpi, width_in=width, file_format=file_format),

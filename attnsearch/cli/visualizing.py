@@ -9,17 +9,19 @@ from pathlib import Path, PurePosixPath
 from attnsearch.cli.checkpoints import is_file_name
 from attnsearch.cli.found import find_run
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.faults import near
 from attnsearch.config.load import load_stored_experiment, with_overrides, without_variables
+from attnsearch.config.validation import suggest
 from attnsearch.data.build import build_tables
-from attnsearch.data.table import ImageTable
+from attnsearch.data.tables import ImageTable
 from attnsearch.errors import ConfigError, DataError, StoreError
-from attnsearch.evaluation.figures.choose import Choice, Known, choose, pictures_at
-from attnsearch.evaluation.figures.kinds import (
+from attnsearch.explorer.archives import Archives
+from attnsearch.explorer.images import copy_of
+from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_picture
+from attnsearch.figures.kinds import (
     KINDS,
     PAPER,
     PART_FAMILIES,
-    Look,
+    DrawStyle,
     caption_of,
     check_kind,
     draw,
@@ -29,21 +31,19 @@ from attnsearch.evaluation.figures.kinds import (
     needs_model,
     scale_of,
 )
-from attnsearch.evaluation.figures.panels import FORMATS, Grid, Panel, Row, Sheets, Style
-from attnsearch.evaluation.figures.raster import RULES, palette
-from attnsearch.evaluation.figures.subjects import Subject, Wanted, from_archive, read_picture
-from attnsearch.explorer.maps import Archives
-from attnsearch.explorer.pictures import copy_of
+from attnsearch.figures.panels import FORMATS, Grid, Panel, PanelRow, Sheets, Style
+from attnsearch.figures.raster import RULES, palette
+from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, pictures_at
+from attnsearch.files import atomic_path
 from attnsearch.search.trials import read_study, reader_url
 from attnsearch.store.archive import read_archive
-from attnsearch.store.files import atomic_path
+from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.scores import ScoreTable, has_scores, read_scores
 from attnsearch.types import AttentionArchive, Split
 
 
 @dataclass(frozen=True, eq=False)
-class Method:
+class ExplainedModel:
     """A trial or a checkpoint that pictures are explained by.
 
     Attributes:
@@ -73,13 +73,13 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Order:
+class FigureRequest:
     """What the user asked for; `to` is None for the figures folder of the experiment."""
 
     kinds: Sequence[str]
-    choice: Choice
+    choice: ImageSelection
     split: Split
-    look: Look = field(default_factory=Look)
+    look: DrawStyle = field(default_factory=DrawStyle)
     style: Style = field(default_factory=Style)
     outlined: bool = False
     to: Path | None = None
@@ -93,11 +93,11 @@ def checked_kinds(kinds: Sequence[str] | None) -> list[str]:
     """
     for kind in kinds or ():
         if kind not in KINDS:
-            raise ConfigError(f"--kind must be one of {', '.join(KINDS)}, got {kind!r}{near(kind, list(KINDS))}")
+            raise ConfigError(f"--kind must be one of {', '.join(KINDS)}, got {kind!r}{suggest(kind, list(KINDS))}")
     return list(dict.fromkeys(kinds or ["overlay"]))
 
 
-def checked_look(*, percentile: float, colours: str, rule: str, own_scale: bool, top_q: int) -> Look:
+def checked_look(*, percentile: float, colours: str, rule: str, own_scale: bool, top_q: int) -> DrawStyle:
     """How maps are drawn.
 
     Raises:
@@ -110,7 +110,7 @@ def checked_look(*, percentile: float, colours: str, rule: str, own_scale: bool,
         palette(colours)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    return Look(percentile, colours, found, own_scale, top_q)
+    return DrawStyle(percentile, colours, found, own_scale, top_q)
 
 
 def checked_style(*, dpi: int, width_in: float, file_format: str) -> Style:
@@ -127,7 +127,7 @@ def checked_style(*, dpi: int, width_in: float, file_format: str) -> Style:
 def visualize_all(
     sources: Sequence[str],
     trial: int | None,
-    order: Order,
+    order: FigureRequest,
     *,
     overrides: Iterable[str],
     root: Path,
@@ -167,17 +167,17 @@ def open_method(
     overrides: Iterable[str],
     root: Path,
     storage: str | None = None,
-) -> Method:
+) -> ExplainedModel:
     """A trial of a study or run, `NAME:NUMBER` or by default its best, or a checkpoint file.
 
     Raises:
         ConfigError: there is none.
     """
     if is_file_name(source):
-        from attnsearch.models.kept import read_kept  # imports torch
+        from attnsearch.models.checkpoint import read_model_checkpoint  # imports torch
 
-        stored = without_variables(read_kept(source).config)
-        return Method(Path(source).stem, with_overrides(stored, overrides), Path(source), None)
+        stored = without_variables(read_model_checkpoint(source).config)
+        return ExplainedModel(Path(source).stem, with_overrides(stored, overrides), Path(source), None)
     name, _, written = source.rpartition(":") if source.rpartition(":")[2].isdecimal() else (source, "", "")
     layout = find_run(name, root)
     number = int(written) if written else _best(layout, storage) if trial is None else trial
@@ -186,7 +186,9 @@ def open_method(
         raise ConfigError(f"study {layout.study!r} has no trial {number}; `attnsearch show {layout.study}` lists all")
     config = with_overrides(load_stored_experiment(files.config), overrides)
     checkpoint = files.kept if files.kept.is_file() else None
-    return Method(f"{layout.study}:{number}", config, checkpoint, _archive(layout, number, split), layout, number)
+    return ExplainedModel(
+        f"{layout.study}:{number}", config, checkpoint, _archive(layout, number, split), layout, number
+    )
 
 
 def _best(layout: StudyLayout, storage: str | None) -> int:
@@ -209,11 +211,11 @@ def _archive(layout: StudyLayout, number: int, split: Split) -> AttentionArchive
         return read_archive(paths, index_only=True)
 
 
-def _default_folder(method: Method) -> Path:
+def _default_folder(method: ExplainedModel) -> Path:
     return Path("figures") if method.layout is None else method.layout.shared.figures
 
 
-def find_images(method: Method, order: Order) -> list[Wanted]:
+def find_images(method: ExplainedModel, order: FigureRequest) -> list[ImageToDraw]:
     """The files of the wanted images, and their classes; no picture is opened and no split is gone through.
 
     Raises:
@@ -222,14 +224,14 @@ def find_images(method: Method, order: Order) -> list[Wanted]:
     table = method.table(order.split)
     known = None
     if method.archive is not None:
-        known = Known.of_archive(method.archive)
+        known = ImageIndex.of_archive(method.archive)
     elif table is not None:
-        known = Known.of_table(table)
+        known = ImageIndex.of_table(table)
     if known is None and not order.choice.images:
         raise ConfigError(f"{method.name}: neither maps nor the data set are on this machine; name files with --image")
     path_of = {} if table is None else dict(zip(table.image_ids, table.paths, strict=True))
     true_of = {} if known is None else dict(zip(known.image_ids, known.true, strict=True))
-    found: dict[str, Wanted] = {}
+    found: dict[str, ImageToDraw] = {}
     for name in order.choice.images:
         if name in true_of:
             found[name] = _of_split(name, method, path_of, true_of)
@@ -243,28 +245,30 @@ def find_images(method: Method, order: Order) -> list[Wanted]:
     return list(found.values())
 
 
-def _of_split(image_id: str, method: Method, path_of: dict[str, Path], true_of: dict[str, str]) -> Wanted:
+def _of_split(image_id: str, method: ExplainedModel, path_of: dict[str, Path], true_of: dict[str, str]) -> ImageToDraw:
     """The original where it is there, else the small copy of the results."""
     path = path_of.get(image_id)
     if path is None or not path.is_file():
         path = None if method.layout is None else copy_of(method.layout, image_id)
     if path is not None:
-        return Wanted(image_id, path, true_of.get(image_id))
+        return ImageToDraw(image_id, path, true_of.get(image_id))
     raise ConfigError(f"there is no picture of {image_id}: the data set and the small copies are missing")
 
 
-def _files(name: str, class_names: Sequence[str]) -> list[Wanted]:
+def _files(name: str, class_names: Sequence[str]) -> list[ImageToDraw]:
     path = Path(name)
     if not path.exists():
         raise ConfigError(f"--image {name!r} is neither an image of the split nor a file or folder")
     base = path if path.is_dir() else path.parent
     return [
-        Wanted(one.relative_to(base).as_posix(), one, one.parent.name if one.parent.name in class_names else None)
+        ImageToDraw(one.relative_to(base).as_posix(), one, one.parent.name if one.parent.name in class_names else None)
         for one in pictures_at(path)
     ]
 
 
-def explained(kind: str, method: Method, wanted: Sequence[Wanted], order: Order) -> Iterator[Subject]:
+def explained(
+    kind: str, method: ExplainedModel, wanted: Sequence[ImageToDraw], order: FigureRequest
+) -> Iterator[Explanation]:
     """The subjects of one method, from its archive where that holds all of it, else from its checkpoint.
 
     Raises:
@@ -282,22 +286,24 @@ def explained(kind: str, method: Method, wanted: Sequence[Wanted], order: Order)
     return _explained_by_model(kind, method, wanted, order)
 
 
-def _explained_by_model(kind: str, method: Method, wanted: Sequence[Wanted], order: Order) -> Iterator[Subject]:
-    from attnsearch.evaluation.figures.explain import explain  # these import torch
-    from attnsearch.models.kept import read_kept
-    from attnsearch.search.publish import note_look
+def _explained_by_model(
+    kind: str, method: ExplainedModel, wanted: Sequence[ImageToDraw], order: FigureRequest
+) -> Iterator[Explanation]:
+    from attnsearch.evaluation.explain import explain  # these import torch
+    from attnsearch.models.checkpoint import read_model_checkpoint
+    from attnsearch.search.publish import log_test_evaluation
 
     assert method.checkpoint is not None
-    kept = replace(read_kept(method.checkpoint), config=method.config)
+    kept = replace(read_model_checkpoint(method.checkpoint), config=method.config)
     layout = method.layout
     if layout is not None and order.split == "test":
-        note_look(layout, method.number, kept.epoch, order.split)
+        log_test_evaluation(layout, method.number, kept.epoch, order.split)
     top_q = order.look.top_q if kind == "classes" else 0
     return explain(kept, wanted, maps=lambda model: extra_maps(kind, method.config.model, model), top_q=top_q)
 
 
 def _save_each(
-    kind: str, method: Method, wanted: Sequence[Wanted], order: Order, sheets: Sheets, folder: Path
+    kind: str, method: ExplainedModel, wanted: Sequence[ImageToDraw], order: FigureRequest, sheets: Sheets, folder: Path
 ) -> Iterator[Path]:
     for subject in explained(kind, method, wanted, order):
         picture = read_picture(subject.wanted.path, width_px=order.style.width_px)
@@ -315,7 +321,7 @@ def _file_name(image_id: str, style: Style) -> Path:
 
 
 def _save_paper(
-    methods: Sequence[Method], wanted: Sequence[Wanted], order: Order, sheets: Sheets, folder: Path
+    methods: Sequence[ExplainedModel], wanted: Sequence[ImageToDraw], order: FigureRequest, sheets: Sheets, folder: Path
 ) -> Path:
     """Images by methods, the picture in the first column."""
     columns = [list(explained(PAPER, method, wanted, order)) for method in methods]
@@ -327,7 +333,7 @@ def _save_paper(
             draw_cell(subjects[row], picture, order.look, as_parts=parts, outlined=order.outlined)
             for subjects, parts in zip(columns, as_parts, strict=True)
         ]
-        rows.append(Row([Panel(picture), *cells], label=one.true or ""))
+        rows.append(PanelRow([Panel(picture), *cells], label=one.true or ""))
     first_parts = next((subjects[0] for subjects, parts in zip(columns, as_parts, strict=True) if parts), None)
     grid = Grid(
         rows,
@@ -342,7 +348,7 @@ def _save_paper(
     return path
 
 
-def _short_names(methods: Sequence[Method]) -> list[str]:
+def _short_names(methods: Sequence[ExplainedModel]) -> list[str]:
     """Studies by their name, with the trial's number only where a study stands twice."""
     names = [method.name.partition(":")[0] for method in methods]
     return [

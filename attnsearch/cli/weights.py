@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from attnsearch.cli.options import RESULTS, Overrides, Profile, Results, Storage
-from attnsearch.cli.output import print_line
+from attnsearch.cli._console import print_line
+from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
 
 app = typer.Typer(help="Bring checkpoints that other code has trained, and hand out ours in INTR's layout.")
 

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attnsearch.config.base import Settings
-from attnsearch.config.datasets import DataConfig
-from attnsearch.config.models import DcalSettings, ModelConfig
-from attnsearch.config.patterns import DEVICE, METRIC_KEY, NAME
-from attnsearch.config.scores import ScoreSettings
+from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Settings
+from attnsearch.config.data import DataConfig
+from attnsearch.config.evaluation import ScoreSettings
+from attnsearch.config.model import DcalSettings, ModelConfig
 from attnsearch.types import SCORES, Direction, better_direction
 
 Name = Annotated[str, Field(pattern=NAME)]

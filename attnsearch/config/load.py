@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from attnsearch.config.datasets import RootedData
+from attnsearch.config.base import dotted_keys
+from attnsearch.config.data import RootedData
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.faults import MAX_LINES, MOVED_KEYS, Faults, T, elsewhere, near, short, validate
-from attnsearch.config.layers import Layer, merge, overlay, to_yaml
-from attnsearch.config.nodes import Place, dotted, fault
-from attnsearch.config.reading import read_overrides, read_yaml
-from attnsearch.config.schema import dotted_keys
 from attnsearch.config.study import StudyConfig
+from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Faults, T, elsewhere, short, suggest, validate
 from attnsearch.config.variables import literal
+from attnsearch.config.yaml_layers import Layer, merge, overlay, to_yaml
+from attnsearch.config.yaml_nodes import Place, dotted, fault
+from attnsearch.config.yaml_reader import read_overrides, read_yaml
 from attnsearch.errors import ConfigError
 
 Kind = Literal["configs", "studies", "configs/profiles"]
@@ -58,7 +58,7 @@ def find_file(name: str, kinds: tuple[Kind, ...]) -> Path:
         for folder in folders(kind):
             if _is_file(folder / f"{name}.yaml"):
                 return folder / f"{name}.yaml"
-    hint = near(name, [known for kind in kinds for known in names(kind)])
+    hint = suggest(name, [known for kind in kinds for known in names(kind)])
     raise ConfigError(f"unknown name {short(name)}{hint}; known: {_known(kinds)}")
 
 
@@ -204,7 +204,9 @@ def _split(over: Layer, faults: Faults) -> tuple[Layer, Layer]:
     first = {key: key.split(".")[0] for key in over.values}
     unknown = [key for key, head in first.items() if head not in known and key not in MOVED_KEYS]
     for key in unknown:
-        message = f"is no key of a study or an experiment{elsewhere(key, ExperimentConfig) or near(first[key], known)}"
+        message = (
+            f"is no key of a study or an experiment{elsewhere(key, ExperimentConfig) or suggest(first[key], known)}"
+        )
         faults.lines.append(fault(over.origin((key,)), (key,), f"{message}, got {short(over.values[key])}"))
     of_study = {key for key, head in first.items() if head in STUDY_KEYS}
     return over.only(of_study), over.without(*of_study, *unknown)
@@ -216,7 +218,7 @@ def _unknown_axes(layer: Layer) -> dict[Place, str]:
     axes = layer.part("space").values
     found: dict[Place, str] = {}
     for key in [key for key in axes if key not in known][:MAX_LINES]:
-        message = f"is no key of an experiment{near(key, known)}, got {short(axes[key])}"
+        message = f"is no key of an experiment{suggest(key, known)}, got {short(axes[key])}"
         found["space", key] = fault(layer.origin(("space", key)), ("space", key), message)
     return found
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
+from attnsearch.config.base import settings_classes, tag_of
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES
-from attnsearch.config.schema import settings_classes, tag_of
 from attnsearch.config.study import Scalar, StudyConfig
+from attnsearch.config.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES
 from attnsearch.types import EPOCH_METRICS, SCORES
 
 HEAD = f"""\

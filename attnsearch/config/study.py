@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from attnsearch.config.base import PlacedError, Settings
+from attnsearch.config.base import KEY, PlacedError, Settings
 from attnsearch.config.experiment import MetricKey, Name, check_monitor
-from attnsearch.config.patterns import KEY
 from attnsearch.types import Direction, better_direction
 
 Scalar = bool | int | float | str | None
@@ -30,7 +29,7 @@ class Axis(Settings):
     )
 
 
-class FloatAxis(Axis):
+class FloatParameter(Axis):
     """A range of real numbers, both ends included."""
 
     kind: Literal["float"]
@@ -40,7 +39,7 @@ class FloatAxis(Axis):
     step: float | None = Field(None, gt=0, description="Distance between two values; null is continuous.")
 
     @model_validator(mode="after")
-    def _check(self) -> FloatAxis:
+    def _check(self) -> FloatParameter:
         _check_range(self.low, self.high, log=self.log, step=self.step, has_step=self.step is not None)
         return self
 
@@ -48,7 +47,7 @@ class FloatAxis(Axis):
         return (self.low, self.high)
 
 
-class IntAxis(Axis):
+class IntParameter(Axis):
     """A range of whole numbers, both ends included."""
 
     kind: Literal["int"]
@@ -58,7 +57,7 @@ class IntAxis(Axis):
     step: int = Field(1, ge=1, description="Distance between two values.")
 
     @model_validator(mode="after")
-    def _check(self) -> IntAxis:
+    def _check(self) -> IntParameter:
         _check_range(self.low, self.high, log=self.log, step=self.step, has_step=self.step != 1)
         return self
 
@@ -66,7 +65,7 @@ class IntAxis(Axis):
         return (self.low, self.high)
 
 
-class ChoiceAxis(Axis):
+class ChoiceParameter(Axis):
     """A list of values without order."""
 
     kind: Literal["choice"]
@@ -89,7 +88,7 @@ def _check_range(low: float, high: float, *, log: bool, step: float | None, has_
         raise ValueError(f"{low} to {high} must have at most {MAX_STEPS} steps of {step}; narrow the range")
 
 
-SpaceAxis = Annotated[FloatAxis | IntAxis | ChoiceAxis, Field(discriminator="kind")]
+Parameter = Annotated[FloatParameter | IntParameter | ChoiceParameter, Field(discriminator="kind")]
 
 
 class TpeSampler(Settings):
@@ -187,7 +186,7 @@ class StudyConfig(Settings):
     monitor: MetricKey = Field(
         "val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes."
     )
-    space: Mapping[Key, SpaceAxis] = Field(
+    space: Mapping[Key, Parameter] = Field(
         {}, max_length=MAX_AXES, description="Dotted key of the experiment -> axis, up to 100."
     )
     sampler: SamplerConfig = Field(TpeSampler(name="tpe"), description="How new trials are proposed.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attnsearch.config.datasets import CubData, DataConfig, FolderData, SyntheticData, TorchvisionData
-from attnsearch.data import cub, folder, synthetic
-from attnsearch.data.listing import Listing, build_from_listing, name_problems
-from attnsearch.data.table import DataTables
+from attnsearch.config.data import CubData, DataConfig, FolderData, SyntheticData, TorchvisionData
+from attnsearch.data import cub, folder
+from attnsearch.data.synthetic import dataset
+from attnsearch.data.tables import DataTables, Listing, build_from_listing, name_problems
 
 
 def list_images(cfg: DataConfig, *, progress: bool = False) -> Listing:
@@ -24,7 +24,7 @@ def list_images(cfg: DataConfig, *, progress: bool = False) -> Listing:
 def _listed(cfg: DataConfig, *, progress: bool) -> Listing:
     match cfg:
         case SyntheticData():
-            return synthetic.list_images(cfg, progress=progress)
+            return dataset.list_images(cfg, progress=progress)
         case FolderData():
             return folder.list_images(cfg)
         case CubData():

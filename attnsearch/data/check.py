@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from attnsearch.config.datasets import DataConfig
+from attnsearch.config.data import DataConfig
 from attnsearch.data.build import list_images
-from attnsearch.data.listing import DataProblem, ListedImage, build_from_listing, is_utf8
-from attnsearch.data.pictures import decode_square
-from attnsearch.data.progress import with_bar
-from attnsearch.data.table import DataTables
+from attnsearch.data.images import decode_square
+from attnsearch.data.tables import DataProblem, DataTables, ListedImage, build_from_listing, is_utf8
 from attnsearch.errors import DataError
+from attnsearch.progress import with_bar
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,8 @@
-"""Caltech-UCSD Birds 200-2011 in the layout in which it is published.
-
-Source: the README of CUB_200_2011. Class and part names come from `classes.txt` and `parts/parts.txt`; a bounding box
-is x, y, width, height; a part is image, part, x, y, visible. Segmentations are a download of their own, put into the
-same folder.
-"""
+"""CUB-200-2011: its files as tables, and its images organised in class folders."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.config.datasets import CubData
+from attnsearch.config.data import CubData
+from attnsearch.data.cache_dir import check_free_space
 from attnsearch.data.folder import near_name
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems, missing_files, size_problems
-from attnsearch.errors import DataError
+from attnsearch.data.tables import DataProblem, ListedImage, Listing, class_problems, missing_files, size_problems
+from attnsearch.errors import DataError, StoreError
+from attnsearch.files import new_folder
+from attnsearch.progress import with_bar
 from attnsearch.types import Split
 
 N_CLASSES = 200
@@ -152,3 +151,39 @@ def _class_problems(root: Path, images: list[ListedImage]) -> list[DataProblem]:
     splits: set[Split] = {"train", *(image.split for image in images)}
     classes = {split: sorted({i.class_name for i in images if i.split == split}) for split in splits}
     return class_problems(root, classes)
+
+
+def organize_cub(source: Path, target: Path, *, link: bool = False, progress: bool = False) -> int:
+    """Writes `target/train/<class>/` and `target/test/<class>/`, all of it or nothing.
+
+    Args:
+        link: makes hard links instead of copies; both folders must be on one disk.
+
+    Returns:
+        The number of pictures.
+
+    Raises:
+        DataError: the source is not whole, or the target is not empty.
+        StoreError: the disk is full, cannot be written, or cannot be linked across.
+    """
+    listing = list_images(CubData(root=str(source), check_sizes=False))
+    if listing.problems:
+        raise DataError("\n".join(problem.message for problem in listing.problems))
+    with new_folder(target) as folder:
+        if not link:
+            check_free_space(folder, sum(image.path.stat().st_size for image in listing.images))
+        for image in with_bar(listing.images, "Sorting pictures", n_steps=len(listing.images), force=progress):
+            _put(image, folder, link=link)
+    return len(listing.images)
+
+
+def _put(image: ListedImage, folder: Path, *, link: bool) -> None:
+    place = folder / image.split / image.class_name / image.path.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not link:
+        shutil.copy2(image.path, place)
+        return
+    try:
+        place.hardlink_to(image.path)
+    except OSError as error:
+        raise StoreError(f"{image.path} cannot be linked into {folder.parent} ({error}); copy instead") from error

@@ -7,8 +7,8 @@ import logging
 import os
 from pathlib import Path
 
-from attnsearch.config.datasets import FolderData
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems
+from attnsearch.config.data import FolderData
+from attnsearch.data.tables import DataProblem, ListedImage, Listing, class_problems
 from attnsearch.errors import DataError
 from attnsearch.types import SPLITS, Split
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch import geometry
-from attnsearch.config.datasets import DataConfig
+from attnsearch.config.data import DataConfig
 from attnsearch.data.augment import (
     Views,
     centre_views,
@@ -25,12 +28,35 @@ from attnsearch.data.augment import (
     shuffled_rows,
 )
 from attnsearch.data.build import build_tables
-from attnsearch.data.cache import PixelCache, open_cache
-from attnsearch.data.pictures import decode_mask
-from attnsearch.data.prefetch import prefetched
-from attnsearch.data.table import DataTables
+from attnsearch.data.images import decode_mask
+from attnsearch.data.pixel_cache import PixelCache, open_cache
+from attnsearch.data.tables import DataTables
 from attnsearch.errors import DataError
 from attnsearch.types import Batch, Split
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def prefetched(work: Callable[[A], R], items: Iterable[A], *, depth: int = 2) -> Iterator[R]:
+    """`work(item)` of each item in order, up to `depth` items ahead of the consumer.
+
+    The thread ends with the iterator, also when the consumer stops early; an error of `work` is raised where its
+    result would have come.
+    """
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="attnsearch-prefetch") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
 
 #: Settings that each trial may have of its own on one open data set.
 _PER_TRIAL = {
@@ -150,7 +176,7 @@ class BatchLoader:
     def _is_exact(self, views: Views) -> bool:
         return views.windows is None and self._cache.side_px == self._cfg.resized_px
 
-    def _read(self, rows: NDArray[np.int64], views: Views) -> _Raw:
+    def _read(self, rows: NDArray[np.int64], views: Views) -> _RawBatch:
         """The part done ahead, on the prefetch thread: bytes from disk to memory."""
         cache_rows = self._cache_rows[rows]
         if self._is_exact(views):
@@ -158,7 +184,7 @@ class BatchLoader:
         else:
             pixels = self._cache.pixels[cache_rows]
         masks = self._read_masks(rows, views) if self._with_masks else None
-        return _Raw(rows, views, self._pinned(pixels), None if masks is None else self._pinned(masks))
+        return _RawBatch(rows, views, self._pinned(pixels), None if masks is None else self._pinned(masks))
 
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
         assert self._table.mask_paths is not None
@@ -170,7 +196,7 @@ class BatchLoader:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
-    def _finish(self, raw: _Raw) -> Batch:
+    def _finish(self, raw: _RawBatch) -> Batch:
         images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, S, S)
         if self._is_training:
             images = jitter(images, raw.views)
@@ -194,7 +220,7 @@ class BatchLoader:
             part_masks=masks,
         )
 
-    def _padding(self, raw: _Raw, images: Tensor) -> Tensor | None:
+    def _padding(self, raw: _RawBatch, images: Tensor) -> Tensor | None:
         if self._cfg.resize != "pad":
             return None
         height, width = images.shape[2:]
@@ -212,7 +238,7 @@ class BatchLoader:
 
 
 @dataclass(frozen=True, eq=False)
-class _Raw:
+class _RawBatch:
     """A batch as bytes: crops (B, S, S, 3) where the cache fits exactly, else whole pictures (B, R, R, 3)."""
 
     rows: NDArray[np.int64]

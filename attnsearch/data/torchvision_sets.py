@@ -12,9 +12,9 @@ from typing import Any
 
 from torchvision import datasets
 
-from attnsearch.config.datasets import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
+from attnsearch.config.data import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
 from attnsearch.data.folder import near_name
-from attnsearch.data.listing import ListedImage, Listing, class_problems, missing_files, size_problems
+from attnsearch.data.tables import ListedImage, Listing, class_problems, missing_files, size_problems
 from attnsearch.errors import DataError
 from attnsearch.types import Split
 

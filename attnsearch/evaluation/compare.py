@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.config.faults import near
+from attnsearch.config.validation import suggest
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.significance import draw_tests
-from attnsearch.metrics.summary import bootstrap_interval, holm, krippendorff_alpha, paired, rank_reliability, welch
-from attnsearch.store.files import atomic_path, atomic_write
+from attnsearch.figures.plots import draw_tests
+from attnsearch.files import atomic_path, atomic_write
+from attnsearch.metrics.statistics import bootstrap_interval, holm, krippendorff_alpha, paired, rank_reliability, welch
+from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ExperimentLayout
-from attnsearch.store.scores import ScoreTable
 from attnsearch.types import better_direction
 
 SEED = 1
@@ -27,7 +27,7 @@ SEED = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class ScoredTrial:
     """One scored trial under the name that it is shown by."""
 
     name: str
@@ -41,7 +41,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Level:
+class MetricMean:
     """One metric of one trial: its mean over the images where it is defined, with a 95 % interval.
 
     Attributes:
@@ -61,7 +61,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedDifference:
     """Two trials in one metric, `difference` being first minus second; tests are two-sided.
 
     Attributes:
@@ -92,8 +92,8 @@ class Comparison:
         stable: metric -> share of resampled sets of images in which the best trial stays the best.
     """
 
-    levels: tuple[Level, ...]
-    pairs: tuple[Pair, ...]
+    levels: tuple[MetricMean, ...]
+    pairs: tuple[PairedDifference, ...]
     alphas: dict[str, float]
     stable: dict[str, float]
 
@@ -107,7 +107,7 @@ class Comparison:
         return found
 
 
-def check_comparable(entries: Sequence[Entry]) -> list[str]:
+def check_comparable(entries: Sequence[ScoredTrial]) -> list[str]:
     """Refuses trials whose numbers do not belong on one axis, and says what a reader should know of the others.
 
     Returns:
@@ -146,7 +146,7 @@ def _short(mine: object, other: object) -> str:
     return f"{mine!r} and {other!r}"
 
 
-def metrics_of(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
+def metrics_of(entries: Sequence[ScoredTrial], wanted: Sequence[str]) -> list[str]:
     """The wanted metrics, or all that every trial has and some image defines.
 
     Raises:
@@ -155,7 +155,7 @@ def metrics_of(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
     shared = [name for name in entries[0].table.values if all(name in entry.table.values for entry in entries)]
     for name in wanted:
         if name not in shared:
-            hint = near(name, shared)
+            hint = suggest(name, shared)
             raise ConfigError(f"metric {name!r} was not scored for all trials{hint}; known: {', '.join(shared)}")
     return list(dict.fromkeys(wanted)) or [
         name for name in shared if all(_is_defined(entry.table, name) for entry in entries)
@@ -166,7 +166,7 @@ def _is_defined(table: ScoreTable, metric: str) -> bool:
     return bool((~np.isnan(table.values[metric])).any())
 
 
-def compare(entries: Sequence[Entry], metrics: Iterable[str]) -> Comparison:
+def compare(entries: Sequence[ScoredTrial], metrics: Iterable[str]) -> Comparison:
     """Compares trials that `check_comparable` let pass, in some metrics.
 
     Undefined values are left out of means and pairs, and counted. Holm's correction is over the pairs of one metric.
@@ -182,11 +182,11 @@ def compare(entries: Sequence[Entry], metrics: Iterable[str]) -> Comparison:
     return Comparison(tuple(levels), tuple(pairs), alphas, stable)
 
 
-def _level(entry: Entry, metric: str) -> Level:
+def _level(entry: ScoredTrial, metric: str) -> MetricMean:
     values = entry.table.values[metric]
     found = bootstrap_interval(values, seed=SEED)
     n_undefined = int(np.isnan(values).sum())
-    return Level(
+    return MetricMean(
         name=entry.name,
         metric=metric,
         grid=entry.grid,
@@ -200,14 +200,14 @@ def _level(entry: Entry, metric: str) -> Level:
     )
 
 
-def _pairs(entries: Sequence[Entry], metric: str) -> list[Pair]:
+def _pairs(entries: Sequence[ScoredTrial], metric: str) -> list[PairedDifference]:
     found = []
     for first, second in combinations(entries, 2):
         a, b = (_aligned(entry, entries[0], metric) for entry in (first, second))
         by_image, by_group = paired(a, b), welch(a, b)
         interval = bootstrap_interval(a - b, seed=SEED)
         found.append(
-            Pair(
+            PairedDifference(
                 metric=metric,
                 first=first.name,
                 second=second.name,
@@ -228,13 +228,15 @@ def _pairs(entries: Sequence[Entry], metric: str) -> list[Pair]:
     ]
 
 
-def _aligned(entry: Entry, first: Entry, metric: str) -> NDArray[np.float64]:
+def _aligned(entry: ScoredTrial, first: ScoredTrial, metric: str) -> NDArray[np.float64]:
     """The values in the order of the first trial's images."""
     row_of = {image_id: row for row, image_id in enumerate(entry.table.image_ids)}
     return entry.table.values[metric][[row_of[image_id] for image_id in first.table.image_ids]]
 
 
-def write_comparison(found: Comparison, entries: Sequence[Entry], layout: ExperimentLayout, name: str) -> list[Path]:
+def write_comparison(
+    found: Comparison, entries: Sequence[ScoredTrial], layout: ExperimentLayout, name: str
+) -> list[Path]:
     """Writes both tables, and BR-NPA's figure of the paired tests for each metric.
 
     Raises:
@@ -242,8 +244,8 @@ def write_comparison(found: Comparison, entries: Sequence[Entry], layout: Experi
     """
     names = [entry.name for entry in entries]
     paths = [layout.comparison(name), layout.comparison_pairs(name)]
-    atomic_write(paths[0], _csv(found.levels, Level))
-    atomic_write(paths[1], _csv(found.pairs, Pair))
+    atomic_write(paths[0], _csv(found.levels, MetricMean))
+    atomic_write(paths[1], _csv(found.pairs, PairedDifference))
     for metric in found.alphas:
         means = {one.name: one.mean for one in found.levels if one.metric == metric}
         if any(np.isnan(mean) for mean in means.values()):
@@ -262,7 +264,9 @@ def write_comparison(found: Comparison, entries: Sequence[Entry], layout: Experi
     return paths
 
 
-def _csv(rows: Sequence[Level] | Sequence[Pair], kind: type[Level] | type[Pair]) -> str:
+def _csv(
+    rows: Sequence[MetricMean] | Sequence[PairedDifference], kind: type[MetricMean] | type[PairedDifference]
+) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(kind)])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch import geometry
-from attnsearch.data.table import ImageTable
+from attnsearch.data.tables import ImageTable
 from attnsearch.types import Batch
 
 

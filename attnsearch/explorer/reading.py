@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnsearch.errors import AttnSearchError, ConfigError
-from attnsearch.explorer.library import Library, studies_of
-from attnsearch.explorer.maps import Archives, OpenArchive
-from attnsearch.explorer.memo import Memo
-from attnsearch.explorer.pictures import Pictures
-from attnsearch.explorer.places import Places
-from attnsearch.explorer.scores import Scores
+from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.hits import TargetHits
+from attnsearch.explorer.images import Pictures
+from attnsearch.results.cache import FileCache
+from attnsearch.results.reader import Results, studies_of
+from attnsearch.results.trial import Scores
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
 
@@ -38,15 +38,15 @@ class Named:
 class Reading:
     """The readers of one server."""
 
-    library: Library
+    library: Results
     archives: Archives = field(default_factory=Archives)
     scores: Scores = field(default_factory=Scores)
     pictures: Pictures = field(default_factory=Pictures)
-    pages: Memo[dict[str, Any]] = field(default_factory=lambda: Memo(8), repr=False)
-    _rows: Memo[dict[str, int]] = field(default_factory=lambda: Memo(64), repr=False)
+    pages: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8), repr=False)
+    _rows: FileCache[dict[str, int]] = field(default_factory=lambda: FileCache(64), repr=False)
 
     def __post_init__(self) -> None:
-        self.places = Places(self.pictures)
+        self.places = TargetHits(self.pictures)
 
     def studies(self) -> list[StudyLayout]:
         return self.library.studies()

@@ -20,12 +20,12 @@ from werkzeug.utils import redirect
 
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.explorer.connections import MAX_WAITING, Server
-from attnsearch.explorer.guard import LOOPBACK, PREFIX, Guard, new_token
-from attnsearch.explorer.library import Library
-from attnsearch.explorer.notes import NotedStorage
+from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token
 from attnsearch.explorer.views import create_explorer
+from attnsearch.files import lies_in
+from attnsearch.results.optuna_storage import DashboardStorage
+from attnsearch.results.reader import Results
 from attnsearch.search.storage import open_database
-from attnsearch.store.files import lies_in
 from attnsearch.store.layout import ExperimentLayout
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True)
-class Served:
+class RunningServer:
     """A server that listens already; `serve_forever` of `server` blocks.
 
     Attributes:
@@ -59,7 +59,7 @@ def open_server(
     port: int = 8080,
     allow_edit: bool = False,
     storage: str | None = None,
-) -> Served:
+) -> RunningServer:
     """Binds the address and builds both apps; no request is answered before `serve_forever`.
 
     Args:
@@ -88,7 +88,7 @@ def open_server(
         listener.close()  # the server has a copy of its own
     name = f"[{host}]" if ":" in host else host
     query = "" if token is None else f"?token={token}"
-    return Served(server, f"http://{name}:{port}{PREFIX}/{query}", dashboard_of, token)
+    return RunningServer(server, f"http://{name}:{port}{PREFIX}/{query}", dashboard_of, token)
 
 
 def build_app(
@@ -100,7 +100,7 @@ def build_app(
     storage: str | None = None,
 ) -> tuple[WSGIApplication, str | None]:
     """The whole as one WSGI app, and the experiment that optuna-dashboard shows."""
-    library = Library(experiments, storage)
+    library = Results(experiments, storage)
     for layout in library.studies():
         with suppress(AttnSearchError):  # its page says it
             library.rows(layout)  # so that the first page of a large study is not slow
@@ -164,7 +164,7 @@ def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIAppl
     return call
 
 
-def _explained(app: WSGIApplication, library: Library, experiment: ExperimentLayout) -> WSGIApplication:
+def _explained(app: WSGIApplication, library: Results, experiment: ExperimentLayout) -> WSGIApplication:
     """Says in one line why optuna-dashboard fails, in place of its `internal server error` and its traceback."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -193,7 +193,7 @@ def _unavailable(text: str, start_response: StartResponse) -> Iterable[bytes]:
     return [body]
 
 
-def _fault_in(library: Library, experiment: ExperimentLayout) -> str:
+def _fault_in(library: Results, experiment: ExperimentLayout) -> str:
     for layout in experiment.studies():
         try:
             library.rows(layout)
@@ -202,19 +202,19 @@ def _fault_in(library: Library, experiment: ExperimentLayout) -> str:
     return f"optuna-dashboard cannot show {experiment.database}; the explorer at {PREFIX}/ may"
 
 
-def _dashboard(library: Library, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
+def _dashboard(library: Results, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
     """optuna-dashboard on a cached storage, which can write only with `allow_edit`."""
     url = library.shared_url(experiment)
     storage = open_database(url).storage if allow_edit else library.storage(url)
     store = FileSystemArtifactStore(experiment.artifacts) if experiment.artifacts.is_dir() else None
-    app = optuna_dashboard.wsgi(NotedStorage(storage, experiment), artifact_store=store)
+    app = optuna_dashboard.wsgi(DashboardStorage(storage, experiment), artifact_store=store)
     app.config["catchall"] = False  # Bottle would print a traceback and answer with another one
     logging.getLogger(optuna_dashboard.__name__).addHandler(logging.NullHandler())  # and so would its JSON pages
     found: WSGIApplication = app
     return found
 
 
-def _written_last(library: Library) -> ExperimentLayout | None:
+def _written_last(library: Results) -> ExperimentLayout | None:
     with_database = [one for one in library.experiments.values() if one.studies() and _has_database(library, one)]
     return max(with_database, key=lambda one: (_written(one.database), one.experiment), default=None)
 
@@ -223,7 +223,7 @@ def _written(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def _has_database(library: Library, experiment: ExperimentLayout) -> bool:
+def _has_database(library: Results, experiment: ExperimentLayout) -> bool:
     try:
         library.storage(library.shared_url(experiment))
     except StoreError as error:

@@ -11,11 +11,12 @@ from flask import Blueprint, Flask, Response, abort, current_app, render_templat
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import AttnSearchError, ConfigError, DataError
-from attnsearch.explorer.grid import chosen_rows, parse_wanted, rows_to_show
-from attnsearch.explorer.guard import API, PREFIX
-from attnsearch.explorer.library import Library
-from attnsearch.explorer.maps import OpenArchive
-from attnsearch.explorer.payloads import (
+from attnsearch.explorer.archives import OpenArchive
+from attnsearch.explorer.image_query import chosen_rows, parse_wanted, rows_to_show
+from attnsearch.explorer.images import SIZES_PX, EncodedImage
+from attnsearch.explorer.reading import Named, Reading
+from attnsearch.explorer.security import API, PREFIX
+from attnsearch.explorer.serialize import (
     class_name,
     epochs_values,
     image_values,
@@ -24,9 +25,8 @@ from attnsearch.explorer.payloads import (
     study_values,
     trial_values,
 )
-from attnsearch.explorer.pictures import SIZES_PX, Rendered
-from attnsearch.explorer.reading import Named, Reading
-from attnsearch.explorer.scores import NO_SCORES
+from attnsearch.results.reader import Results
+from attnsearch.results.trial import NO_SCORES
 from attnsearch.store.layout import StudyLayout
 
 MAX_COMPARED = 24
@@ -37,7 +37,7 @@ POLICY = (
 pages = Blueprint("attention", __name__, url_prefix=PREFIX)
 
 
-def create_explorer(library: Library, *, dashboard_of: str | None = None) -> Flask:
+def create_explorer(library: Results, *, dashboard_of: str | None = None) -> Flask:
     """The attention explorer below `/attention`.
 
     Args:
@@ -284,7 +284,7 @@ def picture(experiment: str, study: str, number: int, split: str, row: int) -> R
     return _jpeg(_reading().pictures.small(layout, number, split, image_id, longest_px=int(px)))
 
 
-def _jpeg(rendered: Rendered) -> Response:
+def _jpeg(rendered: EncodedImage) -> Response:
     response = Response(rendered.body, mimetype="image/jpeg")
     response.set_etag(rendered.etag)
     response.headers["Cache-Control"] = "private, max-age=60"

@@ -13,7 +13,7 @@ from attnsearch.types import AttentionOutput, Batch
 
 
 @dataclass(frozen=True)
-class Scores:
+class PassMetrics:
     """Means over the images of a pass; `loss` is the sum of `terms`."""
 
     n_images: int
@@ -22,7 +22,7 @@ class Scores:
     metrics: Mapping[str, float]
 
 
-class Totals:
+class MetricTotals:
     """Sums over batches, in float64 on the device of the batches.
 
     Metrics are `accuracy`, `accuracy_<name>` of each further head, and, with `per_class`, `mean_class_accuracy`, the
@@ -70,7 +70,7 @@ class Totals:
         """The mean loss so far. One device sync."""
         return float(sum(self._terms.values(), torch.zeros(()))) / self.n_images
 
-    def scores(self) -> Scores:
+    def scores(self) -> PassMetrics:
         """All means. One device sync.
 
         Raises:
@@ -85,7 +85,7 @@ class Totals:
         metrics = dict(zip(self._metrics, means[len(terms) :], strict=True))
         if self._per_class:
             metrics["mean_class_accuracy"] = class_accuracy
-        return Scores(self.n_images, sum(terms.values()), terms, metrics)
+        return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
 
 
 def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:

@@ -215,7 +215,7 @@ def correlation(changes: Tensor, saliency: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Drops:
+class AverageDrop:
     """What keeping, or removing, the salient part does to the probability of the class; each (B,) float32.
 
     Attributes:
@@ -238,7 +238,7 @@ def average_drop(
     *,
     fill: Fill | Tensor = "mean",
     batch_images: int = BATCH_IMAGES,
-) -> Drops:
+) -> AverageDrop:
     """Drop, increase and drop in deletion, with the map itself, scaled to [0, 1], as a soft mask; NaN for flat maps.
 
     Args: as `deletion_curve`.
@@ -256,7 +256,7 @@ def average_drop(
     )
     floor = whole.clamp_min(torch.finfo(torch.float32).tiny)
     drops = ((whole - kept).clamp_min(0) / floor, (kept > whole).float(), (whole - removed) / floor)
-    return Drops(*(torch.where(flat.to(value.device), torch.nan, value) for value in drops))
+    return AverageDrop(*(torch.where(flat.to(value.device), torch.nan, value) for value in drops))
 
 
 def is_flat(saliency: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from attnsearch.config.models import (
+from attnsearch.config.model import (
     BCnnSettings,
     BrNpaSettings,
     CnnSettings,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-from attnsearch.config.models import BCnnSettings, BrNpaSettings, CnnSettings, ResNetSettings
-from attnsearch.models.backbone import build_backbone, pad_circularly
+from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings, ResNetSettings
+from attnsearch.models.backbones.resnet import build_backbone, pad_circularly
 from attnsearch.models.base import AttentionModel, select_maps
 from attnsearch.types import AttentionOutput, Batch
 

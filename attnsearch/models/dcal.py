@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from attnsearch.config.models import DcalSettings
+from attnsearch.config.model import DcalSettings
 from attnsearch.errors import ConfigError
+from attnsearch.models.backbones.generic import PixelStatistics
+from attnsearch.models.backbones.vit import build_vit, embed, n_heads
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.dcal_attention import (
     GlobalLocalCrossAttention,
@@ -31,8 +33,6 @@ from attnsearch.models.dcal_attention import (
     project,
     softmax_attention,
 )
-from attnsearch.models.dcal_vit import build_vit, embed, n_heads
-from attnsearch.models.pixels import PixelStatistics
 from attnsearch.types import AttentionOutput, Batch
 
 __all__ = ["GlobalLocalCrossAttention", "UncertaintyWeights", "attention_rollout", "build", "pairwise_attention"]
@@ -87,7 +87,7 @@ class UncertaintyWeights(nn.Module):
 
 
 @dataclass
-class Streams:
+class TokenStreams:
     """What the blocks leave behind.
 
     Attributes:
@@ -208,9 +208,9 @@ class Dcal(AttentionModel):
             raise ValueError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
         return output.maps.mean(dim=1)
 
-    def _run(self, tokens: Tensor, *, wanted: frozenset[str]) -> Streams:
+    def _run(self, tokens: Tensor, *, wanted: frozenset[str]) -> TokenStreams:
         """Sends the embedded tokens (B, T, D) through all blocks and keeps what the heads and the wanted maps need."""
-        streams = Streams(tokens)
+        streams = TokenStreams(tokens)
         last = len(self.backbone.blocks) - 1
         partners = None
         if self.training and self.first_pwca <= last:
@@ -245,7 +245,7 @@ class Dcal(AttentionModel):
     def _picks(self, wanted: frozenset[str]) -> bool:
         return self.glca is not None and (self.glca.readout != "cls" or LOCAL_PATCHES in wanted)
 
-    def _run_glca(self, streams: Streams, index: int, *, wanted: frozenset[str]) -> None:
+    def _run_glca(self, streams: TokenStreams, index: int, *, wanted: frozenset[str]) -> None:
         """One GLCA block, beside the SA block `index` that the tokens are about to enter."""
         assert self.glca is not None
         if streams.queries is None:
@@ -256,7 +256,7 @@ class Dcal(AttentionModel):
             streams.cls_queries.append(attention.mean(dim=(1, 2)))
         streams.queries = block(streams.queries, streams.tokens)
 
-    def _first_queries(self, streams: Streams, *, wanted: frozenset[str]) -> Tensor:
+    def _first_queries(self, streams: TokenStreams, *, wanted: frozenset[str]) -> Tensor:
         """The class token and, where they are read, the picked patches, (B, 1 + k, D) or (B, 1, D).
 
         Under the readout `cls` the class token is enough: no query influences another.
@@ -288,7 +288,7 @@ class Dcal(AttentionModel):
             raise ValueError(f"there is no map {', '.join(unknown)}, only {', '.join(known)}")
         return wanted or self.map_names
 
-    def _row(self, name: str, streams: Streams) -> Tensor:
+    def _row(self, name: str, streams: TokenStreams) -> Tensor:
         """The map of this name over all tokens, (B, T)."""
         assert streams.cls_attention is not None
         if name in ("rollout", f"{ROLLOUT}{len(self.backbone.blocks)}"):

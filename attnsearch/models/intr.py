@@ -13,12 +13,11 @@ from timm.models.resnet import ResNet
 from timm.utils.model import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from attnsearch.config.models import IntrSettings
+from attnsearch.config.model import IntrSettings
 from attnsearch.errors import ConfigError
+from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone
 from attnsearch.models.base import AttentionModel
-from attnsearch.models.body import build_body
-from attnsearch.models.intr_transformer import CrossAttention, Decoded, Transformer
-from attnsearch.models.pixels import PixelStatistics
+from attnsearch.models.intr_transformer import CrossAttention, DecoderOutput, Transformer
 from attnsearch.models.weights import load_file, load_into
 from attnsearch.types import AttentionOutput, Batch
 
@@ -158,7 +157,7 @@ class Intr(AttentionModel):
                 "data.image_size_px to the size in its name, or use another backbone"
             ) from error
 
-    def decode(self, features: Tensor, padding: Tensor | None) -> Decoded:
+    def decode(self, features: Tensor, padding: Tensor | None) -> DecoderOutput:
         """Everything between the features (B, C, h, w) with their padding (B, h, w) and the presence vector."""
         cells = self.input_proj(features)  # (B, d, h, w)
         n_images, d_model, height, width = cells.shape
@@ -167,7 +166,7 @@ class Intr(AttentionModel):
         )
         positions = sine_position_encoding(is_padding, d_model // 2).expand(n_images, -1, -1, -1)
         return cast(
-            Decoded,
+            DecoderOutput,
             self.transformer(
                 cells.flatten(2).transpose(1, 2),
                 positions.flatten(2).transpose(1, 2),
@@ -274,7 +273,7 @@ def _renamed(name: str, old: str, new: str) -> str:
 
 
 def _build_backbone(cfg: IntrSettings) -> nn.Module:
-    body = build_body(cfg)
+    body = build_any_backbone(cfg)
     if not hasattr(body, "forward_intermediates") or not hasattr(body, "prune_intermediate_layers"):
         raise ConfigError(f"model.backbone {cfg.backbone!r} cannot hand out its features, use one such as resnet50")
     cast(Any, body).prune_intermediate_layers(1, prune_norm=False, prune_head=True)

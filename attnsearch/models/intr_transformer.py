@@ -36,7 +36,7 @@ class CrossAttention:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecoderOutput:
     """What the transformer returns.
 
     Attributes:
@@ -65,7 +65,9 @@ class Transformer(nn.Module):
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, cells: Tensor, positions: Tensor, queries: Tensor, *, padding: Tensor | None = None) -> Decoded:
+    def forward(
+        self, cells: Tensor, positions: Tensor, queries: Tensor, *, padding: Tensor | None = None
+    ) -> DecoderOutput:
         """Encodes the cells and lets every class query look at them.
 
         Args:
@@ -76,7 +78,7 @@ class Transformer(nn.Module):
         """
         memory = self.encoder(cells, positions, padding)
         states, attention = self.decoder(memory, queries.expand(len(cells), -1, -1), padding)
-        return Decoded(memory, states, attention)
+        return DecoderOutput(memory, states, attention)
 
 
 class Encoder(nn.Module):

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnsearch.config.models import BackboneSettings, LoupeSettings, PlainSettings
+from attnsearch.config.model import BackboneSettings, LoupeSettings, PlainSettings
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone, run_children, split_after
 from attnsearch.models.base import AttentionModel, select_maps
-from attnsearch.models.body import build_body, run_children, split_after
-from attnsearch.models.pixels import PixelStatistics
 from attnsearch.types import AttentionOutput, Batch
 
 LAST_STAGE = 3
@@ -75,7 +74,7 @@ class HierarchicalClassifier(AttentionModel):
         super().__init__()
         if n_classes < 2:
             raise ValueError(f"n_classes must be >= 2, got {n_classes}")
-        self.backbone = build_body(cfg)
+        self.backbone = build_any_backbone(cfg)
         self.pixels = PixelStatistics(cfg.backbone)
         self.split = split_after(self.backbone, stage, cfg.backbone)
         cast(Any, self.backbone).reset_classifier(0, "avg")  # ResNets come without pooling

@@ -8,8 +8,8 @@ from pathlib import Path
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import LoadedStudy, load_stored_study, with_settings
 from attnsearch.errors import ConfigError
-from attnsearch.search.space import corners
-from attnsearch.search.study import best_trials, find_study
+from attnsearch.search.space import extreme_settings
+from attnsearch.search.study import best_trials, find_optuna_study
 from attnsearch.search.trials import read_storage, reader_url
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
@@ -41,7 +41,7 @@ def resolve_checkpoints_of(loaded: LoadedStudy, *, root: Path) -> LoadedStudy:
     Raises:
         ConfigError, StoreError: as `resolve_checkpoints`; also where the space itself names a study.
     """
-    for _, settings in corners(loaded.study.space):
+    for _, settings in extreme_settings(loaded.study.space):
         for key in (TEACHER, WEIGHTS):
             if str(settings.get(key, "")).startswith(PREFIX):
                 raise ConfigError(f"space.{key}: an axis chooses between paths of files, got {settings[key]!r}")
@@ -75,6 +75,6 @@ def _best_kept(key: str, shared: ExperimentLayout, name: str, storage: str | Non
 
 def _best_number(layout: StudyLayout, storage: str | None) -> int | None:
     loaded = load_stored_study(layout.study_yaml)
-    study = find_study(read_storage(reader_url(layout, storage)), layout.study)
+    study = find_optuna_study(read_storage(reader_url(layout, storage)), layout.study)
     best = [] if study is None else best_trials(study, loaded.study, k=1)
     return best[0].number if best else None

@@ -17,10 +17,10 @@ from pathlib import Path
 import optuna
 
 from attnsearch.errors import TrialInterrupted
-from attnsearch.search import shadow
-from attnsearch.search.session import Session
+from attnsearch.search import pruning
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import build_pruner
-from attnsearch.store.records import write_epochs
+from attnsearch.store.epochs import write_epochs
 from attnsearch.types import EpochRecord
 
 SLOWEST_EPOCHS_PER_LEASE = 3
@@ -52,7 +52,7 @@ class SearchContext:
 
     def __init__(
         self,
-        session: Session,
+        session: StudyHandle,
         worker: Worker,
         trial: optuna.Trial,
         *,
@@ -114,7 +114,7 @@ class SearchContext:
         self._curve[step] = value
         curve = dict(self._curve)
         if self._is_shadowed():
-            self._submit(lambda: shadow.write_curve(self._trial, curve))
+            self._submit(lambda: pruning.write_curve(self._trial, curve))
         else:
             self._submit(lambda: self._trial.report(value, step))
         self._settle()
@@ -126,7 +126,7 @@ class SearchContext:
             return False
         if not self._is_shadowed():
             return self._trial.should_prune()
-        return shadow.should_prune(
+        return pruning.should_prune(
             self._session.trials(), self._trial, pruner=build_pruner(config), direction=config.monitor_direction
         )
 
@@ -169,4 +169,4 @@ class SearchContext:
 
     def _stored_curve(self) -> dict[int, float]:
         frozen = self._session.database.storage.get_trial(self._trial._trial_id)
-        return shadow.read_curve(frozen) if self._is_shadowed() else dict(frozen.intermediate_values)
+        return pruning.read_curve(frozen) if self._is_shadowed() else dict(frozen.intermediate_values)

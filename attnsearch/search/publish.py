@@ -2,39 +2,103 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from attnsearch.config.load import load_stored_study
+from attnsearch.data.images import write_thumbnails
 from attnsearch.data.loader import DataSource
-from attnsearch.evaluation.collect import collect
-from attnsearch.evaluation.thumbnails import write_thumbnails
-from attnsearch.models.kept import read_kept
-from attnsearch.search.session import Session
-from attnsearch.search.staging import discard_staged, finish_staging, put_in_place, staged, staged_names, start_staging
+from attnsearch.evaluation.evaluation import collect
+from attnsearch.files import atomic_path, atomic_write, disk_errors, locked, make_folder, real_path
+from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.files import atomic_path, atomic_write, disk_errors, locked, real_path
+from attnsearch.store.epochs import read_csv, write_metrics_row
+from attnsearch.store.image_scores import has_scores, read_scores
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
-from attnsearch.store.manifest import read_manifest
-from attnsearch.store.records import read_csv, write_scores
+from attnsearch.store.manifest import FORMAT, read_manifest
 from attnsearch.store.retention import RemovableFile, plan_removal
-from attnsearch.store.scores import has_scores, read_scores
 from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)
+
+
+def staged(layout: StudyLayout, target: PublishedLayout) -> PublishedLayout:
+    """Where the files of a set are made."""
+    return replace(target, directory=layout.staging / target.directory.relative_to(layout.experiment_dir))
+
+
+def start_staging(layout: StudyLayout) -> None:
+    """An empty folder for the files of a publication, without what one that was cut off has left there."""
+    discard_staged(layout)
+    make_folder(layout.staging)
+
+
+def finish_staging(layout: StudyLayout, sets: Sequence[dict[str, Any]], files: Sequence[Path]) -> list[str]:
+    """Writes the manifest of complete files; from here on a publication that is cut off needs no second evaluation.
+
+    Returns:
+        The names of the files in the experiment's folder.
+    """
+    names = [path.relative_to(layout.staging).as_posix() for path in files]
+    about = {"format": FORMAT, "study": layout.study, "sets": list(sets), "files": names}
+    atomic_write(layout.staged_json, json.dumps(about, indent=1) + "\n")
+    return names
+
+
+def staged_names(layout: StudyLayout, sets: Sequence[dict[str, Any]]) -> list[str] | None:
+    """What `finish_staging` returned for these sets, where they were not put in place yet; else None."""
+    try:
+        about = json.loads(layout.staged_json.read_text(encoding="utf-8"))
+        return list(about["files"]) if about["sets"] == list(sets) else None
+    except (OSError, ValueError, LookupError, TypeError):  # none, or damaged: they are made again
+        return None
+
+
+def put_in_place(layout: StudyLayout, names: Sequence[str]) -> Path:
+    """Replaces the published files of a study by the staged ones, the manifest last; a second call continues the first.
+
+    Raises:
+        StoreError: the disk refuses; nothing is lost, and the next publication continues here.
+    """
+    kept = {layout.experiment_dir / name for name in names}
+    with disk_errors(layout.experiment_dir):
+        layout.published_json.unlink(missing_ok=True)
+        for path in sorted(layout.staging.rglob("*")):
+            if path.is_file() and path != layout.staged_json:
+                target = layout.experiment_dir / path.relative_to(layout.staging)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)  # noqa: PTH105 (as in store/files.py)
+        for path in layout.published_files():
+            if path not in kept:
+                path.unlink()
+        atomic_write(layout.published_json, layout.staged_json.read_bytes())
+    discard_staged(layout)
+    return layout.published_json
+
+
+def discard_staged(layout: StudyLayout) -> None:
+    """Removes the folder of a publication, if there is one."""
+    with disk_errors(layout.staging):
+        if layout.staging.exists():
+            shutil.rmtree(layout.staging)
+
 
 LOOKS_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TrialToPublish:
     """A trial whose kept checkpoint is worth publishing."""
 
     number: int
@@ -43,7 +107,7 @@ class Chosen:
     target: PublishedLayout
 
 
-def publish_study(session: Session, data: DataSource) -> Path | None:
+def publish_study(session: StudyHandle, data: DataSource) -> Path | None:
     """Publishes the best trial, and each Pareto trial of a study with several objectives.
 
     Where the right sets are published already, nothing is evaluated again; else a second publication replaces the
@@ -58,7 +122,7 @@ def publish_study(session: Session, data: DataSource) -> Path | None:
     return publish(session.layout, chosen, data)
 
 
-def choose(session: Session) -> list[Chosen]:
+def choose(session: StudyHandle) -> list[TrialToPublish]:
     """The trial for the flat files first, then the Pareto trials, each with its own folder."""
     config, layout = session.loaded.study, session.layout
     best = best_trials(session.study, config, k=1)
@@ -73,11 +137,11 @@ def _kept_epoch(trial: FrozenTrial) -> int:
     return int(trial.user_attrs["kept_epoch"])
 
 
-def _chosen(layout: StudyLayout, trial: FrozenTrial, target: PublishedLayout) -> Chosen:
-    return Chosen(trial.number, _kept_epoch(trial), layout.trial(trial.number), target)
+def _chosen(layout: StudyLayout, trial: FrozenTrial, target: PublishedLayout) -> TrialToPublish:
+    return TrialToPublish(trial.number, _kept_epoch(trial), layout.trial(trial.number), target)
 
 
-def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> Path:
+def publish(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> Path:
     """Makes the published sets of some trials of one study, then replaces those before them; the manifest is last."""
     manifest = layout.published_json
     wanted = [{"trial": c.number, "epoch": c.epoch, "folder": _relative(c.target.directory, layout)} for c in chosen]
@@ -97,7 +161,7 @@ def publish(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> 
     return put_in_place(layout, names)
 
 
-def _write_sets(layout: StudyLayout, chosen: Sequence[Chosen], data: DataSource) -> list[Path]:
+def _write_sets(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> list[Path]:
     """The files of all sets; a trial that has two of them is looked at once, and its second set is a copy."""
     of_trial: dict[int, list[Path]] = {}
     files: list[Path] = []
@@ -116,14 +180,14 @@ def _copy(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list[Path]:
+def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: DataSource) -> list[Path]:
     """Writes one published set: scores of each split, maps and index of the test images, small copies of them."""
     split: Split = "val" if data.tables.test is None else "test"
     if split == "val":
         logger.warning("%s has no test split: the published maps and scores are those of validation", layout.study)
     logger.info("publishing trial %d: %d %s images", chosen.number, len(data.tables.of(split)), split)
-    note_look(layout, chosen.number, chosen.epoch, split)
-    config = read_kept(chosen.trial.kept).config
+    log_test_evaluation(layout, chosen.number, chosen.epoch, split)
+    config = read_model_checkpoint(chosen.trial.kept).config
     archive = chosen.target.archive(split)
     scores = collect(config, chosen.trial.kept, data, split, archive=archive)
     written = _write_scores(chosen, {split: _of_split(scores, f"{split}/")})
@@ -131,7 +195,7 @@ def publish_trial(layout: StudyLayout, chosen: Chosen, data: DataSource) -> list
     return [*written, *(path for path in (*archive.arrays.values(), archive.about, archive.images) if path.exists())]
 
 
-def _write_copies(layout: StudyLayout, chosen: Chosen, data: DataSource, split: Split) -> None:
+def _write_copies(layout: StudyLayout, chosen: TrialToPublish, data: DataSource, split: Split) -> None:
     """Small copies of all pictures whose maps lie in the results: the published ones, and those of validation."""
     table = data.tables.of(split)
     write_thumbnails(table, table.image_ids, layout.thumbnail)
@@ -140,7 +204,7 @@ def _write_copies(layout: StudyLayout, chosen: Chosen, data: DataSource, split: 
         write_thumbnails(data.tables.val, read_archive(kept, index_only=True).image_ids, layout.thumbnail)
 
 
-def _write_scores(chosen: Chosen, measured: dict[Split, dict[str, float]]) -> list[Path]:
+def _write_scores(chosen: TrialToPublish, measured: dict[Split, dict[str, float]]) -> list[Path]:
     """`model<study>_epoch<E>_<split>.csv`: one row each; train and val of the kept epoch, val with scores."""
     recorded = read_csv(chosen.trial.epochs_csv)
     row = recorded.loc[recorded["epoch"] == chosen.epoch].iloc[0]
@@ -153,11 +217,11 @@ def _write_scores(chosen: Chosen, measured: dict[Split, dict[str, float]]) -> li
     paths = []
     for split, scores in by_split.items():
         paths.append(chosen.target.model_csv(split))
-        write_scores(paths[-1], scores)
+        write_metrics_row(paths[-1], scores)
     return paths
 
 
-def _score_means(chosen: Chosen) -> dict[str, float]:
+def _score_means(chosen: TrialToPublish) -> dict[str, float]:
     """What was measured of the saliency at the end of the trial; nothing where it was not scored."""
     paths = chosen.trial.scores("val")
     if not has_scores(paths):
@@ -169,7 +233,7 @@ def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in scores.items() if name.startswith(prefix)}
 
 
-def note_look(layout: StudyLayout, number: int, epoch: int, split: Split) -> None:
+def log_test_evaluation(layout: StudyLayout, number: int, epoch: int, split: Split) -> None:
     """Adds a line to `test_looks.csv` before the split is opened, so that no look goes unseen.
 
     Raises:
@@ -187,7 +251,7 @@ def _relative(path: Path, layout: StudyLayout) -> str:
     return path.relative_to(layout.experiment_dir).as_posix()
 
 
-def removable(session: Session) -> list[RemovableFile]:
+def removable(session: StudyHandle) -> list[RemovableFile]:
     """What retention would delete now: weights and maps of all but the best k, published and unfinished trials.
 
     A trial that another study of the experiment has as its teacher, or starts from, stays as well.

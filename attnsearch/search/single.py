@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.layers import to_yaml
 from attnsearch.config.load import load_experiment
+from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.loader import open_data
 from attnsearch.errors import ConfigError, TrialInterrupted
+from attnsearch.files import atomic_write, remove_stale_temporaries
 from attnsearch.search.checkpoints import resolve_checkpoints
-from attnsearch.search.finish import evaluate_kept
-from attnsearch.search.preflight import check_models
-from attnsearch.search.publish import Chosen, publish
-from attnsearch.search.score_checks import check_scores_of_run
-from attnsearch.search.session import only_runner
+from attnsearch.search.checks import check_models, check_scores_of_run
+from attnsearch.search.handle import only_runner
+from attnsearch.search.objective import evaluate_best
+from attnsearch.search.publish import TrialToPublish, publish
 from attnsearch.search.study import changes
-from attnsearch.store.classes import write_classes
-from attnsearch.store.files import atomic_write, remove_stale_temporaries
+from attnsearch.store.archive import write_classes
 from attnsearch.store.layout import StudyLayout
-from attnsearch.training.run import fit
-from attnsearch.training.sources import check_sources
+from attnsearch.training.checks import check_start
+from attnsearch.training.trainer import fit
 from attnsearch.types import EpochRecord, TrialResult
 
 
@@ -73,7 +72,7 @@ def run_single(
     trial = layout.trial(0)
     _refuse_other(config, layout)
     data = open_data(config.data, progress=progress)
-    check_sources(config, data.tables)
+    check_start(config, data.tables)
     check_models([("base", config)], n_classes=len(data.tables.class_names), metrics=[config.monitor])
     check_scores_of_run(config, data.tables)
     with only_runner(layout):
@@ -83,8 +82,8 @@ def run_single(
         write_classes(layout.classes_csv, data.tables.class_names)
         context = SingleContext(config.seed, trial.directory, should_stop)
         result = fit(config, context, data=data)
-        result = evaluate_kept(config, result, trial, data, check=context.check)
-        publish(layout, [Chosen(0, result.kept_epoch, trial, layout.published(result.kept_epoch))], data)
+        result = evaluate_best(config, result, trial, data, check=context.check)
+        publish(layout, [TrialToPublish(0, result.kept_epoch, trial, layout.published(result.kept_epoch))], data)
     return result
 
 

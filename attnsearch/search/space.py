@@ -10,10 +10,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import LoadedStudy, with_settings
-from attnsearch.config.study import ChoiceAxis, FloatAxis, IntAxis, Scalar, SpaceAxis, StudyConfig
+from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParameter, Parameter, Scalar, StudyConfig
 from attnsearch.errors import ConfigError
 
-Space = Mapping[str, SpaceAxis]
+Space = Mapping[str, Parameter]
 Settings = dict[str, Scalar]
 
 
@@ -26,28 +26,28 @@ def suggest_settings(trial: optuna.Trial, space: Space) -> Settings:
     return settings
 
 
-def _suggest(trial: optuna.Trial, key: str, axis: SpaceAxis) -> Scalar:
-    if isinstance(axis, FloatAxis):
+def _suggest(trial: optuna.Trial, key: str, axis: Parameter) -> Scalar:
+    if isinstance(axis, FloatParameter):
         return trial.suggest_float(key, axis.low, axis.high, log=axis.log, step=axis.step)
-    if isinstance(axis, IntAxis):
+    if isinstance(axis, IntParameter):
         return trial.suggest_int(key, axis.low, axis.high, log=axis.log, step=axis.step)
     return trial.suggest_categorical(key, axis.choices)
 
 
-def _is_active(axis: SpaceAxis, settings: Mapping[str, Scalar]) -> bool:
+def _is_active(axis: Parameter, settings: Mapping[str, Scalar]) -> bool:
     return all(parent in settings and settings[parent] in values for parent, values in axis.when.items())
 
 
-def distribution(axis: SpaceAxis) -> BaseDistribution:
+def distribution(axis: Parameter) -> BaseDistribution:
     """Optuna's distribution of an axis."""
-    if isinstance(axis, FloatAxis):
+    if isinstance(axis, FloatParameter):
         return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
-    if isinstance(axis, IntAxis):
+    if isinstance(axis, IntParameter):
         return IntDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
     return CategoricalDistribution(axis.choices)
 
 
-def corners(space: Space) -> Iterator[tuple[str, Settings]]:
+def extreme_settings(space: Space) -> Iterator[tuple[str, Settings]]:
     """Every end and choice of every axis, as (description, settings that the axis and its conditions need)."""
     for key, axis in space.items():
         for value in axis.ends():
@@ -66,14 +66,14 @@ def _conditions(space: Space, key: str) -> Settings:
     return settings
 
 
-def corner_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig]]:
+def extreme_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig]]:
     """The base and the experiment at every corner of the space, all checked.
 
     Raises:
         ConfigError: one line for each corner or enqueued setting that does not fit.
     """
     found, faults = [("base", loaded.experiment)], enqueue_faults(loaded.study)
-    for description, settings in corners(loaded.study.space):
+    for description, settings in extreme_settings(loaded.study.space):
         try:
             experiment = with_settings(loaded.experiment, settings)
         except ConfigError as error:
@@ -93,7 +93,7 @@ def _reason(error: ConfigError) -> str:
 def _inert_faults(study: str, key: str, experiment: ExperimentConfig) -> list[str]:
     """A line if an axis of the model cannot change a prediction under the experiment's other settings."""
     block, _, name = key.partition(".")
-    reason = experiment.model.inert_axes().get(name) if block == "model" else None
+    reason = experiment.model.unused_parameters().get(name) if block == "model" else None
     return [] if reason is None else [f"study {study}: space.{key}: would search for nothing: {reason}"]
 
 
@@ -110,25 +110,25 @@ def enqueue_faults(study: StudyConfig) -> list[str]:
     return faults
 
 
-def _contains(axis: SpaceAxis, value: Scalar) -> bool:
-    if isinstance(axis, ChoiceAxis):
+def _contains(axis: Parameter, value: Scalar) -> bool:
+    if isinstance(axis, ChoiceParameter):
         return value in axis.choices
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or (isinstance(axis, IntAxis) and not isinstance(value, int))
+        or (isinstance(axis, IntParameter) and not isinstance(value, int))
     ):
         return False
     return distribution(axis)._contains(value)
 
 
-def _range(axis: SpaceAxis) -> str:
-    return str(list(axis.choices)) if isinstance(axis, ChoiceAxis) else f"{axis.low} to {axis.high}"
+def _range(axis: Parameter) -> str:
+    return str(list(axis.choices)) if isinstance(axis, ChoiceParameter) else f"{axis.low} to {axis.high}"
 
 
 def needed_cache_px(loaded: LoadedStudy) -> int:
     """Side in pixels of the decoded pictures that serves every corner of the space."""
-    sides = [experiment.data.cached_px for _, experiment in corner_experiments(loaded)]
+    sides = [experiment.data.cached_px for _, experiment in extreme_experiments(loaded)]
     if {"data.image_size_px", "data.crop_ratio"} <= set(loaded.study.space):
         size, ratio = loaded.study.space["data.image_size_px"], loaded.study.space["data.crop_ratio"]
         sides.append(int(max(map(_number, size.ends())) / min(map(_number, ratio.ends()))))

@@ -16,8 +16,8 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from attnsearch.config.evaluation import VERSION, family_of
 from attnsearch.config.load import LoadedStudy
-from attnsearch.config.scores import VERSION, family_of
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.search.storage import Database
@@ -25,7 +25,7 @@ from attnsearch.store.locks import creation_lock
 
 IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"
-SCORES = "evaluation.scores"
+SCORES_KEY = "evaluation.scores"
 ENDED_AT = "ended_at"
 RETURNED = "returned"
 """The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
@@ -86,9 +86,9 @@ def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str, clas
 
 def _find_or_create(database: Database, loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) -> optuna.Study:
     config = loaded.study
-    study = find_study(database.storage, config.name)
+    study = find_optuna_study(database.storage, config.name)
     if study is not None and IDENTITY in study.user_attrs:
-        refuse_changes(study, loaded, val_hash=val_hash, class_names=class_names)
+        check_unchanged(study, loaded, val_hash=val_hash, class_names=class_names)
         return study
     if study is None:
         directions = list(config.objectives.values())
@@ -104,27 +104,27 @@ def _find_or_create(database: Database, loaded: LoadedStudy, val_hash: str, clas
     return study
 
 
-def find_study(storage: BaseStorage, name: str) -> optuna.Study | None:
+def find_optuna_study(storage: BaseStorage, name: str) -> optuna.Study | None:
     """The study of this name, if there is one."""
     if name not in optuna.study.get_all_study_names(storage):
         return None
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def refuse_changes(study: optuna.Study, loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> None:
+def check_unchanged(study: optuna.Study, loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> None:
     """Compares a stored study with the settings that it is opened with.
 
     Raises:
         ConfigError: another base, space, objectives, class map or validation split; the difference is printed.
     """
     stored, wanted = study.user_attrs.get(IDENTITY), _identity(loaded, val_hash, class_names)
-    if stored is not None and SCORES not in stored:
-        wanted.pop(SCORES)  # begun before trials were scored; none of its objectives can be a score
+    if stored is not None and SCORES_KEY not in stored:
+        wanted.pop(SCORES_KEY)  # begun before trials were scored; none of its objectives can be a score
     if stored is not None and stored != wanted:
         raise ConfigError(_difference(loaded.study.name, stored, wanted))
 
 
-def load_study(database: Database, config: StudyConfig) -> optuna.Study:
+def open_optuna_study(database: Database, config: StudyConfig) -> optuna.Study:
     """An existing study, with its pruner.
 
     Raises:
@@ -150,7 +150,7 @@ def _identity(loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) ->
     study = loaded.study.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
     return {
         "experiment": loaded.experiment.identity(),
-        SCORES: {**loaded.experiment.evaluation.scores.identity(), **_score_version(loaded.study)},
+        SCORES_KEY: {**loaded.experiment.evaluation.scores.identity(), **_score_version(loaded.study)},
         **study,
         "classes": list(class_names),
         "validation split": val_hash,

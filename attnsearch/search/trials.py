@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.load import load_stored_study
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
-from attnsearch.search.study import RETURNED, UUID, find_study, is_feasible
+from attnsearch.search.study import RETURNED, UUID, find_optuna_study, is_feasible
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.database import reader_arguments
 from attnsearch.store.inspection import inspect_database, server_errors
@@ -126,7 +126,7 @@ def find_stored(url: str, name: str) -> optuna.Study | None:
     """
     storage = read_storage(url)
     with database_content_errors(url):
-        study = find_study(storage, name)
+        study = find_optuna_study(storage, name)
     if study is not None:
         rows_of(study, url)
     return study

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +15,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.layers import to_yaml
 from attnsearch.config.load import with_settings
 from attnsearch.config.study import StudyConfig
+from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.device import classify_device_error
 from attnsearch.errors import (
@@ -30,26 +30,96 @@ from attnsearch.errors import (
     TrialInterrupted,
     UnexpectedError,
 )
+from attnsearch.files import atomic_write, explain_os_error
 from attnsearch.search.context import SearchContext, Worker
-from attnsearch.search.finish import attach_pictures, evaluate_kept, list_files
-from attnsearch.search.recover import MAX_STALLED_ATTEMPTS, return_trial
-from attnsearch.search.scoring import list_scores
-from attnsearch.search.session import Session
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.objective import attach_pictures, evaluate_best, list_files, list_scores
 from attnsearch.search.space import suggest_settings
-from attnsearch.search.study import ENDED_AT, build_sampler, derive_seed, is_failing, n_finished, take_trial
-from attnsearch.store.files import atomic_write, explain_os_error
+from attnsearch.search.study import ENDED_AT, RETURNED, build_sampler, derive_seed, is_failing, n_finished, take_trial
+from attnsearch.store.leases import HELD, Lease
 from attnsearch.store.retention import remove_resumes
 from attnsearch.store.servers import repeated
-from attnsearch.training.run import fit
+from attnsearch.training.trainer import fit
 from attnsearch.types import SCORES, TrialResult
 
 logger = logging.getLogger(__name__)
+
+MAX_STALLED_ATTEMPTS = 3
+KILLED = "the worker was killed; often too little memory: lower train.batch_size or raise train.accumulation"
+
+
+@repeated
+def reclaim_lost_trials(session: StudyHandle, *, is_dead: Callable[[str], bool]) -> list[int]:
+    """Takes back every running trial that no living worker holds.
+
+    Args:
+        is_dead: whether the process behind a worker's name is known to be gone; its leases need not run out.
+
+    Returns:
+        Numbers of the trials that were taken back.
+    """
+    with session.exclusive():
+        seen = [(trial, session.leases.of_trial(trial.number)) for trial in session.trials(TrialState.RUNNING)]
+        return [
+            trial.number
+            for trial, lease in seen
+            if _is_lost(session, lease, is_dead) and _take_back(session, trial, lease)
+        ]
+
+
+def _is_lost(session: StudyHandle, lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
+    """Whether no living worker holds the trial; ask and claim share a lock, so one without a lease died in between.
+
+    While the server was away nobody could renew a lease, so that one that ran out then may still be alive.
+    """
+    if lease is None or lease.state != HELD or is_dead(lease.worker):
+        return True
+    return lease.expires_at < time.time() and not session.database.was_away_within(session.loaded.study.lease_s)
+
+
+def _take_back(session: StudyHandle, trial: FrozenTrial, seen: Lease | None) -> bool:
+    """Whether it was still the attempt that was seen; the lock does not reach a search on another machine."""
+    try:
+        stalled = session.leases.take_back(trial.number, seen.attempt if seen is not None else None)
+    except LeaseLost:
+        return False
+    return_trial(session, trial, stalled=stalled, reason=KILLED)
+    return True
+
+
+def return_trial(session: StudyHandle, trial: FrozenTrial | optuna.Trial, *, stalled: int, reason: str) -> None:
+    """Makes the next claim continue a trial from its last epoch; its lease has ended. Needs `session.exclusive`.
+
+    After three attempts in a row without a new epoch the trial fails, but only if other trials have finished epochs
+    since the first of them: otherwise the fault may be the machine's.
+
+    Args:
+        stalled: attempts in a row that finished no new epoch, the last one included.
+        reason: what ended the last attempt, shown with the trial.
+    """
+    storage, elsewhere = session.database.storage, session.leases.n_epochs(without=trial.number)
+    before = trial.user_attrs.get(RETURNED, {}).get("epochs_elsewhere", elsewhere) if stalled > 1 else elsewhere
+    if stalled >= MAX_STALLED_ATTEMPTS and elsewhere > before:
+        _fail(session, trial, f"{stalled} attempts in a row finished no epoch: {reason}")
+        return
+    note = {"reason": reason, "attempts": stalled, "epochs_elsewhere": before}
+    storage.set_trial_user_attr(trial._trial_id, RETURNED, note)
+    session.return_to_waiting(trial)
+    logger.info("trial %d goes back to waiting: %s", trial.number, reason)
+
+
+def _fail(session: StudyHandle, trial: FrozenTrial | optuna.Trial, error: str) -> None:
+    logger.warning("trial %d failed: %s", trial.number, error)
+    for key, value in {"error": error, ENDED_AT: time.time()}.items():
+        session.database.storage.set_trial_user_attr(trial._trial_id, key, value)
+    session.study.tell(trial.number, state=TrialState.FAIL)
+
 
 POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimedTrial:
     """A trial that this worker owns until its lease runs out."""
 
     trial: optuna.Trial
@@ -68,7 +138,7 @@ class OpenData:
         return self.source
 
 
-def run_worker(session: Session, worker: Worker, *, started_at: float) -> None:
+def run_worker(session: StudyHandle, worker: Worker, *, started_at: float) -> None:
     """Runs trials until the budget is spent, the study is failing, or someone asks to stop.
 
     Args:
@@ -90,14 +160,14 @@ def run_worker(session: Session, worker: Worker, *, started_at: float) -> None:
 
 
 @repeated
-def claim_next(session: Session, worker: Worker, *, started_at: float) -> Claim | Literal["done", "wait"]:
+def claim_next(session: StudyHandle, worker: Worker, *, started_at: float) -> ClaimedTrial | Literal["done", "wait"]:
     """The next trial under a fresh lease; "wait" while running trials may still fill the budget."""
     config = session.loaded.study
     with session.exclusive():
         trials = session.trials()
         held = session.leases.held_by(worker.name)
         if held is not None:  # claimed before, but the answer was lost
-            return Claim(optuna.Trial(session.study, trials[held.number]._trial_id), held.attempt)
+            return ClaimedTrial(optuna.Trial(session.study, trials[held.number]._trial_id), held.attempt)
         if n_finished(trials) >= config.n_trials or is_failing(trials, since=started_at):
             return "done"
         chosen = _choose(session, trials)
@@ -107,10 +177,10 @@ def claim_next(session: Session, worker: Worker, *, started_at: float) -> Claim 
         session.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
         trial = take_trial(session.study, chosen)
         attempt = session.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
-    return Claim(trial, attempt)
+    return ClaimedTrial(trial, attempt)
 
 
-def _choose(session: Session, trials: Sequence[FrozenTrial]) -> FrozenTrial | Literal["wait"] | None:
+def _choose(session: StudyHandle, trials: Sequence[FrozenTrial]) -> FrozenTrial | Literal["wait"] | None:
     """The waiting trial to run next; None is a new one.
 
     Trials whose last attempts finished no epoch come last, so that others show whether the fault is theirs, and before
@@ -131,7 +201,7 @@ def _choose(session: Session, trials: Sequence[FrozenTrial]) -> FrozenTrial | Li
     return "wait" if needs_device_alone and n_running else first
 
 
-def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) -> None:
+def run_claim(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: OpenData) -> None:
     """Runs one trial to its end, whatever that is.
 
     Raises:
@@ -145,7 +215,7 @@ def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) ->
             "trial %d was taken over by another worker; this attempt (%d) ends", claim.trial.number, claim.attempt
         )
     except TrialInterrupted:
-        give_back(session, claim)
+        return_to_queue(session, claim)
     except Exception as error:
         fault = explain_fault(error, session)
         if isinstance(fault, TrialError):
@@ -156,7 +226,7 @@ def run_claim(session: Session, worker: Worker, claim: Claim, data: OpenData) ->
         raise fault from (None if fault is error else error)
 
 
-def explain_fault(error: Exception, session: Session) -> AttnSearchError:
+def explain_fault(error: Exception, session: StudyHandle) -> AttnSearchError:
     """What an exception out of a trial means; its type decides what becomes of the trial and of the study.
 
     `TrialError`: the setting is bad, the trial fails and the study continues. `TransientError`: the trial is returned
@@ -170,17 +240,17 @@ def explain_fault(error: Exception, session: Session) -> AttnSearchError:
     return classify_device_error(error) or UnexpectedError(f"unexpected {type(error).__name__}: {text}")
 
 
-def _give_back_after(session: Session, claim: Claim, fault: AttnSearchError) -> None:
-    """Returns the trial where the store still takes it; else `recover` does, once this worker is gone."""
+def _give_back_after(session: StudyHandle, claim: ClaimedTrial, fault: AttnSearchError) -> None:
+    """Returns the trial where the store still takes it; else `reclaim_lost_trials` does, once this worker is gone."""
     if isinstance(fault, ServerUnavailable):
         return
     try:
-        give_back(session, claim, fault=fault)
+        return_to_queue(session, claim, fault=fault)
     except StoreError as error:
         logger.warning("trial %d stays with this worker until the next start: %s", claim.trial.number, error)
 
 
-def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> TrialResult:
+def _run(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: OpenData) -> TrialResult:
     number, attempt = claim.trial.number, claim.attempt
     config = trial_config(session, claim.trial)
     layout = session.layout.trial(number)
@@ -191,7 +261,7 @@ def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> Tria
         source = data.of(config)
         result = fit(config, context, data=source)
         if result.state == "complete":
-            result = evaluate_kept(config, result, layout, source, check=context.check)
+            result = evaluate_best(config, result, layout, source, check=context.check)
             list_files(session, number, attempt)
             list_scores(session, claim.trial, attempt)
             attach_pictures(session, claim.trial, source, check=context.check)
@@ -199,7 +269,7 @@ def _run(session: Session, worker: Worker, claim: Claim, data: OpenData) -> Tria
     return result
 
 
-def trial_config(session: Session, trial: optuna.Trial) -> ExperimentConfig:
+def trial_config(session: StudyHandle, trial: optuna.Trial) -> ExperimentConfig:
     """The experiment of one trial; its seed derives from the study's seed and its number.
 
     Raises:
@@ -214,7 +284,7 @@ def trial_config(session: Session, trial: optuna.Trial) -> ExperimentConfig:
 
 
 @repeated
-def give_back(session: Session, claim: Claim, *, fault: AttnSearchError | None = None) -> None:
+def return_to_queue(session: StudyHandle, claim: ClaimedTrial, *, fault: AttnSearchError | None = None) -> None:
     """Returns a running trial to WAITING, from where it continues after its last epoch.
 
     Args:
@@ -230,7 +300,7 @@ def give_back(session: Session, claim: Claim, *, fault: AttnSearchError | None =
             return_trial(session, claim.trial, stalled=stalled, reason=str(fault))
 
 
-def _tell_failed(session: Session, claim: Claim, reason: str) -> None:
+def _tell_failed(session: StudyHandle, claim: ClaimedTrial, reason: str) -> None:
     with suppress(LeaseLost):
         _tell(session, claim, _failed(reason))
 
@@ -242,7 +312,7 @@ def _failed(reason: str) -> TrialResult:
 
 
 @repeated
-def _tell(session: Session, claim: Claim, ended: TrialResult) -> None:
+def _tell(session: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
     """The one place where a trial ends: attributes for the dashboard, constraints, state and values."""
     config, trial = session.loaded.study, claim.trial
     values = objective_values(config, ended)
@@ -290,7 +360,7 @@ def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict
     return excess
 
 
-def attributes(session: Session, number: int, ended: TrialResult) -> dict[str, object]:
+def attributes(session: StudyHandle, number: int, ended: TrialResult) -> dict[str, object]:
     """What a person wants to see and sort in the dashboard's table."""
     shown: dict[str, object] = {
         "kept_epoch": ended.kept_epoch,

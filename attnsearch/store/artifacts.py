@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from attnsearch.store import tables
+from attnsearch.files import disk_errors
+from attnsearch.store import schema
 from attnsearch.store.damage import database_content_errors, open_array, url_of
 from attnsearch.store.database import transaction
-from attnsearch.store.files import disk_errors
 from attnsearch.store.leases import require_lease
 from attnsearch.store.servers import repeated
 
@@ -67,9 +67,9 @@ def write_artifacts(
     with transaction(engine) as connection:
         if attempt is not None:
             require_lease(connection, study_uuid, number, attempt)
-        insert = tables.insert_into(connection, tables.artifacts)
+        insert = schema.insert_into(connection, schema.artifacts)
         changed = {name: insert.excluded[name] for name in ("path", "shape", "dtype", "sha256", "bytes")}
-        upsert = insert.on_conflict_do_update(index_elements=list(tables.artifacts.primary_key.columns), set_=changed)
+        upsert = insert.on_conflict_do_update(index_elements=list(schema.artifacts.primary_key.columns), set_=changed)
         connection.execute(upsert, rows)
 
 
@@ -82,7 +82,7 @@ def read_artifacts(
     Raises:
         StoreError: the database refuses.
     """
-    table = tables.artifacts
+    table = schema.artifacts
     query = select(table).where(table.c.study == study_uuid).order_by(table.c.trial, table.c.kind)
     if numbers is not None:
         query = query.where(table.c.trial.in_(list(numbers)))

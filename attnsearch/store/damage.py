@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attnsearch.errors import AttnSearchError, StoreError
-from attnsearch.store.files import explain_os_error
+from attnsearch.files import explain_os_error
 from attnsearch.store.urls import redact, shown
 
 if TYPE_CHECKING:

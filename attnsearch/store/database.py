@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_en
 from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import StoreError, TransientStoreError
-from attnsearch.store import tables
-from attnsearch.store.files import free_bytes, make_folder
+from attnsearch.files import free_bytes, make_folder
+from attnsearch.store import schema
 from attnsearch.store.inspection import CONNECT_TIMEOUT_S, DatabaseState, inspect_database, server_errors
 from attnsearch.store.servers import Connector, connector_of, raise_lost_connections
 from attnsearch.store.urls import (
@@ -105,8 +105,8 @@ def create_tables(engine: Engine) -> None:
         if engine.dialect.name == "sqlite":
             _set_wal(engine)
         with engine.begin() as connection:
-            tables.metadata.create_all(connection)
-            row = tables.insert_into(connection, tables.meta).values(key="schema", value=str(tables.SCHEMA))
+            schema.metadata.create_all(connection)
+            row = schema.insert_into(connection, schema.meta).values(key="schema", value=str(schema.SCHEMA))
             connection.execute(row.on_conflict_do_nothing())
 
 

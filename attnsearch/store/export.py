@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 from attnsearch.errors import ConfigError, StoreError
-from attnsearch.store.files import atomic_path, discard, disk_errors, real_path, remove_stale
-from attnsearch.store.layout import (
-    SIDE_FILES,
-    STAGING,
-    ExperimentLayout,
-    is_live_state,
-    is_resume_checkpoint,
+from attnsearch.files import (
+    atomic_path,
+    discard,
+    disk_errors,
     is_temporary,
     meant_name,
+    real_path,
+    remove_stale,
     temporary_path,
 )
+from attnsearch.store.layout import SIDE_FILES, STAGING, ExperimentLayout, is_live_state, is_resume_checkpoint
 from attnsearch.store.urls import default_url, read_only_uri, redact, sqlite_path
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")

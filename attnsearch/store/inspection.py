@@ -18,7 +18,7 @@ from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from attnsearch.errors import StoreError
-from attnsearch.store.tables import PREFIX, SCHEMA
+from attnsearch.store.schema import PREFIX, SCHEMA
 from attnsearch.store.urls import driver_url, near_names, redact, shown, sqlite_path, untouched_uri
 
 DatabaseState = Literal["absent", "unfinished", "ours"]

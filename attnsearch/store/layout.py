@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,7 +20,6 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 STAGING = "publishing"
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
 _RESERVED_STUDIES = frozenset({"artifacts", "figures"})
 
 
@@ -365,28 +362,6 @@ class StudyLayout:
     def curves_npy(self, curve: Curve) -> Path:
         """(N, S + 1, 2): cells that are left, and the class probability."""
         return self.experiment_dir / f"attMetr{curve}_{self.study}.npy"
-
-
-def temporary_path(path: Path) -> Path:
-    """A fresh hidden name beside `path`, so that a rename never crosses file systems."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether the name is one that `temporary_path` made, or one that SQLite has put beside it."""
-    return _TEMPORARY.fullmatch(path.name) is not None
-
-
-def writer_of(path: Path) -> int:
-    """Id of the process that made this temporary name; 0 for another name."""
-    match = _TEMPORARY.fullmatch(path.name)
-    return int(match[2]) if match else 0
-
-
-def meant_name(path: Path) -> str:
-    """The name that the file of this temporary name was to get; empty for another name."""
-    match = _TEMPORARY.fullmatch(path.name)
-    return match[1] if match else ""
 
 
 def is_live_state(path: Path) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select, update
 
 from attnsearch.errors import LeaseLost
-from attnsearch.store import tables
+from attnsearch.store import schema
 from attnsearch.store.database import transaction
 from attnsearch.store.servers import repeated
 
@@ -65,7 +65,7 @@ class Leases:
                 "stalled": _stalled_after(row) if row.state == HELD else row.stalled,
                 "state": HELD,
             }
-            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+            connection.execute(update(schema.leases).where(self._is(number)).values(values))
         return int(row.attempt) + 1
 
     @repeated
@@ -81,7 +81,7 @@ class Leases:
         with transaction(self._engine) as connection:
             row = _require_held(connection, self._study, number, attempt)
             values = {"expires_at": self._clock() + duration_s, "epoch": max(row.epoch, epoch or 0)}
-            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+            connection.execute(update(schema.leases).where(self._is(number)).values(values))
 
     @repeated
     def check(self, number: int, attempt: int) -> None:
@@ -114,7 +114,7 @@ class Leases:
             after = _stalled_after(row)
             count = after if stalled or after == 0 else int(row.stalled)
             values = {"state": RELEASED, "stalled": count}
-            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+            connection.execute(update(schema.leases).where(self._is(number)).values(values))
             return count
 
     @repeated
@@ -139,30 +139,30 @@ class Leases:
                 return int(row.stalled)
             stalled = _stalled_after(row)
             values = {"state": TAKEN, "stalled": stalled}
-            connection.execute(update(tables.leases).where(self._is(number)).values(values))
+            connection.execute(update(schema.leases).where(self._is(number)).values(values))
             return stalled
 
     @repeated
     def of_trial(self, number: int) -> Lease | None:
         """The last lease of the trial in whatever state; None if it was never claimed."""
         with transaction(self._engine) as connection:
-            row = connection.execute(select(tables.leases).where(self._is(number))).one_or_none()
+            row = connection.execute(select(schema.leases).where(self._is(number))).one_or_none()
         return None if row is None else _lease(row)
 
     @repeated
     def held_by(self, worker: str) -> Lease | None:
         """The lease that a worker holds; one whose claim was cut off may not know of it."""
         held = and_(
-            tables.leases.c.study == self._study, tables.leases.c.worker == worker, tables.leases.c.state == HELD
+            schema.leases.c.study == self._study, schema.leases.c.worker == worker, schema.leases.c.state == HELD
         )
         with transaction(self._engine) as connection:
-            row = connection.execute(select(tables.leases).where(held)).one_or_none()
+            row = connection.execute(select(schema.leases).where(held)).one_or_none()
         return None if row is None else _lease(row)
 
     @repeated
     def n_epochs(self, *, without: int | None = None) -> int:
         """Epochs that all trials of the study have finished so far, one trial left out if asked."""
-        table = tables.leases
+        table = schema.leases
         query = select(func.coalesce(func.sum(table.c.epoch), 0)).where(table.c.study == self._study)
         if without is not None:
             query = query.where(table.c.trial != without)
@@ -172,7 +172,7 @@ class Leases:
     @repeated
     def stalled(self) -> dict[int, int]:
         """Trial -> attempts in a row that finished no new epoch, for trials that have any."""
-        table = tables.leases
+        table = schema.leases
         query = select(table.c.trial, table.c.stalled).where(table.c.study == self._study, table.c.stalled > 0)
         with transaction(self._engine) as connection:
             return {row.trial: row.stalled for row in connection.execute(query)}
@@ -183,12 +183,12 @@ class Leases:
         return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
 
     def _is(self, number: int) -> ColumnElement[bool]:
-        return and_(tables.leases.c.study == self._study, tables.leases.c.trial == number)
+        return and_(schema.leases.c.study == self._study, schema.leases.c.trial == number)
 
     def _locked(self, connection: Connection, number: int) -> Row[tuple[object, ...]]:
         """The trial's row, made if it is missing, locked until the transaction ends."""
         empty = {"attempt": 0, "worker": "", "expires_at": 0.0, "epoch": 0, "epoch_at_claim": 0, "stalled": 0}
-        new = tables.insert_into(connection, tables.leases).values(
+        new = schema.insert_into(connection, schema.leases).values(
             study=self._study, trial=number, state=RELEASED, **empty
         )
         connection.execute(new.on_conflict_do_nothing())
@@ -214,7 +214,7 @@ def _require_held(connection: Connection, study_uuid: str, number: int, attempt:
 
 
 def _row(connection: Connection, study_uuid: str, number: int) -> Row[tuple[object, ...]] | None:
-    table = tables.leases
+    table = schema.leases
     query = select(table).where(table.c.study == study_uuid, table.c.trial == number)
     return connection.execute(query.with_for_update()).one_or_none()  # SQLite: the whole file is locked already
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import StoreError
+from attnsearch.files import locked
 from attnsearch.store.database import database_errors, open_writer
-from attnsearch.store.files import locked
 from attnsearch.store.urls import sqlite_path
 
 TIMEOUT_S = 120.0

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnsearch.store.files import disk_errors
+from attnsearch.files import disk_errors
 from attnsearch.store.layout import StudyLayout, TrialLayout
 from attnsearch.types import SPLITS
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from attnsearch.store import tables
+from attnsearch.store import schema
 from attnsearch.store.damage import database_content_errors, url_of
 from attnsearch.store.database import transaction
+from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.leases import require_lease
-from attnsearch.store.scores import ScoreTable
 from attnsearch.store.servers import repeated
 from attnsearch.types import SCORES
 
@@ -36,7 +36,7 @@ def write_score_rows(engine: Engine, study_uuid: str, number: int, *, attempt: i
         StoreError: the database refuses, or was made before there were scores.
     """
     rows = _rows(study_uuid, number, table)
-    scores = tables.scores
+    scores = schema.scores
     same = (scores.c.study == study_uuid, scores.c.trial == number, scores.c.digest == table.digest)
     with transaction(engine) as connection:
         if attempt is not None:
@@ -48,9 +48,9 @@ def write_score_rows(engine: Engine, study_uuid: str, number: int, *, attempt: i
 
 def _upsert(connection: Connection) -> sqlite.Insert | postgresql.Insert:
     """Another process may have written the same scoring since the deletion: PostgreSQL lets both delete first."""
-    insert = tables.insert_into(connection, tables.scores)
-    keys = list(tables.scores.primary_key.columns)
-    changed = {column.name: insert.excluded[column.name] for column in tables.scores.columns if not column.primary_key}
+    insert = schema.insert_into(connection, schema.scores)
+    keys = list(schema.scores.primary_key.columns)
+    changed = {column.name: insert.excluded[column.name] for column in schema.scores.columns if not column.primary_key}
     return insert.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
@@ -74,14 +74,14 @@ def _rows(study_uuid: str, number: int, table: ScoreTable) -> list[dict[str, Any
 
 def _write_to_epoch(connection: Connection, study_uuid: str, number: int, table: ScoreTable) -> None:
     """The scores that no epoch measures, as rows of the kept epoch; those of an earlier kept epoch go."""
-    epochs = tables.epochs
+    epochs = schema.epochs
     key = {"study": study_uuid, "trial": number, "split": str(table.about["split"])}
     kept = int(table.about["checkpoint"]["epoch"])
     of_trial = (epochs.c.study == study_uuid, epochs.c.trial == number)
     connection.execute(delete(epochs).where(*of_trial, epochs.c.metric.in_(list(SCORES))))
     rows = [{**key, "epoch": kept, "metric": name, "value": mean} for name, mean in table.trial_means().items()]
     if rows:
-        connection.execute(tables.insert_into(connection, epochs), rows)
+        connection.execute(schema.insert_into(connection, epochs), rows)
 
 
 def _finite_or_null(value: float) -> float | None:
@@ -100,7 +100,7 @@ def read_score_rows(engine: Engine, study_uuid: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = tables.scores
+    table = schema.scores
     columns = ("trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest")
     query = select(*(table.c[name] for name in columns)).where(table.c.study == study_uuid)
     query = query.order_by(table.c.trial, table.c.split, table.c.metric, table.c.digest)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from attnsearch.config.variables import URL_VARIABLE, expand, is_variable, named_values
 from attnsearch.errors import ConfigError
-from attnsearch.store.files import existing_ancestor
+from attnsearch.files import existing_ancestor
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 BACKENDS = ("sqlite", "postgresql")

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.files import atomic_path, disk_errors, explain_os_error
+from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
 from attnsearch.models.declared_sizes import check_declared_sizes
-from attnsearch.models.kept import read_kept, write_kept
-from attnsearch.store.files import atomic_path, disk_errors, explain_os_error
-from attnsearch.training.loop import Run
-from attnsearch.training.trial import Trial
+from attnsearch.training.loop import TrainingSetup
+from attnsearch.training.state import TrainingState
 from attnsearch.types import EpochRecord
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Resume:
+class ResumeCheckpoint:
     """A resume checkpoint as read: plain values, and tensors on the CPU."""
 
     path: Path
@@ -41,7 +41,7 @@ class Resume:
     def accumulation(self) -> int:
         return int(self.content["accumulation"])
 
-    def load_into(self, run: Run, trial: Trial) -> None:
+    def load_into(self, run: TrainingSetup, trial: TrainingState) -> None:
         """Puts weights, optimizer, schedule, records and kept epoch back."""
         run.model.load_state_dict(self.content["model"])
         run.optimizer.load_state_dict(self.content["optimizer"])
@@ -50,7 +50,7 @@ class Resume:
         trial.kept_epoch = int(self.content["kept_epoch"])
 
 
-def write_resume(run: Run, trial: Trial) -> None:
+def write_resume(run: TrainingSetup, trial: TrainingState) -> None:
     """Writes the resume checkpoint of this attempt, whole or not at all, then removes those of earlier attempts.
 
     It holds tensors, numbers, strings, dicts and lists only, and no generator states: each epoch seeds its own.
@@ -87,7 +87,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
         raise
 
 
-def read_resume(trial: Trial) -> Resume | None:
+def read_resume(trial: TrainingState) -> ResumeCheckpoint | None:
     """The newest whole resume checkpoint of any attempt, or None; a broken one is passed over with a warning.
 
     Raises:
@@ -100,7 +100,7 @@ def read_resume(trial: Trial) -> Resume | None:
             logger.warning("%s is broken and is passed over", path)
             continue
         _require_same(content, trial, path)
-        return Resume(path, content)
+        return ResumeCheckpoint(path, content)
     return None
 
 
@@ -125,7 +125,7 @@ def _load(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("format") == _FORMAT else None
 
 
-def _require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
+def _require_same(content: dict[str, Any], trial: TrainingState, path: Path) -> None:
     digest, val_hash = trial.config.digest(), trial.data.tables.val_hash
     if content["digest"] != digest:
         raise ConfigError(
@@ -139,13 +139,13 @@ def _require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
         )
 
 
-def write_kept_epoch(run: Run, trial: Trial) -> None:
+def write_kept_epoch(run: TrainingSetup, trial: TrainingState) -> None:
     """Writes the model as it is now as the kept checkpoint.
 
     Raises:
         StoreError: the disk refuses.
     """
-    write_kept(
+    write_model_checkpoint(
         trial.layout.kept,
         run.model,
         config=trial.config,
@@ -157,7 +157,7 @@ def write_kept_epoch(run: Run, trial: Trial) -> None:
     )
 
 
-def repair_kept(run: Run, trial: Trial) -> bool:
+def repair_kept(run: TrainingSetup, trial: TrainingState) -> bool:
     """Makes the kept checkpoint agree with the resume checkpoint that was just loaded.
 
     Returns:
@@ -177,10 +177,10 @@ def repair_kept(run: Run, trial: Trial) -> bool:
     return False
 
 
-def _kept_epoch_on_disk(trial: Trial) -> int:
+def _kept_epoch_on_disk(trial: TrainingState) -> int:
     """0 where there is no readable one of these settings."""
     try:
-        kept = read_kept(trial.layout.kept)
+        kept = read_model_checkpoint(trial.layout.kept)
     except ConfigError:
         return 0
     return kept.epoch if kept.config.digest() == trial.config.digest() else 0

@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.device import Arithmetic, seed_torch
 from attnsearch.errors import NonFiniteLoss
-from attnsearch.metrics.classification import Scores, Totals
+from attnsearch.metrics.classification import MetricTotals, PassMetrics
 from attnsearch.models.base import AttentionModel
 from attnsearch.training import memory
-from attnsearch.training.teacher import Teacher
+from attnsearch.training.distillation import Teacher
 from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ CHECK_LOSS_EVERY = 50
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingSetup:
     """All that the loops work with."""
 
     config: ExperimentConfig
@@ -46,7 +46,7 @@ class Run:
     teacher: Teacher | None = None
 
 
-def train_epoch(run: Run, epoch: int, *, accumulation: int, check: Callable[[], None]) -> EpochRecord:
+def train_epoch(run: TrainingSetup, epoch: int, *, accumulation: int, check: Callable[[], None]) -> EpochRecord:
     """One pass over the training images, one update per batch.
 
     A batch is worked on in `accumulation` parts, whose gradients add up, weighted by their images, to that of the
@@ -61,7 +61,7 @@ def train_epoch(run: Run, epoch: int, *, accumulation: int, check: Callable[[], 
     seed_torch(run.config.seed, epoch, "train")
     set_training_mode(run)
     watch = Stopwatch(run.arithmetic.device)
-    totals = Totals(run.n_classes, run.arithmetic.device)
+    totals = MetricTotals(run.n_classes, run.arithmetic.device)
     lr = learning_rate(run.optimizer)
     last_finite = math.nan
     for index, batch in enumerate(run.train.epoch(epoch)):
@@ -84,10 +84,12 @@ def train_epoch(run: Run, epoch: int, *, accumulation: int, check: Callable[[], 
 
 
 @torch.no_grad()
-def validate_epoch(run: Run, epoch: int, *, check: Callable[[], None], n_batches: int | None = None) -> EpochRecord:
+def validate_epoch(
+    run: TrainingSetup, epoch: int, *, check: Callable[[], None], n_batches: int | None = None
+) -> EpochRecord:
     """One pass over the validation images in the arithmetic of training, so that evaluation can repeat its numbers.
 
-    Metrics are those of `Totals`, and `cross_entropy` (without label smoothing or teacher).
+    Metrics are those of `MetricTotals`, and `cross_entropy` (without label smoothing or teacher).
 
     Args:
         epoch: from 1; validation after it.
@@ -97,7 +99,7 @@ def validate_epoch(run: Run, epoch: int, *, check: Callable[[], None], n_batches
     """
     run.model.eval()
     watch = Stopwatch(run.arithmetic.device)
-    totals = Totals(run.n_classes, run.arithmetic.device, per_class=True)
+    totals = MetricTotals(run.n_classes, run.arithmetic.device, per_class=True)
     for batch in islice(run.val.epoch(epoch), n_batches):
         check()
         output, terms = forward(run, batch, maps=())
@@ -109,7 +111,7 @@ def validate_epoch(run: Run, epoch: int, *, check: Callable[[], None], n_batches
 
 
 def forward(
-    run: Run, batch: Batch, *, maps: tuple[str, ...] | None = None, label_smoothing: float = 0.0
+    run: TrainingSetup, batch: Batch, *, maps: tuple[str, ...] | None = None, label_smoothing: float = 0.0
 ) -> tuple[AttentionOutput, dict[str, Tensor]]:
     """The output, its logits in float32, and the loss terms, with the teacher's in the place of the cross-entropy."""
     batch = run.arithmetic.place_images(batch)
@@ -140,7 +142,7 @@ def split_batch(batch: Batch, part_images: int) -> Iterator[Batch]:
         yield replace(batch, **{name: column[part] for name, column in columns.items() if column is not None})
 
 
-def set_training_mode(run: Run) -> None:
+def set_training_mode(run: TrainingSetup) -> None:
     """Training mode; a frozen backbone stays in eval mode, so that its batch norms do not drift."""
     run.model.train()
     if run.config.train.optimizer.backbone_lr_factor == 0:
@@ -162,7 +164,7 @@ class Stopwatch:
         memory.start_peak(device)
         self._start = time.perf_counter()
 
-    def record(self, scores: Scores, *, split: Split, epoch: int, lr: float) -> EpochRecord:
+    def record(self, scores: PassMetrics, *, split: Split, epoch: int, lr: float) -> EpochRecord:
         """The record of the pass; the scores have waited for the device."""
         seconds = time.perf_counter() - self._start
         return EpochRecord(
@@ -179,7 +181,7 @@ class Stopwatch:
         )
 
 
-def _require_finite(loss: float, run: Run, *, split: Split, epoch: int, last_finite: float) -> float:
+def _require_finite(loss: float, run: TrainingSetup, *, split: Split, epoch: int, last_finite: float) -> float:
     if math.isfinite(loss):
         return loss
     before = "" if math.isnan(last_finite) else f", its last finite mean was {last_finite:.4g}"

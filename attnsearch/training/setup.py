@@ -1,17 +1,116 @@
-"""Builds all that one run works with, from its config."""
+"""Model, optimizer, schedule and loaders of one run."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
+from timm.scheduler.scheduler import Scheduler
+from torch.optim import Optimizer
+
+from attnsearch.config.experiment import OptimizerSettings, ScheduleSettings
 from attnsearch.data.loader import BatchLoader
 from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, seed_torch, set_threads
 from attnsearch.models import build_model
-from attnsearch.training.loop import Run
-from attnsearch.training.optim import build_optimizer, build_schedule, freeze_backbone
-from attnsearch.training.teacher import load_teacher
-from attnsearch.training.trial import Trial
+from attnsearch.training.distillation import load_teacher
+from attnsearch.training.loop import TrainingSetup
+from attnsearch.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from attnsearch.models.base import AttentionModel
+
+#: Setting -> timm's name; timm's `sgd` is the one with Nesterov momentum.
+_TIMM_NAMES = {"sgd": "momentum", "adam": "adam", "amsgrad": "adam", "adamw": "adamw", "lion": "lion"}
 
 
-def build_run(trial: Trial) -> Run:
+def parameter_groups(model: AttentionModel, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Parameters by learning rate and weight decay: up to four groups, in a fixed order.
+
+    Norms, biases, all other vectors and scalars, and `model.undecayed` get no weight decay. Parameters under
+    `model.backbone_prefix` carry `lr_scale`, which timm's schedulers multiply in. Parameters that need no
+    gradient are left out.
+    """
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in model.undecayed
+            key = (name.startswith(model.backbone_prefix), is_exempt)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": groups[is_backbone, is_exempt],
+            "lr_scale": settings.backbone_lr_factor if is_backbone else 1.0,
+            "weight_decay": 0.0 if is_exempt else settings.weight_decay,
+        }
+        for is_backbone, is_exempt in sorted(groups)
+    ]
+
+
+def freeze_backbone(model: AttentionModel, settings: OptimizerSettings) -> None:
+    """With `backbone_lr_factor: 0` the backbone gets no gradients; its batch norms are for `loop.set_training_mode`."""
+    if settings.backbone_lr_factor == 0:
+        for name, parameter in model.named_parameters():
+            if name.startswith(model.backbone_prefix):
+                parameter.requires_grad_(False)
+
+
+def build_optimizer(model: AttentionModel, settings: OptimizerSettings) -> Optimizer:
+    """timm's optimizer over `parameter_groups`; `sgd` is without Nesterov momentum, `amsgrad` a variant of Adam."""
+    options: dict[str, Any] = {"amsgrad": True} if settings.name == "amsgrad" else {}
+    if settings.name == "sgd":
+        options["momentum"] = 0.9 if settings.momentum is None else settings.momentum
+    optimizer: Optimizer = create_optimizer_v2(
+        parameter_groups(model, settings),
+        opt=_TIMM_NAMES[settings.name],
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        **options,
+    )
+    return optimizer
+
+
+def build_schedule(
+    settings: ScheduleSettings, optimizer: Optimizer, *, lr: float, epochs: int, updates_per_epoch: int
+) -> Scheduler:
+    """timm's schedule, to be stepped by `step_update(n)` after n updates; it also sets the rate of the first update.
+
+    `step` follows BR-NPA's StepLR, which its authors advance once before training: in epoch e (from 1) the rate is
+    lr · step_factor^floor(e / step_epochs). `cosine` falls from lr to lr · final_lr_factor over all updates. A warm-up
+    rises linearly from one update's share of lr and takes the place of the start of the schedule.
+    """
+    warmup_updates = settings.warmup_epochs * updates_per_epoch
+    warmup: dict[str, Any] = {"warmup_epochs": settings.warmup_epochs, "warmup_lr": lr / max(1.0, warmup_updates)}
+    options: dict[str, Any] = {"sched": "step", "decay_epochs": 1, "decay_rate": 1.0}  # constant, also in old timm
+    if settings.name == "cosine":
+        options = {"sched": "cosine", "min_lr": lr * settings.final_lr_factor}
+    elif settings.name == "step":
+        options = {
+            "sched": "multistep",
+            "decay_milestones": _step_milestones(settings.step_epochs, epochs, updates_per_epoch),
+            "decay_rate": settings.step_factor,
+        }
+    schedule: Scheduler = create_scheduler_v2(
+        optimizer,
+        num_epochs=epochs,
+        step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch,
+        **options,
+        **warmup,
+    )[0]
+    schedule.step_update(0)
+    return schedule
+
+
+def _step_milestones(step_epochs: int, epochs: int, updates_per_epoch: int) -> list[float]:
+    """Where `step` falls, in epochs for timm: at the first update of epochs step_epochs, 2 · step_epochs, ….
+
+    timm's milestone m holds from update m - 1 on; half an update keeps the comparison clear of rounding.
+    """
+    return [epoch - 1 + 0.5 / updates_per_epoch for epoch in range(step_epochs, epochs + 1, step_epochs)]
+
+
+def build_run(trial: TrainingState) -> TrainingSetup:
     """Model, optimizer, schedule, loaders and teacher, ready for the first epoch.
 
     Raises:
@@ -59,4 +158,4 @@ def build_run(trial: Trial) -> Run:
         teacher = load_teacher(
             config.train.teacher, class_names=tables.class_names, val_hash=tables.val_hash, arithmetic=arithmetic
         )
-    return Run(config, model, len(tables.class_names), arithmetic, optimizer, schedule, train, val, teacher)
+    return TrainingSetup(config, model, len(tables.class_names), arithmetic, optimizer, schedule, train, val, teacher)

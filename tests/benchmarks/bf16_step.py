@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from attnsearch.config.models import DcalSettings, LoupeSettings
+from attnsearch.config.model import DcalSettings, LoupeSettings
 from attnsearch.device import Arithmetic, pick_device
 from attnsearch.models import build_model
 from attnsearch.types import Batch

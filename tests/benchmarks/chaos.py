@@ -28,7 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from attnsearch.store.database import open_reader
-from attnsearch.store.records import read_csv, read_epochs
+from attnsearch.store.epochs import read_csv, read_epochs
 from tests.postgres import PostgresServer, find_binaries, running_server
 from tests.search.faults import Harmed, wait_for
 

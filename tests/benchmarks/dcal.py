@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attnsearch.config.models import DcalSettings
+from attnsearch.config.model import DcalSettings
 from attnsearch.models.dcal import attention_rollout, build
 from attnsearch.types import Batch
 

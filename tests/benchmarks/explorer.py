@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attnsearch.explorer.grid import PAGE
+from attnsearch.explorer.image_query import PAGE
 from attnsearch.store.layout import StudyLayout
 from tests.explorer.built import Built, build, serving
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attnsearch.data.augment import normalise
-from attnsearch.data.pictures import decode_square
+from attnsearch.data.images import decode_square
 from attnsearch.device import Arithmetic, pick_device
 from attnsearch.metrics.faithfulness import (
     area,

@@ -19,7 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 from attnsearch.errors import StoreError
-from attnsearch.store.records import read_csv
+from attnsearch.store.epochs import read_csv
 from tests.search.faults import Harmed, polling, wait_for
 
 

@@ -21,9 +21,9 @@ def collect_and_print(n_images: int) -> None:
 
     from attnsearch.config.load import load_experiment
     from attnsearch.data.loader import open_data
-    from attnsearch.evaluation.collect import collect
+    from attnsearch.evaluation.evaluation import collect
     from attnsearch.models import build_model
-    from attnsearch.models.kept import write_kept
+    from attnsearch.models.checkpoint import write_model_checkpoint
     from attnsearch.store.layout import TrialLayout
     from attnsearch.training.memory import anonymous_mb
 
@@ -36,7 +36,7 @@ def collect_and_print(n_images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         layout = TrialLayout(Path(folder))
         model, names = build_model(config.model, CLASSES), data.tables.class_names
-        write_kept(
+        write_model_checkpoint(
             layout.kept, model, config=config, class_names=names, epoch=1, accumulation=1, val_hash=data.tables.val_hash
         )
         collect(config, layout.kept, data, "val", archive=layout.archive("val"))

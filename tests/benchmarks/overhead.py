@@ -21,7 +21,7 @@ from typing import Any
 from attnsearch.config.load import load_study
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
-from attnsearch.search.supervisor import prepare
+from attnsearch.search.run import prepare
 from attnsearch.search.worker import run_worker
 from attnsearch.training.memory import anonymous_mb
 
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     training, memory, totals = Spent(), list[float](), list[float]()
     module.fit = training.wrap(module.fit)
-    module.evaluate_kept = training.wrap(module.evaluate_kept)
+    module.evaluate_best = training.wrap(module.evaluate_best)
     inside = Spent()  # what the context does while `fit` runs belongs to the search, not to the training
     for name in ("record", "report", "should_prune", "check"):
         setattr(SearchContext, name, inside.wrap(getattr(SearchContext, name)))

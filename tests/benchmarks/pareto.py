@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnsearch.config.load import load_study
-from attnsearch.search.session import layout_of, storage_url
-from attnsearch.search.supervisor import run_study
+from attnsearch.search.handle import layout_of, storage_url
+from attnsearch.search.run import run_study
 from attnsearch.search.trials import StudyRows, read_study
 
 STUDY, REFERENCE = "loupe_pareto", (0.0, 0.0, 0.0)

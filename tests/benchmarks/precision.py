@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runs import Outcome, interval, make_job, run_all
 
-from attnsearch.config.reading import read_overrides
+from attnsearch.config.yaml_reader import read_overrides
 
 PRECISIONS = ("bf16", "fp32")
 

@@ -63,11 +63,11 @@ def run_all(jobs: Iterable[Job], n_workers: int) -> Iterator[Outcome]:
 
 def _run(job: Job) -> Outcome:
     from attnsearch.data.loader import open_data
-    from attnsearch.evaluation.collect import collect
+    from attnsearch.evaluation.evaluation import collect
     from attnsearch.search.single import SingleContext
     from attnsearch.store.archive import read_archive
-    from attnsearch.store.records import read_csv
-    from attnsearch.training.run import fit
+    from attnsearch.store.epochs import read_csv
+    from attnsearch.training.trainer import fit
 
     config = ExperimentConfig.model_validate_json(job.settings)
     job.folder.mkdir(parents=True)
@@ -85,15 +85,15 @@ def _last_epoch(files: TrialLayout) -> Path:
     """A checkpoint like the kept one, of the last epoch, which is the same for all runs."""
     import torch
 
-    from attnsearch.models.kept import read_kept, write_kept
+    from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
     from attnsearch.models.weights import load_into
 
-    kept = read_kept(files.kept)
+    kept = read_model_checkpoint(files.kept)
     model = kept.build_model()
     resume = files.resume(1)
     load_into(model, torch.load(resume, weights_only=True)["model"], str(resume))
     last = files.directory / "last.safetensors"
-    write_kept(
+    write_model_checkpoint(
         last,
         model,
         config=kept.config,

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from scipy import stats
 
+from attnsearch.config.evaluation import FULL, ScoreSettings
 from attnsearch.config.load import load_experiment, with_settings
-from attnsearch.config.scores import FULL, ScoreSettings
 from attnsearch.data.loader import open_data
-from attnsearch.evaluation.score import score_archive, score_references
+from attnsearch.evaluation.score_archive import score_archive, score_references
 from attnsearch.store.archive import read_archive
+from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
-from attnsearch.store.scores import ScoreTable
 from attnsearch.types import SCORES
 
 TRUTH, RANDOM = "parts", "random"

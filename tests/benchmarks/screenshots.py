@@ -24,8 +24,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from attnsearch.explorer.library import find_experiments
 from attnsearch.explorer.server import open_server
+from attnsearch.results.reader import find_experiments
 
 HERE = Path(__file__).parent / "screenshots"
 WIDTH_PX, STUDY_HEIGHT_PX, IMAGE_HEIGHT_PX = 1280, 1080, 1200

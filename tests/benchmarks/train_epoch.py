@@ -27,9 +27,9 @@ from torchvision.datasets import ImageFolder
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import open_data
 from attnsearch.models import build_model
-from attnsearch.training.loop import Run, train_epoch
+from attnsearch.training.loop import TrainingSetup, train_epoch
 from attnsearch.training.setup import build_run
-from attnsearch.training.trial import Trial
+from attnsearch.training.state import TrainingState
 from attnsearch.types import Batch, EpochRecord
 
 N_WORKERS = 2
@@ -109,7 +109,9 @@ def plain_loader(root: Path, config: ExperimentConfig) -> DataLoader[tuple[torch
     )
 
 
-def plain_epoch(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> None:
+def plain_epoch(
+    run: TrainingSetup, model: torch.nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader
+) -> None:
     """The loop that one writes first, on the same model class."""
     device = run.arithmetic.device
     model.train()
@@ -163,7 +165,7 @@ def exhaust(iterator: Iterator[object]) -> None:
 
 def compare(root: Path, arguments: argparse.Namespace) -> None:
     config = make_config(root, arguments)
-    run = build_run(Trial(config, Context(root / "trial"), open_data(config.data), accumulation=1))
+    run = build_run(TrainingState(config, Context(root / "trial"), open_data(config.data), accumulation=1))
     plain = plain_loader(root, config)
     n_images = run.train.n_images
     print(

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from attnsearch.cli.logs import logging_to_stderr
+from attnsearch.cli._console import logging_to_stderr
 
 
 class FullDisk(io.StringIO):

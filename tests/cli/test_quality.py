@@ -14,14 +14,13 @@ import torch
 
 from attnsearch.cli import main
 from attnsearch.cli.confusion import Shown, print_analysis
+from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import load_experiment
-from attnsearch.config.scores import VERSION
-from attnsearch.evaluation.analysis import analyse_predictions
-from attnsearch.evaluation.predictions import Predictions
+from attnsearch.evaluation.confusion import Predictions, analyse_predictions
 from attnsearch.search.single import run_single
 from attnsearch.store.archive import read_archive
+from attnsearch.store.image_scores import read_scores
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.scores import read_scores
 from tests.conftest import TINY
 
 STUDIES = ("br_npa_low_res", "loupe")
@@ -187,7 +186,7 @@ def test_reference_that_the_model_cannot_have_is_found_first(run: Run, monkeypat
     """It comes last, and no other one was scored in full by then."""
     run("faithfulness", "loupe", *FEW)
     begun: list[str] = []
-    monkeypatch.setattr("attnsearch.evaluation.score.with_bar", lambda _, title, **named: begun.append(title))
+    monkeypatch.setattr("attnsearch.evaluation.score_archive.with_bar", lambda _, title, **named: begun.append(title))
     *_, line = run("faithfulness", "loupe", *FEW, "--references", "uniform,rollout", code=2)
     assert line.startswith("error: reference 'rollout': Loupe has no plain self-attention")
     assert not begun

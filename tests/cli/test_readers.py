@@ -19,7 +19,7 @@ from werkzeug.test import Client
 from attnsearch.cli.app import app, main
 from attnsearch.config.load import load_experiment
 from attnsearch.models import build_model
-from attnsearch.models.kept import write_kept
+from attnsearch.models.checkpoint import write_model_checkpoint
 from attnsearch.store import urls
 from tests.explorer.built import CLASSES, Built, build
 from tests.test_docs import verbs
@@ -110,7 +110,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, listener: socket.socket) -
     model = build_model(config.model, len(CLASSES), load_weights=False)
     kept = {"class_names": CLASSES, "epoch": 3, "accumulation": 1, "val_hash": "split-a"}
     for number in range(3):
-        write_kept(built.layout.trial(number).kept, model, config=config, **kept)  # type: ignore[arg-type]
+        write_model_checkpoint(built.layout.trial(number).kept, model, config=config, **kept)  # type: ignore[arg-type]
     return built
 
 

@@ -13,8 +13,7 @@ import pytest
 from sqlalchemy import make_url
 
 from attnsearch.cli import main
-from attnsearch.cli.logs import records_redacted
-from attnsearch.cli.output import report_unexpected
+from attnsearch.cli._console import records_redacted, report_unexpected
 from attnsearch.config.load import load_study, with_storage
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.store import urls

@@ -12,8 +12,8 @@ from attnsearch.cli import main
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_experiment
 from attnsearch.models import build_model
+from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.intr import to_official
-from attnsearch.models.kept import read_kept
 
 CONFIG = """\
 name: foreign
@@ -48,7 +48,7 @@ def state(config: ExperimentConfig) -> dict[str, torch.Tensor]:
 
 def test_a_published_checkpoint_comes_and_goes_back_unchanged(state: dict[str, torch.Tensor]) -> None:
     assert main(["weights", "import", "intr", "checkpoint.pth", "foreign.yaml", "--classes", "classes.txt"]) == 0
-    kept = read_kept("checkpoint.pth.safetensors")
+    kept = read_model_checkpoint("checkpoint.pth.safetensors")
     assert (kept.class_names, kept.val_hash) == (("a", "b", "c", "d", "e"), "")
     assert main(["weights", "export", "intr", "checkpoint.pth.safetensors", "back.pth"]) == 0
     back = torch.load("back.pth", weights_only=True)["model"]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnsearch.config.base import dotted_keys
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import is_study, load_experiment, load_study, resolved_study, with_overrides
-from attnsearch.config.schema import dotted_keys
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import ConfigError, DataError
-from attnsearch.search.space import corner_experiments
+from attnsearch.search.space import extreme_experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_bytes() for kind in ("configs", "studies")
@@ -173,7 +173,7 @@ def is_accepted(case: Case) -> bool:
 def _search(case: Case) -> None:
     is_study(Path(case.name))
     loaded = load_study(case.name, profile=case.profile, overrides=case.overrides)
-    corner_experiments(loaded)
+    extreme_experiments(loaded)
     written = Path("resolved.yaml")
     written.write_text(resolved_study(loaded), encoding="utf-8")
     again = load_study(str(written))

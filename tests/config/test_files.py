@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attnsearch.config.load import load_experiment, load_study
-from attnsearch.search.space import corner_experiments
+from attnsearch.search.space import extreme_experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -36,7 +36,7 @@ def test_study_validates_at_every_corner_of_its_space(path: Path, profile: str |
     loaded = load_study(str(path), profile=profile, overrides=OVERRIDES.get(profile or "", []))
     assert loaded.study.name == path.stem
     assert loaded.study.space
-    assert len(corner_experiments(loaded)) > len(loaded.study.space)
+    assert len(extreme_experiments(loaded)) > len(loaded.study.space)
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name])

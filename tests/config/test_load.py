@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.layers import Layer, merge
 from attnsearch.config.load import load_experiment, load_study, resolved_study, with_settings
-from attnsearch.config.reading import read_overrides, read_yaml
 from attnsearch.config.study import StudyConfig
+from attnsearch.config.yaml_layers import Layer, merge
+from attnsearch.config.yaml_reader import read_overrides, read_yaml
 from attnsearch.errors import ConfigError
 
 BASE = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.datasets import FolderData
+from attnsearch.config.data import FolderData
 from attnsearch.config.load import load_stored_experiment, load_stored_study, with_settings
 from attnsearch.config.variables import expand, is_variable, literal
 from attnsearch.errors import ConfigError

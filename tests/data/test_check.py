@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.datasets import FolderData
+from attnsearch.config.data import FolderData
 from attnsearch.data.build import build_tables
 from attnsearch.data.check import check_data
 from attnsearch.errors import DataError

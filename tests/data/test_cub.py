@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.config.datasets import CubData
+from attnsearch.config.data import CubData
 from attnsearch.data.cub import list_images
-from attnsearch.data.listing import build_from_listing
-from attnsearch.data.table import DataTables
+from attnsearch.data.tables import DataTables, build_from_listing
 from attnsearch.errors import DataError
 
 NAMES = [f"{folder}/{index}.jpg" for folder in ("001.Albatross", "002.Auklet") for index in range(4)]

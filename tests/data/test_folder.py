@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.datasets import FolderData
+from attnsearch.config.data import FolderData
 from attnsearch.data.folder import list_images
-from attnsearch.data.listing import build_from_listing
-from attnsearch.data.table import DataTables, hash_ids
+from attnsearch.data.tables import DataTables, build_from_listing, hash_ids
 from attnsearch.errors import DataError
 
 MakeTree = Callable[..., Path]

@@ -11,11 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
-from attnsearch.config.datasets import FolderData, MultiScale, SyntheticData
+from attnsearch.config.data import FolderData, MultiScale, SyntheticData
 from attnsearch.data import augment, loader
-from attnsearch.data.augment import IMAGENET_MEAN, IMAGENET_STD, Views, centre_views, jitter, random_views, resample
+from attnsearch.data.augment import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CropWindows,
+    Views,
+    centre_views,
+    jitter,
+    random_views,
+    resample,
+)
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data
-from attnsearch.data.windows import Windows
 from attnsearch.errors import DataError
 from attnsearch.types import Batch
 
@@ -311,7 +319,7 @@ def test_a_window_shows_its_part_of_the_picture() -> None:
     cfg = FolderData(root="x", image_size_px=16, crop_ratio=1.0)
     images = torch.arange(32.0).expand(2, 1, 32, 32).clone()  # columns are numbered
     boxes = np.array([[0.25, 0.0, 0.75, 1.0], [0.0, 0.0, 1.0, 1.0]])
-    windows = Windows(boxes, np.array([[16, 16], [8, 32]]))
+    windows = CropWindows(boxes, np.array([[16, 16], [8, 32]]))
     views = replace(centre_views(2, cfg), is_mirrored=np.array([True, False]), windows=windows)
     first, second = resample(images, views, cfg)
     assert first.shape == (1, 16, 32)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.datasets import FolderData
+from attnsearch.config.data import FolderData
 from attnsearch.data import build_tables
-from attnsearch.data.organize import organize_cub
+from attnsearch.data.cub import organize_cub
 from attnsearch.errors import DataError, StoreError
 
 

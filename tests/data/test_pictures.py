@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from attnsearch.data.folder import SUFFIXES
-from attnsearch.data.pictures import FORMATS, decode_mask, decode_square, open_upright
+from attnsearch.data.images import FORMATS, decode_mask, decode_square, open_upright
 from attnsearch.errors import DataError
 from attnsearch.geometry import ResizeRule
 

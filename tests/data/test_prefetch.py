@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from attnsearch.data.prefetch import prefetched
+from attnsearch.data.loader import prefetched
 
 
 def n_threads() -> int:

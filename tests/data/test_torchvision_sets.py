@@ -10,7 +10,7 @@ import pytest
 from scipy.io import savemat
 from torchvision.datasets import flowers102
 
-from attnsearch.config.datasets import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
+from attnsearch.config.data import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
 from attnsearch.data import build_tables
 from attnsearch.data.check import check_data
 from attnsearch.errors import DataError

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from attnsearch.evaluation.best_iou import THRESHOLDS, iou_columns, with_best_iou
-from attnsearch.store.scores import ImageScore
+from attnsearch.evaluation.scorer import THRESHOLDS, iou_columns, with_best_iou
+from attnsearch.store.image_scores import ImageScore
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.compare import Entry, check_comparable, compare, metrics_of, write_comparison
+from attnsearch.evaluation.compare import ScoredTrial, check_comparable, compare, metrics_of, write_comparison
+from attnsearch.store.image_scores import ImageScore, make_table
 from attnsearch.store.layout import ExperimentLayout
-from attnsearch.store.scores import ImageScore, make_table
 
 ABOUT = {"version": 1, "split": "val", "settings": {"n_steps": 4, "fill": "mean"}, "images": "x", "grid": [7, 7]}
 A = (0.1, 0.4, 0.3, 0.6, 0.2)
@@ -22,10 +22,10 @@ B = (0.2, 0.4, 0.5, 0.9, 0.1)
 C = (0.8, 0.9, 0.7, 0.9, 0.6)
 
 
-def entry(name: str, values: tuple[float, ...], *, order: tuple[int, ...] | None = None, **about: Any) -> Entry:
+def entry(name: str, values: tuple[float, ...], *, order: tuple[int, ...] | None = None, **about: Any) -> ScoredTrial:
     rows = order or tuple(range(len(values)))
     scores = [ImageScore(f"{row}.jpg", {"deletion": values[row], "gini": math.nan}, {}) for row in rows]
-    return Entry(name, make_table(scores, (), {**ABOUT, **about}))
+    return ScoredTrial(name, make_table(scores, (), {**ABOUT, **about}))
 
 
 def test_pairs_are_tested_by_image_and_corrected_for_their_number() -> None:
@@ -103,9 +103,9 @@ def test_tables_and_figure_are_written(tmp_path: Path) -> None:
 def test_sparser_maps_are_the_better_ones() -> None:
     """Two sparse trials change places over resampled images; the flat one, which is always last, stays there."""
 
-    def sparse(name: str, values: tuple[float, ...]) -> Entry:
+    def sparse(name: str, values: tuple[float, ...]) -> ScoredTrial:
         scores = [ImageScore(f"{row}.jpg", {"sparsity": value}, {}) for row, value in enumerate(values)]
-        return Entry(name, make_table(scores, (), ABOUT))
+        return ScoredTrial(name, make_table(scores, (), ABOUT))
 
     entries = [sparse("a", (0.1, 0.2, 0.3, 0.1)), sparse("b", (0.2, 0.1, 0.1, 0.35)), sparse("flat", (0.9,) * 4)]
     assert compare(entries, ["sparsity"]).stable["sparsity"] < 1.0

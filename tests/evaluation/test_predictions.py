@@ -9,9 +9,9 @@ import torch
 
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import DataError
-from attnsearch.evaluation.predictions import predict_split
+from attnsearch.evaluation.confusion import predict_split
 from attnsearch.models import build_model
-from attnsearch.models.kept import write_kept
+from attnsearch.models.checkpoint import write_model_checkpoint
 from tests.tiny import ConfigMaker
 
 
@@ -26,7 +26,9 @@ def kept(tiny_config: ConfigMaker, tmp_path: Path) -> Path:
                 parameter.zero_()
                 parameter[1] = 1.0
     path = tmp_path / "kept.safetensors"
-    write_kept(path, model, config=config, class_names=("blue", "red"), epoch=3, accumulation=1, val_hash="")
+    write_model_checkpoint(
+        path, model, config=config, class_names=("blue", "red"), epoch=3, accumulation=1, val_hash=""
+    )
     return path
 
 
@@ -43,6 +45,8 @@ def test_other_classes_are_refused(tiny_config: ConfigMaker, data: DataSource, t
     config = tiny_config()
     path = tmp_path / "kept.safetensors"
     model = build_model(config.model, 2)
-    write_kept(path, model, config=config, class_names=("blue", "green"), epoch=1, accumulation=1, val_hash="")
+    write_model_checkpoint(
+        path, model, config=config, class_names=("blue", "green"), epoch=1, accumulation=1, val_hash=""
+    )
     with pytest.raises(DataError, match="green"):
         predict_split(config, path, data, "val")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from attnsearch.config.models import ModelConfig
+from attnsearch.config.model import ModelConfig
 from attnsearch.evaluation.sanity import randomise_downwards, rank_correlation
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from attnsearch.explorer.server import Served
+from attnsearch.explorer.server import RunningServer
 
 N_LOOKS, LOOK_MS = 500, 30
 PHONE, DESK = (390, 844), (1360, 900)
@@ -58,6 +58,6 @@ class Watched:
         return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
-def base_of(served: Served) -> str:
+def base_of(served: RunningServer) -> str:
     """The address of the server, without the explorer's prefix."""
     return served.url.split("/attention")[0]

@@ -17,21 +17,19 @@ from PIL import Image
 
 from attnsearch import geometry
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.faults import validate
-from attnsearch.config.layers import Layer, to_yaml
 from attnsearch.config.load import LoadedStudy, resolved_study
 from attnsearch.config.study import StudyConfig
-from attnsearch.data.pictures import open_upright
-from attnsearch.explorer.library import find_experiments
-from attnsearch.explorer.server import Served, open_server
+from attnsearch.config.validation import validate
+from attnsearch.config.yaml_layers import Layer, to_yaml
+from attnsearch.data.images import open_upright
+from attnsearch.explorer.server import RunningServer, open_server
+from attnsearch.results.reader import find_experiments
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import UUID, create_study
-from attnsearch.store.archive import ArchiveWriter
-from attnsearch.store.classes import write_classes
+from attnsearch.store.archive import ArchiveWriter, write_classes
+from attnsearch.store.epochs import write_csv, write_epochs
+from attnsearch.store.image_scores import ImageScore, make_table, write_score_files
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.records import write_csv, write_epochs
-from attnsearch.store.scores import ImageScore, make_table
-from attnsearch.store.scores import write_scores as write_score_files
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive, EpochRecord
 
@@ -220,7 +218,9 @@ def write_copies(layout: StudyLayout, data_root: Path, ids: Sequence[str]) -> No
         open_upright(data_root / image_id, longest_px=512).save(path, format="JPEG", quality=95)
 
 
-def write_scores(layout: StudyLayout, number: int, ids: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
+def write_trial_scores(
+    layout: StudyLayout, number: int, ids: Sequence[str], columns: Mapping[str, Sequence[float]]
+) -> None:
     """Scores and curves of one trial as they are exported, four steps each."""
     curves = {"deletion": [0.9, 0.7, 0.5, 0.3, 0.1], "insertion": [0.1, 0.3, 0.5, 0.7, 0.9]}
     scores = [
@@ -235,7 +235,7 @@ def write_scores(layout: StudyLayout, number: int, ids: Sequence[str], columns: 
 
 
 @contextmanager
-def serving(built: Built) -> Iterator[Served]:
+def serving(built: Built) -> Iterator[RunningServer]:
     """A server in a thread, on a free port."""
     one = open_server(find_experiments(built.root), port=0)
     thread = threading.Thread(target=one.server.serve_forever)

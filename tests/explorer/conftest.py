@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from werkzeug.test import Client
 
-from attnsearch.explorer.library import find_experiments
-from attnsearch.explorer.server import Served, build_app
+from attnsearch.explorer.server import RunningServer, build_app
+from attnsearch.results.reader import find_experiments
 from tests.explorer.browsing import Watched, base_of
 from tests.explorer.built import Built, build, serving
 
@@ -38,7 +38,7 @@ def copied(tmp_path: Path) -> Built:
 
 
 @pytest.fixture(scope="session")
-def served(built: Built) -> Iterator[Served]:
+def served(built: Built) -> Iterator[RunningServer]:
     """A server in a thread, on a free port."""
     with serving(built) as one:
         yield one
@@ -58,7 +58,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def watched(browser: Any, served: Served) -> Iterator[Watched]:
+def watched(browser: Any, served: RunningServer) -> Iterator[Watched]:
     """A page of the shared server, on which nothing may go wrong."""
     one = Watched(browser, base_of(served))
     yield one

@@ -17,22 +17,22 @@ from werkzeug.test import Client
 
 from attnsearch.cli.app import app
 from attnsearch.errors import AttnSearchError
-from attnsearch.explorer.library import find_experiments
-from attnsearch.explorer.report import build_report
 from attnsearch.explorer.server import build_app
 from attnsearch.models import build_model
-from attnsearch.models.kept import read_kept, write_kept
+from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
+from attnsearch.report.page import build_report
+from attnsearch.results.reader import find_experiments
 from attnsearch.search.storage import open_database
 from attnsearch.search.trials import read_study
+from attnsearch.store.archive import read_classes
 from attnsearch.store.artifacts import describe_file, read_artifacts, write_artifacts
-from attnsearch.store.classes import read_classes
 from attnsearch.store.database import open_reader
+from attnsearch.store.image_scores import read_scores
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.score_rows import read_score_rows, write_score_rows
-from attnsearch.store.scores import read_scores
 from attnsearch.store.urls import default_url
-from tests.explorer.built import CLASSES, Built, build, loaded, write_scores
+from tests.explorer.built import CLASSES, Built, build, loaded, write_trial_scores
 
 RAW = (InternalServerError.description or "", "Internal Server Error", "internal server error", "Traceback")
 """What a page says that nobody wrote for its reader."""
@@ -76,12 +76,14 @@ def build_whole(folder: Path) -> Built:
     ids = sorted(path.relative_to(built.data_root).as_posix() for path in built.data_root.glob("val/*/*.jpg"))
     for number in range(3):
         gains = [0.1 * number + 0.05 * row for row in range(len(ids))]
-        write_scores(layout, number, ids, {"relevance_gain": gains, "pointing_hit": [1.0] * len(ids)})
+        write_trial_scores(layout, number, ids, {"relevance_gain": gains, "pointing_hit": [1.0] * len(ids)})
     experiment = loaded(built.data_root, "squash").experiment
     model = build_model(experiment.model, len(CLASSES), load_weights=False)
     for number in range(2):
         kept = layout.trial(number).kept
-        write_kept(kept, model, config=experiment, class_names=CLASSES, epoch=3, accumulation=1, val_hash="v")
+        write_model_checkpoint(
+            kept, model, config=experiment, class_names=CLASSES, epoch=3, accumulation=1, val_hash="v"
+        )
     _publish(layout, number=1)
     _fill_tables(layout, number=1)
     shutil.copytree(layout.trial(1).directory, layout.experiment_dir / "alone" / "trials" / "00000")
@@ -129,7 +131,7 @@ def _readers(layout: StudyLayout, scratch: Path) -> Iterator[tuple[str, Callable
     target.unlink(missing_ok=True)
     yield "export", lambda: _run("export", "here", "--results", str(layout.root), "--to", str(target))
     for number in range(2):
-        yield f"kept {number}", lambda number=number: read_kept(layout.trial(number).kept).build_model()  # type: ignore[misc]
+        yield f"kept {number}", lambda number=number: read_model_checkpoint(layout.trial(number).kept).build_model()  # type: ignore[misc]
     yield "artifacts", lambda: read_artifacts(open_reader(url), uuid)
     yield "score rows", lambda: read_score_rows(open_reader(url), uuid)
     yield "classes", lambda: read_classes(layout.classes_csv)

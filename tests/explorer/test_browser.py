@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from attnsearch.explorer.server import Served
+from attnsearch.explorer.server import RunningServer
 from attnsearch.store.layout import StudyLayout
 from tests.explorer.browsing import PHONE, Watched, base_of
-from tests.explorer.built import build, serving, write_scores
+from tests.explorer.built import build, serving, write_trial_scores
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +144,7 @@ def test_hostile_names_are_text(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("path", ["/attention/", STUDY, TRIAL, IMAGE, COMPARE + "&difference=1"])
-def test_phone_width_needs_no_sideways_scrolling(browser: Any, served: Served, path: str) -> None:
+def test_phone_width_needs_no_sideways_scrolling(browser: Any, served: RunningServer, path: str) -> None:
     one = Watched(browser, base_of(served), PHONE, density=2)
     one.open(path)
     assert one.overflow_px() == 0
@@ -225,7 +225,7 @@ def test_plots_are_saved_as_they_look(watched: Watched) -> None:
         assert Path(png.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_dashboard_at_the_root_asks_for_nothing_outside(browser: Any, served: Served) -> None:
+def test_dashboard_at_the_root_asks_for_nothing_outside(browser: Any, served: RunningServer) -> None:
     one = Watched(browser, base_of(served))
     one.open("/dashboard/studies/1")
     one.page.get_by_text("hunt").first.wait_for()
@@ -235,7 +235,7 @@ def test_dashboard_at_the_root_asks_for_nothing_outside(browser: Any, served: Se
 
 def test_curve_moves_the_mask(browser: Any, tmp_path: Path) -> None:
     built = build(tmp_path, n_trials=1, n_per_class=1)
-    write_scores(built.layout, 0, ["val/gull/0.jpg", "val/tern/0.jpg"], {"deletion": [0.1, 0.2]})
+    write_trial_scores(built.layout, 0, ["val/gull/0.jpg", "val/tern/0.jpg"], {"deletion": [0.1, 0.2]})
     with serving(built) as served:
         one = Watched(browser, base_of(served))
         page = one.open("/attention/image/here/hunt/0/0")

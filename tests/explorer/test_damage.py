@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from werkzeug.test import Client
 
-from attnsearch.explorer.library import find_experiments
-from attnsearch.explorer.report import build_report
 from attnsearch.explorer.server import build_app
+from attnsearch.report.page import build_report
+from attnsearch.results.reader import find_experiments
 from attnsearch.store.layout import StudyLayout
 from tests.benchmarks.damage_fuzz import fuzz
 from tests.explorer.built import Built

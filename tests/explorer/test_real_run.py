@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from werkzeug.test import Client
 
-from attnsearch.explorer.library import find_experiments
 from attnsearch.explorer.server import build_app
+from attnsearch.results.reader import find_experiments
 
 WHERE = "demo/br_npa_low_res/0"
 

@@ -18,10 +18,10 @@ from optuna.exceptions import ExperimentalWarning
 from werkzeug.test import Client
 
 from attnsearch.errors import ConfigError, StoreError
-from attnsearch.explorer.library import find_experiments
-from attnsearch.explorer.notes import MAX_NOTES, noted
-from attnsearch.explorer.report import build_report
-from attnsearch.explorer.server import Served, bind, build_app, open_server
+from attnsearch.explorer.server import RunningServer, bind, build_app, open_server
+from attnsearch.report.page import build_report
+from attnsearch.results.optuna_storage import MAX_NOTES, noted
+from attnsearch.results.reader import find_experiments
 from attnsearch.search.storage import open_database
 from attnsearch.store.urls import default_url, sqlite_url
 from tests.explorer.built import Built
@@ -247,7 +247,7 @@ def test_foreign_host_reaches_neither_app(client: Client) -> None:
         assert client.get(path, headers={"Host": "evil.example"}).status_code == 403
 
 
-def test_server_answers_on_its_port(served: Served) -> None:
+def test_server_answers_on_its_port(served: RunningServer) -> None:
     with urllib.request.urlopen(served.url) as answer:
         assert b"Studies" in answer.read()
     assert served.dashboard_of == "here"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from werkzeug.test import Client
 
-from attnsearch.explorer.library import find_experiments
 from attnsearch.explorer.server import build_app
-from tests.explorer.built import CLASSES, HOT, MAP_HW, Built, build, planted_maps, write_scores
+from attnsearch.results.reader import find_experiments
+from tests.explorer.built import CLASSES, HOT, MAP_HW, Built, build, planted_maps, write_trial_scores
 
 STUDY = "here/hunt"
 
@@ -214,7 +214,7 @@ def test_scores_filter_and_order_the_grid(copied: Built) -> None:
     ids = [image["id"] for image in ask(_client_of(copied), f"grid/{STUDY}/0")["images"]]
     nan = float("nan")
     columns = {"deletion": [0.1, 0.5, nan, 0.3, 0.2, 0.4], "pointing_hit": [1, 1, 0, 1, 1, 1]}
-    write_scores(copied.layout, 0, ids, columns)
+    write_trial_scores(copied.layout, 0, ids, columns)
     client = _client_of(copied)
     rows = [image["row"] for image in ask(client, f"grid/{STUDY}/0?order=deletion&down=1")["images"]]
     assert rows == [1, 5, 3, 4, 0, 2]  # the undefined one last

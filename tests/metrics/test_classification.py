@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnsearch.metrics.classification import Totals
+from attnsearch.metrics.classification import MetricTotals
 from attnsearch.types import AttentionOutput, Batch
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def votes(*classes: int, n_classes: int = 3) -> Tensor:
 
 
 def test_losses_are_weighted_by_images() -> None:
-    totals = Totals(3, CPU)
+    totals = MetricTotals(3, CPU)
     totals.add(batch(0, 1, 2), AttentionOutput(votes(0, 1, 2)), {"a": torch.tensor(1.0), "b": torch.tensor(10.0)})
     totals.add(batch(0), AttentionOutput(votes(1)), {"a": torch.tensor(5.0), "b": torch.tensor(2.0)})
     scores = totals.scores()
@@ -35,7 +35,7 @@ def test_losses_are_weighted_by_images() -> None:
 
 
 def test_mean_class_accuracy_leaves_out_classes_that_do_not_occur() -> None:
-    totals = Totals(3, CPU, per_class=True)
+    totals = MetricTotals(3, CPU, per_class=True)
     totals.add(batch(0, 0, 0, 1), AttentionOutput(votes(0, 0, 2, 0)), {"a": torch.tensor(0.0)})
     scores = totals.scores()
     assert scores.metrics["accuracy"] == 0.5
@@ -43,21 +43,21 @@ def test_mean_class_accuracy_leaves_out_classes_that_do_not_occur() -> None:
 
 
 def test_further_heads_have_their_own_accuracy() -> None:
-    totals = Totals(3, CPU)
+    totals = MetricTotals(3, CPU)
     output = AttentionOutput(votes(0, 0), extra_logits={"01": votes(0, 1)})
     totals.add(batch(0, 1), output, {"a": torch.tensor(0.0)})
     assert totals.scores().metrics == {"accuracy": 0.5, "accuracy_01": 1.0}
 
 
 def test_sparsity_is_a_mean_over_images() -> None:
-    totals = Totals(3, CPU)
+    totals = MetricTotals(3, CPU)
     maps = torch.stack([torch.ones(1, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])])
     totals.add(batch(0, 1), AttentionOutput(votes(0, 1), maps=maps, map_names=("one",)), {"a": torch.tensor(0.0)})
     assert totals.scores().metrics["sparsity"] == pytest.approx((1 + 0.25) / 2, abs=1e-4)  # epsilon 1e-5 in each
 
 
 def test_a_map_that_is_the_norm_itself_counts_once() -> None:
-    totals = Totals(3, CPU)
+    totals = MetricTotals(3, CPU)
     norms = torch.tensor([[[[1.0, 0.5], [0.5, 0.0]]]])
     output = AttentionOutput(votes(0), maps=norms, map_names=("norm",), norms=norms)
     totals.add(batch(0), output, {"a": torch.tensor(0.0)})
@@ -65,7 +65,7 @@ def test_a_map_that_is_the_norm_itself_counts_once() -> None:
 
 
 def test_metrics_beside_the_loss_are_weighted_and_not_added() -> None:
-    totals = Totals(3, CPU)
+    totals = MetricTotals(3, CPU)
     for size, value in ((3, 1.0), (1, 5.0)):
         output = AttentionOutput(votes(*[0] * size))
         totals.add(batch(*[0] * size), output, {"a": torch.tensor(1.0)}, extra_metrics={"b": torch.tensor(value)})
@@ -75,7 +75,7 @@ def test_metrics_beside_the_loss_are_weighted_and_not_added() -> None:
 
 
 def test_an_undefined_loss_stays_undefined() -> None:
-    totals = Totals(3, CPU)
+    totals = MetricTotals(3, CPU)
     totals.add(batch(0), AttentionOutput(votes(0)), {"a": torch.tensor(math.nan)})
     totals.add(batch(0), AttentionOutput(votes(0)), {"a": torch.tensor(1.0)})
     assert math.isnan(totals.loss())
@@ -84,11 +84,11 @@ def test_an_undefined_loss_stays_undefined() -> None:
 
 def test_there_are_no_scores_without_images() -> None:
     with pytest.raises(ValueError, match="without images"):
-        Totals(3, CPU).scores()
+        MetricTotals(3, CPU).scores()
 
 
 def test_totals_hold_no_graph() -> None:
-    totals = Totals(2, CPU)
+    totals = MetricTotals(2, CPU)
     value = torch.ones((), requires_grad=True)
     totals.add(batch(0), AttentionOutput(votes(0, n_classes=2) * value), {"a": value * 2})
     assert not any(total.requires_grad for total in totals._terms.values())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnsearch.config.models import ResNetSettings
+from attnsearch.config.model import ResNetSettings
 from attnsearch.types import Batch
 
 GOLDEN = Path(__file__).parents[1] / "golden"

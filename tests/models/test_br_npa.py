@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attnsearch.config.models import BCnnSettings, BrNpaSettings, CnnSettings
+from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings
 from attnsearch.models import build_model
 from attnsearch.models.br_npa import feature_norm, part_pooling, representative_vectors
 from attnsearch.types import AttentionOutput

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnsearch.config.models import DcalSettings
+from attnsearch.config.model import DcalSettings
 from attnsearch.errors import ConfigError, TrialError
+from attnsearch.models.backbones.vit import embed
 from attnsearch.models.dcal import UncertaintyWeights, attention_rollout, build, pairwise_attention
 from attnsearch.models.dcal_attention import draw_partners, finish, mean_attention, pick_patches, project
-from attnsearch.models.dcal_vit import embed
 
 N_CLASSES = 5
 VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from attnsearch.config.models import DcalSettings
+from attnsearch.config.model import DcalSettings
 from attnsearch.models.dcal import (
     Dcal,
     GlobalLocalCrossAttention,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnsearch.models.distill import distillation_loss
+from attnsearch.training.distillation import distillation_loss
 
 
 def test_losses_of_the_released_code(golden):

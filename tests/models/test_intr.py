@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnsearch.config.models import IntrSettings
+from attnsearch.config.model import IntrSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models import build_model
 from attnsearch.models.intr import adapt_detr_state, sine_position_encoding, to_official

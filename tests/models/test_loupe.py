@@ -7,10 +7,10 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from attnsearch.config.models import LoupeSettings, PlainSettings
+from attnsearch.config.model import LoupeSettings, PlainSettings
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
-from attnsearch.models.body import HIERARCHICAL, build_body, run_children, split_after
+from attnsearch.models.backbones.generic import HIERARCHICAL, build_any_backbone, run_children, split_after
 from attnsearch.models.loupe import LoupeGate, gate_mean_outside
 
 SMALL = {"backbone": "resnet10t", "width": 0.25}
@@ -99,7 +99,7 @@ def test_reduction_beyond_the_stage_is_a_fault_of_the_config():
 @torch.no_grad()
 def test_both_halves_together_are_the_backbone(module, small_swin):
     name = SMALLEST[module]
-    body = build_body(PlainSettings(backbone=name)).eval()
+    body = build_any_backbone(PlainSettings(backbone=name)).eval()
     images = torch.sin(torch.arange(3 * 64 * 64) * 0.1).view(1, 3, 64, 64)
     expected = body.forward_features(images)
     for stage in range(4):
@@ -242,13 +242,13 @@ def test_weights_with_a_classifier_fit_every_kind_of_body(module, tmp_path, smal
     for parameter in reference.parameters():
         parameter.fill_(0.5)
     torch.save(reference.state_dict(), tmp_path / "w.pt")
-    body = build_body(PlainSettings(backbone=name, weights=str(tmp_path / "w.pt")))
+    body = build_any_backbone(PlainSettings(backbone=name, weights=str(tmp_path / "w.pt")))
     assert all((parameter == 0.5).all() for parameter in body.parameters())
 
 
 def test_swin_of_its_authors_is_renamed(tmp_path, small_swin):
     """They merge patches at the end of a stage, timm at the start of the next, and they store attention masks."""
-    body = build_body(PlainSettings(backbone=SWIN))
+    body = build_any_backbone(PlainSettings(backbone=SWIN))
     n_channels = body.num_features
     state = {name: torch.full_like(tensor, 0.5) for name, tensor in body.state_dict().items()}
     merges = {name: f"layers.{int(name[7]) - 1}{name[8:]}" for name in state if "downsample" in name}
@@ -257,5 +257,5 @@ def test_swin_of_its_authors_is_renamed(tmp_path, small_swin):
     old |= {"head.weight": torch.ones(1000, n_channels), "head.bias": torch.ones(1000)}
     old |= {"layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}
     torch.save({"model": old}, tmp_path / "w.pth")
-    loaded = build_body(PlainSettings(backbone=SWIN, weights=str(tmp_path / "w.pth")))
+    loaded = build_any_backbone(PlainSettings(backbone=SWIN, weights=str(tmp_path / "w.pth")))
     assert all((parameter == 0.5).all() for parameter in loaded.parameters())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnsearch.config.base import Settings
-from attnsearch.config.models import ModelConfig, ResNetSettings
+from attnsearch.config.model import ModelConfig, ResNetSettings
 from attnsearch.models import build_model
 from attnsearch.models.weights import load_into, read_checkpoint, save_checkpoint
 

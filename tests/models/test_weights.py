@@ -10,12 +10,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from attnsearch.config.models import BrNpaSettings, CnnSettings
+from attnsearch.config.model import BrNpaSettings, CnnSettings
 from attnsearch.errors import ConfigError, DataError, StoreError
+from attnsearch.files import is_temporary, writer_of
 from attnsearch.models import build_model, declared_sizes
-from attnsearch.models.backbone import build_backbone
+from attnsearch.models.backbones.resnet import build_backbone
 from attnsearch.models.weights import check_class_names, load_file, load_into, read_checkpoint, save_checkpoint
-from attnsearch.store.layout import is_temporary, writer_of
 
 METADATA = {"class_names": '["a", "b"]', "config": "{}", "epoch": "3"}
 

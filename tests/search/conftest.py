@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from attnsearch.search import crew
-from attnsearch.search.session import Session, layout_of, open_session
+from attnsearch.search.handle import StudyHandle, layout_of, open_session
+from attnsearch.search.launchers import local
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import create_study
 from attnsearch.store.layout import StudyLayout
@@ -69,11 +69,11 @@ def make_database(backend: str, request: pytest.FixtureRequest) -> Callable[[Stu
 
 
 @pytest.fixture
-def open_tiny(tmp_path: Path, make_database: Callable[[StudyLayout], str]) -> Iterator[Callable[..., Session]]:
+def open_tiny(tmp_path: Path, make_database: Callable[[StudyLayout], str]) -> Iterator[Callable[..., StudyHandle]]:
     """Opens a session on a study made on the spot; keyword arguments are fields of the study."""
-    sessions: list[Session] = []
+    sessions: list[StudyHandle] = []
 
-    def make(**study: Any) -> Session:
+    def make(**study: Any) -> StudyHandle:
         loaded = loaded_study(**study)
         layout = layout_of(loaded, root=tmp_path)
         layout.study_dir.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
             started.append(PlayedWorker(index, codes[len(started)], tmp_path / "worker.log", words))
             return started[-1]
 
-        monkeypatch.setattr(crew, "start_worker", start)
+        monkeypatch.setattr(local, "start_worker", start)
         return started
 
     yield install

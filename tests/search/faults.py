@@ -17,14 +17,15 @@ from typing import TypeVar
 
 from sqlalchemy import select
 
-from attnsearch.config.layers import to_yaml
+from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.errors import StoreError
+from attnsearch.files import is_temporary
 from attnsearch.search.trials import StudyRows, read_study
-from attnsearch.store import tables
+from attnsearch.store import schema
 from attnsearch.store.database import open_reader, transaction
-from attnsearch.store.layout import StudyLayout, is_temporary
+from attnsearch.store.epochs import read_csv
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import HELD
-from attnsearch.store.records import read_csv
 from attnsearch.store.urls import sqlite_url
 
 PATIENCE_S = 300.0
@@ -88,7 +89,7 @@ class Harmed:
 
     def held(self) -> list[tuple[int, int, int]]:
         """(trial, epoch, process id) of every lease in force."""
-        table = tables.leases
+        table = schema.leases
         query = select(table.c.trial, table.c.epoch, table.c.worker).where(table.c.state == HELD)
         try:
             with transaction(open_reader(self.url)) as connection:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.faults import validate
-from attnsearch.config.layers import Layer
 from attnsearch.config.load import LoadedStudy
 from attnsearch.config.study import StudyConfig
+from attnsearch.config.validation import validate
+from attnsearch.config.yaml_layers import Layer
 
 ON_EACH_DATABASE = pytest.mark.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
 """For tests of `open_tiny` that ask something of the database itself."""

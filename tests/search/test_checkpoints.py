@@ -11,30 +11,30 @@ import pytest
 
 from attnsearch.config.load import with_settings
 from attnsearch.errors import ConfigError, StoreError
+from attnsearch.files import atomic_write
 from attnsearch.search.checkpoints import resolve_checkpoints, resolve_checkpoints_of
-from attnsearch.search.session import Session, layout_of, storage_url
+from attnsearch.search.handle import StudyHandle, layout_of, storage_url
+from attnsearch.search.run import check_study, study_file
 from attnsearch.search.single import run_single
-from attnsearch.search.supervisor import check_study, study_file
 from attnsearch.store.database import checkpoint_wal
-from attnsearch.store.files import atomic_write
 from attnsearch.store.urls import sqlite_url
 from tests.search.studies import loaded_study
 
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 
 
 STUDENT = with_settings(loaded_study().experiment, {"train.teacher": {"checkpoint": "study:hunt"}})
 
 
 @pytest.fixture
-def taught(open_tiny: Open) -> Session:
+def taught(open_tiny: Open) -> StudyHandle:
     """The study of the teachers, without trials."""
     session = open_tiny()
     atomic_write(session.layout.study_yaml, study_file(session.loaded))
     return session
 
 
-def finish(session: Session, accuracy: float, *, has_weights: bool = True) -> Path:
+def finish(session: StudyHandle, accuracy: float, *, has_weights: bool = True) -> Path:
     trial = session.study.ask()
     session.study.tell(trial, accuracy)
     kept = session.layout.trial(trial.number).kept
@@ -43,7 +43,7 @@ def finish(session: Session, accuracy: float, *, has_weights: bool = True) -> Pa
     return kept
 
 
-def test_best_trial_of_the_study_teaches(taught: Session, tmp_path: Path) -> None:
+def test_best_trial_of_the_study_teaches(taught: StudyHandle, tmp_path: Path) -> None:
     finish(taught, 0.5)
     best = finish(taught, 0.9)
     finish(taught, 0.7)
@@ -53,7 +53,7 @@ def test_best_trial_of_the_study_teaches(taught: Session, tmp_path: Path) -> Non
 
 
 def test_teacher_is_sought_where_the_search_keeps_its_trials_whatever_its_study_names(
-    taught: Session, tmp_path: Path
+    taught: StudyHandle, tmp_path: Path
 ) -> None:
     best = finish(taught, 0.9)
     yaml = taught.layout.study_yaml
@@ -71,7 +71,7 @@ def test_teacher_is_sought_where_the_search_keeps_its_trials_whatever_its_study_
     assert resolve_checkpoints_of(said, root=tmp_path).experiment.train.teacher == found
 
 
-def test_backbone_of_the_best_trial_is_found(taught: Session, tmp_path: Path) -> None:
+def test_backbone_of_the_best_trial_is_found(taught: StudyHandle, tmp_path: Path) -> None:
     best = finish(taught, 0.9)
     experiment = with_settings(loaded_study().experiment, {"model.weights": "study:hunt"})
     assert resolve_checkpoints(experiment, root=tmp_path).model.weights == str(best)
@@ -82,18 +82,18 @@ def test_path_of_a_checkpoint_stays(tmp_path: Path) -> None:
     assert resolve_checkpoints(experiment, root=tmp_path) is experiment
 
 
-def test_teacher_of_an_unknown_study_is_refused_with_the_known_ones(taught: Session, tmp_path: Path) -> None:
+def test_teacher_of_an_unknown_study_is_refused_with_the_known_ones(taught: StudyHandle, tmp_path: Path) -> None:
     experiment = with_settings(STUDENT, {"train.teacher.checkpoint": "study:hant"})
     with pytest.raises(ConfigError, match=r"train\.teacher\.checkpoint: no study 'hant' in .*here; known: hunt"):
         resolve_checkpoints(experiment, root=tmp_path)
 
 
-def test_study_without_a_complete_trial_teaches_nobody(taught: Session, tmp_path: Path) -> None:
+def test_study_without_a_complete_trial_teaches_nobody(taught: StudyHandle, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="study 'hunt' has no complete trial"):
         resolve_checkpoints(STUDENT, root=tmp_path)
 
 
-def test_teacher_without_weights_is_refused_with_its_file(taught: Session, tmp_path: Path) -> None:
+def test_teacher_without_weights_is_refused_with_its_file(taught: StudyHandle, tmp_path: Path) -> None:
     kept = finish(taught, 0.5, has_weights=False)
     with pytest.raises(ConfigError, match=f"{kept} of the best trial of study 'hunt' is gone"):
         resolve_checkpoints(STUDENT, root=tmp_path)

@@ -12,11 +12,10 @@ from optuna.trial import TrialState
 
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
-from attnsearch.search.recover import recover
-from attnsearch.search.session import Session
-from attnsearch.search.worker import OpenData, claim_next, run_claim
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.worker import OpenData, claim_next, reclaim_lost_trials, run_claim
+from attnsearch.store.epochs import read_epochs
 from attnsearch.store.leases import RELEASED
-from attnsearch.store.records import read_epochs
 from attnsearch.types import EpochRecord, TrialResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["postgresql"], indirect=True)]
@@ -38,7 +37,7 @@ def train(_config: Any, context: SearchContext, data: Any) -> TrialResult:
 @pytest.fixture(autouse=True)
 def _play(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "fit", train)
-    monkeypatch.setattr(module, "evaluate_kept", lambda config, ended, layout, source, check: ended)
+    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
     monkeypatch.setattr(module, "attach_pictures", lambda *arguments, check: None)
     monkeypatch.setattr(OpenData, "of", lambda self, config: None)
@@ -64,18 +63,18 @@ def breaking(at: int | None, *, is_committed: bool) -> Iterator[list[int]]:
         yield commits
 
 
-def run_all(session: Session) -> None:
+def run_all(session: StudyHandle) -> None:
     """What a worker does until the study is done, and the supervisor beside it."""
     worker = Worker("here:1:a", None)
     while (claim := claim_next(session, worker, started_at=0.0)) != "done":
         if claim == "wait":
-            recover(session, is_dead=lambda name: False)
+            reclaim_lost_trials(session, is_dead=lambda name: False)
         else:
             assert not isinstance(claim, str)
             run_claim(session, worker, claim, OpenData())
 
 
-def check(session: Session) -> None:
+def check(session: StudyHandle) -> None:
     (trial,) = session.trials()
     assert (trial.state, trial.values) == (TrialState.COMPLETE, [0.5])
     assert trial.intermediate_values == {0: 0.25, 1: 0.5}
@@ -86,7 +85,7 @@ def check(session: Session) -> None:
     session.database.engine.dispose()
 
 
-def test_no_broken_commit_loses_or_doubles_anything(open_tiny: Callable[..., Session]) -> None:
+def test_no_broken_commit_loses_or_doubles_anything(open_tiny: Callable[..., StudyHandle]) -> None:
     session = open_tiny(n_trials=1)
     with breaking(None, is_committed=False) as commits:
         run_all(session)

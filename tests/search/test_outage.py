@@ -10,13 +10,13 @@ import pytest
 
 from attnsearch.errors import ServerUnavailable
 from attnsearch.search.context import SearchContext, Worker
-from attnsearch.search.session import Session
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.worker import claim_next
-from attnsearch.store.records import read_epochs
+from attnsearch.store.epochs import read_epochs
 from attnsearch.types import EpochRecord
 from tests.postgres import PostgresServer
 
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["postgresql"], indirect=True)]
 
 
@@ -36,7 +36,7 @@ def stopped(server: PostgresServer) -> Iterator[None]:
         server.start()
 
 
-def context_of(session: Session, folder: Path) -> SearchContext:
+def context_of(session: StudyHandle, folder: Path) -> SearchContext:
     worker = Worker("here:1:a", None)
     claim = claim_next(session, worker, started_at=0.0)
     assert not isinstance(claim, str)

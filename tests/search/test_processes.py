@@ -7,7 +7,7 @@ import torch
 
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, pick_device, worker_gpus
-from attnsearch.search.processes import worker_environment
+from attnsearch.search.launchers.local import worker_environment
 
 
 def assigned(n_workers: int, gpus: tuple[str, ...]) -> list[tuple[str | None, str | None]]:

@@ -13,15 +13,15 @@ import pytest
 
 import attnsearch.search.publish as module
 from attnsearch.config.load import with_settings
-from attnsearch.search.publish import Chosen, note_look, publish_study, removable
-from attnsearch.search.session import Session
-from attnsearch.search.supervisor import study_file
-from attnsearch.store.files import atomic_write
+from attnsearch.files import atomic_write
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.publish import TrialToPublish, log_test_evaluation, publish_study, removable
+from attnsearch.search.run import study_file
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.manifest import FORMAT
 from tests.search.studies import loaded_study
 
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 
 
 def test_files_of_a_published_trial_stay_when_a_better_one_is_not_published_yet(open_tiny: Open) -> None:
@@ -60,7 +60,7 @@ def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
         session.study.tell(trial, [accuracy, sparsity])
     looked_at: list[int] = []
 
-    def publish_trial(layout: StudyLayout, chosen: Chosen, data: object) -> list[Path]:
+    def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: object) -> list[Path]:
         looked_at.append(chosen.number)
         path = chosen.target.model_csv("test")
         atomic_write(path, f"trial {chosen.number}")
@@ -81,7 +81,7 @@ def test_no_look_is_lost_when_several_look_at_once(tmp_path: Path) -> None:
 
     def look(number: int) -> None:
         for epoch in range(n_looks):
-            note_look(layout, number, epoch, "test")
+            log_test_evaluation(layout, number, epoch, "test")
 
     with ThreadPoolExecutor(n_lookers) as lookers:
         list(lookers.map(look, range(n_lookers)))

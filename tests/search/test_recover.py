@@ -8,37 +8,36 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
-from attnsearch.search.recover import KILLED, recover
-from attnsearch.search.session import Session
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.storage import Database
 from attnsearch.search.study import RETURNED
 from attnsearch.search.trials import read_study
-from attnsearch.search.worker import claim_next
+from attnsearch.search.worker import KILLED, claim_next, reclaim_lost_trials
 from tests.search.studies import ON_EACH_DATABASE
 
 pytestmark = ON_EACH_DATABASE
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 
 
-def claim(session: Session, name: str = "here:1:a") -> None:
+def claim(session: StudyHandle, name: str = "here:1:a") -> None:
     assert not isinstance(claim_next(session, Worker(name, None), started_at=0.0), str)
 
 
-def state(session: Session) -> TrialState:
+def state(session: StudyHandle) -> TrialState:
     return session.trials()[0].state
 
 
 def test_trial_of_a_living_worker_is_left_alone(open_tiny: Open) -> None:
     session = open_tiny()
     claim(session)
-    assert recover(session, is_dead=lambda name: False) == []
+    assert reclaim_lost_trials(session, is_dead=lambda name: False) == []
     assert state(session) == TrialState.RUNNING
 
 
 def test_trial_of_a_dead_worker_goes_back_under_its_number(open_tiny: Open) -> None:
     session = open_tiny(n_trials=1)
     claim(session)
-    assert recover(session, is_dead=lambda name: name == "here:1:a") == [0]
+    assert reclaim_lost_trials(session, is_dead=lambda name: name == "here:1:a") == [0]
     assert state(session) == TrialState.WAITING
     claim(session, "here:2:b")
     assert len(session.trials()) == 1
@@ -49,7 +48,7 @@ def test_expired_lease_is_taken_back(open_tiny: Open) -> None:
     session = open_tiny(n_trials=1)
     claim(session)
     session.leases.renew(0, 1, duration_s=-1.0)
-    assert recover(session, is_dead=lambda name: False) == [0]
+    assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
 
 
 def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
@@ -60,21 +59,21 @@ def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
     session.leases.renew(0, 1, duration_s=-1.0)
     with monkeypatch.context() as outage:
         outage.setattr(Database, "was_away_within", lambda _database, seconds: seconds == 300.0)
-        assert recover(session, is_dead=lambda name: False) == []
-    assert recover(session, is_dead=lambda name: False) == [0]
+        assert reclaim_lost_trials(session, is_dead=lambda name: False) == []
+    assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
 
 
 def test_trial_that_was_asked_for_but_never_claimed_goes_back(open_tiny: Open) -> None:
     session = open_tiny()
     session.study.ask()
-    assert recover(session, is_dead=lambda name: False) == [0]
+    assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
     assert state(session) == TrialState.WAITING
 
 
-def kill(session: Session, name: str) -> None:
+def kill(session: StudyHandle, name: str) -> None:
     """One more worker takes the first trial and is killed."""
     claim(session, name)
-    recover(session, is_dead=lambda holder: holder == name)
+    reclaim_lost_trials(session, is_dead=lambda holder: holder == name)
 
 
 def test_third_attempt_without_an_epoch_fails_the_trial_if_others_progress(open_tiny: Open) -> None:
@@ -113,7 +112,7 @@ def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) 
     for attempt in (1, 2, 3, 4):
         claim(session, f"here:{attempt}:a")
         session.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
-        recover(session, is_dead=lambda name: True)
+        reclaim_lost_trials(session, is_dead=lambda name: True)
     assert state(session) == TrialState.WAITING
 
 
@@ -125,6 +124,6 @@ def test_attempt_that_another_supervisor_started_meanwhile_is_left_alone(open_ti
         session.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
         return name == "here:1:a"
 
-    assert recover(session, is_dead=is_dead) == []
+    assert reclaim_lost_trials(session, is_dead=is_dead) == []
     assert state(session) == TrialState.RUNNING
     session.leases.check(0, 2)

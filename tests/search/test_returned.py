@@ -10,20 +10,20 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.errors import StoreError
-from attnsearch.search import finish
+from attnsearch.search import objective
 from attnsearch.search.context import Worker
-from attnsearch.search.session import Session
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.worker import run_worker
-from attnsearch.store.records import read_epochs
-from attnsearch.training import run as training
+from attnsearch.store.epochs import read_epochs
+from attnsearch.training import trainer as training
 
 
 @pytest.mark.slow
 def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
-    open_tiny: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+    open_tiny: Callable[..., StudyHandle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[int] = []
-    train_epoch, collect = training.train_epoch, finish.collect
+    train_epoch, collect = training.train_epoch, objective.collect
 
     def count(run: Any, epoch: int, **settings: Any) -> Any:
         trained.append(epoch)
@@ -34,12 +34,12 @@ def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
 
     monkeypatch.setattr(training, "train_epoch", count)
     session = open_tiny(n_trials=1)
-    monkeypatch.setattr(finish, "collect", fill_disk)
+    monkeypatch.setattr(objective, "collect", fill_disk)
     with pytest.raises(StoreError, match=r"attMaps_val\.npy: No space left on device; .* prune-files"):
         run_worker(session, Worker("here:1:a", None), started_at=0.0)
     assert (session.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
 
-    monkeypatch.setattr(finish, "collect", collect)
+    monkeypatch.setattr(objective, "collect", collect)
     run_worker(session, Worker("here:2:b", None), started_at=0.0)
     assert (session.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
     assert read_epochs(session.database.engine, session.uuid)["epoch"].tolist() == [1, 2]

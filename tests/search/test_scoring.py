@@ -9,25 +9,25 @@ from pathlib import Path
 import pytest
 
 from attnsearch.cli import main
+from attnsearch.config.evaluation import VERSION
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import resolved_study, with_settings
-from attnsearch.config.scores import VERSION
 from attnsearch.data.loader import open_data
 from attnsearch.search.context import Worker
-from attnsearch.search.scoring import SETTINGS
-from attnsearch.search.session import Session
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.objective import SETTINGS
 from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
-from attnsearch.store.records import read_epochs
+from attnsearch.store.epochs import read_epochs
+from attnsearch.store.image_scores import ScoreTable, read_scores
 from attnsearch.store.score_rows import read_score_rows
-from attnsearch.store.scores import ScoreTable, read_scores
 from tests.search.studies import loaded_study
 
 OBJECTIVES = {"val/accuracy": "maximize", "val/relevance_gain": "maximize", "val/sparsity": "minimize"}
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 
 
 @pytest.fixture
-def searched(open_tiny: Open) -> Session:
+def searched(open_tiny: Open) -> StudyHandle:
     """One real trial of one epoch, with maps of 4 x 4 cells."""
     session = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/gini": {"at_least": 2.0}})
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
@@ -37,7 +37,7 @@ def searched(open_tiny: Open) -> Session:
     return session
 
 
-def test_scores_go_where_the_accuracy_goes(searched: Session) -> None:
+def test_scores_go_where_the_accuracy_goes(searched: StudyHandle) -> None:
     (trial,) = searched.trials()
     assert trial.state.name == "COMPLETE", trial.user_attrs
     table = read_scores(searched.layout.trial(0).scores("val"))
@@ -76,7 +76,7 @@ def test_score_that_no_image_has_fails_no_trial(
 
 
 def test_full_measure_stands_beside_that_of_the_search(
-    searched: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    searched: StudyHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     searched.layout.study_yaml.write_text(resolved_study(searched.loaded))
     words = ["faithfulness", str(searched.layout.study_dir), "--trial", "0", "n_steps=8", "families=[complexity,road]"]
@@ -102,7 +102,7 @@ def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypa
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("attnsearch.search.scoring.score_archive", stop)
+        patch.setattr("attnsearch.search.objective.score_archive", stop)
         claim = claim_next(session, worker, started_at=0.0)
         assert not isinstance(claim, str)
         run_claim(session, worker, claim, OpenData())
@@ -113,7 +113,7 @@ def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypa
 
 
 def test_nothing_is_scored_where_nothing_is_asked_for(tmp_path: Path) -> None:
-    from attnsearch.search.scoring import score_trial
+    from attnsearch.search.objective import score_trial
     from attnsearch.store.layout import TrialLayout
 
     config: ExperimentConfig = with_settings(loaded_study().experiment, {"evaluation.scores.families": []})

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import attnsearch.search.single as module
-from attnsearch.config.layers import to_yaml
 from attnsearch.config.load import with_settings
+from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.errors import ConfigError
-from attnsearch.store.files import atomic_write
+from attnsearch.files import atomic_write
 from attnsearch.store.layout import StudyLayout
 from tests.search.studies import loaded_study
 
@@ -29,7 +29,7 @@ def test_run_that_another_one_overtook_while_it_was_prepared_leaves_its_folder_a
         return SimpleNamespace(tables=SimpleNamespace(class_names=("a", "b")))
 
     monkeypatch.setattr(module, "open_data", overtake)
-    for check in ("check_sources", "check_models", "check_scores_of_run"):
+    for check in ("check_start", "check_models", "check_scores_of_run"):
         monkeypatch.setattr(module, check, lambda *_arguments, **_settings: None)
     with pytest.raises(ConfigError, match=r"started with other settings(.|\n)*train\.epochs: was 9, is 2"):
         module.run_single(config, root=tmp_path)

@@ -6,7 +6,13 @@ import optuna
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.search.space import corner_experiments, corners, enqueue_faults, needed_cache_px, suggest_settings
+from attnsearch.search.space import (
+    enqueue_faults,
+    extreme_experiments,
+    extreme_settings,
+    needed_cache_px,
+    suggest_settings,
+)
 from tests.search.studies import SPACE, loaded_study
 
 
@@ -22,7 +28,7 @@ def test_conditional_axis_is_drawn_only_under_its_condition() -> None:
 
 
 def test_every_end_and_choice_is_a_corner() -> None:
-    descriptions = [description for description, _ in corner_experiments(loaded_study())]
+    descriptions = [description for description, _ in extreme_experiments(loaded_study())]
     assert descriptions == [
         "base",
         "train.optimizer.name = 'adam'",
@@ -35,8 +41,8 @@ def test_every_end_and_choice_is_a_corner() -> None:
 
 
 def test_conditional_corner_brings_its_condition() -> None:
-    corners = dict(corner_experiments(loaded_study()))
-    optimizer = corners["train.optimizer.momentum = 0.9"].train.optimizer
+    extreme_settings = dict(extreme_experiments(loaded_study()))
+    optimizer = extreme_settings["train.optimizer.momentum = 0.9"].train.optimizer
     assert (optimizer.name, optimizer.momentum) == ("sgd", 0.9)
 
 
@@ -46,7 +52,7 @@ def test_corners_that_do_not_fit_are_all_reported() -> None:
         "train.epochs": {"kind": "int", "low": -2, "high": 1},
     }
     with pytest.raises(ConfigError) as caught:
-        corner_experiments(loaded_study(space=space))
+        extreme_experiments(loaded_study(space=space))
     first, second = str(caught.value).splitlines()
     assert "model.n_vectors = 0" in first
     assert "got 0" in first
@@ -56,7 +62,7 @@ def test_corners_that_do_not_fit_are_all_reported() -> None:
 
 def test_axis_that_no_setting_reads_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"model\.n_vektors.*did you mean 'n_vectors'"):
-        corner_experiments(loaded_study(space={"model.n_vektors": {"kind": "int", "low": 1, "high": 3}}))
+        extreme_experiments(loaded_study(space={"model.n_vektors": {"kind": "int", "low": 1, "high": 3}}))
 
 
 @pytest.mark.parametrize(
@@ -83,5 +89,5 @@ def test_conditions_upon_conditions_are_followed_once_each() -> None:
         key: {"kind": "choice", "choices": [1, 2], "when": {above: [2] for above in keys[:index]}}
         for index, key in enumerate(keys)
     }
-    found = dict(corners(loaded_study(space=space).study.space))
+    found = dict(extreme_settings(loaded_study(space=space).study.space))
     assert found["space_39 = 1"] == {**dict.fromkeys(keys[:39], 2), "space_39": 1}

@@ -11,8 +11,8 @@ import pytest
 
 import attnsearch.search.publish as module
 from attnsearch.errors import StoreError
-from attnsearch.search.publish import Chosen, publish
-from attnsearch.store.files import atomic_write
+from attnsearch.files import atomic_write
+from attnsearch.search.publish import TrialToPublish, publish
 from attnsearch.store.layout import StudyLayout
 
 UNUSED: Any = None
@@ -32,7 +32,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Replaces the evaluation of a trial by two small files; the numbers of those that were evaluated."""
     numbers: list[int] = []
 
-    def publish_trial(_layout: StudyLayout, one: Chosen, _data: object) -> list[Path]:
+    def publish_trial(_layout: StudyLayout, one: TrialToPublish, _data: object) -> list[Path]:
         numbers.append(one.number)
         paths = [one.target.model_csv("test"), one.target.archive("test").images]
         for path in paths:
@@ -43,10 +43,10 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return numbers
 
 
-def chosen(layout: StudyLayout, number: int, epoch: int = 2) -> list[Chosen]:
+def chosen(layout: StudyLayout, number: int, epoch: int = 2) -> list[TrialToPublish]:
     """The flat set and one on the front, of the same trial."""
     targets = (layout.published(epoch), layout.pareto(number, epoch))
-    return [Chosen(number, epoch, layout.trial(number), target) for target in targets]
+    return [TrialToPublish(number, epoch, layout.trial(number), target) for target in targets]
 
 
 def published(layout: StudyLayout) -> dict[str, str]:

@@ -13,10 +13,10 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
-from attnsearch.search.session import Session, layout_of, open_session
+from attnsearch.search.handle import StudyHandle, layout_of, open_session
+from attnsearch.search.run import check_study
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import UUID, create_study
-from attnsearch.search.supervisor import check_study
 from attnsearch.search.trials import read_storage
 from attnsearch.search.worker import claim_next
 from attnsearch.store.database import create_database
@@ -24,7 +24,7 @@ from attnsearch.store.inspection import inspect_database
 from attnsearch.store.urls import default_url
 from tests.search.studies import ON_EACH_DATABASE, loaded_study
 
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 T = TypeVar("T")
 
 

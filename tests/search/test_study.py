@@ -11,25 +11,25 @@ from optuna.trial import TrialState
 
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.errors import ConfigError
-from attnsearch.search.session import Session, layout_of, storage_url
+from attnsearch.search.handle import StudyHandle, layout_of, storage_url
+from attnsearch.search.run import check_study, study_file
 from attnsearch.search.study import (
     ENDED_AT,
     IDENTITY,
-    SCORES,
+    SCORES_KEY,
     best_trials,
     build_sampler,
+    check_unchanged,
     create_study,
     derive_seed,
     is_failing,
-    refuse_changes,
 )
-from attnsearch.search.supervisor import check_study, study_file
 from tests.search.studies import ON_EACH_DATABASE, loaded_study
 
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 
 
-def finish(session: Session, *values: float, monitor: float | None = None) -> None:
+def finish(session: StudyHandle, *values: float, monitor: float | None = None) -> None:
     trial = session.study.ask()
     trial.set_user_attr("val/accuracy", values[0] if monitor is None else monitor)
     session.study.tell(trial, list(values))
@@ -113,7 +113,7 @@ def test_infeasible_trial_is_never_best(open_tiny: Open) -> None:
     assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=5)] == [1]
 
 
-def ended(session: Session, states: list[TrialState]) -> None:
+def ended(session: StudyHandle, states: list[TrialState]) -> None:
     for index, state in enumerate(states):
         trial = session.study.ask()
         trial.set_user_attr(ENDED_AT, 100.0 + index)
@@ -201,16 +201,16 @@ def test_study_that_is_scored_differently_is_another_study(open_tiny: Open) -> N
     session = open_tiny()
     changed = with_settings(session.loaded.experiment, {"evaluation.scores.n_steps": 4})
     with pytest.raises(ConfigError, match=r"n_steps: was 16, is 4"):
-        refuse_changes(
+        check_unchanged(
             session.study, LoadedStudy(session.loaded.study, changed), val_hash="split-a", class_names=("a", "b")
         )
 
 
 def test_study_from_before_there_were_scores_goes_on(open_tiny: Open) -> None:
     session = open_tiny()
-    stored = {key: value for key, value in session.study.user_attrs[IDENTITY].items() if key != SCORES}
+    stored = {key: value for key, value in session.study.user_attrs[IDENTITY].items() if key != SCORES_KEY}
     session.study.set_user_attr(IDENTITY, stored)
-    refuse_changes(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+    check_unchanged(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
 
 
 @pytest.mark.parametrize(("objective", "is_refused"), [("val/relevance_gain", True), ("val/accuracy", False)])
@@ -220,7 +220,7 @@ def test_study_that_chooses_by_scores_keeps_to_their_version(
     session = open_tiny(objectives={objective: "maximize"})
     monkeypatch.setattr("attnsearch.search.study.VERSION", 99)
     if not is_refused:
-        refuse_changes(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+        check_unchanged(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
         return
     with pytest.raises(ConfigError, match=r"evaluation\.scores\.version: was \d+, is 99"):
-        refuse_changes(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+        check_unchanged(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))

@@ -27,14 +27,14 @@ from attnsearch.errors import (
 )
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
-from attnsearch.search.session import Session
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import RETURNED
-from attnsearch.search.worker import Claim, OpenData, claim_next, run_claim, run_worker
+from attnsearch.search.worker import ClaimedTrial, OpenData, claim_next, run_claim, run_worker
 from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
 from tests.search.studies import ON_EACH_DATABASE
 
-Open = Callable[..., Session]
+Open = Callable[..., StudyHandle]
 Run = Callable[[ExperimentConfig, SearchContext], TrialResult]
 
 
@@ -57,14 +57,14 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
     def install(run: Run) -> None:
         monkeypatch.setattr(module, "fit", lambda config, context, data: run(config, context))
 
-    monkeypatch.setattr(module, "evaluate_kept", lambda config, ended, layout, source, check: ended)
+    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
     monkeypatch.setattr(module, "attach_pictures", lambda *arguments, check: None)
     monkeypatch.setattr(OpenData, "of", lambda self, config: None)
     return install
 
 
-def work(session: Session, *, started_at: float = 0.0) -> None:
+def work(session: StudyHandle, *, started_at: float = 0.0) -> None:
     run_worker(session, Worker("here:1:a", None), started_at=started_at)
 
 
@@ -177,13 +177,13 @@ def test_last_attempt_before_a_trial_is_blamed_is_alone(open_tiny: Open) -> None
     assert claim_of(session, "here:4:d").trial.number == 0
 
 
-def stall(session: Session, claim: Claim) -> None:
+def stall(session: StudyHandle, claim: ClaimedTrial) -> None:
     """Returns a trial that has finished no epoch."""
     session.leases.release(claim.trial.number, claim.attempt, stalled=True)
     session.return_to_waiting(claim.trial)
 
 
-def claim_of(session: Session, name: str) -> Claim:
+def claim_of(session: StudyHandle, name: str) -> ClaimedTrial:
     claim = claim_next(session, Worker(name, None), started_at=0.0)
     assert not isinstance(claim, str)
     return claim
@@ -338,7 +338,7 @@ def test_constraint_is_the_distance_outside_the_bound(open_tiny: Open, play: Cal
     assert session.trials()[0].constraints == pytest.approx({"val/sparsity": 0.1, "val/accuracy": -0.1})
 
 
-def context_of(session: Session, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
+def context_of(session: StudyHandle, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
     worker = Worker("here:1:a", None)
     claim = claim_next(session, worker, started_at=0.0)
     assert not isinstance(claim, str)

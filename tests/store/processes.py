@@ -7,11 +7,11 @@ from pathlib import Path
 
 import optuna
 
+from attnsearch.files import atomic_write
 from attnsearch.store.database import open_writer, tune_writer, writer_arguments
-from attnsearch.store.files import atomic_write
+from attnsearch.store.epochs import write_epochs
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases
-from attnsearch.store.records import write_epochs
 from attnsearch.types import EpochRecord
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from attnsearch.errors import StoreError
-from attnsearch.store.classes import read_classes, write_classes
+from attnsearch.store.archive import read_classes, write_classes
 
 
 def test_names_keep_their_order_and_spelling(tmp_path: Path) -> None:

@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.store.layout import (
-    ExperimentLayout,
-    StudyLayout,
-    check_name,
-    is_live_state,
-    is_temporary,
-    temporary_path,
-)
+from attnsearch.files import is_temporary, temporary_path
+from attnsearch.store.layout import ExperimentLayout, StudyLayout, check_name, is_live_state
 
 
 def relative(layout: StudyLayout, path: Path) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql
 
 from attnsearch.errors import StoreError
-from attnsearch.store import tables
+from attnsearch.store import schema
 from attnsearch.store.artifacts import FileRecord, read_artifacts, write_artifacts
 from attnsearch.store.database import create_database, open_reader, open_writer, transaction, writer_arguments
 from attnsearch.store.inspection import inspect_database
@@ -67,7 +67,7 @@ def test_missing_tables_are_named_with_their_mend(postgres_url: str) -> None:
         pytest.raises(StoreError, match='"attnsearch_meta" does not exist; start a search to create the tables'),
         transaction(open_reader(postgres_url)) as connection,
     ):
-        connection.execute(select(tables.meta))
+        connection.execute(select(schema.meta))
 
 
 def test_missing_database_and_wrong_password_are_named(postgres_url: str) -> None:
@@ -96,7 +96,7 @@ def test_readers_hold_no_connection_between_two_looks(postgres_server: PostgresS
     create_database(postgres_url).dispose()
     reader = open_reader(postgres_url)
     with transaction(reader) as connection:
-        connection.execute(select(tables.meta))
+        connection.execute(select(schema.meta))
     count = sql.SQL("SELECT count(*) FROM pg_stat_activity WHERE datname = {}")
 
     assert postgres_server.execute(count.format(sql.Literal(parse_url(postgres_url).database))) == [(0,)]

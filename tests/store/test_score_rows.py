@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Engine
 
 from attnsearch.errors import LeaseLost
+from attnsearch.store.epochs import read_epochs, write_epochs
+from attnsearch.store.image_scores import ImageScore, ScoreTable, make_table
 from attnsearch.store.leases import Leases
-from attnsearch.store.records import read_epochs, write_epochs
 from attnsearch.store.score_rows import read_score_rows, write_score_rows
-from attnsearch.store.scores import ImageScore, ScoreTable, make_table
 from attnsearch.types import EpochRecord
 
 

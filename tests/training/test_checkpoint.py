@@ -15,11 +15,11 @@ import torch
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
-from attnsearch.models.kept import read_kept
+from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.weights import read_checkpoint
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training import checkpoint
-from attnsearch.training.run import fit
+from attnsearch.training.trainer import fit
 from tests.tiny import ConfigMaker, RecordingContext
 
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_a_store_error_and_leaves_the_old_checkpoint(
 
 
 def test_a_kept_checkpoint_knows_its_run(finished: Path, config: ExperimentConfig, data: DataSource) -> None:
-    kept = read_kept(TrialLayout(finished).kept)
+    kept = read_model_checkpoint(TrialLayout(finished).kept)
     assert (kept.epoch, kept.accumulation, kept.class_names) == (2, 1, ("blue", "red"))
     assert kept.val_hash == data.tables.val_hash
     assert kept.config == config

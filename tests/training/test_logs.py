@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from attnsearch.errors import StoreError
-from attnsearch.training.logs import log_to
+from attnsearch.training.trainer import log_to
 
 
 def test_only_the_package_is_logged_and_only_during_the_block(tmp_path: Path) -> None:
     path, package = tmp_path / "log.txt", logging.getLogger("attnsearch")
     level = package.level
     with log_to(path):
-        logging.getLogger("attnsearch.training.run").info("epoch %d", 1)
-        logging.getLogger("attnsearch.training.run").debug("detail")
+        logging.getLogger("attnsearch.training.trainer").info("epoch %d", 1)
+        logging.getLogger("attnsearch.training.trainer").debug("detail")
         logging.getLogger("another").warning("not ours")
     logging.getLogger("attnsearch").warning("too late")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO epoch 1\n", path.read_text())

@@ -15,8 +15,8 @@ from attnsearch.device import Arithmetic
 from attnsearch.errors import NonFiniteLoss, TrialInterrupted
 from attnsearch.models.base import AttentionModel
 from attnsearch.training import loop
-from attnsearch.training.loop import Run, split_batch, train_epoch, validate_epoch
-from attnsearch.training.optim import build_optimizer, build_schedule, freeze_backbone
+from attnsearch.training.loop import TrainingSetup, split_batch, train_epoch, validate_epoch
+from attnsearch.training.setup import build_optimizer, build_schedule, freeze_backbone
 from attnsearch.types import AttentionOutput, Batch
 from tests.tiny import ConfigMaker
 
@@ -63,8 +63,8 @@ class Fixed:
 
 
 @pytest.fixture
-def new_run(tiny_config: ConfigMaker) -> Callable[..., Run]:
-    def make(*, batch_size: int = 8, precision: str = "fp32", scale: float = 1.0, **train: Any) -> Run:
+def new_run(tiny_config: ConfigMaker) -> Callable[..., TrainingSetup]:
+    def make(*, batch_size: int = 8, precision: str = "fp32", scale: float = 1.0, **train: Any) -> TrainingSetup:
         config = tiny_config(train={"batch_size": batch_size, "precision": precision, **train})
         model = Linear()
         freeze_backbone(model, config.train.optimizer)
@@ -74,7 +74,7 @@ def new_run(tiny_config: ConfigMaker) -> Callable[..., Run]:
             config.train.schedule, optimizer, lr=config.train.optimizer.lr, epochs=2, updates_per_epoch=len(loader)
         )
         arithmetic = Arithmetic(torch.device("cpu"), "bf16" if precision == "bf16" else "fp32")
-        return Run(config, model, 2, arithmetic, optimizer, schedule, loader, loader)
+        return TrainingSetup(config, model, 2, arithmetic, optimizer, schedule, loader, loader)
 
     return make
 
@@ -82,14 +82,14 @@ def new_run(tiny_config: ConfigMaker) -> Callable[..., Run]:
 def nothing() -> None: ...
 
 
-def weights(run: Run) -> Tensor:
+def weights(run: TrainingSetup) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 8])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_accumulating_parts_equals_one_large_batch(
-    new_run: Callable[..., Run], accumulation: int, optimizer: str
+    new_run: Callable[..., TrainingSetup], accumulation: int, optimizer: str
 ) -> None:
     # 11 images in batches of 8: the last batch has 3 images, which the parts divide unevenly
     settings = {"optimizer": {"name": optimizer, "lr": 0.1}, "clip_norm": 0.5}
@@ -102,7 +102,7 @@ def test_accumulating_parts_equals_one_large_batch(
     assert in_parts.metrics == at_once.metrics
 
 
-def test_losses_are_means_over_images_also_with_a_short_last_batch(new_run: Callable[..., Run]) -> None:
+def test_losses_are_means_over_images_also_with_a_short_last_batch(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run(optimizer={"name": "sgd", "lr": 1e-30})  # weights stay as they are
     record = train_epoch(run, 1, accumulation=1, check=nothing)
     everything = next(Fixed(11).epoch(1))
@@ -114,7 +114,7 @@ def test_losses_are_means_over_images_also_with_a_short_last_batch(new_run: Call
     assert record.n_images == 11
 
 
-def test_label_smoothing_counts_in_training_and_not_in_validation(new_run: Callable[..., Run]) -> None:
+def test_label_smoothing_counts_in_training_and_not_in_validation(new_run: Callable[..., TrainingSetup]) -> None:
     settings = {"optimizer": {"name": "sgd", "lr": 1e-30}}
     plain, smooth = new_run(**settings), new_run(label_smoothing=0.4, **settings)
     trained = train_epoch(smooth, 1, accumulation=1, check=nothing)
@@ -126,7 +126,7 @@ def test_label_smoothing_counts_in_training_and_not_in_validation(new_run: Calla
     assert validate_epoch(smooth, 1, check=nothing).loss == validate_epoch(plain, 1, check=nothing).loss
 
 
-def test_validation_measures_what_the_model_shows(new_run: Callable[..., Run]) -> None:
+def test_validation_measures_what_the_model_shows(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run()
     record = validate_epoch(run, 1, check=nothing)
     assert set(record.metrics) == {"accuracy", "mean_class_accuracy", "cross_entropy", "sparsity"}
@@ -134,14 +134,14 @@ def test_validation_measures_what_the_model_shows(new_run: Callable[..., Run]) -
     assert all(parameter.grad is None for parameter in run.model.parameters())
 
 
-def test_validation_leaves_weights_alone(new_run: Callable[..., Run]) -> None:
+def test_validation_leaves_weights_alone(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run()
     before = weights(run).clone()
     validate_epoch(run, 1, check=nothing)
     assert torch.equal(weights(run), before)
 
 
-def test_clipping_limits_the_gradient_of_the_whole_batch(new_run: Callable[..., Run]) -> None:
+def test_clipping_limits_the_gradient_of_the_whole_batch(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run(batch_size=12, clip_norm=0.01, optimizer={"name": "sgd", "lr": 1.0, "momentum": 0.0})
     before = weights(run).clone()
     train_epoch(run, 1, accumulation=3, check=nothing)
@@ -149,7 +149,7 @@ def test_clipping_limits_the_gradient_of_the_whole_batch(new_run: Callable[..., 
     assert float((weights(run) - before).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_frozen_backbone_neither_moves_nor_changes_mode(new_run: Callable[..., Run]) -> None:
+def test_a_frozen_backbone_neither_moves_nor_changes_mode(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run(optimizer={"name": "sgd", "lr": 0.1, "backbone_lr_factor": 0.0, "weight_decay": 0.1})
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     train_epoch(run, 1, accumulation=1, check=nothing)
@@ -159,7 +159,7 @@ def test_a_frozen_backbone_neither_moves_nor_changes_mode(new_run: Callable[...,
     assert run.model.head.training  # type: ignore[union-attr]
 
 
-def test_bf16_trains_master_weights_in_fp32(new_run: Callable[..., Run]) -> None:
+def test_bf16_trains_master_weights_in_fp32(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run(precision="bf16")
     record = train_epoch(run, 1, accumulation=1, check=nothing)
     exact = train_epoch(new_run(), 1, accumulation=1, check=nothing)
@@ -168,14 +168,14 @@ def test_bf16_trains_master_weights_in_fp32(new_run: Callable[..., Run]) -> None
     assert record.loss != exact.loss
 
 
-def test_a_loss_that_overflows_names_epoch_rate_and_value(new_run: Callable[..., Run]) -> None:
+def test_a_loss_that_overflows_names_epoch_rate_and_value(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run(scale=math.inf)
     with pytest.raises(NonFiniteLoss, match=r"train/loss became (nan|inf) in epoch 2 at learning rate 0\.05"):
         train_epoch(run, 2, accumulation=1, check=nothing)
 
 
 def test_a_loss_that_overflows_in_an_epoch_names_the_last_finite_value(
-    new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    new_run: Callable[..., TrainingSetup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHECK_LOSS_EVERY", 1)
     run = new_run(optimizer={"name": "sgd", "lr": 1e30})
@@ -183,12 +183,12 @@ def test_a_loss_that_overflows_in_an_epoch_names_the_last_finite_value(
         train_epoch(run, 1, accumulation=1, check=nothing)
 
 
-def test_validation_refuses_a_loss_that_overflows(new_run: Callable[..., Run]) -> None:
+def test_validation_refuses_a_loss_that_overflows(new_run: Callable[..., TrainingSetup]) -> None:
     with pytest.raises(NonFiniteLoss, match="val/loss became"):
         validate_epoch(new_run(scale=math.inf), 1, check=nothing)
 
 
-def test_a_stop_comes_between_two_updates(new_run: Callable[..., Run]) -> None:
+def test_a_stop_comes_between_two_updates(new_run: Callable[..., TrainingSetup]) -> None:
     run = new_run()
     n_checks = iter(range(10))
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attnsearch.config.experiment import OptimizerSettings, ScheduleSettings
-from attnsearch.training.optim import build_optimizer, build_schedule, freeze_backbone, parameter_groups
+from attnsearch.training.setup import build_optimizer, build_schedule, freeze_backbone, parameter_groups
 
 
 class TwoParts(nn.Module):

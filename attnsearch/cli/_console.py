@@ -1,0 +1,173 @@
+"""What the command line writes: lines, tables, JSON, errors and log records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class StderrHandler(logging.Handler):
+    """Writes to whatever stderr is at that moment: a live table puts itself in its place while it is shown.
+
+    A log that cannot be written, such as that of a worker on a full disk, ends nothing.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def records_redacted() -> Iterator[None]:
+    """Keeps credentials and values of variables out of the log of every library, tracebacks included."""
+    make = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **settings: Any) -> logging.LogRecord:
+        from attnsearch.store.urls import redact  # imports SQLAlchemy
+
+        record = make(*args, **settings)
+        record.msg, record.args = redact(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+        return record
+
+    logging.setLogRecordFactory(factory)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Lines of level INFO and above, with UTC times, during the block."""
+    handler = StderrHandler(logging.INFO)
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    package = logging.getLogger("attnsearch")
+    level = package.level
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+PIPED_WIDTH = 300
+_kept_stdout: TextIO | None = None
+
+
+@contextmanager
+def libraries_to_stderr() -> Iterator[None]:
+    """Sends what others print to stderr during the block, so that stdout holds the lines of this module alone.
+
+    timm, for one, prints while it loads weights, which would stand among the JSON lines.
+    """
+    global _kept_stdout
+    before, _kept_stdout = _kept_stdout, _stdout()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _kept_stdout = before
+
+
+def _stdout() -> TextIO:
+    return _kept_stdout or sys.stdout
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON object on one line; an undefined number becomes null, a time is in UTC."""
+    print_line(json.dumps(_plain(values), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def print_line(text: str) -> None:
+    """One line of plain text, at once: a pipe would hold it back."""
+    print(text, file=_stdout(), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A table; into a pipe it is as wide as it needs to be."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    file = _stdout()
+    Console(file=file, width=None if file.isatty() else PIPED_WIDTH, markup=False, highlight=False).print(table)
+
+
+def number(value: float | None) -> str:
+    """A measured number in four digits; `-` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(n_bytes: int) -> str:
+    """`640 KB`, `1.2 GB`."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB")):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes / 1000:.3g} KB"
+
+
+def report_error(text: str, code: int) -> int:
+    """Prints `error: …` on stderr, one line per fault, details indented below; returns the code."""
+    from attnsearch.store.urls import hide  # imports SQLAlchemy
+
+    for line in hide(text).splitlines():
+        print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
+    return code
+
+
+def report_interruption(code: int) -> int:
+    """Prints one line on stderr; returns the code."""
+    print("interrupted", file=sys.stderr)
+    return code
+
+
+def report_unexpected(error: Exception, code: int) -> int:
+    """Prints one line and leaves the traceback in a file for whoever mends the package."""
+    from attnsearch.store.urls import hide  # imports SQLAlchemy
+
+    trace = hide("".join(traceback.format_exception(error)))
+    with tempfile.NamedTemporaryFile("w", prefix="attnsearch-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(trace)
+    first = str(error).strip().partition("\n")[0]
+    return report_error(f"unexpected {type(error).__name__}: {first}; please report it with {Path(file.name)}", code)

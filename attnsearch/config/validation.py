@@ -1,0 +1,276 @@
+"""Collects the faults of a command, one line each: `file:line: key: message, got value`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from attnsearch.config.base import (
+    DEVICE,
+    KEY,
+    METRIC_KEY,
+    NAME,
+    PlacedError,
+    keys_named,
+    possible_classes,
+    settings_classes,
+    tag_of,
+)
+from attnsearch.config.yaml_layers import INVALID, Layer
+from attnsearch.config.yaml_nodes import Place, fault, shortened
+from attnsearch.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
+NONE: Mapping[Place, str] = MappingProxyType({})
+OF_ALL = ("missing", "union_tag_not_found", "value_error")
+"""Findings that hold only where every layer is known."""
+MAX_LINES = 50
+"""Faults that are described; more than that have one cause."""
+MAX_MEMBERS = 8
+"""At most as many findings has pydantic of one value: one for each member of a union."""
+MAX_NAME = 100
+"""Longer words are no misspelled names."""
+
+PATTERNS = {
+    NAME: "may hold up to 100 letters A-Z, digits, '_', '-' and '.', and starts with none of '-' and '.'",
+    METRIC_KEY: "must be `train/metric` or `val/metric`; nothing is chosen on test images",
+    KEY: "must be a dotted key of an experiment, in letters a-z, digits and '_'",
+    DEVICE: "must be auto, cpu, cuda or cuda:N",
+}
+
+MESSAGES = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "none_required": "must be null",
+    "tuple_type": "must be a list",
+    "mapping_type": "must be a block",
+    "dict_type": "must be a block",
+    "model_type": "must be a block",
+    "model_attributes_type": "must be a block",
+}
+
+MOVED_KEYS = {
+    "lr": "write train.optimizer.lr",
+    "train.lr": "write train.optimizer.lr",
+    "train.weight_decay": "write train.optimizer.weight_decay",
+    "train.momentum": "write train.optimizer.momentum",
+    "optim": "write train.optimizer.name",
+    "epochs": "write train.epochs",
+    "batch_size": "write train.batch_size",
+    "max_batch_size": "write train.batch_size, and train.accumulation to save memory",
+    "dropout": "write model.dropout",
+    "backbone": "write model.backbone",
+    "stride_lay3": "write model.stride_stage3",
+    "stride_lay4": "write model.stride_stage4",
+    "nb_att_maps": "write model.n_vectors",
+    "model_id": "write name",
+    "exp_id": "write experiment",
+    "optuna_trial_nb": "write n_trials in the study",
+}
+
+
+@dataclass
+class Faults:
+    """Collects the faults of one command, so that all of them are reported at once.
+
+    `is_complete` is false once a file could not be read: then nothing can be said about keys that are missing.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    is_complete: bool = True
+
+    def read(self, read: Callable[[], Layer], *, origin: str = "") -> Layer:
+        """What `read` returns, or an empty layer; `origin` is where its file is named."""
+        try:
+            layer = read()
+        except ConfigError as error:
+            self.lines += [f"{origin}{line}" for line in str(error).splitlines()]
+            self.is_complete = False
+            return Layer()
+        self.lines += layer.faults
+        return layer
+
+    def block(self, layer: Layer, key: str, *, inside: str = "") -> Layer:
+        """The block under a key of a layer, which is itself `inside` of another; anything else is a fault."""
+        value = layer.values.get(key)
+        if not (value is None or value is INVALID or isinstance(value, dict)):
+            message = f"must hold `key: value` lines, got {short(value)}"
+            place = (inside, key) if inside else (key,)
+            self.lines.append(fault(layer.origin((key,)), place, message))
+        return layer.part(key)
+
+    def check(self, model: type[T], layer: Layer, known: Mapping[Place, str] = NONE) -> T | None:
+        """The settings that a layer describes, or None where it has faults.
+
+        Args:
+            known: faults that were found before, by their places; nothing else is said of these places.
+        """
+        try:
+            settings = model.model_validate_json(json.dumps(layer.values, default=lambda _: None))
+        except ValidationError as error:
+            known = {**known, **unknown_keys(model, layer)}
+            details = [one for one in error.errors(include_url=False) if self.is_complete or one["type"] not in OF_ALL]
+            self.lines += [*known.values(), *_lines(details, layer, known)]
+            return None
+        self.lines += known.values()
+        return settings
+
+    def settled(self, settings: T | None) -> T:
+        """Ends the command if anything is wrong, else the settings.
+
+        Raises:
+            ConfigError: one line per fault.
+        """
+        lines = list(dict.fromkeys(self.lines))
+        if len(lines) > MAX_LINES:
+            lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more faults"]
+        if lines:
+            raise ConfigError("\n".join(lines))
+        assert settings is not None
+        return settings
+
+
+def validate(model: type[T], layer: Layer) -> T:
+    """The settings that a layer describes.
+
+    Raises:
+        ConfigError: one line per fault, all faults at once.
+    """
+    faults = Faults(list(layer.faults))
+    return faults.settled(faults.check(model, layer))
+
+
+def _lines(details: Sequence[ErrorDetails], layer: Layer, known: Mapping[Place, str]) -> Iterator[str]:
+    """A line for each place that pydantic refuses, but for those whose fault is known."""
+    found: dict[Place, list[ErrorDetails]] = {}
+    for detail in details[: MAX_LINES * MAX_MEMBERS]:
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # follows from faults of the items
+        place = _place(detail, layer.values)
+        if not any(place[: len(other)] == other for other in known) and _value_at(layer.values, place) is not INVALID:
+            found.setdefault(place, []).append(detail)
+    for place, found_here in found.items():
+        error = found_here[0].get("ctx", {}).get("error")
+        placed = error.faults if isinstance(error, PlacedError) else {}
+        yield from (fault(layer.origin(one), one, message) for one, message in placed.items())
+        if not placed:
+            yield _describe(found_here, place, layer)
+
+
+def _describe(details: Sequence[ErrorDetails], place: Place, layer: Layer) -> str:
+    """One line for what pydantic finds at one place: several findings are those of the alternatives of a union."""
+    message = " or ".join(dict.fromkeys(_message(detail, place) for detail in details)).replace(" or must be ", " or ")
+    is_said = details[0]["type"] in ("missing", "value_error", "union_tag_invalid")  # the message holds the value
+    got = "" if is_said else f", got {short(details[0]['input'])}"
+    return fault(layer.origin(place), place or ("file",), f"{message}{got}")
+
+
+def _message(detail: ErrorDetails, place: Place) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "union_tag_invalid":
+        tag, known = str(context["tag"]), str(context["expected_tags"]).replace("'", "").split(", ")
+        return f"unknown {place[-1]} {shortened(tag)!r}{suggest(tag, known)}; known: {', '.join(known)}"
+    if kind == "union_tag_not_found":
+        return f"needs a {context['discriminator']}"
+    if kind == "literal_error":
+        known = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        return f"must be one of {', '.join(known)}{suggest(str(detail['input']), known)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "string_pattern_mismatch":
+        return PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+    if kind == "missing" and isinstance(detail["loc"][-1], int):
+        return "has too few values"
+    if kind == "missing":
+        return f"is required and missing; write {'.'.join(place)}=…"
+    if kind in ("too_short", "too_long"):
+        few = kind == "too_short"
+        return f"must have at {'least' if few else 'most'} {context['min_length' if few else 'max_length']} items"
+    return MESSAGES.get(kind, detail["msg"].replace("Input should be", "must be"))
+
+
+def unknown_keys(model: type[BaseModel], layer: Layer) -> dict[Place, str]:
+    """A line for each key that a settings class, or every one that could stand in its place, does not have."""
+    found = islice(_unknown([model], layer.values, ()), MAX_LINES)
+    return {place: _unknown_key(place, owners, layer, model) for place, owners in found}
+
+
+def _unknown(
+    owners: Sequence[type[BaseModel]], values: Mapping[str, Any], place: Place
+) -> Iterator[tuple[Place, Sequence[type[BaseModel]]]]:
+    """(place, classes that could stand around it) of each unknown key."""
+    for key, inner in values.items():
+        annotations = [owner.model_fields[key].annotation for owner in owners if key in owner.model_fields]
+        if not annotations:
+            yield (*place, key), owners
+        elif isinstance(inner, dict):
+            below = possible_classes([part for one in annotations for part in settings_classes(one)], inner)
+            if below:
+                yield from _unknown(below, inner, (*place, key))
+
+
+def _unknown_key(place: Place, owners: Sequence[type[BaseModel]], layer: Layer, model: type[BaseModel]) -> str:
+    key = ".".join(place)
+    known = sorted({name for owner in owners for name in owner.model_fields})
+    tag = tag_of(owners[0]) if len(owners) == 1 else None
+    if key in MOVED_KEYS:
+        message = f"is no key here; {MOVED_KEYS[key]}"
+    elif len(place) == 1 and (below := elsewhere(key, model)):
+        message = f"is no key here{below}"
+    else:
+        family = f" of {tag[1]}" if tag else ""
+        message = f"is no key{family}{suggest(place[-1], known)}; known: {', '.join(known)}"
+    return fault(layer.origin(place), place, f"{message}, got {short(_value_at(layer.values, place))}")
+
+
+def elsewhere(name: str, model: type[BaseModel]) -> str:
+    """`; write data.x` where a bare name is a key of some blocks of a model, else nothing."""
+    found = keys_named(name, model)
+    return f"; write {' or '.join(found)}" if found else ""
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """` (did you mean 'x'?)` where a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) if len(name) <= MAX_NAME else []
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _place(detail: ErrorDetails, values: Any) -> Place:
+    """The place in the file; pydantic adds the members of unions to its locations, which no file holds."""
+    place: list[str] = []
+    for step in detail["loc"]:
+        if isinstance(values, dict) and step in values:
+            place, values = [*place, str(step)], values[str(step)]
+        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
+            place, values = [*place, str(step)], values[step]
+    if detail["type"] == "missing":
+        place.append(str(detail["loc"][-1]))
+    if detail["type"] == "union_tag_invalid":
+        place.append(detail["ctx"]["discriminator"].strip("'"))
+    return tuple(place)
+
+
+def _value_at(values: Any, place: Place) -> Any:
+    """The value at a place; of a place that is not there, that of the closest block around it."""
+    for key in place:
+        if isinstance(values, dict) and key in values:
+            values = values[key]
+        elif isinstance(values, list) and int(key) < len(values):
+            values = values[int(key)]
+    return values
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it."""
+    return "a value that cannot be read" if value is INVALID else shortened(repr(value))

@@ -1,0 +1,179 @@
+"""Decodes image files, and writes small copies of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from attnsearch import geometry
+from attnsearch.data.tables import ImageTable
+from attnsearch.errors import DataError
+from attnsearch.files import Check, atomic_path
+
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT_BY: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What may be decoded, by content: the endings that are listed, and GIF, which published sets hold under others."""
+MAX_PIXELS = 64 * 10**6
+"""Pixels that a picture may have: decoding takes up to 4 bytes of each, in every thread."""
+_TOO_MANY = f"more than the {MAX_PIXELS // 10**6} million that are decoded; save it smaller"
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own limit, which is higher
+
+
+def decode_square(
+    path: Path, *, side_px: int, resize: geometry.ResizeRule
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """A picture, upright and resized (bilinear, antialiased).
+
+    Transparent pictures are laid on white; grey of 16 bits is scaled to 8, not clipped.
+
+    Returns:
+        (side_px, side_px, 3) uint8 RGB, and height and width of the upright original in pixels.
+
+    Raises:
+        DataError: the file is missing, cut off, no picture, or of a kind without a defined range.
+    """
+    with _opened(path) as image:
+        return _square(image, side_px, resize)
+
+
+def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image.Image:
+    """The picture as a person sees it: RGB, EXIF-rotated, whole, with its aspect ratio.
+
+    Args:
+        longest_px: the longer side has at most so many pixels, and just so many with `enlarge`.
+
+    Raises:
+        DataError: as `decode_square`.
+    """
+    with _opened(path) as image:
+        scale = longest_px / max(image.size)
+        width, height = image.size if scale > 1 and not enlarge else (max(1, round(n * scale)) for n in image.size)
+        image.draft(None, (2 * width, 2 * height))
+        turn = image.getexif().get(_ORIENTATION, 1)
+        picture = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
+        return picture.transpose(_UPRIGHT_BY[turn]) if turn in _UPRIGHT_BY else picture
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, of which no more than the header has been read and found small enough."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{path}: has {width} x {height} pixels, {_TOO_MANY}")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on broken bytes; all of it means the same here
+        raise DataError(f"{path}: {_reason(error)}") from error
+
+
+def decode_mask(path: Path, *, side_px: int, resize: geometry.ResizeRule) -> NDArray[np.uint8]:
+    """A mask under the same resize rule: (side_px, side_px) uint8, the share of a pixel on it times 255.
+
+    Raises:
+        DataError: as `decode_square`.
+    """
+    pixels, _ = decode_square(path, side_px=side_px, resize=resize)
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def _square(image: Image.Image, side_px: int, resize: geometry.ResizeRule) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    width, height = image.size
+    # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice the target is kept so that the resize still filters.
+    image.draft(None, (2 * side_px, 2 * side_px))
+    turn = image.getexif().get(_ORIENTATION, 1)
+    if resize == "pad":
+        target_h, target_w = geometry.padded_hw((height, width), side_px).tolist()
+        box = (0.0, 0.0, float(image.width), float(image.height))
+    else:
+        target_h = target_w = side_px
+        box = tuple(geometry.source_box(image.size[::-1], resize).tolist())
+    square = _to_rgb(image).resize((target_w, target_h), Image.Resampling.BILINEAR, box=box)
+    if turn in _UPRIGHT_BY:  # after the resize, where it is cheap; all rules treat the two axes alike
+        square = square.transpose(_UPRIGHT_BY[turn])
+    if resize == "pad":
+        square = square.crop((0, 0, side_px, side_px))  # black beyond the picture
+    return np.asarray(square, dtype=np.uint8), ((width, height) if turn in (5, 6, 7, 8) else (height, width))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(image)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image)
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(f"mode {image.mode} has no defined white; save it with 8 or 16 bits per channel")
+    return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "does not exist"
+        case UnidentifiedImageError():
+            return f"is not a picture ({', '.join(FORMATS)})"
+        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+            return f"is too large, {_TOO_MANY} ({error})"
+        case _ if "truncated" in str(error).lower():
+            return f"is cut off ({error})"
+        case _:
+            return f"cannot be read ({type(error).__name__}: {error})"
+
+
+LONGEST_PX = 512
+_QUALITY = 85
+
+
+def write_thumbnails(
+    table: ImageTable, image_ids: Iterable[str], place: Callable[[str], Path], *, check: Check | None = None
+) -> int:
+    """Writes JPEG copies, longer side at most 512 pixels, each whole or not at all; a copy that exists is left.
+
+    Args:
+        table: the split that holds the images.
+        place: image id -> the copy's path, such as `StudyLayout.thumbnail`.
+    Returns:
+        How many were written.
+    Raises:
+        DataError: a picture cannot be read.
+        StoreError: the disk refuses.
+        ValueError: an id that the split does not have.
+    """
+    paths = dict(zip(table.image_ids, table.paths, strict=True))
+    n_written = 0
+    for image_id in image_ids:
+        if image_id not in paths:
+            raise ValueError(f"{table.split} has no image {image_id!r}")
+        target = place(image_id)
+        if target.exists():
+            continue
+        picture = open_upright(paths[image_id], longest_px=LONGEST_PX)
+        with atomic_path(target, check=check) as temporary:
+            picture.save(temporary, format="JPEG", quality=_QUALITY)
+        n_written += 1
+    return n_written

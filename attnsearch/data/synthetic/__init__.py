@@ -1,0 +1,1 @@
+"""Synthetic images whose discriminative parts are known."""

@@ -1,0 +1,302 @@
+"""Drawings of birds that differ in four small parts; all else is chance.
+
+A bird looks to the right in coordinates of its own: x forward, y down, its length is about 1, the middle of its body is
+the origin. A class is a code of four digits, one variant for each of beak, eye ring, wing bar and tail.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from attnsearch.data.synthetic.canvas import (
+    Canvas,
+    Colour,
+    Floats,
+    background,
+    ellipse,
+    light,
+    scatter_clutter,
+    smooth,
+    stroke,
+)
+
+PARTS = ("beak", "eye_ring", "wing_bar", "tail")
+Code = tuple[int, int, int, int]
+Shapes = list[tuple[Floats, Colour]]
+
+N_VARIANTS = 5
+_WHITE, _BLACK, _RED = (250, 250, 248), (22, 20, 24), (222, 32, 34)
+_YELLOW, _BLUE, _ORANGE = (255, 214, 30), (40, 120, 235), (250, 130, 20)
+
+_BEAK_BASE, _EYE = (0.355, -0.225), (0.255, -0.25)
+_WING_MIDDLE, _TAIL_BASE = (-0.035, -0.005), (-0.27, 0.03)
+_HEAD = ((0.10, -0.21), (0.185, -0.33), (0.28, -0.345), (0.355, -0.27), (0.36, -0.19), (0.30, -0.11))
+_TORSO = ((0.28, 0.05), (0.12, 0.185), (-0.10, 0.165), (-0.29, 0.07), (-0.31, 0.0), (-0.12, -0.14))
+_BELLY = ((0.30, -0.09), (0.27, 0.05), (0.12, 0.18), (-0.10, 0.16), (-0.22, 0.09), (-0.02, 0.08), (0.16, 0.0))
+_CAP = ((0.12, -0.235), (0.19, -0.325), (0.28, -0.34), (0.345, -0.285), (0.24, -0.29))
+_WING = ((0.15, -0.11), (0.03, -0.135), (-0.17, -0.09), (-0.36, 0.065), (-0.15, 0.10), (0.07, 0.075))
+_BACKS: tuple[Colour, ...] = (
+    (122, 98, 74), (96, 104, 112), (140, 128, 110), (84, 100, 82),
+    (116, 84, 88), (92, 96, 132), (150, 116, 82), (70, 72, 80),
+)  # fmt: skip
+_BELLIES: tuple[Colour, ...] = (
+    (216, 202, 178), (190, 188, 186), (200, 178, 150), (176, 186, 160), (206, 190, 192), (160, 150, 140)
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bird:
+    """What chance decides about one bird.
+
+    Attributes:
+        length: share of the picture's side.
+        spot: where in its free room it stands, x and y in [0, 1].
+        tilt: rotation in radians; head: shift of the head; plumpness: stretch of the body's height.
+        tail_angle: in radians, from straight back.
+    """
+
+    length: float
+    spot: tuple[float, float]
+    is_mirrored: bool
+    tilt: float
+    head: tuple[float, float]
+    plumpness: float
+    tail_angle: float
+    back: Colour
+    belly: Colour
+    cap: Colour | None
+    streaks: tuple[tuple[float, float], ...]
+
+
+def class_codes(n_classes: int, n_differing_parts: int) -> tuple[Code, ...]:
+    """Codes of which any two differ in at least so many of the four parts, from as few variants as will do.
+
+    With q variants (q prime for three parts) the words are free in 5 - n_differing_parts digits and the others follow:
+    (a, b, a + b, a + 2b), (a, b, c, a + b + c), (a, a, a, a), each modulo q.
+    """
+    n_free = 5 - n_differing_parts
+    sizes = (3, N_VARIANTS) if n_differing_parts == 3 else range(2, N_VARIANTS + 1)
+    q = next(size for size in sizes if size**n_free >= n_classes)
+    words = itertools.islice(itertools.product(range(q), repeat=n_free), n_classes)
+    extend: dict[int, Callable[..., Code]] = {
+        1: lambda a: (a, a, a, a),
+        2: lambda a, b: (a, b, (a + b) % q, (a + 2 * b) % q),
+        3: lambda a, b, c: (a, b, c, (a + b + c) % q),
+        4: lambda a, b, c, d: (a, b, c, d),
+    }
+    return tuple(extend[n_free](*word) for word in words)
+
+
+def draw_bird(
+    code: Code,
+    marked: tuple[bool, ...],
+    rng: np.random.Generator,
+    *,
+    side_px: int,
+    bird_scale: float,
+    translation: float,
+    part_scale: float,
+) -> tuple[Image.Image, Image.Image]:
+    """A picture (RGB) and the mask (L, 0 or 255) of its marked parts, both side_px square.
+
+    Args:
+        marked: which of the four parts the mask shows.
+        rng: everything but the parts is drawn from it, in the same way for every code.
+    """
+    bird = _chance(rng, bird_scale=bird_scale, translation=translation)
+    canvas = Canvas(background(rng, side_px))
+    scatter_clutter(canvas, rng, side_px)
+    _place(canvas, bird, side_px)
+    parts = dict(zip(PARTS, zip(_parts(code, bird, part_scale), marked, strict=True), strict=True))
+    _draw_perch(canvas, rng)
+    _paint_part(canvas, *parts["tail"])
+    _draw_body(canvas, bird)
+    _draw_wing(canvas, bird)
+    _paint_part(canvas, *parts["wing_bar"])
+    _paint_part(canvas, *parts["beak"])
+    _paint_part(canvas, *parts["eye_ring"])
+    _draw_eye(canvas, bird)
+    picture, mask = canvas.finish()
+    return light(picture, rng), mask
+
+
+def _chance(rng: np.random.Generator, *, bird_scale: float, translation: float) -> Bird:
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * float(rng.random())
+
+    def shade(palette: tuple[Colour, ...]) -> Colour:
+        base, gain = palette[int(rng.integers(len(palette)))], between(0.8, 1.15)
+        red, green, blue = (min(255, max(0, round(value * gain + between(-10, 10)))) for value in base)
+        return red, green, blue
+
+    back, belly, cap = shade(_BACKS), shade(_BELLIES), shade(_BACKS)
+    return Bird(
+        length=bird_scale * between(0.85, 1.15),
+        spot=(0.5 + translation * between(-0.5, 0.5), 0.5 + translation * between(-0.5, 0.5)),
+        is_mirrored=between(0, 1) < 0.5,
+        tilt=between(-0.45, 0.3),
+        head=(between(-0.02, 0.02), between(-0.03, 0.03)),
+        plumpness=between(0.88, 1.18),
+        tail_angle=between(-0.3, 0.35),
+        back=back,
+        belly=belly,
+        cap=cap if between(0, 1) < 0.4 else None,
+        streaks=tuple((between(-0.05, 0.25), between(0.03, 0.15)) for _ in range(int(rng.integers(0, 7)))),
+    )
+
+
+def _place(canvas: Canvas, bird: Bird, side_px: int) -> None:
+    """Sets the canvas to the bird's coordinates; the whole bird stays inside the centre crop of 7/8."""
+    cos, sin = math.cos(bird.tilt), math.sin(bird.tilt)
+    turn = np.array([[cos, -sin], [sin, cos]]) * (bird.length * side_px)
+    if bird.is_mirrored:
+        turn[0] *= -1
+    corners = np.array([(-0.62, 0.1), (-0.5, -0.12), (0.2, -0.38), (0.56, -0.23), (0.25, 0.2), (0.0, 0.3)]) @ turn.T
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    margin = side_px / 16 + 1
+    room = np.maximum(side_px - 2 * margin - (high - low), 0.0)
+    canvas.matrix, canvas.origin = turn, margin - low + room * np.array(bird.spot)
+
+
+def _paint_part(canvas: Canvas, shapes: Shapes, is_marked: bool) -> None:
+    for polygon, colour in shapes:
+        canvas.paint(polygon, colour, is_part=is_marked)
+
+
+def _darker(colour: Colour, gain: float) -> Colour:
+    red, green, blue = (min(255, round(value * gain)) for value in colour)
+    return red, green, blue
+
+
+def _stretched(points: tuple[tuple[float, float], ...], bird: Bird) -> Floats:
+    return np.array(points) * (1.0, bird.plumpness)
+
+
+def _headed(points: tuple[tuple[float, float], ...], bird: Bird) -> Floats:
+    return np.array(points) * (1.0, bird.plumpness) + bird.head
+
+
+def _at_head(point: tuple[float, float], bird: Bird) -> tuple[float, float]:
+    x, y = _headed((point,), bird)[0]
+    return float(x), float(y)
+
+
+def _draw_perch(canvas: Canvas, rng: np.random.Generator) -> None:
+    """A twig under the bird, and two legs that hold it."""
+    lean, hang = 0.12 * (float(rng.random()) - 0.5), 0.275
+    bark = _darker((112, 84, 60), 0.6 + 0.7 * float(rng.random()))
+    canvas.paint(stroke((-0.55, hang - lean), (0.55, hang + lean), 0.055), bark)
+    canvas.paint(stroke((-0.55, hang - lean - 0.012), (0.55, hang + lean - 0.012), 0.015), _darker(bark, 1.35))
+    leg = _darker((120, 96, 84), 0.6 + 0.5 * float(rng.random()))
+    for x in (-0.02, 0.09):
+        canvas.paint(stroke((x, 0.12), (x + 0.02, hang), 0.02), leg)
+        canvas.paint(stroke((x - 0.02, hang - 0.005), (x + 0.06, hang - 0.005), 0.022), leg)
+
+
+def _draw_body(canvas: Canvas, bird: Bird) -> None:
+    outline = smooth(np.concatenate([_headed(_HEAD, bird), _stretched(_TORSO, bird)]))
+    canvas.paint(outline, _darker(bird.back, 0.62))
+    canvas.paint(outline * 0.95 + (0.004, -0.008), bird.back)
+    canvas.paint(smooth(_stretched(_BELLY, bird)), bird.belly)
+    for x, y in bird.streaks:
+        canvas.paint(stroke((x, y), (x - 0.03, y + 0.02), 0.012), _darker(bird.belly, 0.6))
+    if bird.cap is not None:
+        canvas.paint(smooth(_headed(_CAP, bird)), _darker(bird.cap, 0.8))
+
+
+def _draw_wing(canvas: Canvas, bird: Bird) -> None:
+    wing = smooth(_stretched(_WING, bird))
+    canvas.paint(wing, _darker(bird.back, 0.5))
+    canvas.paint(wing * 0.93 + (0.003, -0.008), _darker(bird.back, 0.74))
+    for shift in (0.0, 0.035, 0.07):
+        feather = stroke((-0.08, 0.075 - shift), (-0.31 + 0.6 * shift, 0.07 - shift), 0.009)
+        canvas.paint(feather, _darker(bird.back, 0.48))
+
+
+def _draw_eye(canvas: Canvas, bird: Bird) -> None:
+    x, y = _at_head(_EYE, bird)
+    canvas.paint(ellipse((x, y), (0.026, 0.026)), _BLACK)
+    canvas.paint(ellipse((x + 0.008, y - 0.009), (0.008, 0.008)), _WHITE)
+
+
+def _parts(code: Code, bird: Bird, part_scale: float) -> tuple[Shapes, Shapes, Shapes, Shapes]:
+    """The four parts of a code, scaled about where they are fixed to the bird."""
+    anchors = (_at_head(_BEAK_BASE, bird), _at_head(_EYE, bird), _WING_MIDDLE, _TAIL_BASE)
+    angles = (0.08, 0.0, -0.35, bird.tail_angle)
+    makers = (_beak, _eye_ring, _wing_bar, _tail)
+    beak, eye_ring, wing_bar, tail = (
+        [(_fixed(polygon, anchor, angle, part_scale), colour) for polygon, colour in make(variant)]
+        for make, variant, anchor, angle in zip(makers, code, anchors, angles, strict=True)
+    )
+    return beak, eye_ring, wing_bar, tail
+
+
+def _fixed(polygon: Floats, anchor: tuple[float, float], angle: float, scale: float) -> Floats:
+    cos, sin = math.cos(angle), math.sin(angle)
+    fixed: Floats = polygon @ np.array([[cos, sin], [-sin, cos]]) * scale + anchor
+    return fixed
+
+
+def _beak(variant: int) -> Shapes:
+    shapes: tuple[Shapes, ...] = (
+        [(np.array([(-0.02, -0.05), (0.10, 0.0), (-0.02, 0.05)]), _YELLOW)],  # cone
+        [(np.array([(-0.02, -0.026), (0.165, 0.004), (-0.02, 0.03)]), _RED)],  # dagger
+        [(smooth([(-0.02, -0.045), (0.05, -0.04), (0.10, 0.0), (0.085, 0.065), (0.055, 0.02), (-0.02, 0.04)]), _BLACK)],
+        [
+            (np.array([(-0.02, -0.02), (0.09, -0.012), (0.09, 0.014), (-0.02, 0.022)]), (250, 150, 190)),
+            (ellipse((0.105, 0.0), (0.04, 0.034)), (250, 150, 190)),
+        ],  # spoon
+        [(smooth([(-0.02, -0.03), (0.06, -0.01), (0.14, -0.075), (0.09, 0.03), (-0.02, 0.035)]), _BLUE)],  # upturned
+    )
+    return shapes[variant]
+
+
+def _eye_ring(variant: int) -> Shapes:
+    disc = ellipse((0.0, 0.0), (0.042, 0.042))
+    behind = np.array([(-0.02, -0.022), (-0.095, 0.012), (-0.02, 0.024)])
+    brow = smooth([(0.042, -0.03), (0.0, -0.062), (-0.08, -0.04), (-0.08, -0.024), (0.0, -0.035)])
+    tear = np.array([(-0.03, 0.015), (0.0, 0.1), (0.03, 0.015)])
+    shapes: tuple[Shapes, ...] = (
+        [(disc, _WHITE)],
+        [(disc, _ORANGE), (behind, _ORANGE)],
+        [(disc, _BLUE), (brow, _BLUE)],
+        [(disc, _YELLOW), (tear, _YELLOW)],
+        [(ellipse((0.025, 0.005), (0.065, 0.034)), _BLACK), (ellipse((0, 0), (0.03, 0.03)), _WHITE)],  # mask
+    )
+    return shapes[variant]
+
+
+def _wing_bar(variant: int) -> Shapes:
+    def bar(x: float, width: float, half: float = 0.068) -> Floats:
+        return np.array([(x, -half), (x + width, -half), (x + width, half), (x, half)])
+
+    shapes: tuple[Shapes, ...] = (
+        [(bar(-0.022, 0.044), _WHITE)],
+        [(bar(-0.055, 0.03), _YELLOW), (bar(0.015, 0.03), _YELLOW)],
+        [(ellipse((0.0, 0.0), (0.068, 0.048)), _RED)],
+        [(bar(-0.065, 0.13, 0.045), _WHITE), (bar(-0.045, 0.09, 0.045), _BLUE)],
+        [(ellipse((x, 0.0), (0.022, 0.03)), _ORANGE) for x in (-0.06, 0.0, 0.06)],
+    )
+    return shapes[variant]
+
+
+def _tail(variant: int) -> Shapes:
+    fan = smooth([(0.04, -0.03), (-0.12, -0.085), (-0.175, 0.0), (-0.12, 0.085), (0.04, 0.03)])
+    long = np.array([(0.04, -0.026), (-0.24, -0.024), (-0.24, 0.024), (0.04, 0.026)])
+    shapes: tuple[Shapes, ...] = (
+        [(np.array([(0.04, -0.03), (-0.2, -0.095), (-0.09, 0.0), (-0.2, 0.095), (0.04, 0.03)]), (30, 50, 140))],  # fork
+        [(fan, (205, 84, 26)), (stroke((-0.135, -0.075), (-0.135, 0.075), 0.03), _BLACK)],
+        [(long, _BLACK), (np.array([(-0.17, -0.026), (-0.24, -0.026), (-0.24, 0.026), (-0.17, 0.026)]), _WHITE)],
+        [(np.array([(0.04, -0.03), (-0.1, -0.06), (-0.2, 0.0), (-0.1, 0.06), (0.04, 0.03)]), _YELLOW)],  # wedge
+        [
+            (np.array([(0.04, -0.03), (-0.16, -0.065), (-0.16, 0.065), (0.04, 0.03)]), (20, 140, 120)),
+            *((stroke((x, -0.05), (x, 0.05), 0.022), _WHITE) for x in (-0.06, -0.12)),
+        ],  # barred
+    )
+    return shapes[variant]

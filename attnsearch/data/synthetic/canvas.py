@@ -1,0 +1,132 @@
+"""A drawing surface for images and masks, and the background of a synthetic image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+Colour = tuple[int, int, int]
+Floats = NDArray[np.float64]
+
+_OVERSAMPLING = 3
+_TURN = np.linspace(0, 2 * math.pi, 20, endpoint=False)
+_CIRCLE: Floats = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=-1)
+
+
+def smooth(points: ArrayLike, *, n_steps: int = 6) -> Floats:
+    """A closed Catmull-Rom curve through points (P, 2), as a polygon (P * n_steps, 2)."""
+    p1 = np.asarray(points, dtype=np.float64)
+    p0, p2, p3 = np.roll(p1, 1, axis=0), np.roll(p1, -1, axis=0), np.roll(p1, -2, axis=0)
+    t = (np.arange(n_steps) / n_steps)[None, :, None]
+    a, b, c, d = (
+        term[:, None, :] for term in (2 * p1, p2 - p0, 2 * p0 - 5 * p1 + 4 * p2 - p3, 3 * (p1 - p2) + p3 - p0)
+    )
+    curve: Floats = 0.5 * (a + b * t + c * t**2 + d * t**3)
+    return curve.reshape(-1, 2)
+
+
+def ellipse(centre: tuple[float, float], radii: tuple[float, float], *, angle: float = 0.0) -> Floats:
+    """A polygon (20, 2) along an ellipse; the angle is in radians, from x towards y."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    points: Floats = _CIRCLE * radii @ np.array([[cos, sin], [-sin, cos]]) + centre
+    return points
+
+
+def stroke(start: tuple[float, float], stop: tuple[float, float], width: float) -> Floats:
+    """A polygon (4, 2) along a straight line."""
+    along = np.array(stop) - np.array(start)
+    across = np.array([-along[1], along[0]]) / max(1e-9, float(np.hypot(*along))) * (width / 2)
+    return np.array([start + across, stop + across, stop - across, start - across])
+
+
+class Canvas:
+    """Draws polygons that are given in units of their own through one transform.
+
+    Args:
+        background: square RGB picture; the canvas is drawn at three times its side and shrunk at the end.
+    """
+
+    def __init__(self, background: Image.Image) -> None:
+        self._side_px = background.width
+        side = self._side_px * _OVERSAMPLING
+        self._picture = background.resize((side, side), Image.Resampling.BILINEAR)
+        self._mask = Image.new("L", (side, side))
+        self._draw, self._draw_mask = ImageDraw.Draw(self._picture), ImageDraw.Draw(self._mask)
+        self.matrix: Floats = np.eye(2)
+        self.origin: Floats = np.zeros(2)
+
+    def paint(self, polygon: ArrayLike, colour: Colour, *, is_part: bool = False) -> None:
+        """Fills a polygon (P, 2); the mask becomes bright under a part and dark under anything else.
+
+        `matrix` and `origin` take the polygon's coordinates to pixels of the finished picture.
+        """
+        pixels = (np.asarray(polygon, dtype=np.float64) @ self.matrix.T + self.origin) * _OVERSAMPLING
+        corners = pixels.ravel().tolist()  # x, y, x, y, …
+        self._draw.polygon(corners, fill=colour)
+        self._draw_mask.polygon(corners, fill=255 if is_part else 0)
+
+    def finish(self) -> tuple[Image.Image, Image.Image]:
+        """The picture (RGB) and the mask (L, 255 where a part covers a quarter of a pixel)."""
+        mask = self._mask.reduce(_OVERSAMPLING).point(lambda share: 255 if share >= 64 else 0)
+        return self._picture.reduce(_OVERSAMPLING), mask
+
+
+#: Sky, foliage, water, dry grass, snow: two colours each, mixed at random over the picture.
+_PLACES: tuple[tuple[Colour, Colour], ...] = (
+    ((150, 190, 225), (214, 226, 234)),
+    ((52, 84, 44), (136, 164, 92)),
+    ((58, 92, 110), (140, 168, 170)),
+    ((150, 132, 88), (206, 190, 140)),
+    ((196, 202, 210), (232, 234, 238)),
+)
+_LEAVES: tuple[Colour, ...] = ((70, 110, 50), (110, 140, 60), (160, 140, 60), (130, 90, 50), (90, 110, 80))
+#: Berries and petals have the colours of parts, so that a colour alone tells no class.
+_BERRIES: tuple[Colour, ...] = ((222, 32, 34), (255, 214, 30), (40, 120, 235), (250, 250, 248), (22, 20, 24))
+
+
+def background(rng: np.random.Generator, side_px: int) -> Image.Image:
+    """A soft, out-of-focus scene, (side_px, side_px) RGB."""
+    first, second = np.array(_PLACES[int(rng.integers(len(_PLACES)))], dtype=np.float64)
+    mix = rng.random((5, 5, 1)) * 0.7 + np.linspace(0, 0.3, 5)[:, None, None]
+    field = first + (second - first) * mix + rng.normal(0, 6, (5, 5, 3))
+    scene = Image.fromarray(field.clip(0, 255).astype(np.uint8)).resize((side_px, side_px), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(scene)
+    for _ in range(int(rng.integers(4, 12))):
+        x, y = rng.random(2) * side_px
+        radius = side_px * (0.03 + 0.1 * float(rng.random()))
+        colour = (first + (second - first) * (1.5 * float(rng.random()) - 0.25)).clip(0, 255).astype(int)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(colour[0], colour[1], colour[2]))
+    return scene.filter(ImageFilter.GaussianBlur(side_px * (0.012 + 0.02 * float(rng.random()))))
+
+
+def scatter_clutter(canvas: Canvas, rng: np.random.Generator, side_px: int) -> None:
+    """Twigs, leaves and a few berries behind the bird, in pixels."""
+    for _ in range(int(rng.integers(0, 4))):
+        (x0, y0), (x1, y1) = (rng.random((2, 2)) * side_px).tolist()
+        canvas.paint(stroke((x0, y0), (x1, y1), side_px * (0.005 + 0.012 * float(rng.random()))), (96, 76, 58))
+    for _ in range(int(rng.integers(3, 14))):
+        x, y, turn, size = rng.random(4).tolist()
+        leaf = ellipse(
+            (x * side_px, y * side_px), (side_px * (0.02 + 0.03 * size), side_px * 0.016), angle=turn * math.tau
+        )
+        canvas.paint(leaf, _LEAVES[int(rng.integers(len(_LEAVES)))])
+    for _ in range(int(rng.integers(0, 6))):
+        x, y, size, _ = rng.random(4).tolist()
+        radius = side_px * (0.008 + 0.014 * size)
+        berry = ellipse((x * side_px, y * side_px), (radius, radius))
+        canvas.paint(berry, _BERRIES[int(rng.integers(len(_BERRIES)))])
+
+
+def light(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Brightness, warmth, light from one side, and the grain of a sensor."""
+    side = picture.width
+    turn, slope, gain, warmth = (rng.random(4) * (math.tau, 0.3, 0.4, 0.12)).tolist()
+    axis = np.linspace(-0.5, 0.5, side)
+    ramp = 1 + slope * (math.cos(turn) * axis[None, :] + math.sin(turn) * axis[:, None])
+    tint = np.array([1 + warmth - 0.06, 1.0, 1 - warmth + 0.06]) * (gain + 0.78)
+    pixels = np.asarray(picture, dtype=np.float32) * (ramp[..., None] * tint).astype(np.float32)
+    pixels += rng.standard_normal((side, side, 1), dtype=np.float32) * 4
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -1,0 +1,135 @@
+"""The embedded data set: drawn birds as JPEG files in class folders, with a mask of their planted parts."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from attnsearch.config.data import SyntheticData
+from attnsearch.data.cache_dir import build_once, check_free_space
+from attnsearch.data.folder import MASKS, list_folder
+from attnsearch.data.images import decode_square
+from attnsearch.data.synthetic.birds import PARTS, Code, class_codes, draw_bird
+from attnsearch.data.tables import DataTables, Listing
+from attnsearch.files import new_folder
+from attnsearch.progress import with_bar
+from attnsearch.types import SPLITS, Split
+
+#: Raised when the same settings would give other pictures.
+_VERSION = 1
+#: What the pictures depend on; names of classes and pictures say nothing of it.
+DRAWN_BY = (
+    "n_classes", "n_train_per_class", "n_val_per_class", "n_test_per_class", "picture_px", "n_differing_parts",
+    "part_scale", "bird_scale", "translation", "data_seed",
+)  # fmt: skip
+_CLASSES = "classes.csv"
+
+
+def list_images(cfg: SyntheticData, *, progress: bool = False) -> Listing:
+    """The drawn pictures; the first time they are drawn into the cache folder.
+
+    Raises:
+        StoreError: they do not fit on the disk or cannot be written.
+    """
+    settings = cfg.model_dump(include=set(DRAWN_BY))
+    digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode()).hexdigest()
+
+    def build(folder: Path) -> dict[str, str | int | float]:
+        _draw_all(cfg, folder, progress=progress)
+        return {"version": _VERSION, **settings}
+
+    return list_folder(
+        build_once("synthetic", digest[:32], build, is_whole=lambda folder: (folder / _CLASSES).is_file())
+    )
+
+
+def make_synthetic(cfg: SyntheticData, target: Path, *, progress: bool = False) -> None:
+    """Draws the data set into a folder of its own, to be read as `folder`; all of it or nothing.
+
+    Raises:
+        DataError: the target exists and is not empty.
+        StoreError: the disk is full or cannot be written.
+    """
+    with new_folder(target) as folder:
+        _draw_all(cfg, folder, progress=progress)
+
+
+def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: int = 112) -> Image.Image:
+    """The first n pictures of each class in a row of their own, under the class name."""
+    table = tables.of(split)
+    header_px = 14
+    sheet = Image.new("RGB", (n * tile_px, len(table.class_names) * (tile_px + header_px)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for label, name in enumerate(table.class_names):
+        top = label * (tile_px + header_px)
+        draw.text((2, top + 1), name, fill="black")
+        for column, row in enumerate(np.flatnonzero(table.labels == label)[:n]):
+            pixels, _ = decode_square(table.paths[row], side_px=tile_px, resize="squash")
+            sheet.paste(Image.fromarray(pixels), (column * tile_px, top + header_px))
+    return sheet
+
+
+def _draw_all(cfg: SyntheticData, folder: Path, *, progress: bool) -> None:
+    counts: dict[Split, int] = {
+        "train": cfg.n_train_per_class, "val": cfg.n_val_per_class, "test": cfg.n_test_per_class
+    }  # fmt: skip
+    check_free_space(folder, cfg.n_classes * sum(counts.values()) * cfg.picture_px**2)
+    codes = class_codes(cfg.n_classes, cfg.n_differing_parts)
+    names = [f"species_{index:0{len(str(cfg.n_classes))}d}" for index in range(1, cfg.n_classes + 1)]
+    marked = tuple(len(set(column)) > 1 for column in zip(*codes, strict=True))
+    jobs = [
+        _Job(folder, split, name, code, (cfg.data_seed, SPLITS.index(split), label, index))
+        for split in SPLITS
+        for label, (name, code) in enumerate(zip(names, codes, strict=True))
+        for index in range(counts[split])
+    ]
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-draw") as pool:
+        drawn = pool.map(lambda job: _draw_one(cfg, job, marked), jobs)
+        for _ in with_bar(drawn, "Drawing birds", n_steps=len(jobs), force=progress):
+            pass  # a failed drawing raises here
+    _write_classes(folder / _CLASSES, names, codes)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One picture to draw; the last number of the seed is its number in the class."""
+
+    folder: Path
+    split: Split
+    class_name: str
+    code: Code
+    seed: tuple[int, int, int, int]
+
+
+def _draw_one(cfg: SyntheticData, job: _Job, marked: tuple[bool, ...]) -> None:
+    picture, mask = draw_bird(
+        job.code,
+        marked,
+        np.random.default_rng(job.seed),
+        side_px=cfg.picture_px,
+        bird_scale=cfg.bird_scale,
+        translation=cfg.translation,
+        part_scale=cfg.part_scale,
+    )
+    place = Path(job.split, job.class_name, f"{job.seed[-1]:04d}")
+    for path in (job.folder / place, job.folder / MASKS / place):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # Full chroma resolution: parts are a few pixels wide and differ in colour.
+    picture.save((job.folder / place).with_suffix(".jpg"), quality=92, subsampling=0)
+    mask.save((job.folder / MASKS / place).with_suffix(".png"))
+
+
+def _write_classes(path: Path, names: list[str], codes: tuple[Code, ...]) -> None:
+    """The variant of each part in each class."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", *PARTS])
+        writer.writerows([name, *code] for name, code in zip(names, codes, strict=True))

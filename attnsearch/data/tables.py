@@ -1,0 +1,263 @@
+"""The images of each split as a table, and how files become one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch.config.data import DataSettings
+from attnsearch.errors import DataError
+from attnsearch.types import SPLITS, Split
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTable:
+    """One split, sorted by class and then by name.
+
+    Attributes:
+        image_ids: N stable strings, the POSIX path relative to the data root.
+        labels: (N,) int64 positions in `class_names`.
+        mask_paths: one picture per image that is bright on its discriminative parts, or None.
+        boxes: (N, 4) float64 left, top, right, bottom of the object in original pixels, or None.
+        points: (N, P, 2) float64 x, y of named parts in original pixels, NaN where a part is hidden, or None.
+        point_names: P names.
+    """
+
+    split: Split
+    class_names: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    mask_paths: tuple[Path, ...] | None = None
+    boxes: NDArray[np.float64] | None = None
+    points: NDArray[np.float64] | None = None
+    point_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class DataTables:
+    """The splits of a data set; `val_hash` tells whether two runs validate on the same images."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    train: ImageTable
+    val: ImageTable
+    test: ImageTable | None
+    val_hash: str
+
+    def of(self, split: Split) -> ImageTable:
+        """The table of a split.
+
+        Raises:
+            DataError: the data set has no test split.
+        """
+        table = {"train": self.train, "val": self.val, "test": self.test}[split]
+        if table is None:
+            raise DataError(f"{self.root} has no test split; add a test folder of class folders, or use val")
+        return table
+
+    def present(self) -> tuple[ImageTable, ...]:
+        """The tables that exist, in the order train, val, test."""
+        return tuple(table for table in (self.train, self.val, self.test) if table is not None)
+
+
+def hash_ids(image_ids: Iterable[str]) -> str:
+    """SHA-256 of the sorted ids, in hexadecimal: the same for the same set of images in any order."""
+    return hashlib.sha256("\n".join(sorted(image_ids)).encode(errors="surrogateescape")).hexdigest()
+
+
+ProblemKind = Literal[
+    "layout", "empty_class", "class_in_one_split", "few_classes", "name", "unreadable", "small", "duplicate"
+]
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class DataProblem:
+    """One fault of a data set; a fault that is no error can be trained on, but a person should look."""
+
+    kind: ProblemKind
+    where: str
+    message: str
+    is_error: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class ListedImage:
+    """An image that was found; `box` and `points` as in `ImageTable`."""
+
+    split: Split
+    class_name: str
+    image_id: str
+    path: Path
+    mask_path: Path | None = None
+    box: tuple[float, float, float, float] | None = None
+    points: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """All images of a data set, sorted by class and name, and what is wrong with its layout.
+
+    Attributes:
+        classes: the class names of each split that exists, with or without images.
+        problems: never empty where no tables can be made.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    images: tuple[ListedImage, ...]
+    problems: tuple[DataProblem, ...]
+    point_names: tuple[str, ...] = ()
+
+
+def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[DataProblem]:
+    """Splits whose classes differ from those of train, and data sets of fewer than two classes."""
+    problems = []
+    train = set(classes["train"])
+    if len(train) < 2:
+        found = ", ".join(sorted(train)) or "none"
+        problems.append(
+            DataProblem("few_classes", str(root), f"{root}: train must hold at least 2 class folders, found {found}")
+        )
+    for split in SPLITS[1:]:
+        sides = {"train": train - set(classes.get(split, train)), split: set(classes.get(split, train)) - train}
+        if any(sides.values()):
+            only = "; ".join(f"only in {name}: {', '.join(sorted(side))}" for name, side in sides.items() if side)
+            message = f"{root}: train and {split} must hold the same classes, but {only}; add or remove those"
+            problems.append(DataProblem("class_in_one_split", str(root), message))
+    return problems
+
+
+def size_problems(
+    root: Path, images: Sequence[ListedImage], *, n_classes: int, sizes: Mapping[Split, int]
+) -> list[DataProblem]:
+    """Where numbers of classes and images differ from those of the published data set."""
+    found_classes = len({image.class_name for image in images})
+    found = {split: sum(image.split == split for image in images) for split in sizes}
+    if found_classes == n_classes and found == dict(sizes):
+        return []
+
+    def say(classes: int, counts: Mapping[Split, int]) -> str:
+        return f"{classes} classes and {', '.join(f'{count} {split}' for split, count in counts.items())} images"
+
+    message = (
+        f"{root} has {say(found_classes, found)}, the published data set has {say(n_classes, sizes)}; unpack it again, "
+        "or write data.check_sizes=false to use a part of it"
+    )
+    return [DataProblem("layout", str(root), message)]
+
+
+def missing_files(images: Sequence[ListedImage]) -> list[DataProblem]:
+    """Files that the lists of a data set name and that do not exist."""
+    paths = [path for image in images for path in (image.path, image.mask_path) if path is not None]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if not missing:
+        return []
+    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{_shown(missing)}"
+    return [DataProblem("unreadable", missing[0], message)]
+
+
+def name_problems(images: Sequence[ListedImage]) -> list[DataProblem]:
+    """Names of files and classes that are not UTF-8: the results, which are, could not hold them."""
+    wrong = [_readable(image.image_id) for image in images if not is_utf8(f"{image.image_id}{image.class_name}")]
+    if not wrong:
+        return []
+    message = f"{len(wrong)} of {len(images)} images have a name that is not UTF-8; rename the file or folder:"
+    return [DataProblem("name", wrong[0], f"{message}{_shown(wrong)}")]
+
+
+def is_utf8(text: str) -> bool:
+    """Python reads each byte of a name that is not UTF-8 as half of a surrogate pair, which cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _readable(name: str) -> str:
+    """The name with each wrong byte as `\\xe9`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first names, each in a line below a message."""
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return "".join(f"\n  {name}" for name in [*names[:_SHOWN], *more])
+
+
+def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
+    """The tables of a listing; without a val split a share of train is held out.
+
+    Raises:
+        DataError: the listing has problems (all are named), or a class is too small to be split.
+    """
+    if listing.problems:
+        raise DataError("\n".join(problem.message for problem in listing.problems))
+    images = listing.images
+    if not any(image.split == "val" for image in images):
+        images = _hold_out(images, share=cfg.val_share, seed=cfg.split_seed)
+    tables = {split: _table(listing, [i for i in images if i.split == split], split) for split in SPLITS}
+    test = tables["test"] if len(tables["test"]) else None
+    return DataTables(
+        root=listing.root,
+        class_names=listing.class_names,
+        train=tables["train"],
+        val=tables["val"],
+        test=test,
+        val_hash=hash_ids(tables["val"].image_ids),
+    )
+
+
+def _hold_out(images: Sequence[ListedImage], *, share: float, seed: int) -> tuple[ListedImage, ...]:
+    """Moves a share of each class from train to val, at least one image and never all.
+
+    Which ones is decided by a hash of seed and id: the same on every machine and whatever other images exist.
+    """
+    train: dict[str, list[ListedImage]] = {}
+    for image in images:
+        if image.split == "train":
+            train.setdefault(image.class_name, []).append(image)
+    held: set[str] = set()
+    for class_name, members in train.items():
+        if len(members) < 2:
+            raise DataError(
+                f"class {class_name} has 1 training image ({members[0].image_id}), too few to hold out "
+                "a validation share; add images or a val folder"
+            )
+        n_held = min(max(1, round(len(members) * share)), len(members) - 1)
+        ranked = sorted(members, key=lambda image: _draw(seed, image.image_id))
+        held.update(image.image_id for image in ranked[:n_held])
+    return tuple(replace(image, split="val") if image.image_id in held else image for image in images)
+
+
+def _draw(seed: int, image_id: str) -> bytes:
+    return hashlib.sha256(f"{seed}\n{image_id}".encode(errors="surrogateescape")).digest()
+
+
+def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> ImageTable:
+    label_of = {name: label for label, name in enumerate(listing.class_names)}
+    masks = tuple(image.mask_path for image in images if image.mask_path is not None)
+    boxes = [image.box for image in images if image.box is not None]
+    points = [image.points for image in images if image.points is not None]
+    return ImageTable(
+        split=split,
+        class_names=listing.class_names,
+        image_ids=tuple(image.image_id for image in images),
+        paths=tuple(image.path for image in images),
+        labels=np.array([label_of[image.class_name] for image in images], dtype=np.int64),
+        mask_paths=masks if images and len(masks) == len(images) else None,
+        boxes=np.array(boxes, dtype=np.float64) if images and len(boxes) == len(images) else None,
+        points=np.stack(points) if images and len(points) == len(images) else None,
+        point_names=listing.point_names,
+    )

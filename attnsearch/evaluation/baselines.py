@@ -1,0 +1,192 @@
+"""Maps that every table of scores should be read against: floors without a model, and post-hoc maps of the same one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnsearch.config.validation import suggest
+from attnsearch.errors import ConfigError
+from attnsearch.models.base import AttentionModel
+from attnsearch.types import Batch
+
+FLOORS = ("random", "centre", "uniform", "edges")
+"""Maps that know nothing of the model; `uniform` is undefined in every metric of order."""
+CAMS = {"gradcam": "GradCAM", "gradcam_plus_plus": "GradCAMPlusPlus", "layercam": "LayerCAM", "eigencam": "EigenCAM"}
+"""Name -> class in the package `grad-cam`, which is an optional extra."""
+PARTS = "parts"
+"""The true masks of the discriminative parts: what a perfect map would show."""
+BASELINES = (*FLOORS, PARTS, *CAMS, "rollout")
+_CENTRE_SIGMA = 0.25  # of the side
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The saliency of a reference for the images of a batch.
+
+    Args:
+        name: one of `BASELINES`.
+        target: (B,) int64, the class that Grad-CAM and its kin explain.
+        grid: h and w.
+    Returns:
+        (B, h, w) float32, not negative. `random` depends on the image's id alone.
+    Raises:
+        ConfigError: an unknown name, a model that cannot have the reference, or `grad-cam` is not installed.
+    """
+    if name in CAMS:
+        return _cam(name, model, batch, target, grid)
+    if name == "rollout":
+        return _rollout(model, batch, grid)
+    refuse_unknown([name])
+    if name == "edges":
+        return _edges(batch, grid)
+    if name == PARTS:
+        return _parts(batch, grid)
+    return model_free_maps(name, batch.image_ids, grid).to(batch.images.device)
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Checks the names of references.
+
+    Raises:
+        ConfigError: one is unknown; the message lists all.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise ConfigError(
+                f"unknown reference {name!r}{suggest(name, list(BASELINES))}; known: {', '.join(BASELINES)}"
+            )
+
+
+def model_free_maps(name: str, image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    """The maps (N, h, w) of a floor that sees no picture: `random`, `centre` or `uniform`."""
+    makers: Mapping[str, Callable[[Sequence[str], tuple[int, int]], Tensor]] = {
+        "random": _random,
+        "centre": _centre,
+        "uniform": _uniform,
+    }
+    return makers[name](image_ids, grid)
+
+
+def _random(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    maps = []
+    for image_id in image_ids:
+        digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        maps.append(torch.rand(grid, generator=generator))
+    return torch.stack(maps)
+
+
+def _centre(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    """A Gaussian around the middle of the picture, the same for all images."""
+    y, x = (((torch.arange(n) + 0.5) / n - 0.5) / _CENTRE_SIGMA for n in grid)
+    one = torch.exp(-0.5 * (y[:, None] ** 2 + x[None, :] ** 2))
+    return one.expand(len(image_ids), *grid).clone()
+
+
+def _uniform(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    return torch.ones(len(image_ids), *grid)
+
+
+def _edges(batch: Batch, grid: tuple[int, int]) -> Tensor:
+    """Mean length of the Sobel gradient of the grey picture in each cell."""
+    images = batch.images.float()
+    grey = (images * images.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    kernel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])  # (B, 2, H, W)
+    return F.adaptive_avg_pool2d(gradient.norm(dim=1, keepdim=True), grid)[:, 0]
+
+
+def _parts(batch: Batch, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell that the masks cover."""
+    if batch.part_masks is None:
+        raise ConfigError(f"reference {PARTS!r} needs part masks, which this data set does not have; leave it out")
+    return F.adaptive_avg_pool2d(batch.part_masks[:, None].float(), grid)[:, 0]
+
+
+def _rollout(model: AttentionModel, batch: Batch, grid: tuple[int, int]) -> Tensor:
+    """Attention rollout (Abnar & Zuidema 2020), where the family makes it."""
+    try:
+        with torch.no_grad():
+            output = model(batch, maps=("rollout",))
+    except ValueError:
+        raise ConfigError(
+            f"reference 'rollout': {type(model).__name__} has no plain self-attention to roll out; leave it out"
+        ) from None
+    return F.adaptive_avg_pool2d(output.maps.float(), grid)[:, 0]
+
+
+def _cam(name: str, model: AttentionModel, batch: Batch, target: Tensor, grid: tuple[int, int]) -> Tensor:
+    try:
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError:
+        raise ConfigError(f"reference {name!r} needs the package grad-cam; install attnsearch[gradcam]") from None
+    layer, arrange = find_layer(model, batch)
+    explained = _Logits(model, batch)
+    with (
+        torch.enable_grad(),
+        getattr(pytorch_grad_cam, CAMS[name])(explained, [layer], reshape_transform=arrange) as cam,
+    ):
+        maps = cam(input_tensor=batch.images, targets=[ClassifierOutputTarget(int(one)) for one in target])
+    model.zero_grad(set_to_none=True)
+    return F.adaptive_avg_pool2d(torch.from_numpy(maps).float()[:, None], grid)[:, 0].to(batch.images.device)
+
+
+class _Logits(nn.Module):
+    """The model as a function of images alone."""
+
+    def __init__(self, model: AttentionModel, batch: Batch) -> None:
+        super().__init__()
+        self.model, self._batch = model, batch
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(replace(self._batch, images=images)).logits
+        return logits
+
+
+def find_layer(model: AttentionModel, batch: Batch) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
+    """The last module of the backbone that still knows places, and what turns its output into (B, C, h, w).
+
+    Raises:
+        ConfigError: the backbone has none.
+    """
+    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
+
+    def remember(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim in (3, 4):
+            seen.append((module, tuple(output.shape)))
+
+    backbone = cast(nn.Module, getattr(model, model.backbone_prefix.rstrip("."), model))
+    hooks = [module.register_forward_hook(remember) for module in backbone.modules() if module is not backbone]
+    try:
+        with torch.no_grad():
+            model(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, shape in reversed(seen):
+        if len(shape) == 4 and min(shape[2:]) > 1 and shape[2] == shape[3]:
+            return module, None
+        if len(shape) == 4 and shape[1] == shape[2] > 1:
+            return module, _channels_first
+        if len(shape) == 3 and shape[1] - 1 == round((shape[1] - 1) ** 0.5) ** 2 > 1:
+            return module, _tokens_to_grid
+    raise ConfigError(f"Grad-CAM needs a layer with places, and {type(model).__name__}'s backbone has none")
+
+
+def _channels_first(features: Tensor) -> Tensor:
+    return features.permute(0, 3, 1, 2)
+
+
+def _tokens_to_grid(tokens: Tensor) -> Tensor:
+    """(B, 1 + h·w, D) -> (B, D, h, w) of a square grid; the class token comes first."""
+    side = round((tokens.shape[1] - 1) ** 0.5)
+    return tokens[:, 1:].permute(0, 2, 1).reshape(len(tokens), -1, side, side)

@@ -1,0 +1,255 @@
+"""Predictions of a split, and what they say: confused classes, accuracies of branches, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.loader import DataSource
+from attnsearch.device import set_threads
+from attnsearch.evaluation.evaluation import load_model, open_loader
+from attnsearch.metrics.complexity import entropy, gini, sparsity
+from attnsearch.metrics.confusion import (
+    ConfusedPair,
+    calibration_error,
+    class_accuracies,
+    class_precisions,
+    confusion_matrix,
+    most_confused,
+    top_k_accuracy,
+)
+from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.models.weights import check_class_names
+from attnsearch.progress import with_bar
+from attnsearch.types import AttentionArchive, Split
+
+COMBINED = "combined"
+"""The model's own prediction, beside those of its branches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Logits of one split under one checkpoint, on the CPU.
+
+    Attributes:
+        labels: (N,) int64.
+        logits: head -> (N, n_classes) float32; `combined` is the model's own answer, the others are its branches.
+    """
+
+    image_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    labels: Tensor
+    logits: Mapping[str, Tensor]
+    epoch: int
+    split: Split
+
+
+@torch.no_grad()
+def predict_split(
+    config: ExperimentConfig,
+    checkpoint: Path,
+    data: DataSource,
+    split: Split,
+    *,
+    check: Callable[[], None] = lambda: None,
+    progress: bool = False,
+) -> Predictions:
+    """Classifies a split in file order, in the arithmetic of the run's validation.
+
+    Args:
+        config: of the run; its data and runtime settings may differ from those of the checkpoint.
+        check: called between batches.
+    Raises:
+        ConfigError: the checkpoint is missing or does not fit the model.
+        DataError: it has other classes, or there is no such split.
+    """
+    kept, table = read_model_checkpoint(checkpoint), data.tables.of(split)
+    check_class_names(table.class_names, kept.class_names, str(checkpoint))
+    set_threads(config.runtime.n_threads)
+    model, arithmetic = load_model(config, kept)
+    loader = open_loader(config, kept, data, split, model=model, device=arithmetic.device)
+    parts: dict[str, list[Tensor]] = {}
+    for batch in with_bar(loader.epoch(kept.epoch), f"Classifying {split}", n_steps=len(loader), force=progress):
+        check()
+        with arithmetic.autocast():
+            output = model(arithmetic.place_images(batch))
+        for name, logits in {COMBINED: output.logits, **output.extra_logits}.items():
+            parts.setdefault(name, []).append(logits.float().cpu())
+    joined = {name: torch.cat(logits) for name, logits in parts.items()}
+    return Predictions(
+        table.image_ids, table.class_names, torch.from_numpy(table.labels), joined, kept.epoch, table.split
+    )
+
+
+TOP_K = 5
+_CHUNK_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class BranchRow:
+    """One head or branch; `combined` is the model's own answer.
+
+    Attributes:
+        top_5: NaN with fewer than six classes, where it says nothing.
+        mean_class_accuracy: over the classes that have images.
+        calibration_error: expected, see `metrics.confusion.calibration_error`.
+        confidence: mean probability of the predicted class.
+    """
+
+    name: str
+    top_1: float
+    top_5: float
+    mean_class_accuracy: float
+    calibration_error: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class; accuracy is NaN without images, precision where it is never predicted.
+
+    Attributes:
+        closest: the other class with the highest mean probability on this class's images; empty without images.
+        closest_probability: that mean.
+    """
+
+    name: str
+    n_images: int
+    n_predicted: int
+    accuracy: float
+    precision: float
+    closest: str
+    closest_probability: float
+
+
+@dataclass(frozen=True)
+class QueryRow:
+    """One class query of an INTR, and the query that is most like it, by cosine."""
+
+    name: str
+    most_similar: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """One of the maps that a model makes of each image, such as a head; means over images.
+
+    Attributes:
+        overlap: mean cosine with the other maps of the same image; NaN where there is no other.
+    """
+
+    name: str
+    sparsity: float
+    gini: float
+    entropy: float
+    overlap: float
+
+
+@dataclass(frozen=True, eq=False)
+class ConfusionReport:
+    """Of the combined prediction, but for `heads`, which has a row for each branch too.
+
+    Attributes:
+        matrix: (n_classes, n_classes) counts, true classes in rows.
+    """
+
+    class_names: tuple[str, ...]
+    heads: tuple[BranchRow, ...]
+    classes: tuple[ClassRow, ...]
+    matrix: NDArray[np.int64]
+
+    def pairs(self, n_pairs: int) -> list[ConfusedPair]:
+        """The most confused pairs of classes, worst first."""
+        return most_confused(self.matrix, n_pairs=n_pairs)
+
+
+def analyse_predictions(predictions: Predictions) -> ConfusionReport:
+    """The analysis of one split under one checkpoint."""
+    labels = predictions.labels.numpy()
+    heads = tuple(_head(name, logits.numpy(), labels) for name, logits in predictions.logits.items())
+    names, logits = predictions.class_names, predictions.logits[COMBINED].numpy()
+    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(names))
+    return ConfusionReport(names, heads, _class_rows(names, matrix, _closest(_probabilities(logits), labels)), matrix)
+
+
+def _class_rows(
+    names: tuple[str, ...], matrix: NDArray[np.int64], closest: list[tuple[int, float]]
+) -> tuple[ClassRow, ...]:
+    counts = matrix.sum(axis=1), matrix.sum(axis=0), class_accuracies(matrix), class_precisions(matrix)
+    return tuple(
+        ClassRow(name, int(n), int(m), float(right), float(share), names[other] if other >= 0 else "", probability)
+        for name, n, m, right, share, (other, probability) in zip(names, *counts, closest, strict=True)
+    )
+
+
+def _closest(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> list[tuple[int, float]]:
+    """For each class the other one with the highest mean probability on its images; (-1, NaN) without images."""
+    found = []
+    for label in range(probabilities.shape[1]):
+        of_class = probabilities[labels == label]
+        if not len(of_class):
+            found.append((-1, math.nan))
+            continue
+        mean = of_class.mean(axis=0)
+        mean[label] = -1.0
+        found.append((int(mean.argmax()), float(mean.max())))
+    return found
+
+
+def similar_queries(queries: Tensor, class_names: tuple[str, ...]) -> tuple[QueryRow, ...]:
+    """For each class query (n_classes, d) of an INTR, the one that is most like it."""
+    unit = torch.nn.functional.normalize(queries.double(), dim=1)
+    cosines = (unit @ unit.T).fill_diagonal_(-2.0)
+    best, others = cosines.max(dim=1)
+    pairs = zip(class_names, others.tolist(), best.tolist(), strict=True)
+    return tuple(QueryRow(name, class_names[other], cosine) for name, other, cosine in pairs)
+
+
+def describe_maps(archive: AttentionArchive) -> tuple[MapRow, ...]:
+    """What each of the model's maps is like, on the images of an archive; none where it makes only one."""
+    if archive.maps is None or archive.maps.shape[1] < 2:
+        return ()
+    parts = [_map_scores(torch.from_numpy(np.array(archive.maps[start : start + _CHUNK_IMAGES])))
+             for start in range(0, len(archive.maps), _CHUNK_IMAGES)]  # fmt: skip
+    means = torch.cat(parts, dim=2).nanmean(dim=2).tolist()  # (4, K)
+    return tuple(MapRow(name, *row) for name, *row in zip(archive.map_names, *means, strict=True))
+
+
+def _map_scores(maps: Tensor) -> Tensor:
+    """Sparsity, Gini, entropy and overlap of each map (B, K, h, w), as (4, K, B)."""
+    n_images, n_maps = maps.shape[:2]
+    flat = maps.clamp_min(0).flatten(0, 1)
+    scores = [score.view(n_images, n_maps) for score in (sparsity(flat[:, None], None), gini(flat), entropy(flat))]
+    unit = torch.nn.functional.normalize(maps.flatten(2).double(), dim=2)
+    overlap = ((unit @ unit.transpose(1, 2)).sum(dim=2) - unit.square().sum(dim=2)) / (n_maps - 1)
+    return torch.stack([score.double().T for score in (*scores, overlap)])
+
+
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _head(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> BranchRow:
+    n_classes = logits.shape[1]
+    predicted = logits.argmax(axis=1)
+    confidences = _probabilities(logits)[np.arange(len(labels)), predicted].astype(np.float32)
+    accuracies = class_accuracies(confusion_matrix(labels, predicted, n_classes))
+    return BranchRow(
+        name=name,
+        top_1=top_k_accuracy(logits, labels, 1),
+        top_5=top_k_accuracy(logits, labels, TOP_K) if n_classes > TOP_K else math.nan,
+        mean_class_accuracy=float(np.nanmean(accuracies)),
+        calibration_error=calibration_error(confidences, predicted == labels),
+        confidence=float(confidences.mean()),
+    )

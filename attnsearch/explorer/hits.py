@@ -1,0 +1,89 @@
+"""Whether a map looks at the right place, where masks, boxes or a score say what that is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch import geometry
+from attnsearch.data.images import open_upright
+from attnsearch.data.tables import ImageTable
+from attnsearch.errors import DataError
+from attnsearch.explorer.archives import OpenArchive
+from attnsearch.explorer.images import Pictures
+from attnsearch.results.cache import FileCache
+from attnsearch.results.trial import ImageScores
+from attnsearch.store.layout import StudyLayout
+
+POINTING = ("pointing_hit", "pointing_in_box", "pointing_at_part")
+"""Scores that say it themselves, 1 or 0 per image."""
+_BRIGHT = 127
+_HALF = 0.5
+_MASK_PX = 512  # masks are looked at in this size; a cell is far larger than a pixel of it
+
+
+class TargetHits:
+    """Which images of an archive have their strongest cell on the object, or on its discriminative parts."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._known: FileCache[NDArray[np.bool_] | None] = FileCache(64)
+
+    def hits(self, layout: StudyLayout, number: int, opened: OpenArchive, scores: ImageScores) -> list[bool | None]:
+        """One answer per image; None where nothing tells.
+
+        A pointing score of the image decides, that of masks before those of boxes and parts; without one the strongest
+        cell of the saliency must touch the mask of the image, or its box.
+        """
+        ids = opened.archive.image_ids
+        column = next((scores.values[name] for name in POINTING if name in scores.values), {})
+        scored = [column.get(image_id, math.nan) for image_id in ids]
+        if not any(map(math.isnan, scored)):
+            return [score >= _HALF for score in scored]
+        looked = self._looked(layout, number, opened)
+        return [
+            (None if looked is None else bool(looked[row])) if math.isnan(score) else score >= _HALF
+            for row, score in enumerate(scored)
+        ]
+
+    def _looked(self, layout: StudyLayout, number: int, opened: OpenArchive) -> NDArray[np.bool_] | None:
+        """(N,) what the masks or boxes of the data set say, if it is on this machine and has some."""
+        table = self._pictures.table(layout, number, opened.archive.split)
+        if table is None or opened.archive.saliency is None or (table.mask_paths is None and table.boxes is None):
+            return None
+        key = (layout.study_dir, number, opened.archive.split)
+        return self._known.get(key, (opened.stamp, id(table)), lambda: strongest_on_target(opened, table))
+
+
+def strongest_on_target(opened: OpenArchive, table: ImageTable) -> NDArray[np.bool_] | None:
+    """(N,) whether the strongest cell of the saliency touches the mask or box; None if an image is not in the table."""
+    archive = opened.archive
+    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
+    if archive.saliency is None or any(image_id not in row_of for image_id in archive.image_ids):
+        return None
+    rows = [row_of[image_id] for image_id in archive.image_ids]
+    n_images, height, width = archive.saliency.shape
+    peak = np.asarray(archive.saliency).reshape(n_images, -1).argmax(axis=1)
+    cells = geometry.cell_box(archive.crop_boxes, map_hw=(height, width), row=peak // width, column=peak % width)
+    if table.mask_paths is not None:
+        masks = [table.mask_paths[row] for row in rows]
+        hits = [_touches_mask(c, m, s) for c, m, s in zip(cells, masks, archive.sizes_hw, strict=True)]
+        return np.array(hits, dtype=bool)
+    assert table.boxes is not None
+    boxes = table.boxes[rows]
+    meets: NDArray[np.bool_] = (cells[:, :2] < boxes[:, 2:]) & (boxes[:, :2] < cells[:, 2:])
+    return np.array(meets.all(axis=1), dtype=bool)
+
+
+def _touches_mask(cell: NDArray[np.float64], path: Path, size_hw: NDArray[np.int64]) -> bool:
+    try:
+        mask = np.asarray(open_upright(path, longest_px=_MASK_PX).convert("L"))
+    except DataError:
+        return False
+    scale = np.array([mask.shape[1] / size_hw[1], mask.shape[0] / size_hw[0]])
+    left, top = np.floor(cell[:2] * scale).astype(int).clip(0)
+    right, bottom = np.ceil(cell[2:] * scale).astype(int)
+    return bool((mask[top:bottom, left:right] > _BRIGHT).any())

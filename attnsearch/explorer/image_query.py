@@ -1,0 +1,149 @@
+"""Which images of an archive a page shows: filters, order and pages, from the words of a URL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from attnsearch.errors import ConfigError
+from attnsearch.explorer.archives import OpenArchive
+from attnsearch.results.trial import ImageScores
+
+PAGE = 48
+VERDICTS = ("all", "right", "wrong", "misplaced")
+ORDERS = ("row", "confidence", "image", "true", "predicted")
+
+
+@dataclass(frozen=True)
+class ImageQuery:
+    """What to show of an archive.
+
+    Attributes:
+        true, predicted: labels, or None for any class.
+        verdict: one of `VERDICTS`; "misplaced" is the right class with the strongest cell in the wrong place.
+        low, high: bounds of the confidence, in [0, 1].
+        metric: a score, its bounds being `least` and `most`; "" for none.
+        order: one of `ORDERS`, or the name of a score.
+        page: from 1.
+        spread: instead of a page, so many images spread evenly over those that fit; 0 for a page.
+    """
+
+    true: int | None = None
+    predicted: int | None = None
+    verdict: str = "all"
+    low: float = 0.0
+    high: float = 1.0
+    metric: str = ""
+    least: float = -math.inf
+    most: float = math.inf
+    order: str = "row"
+    is_descending: bool = False
+    page: int = 1
+    spread: int = 0
+
+
+def parse_wanted(words: Mapping[str, str]) -> ImageQuery:
+    """Reads the query of a URL.
+
+    Raises:
+        ConfigError: a word that cannot be read.
+    """
+    verdict = words.get("verdict") or "all"
+    if verdict not in VERDICTS:
+        raise ConfigError(f"verdict must be one of {', '.join(VERDICTS)}, got {verdict!r}")
+    return ImageQuery(
+        true=_whole(words, "true"),
+        predicted=_whole(words, "predicted"),
+        verdict=verdict,
+        low=_number(words, "low", 0.0),
+        high=_number(words, "high", 1.0),
+        metric=words.get("metric", ""),
+        least=_number(words, "least", -math.inf),
+        most=_number(words, "most", math.inf),
+        order=words.get("order") or "row",
+        is_descending=words.get("down", "") == "1",
+        page=max(1, _whole(words, "page") or 1),
+        spread=min(PAGE, _whole(words, "spread") or 0),
+    )
+
+
+def _number(words: Mapping[str, str], key: str, default: float) -> float:
+    text = words.get(key, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise ConfigError(f"{key} must be a number, got {text!r}")
+    return value
+
+
+def _whole(words: Mapping[str, str], key: str) -> int | None:
+    text = words.get(key, "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+        raise ConfigError(f"{key} must be a whole number, got {text!r}")
+    return int(text)
+
+
+def chosen_rows(opened: OpenArchive, wanted: ImageQuery, scores: ImageScores, hits: list[bool | None]) -> list[int]:
+    """All rows of the archive that fit, in order.
+
+    Raises:
+        ConfigError: an order or a metric that does not exist.
+    """
+    if wanted.metric and wanted.metric not in scores.values:
+        raise ConfigError(f"metric must be one of {', '.join(scores.values) or 'none'}, got {wanted.metric!r}")
+    rows = [row for row in range(len(opened.archive.image_ids)) if _fits(opened, wanted, scores, hits[row], row)]
+    return _ordered(rows, _key(opened, wanted.order, scores), is_descending=wanted.is_descending)
+
+
+def _fits(opened: OpenArchive, wanted: ImageQuery, scores: ImageScores, hit: bool | None, row: int) -> bool:
+    archive = opened.archive
+    true, predicted = int(archive.labels[row]), int(archive.predictions[row])
+    is_right = true == predicted
+    verdict = {"all": True, "right": is_right, "wrong": not is_right, "misplaced": is_right and hit is False}
+    if not verdict[wanted.verdict] or not wanted.low <= float(archive.confidences[row]) <= wanted.high:
+        return False
+    if wanted.true not in (None, true) or wanted.predicted not in (None, predicted):
+        return False
+    if not wanted.metric or (math.isinf(wanted.least) and math.isinf(wanted.most)):
+        return True
+    return wanted.least <= scores.values[wanted.metric].get(archive.image_ids[row], math.nan) <= wanted.most
+
+
+def _key(opened: OpenArchive, order: str, scores: ImageScores) -> Callable[[int], float | str]:
+    archive = opened.archive
+    keys: dict[str, Callable[[int], float | str]] = {
+        "row": lambda row: row,
+        "confidence": lambda row: float(archive.confidences[row]),
+        "image": lambda row: archive.image_ids[row],
+        "true": lambda row: archive.class_names[int(archive.labels[row])],
+        "predicted": lambda row: archive.class_names[int(archive.predictions[row])],
+    }
+    if order in keys:
+        return keys[order]
+    if order not in scores.values:
+        raise ConfigError(f"order must be one of {', '.join([*ORDERS, *scores.values])}, got {order!r}")
+    column = scores.values[order]
+    return lambda row: column.get(archive.image_ids[row], math.nan)
+
+
+def rows_to_show(rows: Sequence[int], wanted: ImageQuery) -> tuple[list[int], int, int]:
+    """The rows of one page, its number and the number of pages; or rows spread over all pages."""
+    n_pages = max(1, -(-len(rows) // PAGE))
+    page = min(wanted.page, n_pages)
+    if not wanted.spread:
+        return list(rows[(page - 1) * PAGE : page * PAGE]), page, n_pages
+    n_shown = min(wanted.spread, len(rows))
+    return [rows[(2 * index + 1) * len(rows) // (2 * n_shown)] for index in range(n_shown)], page, n_pages
+
+
+def _ordered(rows: list[int], key: Callable[[int], float | str], *, is_descending: bool) -> list[int]:
+    """Undefined scores stand last in both directions; equal ones keep the order of the archive."""
+    found = {row: key(row) for row in rows}
+    undefined = [row for row, value in found.items() if isinstance(value, float) and math.isnan(value)]
+    defined = [row for row in rows if row not in set(undefined)]
+    return [*sorted(defined, key=lambda row: found[row], reverse=is_descending), *undefined]

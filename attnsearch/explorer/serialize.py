@@ -1,0 +1,105 @@
+"""What the pages and their scripts are given: plain values, ready for JSON."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from attnsearch.explorer.archives import OpenArchive
+from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.layout import StudyLayout
+from attnsearch.types import better_direction
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON: an undefined number becomes null, a time is in UTC, what is unknown its text."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[int]) -> dict[str, Any]:
+    """A study and all its trials.
+
+    Args:
+        with_maps: numbers of the trials whose maps can be looked at.
+    """
+    metrics = sorted({key for trial in rows.trials for key in trial.metrics})
+    return {
+        "experiment": layout.experiment,
+        "study": layout.study,
+        "objectives": dict(rows.objectives),
+        "best": list(rows.best),
+        "metrics": metrics,
+        "better": {key: better_direction(key) for key in metrics} | dict(rows.objectives),
+        "params": list(dict.fromkeys(key for trial in rows.trials for key in trial.params)),
+        "trials": [trial_values(trial, rows, has_maps=trial.number in with_maps) for trial in rows.trials],
+    }
+
+
+def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[str, Any]:
+    """One trial; `values` by objective."""
+    values = dict(zip(rows.objectives, trial.values, strict=False))
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "best": trial.number in rows.best,
+        "feasible": trial.is_feasible,
+        "values": plain(values),
+        "metrics": plain(dict(trial.metrics)),
+        "params": plain(dict(trial.params)),
+        "kept_epoch": trial.kept_epoch,
+        "epochs_run": trial.epochs_run,
+        "seconds": plain(trial.seconds),
+        "error": trial.error,
+        "started": plain(trial.started),
+        "maps": has_maps,
+    }
+
+
+def epochs_values(frames: dict[int, pd.DataFrame]) -> dict[str, Any]:
+    """Trial -> column -> values by epoch."""
+    return {str(number): {str(key): plain(frame[key].tolist()) for key in frame.columns if key != "trial"} for
+            number, frame in frames.items()}  # fmt: skip
+
+
+def map_values(array: NDArray[np.float32]) -> dict[str, Any]:
+    """A map (h, w): its cells in row-major order as base64 of little-endian float32."""
+    cells = np.ascontiguousarray(array, dtype="<f4")
+    return {"h": array.shape[0], "w": array.shape[1], "cells": base64.b64encode(cells.tobytes()).decode()}
+
+
+def image_values(opened: OpenArchive, row: int) -> dict[str, Any]:
+    """One image of an archive without its maps; `box` is the model's view in original pixels."""
+    archive = opened.archive
+    label, prediction = int(archive.labels[row]), int(archive.predictions[row])
+    return {
+        "row": row,
+        "id": archive.image_ids[row],
+        "label": label,
+        "prediction": prediction,
+        "true": class_name(archive.class_names, label),
+        "predicted": class_name(archive.class_names, prediction),
+        "right": label == prediction,
+        "confidence": plain(float(archive.confidences[row])),
+        "size": [int(archive.sizes_hw[row][0]), int(archive.sizes_hw[row][1])],
+        "box": [float(edge) for edge in archive.crop_boxes[row]],
+    }
+
+
+def class_name(names: tuple[str, ...], label: int) -> str:
+    """The name of a class, or its number where the archive does not know it."""
+    return names[label] if 0 <= label < len(names) else f"class {label}"

@@ -1,0 +1,1 @@
+"""Images of where models look: overlays, panels, plots."""

@@ -1,0 +1,306 @@
+"""Panels in rows, drawn on one matplotlib figure that is used again for each sheet of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from matplotlib.transforms import offset_copy
+from PIL import ImageFont
+
+from attnsearch.figures.raster import COLOUR, Line, Pixels, palette
+
+FORMATS = ("png", "jpg", "pdf", "svg")
+RIGHT, WRONG, INK, FAINT = "#006e3c", "#be1e1e", "#1f2328", "#6a737d"
+_VECTOR: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "attnsearch"}  # text stays text
+_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+_TEXT_PT, _SMALL_PT = 8.0, 7.0
+_LINE_IN, _GAP_IN, _EDGE_IN, _SIDE_IN = 0.17, 0.035, 0.06, 0.2
+_TILT = 35.0  # degrees, of column names that are wider than their column
+_NOTE_IN = 0.025
+_LINE_PT = 1.4
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture of a sheet.
+
+    Attributes:
+        pixels: (H, W, 3) RGB.
+        title: a line above it; `note` a line below it, green or red where `is_right` tells.
+        lines: x, y of outlines in pixels of this picture.
+    """
+
+    pixels: Pixels
+    title: str = ""
+    note: str = ""
+    is_right: bool | None = None
+    lines: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class PanelRow:
+    """Panels side by side, as high as the first one asks for; `label` stands at the left, from bottom to top."""
+
+    panels: Sequence[Panel]
+    label: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A sheet.
+
+    Attributes:
+        columns: names above the first row, or none.
+        legend: colour and name of what the colours mean.
+        scale: colour map, and the names of its two ends, for a bar; or None.
+        caption: a line below everything.
+    """
+
+    rows: Sequence[PanelRow]
+    columns: Sequence[str] = ()
+    legend: Sequence[tuple[str, str]] = ()
+    scale: tuple[str, str, str] | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How sheets are written; `width_in` is the width of one panel in inches, `dpi` the dots per inch of pixels."""
+
+    dpi: int = 150
+    width_in: float = 2.2
+    format: str = "png"
+
+    @property
+    def width_px(self) -> int:
+        """Pixels across a panel."""
+        return max(1, round(self.width_in * self.dpi))
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """Sizes of a sheet in inches, from the top left; text outside the panels has its own bands."""
+
+    width: float
+    height: float
+    left: float
+    top: float
+    row_tops: tuple[float, ...]
+    row_heights: tuple[float, ...]
+
+
+@dataclass
+class _Slot:
+    """The drawn parts of one panel."""
+
+    axes: Axes
+    image: AxesImage
+    lines: LineCollection
+    title: Text
+    note: Text
+
+
+@dataclass
+class Sheets:
+    """Writes sheets one after the other; the figure and its panels are made once and filled again."""
+
+    style: Style = field(default_factory=Style)
+    _figure: Figure = field(default_factory=Figure, repr=False)
+    _slots: list[_Slot] = field(default_factory=list, repr=False)
+
+    def save(self, grid: Grid, path: Path) -> None:
+        """Draws a sheet into a file; text stays text in PDF and SVG.
+
+        Args:
+            path: its format is that of the style, whatever its suffix.
+        """
+        kind = self.style.format
+        is_raster = kind in ("png", "jpg")
+        options: dict[str, Any] = {"pil_kwargs": {"compress_level": 1} if kind == "png" else {"quality": 92}}
+        if not is_raster:
+            options = {"metadata": {"Creator": "attnsearch", "CreationDate" if kind == "pdf" else "Date": None}}
+        with nullcontext() if is_raster else matplotlib.rc_context(_VECTOR):  # costs 10 ms each time
+            self._draw(grid)
+            self._figure.savefig(path, format=kind, dpi=self.style.dpi, **options)
+
+    def _draw(self, grid: Grid) -> None:
+        extent = _measure(grid, self.style.width_in)
+        figure = self._figure
+        figure.set_size_inches(extent.width, extent.height)
+        for artist in [*figure.texts, *figure.legends, *figure.lines]:
+            artist.remove()
+        for axes in [one for one in figure.axes if one not in [slot.axes for slot in self._slots]]:
+            axes.remove()  # the bar of the sheet before
+        panels = [(r, c, panel) for r, row in enumerate(grid.rows) for c, panel in enumerate(row.panels)]
+        while len(self._slots) < len(panels):
+            self._slots.append(_new_slot(figure))
+        for slot in self._slots[len(panels) :]:
+            slot.axes.set_visible(False)
+        for slot, (row, column, panel) in zip(self._slots, panels, strict=False):
+            left = extent.left + column * (self.style.width_in + _GAP_IN)
+            bounds = (left, extent.row_tops[row], self.style.width_in, extent.row_heights[row])
+            _fill(slot, panel, _in_figure(extent, bounds), self.style.width_in)
+        self._write_around(grid, extent)
+
+    def _write_around(self, grid: Grid, extent: _Extent) -> None:
+        figure, width = self._figure, self.style.width_in
+        is_tilted = _is_tilted(grid, width)
+        for index, name in enumerate(grid.columns):
+            x = extent.left + index * (width + _GAP_IN) + (0.15 * width if is_tilted else width / 2)
+            at = (x / extent.width, 1 - (extent.row_tops[0] - 0.05) / extent.height)
+            turn = {"rotation": _TILT, "rotation_mode": "anchor", "ha": "left"} if is_tilted else {"ha": "center"}
+            shown = name if is_tilted else shorten(name, width, _TEXT_PT)
+            figure.text(*at, shown, fontsize=_TEXT_PT, color=INK, va="bottom", **turn)
+        for row, top, height in zip(grid.rows, extent.row_tops, extent.row_heights, strict=True):
+            if row.label:
+                at = ((_EDGE_IN + _SIDE_IN / 2) / extent.width, 1 - (top + height / 2) / extent.height)
+                label = shorten(row.label, height, _TEXT_PT)
+                figure.text(*at, label, fontsize=_TEXT_PT, color=INK, rotation=90, ha="center", va="center")
+        self._write_below(grid, extent)
+
+    def _write_below(self, grid: Grid, extent: _Extent) -> None:
+        figure, left = self._figure, extent.left / extent.width
+        bottom = _EDGE_IN
+        if grid.caption:
+            at = (left, bottom / extent.height)
+            room = extent.width - extent.left - _EDGE_IN
+            figure.text(*at, shorten(grid.caption, room, _SMALL_PT), fontsize=_SMALL_PT, color=FAINT, va="bottom")
+            bottom += _LINE_IN
+        if grid.scale is not None:
+            _draw_scale(figure, extent, grid.scale, bottom)
+            bottom += _LINE_IN
+        if grid.legend:
+            handles: list[Patch | Line2D] = [Patch(color=colour, label=name) for colour, name in grid.legend]
+            figure.legend(
+                handles=handles,
+                loc="lower left",
+                bbox_to_anchor=(left, bottom / extent.height),
+                ncols=len(handles),
+                fontsize=_SMALL_PT,
+                frameon=False,
+                borderaxespad=0,
+                borderpad=0,
+                handlelength=1,
+                handleheight=0.8,
+                columnspacing=1.2,
+            )
+
+
+def _measure(grid: Grid, width: float) -> _Extent:
+    if not grid.rows or not all(row.panels for row in grid.rows):
+        raise ValueError("a sheet needs at least one row, and each row a panel")
+    n_columns = max(len(row.panels) for row in grid.rows)
+    left = _EDGE_IN + (_SIDE_IN if any(row.label for row in grid.rows) else 0)
+    y = _EDGE_IN + _columns_height(grid, width)
+    top = y
+    tops, heights = [], []
+    for row in grid.rows:
+        y += _LINE_IN if any(panel.title for panel in row.panels) else 0
+        height = width * row.panels[0].pixels.shape[0] / row.panels[0].pixels.shape[1]
+        tops.append(y)
+        heights.append(height)
+        y += height + (_LINE_IN if any(panel.note for panel in row.panels) else 0) + _GAP_IN
+    y += _LINE_IN * (bool(grid.caption) + bool(grid.legend) + bool(grid.scale)) + _EDGE_IN
+    total = left + n_columns * (width + _GAP_IN) - _GAP_IN + _EDGE_IN + _overhang(grid, width)
+    return _Extent(total, y, left, top, tuple(tops), tuple(heights))
+
+
+def _is_tilted(grid: Grid, width: float) -> bool:
+    return any(_text_width(name, _TEXT_PT) > width for name in grid.columns)
+
+
+def _columns_height(grid: Grid, width: float) -> float:
+    if not grid.columns:
+        return 0.0
+    if not _is_tilted(grid, width):
+        return _LINE_IN + 0.03
+    longest = max(_text_width(name, _TEXT_PT) for name in grid.columns)
+    return float(longest * np.sin(np.radians(_TILT)) + _LINE_IN)
+
+
+def _overhang(grid: Grid, width: float) -> float:
+    """Room at the right for tilted names."""
+    if not _is_tilted(grid, width):
+        return 0.0
+    n_columns = len(grid.columns)
+    reach = [
+        (index - n_columns + 0.15) * width + _text_width(name, _TEXT_PT) * float(np.cos(np.radians(_TILT)))
+        for index, name in enumerate(grid.columns)
+    ]
+    return max(0.0, *reach) + _EDGE_IN
+
+
+def _in_figure(extent: _Extent, bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Left, top, width, height in inches from the top left -> matplotlib's shares from the bottom left."""
+    left, top, width, height = bounds
+    bottom = extent.height - top - height
+    return left / extent.width, bottom / extent.height, width / extent.width, height / extent.height
+
+
+def _new_slot(figure: Figure) -> _Slot:
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    image = axes.imshow(np.zeros((1, 1, 3), dtype=np.uint8), aspect="auto", interpolation="none")
+    lines = LineCollection([], colors=COLOUR, linewidths=_LINE_PT)
+    axes.add_collection(lines, autolim=False)
+    above = offset_copy(axes.transAxes, figure, y=_NOTE_IN)
+    title = axes.text(0.5, 1, "", transform=above, ha="center", va="bottom", fontsize=_SMALL_PT, color=INK)
+    below = offset_copy(axes.transAxes, figure, y=-_NOTE_IN)
+    note = axes.text(0.5, 0, "", transform=below, ha="center", va="top", fontsize=_SMALL_PT)
+    return _Slot(axes, image, lines, title, note)
+
+
+def _fill(slot: _Slot, panel: Panel, position: tuple[float, float, float, float], width_in: float) -> None:
+    height, width = panel.pixels.shape[:2]
+    slot.axes.set_visible(True)
+    slot.axes.set_position(position)
+    slot.image.set_data(panel.pixels)
+    slot.image.set_extent((0, width, height, 0))
+    slot.axes.set(xlim=(0, width), ylim=(height, 0))
+    slot.lines.set_segments(list(panel.lines))
+    slot.title.set_text(shorten(panel.title, width_in, _SMALL_PT))
+    slot.note.set_text(shorten(panel.note, width_in, _SMALL_PT))
+    slot.note.set_color(FAINT if panel.is_right is None else RIGHT if panel.is_right else WRONG)
+
+
+def _draw_scale(figure: Figure, extent: _Extent, scale: tuple[str, str, str], bottom: float) -> None:
+    colours, low, high = scale
+    left, width, height = extent.left + _text_width(low, _SMALL_PT) + 0.06, 0.9, 0.08
+    shares = (left / extent.width, (bottom + 0.02) / extent.height, width / extent.width, height / extent.height)
+    axes = figure.add_axes(shares)
+    axes.imshow(palette(colours)[None], aspect="auto")
+    axes.set_axis_off()
+    y = (bottom + 0.02 + height / 2) / extent.height
+    for x, text in ((extent.left, low), (left + width + 0.06, high)):
+        figure.text(x / extent.width, y, text, fontsize=_SMALL_PT, color=FAINT, va="center_baseline")
+
+
+def _text_width(text: str, size_pt: float) -> float:
+    """Width in inches."""
+    return float(_font().getlength(text)) / 100 * size_pt / 72
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(_FONT), 100)
+
+
+def shorten(text: str, width_in: float, size_pt: float) -> str:
+    """The text, cut with `…` where it is wider than `width_in` inches."""
+    while len(text) > 1 and _text_width(text, size_pt) > width_in:
+        text = text[:-2] + "…"
+    return text

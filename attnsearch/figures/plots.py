@@ -1,0 +1,99 @@
+"""Plots of learning curves and of differences between methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from numpy.typing import NDArray
+
+from attnsearch.types import Direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def draw_curves(epochs: pd.DataFrame, path: Path) -> None:
+    """Loss and accuracy of training and validation by epoch, as a PNG.
+
+    Args:
+        epochs: the per-epoch CSV of a trial.
+    """
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        _draw(axes, epochs, name)
+    figure.savefig(path, dpi=100)
+
+
+def _draw(axes: Axes, epochs: pd.DataFrame, name: str) -> None:
+    for split, colour in (("train", "tab:grey"), ("val", "tab:blue")):
+        if f"{split}_{name}" in epochs:
+            axes.plot(epochs["epoch"], epochs[f"{split}_{name}"], color=colour, label=split, marker=".")
+    axes.set(xlabel="epoch", ylabel=name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+ALPHA = 0.05
+_LARGE, _SMALL = 0.3, 0.1  # radii in units of a cell
+_COLOURS = "plasma"
+
+
+def draw_tests(
+    names: Sequence[str],
+    means: Sequence[float],
+    p_values: NDArray[np.float64],
+    path: Path,
+    *,
+    metric: str,
+    direction: Direction,
+    alpha: float = ALPHA,
+) -> None:
+    """Writes the figure as a PNG, the worst model first.
+
+    Args:
+        names: of M models.
+        p_values: (M, M), symmetric; NaN where a test is undefined, which counts as no difference.
+        metric: its name, with the unit of the colours.
+        direction: of the metric; larger is better for `maximize`.
+        alpha: circles are large where p lies under it.
+    Raises:
+        ValueError: fewer than two models.
+    Source: BR-NPA (Gomez et al. 2022), released code `TristanGomez44/br_npa` code/processResults.py. Differences: the
+        p-values come from the caller, corrected or not; equal means do not divide by zero.
+    """
+    if len(names) < 2:
+        raise ValueError(f"a comparison needs two models, got {len(names)}")
+    sign = 1.0 if direction == "maximize" else -1.0
+    order = sorted(range(len(names)), key=lambda index: (sign * means[index], names[index]))
+    gaps = np.array([[abs(means[i] - means[j]) for j in order] for i in order])
+    figure = Figure(figsize=(1.2 + 0.7 * len(names) + 1.2, 0.8 + 0.7 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    colours = ScalarMappable(Normalize(0.0, float(gaps.max()) or 1.0), matplotlib.colormaps[_COLOURS])
+    for row, i in enumerate(order):
+        for column in range(row, len(order)):
+            is_large = p_values[i, order[column]] < alpha
+            circle = Circle((row, column), _LARGE if is_large else _SMALL, color=colours.to_rgba(gaps[row, column]))
+            axes.add_patch(circle)
+        axes.text(row, row - 0.5, names[i], rotation=45, ha="left", va="bottom")
+    _frame(axes, [names[index] for index in order])
+    figure.colorbar(colours, ax=axes, label=f"difference of {metric}")
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _frame(axes: Axes, names: Sequence[str]) -> None:
+    """One cell per pair, the first row at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks([])
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,318 @@
+"""Files and folders that are written whole or not at all, with locks and free space."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from attnsearch.errors import AttnSearchError, DataError, StoreError, TransientStoreError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Check = Callable[[], None]
+"""Called just before a rename; raises (`LeaseLost`) if this process may write no more."""
+
+STALE_AFTER_S = 3600.0
+_MIB = 2**20
+
+
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of the block into a `StoreError` that names `path` and the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+
+
+def explain_os_error(error: OSError, path: Path) -> StoreError:
+    """The one-line `StoreError` for an error met at `path`, or at the file that the error itself names.
+
+    Where there is nothing that a person must change first, it is a `TransientStoreError`.
+    """
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
+    where = path if is_temporary(named) else named
+    remedy = _remedy(error.errno, where)
+    kind = StoreError if remedy else TransientStoreError
+    return kind(f"{where}: {error.strerror or error}; {remedy or 'check the disk that holds it'}")
+
+
+def _remedy(code: int | None, path: Path) -> str | None:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{free_bytes(path) // _MIB} MiB are free there, "
+            "free some with `attnsearch prune-files` or `attnsearch data cache --clear`"
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return "give this user the right to use it, or choose another results folder"
+    if code == errno.EROFS:
+        return "the disk is mounted read-only, choose a results folder on another one"
+    if code == errno.ENOENT:
+        return "check the path for a misspelling"
+    return None
+
+
+def real_path(path: Path) -> Path:
+    """As `Path.resolve`, which fails on a link that leads to itself; such a link stays as it is."""
+    return Path(os.path.realpath(path))
+
+
+def existing_ancestor(path: Path) -> Path:
+    """`path` itself or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether the file exists and, all links followed, lies below `folder`: for a path that a results folder names."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # no name of a file
+        return False
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user can still write on the disk that holds, or would hold, `path`."""
+    return shutil.disk_usage(existing_ancestor(path)).free
+
+
+def require_free_bytes(path: Path, n_bytes: int) -> None:
+    """Checks before a long write that it can end.
+
+    Raises:
+        StoreError: less than `n_bytes` are free on the disk of `path`.
+    """
+    with disk_errors(path):
+        free = free_bytes(path)
+    if free < n_bytes:
+        raise StoreError(
+            f"{path}: needs {n_bytes // _MIB} MiB but {free // _MIB} MiB are free on its disk, "
+            "free some with `attnsearch prune-files` or `attnsearch data cache --clear`"
+        )
+
+
+def make_folder(path: Path) -> Path:
+    """Creates the folder and its parents where they are missing.
+
+    Raises:
+        StoreError: the disk refuses, or a file is in the way.
+    """
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Holds the lock file `path` during the block; the system releases it when the process dies.
+
+    Raises:
+        StoreError: another process holds it for all of `timeout_s`, or the disk refuses.
+    """
+    make_folder(path.parent)
+    lock = FileLock(path)
+    with disk_errors(path):
+        try:
+            lock.acquire(timeout=timeout_s)
+        except Timeout:  # an OSError too, but none of the disk
+            raise StoreError(
+                f"{path}: another process has held this lock for {timeout_s:g} s; end the one that hangs or was paused"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, check: Check | None = None) -> Iterator[Path]:
+    """A temporary path beside `path`: renamed to it after the block, removed if the block or the rename fails.
+
+    For writers that want a file name; `atomic_write` is for contents at hand.
+
+    Raises:
+        StoreError: the disk refuses (full, read-only, no right).
+    """
+    temporary = temporary_path(path)
+    try:
+        with disk_errors(path), _hidden_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                sync(file)
+        rename(temporary, path, check=check)
+    except BaseException:
+        discard(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def _hidden_full_disk(path: Path) -> Iterator[None]:
+    """torch and safetensors report a full disk as an error of their own, without its errno."""
+    try:
+        yield
+    except (OSError, AttnSearchError):
+        raise
+    except Exception as error:
+        if free_bytes(path) < _MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+
+
+def rename(temporary: Path, path: Path, *, check: Check | None = None) -> None:
+    """Puts a finished temporary file in place, after a last `check`."""
+    if check is not None:
+        check()
+    with disk_errors(path):
+        os.replace(temporary, path)  # noqa: PTH105 (one name for tests to break)
+        _sync_folder(path.parent)
+
+
+def discard(temporary: Path) -> None:
+    """Removes what is left of a failed write; a second failure must not hide the first one."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+def atomic_write(path: Path, content: str | bytes, *, check: Check | None = None) -> None:
+    """Writes the whole file or nothing; text becomes UTF-8 with `\\n` line ends.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_path(path, check=check) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_array(path: Path, array: NDArray[Any], *, check: Check | None = None) -> None:
+    """Writes a `.npy` file, never pickled.
+
+    Raises:
+        StoreError: the disk refuses.
+        ValueError: the array holds Python objects.
+    """
+    import numpy as np
+
+    with atomic_path(path, check=check) as temporary, temporary.open("xb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
+    """Removes temporary files, in `folder` and below, that a killed process left behind.
+
+    Those are the files of processes that this machine no longer runs, and old ones, whoever wrote them.
+
+    Args:
+        older_than_s: seconds since the last write; a younger file of a running process may still be written.
+    Returns:
+        What was removed.
+    Raises:
+        StoreError: the disk refuses.
+    """
+    with disk_errors(folder):
+        return remove_stale(sorted(folder.rglob(".*.tmp*")), older_than_s=older_than_s)
+
+
+def remove_stale(paths: Iterable[Path], *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
+    """Removes those of the paths that are temporary files of no running process, as `remove_stale_temporaries`."""
+    oldest = time.time() - older_than_s
+    found = [path for path in paths if is_temporary(path)]
+    stale = [path for path in found if _written(path) <= oldest or not is_running(writer_of(path))]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine runs a process of this id, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _written(path: Path) -> float:
+    """Time of the last write; infinitely late for a file that has just been renamed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def sync(file: IO[bytes]) -> None:
+    """Waits until what was written lies on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut; some network file systems cannot, and the rename stands all the same."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside the target, which takes its name when the block ends and vanishes when the block fails.
+
+    Raises:
+        DataError: the target exists and is not an empty folder.
+        StoreError: the disk is full or cannot be written, also where the block raises an OSError.
+    """
+    target = target.absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{target} is not empty; name a new folder")
+    hidden = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        hidden.mkdir(parents=True)
+        yield hidden
+        hidden.rename(target)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written ({error}); free some space or name another folder") from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A fresh hidden name beside `path`, so that a rename never crosses file systems."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name is one that `temporary_path` made, or one that SQLite has put beside it."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def writer_of(path: Path) -> int:
+    """Id of the process that made this temporary name; 0 for another name."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return int(match[2]) if match else 0
+
+
+def meant_name(path: Path) -> str:
+    """The name that the file of this temporary name was to get; empty for another name."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return match[1] if match else ""

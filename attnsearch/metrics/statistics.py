@@ -1,0 +1,166 @@
+"""From scores of single images to statements: intervals, tests, and how far the order of several models can be trusted.
+
+Scores are numpy arrays, one number per image, NaN where undefined; importing this file does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+N_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `n` images, and the ends of its interval; all NaN without images."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """A two-sided test; `difference` is the first mean minus the second, all NaN where the test is undefined."""
+
+    difference: float
+    statistic: float
+    dof: float
+    p: float
+    n: int
+
+
+def bootstrap_interval(
+    values: Floats, *, level: float = LEVEL, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Interval:
+    """The mean of the defined values, with a percentile interval over resampled images.
+
+    Args:
+        values: (N,).
+        level: in (0, 1).
+    """
+    defined = _defined(values)
+    if not len(defined):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    rows = np.random.default_rng(seed).integers(len(defined), size=(n_resamples, len(defined)))
+    low, high = np.quantile(defined[rows].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(defined.mean()), float(low), float(high), len(defined))
+
+
+def welch(first: Floats, second: Floats) -> TestResult:
+    """Welch's test of two means, of unequal variances and images that need not be the same.
+
+    Source: BR-NPA's comparison of models (released code, processResults.py), which takes no account of the pairing.
+    """
+    a, b = _defined(first), _defined(second)
+    n = min(len(a), len(b))
+    if n < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
+        return _undefined(_difference(a, b), n)
+    u, v = _variance(a) / len(a), _variance(b) / len(b)
+    dof = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
+    return _student(_difference(a, b), u + v, dof, n)
+
+
+def paired(first: Floats, second: Floats) -> TestResult:
+    """Student's test of the differences on the same images; those that either lacks are left out.
+
+    Args:
+        first, second: (N,), image by image.
+    """
+    both = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    differences = _defined(both)
+    n = len(differences)
+    if n < 2 or np.ptp(differences) == 0:
+        return _undefined(float(differences.mean()) if n else float("nan"), n)
+    return _student(float(differences.mean()), _variance(differences) / n, n - 1, n)
+
+
+def holm(p_values: Floats) -> Floats:
+    """p-values corrected for their number by Holm's method, in the same order; NaN stays and does not count."""
+    p = np.asarray(p_values, dtype=np.float64)
+    corrected = np.full(p.shape, np.nan)
+    defined = np.flatnonzero(~np.isnan(p))
+    order = defined[np.argsort(p[defined], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+    return corrected
+
+
+def krippendorff_alpha(scores: Floats) -> float:
+    """How far images agree on the order of several models: 1 fully, 0 as by chance, negative against each other.
+
+    Each image is a rater who ranks the models by their scores; ranks are compared as ordinal data.
+
+    Args:
+        scores: (M, N), of M models on N images; an image is left out where a model has no score.
+    Returns:
+        Alpha; NaN with fewer than two models or images, or if all ranks are tied.
+    Source: Krippendorff 2004, alpha for ordinal data; for explanation metrics, Gomez and Mouchère 2023 (arXiv
+        2311.17876).
+    """
+    complete = np.asarray(scores, dtype=np.float64)
+    complete = complete[:, ~np.isnan(complete).any(axis=0)]
+    n_models, n_images = complete.shape
+    if n_models < 2 or n_images < 2:
+        return float("nan")
+    ranks = stats.rankdata(complete, axis=0)
+    values, positions = np.unique(ranks, return_inverse=True)
+    counts = np.stack([np.bincount(row, minlength=len(values)) for row in positions.reshape(ranks.shape)])  # (M, V)
+    coincidences = (counts.T @ counts - np.diag(counts.sum(axis=0))) / (n_images - 1)  # (V, V)
+    totals = coincidences.sum(axis=1)
+    below = np.concatenate([[0.0], np.cumsum(totals)])
+    middle = (below[:-1] + below[1:]) / 2  # an ordinal scale: half of the own values lie below
+    distance = (middle[:, None] - middle[None, :]) ** 2
+    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
+    if expected == 0:
+        return float("nan")
+    return float(1 - (coincidences * distance).sum() / expected)
+
+
+def rank_reliability(scores: Floats, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> float:
+    """Share of resampled sets of images whose best model, by mean, is that of all images: in [0, 1].
+
+    Args:
+        scores: (M, N), larger is better; an image is left out where a model has no score.
+    """
+    complete = np.asarray(scores, dtype=np.float64)
+    complete = complete[:, ~np.isnan(complete).any(axis=0)]
+    n_images = complete.shape[1]
+    if not n_images:
+        return float("nan")
+    best = complete.mean(axis=1).argmax()
+    rows = np.random.default_rng(seed).integers(n_images, size=(n_resamples, n_images))
+    return float((complete[:, rows].mean(axis=2).argmax(axis=0) == best).mean())
+
+
+def _defined(values: Floats) -> Floats:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[~np.isnan(array)]
+
+
+def _difference(first: Floats, second: Floats) -> float:
+    return float(first.mean() - second.mean()) if len(first) and len(second) else float("nan")
+
+
+def _variance(values: Floats) -> float:
+    """Unbiased, and 0 for equal values, whatever the rounding of their mean."""
+    return float(values.var(ddof=1)) if np.ptp(values) else 0.0
+
+
+def _student(difference: float, variance: float, dof: float, n: int) -> TestResult:
+    """The test of a difference whose estimate has this variance, which must not be 0."""
+    statistic = difference / math.sqrt(variance)
+    return TestResult(difference, statistic, float(dof), float(2 * stats.t.sf(abs(statistic), dof)), n)
+
+
+def _undefined(difference: float, n: int) -> TestResult:
+    return TestResult(difference, float("nan"), float("nan"), float("nan"), n)

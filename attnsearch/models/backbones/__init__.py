@@ -1,0 +1,1 @@
+"""Feature extractors: ResNets, any timm model, plain ViTs."""

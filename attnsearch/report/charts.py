@@ -1,0 +1,216 @@
+"""The charts of a report, each one a matplotlib figure that becomes SVG in the page and PDF beside it."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from attnsearch.files import atomic_path
+from attnsearch.report.facts import StudyFacts
+from attnsearch.search.trials import TrialRow
+from attnsearch.types import better_direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
+"""Okabe and Ito's, told apart with any colour vision."""
+_TRAIN, _OTHERS, _INK, _FAINT = "#9aa1a9", "#d4d8dd", "#1f2328", "#6a737d"
+_WIDTH_IN = 8.6
+_RC: dict[Any, Any] = {
+    **{"font.size": 8.5, "font.family": "DejaVu Sans", "axes.edgecolor": "#aab0b7", "axes.labelcolor": _INK},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.titlecolor": _INK},
+    **{"xtick.color": _FAINT, "ytick.color": _FAINT, "axes.linewidth": 0.8, "legend.frameon": False},
+    **{"axes.grid": True, "grid.color": "#eceff2", "grid.linewidth": 0.8, "axes.axisbelow": True},
+    **{"svg.fonttype": "none", "pdf.fonttype": 42},
+}
+_SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
+
+
+def new_figure(height_in: float) -> Figure:
+    """A figure as wide as the page."""
+    return Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+
+
+def to_svg(figure: Figure, name: str, title: str) -> str:
+    """The figure as an `<svg>` element whose text is text; `name` keeps its ids apart from those of other figures."""
+    text = io.StringIO()
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\1{name}-", svg)
+    svg = re.sub(r"font: ([^;]*?)px 'DejaVu Sans'", r"font: \1px 'DejaVu Sans', Verdana, sans-serif", svg)
+    svg = _SIZE.sub(lambda match: match[0].replace(f'width="{match[1]}pt"', 'width="100%"'), svg, count=1)
+    svg = re.sub(r'height="[\d.]+pt" ', "", svg, count=1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def save_pdf(figure: Figure, path: Path) -> None:
+    """Writes the figure as PDF, whole or not at all."""
+    with matplotlib.rc_context(_RC), atomic_path(path) as temporary:
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+
+
+def styled(draw: Any, *arguments: Any) -> Figure:
+    """Calls a drawing function under the style of the report."""
+    with matplotlib.rc_context(_RC):
+        figure: Figure = draw(*arguments)
+    return figure
+
+
+def draw_curves(facts: StudyFacts) -> Figure:
+    """The monitored metric and the loss by epoch: the chosen trial in colour, its kept epoch marked, others faint."""
+    figure = new_figure(2.5)
+    monitor = "val/accuracy" if facts.config is None else facts.config.monitor
+    keys = (monitor.partition("/")[2], "loss")
+    for axes, key in zip(
+        figure.subplots(1, 2), dict.fromkeys(keys) if keys[0] != "loss" else ("accuracy", "loss"), strict=True
+    ):
+        _curves(axes, facts, key)
+    return figure
+
+
+def _curves(axes: Axes, facts: StudyFacts, key: str) -> None:
+    chosen = None if facts.chosen is None else facts.chosen.number
+    others = [epochs for number, epochs in facts.epochs.items() if number != chosen]
+    for index, epochs in enumerate(others):
+        _line(axes, epochs, f"val/{key}", color=_OTHERS, linewidth=0.9, label="other trials" if not index else None)
+    if chosen is not None and chosen in facts.epochs:
+        epochs = facts.epochs[chosen]
+        _line(axes, epochs, f"train/{key}", color=_TRAIN, linewidth=1.4, linestyle=(0, (4, 2)), label="train")
+        _line(axes, epochs, f"val/{key}", color=COLOURS[0], linewidth=1.8, label=f"validation, trial {chosen}")
+        assert facts.chosen is not None
+        kept = epochs.loc[epochs["epoch"] == facts.chosen.kept_epoch]
+        if len(kept) and f"val/{key}" in kept:
+            point = (kept["epoch"], kept[f"val/{key}"])
+            axes.plot(*point, "o", color=COLOURS[0], markersize=6, label="kept epoch", markeredgecolor="white")
+    axes.set(xlabel="epoch", title=key.replace("_", " "))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5)
+
+
+def _line(axes: Axes, epochs: pd.DataFrame, key: str, **style: Any) -> None:
+    if key in epochs:
+        marker = "." if len(epochs) == 1 else ""
+        axes.plot(epochs["epoch"], epochs[key], marker=marker, **style)
+
+
+def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
+    """One bar per setting and objective."""
+    names = list(dict.fromkeys(name for one in shares.values() for name in one))
+    figure = new_figure(0.7 + 0.26 * len(names) * max(1, len(shares) ** 0.5))
+    axes = figure.subplots()
+    height = 0.8 / len(shares)
+    for index, (objective, one) in enumerate(shares.items()):
+        places = np.arange(len(names)) + (index - (len(shares) - 1) / 2) * height
+        values = [one.get(name, 0.0) for name in names]
+        axes.barh(places, values, height=0.9 * height, color=COLOURS[index % len(COLOURS)], label=objective)
+        for place, value in zip(places, values, strict=True):
+            axes.text(value + 0.008, place, f"{value:.2f}", va="center", color=_FAINT, fontsize=7.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of what tells the best trials from the others (PED-ANOVA)")
+    axes.grid(axis="y", visible=False)
+    if len(shares) > 1:
+        axes.legend(fontsize=7.5)
+    return figure
+
+
+def draw_front(facts: Sequence[StudyFacts], x_key: str, y_key: str) -> Figure:
+    """All complete trials of an experiment in two metrics; those that no other beats in both are joined."""
+    figure = new_figure(3.4)
+    axes = figure.subplots()
+    points: list[tuple[float, float]] = []
+    for index, one in enumerate(facts):
+        colour = COLOURS[index % len(COLOURS)]
+        shown = [(t, *pair) for t in one.rows.trials if (pair := _pair(t, x_key, y_key)) is not None]
+        if not shown:
+            continue
+        points += [(x, y) for _, x, y in shown]
+        axes.plot([x for _, x, _ in shown], [y for _, _, y in shown], "o", color=colour, alpha=0.75, label=one.name)
+        for trial, x, y in shown:
+            if one.chosen is not None and trial.number == one.chosen.number:
+                axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.4)
+    front = front_of_points(points, better_direction(x_key) == "maximize", better_direction(y_key) == "maximize")
+    if len(front) > 1:
+        axes.plot([x for x, _ in front], [y for _, y in front], color=_FAINT, linewidth=1, zorder=0, label="front")
+    axes.set(xlabel=_with_direction(x_key), ylabel=_with_direction(y_key))
+    axes.legend(fontsize=7.5)
+    return figure
+
+
+def _pair(trial: TrialRow, x_key: str, y_key: str) -> tuple[float, float] | None:
+    x, y = (float(trial.metrics.get(key, math.nan)) for key in (x_key, y_key))
+    return (x, y) if trial.state == "complete" and math.isfinite(x) and math.isfinite(y) else None
+
+
+def front_of_points(points: Sequence[tuple[float, float]], x_up: bool, y_up: bool) -> list[tuple[float, float]]:
+    """The points that no other beats in both coordinates, along x."""
+    signs = (1 if x_up else -1, 1 if y_up else -1)
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(set(points), key=lambda point: (-signs[0] * point[0], -signs[1] * point[1])):
+        if not best or signs[1] * y > signs[1] * best[-1][1]:
+            best.append((x, y))
+    return sorted(best)
+
+
+def _with_direction(key: str) -> str:
+    return f"{key} ({'higher' if better_direction(key) == 'maximize' else 'lower'} is better)"
+
+
+def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """Shares of each true class; numbers in the cells where there is room."""
+    n_classes = len(names)
+    figure = Figure(
+        figsize=(min(_WIDTH_IN, 2.2 + 0.36 * n_classes), min(7.0, 1.6 + 0.33 * n_classes)), layout="constrained"
+    )
+    axes = figure.subplots()
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.grid(visible=False)
+    if n_classes <= 25:
+        axes.set_xticks(range(n_classes), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(n_classes), names)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            ink = "white" if shares[row, column] > 0.55 else _INK
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink, fontsize=7)
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def draw_levels(levels: Mapping[str, Sequence[tuple[str, float, float, float]]]) -> Figure:
+    """Mean and 95 % interval of each metric, a panel each: `metric -> (study, mean, low, high)`."""
+    n_columns = min(3, len(levels))
+    n_rows = -(-len(levels) // n_columns)
+    n_studies = max(len(rows) for rows in levels.values())
+    figure = new_figure(n_rows * (0.75 + 0.22 * n_studies))
+    grid = figure.subplots(n_rows, n_columns, squeeze=False)
+    for axes in grid.flat[len(levels) :]:
+        axes.set_visible(False)
+    for index, (axes, (metric, rows)) in enumerate(zip(grid.flat, levels.items(), strict=False)):
+        for place, (_, mean, low, high) in enumerate(rows):
+            colour = COLOURS[place % len(COLOURS)]
+            axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.5)
+            axes.plot(mean, place, "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows] if index % n_columns == 0 else [""] * len(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        arrow = "→" if better_direction(f"val/{metric}") == "maximize" else "←"
+        axes.set_title(f"{metric.replace('_', ' ')} {arrow}")
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    return figure

@@ -1,0 +1,1 @@
+"""Reads a results folder: studies, trials, their files and models."""

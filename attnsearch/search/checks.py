@@ -1,0 +1,143 @@
+"""Checks of a search space before anything is written: models, metrics, scores and their needs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from attnsearch.config.evaluation import RAW, family_of
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import LoadedStudy
+from attnsearch.config.validation import suggest
+from attnsearch.data.tables import DataTables, ImageTable
+from attnsearch.device import worker_gpus
+from attnsearch.errors import ConfigError
+from attnsearch.models import build_model
+from attnsearch.types import METRICS, SCORES
+
+logger = logging.getLogger(__name__)
+
+
+def check_models(corners: Sequence[tuple[str, ExperimentConfig]], *, n_classes: int, metrics: Iterable[str]) -> None:
+    """Builds the model of each corner; one with weights is built for real, which loads them.
+
+    Args:
+        corners: (description, experiment), the base first.
+        metrics: keys that the study needs.
+    Raises:
+        ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per fault.
+    """
+    faults = [fault for key in metrics if (fault := _metric_fault(key))]
+    try:
+        worker_gpus(corners[0][1].runtime.device)
+    except ConfigError as error:
+        faults.append(str(error))
+    seen: set[str] = set()
+    for description, experiment in corners:
+        text = experiment.model.model_dump_json()
+        fault = "" if text in seen else _build_fault(experiment, n_classes)
+        if fault and fault not in seen:  # what is wrong everywhere is said once
+            faults.append(fault if description == "base" else f"space at {description}: {fault}")
+        seen |= {text, fault}
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _build_fault(experiment: ExperimentConfig, n_classes: int) -> str:
+    """What is wrong with a model; empty if nothing is."""
+    try:
+        with torch.device("meta" if experiment.model.weights == "none" else "cpu"):
+            build_model(experiment.model, n_classes)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _metric_fault(key: str) -> str | None:
+    name = key.partition("/")[2]
+    if name in METRICS:
+        return None
+    known = ", ".join(f"val/{metric}" for metric in METRICS)
+    return f"no metric {key!r}{suggest(name, list(METRICS))}; known: {known}"
+
+
+_NEEDS = {
+    "pointing_hit": "mask_paths",
+    "energy_in_mask": "mask_paths",
+    "rank_in_mask": "mask_paths",
+    "iou_in_mask": "mask_paths",
+    "best_iou_in_mask": "mask_paths",
+    "pointing_in_box": "boxes",
+    "energy_in_box": "boxes",
+    "iou_in_box": "boxes",
+    "best_iou_in_box": "boxes",
+    "pointing_at_part": "points",
+    "part_consistency": "points",
+}
+_CALLED = {"mask_paths": "part masks", "boxes": "boxes", "points": "part points"}
+
+
+def check_scores(loaded: LoadedStudy, tables: DataTables) -> None:
+    """Checks what a study wants of the saliency's scores, and warns where it optimises raw areas.
+
+    Raises:
+        ConfigError: a score that its settings or its data cannot give, or settings that differ between trials; one
+            line per fault.
+    """
+    wanted = [*loaded.study.objectives, *loaded.study.constraints]
+    faults = [
+        f"space.{key}: trials would be measured differently and could not be compared; write it in the base"
+        for key in loaded.study.space
+        if key.startswith("evaluation.")
+    ]
+    _refuse([*faults, *score_faults(loaded.experiment, tables, wanted)])
+    raw = [key for key in loaded.study.objectives if key.partition("/")[2] in RAW]
+    if raw:
+        logger.warning(
+            "objectives: %s compares maps of one model and not models: a model that any masking confuses gets a good "
+            "one; val/relevance_gain and val/deletion_gain are measured against it",
+            " and ".join(raw),
+        )
+
+
+def check_scores_of_run(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """Checks the settings of a run without a study.
+
+    Raises:
+        ConfigError: more images are asked for than there are.
+    """
+    _refuse(score_faults(experiment, tables, ()))
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def score_faults(experiment: ExperimentConfig, tables: DataTables, wanted: Iterable[str]) -> list[str]:
+    """One line for each score among the wanted metric keys that a trial will not have."""
+    settings, n_images = experiment.evaluation.scores, experiment.evaluation.n_images
+    n_archived = min(n_images or len(tables.val), len(tables.val))
+    keys = [key for key in wanted if key.partition("/")[2] in SCORES]
+    faults = [fault for key in keys if (fault := _score_fault(key, experiment, tables.val))]
+    if settings.families and settings.n_images is not None and settings.n_images > n_archived:
+        faults.append(
+            f"evaluation.scores.n_images: must be at most the {n_archived} validation images whose maps are stored, "
+            f"got {settings.n_images}"
+        )
+    return faults
+
+
+def _score_fault(key: str, experiment: ExperimentConfig, val: ImageTable) -> str | None:
+    split, _, name = key.partition("/")
+    if split != "val":
+        return f"{key}: the saliency is scored on validation alone; write val/{name}"
+    family = family_of(name)
+    if family is not None and family not in experiment.evaluation.scores.families:
+        return f"{key}: is measured only with the family {family!r}; add it to evaluation.scores.families"
+    needed = _NEEDS.get(name)
+    if needed is not None and getattr(val, needed) is None:
+        return f"{key}: needs {_CALLED[needed]}, which this data set does not have; remove it or use other data"
+    return None

@@ -1,0 +1,102 @@
+"""What every process of a search holds: the checked study, its folder, its database and the lock around asking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from attnsearch.config.load import LoadedStudy
+from attnsearch.errors import StoreError
+from attnsearch.files import make_folder
+from attnsearch.search.storage import Database, open_database
+from attnsearch.search.study import UUID
+from attnsearch.search.study import open_optuna_study as load_optuna_study
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.leases import Leases
+from attnsearch.store.locks import study_lock
+from attnsearch.store.urls import url_named
+
+RESULTS = Path("results")
+
+
+def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
+    """Where a study's files lie."""
+    return StudyLayout(root.absolute(), loaded.experiment.experiment, loaded.study.name)
+
+
+def storage_url(loaded: LoadedStudy, layout: StudyLayout) -> str:
+    """The database of a study that someone starts: its `storage`, or the experiment's own file.
+
+    Readers take `attnsearch.search.trials.reader_url`: what the `study.yaml` of a results folder names is only data.
+
+    Raises:
+        ConfigError: `storage` is not a usable URL.
+    """
+    return url_named(loaded.study.storage, layout)
+
+
+@contextmanager
+def only_runner(layout: StudyLayout) -> Iterator[None]:
+    """Refuses to run one study, or one plain run, twice at a time.
+
+    Raises:
+        StoreError: another process runs it.
+    """
+    make_folder(layout.study_dir)
+    lock = FileLock(layout.run_lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"{layout.study_dir}: another process runs this study; wait for it, stop it, or choose another name="
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class StudyHandle:
+    """One process's view of a study. Never pickled: each process opens its own."""
+
+    loaded: LoadedStudy
+    layout: StudyLayout
+    database: Database
+    study: optuna.Study
+    leases: Leases
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """The lock that every change of a trial's state is made under: ask and claim, tell, take back."""
+        with study_lock(self.database.engine, self.uuid, file=self.layout.ask_lock):
+            yield
+
+    @property
+    def uuid(self) -> str:
+        return str(self.study.user_attrs[UUID])
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Trials in some states, all where none is named."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def is_finished(self, trial: FrozenTrial | optuna.Trial) -> bool:
+        """Whether the database has an end of this trial."""
+        return self.database.storage.get_trial(trial._trial_id).state.is_finished()
+
+    def return_to_waiting(self, trial: FrozenTrial | optuna.Trial) -> None:
+        """Makes the next ask hand out this trial again, under its number and with its parameters. Needs `exclusive`."""
+        self.database.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+def open_session(loaded: LoadedStudy, layout: StudyLayout, url: str) -> StudyHandle:
+    """A session on a study that exists."""
+    database = open_database(url, patience_s=loaded.study.storage_patience_s)
+    study = load_optuna_study(database, loaded.study)
+    return StudyHandle(loaded, layout, database, study, Leases(database.engine, str(study.user_attrs[UUID])))

@@ -1,0 +1,313 @@
+"""Worker processes on this machine, and the pool that keeps them alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO
+
+from attnsearch.config.variables import URL_VARIABLE
+from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, worker_gpus
+from attnsearch.errors import ConfigError, SearchStopped, StoreError
+from attnsearch.files import is_running
+from attnsearch.search.handle import StudyHandle
+from attnsearch.store.layout import StudyLayout
+
+logger = logging.getLogger(__name__)
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class WorkerProcess:
+    """One worker process and the share of the machine it may use."""
+
+    index: int
+    popen: subprocess.Popen[str]
+    log: IO[str]
+    started_at: float = field(default_factory=time.monotonic)
+
+    def poll(self) -> int | None:
+        """Exit code (negative for a signal), or None while it runs."""
+        return self.popen.poll()
+
+    def last_words(self) -> str:
+        """What it printed on standard output before it ended: one line, the error that stopped it."""
+        text = self.popen.stdout.read() if self.popen.stdout else ""
+        return text.strip().splitlines()[-1] if text.strip() else ""
+
+    def close(self) -> None:
+        """Releases the pipe and the log of an ended process."""
+        if self.popen.stdout:
+            self.popen.stdout.close()
+        self.log.close()
+
+
+def start_worker(
+    layout: StudyLayout,
+    storage: str | None,
+    index: int,
+    *,
+    n_workers: int,
+    gpus: Sequence[str],
+    n_threads: int | None,
+    started_at: float,
+) -> WorkerProcess:
+    """Starts worker `index` in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
+    log = (layout.study_dir / f"worker{index}.log").open("a", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "attnsearch",
+        "worker",
+        str(layout.study_yaml),
+        "--parent",
+        str(os.getpid()),
+        "--started-at",
+        repr(started_at),
+    ]
+    try:
+        popen = subprocess.Popen(
+            command,
+            env=worker_environment(storage, index, n_workers=n_workers, gpus=gpus, n_threads=n_threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    except BaseException:
+        log.close()
+        raise
+    return WorkerProcess(index, popen, log)
+
+
+def worker_environment(
+    storage: str | None, index: int, *, n_workers: int, gpus: Sequence[str], n_threads: int | None
+) -> dict[str, str]:
+    """The environment of a worker: a GPU or a share of the cores of its own (shared cores slow all down many times).
+
+    Args:
+        storage: the database as the person who started the search wrote it, for the worker to expand; None is the
+            experiment's own file, whatever the environment of the search names.
+        gpus: from `worker_gpus`; workers are spread over them in turn, and each sees its own alone.
+    """
+    threads = n_threads or max(1, n_cores() // n_workers)
+    own = {URL_VARIABLE: storage or "", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**os.environ, **own}
+    if gpus:
+        environment[VISIBLE_GPUS] = environment[ASSIGNED_GPU] = gpus[index % len(gpus)]
+    return environment
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_name() -> str:
+    """The name of this process in the leases: host, process and a random part, which no two workers share."""
+    return f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process behind a worker's name is known to be gone; one of another host never is."""
+    host, pid, _ = name.rsplit(":", 2)
+    return host == platform.node() and not is_running(int(pid))
+
+
+def ask_to_stop(process: WorkerProcess) -> None:
+    """SIGTERM: the worker returns its trial to WAITING and ends."""
+    if process.poll() is None:
+        process.popen.send_signal(signal.SIGTERM)
+
+
+def kill(process: WorkerProcess) -> None:
+    """SIGKILL, for a worker that still runs."""
+    if process.poll() is None:
+        process.popen.kill()
+
+
+def end(process: WorkerProcess) -> None:
+    """Waits until a worker that was killed is gone, and releases what belongs to it."""
+    process.popen.wait()
+    process.close()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back during the block; their handlers run right after it.
+
+    For steps that an exception out of a handler must not cut in two, such as starting a process and noting it. Nothing
+    is held outside the main thread, where Python runs no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    try:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, lambda arrived, _frame: came.append(arrived))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for held in came:
+            signal.raise_signal(held)
+
+
+RECOVER_EVERY_S = 5.0
+STOP_GRACE_S = 60.0
+PAUSES_S = (1.0, 5.0, 30.0)
+"""Before an ended worker is replaced, by the number of workers before it that ended without progress."""
+DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
+"""Exit codes of a worker: nothing left to do, a fault that stays, one in what the user wrote, asked to stop.
+
+Any other is a fault that may pass, and so is a code without a word: Python itself ends so at its start.
+"""
+
+
+@dataclass
+class Restarts:
+    """Counts workers that ended one after the other while no trial finished an epoch.
+
+    Workers that end together, as by one reset of a driver, count once: only the end of a worker that was started after
+    the last counted end counts again.
+
+    Attributes:
+        n_epochs: of all trials, when the last end was counted.
+    """
+
+    n_epochs: int
+    n_fruitless: int = 0
+    counted_at: float = -float("inf")
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next worker is started."""
+        return PAUSES_S[min(self.n_fruitless, len(PAUSES_S) - 1)]
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether as many ended in a row as there are pauses."""
+        return self.n_fruitless >= len(PAUSES_S)
+
+    def count(self, *, started_at: float, now: float, n_epochs: int) -> None:
+        """Counts the end at `now` of a worker that was started at `started_at`; seconds of one clock."""
+        if n_epochs > self.n_epochs:
+            self.n_fruitless = 0
+        elif started_at >= self.counted_at:
+            self.n_fruitless += 1
+        else:
+            return
+        self.n_epochs, self.counted_at = n_epochs, now
+
+
+@dataclass
+class WorkerPool:
+    """The workers of a study: replaces those that ended early, and takes back the trials of those that were killed.
+
+    Nothing runs before `start`; from then on `stop` ends all that was started, wherever a fault or a signal came.
+    """
+
+    session: StudyHandle
+    n_workers: int
+    started_at: float
+
+    def __post_init__(self) -> None:
+        self._gpus = worker_gpus(self.session.loaded.experiment.runtime.device)
+        self._workers: dict[int, WorkerProcess] = {}
+        self._due: dict[int, float] = {}  # index of a worker that ended early -> when it is started again
+        self._recovered_at = time.monotonic()
+
+    def start(self) -> None:
+        """Starts all workers."""
+        self._restarts = Restarts(self.session.leases.n_epochs())
+        for index in range(self.n_workers):
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        with signals_held():  # a process that was started is always known to `stop`
+            self._workers[index] = start_worker(
+                self.session.layout,
+                self.session.loaded.study.storage,
+                index,
+                n_workers=self.n_workers,
+                gpus=self._gpus,
+                n_threads=self.session.loaded.experiment.runtime.n_threads,
+                started_at=self.started_at,
+            )
+
+    def is_working(self) -> bool:
+        """Whether any worker still has, or may get, something to do; replaces those that ended early.
+
+        Raises:
+            AttnSearchError: a worker met a fault that no other one can pass.
+            SearchStopped: three workers in a row ended without a new epoch of any trial.
+        """
+        ended = [worker for worker in self._workers.values() if worker.index not in self._due and worker.poll()]
+        if ended or time.monotonic() - self._recovered_at > RECOVER_EVERY_S:
+            from attnsearch.search.worker import reclaim_lost_trials  # imports torch
+
+            reclaim_lost_trials(self.session, is_dead=is_dead)
+            self._recovered_at = time.monotonic()
+        for worker in ended:
+            self._look_after(worker, worker.poll() or DONE)
+        for index in [index for index, due_at in self._due.items() if due_at <= time.monotonic()]:
+            del self._due[index]
+            self._start(index)
+        return any(worker.poll() != DONE for worker in self._workers.values())
+
+    def _look_after(self, worker: WorkerProcess, code: int) -> None:
+        """Plans the replacement of a worker that ended early."""
+        said = worker.last_words()
+        if said and code in (FAILED, MISUSED):
+            raise ConfigError(said) if code == MISUSED else StoreError(said)
+        reason = said or _reason(worker, code)
+        now = time.monotonic()
+        if code != STOPPED:
+            n_epochs = self.session.leases.n_epochs()
+            self._restarts.count(started_at=worker.started_at, now=now, n_epochs=n_epochs)
+        if self._restarts.is_useless:
+            raise SearchStopped(
+                f"study {self.session.loaded.study.name!r} stopped: {len(PAUSES_S)} workers in a row ended without a "
+                f"new epoch of any trial, the last one because: {reason}; its trials wait for the next start of the "
+                f"search (log: {worker.log.name})"
+            )
+        pause_s = self._restarts.pause_s
+        logger.warning("worker %d ended (%s); another one starts in %g s", worker.index, reason, pause_s)
+        worker.close()
+        self._due[worker.index] = now + pause_s
+
+    def stop(self) -> None:
+        """Ends all workers: by SIGTERM first, by force after a grace period or a second signal."""
+        try:
+            for worker in self._workers.values():
+                ask_to_stop(worker)
+            deadline = time.monotonic() + STOP_GRACE_S
+            while any(worker.poll() is None for worker in self._workers.values()) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            with signals_held():
+                for worker in self._workers.values():
+                    kill(worker)
+            for worker in self._workers.values():
+                end(worker)
+
+
+def _reason(worker: WorkerProcess, code: int) -> str:
+    """Why a worker ended that said nothing, in one line."""
+    if code < 0:
+        return f"killed by signal {-code}"
+    return "asked to stop" if code == STOPPED else f"exit code {code}, see {worker.log.name}"

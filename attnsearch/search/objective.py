@@ -1,0 +1,143 @@
+"""What happens between the last epoch of a trial and its end: maps, scores, artifacts."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.loader import DataSource
+from attnsearch.errors import OutOfMemory
+from attnsearch.evaluation.evaluation import collect
+from attnsearch.evaluation.score_archive import score_archive
+from attnsearch.figures.contact_sheet import draw_contact_sheet
+from attnsearch.figures.plots import draw_curves
+from attnsearch.files import disk_errors, make_folder
+from attnsearch.search.handle import StudyHandle
+from attnsearch.store.archive import read_archive
+from attnsearch.store.artifacts import describe_file, write_artifacts
+from attnsearch.store.epochs import read_csv
+from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
+from attnsearch.store.layout import TrialLayout
+from attnsearch.store.score_rows import write_score_rows
+from attnsearch.types import SCORES, TrialResult
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = "scores"
+"""The user attribute that says how a trial's scores were measured."""
+
+
+def score_trial(
+    config: ExperimentConfig, layout: TrialLayout, data: DataSource, *, check: Callable[[], None]
+) -> dict[str, float]:
+    """Scores the archived saliency of a kept checkpoint on validation: `val/metric` -> mean over the scored images.
+
+    A score that is undefined for some images, or for all, fails no trial: there it counts as that of a map that says
+    nothing, see `ScoreTable.trial_means`.
+
+    Returns:
+        Nothing where the settings ask for nothing, or where the model makes no saliency.
+    Raises:
+        ConfigError, DataError, StoreError: as `score_archive`.
+    """
+    archive = layout.archive("val")
+    if not config.evaluation.scores.families or not archive.saliency.exists():
+        return {}
+    table = score_archive(config, layout.kept, data, archive, layout.scores("val"), check=check)
+    _warn_of_undefined(table, layout)
+    return {f"val/{name}": mean for name, mean in table.trial_means().items()}
+
+
+def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
+    """One line for the scores that no image has, since the trial's numbers do not show it."""
+    n_images = len(table.image_ids)
+    names = [name for name, count in table.n_undefined().items() if count == n_images and name in SCORES]
+    if names:
+        logger.warning(
+            "%s: %s undefined for all %d scored images, for the maps are flat, the fill does not change the class or "
+            "nothing is marked; the trial counts as one whose maps say nothing",
+            layout.directory.name,
+            f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}",
+            n_images,
+        )
+
+
+def list_scores(session: StudyHandle, trial: optuna.Trial, attempt: int) -> None:
+    """Puts the scores of a running trial into the database, with how they were measured."""
+    paths = session.layout.trial(trial.number).scores("val")
+    if not has_scores(paths):
+        return
+    table = read_scores(paths)
+    write_score_rows(session.database.engine, session.uuid, trial.number, attempt=attempt, table=table)
+    about = {key: table.about[key] for key in ("version", "settings", "grid", "images", "digest")}
+    trial.set_user_attr(SETTINGS, {**about, "n_images": len(table.image_ids), "n_undefined": table.n_undefined()})
+
+
+def evaluate_best(
+    config: ExperimentConfig, result: TrialResult, layout: TrialLayout, data: DataSource, *, check: Callable[[], None]
+) -> TrialResult:
+    """Archives the maps of the kept checkpoint on validation, scores them, and adds what only the archive tells.
+
+    What the record of the kept epoch holds stays as it is: the objective is the number that the CSV shows.
+
+    Raises:
+        OutOfMemory: the maps do not fit, which is a fault of the setting.
+        DeviceError: the device failed, or other processes fill it.
+        ConfigError, DataError, StoreError: as `collect` and `score_archive`.
+    """
+    try:
+        measured = collect(config, layout.kept, data, "val", archive=layout.archive("val"), check=check)
+        measured |= score_trial(config, layout, data, check=check)
+    except OutOfMemory as error:
+        raise OutOfMemory(
+            f"out of memory while the kept checkpoint was evaluated ({error}); use a larger train.accumulation"
+        ) from error
+    return replace(result, metrics={**measured, **result.metrics})
+
+
+def list_files(session: StudyHandle, number: int, attempt: int) -> None:
+    """Puts the large files of a trial, with sizes and checksums, into the database."""
+    layout = session.layout.trial(number)
+    archive = layout.archive("val")
+    named = {"kept": layout.kept, "maps": archive.maps, "norms": archive.norms, "saliency": archive.saliency}
+    files = {kind: describe_file(path, session.layout.experiment_dir) for kind, path in named.items() if path.exists()}
+    write_artifacts(session.database.engine, session.uuid, number, attempt=attempt, files=files)
+
+
+def attach_pictures(
+    session: StudyHandle, trial: optuna.Trial, data: DataSource, *, check: Callable[[], None] = lambda: None
+) -> None:
+    """Gives optuna-dashboard a sheet of overlays, the curves and the per-epoch table of a trial that still runs.
+
+    Each is there once: what an attempt that was killed has left, whole or not, is written anew under the same link.
+
+    Raises:
+        StoreError: the disk refuses. Whatever `check`, asked before each file, raises.
+    """
+    layout = session.layout.trial(trial.number)
+    with tempfile.TemporaryDirectory() as folder:
+        overlays, curves = Path(folder, "overlays.png"), Path(folder, "curves.png")
+        draw_contact_sheet(read_archive(layout.archive("val")), data.tables.val).save(overlays, compress_level=1)
+        draw_curves(read_csv(layout.epochs_csv), curves)
+        for path in (overlays, curves, layout.epochs_csv):
+            check()
+            _attach(session, trial, path)
+
+
+def _attach(session: StudyHandle, trial: optuna.Trial, path: Path) -> None:
+    storage = session.database.storage
+    store = FileSystemArtifactStore(str(make_folder(session.layout.artifacts)))
+    linked = [meta.artifact_id for meta in get_all_artifact_meta(trial, storage=storage) if meta.filename == path.name]
+    with disk_errors(session.layout.artifacts):
+        if not linked:
+            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
+        for artifact_id in linked:
+            with path.open("rb") as content:
+                store.write(artifact_id, content)

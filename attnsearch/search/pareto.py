@@ -1,0 +1,118 @@
+"""The Pareto front of a study, and which setting matters to which objective; imported without torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+
+from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
+from attnsearch.store.layout import StudyLayout
+from attnsearch.types import SCORES
+
+MIN_TRIALS = 8
+"""Complete trials under which importances are noise, and are not shown."""
+
+
+def front_of(rows: StudyRows) -> list[TrialRow]:
+    """The trials that no feasible trial beats in all objectives, best in the first objective first."""
+    best = [trial for trial in rows.trials if trial.number in rows.best]
+    sign = -1 if next(iter(rows.objectives.values())) == "maximize" else 1
+    return sorted(best, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far the order of some trials in one score can be trusted.
+
+    Attributes:
+        alpha: Krippendorff's alpha of the order, with images as raters.
+        stable: share of resampled sets of images in which the best trial stays the best.
+        n_undefined: scores among those of all trials and images that are undefined.
+        second_fill: Spearman's correlation of the trials' relevance gain under two fills; NaN where one was measured.
+    """
+
+    n_trials: int
+    n_images: int
+    alpha: float
+    stable: float
+    second_fill: float
+    n_undefined: int
+
+
+def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Reliability | str | None:
+    """The reliability of the order of some trials, from their scores of single images on validation.
+
+    Args:
+        metric: by its own name, such as `relevance_gain`.
+    Returns:
+        None with fewer than two scored trials or without this metric; a sentence where they were not scored alike.
+    Raises:
+        StoreError: scores cannot be read.
+    """
+    import numpy as np
+
+    from attnsearch.metrics.statistics import krippendorff_alpha, rank_reliability
+
+    paths = [layout.trial(number).scores("val") for number in numbers]
+    tables = [read_scores(one) for one in paths if has_scores(one)]
+    if len(tables) < 2 or any(metric not in table.values for table in tables):
+        return None
+    keys = {(table.about["version"], str(table.about["settings"]), table.about["images"]) for table in tables}
+    if len(keys) > 1:
+        return "the trials were scored with different settings; score all of them alike with `attnsearch faithfulness`"
+    values = np.stack([table.values[metric] for table in tables])
+    sign = 1.0 if SCORES.get(metric, "maximize") == "maximize" else -1.0
+    return Reliability(
+        n_trials=values.shape[0],
+        n_images=values.shape[1],
+        alpha=krippendorff_alpha(values),
+        stable=rank_reliability(sign * values),
+        second_fill=_under_two_fills(tables),
+        n_undefined=int(np.isnan(values).sum()),
+    )
+
+
+def _under_two_fills(tables: Sequence[ScoreTable]) -> float:
+    import numpy as np
+    from scipy import stats
+
+    second = next((name for name in tables[0].values if name.startswith("relevance_gain_")), None)
+    if second is None or len(tables) < 3:
+        return float("nan")
+    means = np.array([[table.means()["relevance_gain"], table.means()[second]] for table in tables])
+    if np.isnan(means).any() or (np.ptp(means, axis=0) == 0).any():
+        return float("nan")
+    return float(stats.spearmanr(means[:, 0], means[:, 1]).statistic)
+
+
+def importances(study: optuna.Study) -> dict[str, Mapping[str, float]]:
+    """Objective -> setting -> its share in what tells the best tenth of the trials from the others (PED-ANOVA).
+
+    Shares of one objective add up to 1. Trials of equal value and settings that never varied have none.
+
+    Returns:
+        Nothing while fewer than `MIN_TRIALS` trials are complete, or where nothing varied.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    names = {name for trial in complete for name in trial.params}
+    if len(complete) < MIN_TRIALS or not names:
+        return {}
+    keys = study.metric_names or [str(index) for index in range(len(study.directions))]
+    return {key: _shares(study, index) for index, key in enumerate(keys)}
+
+
+def _shares(study: optuna.Study, index: int) -> dict[str, float]:
+    """The evaluator takes lower values as the better ones."""
+    sign = -1.0 if study.directions[index] == optuna.study.StudyDirection.MAXIMIZE else 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of few trials, and of itself that it is experimental
+        found = get_param_importances(
+            study, evaluator=PedAnovaImportanceEvaluator(), target=lambda trial: sign * trial.values[index]
+        )
+    return dict(found)

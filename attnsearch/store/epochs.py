@@ -1,0 +1,206 @@
+"""Per-epoch records: rows of the database while a search runs, and one CSV per trial."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, delete, select
+
+from attnsearch.files import Check, atomic_write
+from attnsearch.store import schema
+from attnsearch.store.damage import content_errors, database_content_errors, url_of
+from attnsearch.store.database import transaction
+from attnsearch.store.leases import require_lease
+from attnsearch.store.servers import repeated
+from attnsearch.types import SPLITS, EpochRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COSTS = ("lr", "seconds", "images_per_s", "peak_memory_mb")
+
+
+@repeated
+def write_epochs(
+    engine: Engine, study_uuid: str, number: int, attempt: int | None, records: Sequence[EpochRecord]
+) -> None:
+    """Puts all epochs of a trial so far into the database, in one transaction; writing them again changes nothing.
+
+    Rows of later epochs are removed: an attempt that resumes from an older checkpoint does not own them.
+
+    Args:
+        engine: a writer's, so that nobody takes the trial over between the check and the write.
+        attempt: checked against the lease in the same transaction; None for a plain run, which has no lease.
+        records: every record of the trial, from epoch 1.
+    Raises:
+        LeaseLost: another attempt owns the trial; nothing was written.
+        StoreError: the database refuses.
+    """
+    if not records:
+        return
+    table = schema.epochs
+    key = {"study": study_uuid, "trial": number}
+    rows = [key | row for record in records for row in _rows(record)]
+    last = max(record.epoch for record in records)
+    with transaction(engine) as connection:
+        if attempt is not None:
+            require_lease(connection, study_uuid, number, attempt)
+        later = delete(table).where(table.c.study == study_uuid, table.c.trial == number, table.c.epoch > last)
+        connection.execute(later)
+        insert = schema.insert_into(connection, table)
+        upsert = insert.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns), set_={"value": insert.excluded.value}
+        )
+        connection.execute(upsert, rows)
+
+
+@repeated
+def read_epochs(engine: Engine, study_uuid: str, numbers: Collection[int] | None = None) -> pd.DataFrame:
+    """The records of a study as a wide table.
+
+    Args:
+        numbers: the trials wanted; None = all.
+    Returns:
+        One row per trial and epoch, sorted: `trial`, `epoch`, then one column per `split/metric` (float, NaN =
+        undefined or not measured), `split/loss` and the training costs among them.
+    Raises:
+        StoreError: the database refuses.
+    """
+    import pandas as pd
+
+    table = schema.epochs
+    query = select(table.c.trial, table.c.epoch, table.c.split, table.c.metric, table.c.value)
+    query = query.where(table.c.study == study_uuid).order_by(table.c.trial, table.c.epoch)
+    if numbers is not None:
+        query = query.where(table.c.trial.in_(list(numbers)))
+    cells: dict[tuple[int, int], dict[str, float]] = {}
+    with database_content_errors(url_of(engine)):
+        with transaction(engine) as connection:
+            for trial, epoch, split, metric, value in connection.execute(query):
+                row = cells.setdefault((trial, epoch), {"trial": trial, "epoch": epoch})
+                row[f"{split}/{metric}"] = math.nan if value is None else value
+        columns = ["trial", "epoch", *sorted({name for row in cells.values() for name in row} - {"trial", "epoch"})]
+        frame = pd.DataFrame(list(cells.values()), columns=columns)
+        return frame.astype({name: "int64" if name in ("trial", "epoch") else "float64" for name in columns})
+
+
+def _rows(record: EpochRecord) -> list[dict[str, Any]]:
+    costs = {name: getattr(record, name) for name in ("n_images", *_COSTS)}
+    values = named_values(record) | costs
+    where = {"epoch": record.epoch, "split": record.split}
+    return [{**where, "metric": name, "value": _finite_or_null(value)} for name, value in values.items()]
+
+
+def named_values(record: EpochRecord) -> dict[str, float]:
+    """What a record measured, by metric name: `loss`, its terms as `loss_<term>`, and the metrics by their own names.
+
+    Raises:
+        ValueError: a metric bears a split or the name of something else.
+    """
+    named_twice = [name for name in (*record.metrics, *record.terms) if "/" in name]
+    if named_twice:
+        raise ValueError(f"metric must be named without its split, which the record has, got {named_twice[0]!r}")
+    losses = {"loss": record.loss, **{f"loss_{name}": value for name, value in record.terms.items()}}
+    taken = (losses.keys() | {"n_images", *_COSTS}) & record.metrics.keys()
+    if taken:
+        raise ValueError(f"metric must not be named {', '.join(sorted(taken))}, which the record uses itself")
+    return losses | dict(record.metrics)
+
+
+def _finite_or_null(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def write_csv(path: Path, records: Sequence[EpochRecord], *, check: Check | None = None) -> None:
+    """Writes one row per epoch: `epoch`, `<split>_<metric>` …, `lr`, `seconds`, `images_per_s`, `peak_memory_mb`.
+
+    Learning rate and images per second are those of training, seconds add up all splits, memory is the largest.
+    Floats keep all their digits; an undefined value (NaN) is an empty cell.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    rows = [_epoch_row(group) for group in _by_epoch(records)]
+    columns = ["epoch", *_measured_columns(records), *_COSTS]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    atomic_write(path, text.getvalue(), check=check)
+
+
+def write_metrics_row(path: Path, scores: Mapping[str, float]) -> None:
+    """Writes one row: the scores of one split, by metric name.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    atomic_write(path, ",".join(scores) + "\n" + ",".join(map(_cell, scores.values())) + "\n")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Reads what `write_csv` wrote, with the exact floats.
+
+    Raises:
+        StoreError: the file is missing or no such CSV.
+    """
+    import pandas as pd
+
+    with content_errors(path, "delete it and resume the trial", what="is not a CSV of epochs"):
+        text = pd.read_csv(path, dtype=str)  # pandas' own reading of floats may miss the last digit
+        if list(text.columns[:1]) != ["epoch"]:
+            raise ValueError(f"its first column must be 'epoch', got {list(text.columns[:1])}")
+        return text.astype({name: "int64" if name == "epoch" else "float64" for name in text.columns})
+
+
+def read_split_scores(path: Path) -> dict[str, float]:
+    """Reads what `write_metrics_row` wrote; an empty cell is NaN.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    with content_errors(path, "publish the study again with `attnsearch search`"):
+        with path.open(newline="", encoding="utf-8") as file:
+            names, cells = islice(csv.reader(file), 2)
+        return {name: float(cell) if cell else math.nan for name, cell in zip(names, cells, strict=True)}
+
+
+def _by_epoch(records: Sequence[EpochRecord]) -> list[list[EpochRecord]]:
+    groups: dict[int, list[EpochRecord]] = {}
+    for record in _in_split_order(records):
+        groups.setdefault(record.epoch, []).append(record)
+    return [groups[epoch] for epoch in sorted(groups)]
+
+
+def _in_split_order(records: Sequence[EpochRecord]) -> list[EpochRecord]:
+    return sorted(records, key=lambda record: SPLITS.index(record.split))
+
+
+def _measured_columns(records: Sequence[EpochRecord]) -> list[str]:
+    names = [f"{record.split}_{name}" for record in _in_split_order(records) for name in named_values(record)]
+    return list(dict.fromkeys(names))
+
+
+def _epoch_row(group: Sequence[EpochRecord]) -> Mapping[str, float]:
+    """One row from the records of one epoch, training first."""
+    measured = {f"{record.split}_{name}": value for record in group for name, value in named_values(record).items()}
+    return {
+        "epoch": group[0].epoch,
+        **measured,
+        "lr": group[0].lr,
+        "seconds": sum(record.seconds for record in group),
+        "images_per_s": group[0].images_per_s,
+        "peak_memory_mb": max(record.peak_memory_mb for record in group),
+    }
+
+
+def _cell(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "" if math.isnan(value) else repr(float(value))

@@ -1,0 +1,272 @@
+"""Scores of single images on disk: a CSV, the curves, how they were measured, and a journal while they are made."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from attnsearch.errors import StoreError
+from attnsearch.files import Check, atomic_write, atomic_write_array, disk_errors, make_folder
+from attnsearch.store.damage import Content, content_errors, open_array, read_json
+from attnsearch.store.layout import ScorePaths
+from attnsearch.types import SCORES, Split
+
+FORMAT = 1
+_FIX = "score the trial again"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Checkpoint(Content):
+    epoch: int
+
+
+class _About(Content):
+    """What `scores_<split>.json` holds."""
+
+    version: int
+    digest: str
+    settings: dict[str, Any]
+    split: Split
+    grid: list[int] = Field(min_length=2, max_length=2)
+    images: str
+    checkpoint: _Checkpoint
+    n_images: int = Field(ge=1)
+    curves: tuple[str, ...]
+    fractions: tuple[Finite, ...]
+    n_archived: int = 0
+    whole: dict[str, float | None] = Field(default_factory=dict)
+    floors: dict[str, float | None] = Field(default_factory=dict)
+    iou_thresholds: dict[str, Finite] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What was measured of one image; NaN where it is undefined.
+
+    Attributes:
+        curves: curve -> its n_steps + 1 points, in float32.
+    """
+
+    image_id: str
+    values: Mapping[str, float]
+    curves: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """The scores of some images of one split under one checkpoint.
+
+    Attributes:
+        values: metric -> (N,) float64, NaN where undefined.
+        curves: (N, n_curves, n_steps + 1) float32; no curve where nothing was measured in steps.
+        fractions: n_steps + 1 shares of the cells that were removed, or inserted, from 0 to 1.
+        about: format, version, settings, digest and checkpoint.
+    """
+
+    image_ids: tuple[str, ...]
+    values: Mapping[str, NDArray[np.float64]]
+    curves: NDArray[np.float32]
+    curve_names: tuple[str, ...]
+    fractions: tuple[float, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Of the checkpoint, the images, the settings and the version: equal ones gave equal numbers."""
+        return str(self.about["digest"])
+
+    @property
+    def whole(self) -> dict[str, float]:
+        """Metric -> value, of what is measured of the archive as a whole and not of single images; NaN undefined."""
+        found: Mapping[str, float | None] = self.about.get("whole", {})
+        return {name: math.nan if value is None else float(value) for name, value in found.items()}
+
+    def means(self) -> dict[str, float]:
+        """Metric -> mean over the images where it is defined, NaN where that is none; and what `whole` has."""
+        return {**{name: _mean(column) for name, column in self.values.items()}, **self.whole}
+
+    def trial_means(self) -> dict[str, float]:
+        """Metric of `SCORES` -> mean over all scored images, as trials are chosen by it: never NaN.
+
+        An undefined score counts as that of a map that says nothing, 0 where larger is better and 1 where smaller is,
+        so that no model gains by maps that cannot be scored.
+        """
+        nothing = {name: 0.0 if direction == "maximize" else 1.0 for name, direction in SCORES.items()}
+        columns = {**self.values, **{name: np.array([value]) for name, value in self.whole.items()}}
+        return {
+            name: float(np.where(np.isnan(column), nothing[name], column).mean())
+            for name, column in columns.items()
+            if name in SCORES
+        }
+
+    def n_undefined(self) -> dict[str, int]:
+        """Metric -> images without it, of those metrics that have such images."""
+        counts = {name: int(np.isnan(column).sum()) for name, column in self.values.items()}
+        return {name: count for name, count in counts.items() if count}
+
+
+def _mean(column: NDArray[np.float64]) -> float:
+    defined = column[~np.isnan(column)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
+class ScoreJournal:
+    """Images that were scored so far: whole lines, so that a kill loses at most the chunk that was not written yet.
+
+    Two processes that score the same archive repeat each other's work and disturb nothing: lines of one scoring are
+    equal wherever they come from.
+
+    Args:
+        digest: of the scoring; lines of another one are passed over.
+    """
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self._path, self._digest = path, digest
+
+    def read(self) -> dict[str, ImageScore]:
+        """Image id -> score; a line that was cut off counts as not written.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if not self._path.exists():
+            return {}
+        with disk_errors(self._path):
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        found = [score for line in lines if (score := self._parse(line)) is not None]
+        return {score.image_id: score for score in found}
+
+    def _parse(self, line: str) -> ImageScore | None:
+        try:
+            row = json.loads(line)
+            if row["digest"] != self._digest:
+                return None
+            return ImageScore(row["image_id"], row["values"], row["curves"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def append(self, scores: Iterable[ImageScore]) -> None:
+        """Adds a chunk; it lies on the disk when this returns.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        rows = [{"digest": self._digest, **vars(score)} for score in scores]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        make_folder(self._path.parent)
+        with disk_errors(self._path), self._path.open("ab") as file:
+            file.write((("\n" if _is_cut_off(self._path) else "") + text).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Deletes the journal; the finished files stand for it."""
+        with disk_errors(self._path):
+            self._path.unlink(missing_ok=True)
+
+
+def _is_cut_off(path: Path) -> bool:
+    size = path.stat().st_size
+    if not size:
+        return False
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) != b"\n"
+
+
+def make_table(scores: Sequence[ImageScore], fractions: Sequence[float], about: Mapping[str, Any]) -> ScoreTable:
+    """The table of some images' scores, in their order.
+
+    Raises:
+        ValueError: no image, or images with other metrics or curves than the first one.
+    """
+    if not scores:
+        raise ValueError("a table of scores needs an image")
+    metrics, curves = list(scores[0].values), list(scores[0].curves)
+    for score in scores:
+        if list(score.values) != metrics or list(score.curves) != curves:
+            raise ValueError(f"{score.image_id} must have the metrics and curves of {scores[0].image_id}")
+    values = {name: np.array([score.values[name] for score in scores], dtype=np.float64) for name in metrics}
+    n_points = len(fractions) if curves else 0
+    array = np.array([[score.curves[name] for name in curves] for score in scores], dtype=np.float32)
+    ids = tuple(score.image_id for score in scores)
+    shaped = array.reshape(len(scores), len(curves), n_points)
+    return ScoreTable(ids, values, shaped, tuple(curves), tuple(map(float, fractions)), dict(about))
+
+
+def write_score_files(paths: ScorePaths, table: ScoreTable, *, check: Check | None = None) -> None:
+    """Writes the CSV, the curves and, last, the JSON beside them.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    with disk_errors(paths.about):
+        paths.about.unlink(missing_ok=True)  # without it nobody reads a mixture of two scorings
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image_id", *table.values])
+    for row, image_id in enumerate(table.image_ids):
+        writer.writerow([image_id, *(_cell(column[row]) for column in table.values.values())])
+    atomic_write(paths.table, text.getvalue(), check=check)
+    atomic_write_array(paths.curves, table.curves, check=check)
+    about = {
+        "format": FORMAT,
+        **table.about,
+        "n_images": len(table.image_ids),
+        "n_undefined": table.n_undefined(),
+        "curves": list(table.curve_names),
+        "fractions": list(table.fractions),
+    }
+    atomic_write(paths.about, json.dumps(about, indent=1, ensure_ascii=False) + "\n", check=check)
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else repr(float(value))
+
+
+def has_scores(paths: ScorePaths) -> bool:
+    """Whether a finished scoring lies there."""
+    return paths.about.exists()
+
+
+def read_scores(paths: ScorePaths) -> ScoreTable:
+    """Reads what `write_score_files` wrote; the curves are mapped into memory.
+
+    Raises:
+        StoreError: files are missing, cut off or of different scorings.
+    """
+    if not has_scores(paths):
+        raise StoreError(f"{paths.about} does not exist; score the trial with `attnsearch faithfulness`")
+    about = read_json(paths.about, _About, version=FORMAT, fix=_FIX)
+    with content_errors(paths.table, _FIX), paths.table.open(encoding="utf-8", newline="") as file:
+        header, *rows = list(csv.reader(file))
+    curves = open_array(paths.curves, _FIX)
+    with content_errors(paths.about, _FIX, what="does not fit the files beside it"):
+        return _assemble(about, header, rows, curves)
+
+
+def _assemble(about: _About, header: list[str], rows: list[list[str]], curves: Any) -> ScoreTable:
+    if header[:1] != ["image_id"] or len(rows) != about.n_images:
+        raise ValueError(f"{about.n_images} images, {len(rows)} rows")
+    names, fractions = about.curves, about.fractions
+    shape = (len(rows), len(names), len(fractions) if names else 0)
+    if curves.shape != shape or curves.dtype != np.float32:
+        raise ValueError(f"curves of shape {curves.shape}, not {shape}")
+    ids, *columns = zip(*rows, strict=True)
+    values = {
+        name: np.array([float(cell or "nan") for cell in column], dtype=np.float64)
+        for name, column in zip(header[1:], columns, strict=True)
+    }
+    return ScoreTable(ids, values, curves, names, fractions, about.model_dump(exclude_unset=True))

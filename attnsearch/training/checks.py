@@ -1,0 +1,86 @@
+"""What a run starts from besides its settings: checkpoints of other runs, and whether they may be used on its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnsearch.config.data import DataConfig, RootedData, SyntheticData
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.model import LoupeSettings
+from attnsearch.data.synthetic.dataset import DRAWN_BY
+from attnsearch.data.tables import DataTables
+from attnsearch.errors import ConfigError, DataError
+from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.models.weights import STUDY_PREFIX, is_checkpoint
+from attnsearch.training.distillation import read_teacher
+
+
+def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """Checks teacher, warm start and part masks before anything is trained.
+
+    Raises:
+        ConfigError: a checkpoint is missing or broken, or the backbone is another one.
+        DataError: it knows images that this run validates on, the teacher has other classes, or masks are missing.
+    """
+    _check_masks(experiment, tables)
+    if (teacher := experiment.train.teacher) is not None:
+        kept = read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
+        _check_same_generator(experiment.data, kept.config.data, kept.path)
+    _check_warm_start(experiment, tables)
+
+
+def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:
+    model = experiment.model
+    if not isinstance(model, LoupeSettings) or not model.mask_weight:
+        return
+    if tables.train.mask_paths is None:
+        raise DataError(
+            f"model.mask_weight is {model.mask_weight:g}, and {tables.root} has no part masks; use data that has them, "
+            "such as data.name=synthetic or CUB with its segmentations, or set it to 0"
+        )
+    if experiment.data.rand_augment is not None:
+        raise DataError(
+            f"model.mask_weight is {model.mask_weight:g}, and part masks cannot follow data.rand_augment "
+            f"{experiment.data.rand_augment}; set one of the two to nothing (0, null)"
+        )
+
+
+def _check_same_generator(data: DataConfig, theirs: DataConfig, path: Path) -> None:
+    """Drawn birds have the same names whatever they look like, so that names and hash cannot tell them apart."""
+    if not isinstance(data, SyntheticData) or not isinstance(theirs, SyntheticData):
+        return
+    for key in DRAWN_BY:
+        if key != "n_train_per_class" and getattr(data, key) != getattr(theirs, key):
+            raise DataError(
+                f"the teacher {path} was trained on other birds: its data.{key} is {getattr(theirs, key)}, here "
+                f"{getattr(data, key)}; use its settings or another teacher"
+            )
+
+
+def _check_warm_start(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """A backbone may come from other data or other classes, but not from this data under another hold-out."""
+    model = experiment.model
+    if model.weights in ("none", "hub") or model.weights.startswith(STUDY_PREFIX) or not is_checkpoint(model.weights):
+        return
+    kept = read_model_checkpoint(model.weights)
+    theirs = kept.config.model
+    if (theirs.backbone, theirs.width) != (model.backbone, model.width):
+        raise ConfigError(
+            f"model.weights: {kept.path} holds a {theirs.backbone} of width {theirs.width:g}, the model has a "
+            f"{model.backbone} of width {model.width:g}; set model.backbone={theirs.backbone} "
+            f"model.width={theirs.width:g}"
+        )
+    if kept.val_hash != tables.val_hash and _is_same(kept.config.data, experiment.data):
+        raise DataError(
+            f"model.weights: {kept.path} was trained on this data with other validation images (hash "
+            f"{kept.val_hash[:12] or 'none'}, here {tables.val_hash[:12]}), so it may know those of this run; use its "
+            "data.val_share and data.split_seed"
+        )
+
+
+def _is_same(one: DataConfig, other: DataConfig) -> bool:
+    return one.name == other.name and _root(one) == _root(other)
+
+
+def _root(data: DataConfig) -> Path | None:
+    return data.root_path.resolve() if isinstance(data, RootedData) else None

@@ -1,0 +1,203 @@
+"""One trial, from its settings to its kept checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.model import DcalSettings
+from attnsearch.device import describe_device, device_errors, pick_device
+from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
+from attnsearch.files import disk_errors, make_folder
+from attnsearch.store.epochs import write_csv
+from attnsearch.training import memory
+from attnsearch.training.checkpoint import read_resume, repair_kept, write_kept_epoch, write_resume
+from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
+from attnsearch.training.setup import build_run
+from attnsearch.training.state import TrainingState, flatten, look_up
+from attnsearch.types import EpochRecord, TrialContext, TrialResult
+
+if TYPE_CHECKING:
+    from attnsearch.data.loader import DataSource
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "attnsearch"
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Appends what the package logs from INFO on to `path` during the block; other loggers are left alone.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    make_folder(path.parent)
+    with disk_errors(path):
+        handler = logging.FileHandler(path, encoding="utf-8")
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    handler.setLevel(logging.INFO)
+    package = logging.getLogger(PACKAGE)
+    level = package.level
+    if package.getEffectiveLevel() > logging.INFO:
+        package.setLevel(logging.INFO)  # else the lines would not reach the file; restored below
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+#: Measured for every model; a monitor beside these is tried on one batch before the first epoch.
+_ALWAYS_MEASURED = frozenset({"val/loss", "val/accuracy", "val/mean_class_accuracy", "val/cross_entropy"})
+
+
+def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) -> TrialResult:
+    """Trains one model, or goes on where an earlier attempt of the same trial stopped.
+
+    Writes into `context.directory`: log, resume and kept checkpoint, per-epoch CSV. Everything random derives from
+    `config.seed`, so the config alone repeats the run. Resuming equals not stopping: on a CPU, bit for bit.
+
+    Args:
+        context: told each epoch, asked whether to stop; `report` hears of all epochs again after a resume.
+        data: opened from `config.data`, or a source that serves it.
+    Returns:
+        The result of the kept epoch, "complete" or, where the pruner ended the trial, "pruned". Its metrics have
+        `train/accumulation` where memory forced another one.
+    Raises:
+        ConfigError, DataError, StoreError: the settings, the images or the disk cannot be used.
+        NonFiniteLoss, OutOfMemory: the setting does not work.
+        DeviceError: the device failed, or other processes fill it.
+        TrialError: the monitor was undefined in all epochs.
+        TrialInterrupted, LeaseLost: from the context.
+    """
+    trial = TrainingState(config, context, data, accumulation=config.train.accumulation)
+    device = pick_device(config.runtime.device)
+    with log_to(trial.layout.log):
+        while True:
+            try:
+                with device_errors():
+                    run_epochs(trial)
+                return trial.result("complete")
+            except TrialPruned:
+                return trial.result("pruned")
+            except OutOfMemory:
+                pass
+            finally:
+                memory.release(device)
+            # Outside of `except`, so that the error no longer holds on to the tensors of the failed step.
+            _halve_parts(trial)
+
+
+def run_epochs(trial: TrainingState) -> None:
+    """All epochs from the last finished one on, until the last one or the end of patience.
+
+    Raises:
+        TrialPruned: the pruner ended the trial; all is written.
+    """
+    run = _start(trial)
+    _publish(trial, range(1, trial.epoch + 1))
+    while trial.epoch < trial.config.train.epochs and not trial.is_exhausted():
+        epoch = trial.epoch + 1
+        train = train_epoch(run, epoch, accumulation=trial.accumulation, check=trial.context.check)
+        val = validate_epoch(run, epoch, check=trial.context.check)
+        is_best = trial.add(_with_changes(trial, train), val)
+        write_resume(run, trial)
+        if is_best:
+            write_kept_epoch(run, trial)
+        _log_epoch(trial, train, val, is_best=is_best)
+        _publish(trial, range(epoch, epoch + 1))
+    if not trial.kept_epoch:
+        raise TrialError(f"monitor {trial.config.monitor!r} was undefined (NaN) in all {trial.epoch} epochs")
+
+
+def _start(trial: TrainingState) -> TrainingSetup:
+    """The run at the state of the resume checkpoint, or at its beginning where there is none."""
+    trial.records, trial.kept_epoch = [], 0
+    resume = read_resume(trial)
+    if resume is not None:
+        trial.accumulation = max(trial.accumulation, resume.accumulation)
+    run = build_run(trial)
+    device = describe_device(run.arithmetic.device)
+    logger.info(
+        "trial %d, attempt %d on %s, %s", trial.context.number, trial.context.attempt, device, run.arithmetic.precision
+    )
+    if resume is not None:
+        resume.load_into(run, trial)
+        if repair_kept(run, trial):
+            logger.info("resumes after epoch %d from %s", trial.epoch, resume.path.name)
+            return run
+        logger.warning("%s of epoch %d is lost, training starts again", trial.layout.kept, trial.kept_epoch)
+        trial.records, trial.kept_epoch = [], 0
+        run = build_run(trial)
+    if trial.config.monitor not in _ALWAYS_MEASURED:
+        probe = validate_epoch(run, 1, check=trial.context.check, n_batches=1)
+        look_up(flatten([probe]), trial.config.monitor)
+    return run
+
+
+def _publish(trial: TrainingState, new_epochs: range) -> None:
+    """Writes all epochs to the database and the CSV and reports the new ones; after a resume, all are new."""
+    if not trial.records:
+        return
+    trial.context.record(trial.records)
+    write_csv(trial.layout.epochs_csv, trial.records, check=trial.context.check)
+    for epoch in new_epochs:
+        trial.context.report(trial.monitored(epoch), epoch)
+    if trial.context.should_prune():
+        raise TrialPruned(f"pruned after epoch {trial.epoch}")
+
+
+def _with_changes(trial: TrainingState, train: EpochRecord) -> EpochRecord:
+    """Notes a setting that is no longer the one that was asked for."""
+    if trial.accumulation == trial.config.train.accumulation:
+        return train
+    return replace(train, metrics={**train.metrics, "accumulation": float(trial.accumulation)})
+
+
+def _halve_parts(trial: TrainingState) -> None:
+    """Doubles the accumulation after memory ran out, if that is allowed and divides the batch.
+
+    Raises:
+        OutOfMemory: it is not.
+    """
+    batch_size, image_size_px = trial.config.train.batch_size, trial.config.data.image_size_px
+    said = (
+        f"out of memory with {batch_size // trial.accumulation} images of {image_size_px} px at once "
+        f"(train.batch_size {batch_size}, accumulation {trial.accumulation})"
+    )
+    if not trial.config.train.halve_on_oom:
+        raise OutOfMemory(f"{said}; set train.halve_on_oom=true or a larger train.accumulation")
+    model = trial.config.model
+    n_needed = 2 if isinstance(model, DcalSettings) and model.has_pwca else 1  # pairs need two
+    if batch_size % (2 * trial.accumulation) or batch_size // (2 * trial.accumulation) < n_needed:
+        raise OutOfMemory(f"{said}, and these cannot be halved; use a smaller data.image_size_px or model")
+    trial.accumulation *= 2
+    logger.warning("%s; the epoch starts again with accumulation %d", said, trial.accumulation)
+
+
+def _log_epoch(trial: TrainingState, train: EpochRecord, val: EpochRecord, *, is_best: bool) -> None:
+    logger.info(
+        "epoch %d/%d: train loss %.4f, val loss %.4f, %s %.4f%s, lr %.3g, %.1f s, %.0f images/s, %.0f MB",
+        trial.epoch,
+        trial.config.train.epochs,
+        train.loss,
+        val.loss,
+        trial.config.monitor,
+        trial.monitored(trial.epoch),
+        " (kept)" if is_best else "",
+        train.lr,
+        train.seconds + val.seconds,
+        train.images_per_s,
+        max(train.peak_memory_mb, val.peak_memory_mb),
+    )

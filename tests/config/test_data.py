@@ -1,0 +1,59 @@
+"""What may be written under `data:`."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from attnsearch.config.data import MAX_SYNTHETIC_CLASSES, CubData, DataConfig, FolderData, SyntheticData
+
+ADAPTER: TypeAdapter[SyntheticData | FolderData | CubData] = TypeAdapter(DataConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"name": "synthetic"}', SyntheticData),
+        ('{"name": "folder", "root": "x"}', FolderData),
+        ('{"name": "cub", "root": "x"}', CubData),
+    ],
+)
+def test_the_name_chooses_the_settings_class(text: str, kind: type) -> None:
+    assert type(ADAPTER.validate_json(text)) is kind
+
+
+def test_an_unknown_data_set_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="imagenet"):
+        ADAPTER.validate_json('{"name": "imagenet"}')
+
+
+def test_a_folder_needs_a_root() -> None:
+    with pytest.raises(ValidationError, match="root"):
+        ADAPTER.validate_json('{"name": "folder"}')
+
+
+@pytest.mark.parametrize(("size", "ratio", "resized"), [(224, 0.875, 256), (448, 0.875, 512), (96, 0.875, 109)])
+def test_the_resized_side_follows_from_size_and_crop_ratio(size: int, ratio: float, resized: int) -> None:
+    cfg = SyntheticData(image_size_px=size, crop_ratio=ratio)
+    assert (cfg.resized_px, cfg.cached_px) == (resized, resized)
+
+
+def test_a_larger_cache_is_kept_and_a_smaller_one_refused() -> None:
+    assert SyntheticData(image_size_px=96, cache_px=150).cached_px == 150
+    with pytest.raises(ValidationError, match=r"at least .* = 109, got 100"):
+        SyntheticData(image_size_px=96, cache_px=100)
+
+
+def test_root_expands_home_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICTURES", "birds")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert FolderData(root="~/$PICTURES").root_path == Path("/home/ada/birds")
+
+
+@pytest.mark.parametrize("n_parts", sorted(MAX_SYNTHETIC_CLASSES))
+def test_more_classes_than_codes_are_refused(n_parts: int) -> None:
+    limit = MAX_SYNTHETIC_CLASSES[n_parts]
+    assert SyntheticData(n_classes=limit, n_differing_parts=n_parts).n_classes == limit
+    if limit < max(MAX_SYNTHETIC_CLASSES.values()):
+        with pytest.raises(ValidationError, match=rf"at most {limit} .* got {limit + 1}"):
+            SyntheticData(n_classes=limit + 1, n_differing_parts=n_parts)

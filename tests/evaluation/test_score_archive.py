@@ -1,0 +1,291 @@
+"""Scores of an archive: what they are of, that they go on where they were cut off, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnsearch.config.evaluation import ScoreSettings
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import with_settings
+from attnsearch.data.loader import DataSource, open_data
+from attnsearch.errors import ConfigError, DataError, TrialInterrupted
+from attnsearch.evaluation import score_archive as module
+from attnsearch.evaluation.evaluation import collect, fixed_subset
+from attnsearch.evaluation.score_archive import sanity_steps, score_archive, score_references, scored_ids
+from attnsearch.store.archive import read_archive
+from attnsearch.store.image_scores import ScoreJournal, ScoreTable, read_scores
+from attnsearch.store.layout import TrialLayout
+from attnsearch.training.trainer import fit
+from tests.tiny import ConfigMaker, RecordingContext
+
+MODEL = {"name": "br_npa", "stride_stage3": 1, "stride_stage4": 1}  # maps of 4 x 4 cells
+ALL = ("faithfulness", "localisation", "complexity", "correlation", "average_drop", "road")
+SETTINGS = ScoreSettings(families=ALL, n_images=6, n_steps=4, second_fill="blur")
+Scorer = Callable[..., ScoreTable]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: ConfigMaker) -> ExperimentConfig:
+    return tiny_config(model=MODEL, train={"epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def trained(config: ExperimentConfig, data: DataSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trained trial with an archive of its six validation images."""
+    context = RecordingContext(tmp_path_factory.mktemp("trained"))
+    fit(config, context, data=data)
+    files = TrialLayout(context.directory)
+    collect(config, files.kept, data, "val", archive=files.archive("val"))
+    return context.directory
+
+
+@pytest.fixture
+def files(trained: Path, tmp_path: Path) -> TrialLayout:
+    return TrialLayout(Path(shutil.copytree(trained, tmp_path / "trial")))
+
+
+@pytest.fixture
+def scored(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> Scorer:
+    def run(**named: Any) -> ScoreTable:
+        named = {"settings": SETTINGS, **named}
+        return score_archive(config, files.kept, data, files.archive("val"), files.scores("val"), **named)
+
+    return run
+
+
+def test_every_score_of_every_image_is_written(scored: Scorer, files: TrialLayout, data: DataSource) -> None:
+    table = scored()
+    assert table.image_ids == data.tables.val.image_ids
+    assert set(table.values) == {
+        *("relevance_gain", "deletion_gain", "deletion", "insertion", "random_deletion", "masked_score"),
+        *("relevance_gain_blur", "deletion_correlation", "insertion_correlation"),
+        *("average_drop", "average_increase", "average_deletion_drop", "road"),
+        *("sparsity", "gini", "entropy", "effective_area"),
+    }  # this data set has no masks, boxes or points
+    assert table.curve_names == ("deletion", "least_first", "insertion", "random_deletion")
+    assert table.fractions == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert table.curves.shape == (6, 4, 5)
+    read = read_scores(files.scores("val"))
+    for name, column in table.values.items():
+        np.testing.assert_array_equal(read.values[name], column)
+    assert read.about["checkpoint"] == {"epoch": 1, "config": table.about["checkpoint"]["config"]}
+    assert not files.scores("val").journal.exists()
+
+
+def test_curves_agree_with_their_areas(scored: Scorer) -> None:
+    table = scored()
+    curves = dict(zip(table.curve_names, np.asarray(table.curves, dtype=np.float64).swapaxes(0, 1), strict=True))
+    np.testing.assert_allclose(table.values["deletion"], np.trapezoid(curves["deletion"], dx=0.25), atol=1e-6)
+    np.testing.assert_allclose(table.values["insertion"], np.trapezoid(curves["insertion"], dx=0.25), atol=1e-6)
+    np.testing.assert_array_equal(curves["insertion"], curves["least_first"][:, ::-1])
+    np.testing.assert_allclose(table.values["masked_score"], curves["deletion"][:, -1], atol=1e-6)
+    gain = (curves["least_first"] - curves["deletion"]).mean(axis=1)
+    assert not np.allclose(gain, table.values["relevance_gain"], equal_nan=True)  # that one is of normalised curves
+
+
+def test_more_images_at_once_change_no_score(scored: Scorer, files: TrialLayout) -> None:
+    first = scored()
+    files.scores("val").about.unlink()
+    second = scored(settings=SETTINGS.model_copy(update={"batch_images": 3}))
+    assert second.digest == first.digest
+    for name, column in first.values.items():
+        np.testing.assert_allclose(second.values[name], column, atol=1e-4)
+
+
+def test_images_are_those_of_every_trial(scored: Scorer, data: DataSource) -> None:
+    few = scored(settings=SETTINGS.model_copy(update={"n_images": 2, "families": ("complexity",)}))
+    table = data.tables.val
+    assert few.image_ids == tuple(table.image_ids[row] for row in fixed_subset(table, 2))
+    assert few.curves.shape == (2, 0, 0)
+
+
+def test_finished_scoring_is_not_repeated(scored: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = scored()
+    monkeypatch.setattr(module, "SaliencyScorer", None)
+    assert scored().digest == first.digest
+
+
+def test_other_settings_are_another_scoring(scored: Scorer) -> None:
+    first = scored()
+    second = scored(settings=SETTINGS.model_copy(update={"n_steps": 2}))
+    assert second.digest != first.digest
+    assert len(second.fractions) == 3
+
+
+def test_cut_off_scoring_goes_on_after_its_last_chunk(
+    scored: Scorer, files: TrialLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_IMAGES", 2)
+    whole = scored()
+    files.scores("val").about.unlink()
+    seen: list[int] = []
+
+    def check() -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            raise TrialInterrupted
+
+    with pytest.raises(TrialInterrupted):
+        scored(check=check)
+    assert len(ScoreJournal(files.scores("val").journal, whole.digest).read()) == 2
+    again = scored(check=lambda: seen.append(1))
+    assert len(seen) == 2 + 2 + 3  # two chunks were left, and three files were written
+    for name, column in whole.values.items():
+        np.testing.assert_array_equal(again.values[name], column)
+    np.testing.assert_array_equal(again.curves, whole.curves)
+
+
+def test_protocol_of_br_npa_changes_raw_areas_alone(scored: Scorer) -> None:
+    standard, other = scored(), scored(settings=SETTINGS.model_copy(update={"protocol": "br_npa"}))
+    curve = np.asarray(other.curves[:, 0], dtype=np.float64)
+    np.testing.assert_allclose(other.values["deletion"], np.trapezoid(curve[:, 1:], dx=1 / 3), atol=1e-6)
+    np.testing.assert_array_equal(other.values["relevance_gain"], standard.values["relevance_gain"])
+    assert not np.allclose(other.values["insertion"], standard.values["insertion"])
+
+
+def test_finer_maps_are_pooled_to_the_grid(scored: Scorer) -> None:
+    table = scored(settings=SETTINGS.model_copy(update={"grid": 2, "n_steps": 16}))
+    assert table.about["grid"] == [2, 2]
+    assert table.fractions == (0.0, 0.25, 0.5, 0.75, 1.0)  # a step for each of the four cells
+
+
+def test_maps_with_nan_are_undefined_counted_and_said(
+    scored: Scorer, files: TrialLayout, caplog: pytest.LogCaptureFixture
+) -> None:
+    saliency = np.load(files.archive("val").saliency)
+    saliency[0, 1, 1], saliency[1] = np.nan, 0.25
+    np.save(files.archive("val").saliency, saliency)
+    with caplog.at_level(logging.WARNING):
+        table = scored()
+    assert all(math.isnan(column[0]) for column in table.values.values())
+    assert np.isnan(table.curves[0]).all()
+    assert math.isnan(table.values["deletion"][1])  # a flat map has no order
+    assert table.values["gini"][1] == 0.0
+    assert table.n_undefined()["gini"] == 1
+    assert "1 of 6 maps are not finite" in caplog.text
+
+
+def test_class_is_the_predicted_one_or_the_label(scored: Scorer, files: TrialLayout) -> None:
+    path = files.archive("val").images
+    first, row, *rest = path.read_text().splitlines()
+    cells = row.split(",")
+    cells[4] = str(1 - int(cells[2]))  # the prediction of the first image is wrong
+    path.write_text("\n".join([first, ",".join(cells), *rest]) + "\n")
+    wrong, right = (scored(settings=SETTINGS.model_copy(update={"target": one})) for one in ("predicted", "label"))
+    np.testing.assert_allclose(wrong.curves[0], 1 - np.asarray(right.curves[0]), atol=1e-5)
+    np.testing.assert_array_equal(wrong.curves[1:], right.curves[1:])
+
+
+def test_archive_of_another_checkpoint_is_refused(scored: Scorer, files: TrialLayout) -> None:
+    path = files.archive("val").about
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "epoch": 7}))
+    with pytest.raises(ConfigError, match=r"archive_val\.json is of epoch 7 .* of epoch 1"):
+        scored()
+
+
+def test_archive_of_another_data_set_is_refused(
+    scored: Scorer, files: TrialLayout, data: DataSource, config: ExperimentConfig
+) -> None:
+    path = files.archive("val").images
+    path.write_text(path.read_text().replace("val/red/0.png", "val/red/zero.png"))
+    with pytest.raises(DataError, match=r"1 images that the val split lacks, the first is 'val/red/zero\.png'"):
+        scored()
+
+
+def test_archive_of_another_crop_is_refused(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> None:
+    other = with_settings(config, {"data.crop_ratio": 0.5})
+    with pytest.raises(ConfigError, match=r"data\.crop_ratio: is 0\.5, and .*archive_val\.json was made with 0\.875"):
+        score_archive(other, files.kept, data, files.archive("val"), files.scores("val"), settings=SETTINGS)
+
+
+def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: TrialLayout) -> None:
+    """The model is as sure of the archived pictures as it can be, and of these ones it is not at all."""
+    path = files.archive("val").images
+    head, *rows = [line.split(",") for line in path.read_text().splitlines()]
+    column = head.index("confidence")
+    for row in rows:
+        row[column] = str(float(row[column]) - 0.4)
+    path.write_text("\n".join(map(",".join, [head, *rows])) + "\n")
+    with pytest.raises(DataError, match=r"get other probabilities than in the archive .* 0\.40\), so their pictures"):
+        scored()
+    assert not files.scores("val").about.exists()
+
+
+def test_other_classes_of_the_same_images_are_refused(scored: Scorer, files: TrialLayout) -> None:
+    path = files.archive("val").images
+    first, row, *rest = path.read_text().splitlines()
+    cells = row.split(",")
+    cells[2], cells[3] = "0" if cells[2] == "1" else "1", cells[3]
+    path.write_text("\n".join([first, ",".join(cells), *rest]) + "\n")
+    with pytest.raises(DataError, match="has 1 images of other classes than the val split, the first is"):
+        scored()
+
+
+def test_split_with_more_images_than_the_archive_is_refused(data: DataSource, files: TrialLayout) -> None:
+    """An archive of two of the six images, that are not those which all trials are scored on."""
+    table = data.tables.val
+    wanted = {table.image_ids[row] for row in fixed_subset(table, 2)}
+    archived = replace(read_archive(files.archive("val")), image_ids=tuple(sorted({*table.image_ids} - wanted))[:2])
+    with pytest.raises(DataError, match="val split has 2 images to score that the archive lacks, the first is 'val/"):
+        scored_ids(archived, table, 2)
+
+
+def test_more_images_than_archived_are_refused(scored: Scorer) -> None:
+    with pytest.raises(ConfigError, match=r"at most the 6 archived val images, got 7"):
+        scored(settings=SETTINGS.model_copy(update={"n_images": 7}))
+
+
+def test_archive_without_saliency_is_refused(scored: Scorer, files: TrialLayout) -> None:
+    path = files.archive("val").about
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "arrays": {}}))
+    with pytest.raises(ConfigError, match="has no saliency"):
+        scored()
+
+
+def test_references_are_scored_on_the_same_images(
+    config: ExperimentConfig, data: DataSource, files: TrialLayout
+) -> None:
+    found = score_references(config, files.kept, data, files.archive("val"), ["uniform", "centre"], settings=SETTINGS)
+    assert found["uniform"].image_ids == data.tables.val.image_ids
+    assert found["uniform"].n_undefined()["relevance_gain"] == 6
+    assert found["uniform"].means()["entropy"] == pytest.approx(1.0)
+    assert found["centre"].means()["gini"] > 0.1
+
+
+def test_sanity_steps_are_of_the_named_images(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> None:
+    steps = sanity_steps(config, files.kept, data, "val", data.tables.val.image_ids[:2])
+    assert {len(step.similarity) for step in steps} == {2}
+    assert steps[0].parts == ("head",)
+
+
+def test_ground_truth_is_scored_where_there_is_some(tmp_path: Path) -> None:
+    from attnsearch.config.load import load_experiment
+    from tests.conftest import TINY
+
+    config = load_experiment("br_npa_low_res", profile="demo", overrides=[*TINY, "data.image_size_px=64"])
+    data = open_data(config.data)
+    context = RecordingContext(tmp_path)
+    fit(config, context, data=data)
+    files = TrialLayout(tmp_path)
+    collect(config, files.kept, data, "val", archive=files.archive("val"))
+    table = score_archive(config, files.kept, data, files.archive("val"), files.scores("val"))
+    assert {"pointing_hit", "energy_in_mask", "rank_in_mask", "iou_in_mask", "best_iou_in_mask"} < set(table.values)
+    assert not [name for name in table.values if "@" in name]
+    means = table.means()
+    assert means["best_iou_in_mask"] >= means["iou_in_mask"]  # 0.5 is one of those that it is chosen from
+    assert 0.1 <= table.about["iou_thresholds"]["iou_in_mask"] <= 0.9
+    truth = score_references(config, files.kept, data, files.archive("val"), ["parts"])["parts"]
+    assert truth.means()["pointing_hit"] == 1.0
+    assert truth.means()["energy_in_mask"] > table.means()["energy_in_mask"]

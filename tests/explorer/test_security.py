@@ -1,0 +1,155 @@
+"""Who may ask the server, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from werkzeug.test import Client
+
+from attnsearch.explorer.security import COOKIE, LOOPBACK, Guard, new_token
+
+TOKEN = "a-token-of-this-test"
+
+
+def inner(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    headers = [("Content-Type", "text/plain"), ("Access-Control-Allow-Origin", "*")]
+    start_response("200 OK", headers)
+    return [b"inside"]
+
+
+def client(**settings: Any) -> Client:
+    return Client(Guard(inner, hosts=LOOPBACK, **settings), use_cookies=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8080", "LOCALHOST", "[::1]:8080", "127.0.0.1:1"])
+def test_own_names_are_answered(host: str) -> None:
+    assert client().get("/", headers={"Host": host}).text == "inside"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "127.0.0.1.nip.io",
+        "10.0.0.1",
+        "a b",
+        "@localhost",
+    ],
+)
+def test_foreign_host_is_refused(host: str) -> None:
+    """A page under another name that points here (DNS rebinding) must not read anything."""
+    answer = client().get("/", headers={"Host": host})
+    assert answer.status_code == 403
+    assert "inside" not in answer.text
+
+
+def test_missing_host_is_refused() -> None:
+    assert client().get("/", environ_overrides={"HTTP_HOST": ""}).status_code == 403
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_only_reading_by_default(method: str) -> None:
+    answer = client().open("/", method=method, headers={"Origin": "http://localhost"})
+    assert answer.status_code == 405
+    assert "--allow-edit" in answer.text
+
+
+def test_head_is_reading() -> None:
+    assert client().head("/").status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "http://localhost:9999", ""])
+def test_change_from_another_page_is_refused(origin: str) -> None:
+    answer = client(allow_edit=True).post("/", headers={"Host": "localhost", "Origin": origin})
+    assert (answer.status_code, answer.text) == (403, "changes must come from a page of this server\n")
+
+
+def test_change_without_origin_is_refused() -> None:
+    assert client(allow_edit=True).post("/", headers={"Host": "localhost"}).status_code == 403
+
+
+def test_change_from_own_page_passes() -> None:
+    headers = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
+    assert client(allow_edit=True).post("/", headers=headers).text == "inside"
+
+
+def test_token_is_asked_for_then_kept_in_a_cookie() -> None:
+    asking = client(token=TOKEN)
+    assert asking.get("/attention/").status_code == 403
+    assert asking.get("/attention/?token=wrong").status_code == 403
+    answer = asking.get(f"/attention/?token={TOKEN}&page=2")
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == "/attention/?page=2"
+    assert "HttpOnly" in answer.headers["Set-Cookie"]
+    assert "SameSite=Strict" in answer.headers["Set-Cookie"]
+    assert asking.get("/attention/?page=2").text == "inside"
+    again = asking.get(f"/attention/?page=2&token={TOKEN}")  # an address that is copied now must not carry it
+    assert again.headers["Location"] == "/attention/?page=2"
+
+
+def test_token_redirect_stays_on_this_server() -> None:
+    answer = client(token=TOKEN).get(
+        "/", query_string={"token": TOKEN}, environ_overrides={"PATH_INFO": "//evil.example/"}
+    )
+    assert answer.headers["Location"] == "/evil.example/"
+
+
+def test_wrong_or_broken_cookie_is_refused() -> None:
+    for cookie in (f"{COOKIE}=wrong", "a=b; ;;=", f"{COOKIE}=ü"):
+        assert client(token=TOKEN).get("/", environ_overrides={"HTTP_COOKIE": cookie}).status_code == 403
+
+
+def test_address_is_a_host_only_with_a_token() -> None:
+    answer = client(token=TOKEN).get(f"/?token={TOKEN}", headers={"Host": "192.168.1.7:8080"})
+    assert answer.status_code == 303
+
+
+def test_answers_cannot_be_read_by_other_pages() -> None:
+    headers = client().get("/").headers
+    assert "Access-Control-Allow-Origin" not in headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_tokens_are_long_and_differ() -> None:
+    assert len({new_token() for _ in range(10)}) == 10
+    assert len(new_token()) >= 32
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"/attention/api/epochs/a/b?trials=1,{2**63}",
+        f"/attention/api/grid/a/b/{10**19}",
+        f"/attention/api/grid/a/b/1?low=-{10**30}",
+        f"/attention/api/compare/a?t=hunt:{'9' * 5000}",
+        f"/api/studies/{2**63}",
+    ],
+)
+def test_numbers_beyond_64_bits_are_refused(address: str) -> None:
+    answer = client().get(address)
+    assert answer.status_code == 400
+    assert "64 bits, got one of" in answer.text
+
+
+@pytest.mark.parametrize("address", [f"/api/studies/{2**63 - 1}", f"/?image={'0' * 30}7&t=a:1", f"/?q={'9' * 30}.jpg"])
+def test_other_digits_pass(address: str) -> None:
+    assert client().get(address).text == "inside"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"method": "POST"}, 405),
+        ({"headers": {"Host": "evil.example"}}, 403),
+        ({"query_string": {"page": 2**64}}, 400),
+    ],
+)
+def test_scripts_are_refused_in_json(request_: dict[str, Any], status: int) -> None:
+    answer = client().open("/attention/api/study/a/b", **request_)
+    assert answer.status_code == status
+    assert list(answer.get_json()) == ["error"]

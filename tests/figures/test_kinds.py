@@ -1,0 +1,144 @@
+"""Each kind of figure, from maps whose place is known and from small models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.errors import ConfigError
+from attnsearch.evaluation.explain import explain
+from attnsearch.figures.explanation import Explanation, ImageToDraw
+from attnsearch.figures.kinds import DrawStyle, check_kind, draw, draw_cell, extra_maps
+from attnsearch.models import build_model
+from attnsearch.models.checkpoint import ModelCheckpoint
+
+CLASSES = ("gull", "skua", "tern")
+INTR = {
+    "name": "intr",
+    **{"backbone": "resnet10t", "weights": "none", "frozen_batch_norm": False, "width": 0.25},
+    **{"n_encoder_layers": 1, "n_decoder_layers": 2, "d_model": 16, "n_heads": 2, "feedforward_width": 16},
+}
+DCAL = {"name": "dcal", "width": 0.34, "depth": 3, "position_grid": 4, "weights": "none"}
+
+
+def subject(maps: dict[str, np.ndarray], *, true: str | None = "gull", predicted: str = "gull") -> Explanation:
+    saliency = next(iter(maps.values()))
+    box = np.array([0.0, 0.0, 40.0, 20.0])
+    return Explanation(ImageToDraw("a.jpg", Path("a.jpg"), true), predicted, 0.9, (20, 40), box, maps, None, saliency)
+
+
+def hot(row: int, column: int, height: float = 1.0) -> np.ndarray:
+    one = np.zeros((2, 4), dtype=np.float32)
+    one[row, column] = height
+    return one
+
+
+def picture() -> np.ndarray:
+    return np.full((40, 80, 3), 100, dtype=np.uint8)  # twice the original
+
+
+def kept(model: dict[str, object]) -> ModelCheckpoint:
+    settings = {
+        "name": "tiny",
+        "data": {"name": "folder", "root": "nowhere", "image_size_px": 64},
+        "model": model,
+        "train": {"precision": "fp32"},
+        "runtime": {"device": "cpu"},
+    }
+    config = ExperimentConfig.model_validate_json(json.dumps(settings))
+    torch.manual_seed(0)
+    state = build_model(config.model, len(CLASSES)).state_dict()
+    return ModelCheckpoint(Path("tiny"), config, CLASSES, 1, 1, "", state)
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> list[ImageToDraw]:
+    rng = np.random.default_rng(0)
+    found = []
+    for name, size in (("a.png", (70, 90, 3)), ("b.png", (90, 60, 3))):
+        Image.fromarray(rng.integers(0, 255, size).astype(np.uint8)).save(tmp_path / name)
+        found.append(ImageToDraw(name, tmp_path / name, "tern"))
+    return found
+
+
+def test_parts_are_red_green_and_blue_where_they_are_hot() -> None:
+    maps = {"one": hot(0, 0), "two": hot(0, 2), "three": hot(1, 3)}
+    panel = draw_cell(subject(maps), picture(), DrawStyle(rule="cells"), as_parts=True)
+    assert [panel.pixels[y, x].tolist() for y, x in ((10, 10), (10, 50), (30, 70))] == [
+        [255, 0, 0],
+        [0, 255, 0],
+        [0, 0, 255],
+    ]
+
+
+def test_a_weak_part_stays_weak_unless_it_asks_for_its_own_scale() -> None:
+    maps = {"one": hot(0, 0), "two": hot(0, 2, 0.5)}
+    shared, own = (
+        draw_cell(subject(maps), picture(), DrawStyle(rule="cells", own_scale=own_scale), as_parts=True).pixels[
+            10, 50, 1
+        ]
+        for own_scale in (False, True)
+    )
+    assert own == 255
+    assert shared == pytest.approx(127 + 100 * 0.35 / 2, abs=2)  # half light, half of the dark picture
+
+
+def test_maps_are_weighted_by_the_norm() -> None:
+    weighted = replace(subject({"one": hot(0, 0)}), norm=np.full((2, 4), 3.0, dtype=np.float32)).weighted()
+    assert weighted["one"].max() == 3
+
+
+def test_contour_lies_on_the_hot_cell() -> None:
+    row = draw("contour", subject({"one": hot(1, 2)}), picture(), DrawStyle(percentile=94)).rows[0]
+    (line,) = row.panels[1].lines
+    x, y = line.mean(axis=0)
+    assert x == pytest.approx(50, abs=1)
+    assert 20 < y < 40  # the border is repeated below the last row
+
+
+def test_wrong_prediction_is_marked() -> None:
+    note = draw("overlay", subject({"one": hot(0, 0)}, predicted="tern"), picture(), DrawStyle()).rows[0].panels[0]
+    assert (note.note, note.is_right) == ("≠ tern 0.90", False)
+    unknown = draw("overlay", subject({"one": hot(0, 0)}, true=None), picture(), DrawStyle()).rows[0].panels[0]
+    assert (unknown.note, unknown.is_right) == ("gull 0.90", None)
+
+
+@pytest.mark.parametrize(("kind", "n_panels"), [("heads", 4), ("classes", 4), ("layers", 3)])
+def test_kinds_of_intr(kind: str, n_panels: int, wanted: list[ImageToDraw]) -> None:
+    checkpoint = kept(INTR)
+    names = lambda model: extra_maps(kind, checkpoint.config.model, model)  # noqa: E731
+    subjects = list(explain(checkpoint, wanted, maps=names, top_q=3))
+    assert [one.size_hw for one in subjects] == [(70, 90), (90, 60)]
+    for one in subjects:
+        grid = draw(kind, one, picture(), DrawStyle())
+        assert {len(row.panels) for row in grid.rows} == {n_panels}
+        assert sum(entry.probability for entry in one.classes) == pytest.approx(1, abs=1e-5)
+
+
+def test_true_class_is_among_the_likeliest(wanted: list[ImageToDraw]) -> None:
+    for true in CLASSES:
+        (one,) = explain(kept(INTR), [replace(wanted[0], true=true)], top_q=1)
+        assert [entry.name for entry in one.classes] == [true]
+
+
+@pytest.mark.parametrize(("kind", "n_panels"), [("branches", 4), ("patches", 3), ("layers", 4), ("heads", 3)])
+def test_kinds_of_dcal(kind: str, n_panels: int, wanted: list[ImageToDraw]) -> None:
+    checkpoint = kept(DCAL)
+    names = lambda model: extra_maps(kind, checkpoint.config.model, model)  # noqa: E731
+    for one in explain(checkpoint, wanted, maps=names):
+        (row,) = draw(kind, one, picture(), DrawStyle()).rows
+        assert len(row.panels) == n_panels
+
+
+def test_kinds_that_a_model_cannot_show_are_refused() -> None:
+    with pytest.raises(ConfigError, match="drawn of br_npa and b_cnn, and this model is dcal"):
+        check_kind("parts", kept(DCAL).config.model)
+    with pytest.raises(ConfigError, match="variant sa_only"):
+        check_kind("patches", kept({**DCAL, "variant": "sa_only"}).config.model)

@@ -1,0 +1,109 @@
+"""Intervals, tests and agreement against known numbers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from attnsearch.metrics.statistics import (
+    bootstrap_interval,
+    holm,
+    krippendorff_alpha,
+    paired,
+    rank_reliability,
+    welch,
+)
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "brnpa_welch.npz", allow_pickle=False)
+
+
+def test_welch_is_that_of_the_released_code() -> None:
+    scores = GOLDEN["scores"]
+    for i, first in enumerate(scores):
+        for j, second in enumerate(scores):
+            if i == j:
+                continue
+            found = welch(first, second)
+            assert found.statistic == pytest.approx(float(GOLDEN["t_stat"][i, j]), rel=1e-9)
+            assert found.dof == pytest.approx(float(GOLDEN["dof"][i, j]), rel=1e-9)
+            assert found.p == pytest.approx(float(GOLDEN["p_value"][i, j]), rel=1e-9)
+            assert (found.p < 0.05) == bool(GOLDEN["significant"][i, j])
+
+
+def test_pairing_sees_what_welch_does_not() -> None:
+    level = np.linspace(0, 10, 20)  # images differ far more than models
+    better = level + np.where(np.arange(20) % 2, 0.1, 0.2)
+    assert paired(better, level).p < 1e-6
+    assert welch(better, level).p > 0.5
+    assert paired(better, level).difference == pytest.approx(0.15)
+
+
+def test_undefined_scores_are_left_out_of_both_sides() -> None:
+    first, second = np.array([1.0, math.nan, 3.0, 5.0]), np.array([0.0, 7.0, math.nan, 2.0])
+    found = paired(first, second)
+    assert (found.n, found.difference) == (2, 2.0)
+    assert bootstrap_interval(first).n == 3
+
+
+def test_what_cannot_be_tested_is_nan() -> None:
+    same = np.ones(5)
+    for found in (paired(same, same), welch(same, same), paired(same[:1], same[:1])):
+        assert math.isnan(found.p)
+    assert math.isnan(bootstrap_interval(np.array([math.nan])).mean)
+
+
+def test_bootstrap_covers_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for trial in range(200):
+        found = bootstrap_interval(rng.normal(size=60), n_resamples=400, seed=trial)
+        hits += found.low <= 0.0 <= found.high
+    assert 0.89 <= hits / 200 <= 0.99
+    assert bootstrap_interval(np.arange(9.0)) == bootstrap_interval(np.arange(9.0))
+
+
+def test_holm_corrects_by_rank() -> None:
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.01, math.nan, 0.9])), [0.02, math.nan, 0.9])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1.0, 1.0])
+
+
+def test_alpha_is_one_for_agreement_and_nought_for_chance() -> None:
+    order = np.arange(4.0)[:, None]
+    assert krippendorff_alpha(np.repeat(order, 30, axis=1)) == pytest.approx(1.0)
+    noise = np.random.default_rng(0).random((4, 4000))
+    assert krippendorff_alpha(noise) == pytest.approx(0.0, abs=0.01)
+    against = np.concatenate([np.repeat(order, 5, axis=1), np.repeat(-order, 5, axis=1)], axis=1)
+    assert krippendorff_alpha(against) < 0
+    assert math.isnan(krippendorff_alpha(np.ones((3, 5))))
+
+
+def test_alpha_of_a_textbook_table() -> None:
+    # Four observers, twelve units, ordinal, without the missing ones: units 2 to 10 as complete pairs of two observers.
+    # With two raters and n units, alpha = 1 - (2n - 1) * sum d(a, b) / sum over all pairs of d, d by ordinal distance.
+    scores = np.array([[1.0, 1.0], [2.0, 3.0], [3.0, 2.0], [4.0, 4.0]])  # ranks 1 to 4, two of them swapped
+    # Each rank occurs twice; ordinal distance of neighbours: (2/2 + 2/2)^2 = 4, and (2 d)^2 for d ranks apart.
+    observed = 2 * 4.0 * 2 / 8  # two disagreeing units, counted in both directions, over 8 values
+    pairs = [(2 * (a - b)) ** 2 for a in range(4) for b in range(4) for _ in range(4)]
+    expected = sum(pairs) / (8 * 7)
+    assert krippendorff_alpha(scores) == pytest.approx(1 - observed / expected)
+
+
+def test_reliability_of_a_clear_and_of_an_open_race() -> None:
+    rng = np.random.default_rng(1)
+    clear = np.stack([rng.normal(1.0, 0.1, 50), rng.normal(0.0, 0.1, 50)])
+    assert rank_reliability(clear) == 1.0
+    open_race = np.stack([np.tile([0.0, 1.0], 25), np.tile([1.0, 0.0], 25)])
+    assert 0.4 <= rank_reliability(open_race) <= 0.65
+
+
+def test_scores_that_are_equal_for_all_images_of_one_model_are_tested_quietly() -> None:
+    """Such as a pointing game that is always won; the expected value is Student's test against a constant."""
+    scores = np.array([0.4, 1.0, 0.7, 0.9])
+    found = welch(np.full(6, 0.9), scores)
+    assert found.dof == pytest.approx(3.0)
+    assert found.p == pytest.approx(stats.ttest_1samp(scores, 0.9).pvalue)

@@ -1,0 +1,187 @@
+"""The report: what it says, that it needs nothing beside itself, and that it changes nothing."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnsearch.config.evaluation import ScoreSettings
+from attnsearch.errors import StoreError
+from attnsearch.report.charts import front_of_points
+from attnsearch.report.page import build_report, commands, p_value, save_figures
+from attnsearch.store.image_scores import ImageScore, make_table
+from attnsearch.store.image_scores import write_score_files as write_table
+from attnsearch.store.layout import StudyLayout
+from attnsearch.types import SPLITS, Split
+from tests.explorer.built import CLASSES, Built, build
+
+
+@pytest.fixture(scope="module")
+def page(built: Built) -> str:
+    return build_report(built.root).html
+
+
+def write_faithfulness(layout: StudyLayout, number: int, shift: float, split: Split = "val") -> None:
+    settings = ScoreSettings().identity()
+    about = {"format": 1, "version": 1, "settings": settings, "split": split, "images": "x", "digest": ""}
+    about |= {"grid": [4, 5], "checkpoint": {"epoch": 3}}
+    values = shift + 0.1 * np.sin(np.arange(6.0) * (1 + shift))
+    rows = [ImageScore(f"{row}.jpg", {"relevance_gain": float(value)}, {}) for row, value in enumerate(values)]
+    write_table(layout.trial(number).scores(split), make_table(rows, [], {**about, "grid": [4, 5], "n_images": 6}))
+
+
+def test_page_needs_nothing_beside_itself(page: str) -> None:
+    loaded = re.findall(r'(?:src|href|xlink:href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
+    assert len(loaded) > 10
+    assert not [one for one in loaded if not one.startswith(("#", "data:image/"))]
+    assert "<script" not in page
+    assert len(page) < 2_000_000
+
+
+def test_page_shows_every_trial_with_its_value(page: str) -> None:
+    for number, accuracy in enumerate((0.5, 0.5571, 0.6143)):  # 0.5 + 0.4 n / 7
+        assert re.search(rf'<td class="n">{number}</td><td>complete</td>\s*<td class="n">{accuracy}</td>', page)
+
+
+def test_hostile_names_are_text(page: str) -> None:
+    assert CLASSES[1] not in page
+    assert html.escape(CLASSES[1], quote=False).replace("'", "&#39;") in page
+
+
+def test_ids_of_the_charts_do_not_meet(page: str) -> None:
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) > 50
+    assert len(ids) == len(set(ids))
+    used = {name for pair in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page) for name in pair if name}
+    assert used <= set(ids)
+
+
+def test_confused_classes_are_counted_in_both_directions(page: str) -> None:
+    assert re.search(r'<td class="n">3</td><td class="n">1</td><td class="n">2</td><td class="n">0.5</td>', page)
+
+
+def test_no_machine_path_is_in_the_page(page: str, built: Built) -> None:
+    assert str(built.root.parent) not in page
+
+
+def test_absent_scores_are_said_in_one_line(page: str) -> None:
+    assert page.count("No maps were scored here") == 1
+
+
+def test_scores_become_intervals_and_tests(copied: Built) -> None:
+    first = copied.layout
+    run = StudyLayout(first.root, "here", "run")
+    shutil.copytree(first.trial(0).directory, run.trial(0).directory)
+    best = build_report(first.experiment_dir)
+    assert "No maps were scored here" in best.html
+    chosen = int(re.search(r"Best trial (\d+)", best.html)[1])  # type: ignore[index]
+    write_faithfulness(first, chosen, 0.3)
+    write_faithfulness(run, 0, 0.1)
+    page = build_report(first.experiment_dir).html
+    assert "<th>relevance_gain</th>" in page
+    pair = re.search(r"<td>hunt</td><td>run</td>\s*<td class=\"n\">([+-][\d.]+)</td>", page)
+    expected = 0.2 + 0.1 * (np.sin(np.arange(6) * 1.3).mean() - np.sin(np.arange(6) * 1.1).mean())
+    assert pair is not None
+    assert float(pair[1]) == pytest.approx(expected, abs=6e-4)
+
+
+def test_scores_on_test_are_shown_once_every_scored_study_has_them(copied: Built) -> None:
+    first = copied.layout
+    run = StudyLayout(first.root, "here", "run")
+    shutil.copytree(first.trial(0).directory, run.trial(0).directory)
+    chosen = int(re.search(r"Best trial (\d+)", build_report(first.experiment_dir).html)[1])  # type: ignore[index]
+    for split in SPLITS[1:]:
+        write_faithfulness(first, chosen, 0.3, split)
+    write_faithfulness(run, 0, 0.1)
+    assert "Means over 6 images of val" in build_report(first.experiment_dir).html
+    write_faithfulness(run, 0, 0.1, "test")
+    assert "Means over 6 images of test" in build_report(first.experiment_dir).html
+
+
+def test_importances_are_drawn_where_enough_trials_are_complete(tmp_path: Path) -> None:
+    report = build_report(build(tmp_path, n_trials=12, n_with_maps=0).root)
+    assert "importance-here-hunt" in report.figures
+    assert "Importances of the settings need" not in report.html
+    assert "No sample pictures" in report.html
+
+
+def test_reading_changes_nothing(copied: Built) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        files = [path for path in copied.root.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal"))]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+    before = state()
+    build_report(copied.root)
+    assert len(before) > 10
+    assert state() == before
+
+
+def test_figures_are_written_as_pdf(copied: Built, tmp_path: Path) -> None:
+    paths = save_figures(build_report(copied.root), tmp_path / "pdf")
+    assert {path.name for path in paths} >= {
+        "curves-here-hunt.pdf",
+        "confusion-here-hunt.pdf",
+        "front-here-sparsity.pdf",
+    }
+    assert all(path.read_bytes().startswith(b"%PDF") for path in paths)
+
+
+def test_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no study"):
+        build_report(tmp_path)
+
+
+def test_commands_name_the_chosen_trial(built: Built) -> None:
+    from attnsearch.report.facts import StudyFacts, read_facts
+    from attnsearch.results.reader import Results, find_experiments
+
+    library = Results(find_experiments(built.root))
+    facts = read_facts(library, library.studies()[0])
+    assert isinstance(facts, StudyFacts)
+    assert facts.chosen is not None
+    written = [command for _, command in commands(facts)]
+    assert "attnsearch search results/here/hunt/study.yaml" in written
+    assert f"attnsearch evaluate here/hunt --trial {facts.chosen.number} --split val" in written
+    assert not any("--split test" in command for command in written)
+
+
+def test_front_keeps_what_no_other_beats() -> None:
+    points = [(0.1, 0.5), (0.2, 0.7), (0.3, 0.6), (0.3, 0.7), (0.4, 0.9)]
+    assert front_of_points(points, False, True) == [(0.1, 0.5), (0.2, 0.7), (0.4, 0.9)]  # x down, y up
+    assert front_of_points(points, True, True) == [(0.4, 0.9)]
+
+
+def test_small_p_values_are_bounded() -> None:
+    assert [p_value(value) for value in (0.0004, 0.0312, float("nan"))] == ["< 0.001", "0.031", "–"]
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "safetensors"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+from attnsearch.cli import main
+sys.exit(main(["report", sys.argv[1], "--to", sys.argv[2]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_copied_folder_is_reported_without_torch_and_without_the_data(copied: Built, tmp_path: Path) -> None:
+    shutil.rmtree(copied.data_root)
+    target = tmp_path / "r.html"
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(copied.root), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "data:image/jpeg;base64," in target.read_text()

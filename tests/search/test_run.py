@@ -1,0 +1,72 @@
+"""How a worker ends, and what the supervisor leaves behind; the trials, or the whole worker, are played."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnsearch.cli import main, searching
+from attnsearch.errors import DataError, DeviceError
+from attnsearch.search import worker as worker_module
+from attnsearch.search.context import Worker
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.run import supervise
+from tests.search.studies import loaded_study
+
+Open = Callable[..., StudyHandle]
+
+
+def test_trial_of_a_killed_search_goes_back_though_the_budget_is_spent(open_tiny: Open, play: Any) -> None:
+    session = open_tiny(n_trials=1)
+    session.study.tell(session.study.ask(), 0.5)
+    session.study.ask()  # under a larger budget than now
+    started = play([])
+    assert supervise(session, n_workers=1, should_stop=lambda: False, tick=lambda _session: None) == "finished"
+    assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "WAITING"]
+    assert not started
+
+
+def test_only_word_of_a_worker_is_the_error_that_ended_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def run(session: object, worker: object, *, started_at: float) -> None:
+        print("downloading")  # as a library would; nobody reads the pipe before the worker ends
+        raise DataError("x.jpg is broken")
+
+    monkeypatch.setattr(worker_module, "run_worker", run)
+    monkeypatch.setattr(searching, "load_study", lambda path: loaded_study())
+    monkeypatch.setattr(searching, "open_session", lambda *arguments: None)
+    file = tmp_path / "results/here/hunt/study.yaml"
+    assert main(["worker", str(file), "--parent", "0", "--started-at", "0"]) == 2
+    written = capsys.readouterr()
+    assert written.out == "x.jpg is broken\n"
+    assert "downloading" in written.err
+
+
+def test_worker_that_was_asked_to_stop_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(session: object, worker: Worker, *, started_at: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(worker_module, "run_worker", run)
+    monkeypatch.setattr(searching, "load_study", lambda path: loaded_study())
+    monkeypatch.setattr(searching, "open_session", lambda *arguments: None)
+    assert searching.work(tmp_path / "results/here/hunt/study.yaml", parent=0, started_at=0.0) == 130
+
+
+@pytest.mark.parametrize("error", [DeviceError("CUDA error: unknown error"), KeyError("oops")])
+def test_worker_ends_with_a_code_of_its_own_after_a_fault_that_may_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception
+) -> None:
+    def run(session: object, worker: Worker, *, started_at: float) -> None:
+        raise error
+
+    monkeypatch.setattr(worker_module, "run_worker", run)
+    monkeypatch.setattr(searching, "load_study", lambda path: loaded_study())
+    monkeypatch.setattr(searching, "open_session", lambda *arguments: None)
+    assert searching.work(tmp_path / "results/here/hunt/study.yaml", parent=0, started_at=0.0) == 75
+    assert capsys.readouterr().out in ("CUDA error: unknown error\n", "unexpected KeyError: 'oops'\n")
