@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,19 @@ def finished_run(private_cache: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     root = tmp_path_factory.mktemp("results")
     run_single(load_experiment("br_npa_low_res", profile="demo", overrides=TINY), root=root)
+    return root
+
+
+@pytest.fixture
+def old_results(tmp_path: Path) -> Path:
+    """A results folder that version 0.1 wrote: the study `here/hunt` and the plain run `here/one`.
+
+    Trials 0 and 1 of the study are complete, scored and published, trial 2 was stopped after its first epoch of two.
+    The weights are zeros, so that the file is small.
+    """
+    root = tmp_path / "old results"
+    with zipfile.ZipFile(Path(__file__).parent / "golden" / "results_0_1.zip") as packed:
+        packed.extractall(root)
     return root
 
 
