@@ -19,6 +19,11 @@ Beside the tree stand three outcomes of a trial that are not errors: `TrialPrune
 `TrialInterrupted` (someone asked the process to stop) and `LeaseLost` (another worker has taken the trial over).
 """
 
+import difflib
+from collections.abc import Iterable
+
+_LONGEST_NAME = 100
+
 
 class AttnSearchError(Exception):
     """Base of all errors; its text is one line that names the file or key, the value and the mend."""
@@ -86,3 +91,9 @@ class TrialInterrupted(Exception):
 
 class LeaseLost(Exception):
     """Another attempt owns the trial now; this one must write nothing more."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` where a known name is close, else nothing; very long words are no misspelled names."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
+    return f" (did you mean {close[0]!r}?)" if close else ""

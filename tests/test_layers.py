@@ -12,22 +12,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS = {
-    **dict.fromkeys(("types", "errors", "geometry"), 0),
-    **dict.fromkeys(("device", "files", "metrics", "progress"), 1),
-    "config": 2,
-    **dict.fromkeys(("data", "models", "store"), 3),
-    "figures": 4,
-    **dict.fromkeys(("training", "evaluation"), 5),
-    "search": 6,
-    "results": 7,
-    "explorer": 8,
-    "report": 9,
-    "cli": 10,
-    "__main__": 11,
-}
+ORDER = (
+    ("errors", "types", "geometry"),
+    ("plugins", "files", "progress"),
+    ("device", "metrics"),
+    ("config",),
+    ("data", "models", "store"),
+    ("figures",),
+    ("training", "evaluation"),
+    ("search",),
+    ("results",),
+    ("explorer",),
+    ("report",),
+    ("cli",),
+    ("__main__",),
+)
+"""From the ground up; packages of one row never import each other."""
+ROWS = {name: row for row, names in enumerate(ORDER) for name in names}
 TORCH_FREE = (
-    *("types", "errors", "geometry", "files", "progress", "config", "device", "store", "search.trials"),
+    *("types", "errors", "geometry", "plugins", "files", "progress", "config", "device", "store", "search.trials"),
     *("results", "report", "explorer", "cli"),
 )
 TORCH = ("torch", "torchvision", "timm", "safetensors")

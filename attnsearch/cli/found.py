@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attnsearch.config.load import load_stored_study
-from attnsearch.config.validation import suggest
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, suggest
 from attnsearch.search.handle import StudyHandle, open_session
 from attnsearch.search.trials import reader_url, rows_of
 from attnsearch.store.damage import database_content_errors

@@ -10,10 +10,9 @@ from attnsearch.cli.checkpoints import is_file_name
 from attnsearch.cli.found import find_run
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_experiment, with_overrides, without_variables
-from attnsearch.config.validation import suggest
 from attnsearch.data.build import build_tables
 from attnsearch.data.tables import ImageTable
-from attnsearch.errors import ConfigError, DataError, StoreError
+from attnsearch.errors import ConfigError, DataError, StoreError, suggest
 from attnsearch.explorer.archives import Archives
 from attnsearch.explorer.images import copy_of
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_picture

@@ -13,12 +13,12 @@ from attnsearch.config.base import dotted_keys
 from attnsearch.config.data import RootedData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import StudyConfig
-from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Faults, T, elsewhere, short, suggest, validate
+from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Faults, T, elsewhere, short, validate
 from attnsearch.config.variables import literal
 from attnsearch.config.yaml_layers import Layer, merge, overlay, to_yaml
 from attnsearch.config.yaml_nodes import Place, dotted, fault
 from attnsearch.config.yaml_reader import read_overrides, read_yaml
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, suggest
 
 Kind = Literal["configs", "studies", "configs/profiles"]
 STUDY_KEYS = frozenset(StudyConfig.model_fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from attnsearch.config.base import (
 )
 from attnsearch.config.yaml_layers import INVALID, Layer
 from attnsearch.config.yaml_nodes import Place, fault, shortened
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, suggest
 
 T = TypeVar("T", bound=BaseModel)
 NONE: Mapping[Place, str] = MappingProxyType({})
@@ -36,8 +35,6 @@ MAX_LINES = 50
 """Faults that are described; more than that have one cause."""
 MAX_MEMBERS = 8
 """At most as many findings has pydantic of one value: one for each member of a union."""
-MAX_NAME = 100
-"""Longer words are no misspelled names."""
 
 PATTERNS = {
     NAME: "may hold up to 100 letters A-Z, digits, '_', '-' and '.', and starts with none of '-' and '.'",
@@ -238,12 +235,6 @@ def elsewhere(name: str, model: type[BaseModel]) -> str:
     """`; write data.x` where a bare name is a key of some blocks of a model, else nothing."""
     found = keys_named(name, model)
     return f"; write {' or '.join(found)}" if found else ""
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """` (did you mean 'x'?)` where a known name is close, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) if len(name) <= MAX_NAME else []
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _place(detail: ErrorDetails, values: Any) -> Place:

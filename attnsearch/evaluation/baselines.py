@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnsearch.config.validation import suggest
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, suggest
 from attnsearch.models.base import AttentionModel
 from attnsearch.types import Batch
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.config.validation import suggest
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.plots import draw_tests
 from attnsearch.files import atomic_path, atomic_write
 from attnsearch.metrics.statistics import bootstrap_interval, holm, krippendorff_alpha, paired, rank_reliability, welch

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.config.validation import suggest
 from attnsearch.data.folder import SUFFIXES
 from attnsearch.data.tables import ImageTable
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, suggest
 from attnsearch.metrics.confusion import confusion_matrix, most_confused
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.types import AttentionArchive, better_direction

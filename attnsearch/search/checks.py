@@ -10,10 +10,9 @@ import torch
 from attnsearch.config.evaluation import RAW, family_of
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import LoadedStudy
-from attnsearch.config.validation import suggest
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import worker_gpus
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, suggest
 from attnsearch.models import build_model
 from attnsearch.types import METRICS, SCORES
 
