@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-#: As `cli.exits.INTERRUPTED`, which stands behind the imports that this handler watches over.
+#: As `errors.INTERRUPTED`, which stands behind the imports that this handler watches over.
 _INTERRUPTED = 130
 
 

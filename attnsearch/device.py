@@ -1,15 +1,19 @@
-"""Which device and which arithmetic a run uses; torch is imported only when something is asked."""
+"""Which device and which arithmetic a run uses, and what it holds in memory; torch is imported only on use."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from attnsearch.errors import AttnSearchError, ConfigError, DeviceError, OutOfMemory
@@ -252,6 +256,46 @@ def classify_device_error(error: BaseException) -> AttnSearchError | None:
         return _blame_memory(text)
     is_fault = isinstance(error, getattr(torch, "AcceleratorError", ())) or _DEVICE_FAULT.search(str(error))
     return DeviceError(f"the device failed: {text}; check it with nvidia-smi and dmesg") if is_fault else None
+
+
+_STATUS = Path("/proc/self/status")
+_MB = 1e6
+
+
+def start_peak(device: torch.device) -> None:
+    """Lets `peak_mb` count from now on, where the device can."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_mb(device: torch.device) -> float:
+    """Megabytes: of a GPU the peak of this process since `start_peak`, of a processor what the process holds now."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _MB
+    return anonymous_mb()
+
+
+def anonymous_mb() -> float:
+    """Megabytes that belong to this process alone, without mapped files; its peak where the system cannot tell."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024 / _MB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MB
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives back what a finished or failed run held."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)

@@ -19,22 +19,36 @@ Beside the tree stand three outcomes of a trial that are not errors: `TrialPrune
 `TrialInterrupted` (someone asked the process to stop) and `LeaseLost` (another worker has taken the trial over).
 """
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
 
+DONE, FAILED, MISUSED, TRANSIENT, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit codes of the command line. A worker ends with `TRANSIENT` where another one may succeed."""
 _LONGEST_NAME = 100
 
 
 class AttnSearchError(Exception):
-    """Base of all errors; its text is one line that names the file or key, the value and the mend."""
+    """Base of all errors; its text is one line that names the file or key, the value and how to correct it.
+
+    Attributes:
+        exit_code: what the command line ends with.
+    """
+
+    exit_code = FAILED
 
 
 class ConfigError(AttnSearchError):
-    """A setting, file or command that cannot be followed. Several faults stand on several lines."""
+    """A setting, file or command that cannot be followed. Several problems stand on several lines."""
+
+    exit_code = MISUSED
 
 
 class DataError(AttnSearchError):
     """Images, labels or class maps that cannot be used."""
+
+    exit_code = MISUSED
 
 
 class StoreError(AttnSearchError):

@@ -242,3 +242,10 @@ def test_a_gpu_that_does_not_answer_is_at_fault(one_gpu: Callable[..., None], mo
     one_gpu(own=15, others=1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lost)
     assert isinstance(device.classify_device_error(RuntimeError(NO_WORKSPACE)), DeviceError)
+
+
+def test_held_memory_grows_with_what_is_held() -> None:
+    before = device.peak_mb(torch.device("cpu"))
+    held = torch.ones(16_000_000)  # 64 MB, written to
+    assert device.peak_mb(torch.device("cpu")) - before == pytest.approx(64, abs=8)
+    del held

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    ("errors", "types", "geometry"),
+    ("errors", "types", "geometry", "normalisation"),
     ("plugins", "files", "progress"),
     ("device", "metrics"),
     ("config",),
@@ -30,7 +30,8 @@ ORDER = (
 """From the ground up; packages of one row never import each other."""
 ROWS = {name: row for row, names in enumerate(ORDER) for name in names}
 TORCH_FREE = (
-    *("types", "errors", "geometry", "plugins", "files", "progress", "config", "device", "store", "search.trials"),
+    *("types", "errors", "geometry", "plugins", "files", "progress", "normalisation"),
+    *("config", "device", "store", "search.trials"),
     *("results", "report", "explorer", "cli"),
 )
 TORCH = ("torch", "torchvision", "timm", "safetensors")

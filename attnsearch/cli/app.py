@@ -22,10 +22,9 @@ from attnsearch.cli._console import (
 )
 from attnsearch.cli._signals import interruptible
 from attnsearch.cli.dashboard import dashboard
-from attnsearch.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, exit_code
 from attnsearch.cli.report import report
 from attnsearch.cli.visualize import visualize
-from attnsearch.errors import AttnSearchError
+from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, AttnSearchError
 
 app = typer.Typer(
     name="attnsearch",
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:  # a wrong option or argument
         return report_error(error.format_message().replace(": Value error, ", ": "), MISUSED)
     except AttnSearchError as error:
-        return report_error(str(error), exit_code(error))
+        return report_error(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return report_interruption(INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough

@@ -10,11 +10,10 @@ import typer
 
 from attnsearch.cli._console import print_json, print_line, print_table, report_error, size
 from attnsearch.cli._options import AsJson, Overrides
-from attnsearch.cli.exits import DONE, MISUSED
 from attnsearch.config.base import Settings
 from attnsearch.config.data import DataConfig, SyntheticData
 from attnsearch.config.load import load_experiment, names, overridden
-from attnsearch.errors import ConfigError
+from attnsearch.errors import DONE, MISUSED, ConfigError
 
 CUB_LIST = "images.txt"
 

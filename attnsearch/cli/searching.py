@@ -11,11 +11,10 @@ from pathlib import Path
 from attnsearch.cli._console import print_json, print_line
 from attnsearch.cli._progress import watching
 from attnsearch.cli._signals import StopRequest, signals_to
-from attnsearch.cli.exits import DONE, INTERRUPTED, TRANSIENT, worker_exit_code
 from attnsearch.cli.summary import SearchSummary
 from attnsearch.config.load import LoadedStudy, load_study
 from attnsearch.config.variables import URL_VARIABLE
-from attnsearch.errors import AttnSearchError
+from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import layout_of, open_session, storage_url
 from attnsearch.search.launchers.local import worker_name
@@ -77,7 +76,7 @@ def work(study_yaml: Path, *, parent: int, started_at: float) -> int:
             run_worker(open_session(loaded, layout, url), worker, started_at=started_at)
         except AttnSearchError as error:
             print_line(hide("; ".join(line.strip() for line in str(error).splitlines())))
-            return worker_exit_code(error)
+            return TRANSIENT if isinstance(error, TransientError) else error.exit_code
         except Exception as error:
             logger.exception("the worker met an unexpected error")
             print_line(hide(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"))

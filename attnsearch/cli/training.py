@@ -6,9 +6,8 @@ from pathlib import Path
 
 from attnsearch.cli._console import number, print_json, print_line
 from attnsearch.cli._signals import StopRequest, signals_to
-from attnsearch.cli.exits import DONE, INTERRUPTED
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.errors import TrialInterrupted
+from attnsearch.errors import DONE, INTERRUPTED, TrialInterrupted
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import TrialResult
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from attnsearch.config.base import Settings
+from attnsearch.normalisation import Fill
 
 MetricGroup = Literal["faithfulness", "localisation", "complexity", "correlation", "average_drop", "road"]
-Fill = Literal["mean", "black", "white", "blur"]
 
 VERSION = 2
 """Raised when the same settings would give other numbers; scores of different versions are never compared."""

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import RandAugment
 
 from attnsearch import geometry
 from attnsearch.config.data import DataSettings, MultiScale
+from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 N_TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
@@ -98,8 +99,6 @@ def _choose(values: tuple[int, ...], draws: NDArray[np.float64]) -> NDArray[np.f
     return np.asarray(values, dtype=np.float64)[(draws * len(values)).astype(np.int64)]
 
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # as torchvision's rgb_to_grayscale
 _N_DRAWS = 5
 _FILL = tuple(round(255 * value) for value in IMAGENET_MEAN)  # where RandAugment moves a picture away

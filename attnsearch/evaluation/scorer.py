@@ -40,10 +40,11 @@ from attnsearch.metrics.localisation import (
     pointing_game,
     rank_in_region,
 )
-from attnsearch.metrics.perturbation import Fill, box_blur, random_ranks, removal_ranks
+from attnsearch.metrics.perturbation import box_blur, random_ranks, removal_ranks
 from attnsearch.metrics.road import road
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint
+from attnsearch.normalisation import Fill
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.types import AttentionArchive, Batch, Split
 

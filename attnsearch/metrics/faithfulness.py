@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.metrics.perturbation import (
-    Fill,
     fill_images,
     removal_ranks,
     removed_counts,
     upscale_cells,
 )
+from attnsearch.normalisation import Fill
 
 Predict = Callable[[Tensor], Tensor]
 Protocol = Literal["standard", "br_npa"]

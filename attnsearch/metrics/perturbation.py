@@ -5,17 +5,13 @@ Beside the usual letters, `n` is the number of cells h·w of a map.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-BR_NPA_BLUR_PX = 121
+from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD, Fill
 
-Fill = Literal["mean", "black", "white", "blur"]
+BR_NPA_BLUR_PX = 121
 
 
 def removal_ranks(saliency: Tensor, *, reverse: bool = False) -> Tensor:

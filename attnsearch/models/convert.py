@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from attnsearch.config.model import ModelConfig
 from attnsearch.errors import ConfigError
+from attnsearch.files import atomic_write
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.intr import Intr, from_official, to_official
-from attnsearch.models.weights import load_file, load_into, write_whole
+from attnsearch.models.weights import load_file, load_into
 
 Family = Literal["intr", "loupe", "br_npa"]
 
@@ -87,7 +88,7 @@ def export_intr(model: AttentionModel, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in to_official(model.state_dict()).items()}
     content = io.BytesIO()
     torch.save({"model": state}, content)
-    write_whole(path, content.getbuffer())
+    atomic_write(path, content.getvalue())
 
 
 def _read(family: Family, path: str | Path) -> dict[str, Tensor]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import re
-import secrets
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -22,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from attnsearch.config.variables import expand
-from attnsearch.errors import AttnSearchError, ConfigError, DataError, StoreError
+from attnsearch.errors import AttnSearchError, ConfigError, DataError
+from attnsearch.files import atomic_write
 from attnsearch.models.declared_sizes import check_declared_sizes, check_expanded
 
 CHECKPOINT_KEYS = ("class_names", "config", "epoch")
@@ -127,30 +126,7 @@ def save_checkpoint(
     if missing := [key for key in CHECKPOINT_KEYS if key not in metadata]:
         raise ValueError(f"metadata of {path} lacks {', '.join(missing)}")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, safetensors.torch.save(state, dict(metadata)), before_rename=before_rename)
-
-
-def write_whole(path: Path, content: bytes | memoryview, *, before_rename: Callable[[], None] | None = None) -> None:
-    """Writes the whole file or nothing; what a killed process leaves is named as other temporary files of a run are.
-
-    Args:
-        before_rename: called when the bytes are on disk; if it raises, the old file stays.
-    Raises:
-        StoreError: the disk refuses.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if before_rename is not None:
-            before_rename()
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, safetensors.torch.save(state, dict(metadata)), check=before_rename)
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -16,11 +16,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.device import Arithmetic, seed_torch
+from attnsearch.device import Arithmetic, peak_mb, seed_torch, start_peak
 from attnsearch.errors import NonFiniteLoss
 from attnsearch.metrics.classification import MetricTotals, PassMetrics
 from attnsearch.models.base import AttentionModel
-from attnsearch.training import memory
 from attnsearch.training.distillation import Teacher
 from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
 
@@ -161,7 +160,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        memory.start_peak(device)
+        start_peak(device)
         self._start = time.perf_counter()
 
     def record(self, scores: PassMetrics, *, split: Split, epoch: int, lr: float) -> EpochRecord:
@@ -177,7 +176,7 @@ class Stopwatch:
             lr=lr,
             seconds=seconds,
             images_per_s=scores.n_images / seconds,
-            peak_memory_mb=memory.peak_mb(self._device),
+            peak_memory_mb=peak_mb(self._device),
         )
 
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.model import DcalSettings
-from attnsearch.device import describe_device, device_errors, pick_device
+from attnsearch.device import describe_device, device_errors, pick_device, release_memory
 from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.store.epochs import write_csv
-from attnsearch.training import memory
 from attnsearch.training.checkpoint import read_resume, repair_kept, write_kept_epoch, write_resume
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.setup import build_run
@@ -94,7 +93,7 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
             except OutOfMemory:
                 pass
             finally:
-                memory.release(device)
+                release_memory(device)
             # Outside of `except`, so that the error no longer holds on to the tensors of the failed step.
             _halve_parts(trial)
 

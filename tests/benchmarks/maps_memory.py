@@ -21,11 +21,11 @@ def collect_and_print(n_images: int) -> None:
 
     from attnsearch.config.load import load_experiment
     from attnsearch.data.loader import open_data
+    from attnsearch.device import anonymous_mb
     from attnsearch.evaluation.evaluation import collect
     from attnsearch.models import build_model
     from attnsearch.models.checkpoint import write_model_checkpoint
     from attnsearch.store.layout import TrialLayout
-    from attnsearch.training.memory import anonymous_mb
 
     per_class = n_images // CLASSES
     overrides = [f"data.n_classes={CLASSES}", f"data.n_test_per_class={per_class}", "data.n_val_per_class=8"]

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from attnsearch.config.load import load_study
+from attnsearch.device import anonymous_mb
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.run import prepare
 from attnsearch.search.worker import run_worker
-from attnsearch.training.memory import anonymous_mb
 
 
 class Spent:

@@ -14,7 +14,7 @@ import pytest
 from attnsearch import __main__ as entry
 from attnsearch.cli import listing, main
 from attnsearch.cli._signals import interruptible
-from attnsearch.cli.exits import INTERRUPTED
+from attnsearch.errors import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = (sys.executable, "-m", "attnsearch")

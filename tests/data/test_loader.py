@@ -14,8 +14,6 @@ from torchvision.transforms.v2 import functional as vision
 from attnsearch.config.data import FolderData, MultiScale, SyntheticData
 from attnsearch.data import augment, loader
 from attnsearch.data.augment import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     CropWindows,
     Views,
     centre_views,
@@ -25,6 +23,7 @@ from attnsearch.data.augment import (
 )
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data
 from attnsearch.errors import DataError
+from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from attnsearch.types import Batch
 
 MakeTree = Callable[..., Path]

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from attnsearch.config.model import IntrSettings
-from attnsearch.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from attnsearch.metrics.classification import MetricTotals
 from attnsearch.models import build_model, intr
 from attnsearch.models.intr import adapt_detr_state, from_official, grid_padding, sine_position_encoding, to_official
 from attnsearch.models.weights import load_into
+from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from attnsearch.types import AttentionOutput, Batch
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -234,11 +234,12 @@ def test_half_written_checkpoint_is_known_as_a_temporary_file(tmp_path):
     save_checkpoint(tmp_path / "kept.safetensors", nn.Linear(2, 2), METADATA, before_rename=find)
 
 
-def test_checkpoint_needs_its_metadata_and_its_folder(tmp_path, state):
+def test_checkpoint_needs_its_metadata_and_a_folder(tmp_path, state):
     with pytest.raises(ValueError, match="lacks class_names, epoch"):
         save_checkpoint(tmp_path / "kept.safetensors", nn.Linear(2, 2), {"config": "{}"})
-    with pytest.raises(StoreError, match=r"absent/kept\.safetensors: No such file"):
-        save_checkpoint(tmp_path / "absent" / "kept.safetensors", nn.Linear(2, 2), METADATA)
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"/file: File exists"):
+        save_checkpoint(tmp_path / "file" / "best.safetensors", nn.Linear(2, 2), METADATA)
     safetensors.torch.save_file(state, tmp_path / "foreign.safetensors")
     with pytest.raises(
         ConfigError, match=r"foreign\.safetensors is not a checkpoint .* lacks class_names, config, epoch"

@@ -17,8 +17,7 @@ from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models.backbones.resnet import build_backbone
 from attnsearch.models.weights import load_backbone
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 
 class PixelStatistics(nn.Module):

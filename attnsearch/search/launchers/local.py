@@ -18,7 +18,7 @@ from typing import IO
 
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, worker_gpus
-from attnsearch.errors import ConfigError, SearchStopped, StoreError
+from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, SearchStopped, StoreError
 from attnsearch.files import is_running
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.layout import StudyLayout
@@ -171,11 +171,6 @@ RECOVER_EVERY_S = 5.0
 STOP_GRACE_S = 60.0
 PAUSES_S = (1.0, 5.0, 30.0)
 """Before an ended worker is replaced, by the number of workers before it that ended without progress."""
-DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
-"""Exit codes of a worker: nothing left to do, a fault that stays, one in what the user wrote, asked to stop.
-
-Any other is a fault that may pass, and so is a code without a word: Python itself ends so at its start.
-"""
 
 
 @dataclass
@@ -270,13 +265,16 @@ class WorkerPool:
         return any(worker.poll() != DONE for worker in self._workers.values())
 
     def _look_after(self, worker: WorkerProcess, code: int) -> None:
-        """Plans the replacement of a worker that ended early."""
+        """Plans the replacement of a worker that ended early.
+
+        A code that says nothing of its own is an error that may pass: Python itself ends so at its start.
+        """
         said = worker.last_words()
         if said and code in (FAILED, MISUSED):
             raise ConfigError(said) if code == MISUSED else StoreError(said)
         reason = said or _reason(worker, code)
         now = time.monotonic()
-        if code != STOPPED:
+        if code != INTERRUPTED:
             n_epochs = self.session.leases.n_epochs()
             self._restarts.count(started_at=worker.started_at, now=now, n_epochs=n_epochs)
         if self._restarts.is_useless:
@@ -310,4 +308,4 @@ def _reason(worker: WorkerProcess, code: int) -> str:
     """Why a worker ended that said nothing, in one line."""
     if code < 0:
         return f"killed by signal {-code}"
-    return "asked to stop" if code == STOPPED else f"exit code {code}, see {worker.log.name}"
+    return "asked to stop" if code == INTERRUPTED else f"exit code {code}, see {worker.log.name}"
