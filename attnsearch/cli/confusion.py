@@ -61,7 +61,8 @@ def analyse(
         StoreError: the disk refuses.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.confusion import analyse_predictions, describe_maps, predict_split, similar_queries
+    from attnsearch.evaluation.confusion import analyse_predictions, describe_maps, similar_queries
+    from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import read_model_checkpoint
     from attnsearch.search.publish import log_test_evaluation
     from attnsearch.store.archive import read_archive
@@ -75,7 +76,8 @@ def analyse(
     data.tables.of(split)
     if split == "test":
         log_test_evaluation(layout, chosen, kept.epoch, split)
-    found = analyse_predictions(predict_split(config, kept.path, data, split))
+    with Evaluation.open(kept, data, config=config) as evaluation:
+        found = analyse_predictions(evaluation.predict(split))
     archive = files.archive(split)
     maps = describe_maps(read_archive(archive)) if archive.images.exists() and archive.maps.exists() else ()
     queries = kept.state.get(QUERIES)

@@ -77,7 +77,7 @@ def score_target(target: ScoringTarget, overrides: Iterable[str]) -> tuple[Exper
         ConfigError, DataError, StoreError: as `score_archive`.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.score_archive import score_archive
+    from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import read_model_checkpoint
     from attnsearch.search.publish import log_test_evaluation
     from attnsearch.store.archive import read_archive
@@ -91,7 +91,8 @@ def score_target(target: ScoringTarget, overrides: Iterable[str]) -> tuple[Exper
     if target.split == "test":
         log_test_evaluation(target.layout, target.number, kept.epoch, target.split)
     thresholds = _thresholds(target)
-    return config, score_archive(config, kept.path, data, target.archive, target.scores, iou_thresholds=thresholds)
+    with Evaluation.open(kept, data, config=config) as evaluation:
+        return config, evaluation.score(target.archive, target.scores, iou_thresholds=thresholds)
 
 
 def _thresholds(target: ScoringTarget) -> dict[str, float]:

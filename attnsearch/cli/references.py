@@ -40,10 +40,11 @@ def print_references(
         ConfigError: a reference that this model or data set cannot have.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.score_archive import score_references
+    from attnsearch.evaluation.evaluation import Evaluation
 
     kept = target.layout.trial(target.number).kept
-    found = {OWN: own, **score_references(config, kept, open_data(config.data), target.archive, names)}
+    with Evaluation.open(kept, open_data(config.data), config=config) as evaluation:
+        found = {OWN: own, **evaluation.baselines(target.archive, names)}
     means = {name: table.means() for name, table in found.items()}
     path = target.layout.trial(target.number).references_csv(target.split)
     atomic_write(path, _to_csv(found))
@@ -84,10 +85,11 @@ def print_sanity(target: ScoringTarget, config: ExperimentConfig, table: ScoreTa
     import numpy as np
 
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.score_archive import sanity_steps
+    from attnsearch.evaluation.evaluation import Evaluation
 
     kept = target.layout.trial(target.number).kept
-    steps = sanity_steps(config, kept, open_data(config.data), target.split, table.image_ids)
+    with Evaluation.open(kept, open_data(config.data), config=config) as evaluation:
+        steps = evaluation.sanity(target.split, table.image_ids)
     rows = []
     for step in steps:
         defined = step.similarity[~np.isnan(step.similarity)]

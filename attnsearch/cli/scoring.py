@@ -33,7 +33,7 @@ def evaluate_source(
         DataError: the data set cannot be used or has no such split.
     """
     from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.evaluation import collect
+    from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import read_model_checkpoint
     from attnsearch.search.publish import log_test_evaluation
 
@@ -45,4 +45,5 @@ def evaluate_source(
     data.tables.of(split)
     if layout is not None and split == "test":
         log_test_evaluation(layout, number, kept.epoch, split)
-    return collect(config, kept.path, data, split)
+    with Evaluation.open(kept, data, config=config) as evaluation:
+        return evaluation.run(split)

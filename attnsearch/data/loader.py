@@ -112,6 +112,7 @@ class BatchLoader:
 
     Attributes:
         n_images: images that one epoch yields.
+        batch_size: images of a batch of an epoch; the last one may be short.
 
     Raises:
         DataError: no such split, one training image only, no masks, or masks that cannot follow the augmentation.
@@ -138,21 +139,22 @@ class BatchLoader:
         self._table = source.tables.of(split)
         if training and len(self._table) == 1:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
-        if with_masks and self._table.mask_paths is None:
-            raise DataError(f"{source.tables.root} has no part masks for {split}; leave them out or add a masks folder")
+        self._root = source.tables.root
+        if with_masks:
+            self._require_masks()
         if with_masks and training and cfg.rand_augment is not None:
             raise DataError("part masks cannot follow data.rand_augment, which moves pictures; set it to null")
         self._cache, self._cfg, self._seed = source.cache, cfg, seed
         self._cache_rows = source.cache.rows(self._table)
         self._sizes_hw = source.cache.sizes_hw[self._cache_rows]
         self._device = torch.device(device)
-        self._batch_size, self._is_training, self._with_masks = batch_size, training, with_masks
+        self.batch_size, self._is_training, self._with_masks = batch_size, training, with_masks
         drops_last = training and batch_size > 1 and len(self._table) % batch_size == 1
         self.n_images = len(self._table) - drops_last
 
     def __len__(self) -> int:
         """Batches in one epoch."""
-        return -(-self.n_images // self._batch_size)
+        return -(-self.n_images // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (from 1), on the device but for `rows`; the last one may be short.
@@ -168,22 +170,40 @@ class BatchLoader:
             views = random_views(self._sizes_hw, self._cfg, seed=self._seed, epoch=epoch)
         else:
             order, views = np.arange(n_rows), centre_views(n_rows, self._cfg)
-        starts = range(0, self.n_images, self._batch_size)
-        chunks = (order[start : min(start + self._batch_size, self.n_images)] for start in starts)
-        for raw in prefetched(lambda rows: self._read(rows, views.take(rows)), chunks):
+        starts = range(0, self.n_images, self.batch_size)
+        chunks = (order[start : min(start + self.batch_size, self.n_images)] for start in starts)
+        for raw in prefetched(lambda rows: self._read(rows, views.take(rows), self._with_masks), chunks):
             yield self._finish(raw)
+
+    def batch(self, rows: NDArray[np.int64], *, with_masks: bool = False) -> Batch:
+        """One evaluation batch of some rows (B,) of the split, in that order.
+
+        Args:
+            with_masks: adds `part_masks`, whatever the loader's own setting.
+        Raises:
+            DataError: there are no masks, or one cannot be read.
+        """
+        if with_masks:
+            self._require_masks()
+        return self._finish(self._read(rows, centre_views(len(self._table), self._cfg).take(rows), with_masks))
+
+    def _require_masks(self) -> None:
+        if self._table.mask_paths is None:
+            raise DataError(
+                f"{self._root} has no part masks for {self._table.split}; leave them out or add a masks folder"
+            )
 
     def _is_exact(self, views: Views) -> bool:
         return views.windows is None and self._cache.side_px == self._cfg.resized_px
 
-    def _read(self, rows: NDArray[np.int64], views: Views) -> _RawBatch:
+    def _read(self, rows: NDArray[np.int64], views: Views, with_masks: bool) -> _RawBatch:
         """The part done ahead, on the prefetch thread: bytes from disk to memory."""
         cache_rows = self._cache_rows[rows]
         if self._is_exact(views):
             pixels = cut(self._cache.pixels, cache_rows, views, self._cfg.image_size_px)
         else:
             pixels = self._cache.pixels[cache_rows]
-        masks = self._read_masks(rows, views) if self._with_masks else None
+        masks = self._read_masks(rows, views) if with_masks else None
         return _RawBatch(rows, views, self._pinned(pixels), None if masks is None else self._pinned(masks))
 
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,29 @@ class DataTables:
     def present(self) -> tuple[ImageTable, ...]:
         """The tables that exist, in the order train, val, test."""
         return tuple(table for table in (self.train, self.val, self.test) if table is not None)
+
+
+def fixed_subset(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
+    """The rows of a split whose maps are kept, ascending: the same for every trial, and stratified by class.
+
+    Within a class, images stand in the order of a hash of their ids; each class gives its fraction. More images always
+    include the fewer.
+
+    Args:
+        n_images: how many; None or more than there are means all.
+    """
+    if n_images is None or n_images >= len(table):
+        return np.arange(len(table), dtype=np.int64)
+    of_class: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for row, image_id in enumerate(table.image_ids):
+        digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).hexdigest()
+        of_class[int(table.labels[row])].append((digest, row))
+    order = [
+        ((rank + 0.5) / len(members), digest, row)
+        for members in of_class.values()
+        for rank, (digest, row) in enumerate(sorted(members))
+    ]
+    return np.sort(np.array([row for _, _, row in sorted(order)[:n_images]], dtype=np.int64))
 
 
 def hash_ids(image_ids: Iterable[str]) -> str:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.data.loader import DataSource
-from attnsearch.device import set_threads
-from attnsearch.evaluation.evaluation import load_model, open_loader
+from attnsearch.evaluation.base import ModelOnData
 from attnsearch.metrics.complexity import entropy, gini, sparsity
 from attnsearch.metrics.confusion import (
     ConfusedPair,
@@ -26,8 +22,6 @@ from attnsearch.metrics.confusion import (
     most_confused,
     top_k_accuracy,
 )
-from attnsearch.models.checkpoint import read_model_checkpoint
-from attnsearch.models.weights import check_class_names
 from attnsearch.progress import with_bar
 from attnsearch.types import AttentionArchive, Split
 
@@ -52,41 +46,26 @@ class Predictions:
     split: Split
 
 
-@torch.no_grad()
 def predict_split(
-    config: ExperimentConfig,
-    checkpoint: Path,
-    data: DataSource,
-    split: Split,
-    *,
-    check: Callable[[], None] = lambda: None,
-    progress: bool = False,
+    opened: ModelOnData, split: Split, *, check: Callable[[], None] = lambda: None, progress: bool = False
 ) -> Predictions:
     """Classifies a split in file order, in the arithmetic of the run's validation.
 
     Args:
-        config: of the run; its data and runtime settings may differ from those of the checkpoint.
         check: called between batches.
     Raises:
-        ConfigError: the checkpoint is missing or does not fit the model.
-        DataError: it has other classes, or there is no such split.
+        DataError: there is no such split.
     """
-    kept, table = read_model_checkpoint(checkpoint), data.tables.of(split)
-    check_class_names(table.class_names, kept.class_names, str(checkpoint))
-    set_threads(config.runtime.n_threads)
-    model, arithmetic = load_model(config, kept)
-    loader = open_loader(config, kept, data, split, model=model, device=arithmetic.device)
+    table, loader = opened.table(split), opened.loader(split)
     parts: dict[str, list[Tensor]] = {}
-    for batch in with_bar(loader.epoch(kept.epoch), f"Classifying {split}", n_steps=len(loader), force=progress):
+    for batch in with_bar(opened.batches(split), f"Classifying {split}", n_steps=len(loader), force=progress):
         check()
-        with arithmetic.autocast():
-            output = model(arithmetic.place_images(batch))
+        output = opened.output(batch, maps=None)
         for name, logits in {COMBINED: output.logits, **output.extra_logits}.items():
             parts.setdefault(name, []).append(logits.float().cpu())
     joined = {name: torch.cat(logits) for name, logits in parts.items()}
-    return Predictions(
-        table.image_ids, table.class_names, torch.from_numpy(table.labels), joined, kept.epoch, table.split
-    )
+    labels = torch.from_numpy(table.labels)
+    return Predictions(table.image_ids, table.class_names, labels, joined, opened.checkpoint.epoch, split)
 
 
 TOP_K = 5

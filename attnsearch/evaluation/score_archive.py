@@ -7,8 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,15 @@ from numpy.typing import NDArray
 from attnsearch.config.data import SyntheticData
 from attnsearch.config.evaluation import DEFAULT_N_IMAGES, VERSION, ScoreSettings
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.data.loader import BatchLoader, DataSource
 from attnsearch.data.synthetic.dataset import DRAWN_BY
-from attnsearch.data.tables import ImageTable
-from attnsearch.device import device_errors, set_threads
+from attnsearch.data.tables import ImageTable, fixed_subset
+from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.baselines import PARTS
-from attnsearch.evaluation.evaluation import fixed_subset, load_model, open_loader
 from attnsearch.evaluation.ground_truth import ground_truth
-from attnsearch.evaluation.sanity import SanityStep, randomise_downwards
 from attnsearch.evaluation.scorer import METRIC, SaliencyScorer, consistency_of, with_best_iou
-from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
-from attnsearch.models.weights import check_class_names
+from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.progress import with_bar
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import (
@@ -54,16 +50,14 @@ MAX_GAP = 0.25
 """Between the probability of an untouched image and that of the archive, for the same picture at any precision."""
 
 
-def check_compatible(
-    config: ExperimentConfig, archived: AttentionArchive, kept: ModelCheckpoint, table: ImageTable, paths: ArchivePaths
-) -> None:
-    """Checks that an archive is of a checkpoint, and that both are of this split of the data.
+def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: ArchivePaths) -> None:
+    """Checks that an archive is of an opened checkpoint, and of this split of its data.
 
     Raises:
-        ConfigError: it is of another checkpoint, has no saliency, or was made of other crops or other drawn birds.
+        ConfigError: it is of another checkpoint, has no saliency, or was made of other crops or other synthetic birds.
         DataError: the split has other images or other classes.
     """
-    check_class_names(table.class_names, kept.class_names, str(kept.path))
+    kept = opened.checkpoint
     digest = kept.config.digest()
     if (archived.epoch, archived.config_digest) != (kept.epoch, digest):
         raise ConfigError(
@@ -72,11 +66,11 @@ def check_compatible(
         )
     if archived.saliency is None:
         raise ConfigError(f"{paths.about} has no saliency, which is what is scored; the model makes no maps")
-    _refuse_other_view(config, kept, paths)
-    _refuse_other_images(archived, table, paths)
+    _check_view(opened.config, kept, paths)
+    _check_images(archived, opened.table(archived.split), paths)
 
 
-def _refuse_other_view(config: ExperimentConfig, kept: ModelCheckpoint, paths: ArchivePaths) -> None:
+def _check_view(config: ExperimentConfig, kept: ModelCheckpoint, paths: ArchivePaths) -> None:
     """Maps lie where the crop of the training put them, and drawn birds have the same names whatever they look like."""
     ours, theirs = config.data, kept.config.data
     is_drawn = isinstance(ours, SyntheticData) and isinstance(theirs, SyntheticData)
@@ -89,7 +83,7 @@ def _refuse_other_view(config: ExperimentConfig, kept: ModelCheckpoint, paths: A
             )
 
 
-def _refuse_other_images(archived: AttentionArchive, table: ImageTable, paths: ArchivePaths) -> None:
+def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchivePaths) -> None:
     row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
     if missing := sorted(set(archived.image_ids) - row_of.keys()):
         raise DataError(
@@ -127,9 +121,7 @@ CHUNK_IMAGES = 8
 
 @device_errors()
 def score_archive(
-    config: ExperimentConfig,
-    checkpoint: Path,
-    data: DataSource,
+    opened: ModelOnData,
     archive: ArchivePaths,
     scores: ScorePaths,
     *,
@@ -138,13 +130,13 @@ def score_archive(
     check: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> ScoreTable:
-    """Scores the saliency of an archive on a fixed share of its images, and writes the files of `scores`.
+    """Scores the saliency of an archive on a fixed fraction of its images, and writes the files of `scores`.
 
     The images are those of `fixed_subset`: the same for all trials, stratified by class, and more of them include the
-    fewer. A scoring that was cut off goes on after its last chunk; one with the same digest is read, not repeated.
+    fewer. A scoring that was cut off continues after its last chunk; one with the same digest is read, not repeated.
 
     Args:
-        config: of the run; its folders and runtime settings may differ from those of the checkpoint.
+        opened: the checkpoint that made the archive, on the data set of the archive.
         settings: None takes `config.evaluation.scores`.
         iou_thresholds: those that were chosen on validation, from `about["iou_thresholds"]` of its scores; without them
             they are chosen on these images, or, on test, the best IoU is left out.
@@ -158,75 +150,50 @@ def score_archive(
         StoreError: files are missing, or the disk refuses.
         OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
-    settings = config.evaluation.scores if settings is None else settings
-    kept, archived = read_model_checkpoint(checkpoint), read_archive(archive)
-    table = data.tables.of(archived.split)
-    check_compatible(config, archived, kept, table, archive)
-    ids = scored_ids(archived, table, settings.n_images)
-    about = _about(kept, archived, settings, ids, iou_thresholds)
-    if has_scores(scores) and (known := read_scores(scores)).digest == about["digest"]:
-        return known
-    set_threads(config.runtime.n_threads)
-    job = _Job(config, data, archived, SaliencyScorer.of(config, kept, settings))
+    job = _Job.start(opened, archive, settings)
+    about = job.about(iou_thresholds)
+    if has_scores(scores) and (stored := read_scores(scores)).digest == about["digest"]:
+        return stored
     journal = ScoreJournal(scores.journal, about["digest"])
-    done = _score_rest(job, ids, journal, check=check, progress=progress)
-    _warn_of_nan(archived, ids, archive)
-    measured, thresholds = with_best_iou([done[image_id] for image_id in ids], archived.split, iou_thresholds or {})
-    whole = _of_whole(archived, table, settings, config.data.image_size_px)
-    fractions = job.measure.fractions(grid_of(archived, settings))
-    found = make_table(measured, fractions, {**about, "iou_thresholds": thresholds, **whole})
-    write_score_files(scores, found, check=check)
+    done = _score_rest(job, journal, check=check, progress=progress)
+    _warn_of_nan(job.archived, job.ids, archive)
+    rows = [done[image_id] for image_id in job.ids]
+    rows, thresholds = with_best_iou(rows, job.archived.split, iou_thresholds or {})
+    whole = _of_whole(job.archived, job.table, job.settings, opened.config.data.image_size_px)
+    table = make_table(rows, job.fractions, {**about, "iou_thresholds": thresholds, **whole})
+    write_score_files(scores, table, check=check)
     journal.remove()
-    return found
+    return table
 
 
-def score_references(
-    config: ExperimentConfig,
-    checkpoint: Path,
-    data: DataSource,
+@device_errors()
+def score_baselines(
+    opened: ModelOnData,
     archive: ArchivePaths,
     names: Sequence[str],
     *,
     settings: ScoreSettings | None = None,
     progress: bool = False,
 ) -> dict[str, ScoreTable]:
-    """Scores reference maps on the images, the model and the grid of an archive; nothing is written.
+    """Scores baseline maps on the images, the model and the grid of an archive; nothing is written.
 
     Args:
-        names: of `references.BASELINES`.
+        names: of `baselines.BASELINES`.
     Raises:
         ConfigError: as `score_archive` and `baseline_saliency`.
         DataError, StoreError: as `score_archive`.
     """
-    settings = config.evaluation.scores if settings is None else settings
-    kept, archived = read_model_checkpoint(checkpoint), read_archive(archive)
-    table = data.tables.of(archived.split)
-    check_compatible(config, archived, kept, table, archive)
-    assert archived.saliency is not None
-    ids = scored_ids(archived, table, settings.n_images)
-    set_threads(config.runtime.n_threads)
-    job = _Job(config, data, archived, SaliencyScorer.of(config, kept, settings))
-    fractions, about = job.measure.fractions(grid_of(archived, settings)), _about(kept, archived, settings, ids)
-    found = {}
-    for name in names:  # one that this model cannot have is known at once, and not after the others
-        job.score(ids[:1], reference=name)
-    for name in names:
-        steps = with_bar(_chunks(ids), f"Scoring {name}", n_steps=len(_chunks(ids)), force=progress)
-        scores = [score for chunk in steps for score in job.score(chunk, reference=name)]
-        scores, thresholds = with_best_iou(scores, archived.split, {})
-        found[name] = make_table(scores, fractions, {**about, "reference": name, "iou_thresholds": thresholds})
-    return found
+    job = _Job.start(opened, archive, settings)
+    for name in names:  # a baseline that this model cannot have fails at once, and not after the others
+        job.score(slice(1), baseline=name)
+    return {name: _score_baseline(job, name, progress=progress) for name in names}
 
 
-def sanity_steps(
-    config: ExperimentConfig, checkpoint: Path, data: DataSource, split: Split, ids: Sequence[str]
-) -> list[SanityStep]:
-    """How similar the saliency of some images stays while the weights are drawn anew, see `randomise_downwards`."""
-    kept = read_model_checkpoint(checkpoint)
-    set_threads(config.runtime.n_threads)
-    model, arithmetic = load_model(config, kept)
-    loader = open_loader(config, kept, _only(data, split, ids), split, model=model, device=arithmetic.device)
-    return randomise_downwards(model, [arithmetic.place_images(batch) for batch in loader.epoch(kept.epoch)])
+def _score_baseline(job: _Job, name: str, *, progress: bool) -> ScoreTable:
+    steps = with_bar(job.chunks, f"Scoring {name}", n_steps=len(job.chunks), force=progress)
+    rows = [score for chunk in steps for score in job.score(chunk, baseline=name)]
+    rows, thresholds = with_best_iou(rows, job.archived.split, {})
+    return make_table(rows, job.fractions, {**job.about(), "reference": name, "iou_thresholds": thresholds})
 
 
 def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | None) -> tuple[str, ...]:
@@ -304,79 +271,80 @@ def _warn_of_nan(archived: AttentionArchive, ids: Sequence[str], paths: ArchiveP
         )
 
 
+@dataclass(frozen=True, eq=False)
 class _Job:
-    """One scoring: the model, the images of the split, and their saliency.
+    """One scoring of n images: the model on its data, and an archive of them.
 
     Attributes:
-        saliency_of: (rows of the archive, batch) -> (B, h, w); the archive's own where it is None.
+        ids: of the images, in the order of the split.
+        rows, places: (n,) where they stand in the split and in the archive.
     """
 
-    def __init__(
-        self, config: ExperimentConfig, data: DataSource, archived: AttentionArchive, measure: SaliencyScorer
-    ) -> None:
-        self._config, self._data, self._archived = config, data, archived
-        self._row_of = {image_id: row for row, image_id in enumerate(archived.image_ids)}
-        self.measure = measure
+    opened: ModelOnData
+    archived: AttentionArchive
+    scorer: SaliencyScorer
+    ids: tuple[str, ...]
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
 
-    def score(self, ids: Sequence[str], *, reference: str | None = None) -> list[ImageScore]:
-        """The scores of some images, of the archive's saliency or of a reference."""
-        split = self._archived.split
-        source = _only(self._data, split, ids)
-        table = source.tables.of(split)
-        loader = BatchLoader(
-            source,
-            split,
-            self._config.data,
-            batch_size=len(ids),
-            device=self.measure.device,
-            training=False,
-            seed=self._config.seed,
-            with_masks=table.mask_paths is not None and (self.measure.needs_masks or reference == PARTS),
-        )
-        (batch,) = loader.epoch(1)
-        rows = [self._row_of[image_id] for image_id in table.image_ids]
-        truth = ground_truth(batch, table, self._archived.crop_boxes[rows])
-        assert self._archived.saliency is not None
-        saliency = torch.from_numpy(np.array(self._archived.saliency[rows]))
-        predictions = torch.from_numpy(self._archived.predictions[rows])
-        found = self.measure.score(batch, saliency, predictions, truth, reference=reference)
-        if self.measure.settings.target == "predicted":
-            check_same_images(found, self._archived.confidences[rows], split)
-        return found
+    @classmethod
+    def start(cls, opened: ModelOnData, archive: ArchivePaths, settings: ScoreSettings | None) -> _Job:
+        """Of an archive that fits the checkpoint and its data."""
+        settings = opened.config.evaluation.scores if settings is None else settings
+        archived = read_archive(archive)
+        check_compatible(opened, archived, archive)
+        scorer = SaliencyScorer(opened.model, replace(opened.arithmetic, precision=settings.precision), settings)
+        ids = scored_ids(archived, opened.table(archived.split), settings.n_images)
+        place_of = {image_id: place for place, image_id in enumerate(archived.image_ids)}
+        places = np.array([place_of[image_id] for image_id in ids], dtype=np.int64)
+        return cls(opened, archived, scorer, ids, opened.rows_of(archived.split, ids), places)
 
+    @property
+    def settings(self) -> ScoreSettings:
+        return self.scorer.settings
 
-def _only(data: DataSource, split: Split, ids: Sequence[str]) -> DataSource:
-    """The data set with some images of one split, in their order there."""
-    table = data.tables.of(split)
-    wanted = set(ids)
-    rows = [row for row, image_id in enumerate(table.image_ids) if image_id in wanted]
-    chosen = replace(
-        table,
-        image_ids=tuple(table.image_ids[row] for row in rows),
-        paths=tuple(table.paths[row] for row in rows),
-        labels=table.labels[rows],
-        mask_paths=None if table.mask_paths is None else tuple(table.mask_paths[row] for row in rows),
-        boxes=None if table.boxes is None else table.boxes[rows],
-        points=None if table.points is None else table.points[rows],
-    )
-    changed: dict[str, Any] = {split: chosen}
-    return replace(data, tables=replace(data.tables, **changed))
+    @property
+    def table(self) -> ImageTable:
+        return self.opened.table(self.archived.split)
 
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Fractions of removed cells at the points of the curves."""
+        return self.scorer.fractions(grid_of(self.archived, self.settings))
 
-def _chunks(ids: Sequence[str]) -> list[tuple[str, ...]]:
-    """The same however often the scoring was cut off, so that each image meets the same company."""
-    return [tuple(ids[start : start + CHUNK_IMAGES]) for start in range(0, len(ids), CHUNK_IMAGES)]
+    def about(self, iou_thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """What the numbers are measured with."""
+        return _about(self.opened.checkpoint, self.archived, self.settings, self.ids, iou_thresholds)
+
+    @property
+    def chunks(self) -> list[slice]:
+        """The same however often the scoring was cut off, so that each image is in the same batch again."""
+        return [slice(start, start + CHUNK_IMAGES) for start in range(0, len(self.ids), CHUNK_IMAGES)]
+
+    def score(self, chunk: slice, *, baseline: str | None = None) -> list[ImageScore]:
+        """The scores of a range of the images (B), of the archive's saliency or of a baseline."""
+        rows, places = self.rows[chunk], self.places[chunk]
+        with_masks = self.table.mask_paths is not None and (self.scorer.needs_masks or baseline == PARTS)
+        batch = self.opened.loader(self.archived.split).batch(rows, with_masks=with_masks)
+        truth = ground_truth(batch, self.table, self.archived.crop_boxes[places])
+        assert self.archived.saliency is not None
+        saliency = torch.from_numpy(np.array(self.archived.saliency[places]))  # (B, h, w)
+        predictions = torch.from_numpy(self.archived.predictions[places])
+        scores = self.scorer.score(batch, saliency, predictions, truth, baseline=baseline)
+        if self.settings.target == "predicted":
+            check_same_images(scores, self.archived.confidences[places], self.archived.split)
+        return scores
 
 
 def _score_rest(
-    job: _Job, ids: Sequence[str], journal: ScoreJournal, *, check: Callable[[], None], progress: bool
+    job: _Job, journal: ScoreJournal, *, check: Callable[[], None], progress: bool
 ) -> dict[str, ImageScore]:
     """Image id -> score of all images; those that the journal lacks are measured and added to it."""
     done = journal.read()
-    missing = [chunk for chunk in _chunks(ids) if not done.keys() >= set(chunk)]
+    missing = [chunk for chunk in job.chunks if not done.keys() >= set(job.ids[chunk])]
     for chunk in with_bar(missing, "Scoring the saliency", n_steps=len(missing), force=progress):
         check()
-        found = job.score(chunk)
-        journal.append(found)
-        done |= {score.image_id: score for score in found}
+        scores = job.score(chunk)
+        journal.append(scores)
+        done |= {score.image_id: score for score in scores}
     return done

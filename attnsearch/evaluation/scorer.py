@@ -12,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.config.evaluation import ScoreSettings
-from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.tables import ImageTable
 from attnsearch.device import Arithmetic
 from attnsearch.evaluation.baselines import FLOORS, baseline_saliency, model_free_maps
-from attnsearch.evaluation.evaluation import load_model
 from attnsearch.evaluation.ground_truth import GroundTruth, visible_points
 from attnsearch.metrics.complexity import effective_area, entropy, gini, sparsity
 from attnsearch.metrics.faithfulness import (
@@ -43,7 +41,6 @@ from attnsearch.metrics.localisation import (
 from attnsearch.metrics.perturbation import box_blur, random_ranks, removal_ranks
 from attnsearch.metrics.road import road
 from attnsearch.models.base import AttentionModel
-from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.normalisation import Fill
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.types import AttentionArchive, Batch, Split
@@ -136,12 +133,6 @@ class SaliencyScorer:
     arithmetic: Arithmetic
     settings: ScoreSettings
 
-    @classmethod
-    def of(cls, config: ExperimentConfig, kept: ModelCheckpoint, settings: ScoreSettings) -> SaliencyScorer:
-        """The measure of a kept checkpoint, in the precision of its settings."""
-        model, arithmetic = load_model(config, kept)
-        return cls(model, replace(arithmetic, precision=settings.precision), settings)
-
     @property
     def device(self) -> torch.device:
         return self.arithmetic.device
@@ -157,20 +148,20 @@ class SaliencyScorer:
         predictions: Tensor,
         truth: GroundTruth,
         *,
-        reference: str | None = None,
+        baseline: str | None = None,
     ) -> list[ImageScore]:
         """The scores of the images of a batch; all of an image's are NaN where its map is not finite.
 
         Args:
             saliency: (B, h, w), not negative.
             predictions: (B,) int64, of the unmasked images.
-            reference: scores this reference in the place of the saliency, on its grid.
+            baseline: scores these baseline maps in the place of the saliency, on its grid.
         """
         target = batch.labels if self.settings.target == "label" else predictions.to(self.device)
         maps = pooled(saliency.to(self.device).float(), self.settings.grid)
-        if reference is not None:
+        if baseline is not None:
             grid = (maps.shape[1], maps.shape[2])
-            maps = baseline_saliency(reference, self.model, self.arithmetic.place_images(batch), target, grid)
+            maps = baseline_saliency(baseline, self.model, self.arithmetic.place_images(batch), target, grid)
         parts = [self._score(one, maps[rows], target[rows], truth.take(rows)) for rows, one in _of_one_padding(batch)]
         return [score for part in parts for score in part]
 

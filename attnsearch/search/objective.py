@@ -14,8 +14,7 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import OutOfMemory
-from attnsearch.evaluation.evaluation import collect
-from attnsearch.evaluation.score_archive import score_archive
+from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.figures.contact_sheet import draw_contact_sheet
 from attnsearch.figures.plots import draw_curves
 from attnsearch.files import disk_errors, make_folder
@@ -34,10 +33,8 @@ SETTINGS = "scores"
 """The user attribute that says how a trial's scores were measured."""
 
 
-def score_trial(
-    config: ExperimentConfig, layout: TrialLayout, data: DataSource, *, check: Callable[[], None]
-) -> dict[str, float]:
-    """Scores the archived saliency of a kept checkpoint on validation: `val/metric` -> mean over the scored images.
+def score_trial(evaluation: Evaluation, layout: TrialLayout, *, check: Callable[[], None]) -> dict[str, float]:
+    """Scores the archived saliency of a best checkpoint on validation: `val/metric` -> mean over the scored images.
 
     A score that is undefined for some images, or for all, fails no trial: there it counts as that of a map that says
     nothing, see `ScoreTable.trial_means`.
@@ -48,9 +45,9 @@ def score_trial(
         ConfigError, DataError, StoreError: as `score_archive`.
     """
     archive = layout.archive("val")
-    if not config.evaluation.scores.families or not archive.saliency.exists():
+    if not evaluation.config.evaluation.scores.families or not archive.saliency.exists():
         return {}
-    table = score_archive(config, layout.kept, data, archive, layout.scores("val"), check=check)
+    table = evaluation.score(archive, layout.scores("val"), check=check)
     _warn_of_undefined(table, layout)
     return {f"val/{name}": mean for name, mean in table.trial_means().items()}
 
@@ -90,11 +87,12 @@ def evaluate_best(
     Raises:
         OutOfMemory: the maps do not fit, which is a fault of the setting.
         DeviceError: the device failed, or other processes fill it.
-        ConfigError, DataError, StoreError: as `collect` and `score_archive`.
+        ConfigError, DataError, StoreError: as `Evaluation`.
     """
     try:
-        measured = collect(config, layout.kept, data, "val", archive=layout.archive("val"), check=check)
-        measured |= score_trial(config, layout, data, check=check)
+        with Evaluation.open(layout.kept, data, config=config) as evaluation:
+            measured = evaluation.run("val", archive=layout.archive("val"), check=check)
+            measured |= score_trial(evaluation, layout, check=check)
     except OutOfMemory as error:
         raise OutOfMemory(
             f"out of memory while the kept checkpoint was evaluated ({error}); use a larger train.accumulation"

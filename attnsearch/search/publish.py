@@ -17,9 +17,8 @@ from optuna.trial import FrozenTrial
 from attnsearch.config.load import load_stored_study
 from attnsearch.data.images import write_thumbnails
 from attnsearch.data.loader import DataSource
-from attnsearch.evaluation.evaluation import collect
+from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_path, atomic_write, disk_errors, locked, make_folder, real_path
-from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
@@ -187,9 +186,9 @@ def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: DataSource)
         logger.warning("%s has no test split: the published maps and scores are those of validation", layout.study)
     logger.info("publishing trial %d: %d %s images", chosen.number, len(data.tables.of(split)), split)
     log_test_evaluation(layout, chosen.number, chosen.epoch, split)
-    config = read_model_checkpoint(chosen.trial.kept).config
     archive = chosen.target.archive(split)
-    scores = collect(config, chosen.trial.kept, data, split, archive=archive)
+    with Evaluation.open(chosen.trial.kept, data) as evaluation:
+        scores = evaluation.run(split, archive=archive)
     written = _write_scores(chosen, {split: _of_split(scores, f"{split}/")})
     _write_copies(layout, chosen, data, split)
     return [*written, *(path for path in (*archive.arrays.values(), archive.about, archive.images) if path.exists())]

@@ -22,7 +22,7 @@ def collect_and_print(n_images: int) -> None:
     from attnsearch.config.load import load_experiment
     from attnsearch.data.loader import open_data
     from attnsearch.device import anonymous_mb
-    from attnsearch.evaluation.evaluation import collect
+    from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models import build_model
     from attnsearch.models.checkpoint import write_model_checkpoint
     from attnsearch.store.layout import TrialLayout
@@ -39,7 +39,7 @@ def collect_and_print(n_images: int) -> None:
         write_model_checkpoint(
             layout.kept, model, config=config, class_names=names, epoch=1, accumulation=1, val_hash=data.tables.val_hash
         )
-        collect(config, layout.kept, data, "val", archive=layout.archive("val"))
+        Evaluation.open(layout.kept, data, config=config).run("val", archive=layout.archive("val"))
         before, largest, done = anonymous_mb(), 0.0, threading.Event()
 
         def watch() -> None:
@@ -49,7 +49,7 @@ def collect_and_print(n_images: int) -> None:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        collect(config, layout.kept, data, "test", archive=layout.archive("test"))
+        Evaluation.open(layout.kept, data, config=config).run("test", archive=layout.archive("test"))
         done.set()
         watcher.join()
         n_bytes = sum(path.stat().st_size for path in layout.archive("test").arrays.values() if path.exists())

@@ -63,7 +63,7 @@ def run_all(jobs: Iterable[Job], n_workers: int) -> Iterator[Outcome]:
 
 def _run(job: Job) -> Outcome:
     from attnsearch.data.loader import open_data
-    from attnsearch.evaluation.evaluation import collect
+    from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.search.single import SingleContext
     from attnsearch.store.archive import read_archive
     from attnsearch.store.epochs import read_csv
@@ -74,7 +74,7 @@ def _run(job: Job) -> Outcome:
     data = open_data(config.data)
     result = fit(config, SingleContext(job.seed, job.folder, lambda: False), data=data)
     files = TrialLayout(job.folder)
-    collect(config, _last_epoch(files), data, "val", archive=files.archive("val"))
+    Evaluation.open(_last_epoch(files), data, config=config).run("val", archive=files.archive("val"))
     maps = read_archive(files.archive("val")).maps
     curve = tuple(map(float, read_csv(files.epochs_csv)["val_accuracy"]))
     mean_map = math.nan if maps is None else float(maps[:, 0].mean(dtype=float))

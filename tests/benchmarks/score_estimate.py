@@ -21,9 +21,8 @@ from scipy import stats
 from attnsearch.config.evaluation import FULL, ScoreSettings
 from attnsearch.config.load import load_experiment, with_settings
 from attnsearch.data.loader import open_data
-from attnsearch.evaluation.score_archive import score_archive, score_references
+from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
 from attnsearch.types import SCORES
 
@@ -44,8 +43,8 @@ def score(trial: TrialLayout, settings: ScoreSettings, folder: Path) -> dict[str
     """The means of one trial; its files go to `folder`."""
     config = with_settings(load_experiment(str(trial.config)), {"runtime.n_threads": 1})
     scores = TrialLayout(folder).scores("val")
-    table = score_archive(config, trial.kept, open_data(config.data), trial.archive("val"), scores, settings=settings)
-    return table.means()
+    with Evaluation.open(trial.kept, open_data(config.data), config=config) as evaluation:
+        return evaluation.score(trial.archive("val"), scores, settings=settings).means()
 
 
 def correlations(estimates: Sequence[Mapping[str, float]], full: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -64,8 +63,8 @@ def senseless(trial: TrialLayout, settings: ScoreSettings, own: Mapping[str, flo
     """Scores in which the true masks are not better than the model's map, or random maps not worse."""
     config = with_settings(load_experiment(str(trial.config)), {"runtime.n_threads": 1})
     names = (TRUTH, RANDOM)
-    data, archive = open_data(config.data), trial.archive("val")
-    tables: dict[str, ScoreTable] = score_references(config, trial.kept, data, archive, names, settings=settings)
+    with Evaluation.open(trial.kept, open_data(config.data), config=config) as evaluation:
+        tables = evaluation.baselines(trial.archive("val"), names, settings=settings)
     truth, random = (tables[name].means() for name in names)
     wrong = []
     for name, direction in SCORES.items():

@@ -13,9 +13,10 @@ import torch
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource, crop_boxes
-from attnsearch.data.tables import ImageTable
+from attnsearch.data.tables import ImageTable, fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
-from attnsearch.evaluation.evaluation import collect, fixed_subset
+from attnsearch.evaluation import base
+from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import write_model_checkpoint
 from attnsearch.store.archive import read_archive
@@ -42,7 +43,7 @@ def test_validation_repeats_the_record_of_the_kept_epoch(
     trial: tuple[TrialLayout, dict[str, float]], config: ExperimentConfig, data: DataSource
 ) -> None:
     layout, recorded = trial
-    measured = collect(config, layout.kept, data, "val")
+    measured = Evaluation.open(layout.kept, data, config=config).run("val")
     assert set(measured) == {
         f"val/{name}" for name in ("loss", "accuracy", "mean_class_accuracy", "cross_entropy", "sparsity")
     }
@@ -53,7 +54,7 @@ def test_the_archive_holds_what_the_model_makes(
     trial: tuple[TrialLayout, dict[str, float]], config: ExperimentConfig, data: DataSource, tmp_path: Path
 ) -> None:
     paths = TrialLayout(tmp_path).archive("test")
-    measured = collect(config, trial[0].kept, data, "test", archive=paths)
+    measured = Evaluation.open(trial[0].kept, data, config=config).run("test", archive=paths)
     archive, table = read_archive(paths), data.tables.of("test")
     assert archive.image_ids == table.image_ids  # file order
     np.testing.assert_array_equal(archive.labels, table.labels)
@@ -78,7 +79,7 @@ def test_few_images_are_archived_and_all_are_scored(
     model = {"name": "br_npa", "stride_stage3": 1, "stride_stage4": 1}
     few = tiny_config(model=model, train={"epochs": 1}, evaluation={"n_images": 4})
     paths = TrialLayout(tmp_path).archive("val")
-    measured = collect(few, trial[0].kept, data, "val", archive=paths)
+    measured = Evaluation.open(trial[0].kept, data, config=few).run("val", archive=paths)
     archive = read_archive(paths)
     assert measured["val/accuracy"] == trial[1]["val/accuracy"]
     assert len(archive.image_ids) == 4
@@ -86,7 +87,7 @@ def test_few_images_are_archived_and_all_are_scored(
     rows = fixed_subset(data.tables.val, 4)
     assert archive.image_ids == tuple(data.tables.val.image_ids[row] for row in rows)
     whole = TrialLayout(tmp_path / "all").archive("val")
-    collect(few, trial[0].kept, data, "test", archive=whole)
+    Evaluation.open(trial[0].kept, data, config=few).run("test", archive=whole)
     assert len(read_archive(whole).image_ids) == 6  # the limit is for validation
 
 
@@ -133,7 +134,7 @@ def save(path: Path, config: ExperimentConfig, class_names: tuple[str, ...]) -> 
 def test_other_classes_are_refused_by_name(config: ExperimentConfig, data: DataSource, tmp_path: Path) -> None:
     path = save(tmp_path / "k.safetensors", config, ("red", "blue"))  # as many, in another order
     with pytest.raises(DataError, match=r"0: 'blue' \| 'red'"):
-        collect(config, path, data, "val")
+        Evaluation.open(path, data, config=config).run("val")
 
 
 def test_another_architecture_is_refused(
@@ -141,7 +142,7 @@ def test_another_architecture_is_refused(
 ) -> None:
     path = save(tmp_path / "k.safetensors", tiny_config(model={"name": "b_cnn"}), ("blue", "red"))
     with pytest.raises(ConfigError, match=r"unexpected: attention\."):
-        collect(config, path, data, "val")
+        Evaluation.open(path, data, config=config).run("val")
 
 
 def test_a_missing_split_is_refused(
@@ -149,7 +150,7 @@ def test_a_missing_split_is_refused(
 ) -> None:
     without = replace(data, tables=replace(data.tables, test=None))
     with pytest.raises(DataError, match="no test split"):
-        collect(config, trial[0].kept, without, "test")
+        Evaluation.open(trial[0].kept, without, config=config).run("test")
 
 
 def test_a_stop_leaves_no_archive(
@@ -162,7 +163,9 @@ def test_a_stop_leaves_no_archive(
             raise TrialInterrupted
 
     with pytest.raises(TrialInterrupted):
-        collect(config, trial[0].kept, data, "val", archive=TrialLayout(tmp_path).archive("val"), check=check)
+        Evaluation.open(trial[0].kept, data, config=config).run(
+            "val", archive=TrialLayout(tmp_path).archive("val"), check=check
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,6 +183,33 @@ def test_evaluation_keeps_no_graph(
         return seen[-1]  # type: ignore[no-any-return]
 
     monkeypatch.setattr(torch.nn.Linear, "forward", spy)
-    collect(config, trial[0].kept, data, "val")
+    Evaluation.open(trial[0].kept, data, config=config).run("val")
     assert seen
     assert not any(logits.requires_grad for logits in seen)
+
+
+def test_one_model_and_one_loader_serve_a_run_its_scores_and_its_baselines(
+    trial: tuple[TrialLayout, dict[str, float]],
+    data: DataSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    for name in ("build_model", "BatchLoader", "read_model_checkpoint"):
+        monkeypatch.setattr(base, name, _counted(name, getattr(base, name), calls))
+    files = TrialLayout(tmp_path)
+    with Evaluation.open(trial[0].kept, data) as evaluation:
+        evaluation.run("val", archive=files.archive("val"))
+        evaluation.score(files.archive("val"), files.scores("val"))
+        evaluation.baselines(files.archive("val"), ["centre"])
+        evaluation.predict("val")
+        evaluation.sanity("val", data.tables.val.image_ids[:2])
+    assert sorted(calls) == ["BatchLoader", "build_model", "read_model_checkpoint"]
+
+
+def _counted(name: str, call: Any, calls: list[str]) -> Any:
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        return call(*arguments, **named)
+
+    return counted

@@ -18,10 +18,11 @@ from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_settings
 from attnsearch.data.loader import DataSource, open_data
+from attnsearch.data.tables import fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import score_archive as module
-from attnsearch.evaluation.evaluation import collect, fixed_subset
-from attnsearch.evaluation.score_archive import sanity_steps, score_archive, score_references, scored_ids
+from attnsearch.evaluation.evaluation import Evaluation
+from attnsearch.evaluation.score_archive import scored_ids
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreJournal, ScoreTable, read_scores
 from attnsearch.store.layout import TrialLayout
@@ -45,7 +46,7 @@ def trained(config: ExperimentConfig, data: DataSource, tmp_path_factory: pytest
     context = RecordingContext(tmp_path_factory.mktemp("trained"))
     fit(config, context, data=data)
     files = TrialLayout(context.directory)
-    collect(config, files.kept, data, "val", archive=files.archive("val"))
+    Evaluation.open(files.kept, data).run("val", archive=files.archive("val"))
     return context.directory
 
 
@@ -55,10 +56,11 @@ def files(trained: Path, tmp_path: Path) -> TrialLayout:
 
 
 @pytest.fixture
-def scored(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> Scorer:
+def scored(data: DataSource, files: TrialLayout) -> Scorer:
+    evaluation = Evaluation.open(files.kept, data)
+
     def run(**named: Any) -> ScoreTable:
-        named = {"settings": SETTINGS, **named}
-        return score_archive(config, files.kept, data, files.archive("val"), files.scores("val"), **named)
+        return evaluation.score(files.archive("val"), files.scores("val"), **{"settings": SETTINGS, **named})
 
     return run
 
@@ -109,10 +111,11 @@ def test_images_are_those_of_every_trial(scored: Scorer, data: DataSource) -> No
     assert few.curves.shape == (2, 0, 0)
 
 
-def test_finished_scoring_is_not_repeated(scored: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = scored()
-    monkeypatch.setattr(module, "SaliencyScorer", None)
-    assert scored().digest == first.digest
+def test_finished_scoring_is_not_repeated(scored: Scorer) -> None:
+    def check() -> None:
+        pytest.fail("an image is scored, or a file is written")
+
+    assert scored().digest == scored(check=check).digest
 
 
 def test_other_settings_are_another_scoring(scored: Scorer) -> None:
@@ -206,7 +209,7 @@ def test_archive_of_another_data_set_is_refused(
 def test_archive_of_another_crop_is_refused(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> None:
     other = with_settings(config, {"data.crop_ratio": 0.5})
     with pytest.raises(ConfigError, match=r"data\.crop_ratio: is 0\.5, and .*archive_val\.json was made with 0\.875"):
-        score_archive(other, files.kept, data, files.archive("val"), files.scores("val"), settings=SETTINGS)
+        Evaluation.open(files.kept, data, config=other).score(files.archive("val"), files.scores("val"))
 
 
 def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: TrialLayout) -> None:
@@ -254,18 +257,17 @@ def test_archive_without_saliency_is_refused(scored: Scorer, files: TrialLayout)
         scored()
 
 
-def test_references_are_scored_on_the_same_images(
-    config: ExperimentConfig, data: DataSource, files: TrialLayout
-) -> None:
-    found = score_references(config, files.kept, data, files.archive("val"), ["uniform", "centre"], settings=SETTINGS)
+def test_baselines_are_scored_on_the_same_images(data: DataSource, files: TrialLayout) -> None:
+    evaluation = Evaluation.open(files.kept, data)
+    found = evaluation.baselines(files.archive("val"), ["uniform", "centre"], settings=SETTINGS)
     assert found["uniform"].image_ids == data.tables.val.image_ids
     assert found["uniform"].n_undefined()["relevance_gain"] == 6
     assert found["uniform"].means()["entropy"] == pytest.approx(1.0)
     assert found["centre"].means()["gini"] > 0.1
 
 
-def test_sanity_steps_are_of_the_named_images(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> None:
-    steps = sanity_steps(config, files.kept, data, "val", data.tables.val.image_ids[:2])
+def test_sanity_steps_are_of_the_named_images(data: DataSource, files: TrialLayout) -> None:
+    steps = Evaluation.open(files.kept, data).sanity("val", data.tables.val.image_ids[:2])
     assert {len(step.similarity) for step in steps} == {2}
     assert steps[0].parts == ("head",)
 
@@ -279,13 +281,14 @@ def test_ground_truth_is_scored_where_there_is_some(tmp_path: Path) -> None:
     context = RecordingContext(tmp_path)
     fit(config, context, data=data)
     files = TrialLayout(tmp_path)
-    collect(config, files.kept, data, "val", archive=files.archive("val"))
-    table = score_archive(config, files.kept, data, files.archive("val"), files.scores("val"))
+    evaluation = Evaluation.open(files.kept, data)
+    evaluation.run("val", archive=files.archive("val"))
+    table = evaluation.score(files.archive("val"), files.scores("val"))
     assert {"pointing_hit", "energy_in_mask", "rank_in_mask", "iou_in_mask", "best_iou_in_mask"} < set(table.values)
     assert not [name for name in table.values if "@" in name]
     means = table.means()
     assert means["best_iou_in_mask"] >= means["iou_in_mask"]  # 0.5 is one of those that it is chosen from
     assert 0.1 <= table.about["iou_thresholds"]["iou_in_mask"] <= 0.9
-    truth = score_references(config, files.kept, data, files.archive("val"), ["parts"])["parts"]
+    truth = evaluation.baselines(files.archive("val"), ["parts"])["parts"]
     assert truth.means()["pointing_hit"] == 1.0
     assert truth.means()["energy_in_mask"] > table.means()["energy_in_mask"]

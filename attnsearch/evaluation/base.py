@@ -1,0 +1,272 @@
+"""A checkpoint's model, ready for inference, alone or on an opened data set; one run of it over a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
+from attnsearch.data.tables import ImageTable, fixed_subset
+from attnsearch.device import (
+    Arithmetic,
+    device_errors,
+    evaluation_batch_size,
+    pick_device,
+    pick_precision,
+    set_threads,
+)
+from attnsearch.metrics.classification import MetricTotals
+from attnsearch.models import build_model
+from attnsearch.models.base import AttentionModel
+from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
+from attnsearch.models.weights import check_class_names, load_into
+from attnsearch.store.archive import ArchiveWriter
+from attnsearch.store.layout import ArchivePaths
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split
+
+
+@dataclass(frozen=True, eq=False)
+class InferenceModel:
+    """The model of a checkpoint in eval mode on its device, with the arithmetic of its run's validation.
+
+    Attributes:
+        config: of the run; its data and runtime settings may differ from those of the checkpoint.
+    """
+
+    checkpoint: ModelCheckpoint
+    config: ExperimentConfig
+    model: AttentionModel
+    arithmetic: Arithmetic
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.arithmetic.device
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the logits."""
+        return self.checkpoint.class_names
+
+    @torch.no_grad()
+    def output(self, batch: Batch, *, maps: tuple[str, ...] | None = ()) -> AttentionOutput:
+        """What the model makes of a batch (B, 3, H, W), without a graph.
+
+        Args:
+            maps: names of maps, an empty tuple for the family's default ones, None for none.
+        """
+        with self.arithmetic.autocast():
+            output: AttentionOutput = self.model(self.arithmetic.place_images(batch), maps=maps)
+        return output
+
+
+def read_once(checkpoint: ModelCheckpoint | Path | str) -> ModelCheckpoint:
+    """A checkpoint that is read already, or the one of a file."""
+    return checkpoint if isinstance(checkpoint, ModelCheckpoint) else read_model_checkpoint(checkpoint)
+
+
+@device_errors()
+def build_for_inference(checkpoint: ModelCheckpoint, config: ExperimentConfig) -> tuple[AttentionModel, Arithmetic]:
+    """The model of a checkpoint in eval mode on its device, and the arithmetic of the run's validation.
+
+    Raises:
+        ConfigError: the weights do not fit, or the device does not exist.
+        OutOfMemory, DeviceError: the device has too little memory for the model, or it failed.
+    """
+    set_threads(config.runtime.n_threads)
+    model = build_model(config.model, len(checkpoint.class_names), load_weights=False)
+    load_into(model, checkpoint.state, str(checkpoint.path))
+    device = pick_device(config.runtime.device)
+    arithmetic = Arithmetic(device, pick_precision(config.train.precision, device), model.channels_last)
+    return arithmetic.place_model(model).eval(), arithmetic
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOnData(InferenceModel):
+    """An inference model on an opened data set of the same classes; it has one loader per split."""
+
+    data: DataSource
+    _loaders: dict[Split, BatchLoader] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(
+        cls, checkpoint: ModelCheckpoint | Path | str, data: DataSource, *, config: ExperimentConfig | None = None
+    ) -> Self:
+        """Reads the checkpoint, checks its classes and builds its model: each once.
+
+        Args:
+            config: None takes that of the checkpoint.
+        Raises:
+            ConfigError: the checkpoint is missing or does not fit the model, or the device does not exist.
+            DataError: the data set has other classes.
+            OutOfMemory, DeviceError: the device has too little memory for the model, or it failed.
+        """
+        checkpoint = read_once(checkpoint)
+        check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
+        config = checkpoint.config if config is None else config
+        model, arithmetic = build_for_inference(checkpoint, config)
+        return cls(checkpoint, config, model, arithmetic, data)
+
+    def table(self, split: Split) -> ImageTable:
+        """The images of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        return self.data.tables.of(split)
+
+    def loader(self, split: Split) -> BatchLoader:
+        """The batches of a split in file order, of the size of the run's validation.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in self._loaders:
+            self._loaders[split] = BatchLoader(
+                self.data,
+                split,
+                self.config.data,
+                batch_size=evaluation_batch_size(self.config.train.batch_size // self.checkpoint.accumulation),
+                device=self.device,
+                training=False,
+                seed=self.config.seed,
+                with_masks=self.model.needs_masks and self.table(split).mask_paths is not None,
+            )
+        return self._loaders[split]
+
+    def batches(self, split: Split) -> Iterator[Batch]:
+        """All images of a split, in file order."""
+        return self.loader(split).epoch(self.checkpoint.epoch)
+
+    def close(self) -> None:
+        """Forgets the loaders, which hold pixels that were read ahead."""
+        self._loaders.clear()
+
+    def rows_of(self, split: Split, image_ids: Collection[str]) -> NDArray[np.int64]:
+        """(n,) the rows of some images of a split, ascending."""
+        ids = set(image_ids)
+        return np.array([row for row, image_id in enumerate(self.table(split).image_ids) if image_id in ids], np.int64)
+
+    def row_batches(self, split: Split, rows: NDArray[np.int64], *, n_images: int) -> Iterator[Batch]:
+        """Some rows (n,) of a split, in that order, as batches of at most `n_images`."""
+        loader = self.loader(split)
+        for start in range(0, len(rows), n_images):
+            yield loader.batch(rows[start : start + n_images])
+
+
+@device_errors()
+@torch.no_grad()
+def run_split(
+    opened: ModelOnData,
+    split: Split,
+    *,
+    archive: ArchivePaths | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Measures a split in file order, and archives maps, norms, saliency and predictions.
+
+    It computes in the precision and the batch size of the run's validation, so that the validation split gives the
+    numbers of the best epoch's record again. The loss is the family's own: a teacher, if there was one, is not asked.
+    What is archived is as the model made it, in float32; saliency explains the predicted class. Memory does not grow
+    with the maps of more images.
+
+    Args:
+        archive: where the maps go, or None to only measure. On validation `evaluation.n_images` limits them to
+            `fixed_subset`; metrics always use all images.
+        check: called between batches and before each file gets its name.
+    Returns:
+        `split/loss`, `split/accuracy`, `split/mean_class_accuracy`, `split/cross_entropy`, and `split/sparsity` where
+        the model has maps or norms.
+    Raises:
+        DataError: there is no such split.
+        StoreError: the disk refuses.
+        OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
+    """
+    totals = MetricTotals(len(opened.class_names), opened.device, per_class=True)
+    parts = _ArchiveParts.of_split(opened, split)
+    with ExitStack() as stack:
+        writer = None
+        if archive is not None:
+            writer = stack.enter_context(ArchiveWriter(archive, len(parts.rows), check=check))
+        for batch in opened.batches(split):
+            check()
+            output = _measure(opened, batch, totals)
+            if writer is not None and (part := parts.of(batch, output, opened.model)) is not None:
+                writer.append(part)
+        if writer is not None:
+            writer.finish()
+    metrics = totals.scores()
+    return {f"{split}/{name}": value for name, value in {"loss": metrics.loss, **metrics.metrics}.items()}
+
+
+def _measure(opened: ModelOnData, batch: Batch, totals: MetricTotals) -> AttentionOutput:
+    """The output of a batch, whose metrics are added to the totals."""
+    batch = opened.arithmetic.place_images(batch)
+    output = opened.output(batch)
+    output = replace(output, logits=output.logits.float())
+    cross_entropy = torch.nn.functional.cross_entropy(output.logits, batch.labels)
+    totals.add(batch, output, opened.model.loss_terms(output, batch), extra_metrics={"cross_entropy": cross_entropy})
+    return output
+
+
+@dataclass(frozen=True, eq=False)
+class _ArchiveParts:
+    """Cuts batches into the pieces of an archive.
+
+    Attributes:
+        rows: (n,) of the split, those that are archived.
+        sizes_hw, crop_boxes: (N, 2) and (N, 4), of all images of the split.
+    """
+
+    checkpoint: ModelCheckpoint
+    table: ImageTable
+    rows: NDArray[np.int64]
+    sizes_hw: NDArray[np.int64]
+    crop_boxes: NDArray[np.float64]
+
+    @classmethod
+    def of_split(cls, opened: ModelOnData, split: Split) -> _ArchiveParts:
+        """For the archive of a split, on validation of some of its images."""
+        table, data = opened.table(split), opened.data
+        rows = fixed_subset(table, opened.config.evaluation.n_images if split == "val" else None)
+        boxes = crop_boxes(data, split, opened.config.data)
+        return cls(opened.checkpoint, table, rows, data.cache.sizes_hw[data.cache.rows(table)], boxes)
+
+    def of(self, batch: Batch, output: AttentionOutput, model: AttentionModel) -> AttentionArchive | None:
+        """The archived images of a batch, or None."""
+        places = np.flatnonzero(np.isin(batch.rows.numpy(), self.rows))  # (n,) in the batch
+        if not len(places):
+            return None
+        confidences, predictions = output.logits.softmax(dim=1).max(dim=1)
+        saliency = None if output.maps is None else model.saliency(output, predictions)
+        rows = batch.rows.numpy()[places]
+        return AttentionArchive(
+            image_ids=tuple(batch.image_ids[index] for index in places),
+            labels=self.table.labels[rows],
+            predictions=predictions.cpu().numpy()[places],
+            confidences=confidences.cpu().numpy()[places],
+            sizes_hw=self.sizes_hw[rows],
+            crop_boxes=self.crop_boxes[rows],
+            class_names=self.table.class_names,
+            map_names=output.map_names,
+            maps=_to_array(output.maps, places),
+            norms=_to_array(output.norms, places),
+            saliency=_to_array(saliency, places),
+            config_digest=self.checkpoint.config.digest(),
+            epoch=self.checkpoint.epoch,
+            split=self.table.split,
+        )
+
+
+def _to_array(tensor: Tensor | None, places: NDArray[np.intp]) -> NDArray[np.float32] | None:
+    """The images at some places (n,) of a batch: (B, ...) -> (n, ...) float32."""
+    return None if tensor is None else tensor.float().cpu().numpy()[places]
