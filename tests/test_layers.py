@@ -25,6 +25,7 @@ ORDER = (
     ("explorer",),
     ("report",),
     ("cli",),
+    ("testing",),
     ("__main__",),
 )
 """From the ground up; packages of one row never import each other."""

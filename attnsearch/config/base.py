@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+from attnsearch import plugins
+from attnsearch.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$"
 METRIC_KEY = r"^(train|val)/[a-z0-9_]+$"
@@ -19,9 +25,10 @@ TAGS = ("name", "kind")
 
 
 def members(annotation: Any) -> list[Any]:
-    """The alternatives of a type: the parts of a union without None, the type itself otherwise."""
+    """The alternatives of a type: the parts of a union without None, what is registered, else the type itself."""
     if get_origin(annotation) is Annotated:
-        return members(get_args(annotation)[0])
+        registered = [mark for mark in get_args(annotation)[1:] if isinstance(mark, Registered)]
+        return registered[0].classes() if registered else members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         return [part for arg in get_args(annotation) if arg is not NoneType for part in members(arg)]
     return [annotation]
@@ -72,8 +79,9 @@ def keys_named(name: str, model: type[BaseModel]) -> list[str]:
 
 
 def field_annotation(field: FieldInfo) -> Any:
-    """The type of a field; pydantic moves `Annotated` parts out of it, which does not matter here."""
-    return field.annotation
+    """The type of a field with what tells registered classes, which pydantic moves out of it."""
+    marks = [mark for mark in field.metadata if isinstance(mark, Registered)]
+    return Annotated[field.annotation, marks[0]] if marks else field.annotation
 
 
 def _choose(classes: list[type[BaseModel]], values: Any) -> type[BaseModel] | None:
@@ -111,6 +119,70 @@ class Settings(BaseModel):
     """Frozen, strict settings; unknown keys and non-finite numbers are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered model or data set.
+
+    Attributes:
+        settings: its settings class, whose field `name` has the one value that chooses it.
+        build: what is called with the settings, or "module:function", which is imported on use.
+    """
+
+    settings: type[Settings]
+    build: Callable[..., Any] | str
+
+    @property
+    def origin(self) -> str:
+        """Where the settings class is defined."""
+        return f"{self.settings.__module__}:{self.settings.__qualname__}"
+
+
+def register_part(kind: str, settings: type[Settings], build: Callable[..., Any] | str) -> None:
+    """Registers a part under the value of its settings' `name`.
+
+    Raises:
+        ConfigError: the settings class has no such field, or another part has this name.
+    """
+    tag = tag_of(settings)
+    if tag is None or tag[0] != "name" or settings.model_fields["name"].default != tag[1]:
+        raise ConfigError(f'{settings.__qualname__} needs a field such as name: Literal["mine"] = "mine"')
+    plugins.register(kind, tag[1], Part(settings, build))
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Marks a type in `Annotated`: the value is of the settings class that is registered under its `name`.
+
+    Whatever is registered later is accepted too, and dumped with all of its own fields.
+    """
+
+    kind: str
+
+    def classes(self) -> list[type[Settings]]:
+        """The settings classes that are registered now."""
+        return [plugins.find(self.kind, name).settings for name in plugins.names(self.kind)]
+
+    def __get_pydantic_core_schema__(self, base: type[Settings], handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(value: Any, info: ValidationInfo) -> Settings:
+            return value if isinstance(value, base) else self._validate(value, is_json=info.mode == "json")
+
+        return core_schema.with_info_plain_validator_function(validate)
+
+    def _validate(self, value: Any, *, is_json: bool) -> Settings:
+        """The settings that a block describes; errors are those of a pydantic union with a discriminator."""
+        if not isinstance(value, dict):
+            raise PydanticKnownError("model_attributes_type")
+        if "name" not in value:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
+        try:
+            settings: type[Settings] = plugins.find(self.kind, str(value["name"])).settings
+        except ConfigError:
+            known = ", ".join(f"'{name}'" for name in plugins.names(self.kind))
+            context = {"discriminator": "'name'", "tag": str(value["name"]), "expected_tags": known}
+            raise PydanticKnownError("union_tag_invalid", context) from None
+        return settings.model_validate_json(json.dumps(value)) if is_json else settings.model_validate(value)
 
 
 class PlacedError(ValueError):

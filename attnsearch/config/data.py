@@ -1,14 +1,14 @@
-"""The data sets that may be written under `data:` in YAML; the union `DataConfig` is the list of them."""
+"""What may be written under `data:`; the list at the end is that of the package's data sets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from attnsearch import geometry
-from attnsearch.config.base import Settings
+from attnsearch.config.base import Registered, Settings, register_part
 from attnsearch.config.variables import expand
 
 #: How many classes the synthetic codes can tell apart, by the number of parts in which any two of them must differ.
@@ -40,7 +40,13 @@ class MultiScale(Settings):
 
 
 class DataSettings(Settings):
-    """What every data set is asked: how pictures reach the model, and how validation is held out."""
+    """How images reach the model, and how validation is held out; a data set of your own adds its `name` and fields."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def name(self) -> str:
+            """The data set."""
 
     image_size_px: int = Field(224, ge=16, le=4096, description="S, side in pixels of the square that the model sees")
     crop_ratio: float = Field(
@@ -209,7 +215,16 @@ class FlowersData(TorchvisionData):
     name: Literal["flowers"] = Field("flowers", description="a folder that holds flowers-102")
 
 
-DataConfig = Annotated[
-    SyntheticData | FolderData | CubData | AircraftData | CarsData | PetsData | FlowersData,
-    Field(discriminator="name"),
-]
+DataConfig = Annotated[DataSettings, Registered("dataset")]
+
+_DATA_SETS: dict[type[DataSettings], str] = {
+    SyntheticData: "synthetic.dataset",
+    FolderData: "folder",
+    CubData: "cub",
+    AircraftData: "torchvision_sets",
+    CarsData: "torchvision_sets",
+    PetsData: "torchvision_sets",
+    FlowersData: "torchvision_sets",
+}
+for _data_set, _module in _DATA_SETS.items():
+    register_part("dataset", _data_set, f"attnsearch.data.{_module}:list_images")

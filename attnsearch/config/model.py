@@ -1,14 +1,20 @@
-"""What may be written under `model:`; the union at the end is the list of model families."""
+"""What may be written under `model:`; the list at the end is that of the package's model families."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from attnsearch.config.base import Settings
+from attnsearch.config.base import Registered, Settings, register_part
 
 
 class BackboneSettings(Settings):
-    """What every family on a timm backbone shares."""
+    """What every family shares; a family of your own adds `name: Literal["mine"] = "mine"` and its fields."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def name(self) -> str:
+            """The model family."""
 
     backbone: str = Field(
         default="resnet50",
@@ -257,7 +263,16 @@ class DcalSettings(BackboneSettings):
         return self
 
 
-ModelConfig = Annotated[
-    CnnSettings | BCnnSettings | BrNpaSettings | PlainSettings | LoupeSettings | IntrSettings | DcalSettings,
-    Field(discriminator="name"),
-]
+ModelConfig = Annotated[BackboneSettings, Registered("model")]
+
+_FAMILIES: dict[type[BackboneSettings], str] = {
+    CnnSettings: "br_npa",
+    BCnnSettings: "br_npa",
+    BrNpaSettings: "br_npa",
+    PlainSettings: "loupe",
+    LoupeSettings: "loupe",
+    IntrSettings: "intr",
+    DcalSettings: "dcal",
+}
+for _family, _module in _FAMILIES.items():
+    register_part("model", _family, f"attnsearch.models.{_module}:build")

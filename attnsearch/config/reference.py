@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from attnsearch.config.base import settings_classes, tag_of
+from attnsearch.config.base import field_annotation, settings_classes, tag_of
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import Scalar, StudyConfig
 from attnsearch.config.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES
@@ -70,12 +70,13 @@ def _metrics() -> str:
 
 def _sections(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
     """A table of the plain keys of a settings class, then one part for each block inside it."""
-    blocks = {name: found for name, field in model.model_fields.items() if (found := _block_classes(field.annotation))}
+    types = {name: field_annotation(field) for name, field in model.model_fields.items()}
+    blocks = {name: found for name, annotation in types.items() if (found := _block_classes(annotation))}
     plain = [name for name in model.model_fields if name not in blocks]
     if plain:
         yield _table([_row(model, name, prefix) for name in plain])
     for name, classes in blocks.items():
-        place = (*prefix, name + _free_part(model.model_fields[name].annotation))
+        place = (*prefix, name + _free_part(types[name]))
         yield f"{'#' * (2 + len(place))} `{'.'.join(place)}`\n"
         yield _sentence(model.model_fields[name], required=model.model_fields[name].is_required()) + "\n"
         yield from _sections(classes[0], place) if len(classes) == 1 else _union_sections(classes, place)
@@ -103,7 +104,7 @@ def _table(rows: Sequence[Row], *, head: Row = ("key", "type", "default", "meani
 
 def _row(model: type[BaseModel], name: str, prefix: tuple[str, ...]) -> Row:
     field = model.model_fields[name]
-    kind = _type_name(field.annotation) + _bounds(field)
+    kind = _type_name(field_annotation(field)) + _bounds(field)
     return (f"`{'.'.join((*prefix, name))}`", kind, _default(field), _meaning(field))
 
 

@@ -18,6 +18,7 @@ from attnsearch.config.base import (
     METRIC_KEY,
     NAME,
     PlacedError,
+    field_annotation,
     keys_named,
     possible_classes,
     settings_classes,
@@ -208,7 +209,7 @@ def _unknown(
 ) -> Iterator[tuple[Place, Sequence[type[BaseModel]]]]:
     """(place, classes that could stand around it) of each unknown key."""
     for key, inner in values.items():
-        annotations = [owner.model_fields[key].annotation for owner in owners if key in owner.model_fields]
+        annotations = [field_annotation(owner.model_fields[key]) for owner in owners if key in owner.model_fields]
         if not annotations:
             yield (*place, key), owners
         elif isinstance(inner, dict):

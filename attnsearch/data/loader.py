@@ -85,7 +85,7 @@ def open_data(cfg: DataConfig, *, progress: bool = False) -> DataSource:
     Raises:
         DataError, StoreError: as `build_tables` and `open_cache`.
     """
-    tables = build_tables(cfg, progress=progress)
+    tables = build_tables(cfg)
     cache = open_cache(tables, side_px=cfg.cached_px, resize=cfg.resize, progress=progress)
     return DataSource(cfg, tables, cache)
 

@@ -62,8 +62,9 @@ def check_kind(kind: str, model: ModelConfig) -> None:
     families = _FAMILIES.get(kind, (model.name,))
     if model.name not in families:
         raise ConfigError(f"--kind {kind} is drawn of {' and '.join(families)}, and this model is {model.name}")
-    if model.name == "dcal" and kind in ("branches", "patches") and not model.has_glca:
-        raise ConfigError(f"--kind {kind} needs DCAL's cross-attention, which the variant {model.variant} lacks")
+    if kind in ("branches", "patches") and not getattr(model, "has_glca", True):
+        variant = getattr(model, "variant", "")
+        raise ConfigError(f"--kind {kind} needs DCAL's cross-attention, which the variant {variant} lacks")
 
 
 def extra_maps(kind: str, settings: ModelConfig, model: Any) -> tuple[str, ...]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable
+from typing import TypeVar
 
-from attnsearch.config.model import (
-    BCnnSettings,
-    BrNpaSettings,
-    CnnSettings,
-    DcalSettings,
-    IntrSettings,
-    LoupeSettings,
-    ModelConfig,
-    PlainSettings,
-)
-from attnsearch.models import br_npa, dcal, intr, loupe
+from attnsearch import plugins
+from attnsearch.config.base import register_part
+from attnsearch.config.model import BackboneSettings, ModelConfig
 from attnsearch.models.base import AttentionModel
 
-__all__ = ["AttentionModel", "build_model"]
+__all__ = ["AttentionModel", "build_model", "register_model"]
+
+S = TypeVar("S", bound=BackboneSettings)
 
 
 def build_model(config: ModelConfig, n_classes: int, *, load_weights: bool = True) -> AttentionModel:
@@ -31,12 +26,17 @@ def build_model(config: ModelConfig, n_classes: int, *, load_weights: bool = Tru
     """
     if not load_weights:
         config = config.model_copy(update={"weights": "none"})
-    if isinstance(config, CnnSettings | BCnnSettings | BrNpaSettings):
-        return br_npa.build(config, n_classes)
-    if isinstance(config, LoupeSettings | PlainSettings):
-        return loupe.build(config, n_classes)
-    if isinstance(config, IntrSettings):
-        return intr.build(config, n_classes)
-    if isinstance(config, DcalSettings):
-        return dcal.build(config, n_classes)
-    assert_never(config)
+    model: AttentionModel = plugins.resolve(plugins.find("model", config.name).build)(config, n_classes)
+    return model
+
+
+def register_model(settings: type[S], build: Callable[[S, int], AttentionModel]) -> None:
+    """Makes a family of your own known: `model: {name: …}` then takes its settings everywhere.
+
+    Args:
+        settings: a subclass of `BackboneSettings` with a field such as `name: Literal["mine"] = "mine"`.
+        build: called with the settings and the number of classes; the class of the model itself serves.
+    Raises:
+        ConfigError: the settings have no name, or another family has it.
+    """
+    register_part("model", settings, build)

@@ -1,16 +1,17 @@
 """The settings of the model families."""
 
 import json
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from attnsearch.config.base import members
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings, ModelConfig
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)
-FAMILIES = get_args(get_args(ModelConfig)[0])
+FAMILIES = tuple(members(ModelConfig))
 
 
 @pytest.mark.parametrize("settings_class", FAMILIES)

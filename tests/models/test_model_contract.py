@@ -1,17 +1,15 @@
 """What every model family must do, run over all members of the settings union."""
 
-from typing import get_args
-
 import pytest
 import torch
 
-from attnsearch.config.base import Settings
+from attnsearch.config.base import Settings, members
 from attnsearch.config.model import ModelConfig, ResNetSettings
 from attnsearch.models import build_model
 from attnsearch.models.weights import load_into, read_checkpoint, save_checkpoint
 
 N_CLASSES = 5
-FAMILIES: tuple[type[Settings], ...] = get_args(get_args(ModelConfig)[0])
+FAMILIES: tuple[type[Settings], ...] = tuple(members(ModelConfig))
 
 # Families on a ResNet need no entry; others name here the settings that make them tiny.
 TINY: dict[str, dict[str, object]] = {

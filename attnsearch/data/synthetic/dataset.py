@@ -33,7 +33,7 @@ DRAWN_BY = (
 _CLASSES = "classes.csv"
 
 
-def list_images(cfg: SyntheticData, *, progress: bool = False) -> Listing:
+def list_images(cfg: SyntheticData) -> Listing:
     """The drawn pictures; the first time they are drawn into the cache folder.
 
     Raises:
@@ -43,7 +43,7 @@ def list_images(cfg: SyntheticData, *, progress: bool = False) -> Listing:
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode()).hexdigest()
 
     def build(folder: Path) -> dict[str, str | int | float]:
-        _draw_all(cfg, folder, progress=progress)
+        _draw_all(cfg, folder)
         return {"version": _VERSION, **settings}
 
     return list_folder(
@@ -51,7 +51,7 @@ def list_images(cfg: SyntheticData, *, progress: bool = False) -> Listing:
     )
 
 
-def make_synthetic(cfg: SyntheticData, target: Path, *, progress: bool = False) -> None:
+def make_synthetic(cfg: SyntheticData, target: Path) -> None:
     """Draws the data set into a folder of its own, to be read as `folder`; all of it or nothing.
 
     Raises:
@@ -59,7 +59,7 @@ def make_synthetic(cfg: SyntheticData, target: Path, *, progress: bool = False) 
         StoreError: the disk is full or cannot be written.
     """
     with new_folder(target) as folder:
-        _draw_all(cfg, folder, progress=progress)
+        _draw_all(cfg, folder)
 
 
 def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: int = 112) -> Image.Image:
@@ -77,7 +77,7 @@ def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: 
     return sheet
 
 
-def _draw_all(cfg: SyntheticData, folder: Path, *, progress: bool) -> None:
+def _draw_all(cfg: SyntheticData, folder: Path) -> None:
     counts: dict[Split, int] = {
         "train": cfg.n_train_per_class, "val": cfg.n_val_per_class, "test": cfg.n_test_per_class
     }  # fmt: skip
@@ -93,7 +93,7 @@ def _draw_all(cfg: SyntheticData, folder: Path, *, progress: bool) -> None:
     ]
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-draw") as pool:
         drawn = pool.map(lambda job: _draw_one(cfg, job, marked), jobs)
-        for _ in with_bar(drawn, "Drawing birds", n_steps=len(jobs), force=progress):
+        for _ in with_bar(drawn, "Drawing birds", n_steps=len(jobs), force=False):
             pass  # a failed drawing raises here
     _write_classes(folder / _CLASSES, names, codes)
 

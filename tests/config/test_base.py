@@ -1,0 +1,149 @@
+"""Settings classes that are registered stand beside those of the package wherever settings are read or written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from attnsearch.config.base import Settings, dotted_keys, register_part
+from attnsearch.config.data import DataSettings
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import load_experiment, load_study, names, resolved_study, with_settings
+from attnsearch.config.model import BackboneSettings, CnnSettings
+from attnsearch.config.reference import reference
+from attnsearch.errors import ConfigError
+from attnsearch.testing.registry import temporary_parts
+
+DIGESTS: dict[str, str] = json.loads((Path(__file__).parents[1] / "golden" / "digests.json").read_text())
+
+
+class GateSettings(BackboneSettings):
+    """A gate over the features."""
+
+    name: Literal["gate"] = Field("gate", description="the model family")
+    gate_size: int = Field(4, ge=1, le=9, description="cells of the gate")
+
+
+class TableSettings(DataSettings):
+    """Images in a table."""
+
+    name: Literal["table"] = Field("table", description="the data set")
+    files: tuple[str, ...] = Field(("a", "b"), description="files of the table")
+
+
+@pytest.fixture(autouse=True)
+def own_parts() -> Iterator[None]:
+    with temporary_parts():
+        register_part("model", GateSettings, "absent:build")
+        register_part("dataset", TableSettings, "absent:list_images")
+        yield
+
+
+def experiment(**model: Any) -> ExperimentConfig:
+    values = {"name": "x", "data": {"name": "table"}, "model": {"name": "gate", **model}}
+    return ExperimentConfig.model_validate_json(json.dumps(values))
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_dump_keeps_the_fields_of_a_registered_class_and_is_read_again() -> None:
+    config = experiment(gate_size=7)
+    assert isinstance(config.model, GateSettings)
+    dumped = json.loads(config.model_dump_json())
+    assert dumped["model"]["gate_size"] == 7
+    assert dumped["data"]["files"] == ["a", "b"]
+    assert ExperimentConfig.model_validate_json(config.model_dump_json()) == config
+    assert ExperimentConfig.model_validate(config.model_dump()) == config
+
+
+def test_the_digest_depends_on_the_fields_of_a_registered_class() -> None:
+    assert experiment(gate_size=7).digest() != experiment(gate_size=8).digest()
+
+
+def test_settings_that_are_built_already_are_taken_as_they_are() -> None:
+    settings = GateSettings(gate_size=2)
+    config = ExperimentConfig(name="x", data=TableSettings(), model=settings)
+    assert config.model is settings
+    with pytest.raises(ValidationError, match="valid dictionary or object"):
+        ExperimentConfig(name="x", data=TableSettings(), model=TableSettings())
+
+
+def test_dotted_settings_are_laid_over_a_registered_class() -> None:
+    assert with_settings(experiment(), {"model.gate_size": 9}).model.model_dump()["gate_size"] == 9
+    assert isinstance(with_settings(experiment(gate_size=9), {"model.name": "cnn"}).model, CnnSettings)
+    assert "model.gate_size" in dotted_keys(ExperimentConfig)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("gate_sise: 3", r"own.yaml:4: model.gate_sise: is no key of gate \(did you mean 'gate_size'\?\)"),
+        ("gate_size: 12", r"own.yaml:4: model.gate_size: must be less than or equal to 9, got 12"),
+        ("gate_size: big", r"own.yaml:4: model.gate_size: must be a whole number, got 'big'"),
+    ],
+)
+def test_messages_name_the_line_of_a_registered_key(tmp_path: Path, line: str, message: str) -> None:
+    path = written(tmp_path, f"name: own\nmodel:\n  name: gate\n  {line}\ndata: {{name: table}}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(path)
+
+
+def test_an_unknown_name_is_told_with_the_registered_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, "name: own\nmodel: {name: gaet}\ndata: {name: table}\n")
+    with pytest.raises(ConfigError, match=r"model.name: unknown name 'gaet' \(did you mean 'gate'\?\); known: .*gate"):
+        load_experiment(path)
+
+
+def test_the_space_of_a_study_may_name_keys_of_a_registered_class(tmp_path: Path) -> None:
+    base = "name: own\nbase: {name: own, model: {name: gate}, data: {name: table}}\n"
+    text = base + "space:\n  model.gate_size: {kind: int, low: 1, high: 3}\n"
+    assert "gate_size: 4" in resolved_study(load_study(written(tmp_path, text)))
+    with pytest.raises(ConfigError, match=r"model.gate_sice: is no key .*did you mean 'model.gate_size'"):
+        load_study(written(tmp_path, text.replace("gate_size", "gate_sice")))
+
+
+def test_the_reference_lists_registered_classes() -> None:
+    assert "**`name: gate`** A gate over the features." in reference()
+    assert "| `model.gate_size` | whole number in [1, 9] | `4` | cells of the gate |" in reference()
+
+
+def test_a_settings_class_without_a_name_of_one_value_is_refused() -> None:
+    class Nameless(Settings):
+        size: int = 1
+
+    with pytest.raises(ConfigError, match=r"Nameless needs a field such as name: Literal\[\"mine\"\] = \"mine\""):
+        register_part("model", Nameless, "absent:build")
+
+
+def test_a_name_of_the_package_is_taken() -> None:
+    class Mine(BackboneSettings):
+        name: Literal["cnn"] = "cnn"
+
+    with pytest.raises(ConfigError, match=r"model 'cnn' is attnsearch.config.model:CnnSettings, so .*Mine needs"):
+        register_part("model", Mine, "absent:build")
+
+
+@pytest.mark.parametrize("key", DIGESTS)
+def test_digests_of_shipped_files_never_change(key: str) -> None:
+    """Studies that were started go on only under the same digest; these are those of version 0.1."""
+    file, _, profile = key.partition(" --profile ")
+    kind, name = file.split("/")
+    overrides = ["data.root=x"] if profile == "photos" else []
+    if kind == "configs":
+        assert load_experiment(name).digest() == DIGESTS[key]
+    else:
+        assert load_study(name, profile=profile or None, overrides=overrides).experiment.digest() == DIGESTS[key]
+
+
+def test_digests_of_all_configs_are_held() -> None:
+    held = {key.removeprefix("configs/") for key in DIGESTS if key.startswith("configs/")}
+    assert held == set(names("configs"))
