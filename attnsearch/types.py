@@ -15,50 +15,6 @@ if TYPE_CHECKING:
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Direction = Literal["maximize", "minimize"]
-EPOCH_METRICS: dict[str, Direction] = {
-    "accuracy": "maximize",
-    "mean_class_accuracy": "maximize",
-    "loss": "minimize",
-    "cross_entropy": "minimize",
-    "sparsity": "minimize",
-}
-"""Name -> the better direction, of all that is measured after each epoch; a key is `split/name`."""
-SCORES: dict[str, Direction] = {
-    "relevance_gain": "maximize",
-    "deletion_gain": "maximize",
-    "deletion": "minimize",
-    "insertion": "maximize",
-    "random_deletion": "maximize",
-    "masked_score": "minimize",
-    "deletion_correlation": "maximize",
-    "insertion_correlation": "maximize",
-    "average_drop": "minimize",
-    "average_increase": "maximize",
-    "average_deletion_drop": "maximize",
-    "road": "maximize",
-    "pointing_hit": "maximize",
-    "energy_in_mask": "maximize",
-    "rank_in_mask": "maximize",
-    "iou_in_mask": "maximize",
-    "best_iou_in_mask": "maximize",
-    "pointing_in_box": "maximize",
-    "energy_in_box": "maximize",
-    "iou_in_box": "maximize",
-    "best_iou_in_box": "maximize",
-    "pointing_at_part": "maximize",
-    "part_consistency": "maximize",
-    "gini": "maximize",
-    "entropy": "minimize",
-    "effective_area": "minimize",
-}
-"""Name -> the better direction, of what is measured of the kept checkpoint's saliency alone, as `val/name`."""
-METRICS: dict[str, Direction] = {**EPOCH_METRICS, **SCORES}
-"""All that a study may optimise or limit."""
-
-
-def better_direction(key: str) -> Direction:
-    """Whether a larger or a smaller value of a metric key is the better one; an unknown metric counts as a score."""
-    return METRICS.get(key.partition("/")[2], "maximize")
 
 
 @dataclass(frozen=True)

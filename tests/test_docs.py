@@ -16,8 +16,8 @@ from attnsearch.config.experiment import OptimizerSettings, TrainSettings
 from attnsearch.config.load import load_experiment, load_study, names
 from attnsearch.config.model import ModelConfig
 from attnsearch.config.reference import reference
+from attnsearch.metrics.registry import all_metrics, find_metric
 from attnsearch.models import build_model
-from attnsearch.types import EPOCH_METRICS, METRICS
 from tests.documents import ROOT, blocks, commands, run_example, undocumented
 
 README = ROOT / "README.md"
@@ -82,10 +82,10 @@ def test_maps_and_knobs_of_the_readme_exist() -> None:
         assert [one for one in maps if one in model.map_names] == maps, name
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [metric.name for metric in all_metrics()])
 def test_every_metric_is_listed_with_its_direction(name: str) -> None:
-    better = "higher" if METRICS[name] == "maximize" else "lower"
-    page = README if name in EPOCH_METRICS else RESULTS_README
+    better = "higher" if find_metric(name).better == "maximize" else "lower"
+    page = RESULTS_README if find_metric(name).is_score else README
     assert f"| `{name}` | {better} |" in page.read_text(encoding="utf-8")
 
 

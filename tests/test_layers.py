@@ -32,7 +32,7 @@ ORDER = (
 ROWS = {name: row for row, names in enumerate(ORDER) for name in names}
 TORCH_FREE = (
     *("types", "errors", "geometry", "plugins", "files", "progress", "normalisation"),
-    *("config", "device", "store", "search.trials"),
+    *("config", "device", "metrics.registry", "store", "search.trials"),
     *("results", "report", "explorer", "cli"),
 )
 TORCH = ("torch", "torchvision", "timm", "safetensors")

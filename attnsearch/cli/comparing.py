@@ -12,8 +12,8 @@ from attnsearch.cli.faithfulness import ScoringTarget, find_target
 from attnsearch.cli.found import runs_in
 from attnsearch.cli.listing import MIN_ALPHA
 from attnsearch.errors import ConfigError
+from attnsearch.metrics.registry import better_direction, is_raw
 from attnsearch.store.image_scores import has_scores, read_scores
-from attnsearch.types import better_direction
 
 if TYPE_CHECKING:
     from attnsearch.evaluation.compare import Comparison, ScoredTrial
@@ -89,12 +89,11 @@ def _entry(target: ScoringTarget, others: Sequence[ScoringTarget]) -> ScoredTria
 
 def _raw(found: Comparison) -> list[str]:
     """A line if raw areas are compared, which say as much of the models as of their maps."""
-    raw = [metric for metric in found.alphas if metric in ("deletion", "insertion")]
+    raw = [metric for metric in found.alphas if is_raw(metric)]
     if not raw:
         return []
     return [
-        f"{' and '.join(raw)} are raw areas, which a fragile model makes small whatever its map; compare models by "
-        "relevance_gain and deletion_gain, and see random_deletion and masked_score"
+        f"{', '.join(raw)}: raw, so a fragile model makes them small whatever its map; compare models by their gains"
     ]
 
 
@@ -114,7 +113,7 @@ def print_comparison(found: Compared, *, as_json: bool) -> None:
             print_json(asdict(pair))
         return
     levels = [
-        (one.metric, better_direction(f"val/{one.metric}"), one.name, one.grid,
+        (one.metric, better_direction(f"val/{one.metric}", "maximize"), one.name, one.grid,
          f"{one.n_images - one.n_undefined} of {one.n_images}",
          number(one.mean), f"{number(one.low)} to {number(one.high)}")
         for one in found.comparison.levels

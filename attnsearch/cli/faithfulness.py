@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli.checkpoints import kept_of
 from attnsearch.cli.found import find_run
-from attnsearch.config.evaluation import FULL, FULL_N_IMAGES, ScoreSettings
+from attnsearch.config.evaluation import FULL_N_IMAGES, ScoreSettings, full_score_settings
 from attnsearch.config.load import with_overrides, with_settings, without_variables
 from attnsearch.errors import ConfigError
+from attnsearch.metrics.registry import higher_is_better
 from attnsearch.store.image_scores import has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
-from attnsearch.types import Split, better_direction
+from attnsearch.types import Split
 
 if TYPE_CHECKING:
     from attnsearch.config.experiment import ExperimentConfig
@@ -64,8 +65,9 @@ def find_target(name: str, trial: int | None, root: Path) -> ScoringTarget:
 def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
     """The full measure of as many images as there are, up to `FULL_N_IMAGES`; the rest as the run has it."""
     kept = settings.model_dump(include={"target", "grid", "precision", "batch_images", "fill", "protocol"})
-    second = FULL.second_fill if settings.fill != FULL.second_fill else FULL.fill
-    return FULL.model_copy(update={**kept, "second_fill": second, "n_images": min(FULL_N_IMAGES, n_archived)})
+    full = full_score_settings()
+    second = full.second_fill if settings.fill != full.second_fill else full.fill
+    return full.model_copy(update={**kept, "second_fill": second, "n_images": min(FULL_N_IMAGES, n_archived)})
 
 
 def score_target(target: ScoringTarget, overrides: Iterable[str]) -> tuple[ExperimentConfig, ScoreTable]:
@@ -150,7 +152,7 @@ def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str],
         f"{table.about['version']}"
     )
     lines = [
-        (name, "higher" if better_direction(f"val/{name}") == "maximize" else "lower", number(mean),
+        (name, "higher" if higher_is_better(f"val/{name}") else "lower", number(mean),
          str(undefined.get(name, "")))
         for name, mean in means.items()
     ]  # fmt: skip

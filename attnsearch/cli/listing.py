@@ -11,12 +11,12 @@ from attnsearch.cli._console import duration, number, print_line, print_table
 from attnsearch.cli.found import all_studies
 from attnsearch.config.load import Kind, find_file, load_stored_study, names
 from attnsearch.errors import AttnSearchError, StoreError
+from attnsearch.metrics.registry import is_score, score_metrics
 from attnsearch.search.pareto import front_of, reliability
 from attnsearch.search.trials import StudyRows, TrialRow, read_study, reader_url
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import connection_url
-from attnsearch.types import SCORES
 
 KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
 
@@ -87,8 +87,6 @@ def print_trials(rows: StudyRows) -> None:
 
 MIN_ALPHA = 0.4
 """Krippendorff's alpha below which the order of the trials depends on which images one looks at."""
-BESIDE_RAW = ("deletion", "insertion", "random_deletion", "masked_score")
-"""Raw areas are shown together, with the value of a random order and of the masked image."""
 
 
 def print_front(rows: StudyRows, shares: Mapping[str, Mapping[str, float]]) -> None:
@@ -101,7 +99,8 @@ def print_front(rows: StudyRows, shares: Mapping[str, Mapping[str, float]]) -> N
     if not front:
         return
     keys = list(dict.fromkeys(key for trial in front for key in trial.params))
-    raw = [name for name in BESIDE_RAW if any(f"val/{name}" in trial.metrics for trial in front)]
+    raw = [metric.name for metric in score_metrics() if metric.is_raw]  # read together: also a random order's
+    raw = [name for name in raw if any(f"val/{name}" in trial.metrics for trial in front)]
     raw = [name for name in raw if f"val/{name}" not in rows.objectives]
     columns = ("trial", *rows.objectives, *raw, *short_names(keys))
     cells = [
@@ -128,7 +127,7 @@ def print_reliability(layout: StudyLayout, rows: StudyRows) -> None:
         numbers = [trial.number for trial in rows.trials if trial.state == "complete"]
     for key in rows.objectives:
         metric = key.partition("/")[2]
-        found = reliability(layout, numbers, metric) if metric in SCORES else None
+        found = reliability(layout, numbers, metric) if is_score(metric) else None
         if found is None:
             continue
         if isinstance(found, str):

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from attnsearch.config.base import Settings
+from attnsearch.errors import suggest
+from attnsearch.metrics.registry import score_groups
 from attnsearch.normalisation import Fill
-
-MetricGroup = Literal["faithfulness", "localisation", "complexity", "correlation", "average_drop", "road"]
 
 VERSION = 2
 """Raised when the same settings would give other numbers; scores of different versions are never compared."""
@@ -19,19 +19,31 @@ DEFAULT_N_IMAGES = 32
 """Images that are scored where nothing is said, or all where there are fewer."""
 
 
-def _without_repeats(families: tuple[MetricGroup, ...]) -> tuple[MetricGroup, ...]:
+SEARCH_FAMILIES = ("faithfulness", "localisation", "complexity")
+"""Groups of metrics that a search measures of each trial where nothing is said."""
+
+
+def all_families() -> tuple[str, ...]:
+    """The groups of all registered scores, those of a search first."""
+    return tuple(dict.fromkeys((*SEARCH_FAMILIES, *score_groups())))
+
+
+def _checked_families(families: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(families)) < len(families):
         raise ValueError(f"families must name each family once, got {', '.join(families)}")
+    known = all_families()
+    if unknown := [name for name in families if name not in known]:
+        raise ValueError(f"no family {unknown[0]!r}{suggest(unknown[0], known)}; known: {', '.join(known)}")
     return families
 
 
 class ScoreSettings(Settings):
     """What is measured of the saliency, on images that are the same for all trials. Nothing here changes training."""
 
-    families: Annotated[tuple[MetricGroup, ...], AfterValidator(_without_repeats)] = Field(
-        ("faithfulness", "localisation", "complexity"),
-        description="What is measured of each trial's saliency: faithfulness, localisation, complexity, correlation, "
-        "average_drop, road; [] measures nothing.",
+    families: Annotated[tuple[str, ...], AfterValidator(_checked_families)] = Field(
+        SEARCH_FAMILIES,
+        description=f"What is measured of each trial's saliency: {', '.join(all_families())}; [] measures nothing.",
+        json_schema_extra={"known": [*all_families()]},
     )
     n_images: int | None = Field(
         None, ge=1, description=f"Images that are scored; null means {DEFAULT_N_IMAGES}, or all where there are fewer."
@@ -66,35 +78,10 @@ class ScoreSettings(Settings):
         return self.model_dump(mode="json", exclude={"batch_images"})
 
 
-METRICS_OF: dict[MetricGroup, tuple[str, ...]] = {
-    "faithfulness": ("relevance_gain", "deletion_gain", "deletion", "insertion", "random_deletion", "masked_score"),
-    "localisation": (
-        *("pointing_hit", "energy_in_mask", "rank_in_mask", "iou_in_mask", "best_iou_in_mask"),
-        *("pointing_in_box", "energy_in_box", "iou_in_box", "best_iou_in_box"),
-        *("pointing_at_part", "part_consistency"),
-    ),
-    "complexity": ("gini", "entropy", "effective_area"),
-    "correlation": ("deletion_correlation", "insertion_correlation"),
-    "average_drop": ("average_drop", "average_increase", "average_deletion_drop"),
-    "road": ("road",),
-}
-"""What each family measures; `complexity` also repeats `sparsity` on the scored images."""
-
-RAW = ("deletion", "insertion", "random_deletion", "masked_score")
-"""Areas and levels of the raw curves: they compare maps on one model, and a fragile model makes them small."""
+def full_score_settings() -> ScoreSettings:
+    """What the command `faithfulness` measures where nothing else is said: with the steps and images of BR-NPA."""
+    return ScoreSettings(families=all_families(), n_steps=196, n_random=3, second_fill="blur")
 
 
-def family_of(metric: str) -> MetricGroup | None:
-    """The family that measures a score; None for a metric that no family measures."""
-    return next((family for family, metrics in METRICS_OF.items() if metric in metrics), None)
-
-
-FULL = ScoreSettings(
-    families=("faithfulness", "localisation", "complexity", "correlation", "average_drop", "road"),
-    n_steps=196,
-    n_random=3,
-    second_fill="blur",
-)
-"""What the verb `faithfulness` measures where nothing else is said: with the steps and the images of BR-NPA."""
 FULL_N_IMAGES = 100
 """Images of the full measure, or all where there are fewer."""

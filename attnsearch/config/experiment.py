@@ -12,7 +12,8 @@ from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Settings
 from attnsearch.config.data import DataConfig
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.model import DcalSettings, ModelConfig
-from attnsearch.types import SCORES, Direction, better_direction
+from attnsearch.metrics.registry import better_direction, is_score
+from attnsearch.types import Direction
 
 Name = Annotated[str, Field(pattern=NAME)]
 MetricKey = Annotated[str, Field(pattern=METRIC_KEY)]
@@ -20,7 +21,7 @@ MetricKey = Annotated[str, Field(pattern=METRIC_KEY)]
 
 def check_monitor(value: str) -> str:
     """A monitor, which something must measure after each epoch."""
-    if value.partition("/")[2] in SCORES:
+    if is_score(value.partition("/")[2]):
         raise ValueError(
             f"monitor must be measured after each epoch, and {value!r} is measured of the kept checkpoint alone; "
             "keep a monitor such as val/accuracy, and write it under objectives or constraints of a study"
@@ -142,7 +143,7 @@ class ExperimentConfig(Settings):
     @model_validator(mode="after")
     def _direction_is_said_where_smaller_is_better(self) -> ExperimentConfig:
         is_said = "monitor_direction" in self.model_fields_set
-        if not is_said and (better := better_direction(self.monitor)) != self.monitor_direction:
+        if not is_said and (better := better_direction(self.monitor, "maximize")) != self.monitor_direction:
             raise ValueError(f"monitor {self.monitor} is better when smaller; write monitor_direction: {better}")
         return self
 

@@ -18,7 +18,7 @@ from attnsearch.config.base import field_annotation, settings_classes, tag_of
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import Scalar, StudyConfig
 from attnsearch.config.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES
-from attnsearch.types import EPOCH_METRICS, SCORES
+from attnsearch.metrics.registry import all_metrics, score_metrics
 
 HEAD = f"""\
 # Every key
@@ -61,9 +61,10 @@ def reference() -> str:
 
 
 def _metrics() -> str:
+    of_epochs = [metric for metric in all_metrics() if not metric.is_score]
     tables = [
-        _table([(f"`{name}`", direction) for name, direction in metrics.items()], head=("name", "better"))
-        for metrics in (EPOCH_METRICS, SCORES)
+        _table([(f"`{metric.name}`", metric.better) for metric in metrics], head=("name", "better"))
+        for metrics in (of_epochs, score_metrics())
     ]
     return f"\n{SCORE_HEAD}\n".join(tables)
 
@@ -104,8 +105,15 @@ def _table(rows: Sequence[Row], *, head: Row = ("key", "type", "default", "meani
 
 def _row(model: type[BaseModel], name: str, prefix: tuple[str, ...]) -> Row:
     field = model.model_fields[name]
-    kind = _type_name(field_annotation(field)) + _bounds(field)
+    kind = _registered(field) or _type_name(field_annotation(field)) + _bounds(field)
     return (f"`{'.'.join((*prefix, name))}`", kind, _default(field), _meaning(field))
+
+
+def _registered(field: FieldInfo) -> str:
+    """The type of a list whose allowed values are registered, as `known` in the field's `json_schema_extra` gives."""
+    extra = field.json_schema_extra
+    known = extra.get("known") if isinstance(extra, dict) else None
+    return f"list of {{ {' '.join(f'`{value}`' for value in known)} }}" if isinstance(known, list) else ""
 
 
 def _meaning(field: FieldInfo) -> str:

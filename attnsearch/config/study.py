@@ -10,7 +10,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from attnsearch.config.base import KEY, PlacedError, Settings
 from attnsearch.config.experiment import MetricKey, Name, check_monitor
-from attnsearch.types import Direction, better_direction
+from attnsearch.metrics.registry import better_direction
+from attnsearch.types import Direction
 
 Scalar = bool | int | float | str | None
 Key = Annotated[str, Field(pattern=KEY)]
@@ -250,4 +251,4 @@ class StudyConfig(Settings):
     @property
     def monitor_direction(self) -> Direction:
         """Direction of the monitor: as an objective says, else the better one of the metric."""
-        return self.objectives.get(self.monitor, better_direction(self.monitor))
+        return self.objectives.get(self.monitor, better_direction(self.monitor, "maximize"))

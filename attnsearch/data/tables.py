@@ -43,6 +43,12 @@ class ImageTable:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """What is known of where an image should be looked at: of `masks`, `boxes` and `points`."""
+        known = {"masks": self.mask_paths, "boxes": self.boxes, "points": self.points}
+        return tuple(name for name, values in known.items() if values is not None)
+
 
 @dataclass(frozen=True, eq=False)
 class DataTables:

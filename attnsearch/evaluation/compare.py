@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.plots import draw_tests
 from attnsearch.files import atomic_path, atomic_write
+from attnsearch.metrics.registry import better_direction, higher_is_better
 from attnsearch.metrics.statistics import bootstrap_interval, holm, krippendorff_alpha, paired, rank_reliability, welch
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ExperimentLayout
-from attnsearch.types import better_direction
 
 SEED = 1
 """Of the bootstrap, so that a comparison gives the same numbers again."""
@@ -176,7 +176,7 @@ def compare(entries: Sequence[ScoredTrial], metrics: Iterable[str]) -> Compariso
         pairs += _pairs(entries, metric)
         scores = np.stack([_aligned(entry, entries[0], metric) for entry in entries])
         alphas[metric] = krippendorff_alpha(scores)
-        sign = 1.0 if better_direction(f"val/{metric}") == "maximize" else -1.0
+        sign = 1.0 if higher_is_better(f"val/{metric}") else -1.0
         stable[metric] = rank_reliability(sign * scores)
     return Comparison(tuple(levels), tuple(pairs), alphas, stable)
 
@@ -257,7 +257,7 @@ def write_comparison(
                 found.p_values(metric, names),
                 temporary,
                 metric=metric,
-                direction=better_direction(f"val/{metric}"),
+                direction=better_direction(f"val/{metric}", "maximize"),
             )
         paths.append(path)
     return paths

@@ -14,12 +14,11 @@ from attnsearch.data.tables import ImageTable
 from attnsearch.errors import DataError
 from attnsearch.explorer.archives import OpenArchive
 from attnsearch.explorer.images import Pictures
+from attnsearch.metrics.registry import score_metrics
 from attnsearch.results.cache import FileCache
 from attnsearch.results.trial import ImageScores
 from attnsearch.store.layout import StudyLayout
 
-POINTING = ("pointing_hit", "pointing_in_box", "pointing_at_part")
-"""Scores that say it themselves, 1 or 0 per image."""
 _BRIGHT = 127
 _HALF = 0.5
 _MASK_PX = 512  # masks are looked at in this size; a cell is far larger than a pixel of it
@@ -39,7 +38,8 @@ class TargetHits:
         cell of the saliency must touch the mask of the image, or its box.
         """
         ids = opened.archive.image_ids
-        column = next((scores.values[name] for name in POINTING if name in scores.values), {})
+        hits = [metric.name for metric in score_metrics() if metric.is_hit]
+        column = next((scores.values[name] for name in hits if name in scores.values), {})
         scored = [column.get(image_id, math.nan) for image_id in ids]
         if not any(map(math.isnan, scored)):
             return [score >= _HALF for score in scored]

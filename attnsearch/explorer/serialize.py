@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from attnsearch.explorer.archives import OpenArchive
+from attnsearch.metrics.registry import better_direction
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
-from attnsearch.types import better_direction
 
 
 def plain(value: Any) -> Any:
@@ -44,7 +44,7 @@ def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[
         "objectives": dict(rows.objectives),
         "best": list(rows.best),
         "metrics": metrics,
-        "better": {key: better_direction(key) for key in metrics} | dict(rows.objectives),
+        "better": {key: better_direction(key, "maximize") for key in metrics} | dict(rows.objectives),
         "params": list(dict.fromkeys(key for trial in rows.trials for key in trial.params)),
         "trials": [trial_values(trial, rows, has_maps=trial.number in with_maps) for trial in rows.trials],
     }

@@ -14,8 +14,9 @@ from attnsearch.data.folder import SUFFIXES
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.metrics.confusion import confusion_matrix, most_confused
+from attnsearch.metrics.registry import higher_is_better
 from attnsearch.store.image_scores import ScoreTable
-from attnsearch.types import AttentionArchive, better_direction
+from attnsearch.types import AttentionArchive
 
 DEFAULT_IMAGES = 12
 
@@ -149,6 +150,6 @@ def _ranked(known: ImageIndex, rows: Sequence[int], metric: str, scores: ScoreTa
             f"--by {metric!r} was not measured{suggest(metric, list(scores.values))}; known: {', '.join(scores.values)}"
         )
     value_of = dict(zip(scores.image_ids, scores.values[metric].tolist(), strict=True))
-    sign = -1 if better_direction(f"val/{metric}") == "maximize" else 1
+    sign = -1 if higher_is_better(f"val/{metric}") else 1
     scored = [row for row in rows if math.isfinite(value_of.get(known.image_ids[row], math.nan))]
     return sorted(scored, key=lambda row: (sign * value_of[known.image_ids[row]], row))

@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from attnsearch.files import atomic_path
+from attnsearch.metrics.registry import higher_is_better
 from attnsearch.report.facts import StudyFacts
 from attnsearch.search.trials import TrialRow
-from attnsearch.types import better_direction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +146,7 @@ def draw_front(facts: Sequence[StudyFacts], x_key: str, y_key: str) -> Figure:
         for trial, x, y in shown:
             if one.chosen is not None and trial.number == one.chosen.number:
                 axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.4)
-    front = front_of_points(points, better_direction(x_key) == "maximize", better_direction(y_key) == "maximize")
+    front = front_of_points(points, higher_is_better(x_key), higher_is_better(y_key))
     if len(front) > 1:
         axes.plot([x for x, _ in front], [y for _, y in front], color=_FAINT, linewidth=1, zorder=0, label="front")
     axes.set(xlabel=_with_direction(x_key), ylabel=_with_direction(y_key))
@@ -170,7 +170,7 @@ def front_of_points(points: Sequence[tuple[float, float]], x_up: bool, y_up: boo
 
 
 def _with_direction(key: str) -> str:
-    return f"{key} ({'higher' if better_direction(key) == 'maximize' else 'lower'} is better)"
+    return f"{key} ({'higher' if higher_is_better(key) else 'lower'} is better)"
 
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
@@ -209,7 +209,7 @@ def draw_levels(levels: Mapping[str, Sequence[tuple[str, float, float, float]]])
             axes.plot(mean, place, "o", color=colour, markersize=5)
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows] if index % n_columns == 0 else [""] * len(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        arrow = "→" if better_direction(f"val/{metric}") == "maximize" else "←"
+        arrow = "→" if higher_is_better(f"val/{metric}") else "←"
         axes.set_title(f"{metric.replace('_', ' ')} {arrow}")
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(4))

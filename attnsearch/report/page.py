@@ -13,10 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from attnsearch.config.evaluation import RAW
 from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.evaluation.compare import Comparison, ScoredTrial, check_comparable, compare, metrics_of
 from attnsearch.metrics.confusion import confusion_matrix, most_confused
+from attnsearch.metrics.registry import is_raw, score_metrics
 from attnsearch.report import charts as charts
 from attnsearch.report.facts import StudyFacts, read_facts
 from attnsearch.report.samples import Sheet, sample_sheets
@@ -59,7 +59,7 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         "title": title,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "environment": describe_environment(),
-        "raw": RAW,
+        "raw": [metric.name for metric in score_metrics() if metric.is_raw],
         "summary": [summary_row(one) for one in facts],
         "studies": [page.study(one) for one in facts],
         "experiments": [
@@ -165,7 +165,7 @@ class _Page:
             comparison = compare(entries, metrics_of(entries, ()))
         pairs: dict[str, list[Any]] = {}
         for pair in comparison.pairs:
-            if pair.metric not in RAW:
+            if not is_raw(pair.metric):
                 pairs.setdefault(pair.metric, []).append(pair)
         levels: dict[str, list[Any]] = {}
         for level in comparison.levels:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from attnsearch.config.evaluation import RAW, family_of
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import LoadedStudy
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, suggest
+from attnsearch.metrics.registry import Need, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
-from attnsearch.types import METRICS, SCORES
 
 logger = logging.getLogger(__name__)
 
@@ -56,26 +55,13 @@ def _build_fault(experiment: ExperimentConfig, n_classes: int) -> str:
 
 def _metric_fault(key: str) -> str | None:
     name = key.partition("/")[2]
-    if name in METRICS:
+    if is_metric(name):
         return None
-    known = ", ".join(f"val/{metric}" for metric in METRICS)
-    return f"no metric {key!r}{suggest(name, list(METRICS))}; known: {known}"
+    names = [metric.name for metric in all_metrics()]
+    return f"no metric {key!r}{suggest(name, names)}; known: {', '.join(f'val/{one}' for one in names)}"
 
 
-_NEEDS = {
-    "pointing_hit": "mask_paths",
-    "energy_in_mask": "mask_paths",
-    "rank_in_mask": "mask_paths",
-    "iou_in_mask": "mask_paths",
-    "best_iou_in_mask": "mask_paths",
-    "pointing_in_box": "boxes",
-    "energy_in_box": "boxes",
-    "iou_in_box": "boxes",
-    "best_iou_in_box": "boxes",
-    "pointing_at_part": "points",
-    "part_consistency": "points",
-}
-_CALLED = {"mask_paths": "part masks", "boxes": "boxes", "points": "part points"}
+_CALLED: dict[Need, str] = {"masks": "part masks", "boxes": "boxes", "points": "part points"}
 
 
 def check_scores(loaded: LoadedStudy, tables: DataTables) -> None:
@@ -92,7 +78,7 @@ def check_scores(loaded: LoadedStudy, tables: DataTables) -> None:
         if key.startswith("evaluation.")
     ]
     _refuse([*faults, *score_faults(loaded.experiment, tables, wanted)])
-    raw = [key for key in loaded.study.objectives if key.partition("/")[2] in RAW]
+    raw = [key for key in loaded.study.objectives if is_raw(key.partition("/")[2])]
     if raw:
         logger.warning(
             "objectives: %s compares maps of one model and not models: a model that any masking confuses gets a good "
@@ -119,7 +105,7 @@ def score_faults(experiment: ExperimentConfig, tables: DataTables, wanted: Itera
     """One line for each score among the wanted metric keys that a trial will not have."""
     settings, n_images = experiment.evaluation.scores, experiment.evaluation.n_images
     n_archived = min(n_images or len(tables.val), len(tables.val))
-    keys = [key for key in wanted if key.partition("/")[2] in SCORES]
+    keys = [key for key in wanted if is_score(key.partition("/")[2])]
     faults = [fault for key in keys if (fault := _score_fault(key, experiment, tables.val))]
     if settings.families and settings.n_images is not None and settings.n_images > n_archived:
         faults.append(
@@ -133,10 +119,9 @@ def _score_fault(key: str, experiment: ExperimentConfig, val: ImageTable) -> str
     split, _, name = key.partition("/")
     if split != "val":
         return f"{key}: the saliency is scored on validation alone; write val/{name}"
-    family = family_of(name)
-    if family is not None and family not in experiment.evaluation.scores.families:
-        return f"{key}: is measured only with the family {family!r}; add it to evaluation.scores.families"
-    needed = _NEEDS.get(name)
-    if needed is not None and getattr(val, needed) is None:
-        return f"{key}: needs {_CALLED[needed]}, which this data set does not have; remove it or use other data"
+    metric = find_metric(name)
+    if metric.group not in experiment.evaluation.scores.families:
+        return f"{key}: is measured only with the family {metric.group!r}; add it to evaluation.scores.families"
+    if metric.needs is not None and metric.needs not in val.regions:
+        return f"{key}: needs {_CALLED[metric.needs]}, which this data set does not have; remove it or use other data"
     return None

@@ -18,6 +18,7 @@ from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.figures.contact_sheet import draw_contact_sheet
 from attnsearch.figures.plots import draw_curves
 from attnsearch.files import disk_errors, make_folder
+from attnsearch.metrics.registry import is_score
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.archive import read_archive
 from attnsearch.store.artifacts import describe_file, write_artifacts
@@ -25,7 +26,7 @@ from attnsearch.store.epochs import read_csv
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.score_rows import write_score_rows
-from attnsearch.types import SCORES, TrialResult
+from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def score_trial(evaluation: Evaluation, layout: TrialLayout, *, check: Callable[
 def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
     """One line for the scores that no image has, since the trial's numbers do not show it."""
     n_images = len(table.image_ids)
-    names = [name for name, count in table.n_undefined().items() if count == n_images and name in SCORES]
+    names = [name for name, count in table.n_undefined().items() if count == n_images and is_score(name)]
     if names:
         logger.warning(
             "%s: %s undefined for all %d scored images, for the maps are flat, the fill does not change the class or "

@@ -10,10 +10,10 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
+from attnsearch.metrics.registry import higher_is_better
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import StudyLayout
-from attnsearch.types import SCORES
 
 MIN_TRIALS = 8
 """Complete trials under which importances are noise, and are not shown."""
@@ -67,7 +67,7 @@ def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Rel
     if len(keys) > 1:
         return "the trials were scored with different settings; score all of them alike with `attnsearch faithfulness`"
     values = np.stack([table.values[metric] for table in tables])
-    sign = 1.0 if SCORES.get(metric, "maximize") == "maximize" else -1.0
+    sign = 1.0 if higher_is_better(f"val/{metric}") else -1.0
     return Reliability(
         n_trials=values.shape[0],
         n_images=values.shape[1],

@@ -16,10 +16,11 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from attnsearch.config.evaluation import VERSION, family_of
+from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import LoadedStudy
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
+from attnsearch.metrics.registry import is_score
 from attnsearch.search.storage import Database
 from attnsearch.store.locks import creation_lock
 
@@ -160,7 +161,7 @@ def _identity(loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) ->
 def _score_version(study: StudyConfig) -> dict[str, int]:
     """The version of the scores, for a study that chooses by them: those of another one must not meet its trials."""
     keys = [*study.objectives, *study.constraints]
-    return {"version": VERSION} if any(family_of(key.partition("/")[2]) for key in keys) else {}
+    return {"version": VERSION} if any(is_score(key.partition("/")[2]) for key in keys) else {}
 
 
 def _difference(name: str, stored: Any, wanted: Any) -> str:

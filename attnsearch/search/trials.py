@@ -14,13 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.load import load_stored_study
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
+from attnsearch.metrics.registry import is_metric
 from attnsearch.search.study import RETURNED, UUID, find_optuna_study, is_feasible
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.database import reader_arguments
 from attnsearch.store.inspection import inspect_database, server_errors
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import shown, url_named
-from attnsearch.types import METRICS, SPLITS
+from attnsearch.types import SPLITS
 
 MAX_COUNT = 2**53
 """Whole numbers below it are exact in the scripts of the pages."""
@@ -203,7 +204,7 @@ def _reason(trial: FrozenTrial) -> str | None:
 
 def _is_metric(key: str) -> bool:
     split, _, name = key.partition("/")
-    return split in SPLITS and name in METRICS
+    return split in SPLITS and is_metric(name)
 
 
 def _number(name: str, value: Any) -> float:

@@ -31,6 +31,7 @@ from attnsearch.errors import (
     UnexpectedError,
 )
 from attnsearch.files import atomic_write, explain_os_error
+from attnsearch.metrics.registry import is_score
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.objective import attach_pictures, evaluate_best, list_files, list_scores
@@ -40,7 +41,7 @@ from attnsearch.store.leases import HELD, Lease
 from attnsearch.store.retention import remove_resumes
 from attnsearch.store.servers import repeated
 from attnsearch.training.trainer import fit
-from attnsearch.types import SCORES, TrialResult
+from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)
 
@@ -345,8 +346,7 @@ def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | N
 def _undefined(config: StudyConfig, ended: TrialResult) -> str:
     """Says which objective has no value, and for a score why; one that is undefined counts, see `score_trial`."""
     key = next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
-    is_score = key.partition("/")[2] in SCORES
-    reason = ": the model makes no maps that could be scored" if is_score else ""
+    reason = ": the model makes no maps that could be scored" if is_score(key.partition("/")[2]) else ""
     return f"{key} is not a finite number{reason}"
 
 

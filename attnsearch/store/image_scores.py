@@ -18,9 +18,10 @@ from pydantic import Field
 
 from attnsearch.errors import StoreError
 from attnsearch.files import Check, atomic_write, atomic_write_array, disk_errors, make_folder
+from attnsearch.metrics.registry import find_metric, is_score
 from attnsearch.store.damage import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import ScorePaths
-from attnsearch.types import SCORES, Split
+from attnsearch.types import Split
 
 FORMAT = 1
 _FIX = "score the trial again"
@@ -98,17 +99,15 @@ class ScoreTable:
         return {**{name: _mean(column) for name, column in self.values.items()}, **self.whole}
 
     def trial_means(self) -> dict[str, float]:
-        """Metric of `SCORES` -> mean over all scored images, as trials are chosen by it: never NaN.
+        """Registered score -> mean over all scored images, as trials are chosen by it: never NaN.
 
-        An undefined score counts as that of a map that says nothing, 0 where larger is better and 1 where smaller is,
-        so that no model gains by maps that cannot be scored.
+        An undefined score counts as that of a map that says nothing, see `Metric.undefined_as`.
         """
-        nothing = {name: 0.0 if direction == "maximize" else 1.0 for name, direction in SCORES.items()}
         columns = {**self.values, **{name: np.array([value]) for name, value in self.whole.items()}}
         return {
-            name: float(np.where(np.isnan(column), nothing[name], column).mean())
+            name: float(np.where(np.isnan(column), find_metric(name).worst, column).mean())
             for name, column in columns.items()
-            if name in SCORES
+            if is_score(name)
         }
 
     def n_undefined(self) -> dict[str, int]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from attnsearch.metrics.registry import score_metrics
 from attnsearch.store import schema
 from attnsearch.store.damage import database_content_errors, url_of
 from attnsearch.store.database import transaction
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.leases import require_lease
 from attnsearch.store.servers import repeated
-from attnsearch.types import SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,8 @@ def _write_to_epoch(connection: Connection, study_uuid: str, number: int, table:
     key = {"study": study_uuid, "trial": number, "split": str(table.about["split"])}
     kept = int(table.about["checkpoint"]["epoch"])
     of_trial = (epochs.c.study == study_uuid, epochs.c.trial == number)
-    connection.execute(delete(epochs).where(*of_trial, epochs.c.metric.in_(list(SCORES))))
+    scores = [metric.name for metric in score_metrics()]
+    connection.execute(delete(epochs).where(*of_trial, epochs.c.metric.in_(scores)))
     rows = [{**key, "epoch": kept, "metric": name, "value": mean} for name, mean in table.trial_means().items()]
     if rows:
         connection.execute(schema.insert_into(connection, epochs), rows)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from scipy import stats
 
-from attnsearch.config.evaluation import FULL, ScoreSettings
+from attnsearch.config.evaluation import ScoreSettings, full_score_settings
 from attnsearch.config.load import load_experiment, with_settings
 from attnsearch.data.loader import open_data
 from attnsearch.evaluation.evaluation import Evaluation
+from attnsearch.metrics.registry import score_metrics
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
-from attnsearch.types import SCORES
 
 TRUTH, RANDOM = "parts", "random"
 LEVELS = ("masked_score", "random_deletion")
@@ -33,9 +33,10 @@ LEVELS = ("masked_score", "random_deletion")
 
 def settings_of(arguments: argparse.Namespace, n_archived: int) -> tuple[ScoreSettings, ScoreSettings]:
     """The estimate's settings and the full ones."""
-    shared = {"families": FULL.families, "second_fill": None}
+    shared = {"families": full_score_settings().families, "second_fill": None}
     estimate = ScoreSettings(n_images=min(arguments.images, n_archived), n_steps=arguments.steps)
-    full = FULL.model_copy(update={**shared, "n_images": min(arguments.full_images or n_archived, n_archived)})
+    n_full = min(arguments.full_images or n_archived, n_archived)
+    full = full_score_settings().model_copy(update={**shared, "n_images": n_full})
     return estimate.model_copy(update=shared), full
 
 
@@ -67,7 +68,7 @@ def senseless(trial: TrialLayout, settings: ScoreSettings, own: Mapping[str, flo
         tables = evaluation.baselines(trial.archive("val"), names, settings=settings)
     truth, random = (tables[name].means() for name in names)
     wrong = []
-    for name, direction in SCORES.items():
+    for name, direction in ((metric.name, metric.better) for metric in score_metrics()):
         if name not in own or name in LEVELS or any(math.isnan(one[name]) for one in (own, truth, random)):
             continue
         sign = 1.0 if direction == "maximize" else -1.0

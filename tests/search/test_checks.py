@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnsearch.config.evaluation import METRICS_OF, family_of
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import validate
@@ -18,7 +17,6 @@ from attnsearch.config.yaml_layers import Layer
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import ConfigError
 from attnsearch.search.checks import check_scores, check_scores_of_run
-from attnsearch.types import SCORES
 from tests.search.studies import loaded_study
 
 N_VAL = 4
@@ -36,12 +34,6 @@ def tables() -> DataTables:
 def study(settings: dict[str, Any] | None = None, **fields: Any) -> LoadedStudy:
     loaded = loaded_study(**fields)
     return replace(loaded, experiment=with_settings(loaded.experiment, settings or {}))
-
-
-def test_each_score_has_one_family() -> None:
-    listed = [metric for metrics in METRICS_OF.values() for metric in metrics]
-    assert sorted(listed) == sorted(SCORES)
-    assert family_of("road") == "road"
 
 
 def test_relative_scores_are_fine_as_objectives(tables: DataTables, caplog: pytest.LogCaptureFixture) -> None:

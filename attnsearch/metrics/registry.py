@@ -1,0 +1,448 @@
+"""The only list of metrics: what is measured, which direction is better, what it needs, and what computes it.
+
+Importing this module imports no torch: metrics of the package name their function as "module:function", which is
+imported on use. Metrics of others come in by `register_metric`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from attnsearch import plugins
+from attnsearch.errors import ConfigError
+from attnsearch.types import Direction
+
+When = Literal["epoch", "image", "data set"]
+Need = Literal["masks", "boxes", "points"]
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is; `key` in files and settings is `split/name`.
+
+    Attributes:
+        name: lower-case letters, digits and `_`.
+        label: for people; the name with spaces where it is empty.
+        when: "epoch": after each epoch, by the task. "image": of the saliency of each scored image under the best
+            checkpoint. "data set": likewise, but only all images together give the number.
+        group: what `evaluation.scores.families` selects; any text for a metric of one's own.
+        tasks: that have it; empty means all.
+        needs: what the data set must know of where an image should be looked at; None for nothing.
+        is_raw: compares maps of one model and not models, since a model that any masking confuses gets a good value.
+        has_second_fill: measured again under `evaluation.scores.second_fill`, as `<name>_<fill>`.
+        is_hit: 1 where a map points at the right place and 0 where it does not, image by image.
+        undefined_as: value that an undefined one counts as where trials are chosen, so that no model gains by maps
+            that cannot be scored; None means 0 where higher is better and 1 where lower is.
+        version: raised when the same input gives another number.
+        summary: one line, without a full stop.
+        citation: paper and section.
+        range: smallest and largest value; None means no limit, or one that depends on the model.
+        compute: a function `SaliencyCase -> (B,)` for "image", a `DataSetMetric` for "data set", each also as
+            "module:name"; None for "epoch".
+    """
+
+    name: str
+    label: str = ""
+    better: Direction = "maximize"
+    when: When = "image"
+    group: str = "faithfulness"
+    tasks: tuple[str, ...] = ()
+    needs: Need | None = None
+    is_raw: bool = False
+    has_second_fill: bool = False
+    is_hit: bool = False
+    undefined_as: float | None = None
+    version: int = 1
+    summary: str = ""
+    citation: str = ""
+    range: tuple[float, float] | None = None
+    compute: Any = None
+
+    @property
+    def title(self) -> str:
+        """The label, or the name with spaces."""
+        return self.label or self.name.replace("_", " ")
+
+    @property
+    def worst(self) -> float:
+        """What an undefined value counts as, see `undefined_as`."""
+        if self.undefined_as is not None:
+            return self.undefined_as
+        return 0.0 if self.better == "maximize" else 1.0
+
+    def is_variant(self, name: str) -> bool:
+        """Whether a name is this metric of one branch or one term of the loss, or under a second fill."""
+        return name.startswith(f"{self.name}_") and (self.has_second_fill or not self.is_score)
+
+    @property
+    def origin(self) -> str:
+        """What computes it, as `module:name`: two metrics of one name are told apart by it."""
+        return f"attnsearch.metrics.registry:{self.name}" if self.compute is None else plugins.origin(self.compute)
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it is measured of the best checkpoint's saliency alone, and not after each epoch."""
+        return self.when != "epoch"
+
+
+_FAITHFULNESS = "attnsearch.metrics.faithfulness:"
+_LOCALISATION = "attnsearch.metrics.localisation:"
+_COMPLEXITY = "attnsearch.metrics.complexity:"
+_UNIT = (0.0, 1.0)
+_SIGNED = (-1.0, 1.0)
+
+BUILT_IN = (
+    Metric(
+        "accuracy",
+        when="epoch",
+        group="classification",
+        tasks=("classification",),
+        summary="fraction of images whose class is predicted",
+        range=_UNIT,
+    ),
+    Metric(
+        "mean_class_accuracy",
+        label="balanced accuracy",
+        when="epoch",
+        group="classification",
+        tasks=("classification",),
+        summary="mean of the accuracies of the classes",
+        range=_UNIT,
+    ),
+    Metric("loss", better="minimize", when="epoch", group="training", summary="mean over images of what was trained"),
+    Metric(
+        "cross_entropy",
+        better="minimize",
+        when="epoch",
+        group="classification",
+        tasks=("classification",),
+        summary="against the labels alone",
+    ),
+    Metric(
+        "sparsity",
+        better="minimize",
+        when="epoch",
+        group="maps",
+        summary="mean fraction of an attention map that is bright; 1 is a flat map",
+        citation="Gomez et al. 2022 (BR-NPA), released code",
+        range=_UNIT,
+    ),
+    Metric(
+        "relevance_gain",
+        label="relevance gain (LeRF - MoRF)",
+        has_second_fill=True,
+        summary="area with the least salient cells removed first, minus most salient first; 0 at random",
+        citation="Blücher et al. 2024 (arXiv 2401.06654), symmetric relevance gain",
+        range=(-3.0, 3.0),
+        compute=_FAITHFULNESS + "case_relevance_gain",
+    ),
+    Metric(
+        "deletion_gain",
+        label="deletion gain over random order",
+        summary="area with cells removed in random order, minus most salient first; 0 at random",
+        range=(-3.0, 3.0),
+        compute=_FAITHFULNESS + "case_deletion_gain",
+    ),
+    Metric(
+        "deletion",
+        better="minimize",
+        is_raw=True,
+        summary="raw area, most salient removed first (DAUC); compares maps of one model, not models",
+        citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1",
+        range=_UNIT,
+        compute=_FAITHFULNESS + "case_deletion",
+    ),
+    Metric(
+        "insertion",
+        is_raw=True,
+        summary="raw area, most salient brought back first (IAUC); likewise",
+        citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1",
+        range=_UNIT,
+        compute=_FAITHFULNESS + "case_insertion",
+    ),
+    Metric(
+        "random_deletion",
+        is_raw=True,
+        summary="raw area in random order: read `deletion` beside it",
+        range=_UNIT,
+        compute=_FAITHFULNESS + "case_random_deletion",
+    ),
+    Metric(
+        "masked_score",
+        label="confidence when fully masked",
+        better="minimize",
+        is_raw=True,
+        summary="probability that is left when all cells are removed; above 0.3 the fill removes too little",
+        range=_UNIT,
+        compute=_FAITHFULNESS + "case_masked_score",
+    ),
+    Metric(
+        "deletion_correlation",
+        group="correlation",
+        summary="between the drop of each step and the saliency that it removes, from -1 to 1 (DC)",
+        citation="Gomez et al. 2022 (arXiv 2201.13291)",
+        range=_SIGNED,
+        compute=_FAITHFULNESS + "case_deletion_correlation",
+    ),
+    Metric(
+        "insertion_correlation",
+        group="correlation",
+        summary="the same of the rise while cells are brought back (IC)",
+        citation="Gomez et al. 2022 (arXiv 2201.13291)",
+        range=_SIGNED,
+        compute=_FAITHFULNESS + "case_insertion_correlation",
+    ),
+    Metric(
+        "average_drop",
+        better="minimize",
+        group="average_drop",
+        summary="fraction of the probability that is lost when only the salient part is left",
+        citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)",
+        range=_UNIT,
+        compute=_FAITHFULNESS + "case_average_drop",
+    ),
+    Metric(
+        "average_increase",
+        group="average_drop",
+        summary="1 where the probability is higher then",
+        citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)",
+        range=_UNIT,
+        compute=_FAITHFULNESS + "case_average_increase",
+    ),
+    Metric(
+        "average_deletion_drop",
+        group="average_drop",
+        summary="fraction of the probability that is lost when the salient part is removed",
+        citation="Jung and Oh 2021 (arXiv 2102.05228)",
+        compute=_FAITHFULNESS + "case_average_deletion_drop",
+    ),
+    Metric(
+        "road",
+        group="road",
+        label="ROAD",
+        summary="least minus most salient first, with removed cells imputed from their neighbours",
+        citation="Rong, Leemann et al. 2022 (arXiv 2202.00449)",
+        range=(-0.5, 0.5),
+        compute="attnsearch.metrics.road:case_road",
+    ),
+    Metric(
+        "pointing_hit",
+        label="pointing game, masks",
+        group="localisation",
+        is_hit=True,
+        needs="masks",
+        summary="1 where the most salient cell touches the mask of the parts",
+        citation="Zhang et al. 2018 (IJCV), pointing game",
+        range=_UNIT,
+        compute=_LOCALISATION + "pointing_hit",
+    ),
+    Metric(
+        "energy_in_mask",
+        group="localisation",
+        needs="masks",
+        summary="fraction of the saliency inside of the mask",
+        citation="Wang et al. 2020 (Score-CAM), energy-based pointing game",
+        range=_UNIT,
+        compute=_LOCALISATION + "energy_in_mask",
+    ),
+    Metric(
+        "rank_in_mask",
+        group="localisation",
+        needs="masks",
+        summary="fraction of the k most salient cells inside of the mask of k cells",
+        citation="Arras et al. 2022 (CLEVR-XAI), relevance rank accuracy",
+        range=_UNIT,
+        compute=_LOCALISATION + "rank_in_mask",
+    ),
+    Metric(
+        "iou_in_mask",
+        group="localisation",
+        needs="masks",
+        summary="overlap, as intersection over union, of the mask and the cells above half of the maximum",
+        range=_UNIT,
+        compute=_LOCALISATION + "iou_in_mask",
+    ),
+    Metric(
+        "best_iou_in_mask",
+        when="data set",
+        group="localisation",
+        needs="masks",
+        summary="the same above the one fraction of the maximum, 0.1 to 0.9, that is best on validation",
+        range=_UNIT,
+        compute=_LOCALISATION + "BEST_IOU_IN_MASK",
+    ),
+    Metric(
+        "pointing_in_box",
+        label="pointing game, boxes",
+        group="localisation",
+        is_hit=True,
+        needs="boxes",
+        summary="1 where the most salient cell touches the object's box",
+        citation="Zhang et al. 2018 (IJCV), pointing game",
+        range=_UNIT,
+        compute=_LOCALISATION + "pointing_in_box",
+    ),
+    Metric(
+        "energy_in_box",
+        group="localisation",
+        needs="boxes",
+        summary="fraction of the saliency inside of the box",
+        citation="Wang et al. 2020 (Score-CAM), energy-based pointing game",
+        range=_UNIT,
+        compute=_LOCALISATION + "energy_in_box",
+    ),
+    Metric(
+        "iou_in_box",
+        group="localisation",
+        needs="boxes",
+        summary="overlap with the box, as with the mask",
+        range=_UNIT,
+        compute=_LOCALISATION + "iou_in_box",
+    ),
+    Metric(
+        "best_iou_in_box",
+        when="data set",
+        group="localisation",
+        needs="boxes",
+        summary="likewise",
+        range=_UNIT,
+        compute=_LOCALISATION + "BEST_IOU_IN_BOX",
+    ),
+    Metric(
+        "pointing_at_part",
+        label="pointing game, parts",
+        group="localisation",
+        is_hit=True,
+        needs="points",
+        summary="1 where a visible part lies within 36/224 of the side from the most salient cell",
+        citation="Huang et al. 2023 (arXiv 2212.05946)",
+        range=_UNIT,
+        compute=_LOCALISATION + "case_pointing_at_part",
+    ),
+    Metric(
+        "part_consistency",
+        when="data set",
+        group="localisation",
+        needs="points",
+        summary="of all archived images: fraction of classes whose map keeps to one part in 80 % of them",
+        citation="Huang et al. 2023 (arXiv 2212.05946), consistency score",
+        range=_UNIT,
+        compute=_LOCALISATION + "PART_CONSISTENCY",
+    ),
+    Metric(
+        "gini",
+        group="complexity",
+        label="Gini coefficient",
+        summary="how unequal the cells are, from 0 (flat) to 1 (one cell)",
+        citation="Hurley and Rickard 2009 (arXiv 0811.4706)",
+        range=_UNIT,
+        compute=_COMPLEXITY + "case_gini",
+    ),
+    Metric(
+        "entropy",
+        better="minimize",
+        group="complexity",
+        summary="of the map, as a fraction of that of a flat one",
+        citation="Bhatt et al. 2020 (arXiv 2005.00631), complexity",
+        range=_UNIT,
+        compute=_COMPLEXITY + "case_entropy",
+    ),
+    Metric(
+        "effective_area",
+        better="minimize",
+        group="complexity",
+        summary="fraction of the cells that a flat map of the same entropy would cover",
+        range=_UNIT,
+        compute=_COMPLEXITY + "case_effective_area",
+    ),
+)
+"""The metrics of the package, in the order of columns and tables."""
+
+_KIND = "metric"
+
+
+def all_metrics() -> tuple[Metric, ...]:
+    """All registered metrics, those of the package first."""
+    return tuple(plugins.find(_KIND, name) for name in plugins.names(_KIND))
+
+
+def score_metrics() -> tuple[Metric, ...]:
+    """Those that are measured of the best checkpoint's saliency alone."""
+    return tuple(metric for metric in all_metrics() if metric.is_score)
+
+
+def score_groups() -> tuple[str, ...]:
+    """The groups of those, which `evaluation.scores.families` may name."""
+    return tuple(dict.fromkeys(metric.group for metric in score_metrics()))
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of a name.
+
+    Raises:
+        ConfigError: there is none; the message has a near name and all names.
+    """
+    metric: Metric = plugins.find(_KIND, name)
+    return metric
+
+
+def is_metric(name: str) -> bool:
+    """Whether a metric of this name is registered."""
+    return name in plugins.names(_KIND)
+
+
+def is_score(name: str) -> bool:
+    """Whether this is a registered metric of the best checkpoint's saliency."""
+    return is_metric(name) and find_metric(name).is_score
+
+
+def is_raw(name: str) -> bool:
+    """Whether this is a registered metric that compares maps of one model and not models."""
+    return is_metric(name) and find_metric(name).is_raw
+
+
+def better_direction(key: str, default: Direction | None = None) -> Direction:
+    """Whether a larger or a smaller value of a metric key (`split/name`) is the better one.
+
+    The direction of a metric under a second fill (`relevance_gain_blur`) or of a branch (`accuracy_glca`) is that of
+    the metric itself.
+
+    Args:
+        default: for a metric that is not registered here, such as one in the results folder of somebody else.
+    Raises:
+        ConfigError: the metric is unknown and there is no default.
+    """
+    name = key.partition("/")[2]
+    of_this = [metric for metric in all_metrics() if metric.name == name or metric.is_variant(name)]
+    if of_this:
+        return max(of_this, key=lambda metric: len(metric.name)).better
+    return find_metric(name).better if default is None else default
+
+
+def higher_is_better(key: str) -> bool:
+    """Whether tables and charts count a larger value of a metric key as better, also one that is not registered."""
+    return better_direction(key, "maximize") == "maximize"
+
+
+def register_metric(metric: Metric, compute: Callable[..., Any] | str | None = None) -> None:
+    """Adds a metric, which settings may name then and which is measured where its group is selected.
+
+    Args:
+        compute: as `Metric.compute`.
+    Raises:
+        ConfigError: the name is malformed, another metric has it, or a score has no function.
+    """
+    if not _NAME.fullmatch(metric.name):
+        raise ConfigError(f"a metric's name is of lower-case letters, digits and _, got {metric.name!r}")
+    added = metric if compute is None else replace(metric, compute=compute)
+    if added.is_score and added.compute is None:
+        raise ConfigError(f"metric {metric.name!r} needs the function that computes it")
+    plugins.register(_KIND, metric.name, added)
+
+
+for _metric in BUILT_IN:
+    register_metric(_metric)
