@@ -85,6 +85,11 @@ def load(modules: Iterable[str]) -> None:
             _loaded.add(module)
 
 
+def is_loaded(module: str) -> bool:
+    """Whether `load` has imported a module."""
+    return module in _loaded
+
+
 def of_main() -> list[str]:
     """The parts that the running script or notebook registered itself, as `kind name`: no other process has them."""
     return [

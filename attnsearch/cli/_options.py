@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from attnsearch import plugins
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import ConfigError
 
@@ -47,6 +51,43 @@ Storage = Annotated[
         help="Database of the trials; by default hypSearch.db of the experiment, whatever its files name.",
     ),
 ]
+
+
+def import_plugins(modules: list[str] | None) -> list[str]:
+    """Imports what `--plugin` names, before anything is looked up by its name."""
+    plugins.load(modules or ())
+    return modules or []
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        show_default=False,
+        callback=import_plugins,
+        help="A module, or path/to/file.py, with models, data sets or metrics of your own; may be repeated.",
+    ),
+]
+
+
+def with_plugins(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb with the option `--plugin`, where it reads settings and does not take the plugins itself."""
+    parameters = inspect.signature(verb, eval_str=True).parameters
+    if "plugins" in parameters or not {"overrides", "results"} & set(parameters):
+        return verb
+
+    @wraps(verb)
+    def run(*args: Any, plugins: list[str], **named: Any) -> Any:  # they are imported already
+        return verb(*args, **named)
+
+    option = inspect.Parameter("plugins", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins)
+    signature = inspect.Signature([*parameters.values(), option])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
+    return run
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for machines.")]
 Workers = Annotated[
     int | None,

@@ -20,6 +20,7 @@ from attnsearch.cli._console import (
     report_interruption,
     report_unexpected,
 )
+from attnsearch.cli._options import with_plugins
 from attnsearch.cli._signals import interruptible
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.report import report
@@ -70,7 +71,7 @@ app.add_typer(weights.app, name="weights")
 for verbs in (app, data.app, weights.app):
     for verb in verbs.registered_commands:
         assert verb.callback is not None
-        verb.callback = libraries_to_stderr()(verb.callback)
+        verb.callback = with_plugins(libraries_to_stderr()(verb.callback))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from attnsearch.cli._console import duration, number, print_line, print_table
 from attnsearch.cli.found import all_studies
-from attnsearch.config.load import Kind, find_file, load_stored_study, names
+from attnsearch.config.load import Kind, find_file, load_stored_settings, names
 from attnsearch.errors import AttnSearchError, StoreError
 from attnsearch.metrics.registry import is_score, score_metrics
 from attnsearch.search.pareto import front_of, reliability
@@ -62,7 +62,7 @@ def _study_row(layout: StudyLayout, storage: str | None, fault: StoreError | Non
 
 
 def _progress(layout: StudyLayout, rows: StudyRows) -> dict[str, Any]:
-    n_trials = load_stored_study(layout.study_yaml).study.n_trials
+    n_trials = load_stored_settings(layout.study_yaml).n_trials
     states = [trial.state for trial in rows.trials]
     n_done = states.count("complete") + states.count("pruned")
     state = "finished" if n_done >= n_trials else "running" if "running" in states else "stopped"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Profile, Results, Storage, Workers
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
 
 
 def search(
@@ -17,12 +17,13 @@ def search(
     workers: Workers = None,
     results: Results = RESULTS,
     storage: Storage = None,
+    plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> int:
     """Search the settings of a study; started again, it goes on where it stopped."""
     from attnsearch.config.load import load_study, with_storage
 
-    loaded = load_study(study, profile=profile, overrides=overrides or ())
+    loaded = load_study(study, profile=profile, overrides=overrides or (), plugins=plugins or ())
     loaded = with_storage(loaded, storage, overrides or ())
 
     from attnsearch.cli.searching import run_search
@@ -36,12 +37,13 @@ def train(
     profile: Profile = None,
     results: Results = RESULTS,
     storage: Storage = None,
+    plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> int:
     """Train one experiment without a search; started again, it goes on where it stopped."""
     from attnsearch.config.load import load_experiment
 
-    experiment = load_experiment(config, profile=profile, overrides=overrides or ())
+    experiment = load_experiment(config, profile=profile, overrides=overrides or (), plugins=plugins or ())
 
     from attnsearch.cli.training import run_training
 

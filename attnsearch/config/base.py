@@ -186,8 +186,8 @@ class Registered:
 
 
 class PlacedError(ValueError):
-    """Faults of a settings class that lie at places inside of it."""
+    """Problems of a settings class that lie at places inside of it."""
 
-    def __init__(self, faults: Mapping[tuple[str, ...], str]) -> None:
-        super().__init__("; ".join(f"{'.'.join(place)} {message}" for place, message in faults.items()))
-        self.faults = faults
+    def __init__(self, problems: Mapping[tuple[str, ...], str]) -> None:
+        super().__init__("; ".join(f"{'.'.join(place)} {message}" for place, message in problems.items()))
+        self.problems = problems

@@ -130,6 +130,12 @@ class ExperimentConfig(Settings):
     train: TrainSettings = Field(TrainSettings(), description="Trainer.")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Evaluation.")
     runtime: RuntimeSettings = Field(RuntimeSettings(), description="Machine.")
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="Modules by name, or path/to/file.py, that register models, data sets or metrics of your own; a "
+        "start imports them first, commands that read results never do.",
+        exclude_if=lambda plugins: not plugins,
+    )
 
     @field_validator("monitor")
     @classmethod
@@ -173,7 +179,9 @@ class ExperimentConfig(Settings):
     def identity(self) -> dict[str, Any]:
         """All settings that change the result, as plain values.
 
-        Without the runtime block, and without the data root: data may move, their ids are compared by hash. Without
-        the scores: they are measured of a checkpoint as often as one likes, and carry their own settings.
+        Without the runtime block and the files of plugins; without the data root: data may move, their ids are compared
+        by hash. Without the scores: they are measured of a checkpoint as often as one likes, and carry their own
+        settings.
         """
-        return self.model_dump(mode="json", exclude={"runtime": True, "data": {"root"}, "evaluation": {"scores"}})
+        left_out = {"runtime": True, "plugins": True, "data": {"root"}, "evaluation": {"scores"}}
+        return self.model_dump(mode="json", exclude=left_out)

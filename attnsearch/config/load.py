@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +15,14 @@ from attnsearch.config.base import dotted_keys
 from attnsearch.config.data import RootedData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import StudyConfig
-from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Faults, T, elsewhere, short, validate
+from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
 from attnsearch.config.variables import literal
 from attnsearch.config.yaml_layers import Layer, merge, overlay, to_yaml
-from attnsearch.config.yaml_nodes import Place, dotted, fault
-from attnsearch.config.yaml_reader import read_overrides, read_yaml
+from attnsearch.config.yaml_nodes import Place, dotted, format_error
+from attnsearch.config.yaml_reader import COMMAND_LINE, read_overrides, read_yaml
 from attnsearch.errors import ConfigError, suggest
+from attnsearch.plugins import is_loaded
+from attnsearch.plugins import load as load_plugins
 
 Kind = Literal["configs", "studies", "configs/profiles"]
 STUDY_KEYS = frozenset(StudyConfig.model_fields)
@@ -74,70 +78,107 @@ def _known(kinds: tuple[Kind, ...]) -> str:
     return ", ".join(sorted({name for kind in kinds for name in names(kind)})) or "none"
 
 
-def load_experiment(name: str, *, profile: str | None = None, overrides: Iterable[str] = ()) -> ExperimentConfig:
+def load_experiment(
+    name: str, *, profile: str | None = None, overrides: Iterable[str] = (), plugins: Sequence[str] = ()
+) -> ExperimentConfig:
     """The experiment in `configs/NAME.yaml` or a file, under a profile and `key=value` overrides.
 
+    Args:
+        plugins: modules that are imported first, beside those that the files and overrides name.
     Raises:
-        ConfigError: every fault of the files and the overrides, one line each.
+        ConfigError: every problem of the files and the overrides, one line each.
     """
-    faults = Faults()
-    base = faults.read(lambda: read_yaml(find_file(name, ("configs",))))
-    shared, own = _profile(profile, faults), _own_profile(base, profile, faults)
-    over = faults.read(lambda: read_overrides(overrides))
-    layers = (faults.block(shared, "overrides"), own, over)
-    return faults.settled(faults.check(ExperimentConfig, _laid(base.without("profiles"), layers, ExperimentConfig)))
+    problems = Problems()
+    layers = _experiment_layers(name, profile, overrides, problems)
+    layers.append(_imported(layers, plugins))
+    return _checked_experiment(layers, problems)
 
 
-def load_study(name: str, *, profile: str | None = None, overrides: Iterable[str] = ()) -> LoadedStudy:
+def load_study(
+    name: str, *, profile: str | None = None, overrides: Iterable[str] = (), plugins: Sequence[str] = ()
+) -> LoadedStudy:
     """The study in `studies/NAME.yaml` or a file, with its experiment, under a profile and `key=value` overrides.
 
     Overrides that name a field of the study change the study, all others the experiment.
 
+    Args:
+        plugins: modules that are imported first, beside those that the files and overrides name.
     Raises:
-        ConfigError: every fault of the files and the overrides, one line each.
+        ConfigError: every problem of the files and the overrides, one line each.
     """
-    faults = Faults()
-    written = faults.read(lambda: read_yaml(find_file(name, ("studies",))))
-    shared, own = _profile(profile, faults), _own_profile(written, profile, faults)
-    over = faults.read(lambda: read_overrides(overrides))
-    of_study, of_experiment = _split(over, faults)
+    problems = Problems()
+    layers = _study_layers(name, profile, overrides, problems)
+    layers.experiment.append(_imported(layers.experiment, plugins))
+    return _checked_study(layers, problems)
 
-    over_study = (shared.without("overrides"), own.without("overrides"), of_study)
-    layer = _drop_null_axes(_laid(written.without("profiles"), over_study, StudyConfig))
-    study = faults.check(StudyConfig, layer, _unknown_axes(layer))
 
-    base = _base(layer, faults)
-    over_experiment = (
-        layer.part("overrides"),
-        faults.block(shared, "overrides"),
-        _own_profile(base, profile, faults),
-        faults.block(own, "overrides"),
-        of_experiment,
-        STAND_IN if study is None else _of_the_study(study),
-    )
-    experiment = faults.check(ExperimentConfig, _laid(base.without("profiles"), over_experiment, ExperimentConfig))
-    return LoadedStudy(faults.settled(study), faults.settled(experiment))
+def load_stored_settings(path: Path) -> StudyConfig:
+    """The study in the `study.yaml` of a results folder, without its experiment, whose model may be unknown here.
+
+    Raises:
+        ConfigError: it is broken.
+    """
+    problems = Problems()
+    layer = problems.read(lambda: read_yaml(path))
+    return problems.settled(problems.check(StudyConfig, layer))
 
 
 def load_stored_study(path: Path) -> LoadedStudy:
     """The study in the `study.yaml` of a results folder, which must hold all of its settings itself.
 
+    Nothing that the file names is imported.
+
     Raises:
-        ConfigError: it is broken, or its base is the name of another file, which nobody asked to read.
+        ConfigError: it is broken, its model or data set is not registered, or its base is the name of another file,
+            which nobody asked to read.
     """
     base = read_yaml(path).values.get("base")
     if not isinstance(base, Mapping):
         raise ConfigError(f"{path}: base: must hold the settings themselves in a results folder, got {short(base)}")
-    return load_study(str(path))
+    problems = Problems()
+    layers = _study_layers(str(path), None, (), problems)
+    with naming_plugins(_plugins(layers.experiment)):
+        return _checked_study(layers, problems)
 
 
 def load_stored_experiment(path: Path) -> ExperimentConfig:
-    """The experiment in the `config.yaml` of a trial, as a reader uses it.
+    """The experiment in the `config.yaml` of a trial, as a reader uses it: nothing that the file names is imported.
 
     Raises:
-        ConfigError: it is broken.
+        ConfigError: it is broken, or its model or data set is not registered.
     """
-    return without_variables(load_experiment(str(path)))
+    problems = Problems()
+    layers = _experiment_layers(str(path), None, (), problems)
+    with naming_plugins(_plugins(layers)):
+        return without_variables(_checked_experiment(layers, problems))
+
+
+def parse_experiment(text: str) -> ExperimentConfig:
+    """The experiment that a checkpoint holds as JSON; nothing that it names is imported.
+
+    Raises:
+        ConfigError: it is broken, or its model or data set is not registered.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"no JSON: {error}") from error
+    layer = Layer(values) if isinstance(values, dict) else Layer()
+    with naming_plugins(_plugins([layer])):
+        return validate(ExperimentConfig, layer)
+
+
+@contextmanager
+def naming_plugins(plugins: Iterable[str]) -> Iterator[None]:
+    """Adds to the error of stored settings which plugins they were made with, where these are not imported."""
+    try:
+        yield
+    except ConfigError as error:
+        if missing := [plugin for plugin in plugins if not is_loaded(plugin)]:
+            options = " ".join(f"--plugin {plugin!r}" for plugin in missing)
+            hint = f"it was made with plugins, which reading never imports; add {options}"
+            raise ConfigError(f"{error}\n{hint}") from error
+        raise
 
 
 def without_variables(experiment: ExperimentConfig) -> ExperimentConfig:
@@ -176,30 +217,30 @@ def _laid(base: Layer, layers: Iterable[Layer], model: type[BaseModel]) -> Layer
     return result
 
 
-def _profile(profile: str | None, faults: Faults) -> Layer:
-    return Layer() if profile is None else faults.read(lambda: read_yaml(find_file(profile, ("configs/profiles",))))
+def _profile(profile: str | None, problems: Problems) -> Layer:
+    return Layer() if profile is None else problems.read(lambda: read_yaml(find_file(profile, ("configs/profiles",))))
 
 
-def _own_profile(layer: Layer, profile: str | None, faults: Faults) -> Layer:
+def _own_profile(layer: Layer, profile: str | None, problems: Problems) -> Layer:
     """What a file itself says under `profiles` of a profile."""
-    profiles = faults.block(layer, "profiles")
-    parts = {name: faults.block(profiles, name, inside="profiles") for name in profiles.values}
+    profiles = problems.block(layer, "profiles")
+    parts = {name: problems.block(profiles, name, inside="profiles") for name in profiles.values}
     return parts.get(profile or "", Layer())
 
 
-def _base(layer: Layer, faults: Faults) -> Layer:
+def _base(layer: Layer, problems: Problems) -> Layer:
     """The experiment that a study starts from, inlined or in a file of its own."""
     base = layer.values.get("base")
     if isinstance(base, str):
         where = f"{layer.origin(('base',))}: base: "
-        return faults.read(lambda: read_yaml(find_file(base, ("configs",))), origin=where)
+        return problems.read(lambda: read_yaml(find_file(base, ("configs",))), origin=where)
     if not isinstance(base, dict):
-        faults.is_complete = False  # what is wrong with it is said of the study
+        problems.is_complete = False  # what is wrong with it is said of the study
     return layer.part("base")
 
 
-def _split(over: Layer, faults: Faults) -> tuple[Layer, Layer]:
-    """(overrides of the study, of the experiment); what is of neither is a fault, whose near name may be of either."""
+def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
+    """(overrides of the study, of the experiment); what is of neither is a problem."""
     known = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
     first = {key: key.split(".")[0] for key in over.values}
     unknown = [key for key, head in first.items() if head not in known and key not in MOVED_KEYS]
@@ -207,9 +248,74 @@ def _split(over: Layer, faults: Faults) -> tuple[Layer, Layer]:
         message = (
             f"is no key of a study or an experiment{elsewhere(key, ExperimentConfig) or suggest(first[key], known)}"
         )
-        faults.lines.append(fault(over.origin((key,)), (key,), f"{message}, got {short(over.values[key])}"))
+        problems.lines.append(format_error(over.origin((key,)), (key,), f"{message}, got {short(over.values[key])}"))
     of_study = {key for key, head in first.items() if head in STUDY_KEYS}
     return over.only(of_study), over.without(*of_study, *unknown)
+
+
+def _experiment_layers(name: str, profile: str | None, overrides: Iterable[str], problems: Problems) -> list[Layer]:
+    """The file of an experiment and what is laid over it."""
+    base = problems.read(lambda: read_yaml(find_file(name, ("configs",))))
+    shared, own = _profile(profile, problems), _own_profile(base, profile, problems)
+    over = problems.read(lambda: read_overrides(overrides))
+    return [base.without("profiles"), problems.block(shared, "overrides"), own, over]
+
+
+def _checked_experiment(layers: Sequence[Layer], problems: Problems) -> ExperimentConfig:
+    return problems.settled(problems.check(ExperimentConfig, _laid(layers[0], layers[1:], ExperimentConfig)))
+
+
+@dataclass(frozen=True)
+class _StudyLayers:
+    """The settings of a study, laid on each other, and the layers of its experiment."""
+
+    study: Layer
+    experiment: list[Layer]
+
+
+def _study_layers(name: str, profile: str | None, overrides: Iterable[str], problems: Problems) -> _StudyLayers:
+    written = problems.read(lambda: read_yaml(find_file(name, ("studies",))))
+    shared, own = _profile(profile, problems), _own_profile(written, profile, problems)
+    over = problems.read(lambda: read_overrides(overrides))
+    of_study, of_experiment = _split(over, problems)
+
+    over_study = (shared.without("overrides"), own.without("overrides"), of_study)
+    study = _drop_null_axes(_laid(written.without("profiles"), over_study, StudyConfig))
+    base = _base(study, problems)
+    experiment = [
+        base.without("profiles"),
+        study.part("overrides"),
+        problems.block(shared, "overrides"),
+        _own_profile(base, profile, problems),
+        problems.block(own, "overrides"),
+        of_experiment,
+    ]
+    return _StudyLayers(study, experiment)
+
+
+def _checked_study(layers: _StudyLayers, problems: Problems) -> LoadedStudy:
+    study = problems.check(StudyConfig, layers.study, _unknown_axes(layers.study))
+    shared = STAND_IN if study is None else _of_the_study(study)
+    laid = _laid(layers.experiment[0], [*layers.experiment[1:], shared], ExperimentConfig)
+    experiment = problems.check(ExperimentConfig, laid)
+    return LoadedStudy(problems.settled(study), problems.settled(experiment))
+
+
+def _plugins(layers: Iterable[Layer]) -> list[str]:
+    """The plugins that the last of the layers names that names some; anything but text is refused later."""
+    written = [layer.values["plugins"] for layer in layers if isinstance(layer.values.get("plugins"), list)]
+    return [plugin for plugin in written[-1] if isinstance(plugin, str)] if written else []
+
+
+def _imported(layers: Iterable[Layer], named: Sequence[str]) -> Layer:
+    """Imports what the layers and a caller name, before names are looked up; the layer that keeps all of them.
+
+    Raises:
+        ConfigError: a plugin cannot be imported.
+    """
+    plugins = list(dict.fromkeys([*_plugins(layers), *named]))
+    load_plugins(plugins)
+    return Layer({"plugins": plugins}, {("plugins",): COMMAND_LINE}) if named else Layer()
 
 
 def _unknown_axes(layer: Layer) -> dict[Place, str]:
@@ -219,12 +325,12 @@ def _unknown_axes(layer: Layer) -> dict[Place, str]:
     found: dict[Place, str] = {}
     for key in [key for key in axes if key not in known][:MAX_LINES]:
         message = f"is no key of an experiment{suggest(key, known)}, got {short(axes[key])}"
-        found["space", key] = fault(layer.origin(("space", key)), ("space", key), message)
+        found["space", key] = format_error(layer.origin(("space", key)), ("space", key), message)
     return found
 
 
 STAND_IN = Layer({"name": "study", "seed": 1, "monitor": "val/accuracy", "monitor_direction": "maximize"})
-"""What the trials take from a study with faults, so that these are not said again of the experiment."""
+"""What the trials take from a study with problems, so that these are not said again of the experiment."""
 
 
 def _of_the_study(study: StudyConfig) -> Layer:
@@ -257,7 +363,7 @@ def with_overrides(experiment: ExperimentConfig, overrides: Iterable[str]) -> Ex
     """A copy of an experiment under `key=value` overrides of a command line, checked again.
 
     Raises:
-        ConfigError: every fault of the overrides, one line each.
+        ConfigError: every problem of the overrides, one line each.
     """
     return overridden(ExperimentConfig, experiment.model_dump(mode="json"), overrides)
 
@@ -266,11 +372,11 @@ def overridden(model: type[T], values: Mapping[str, Any], overrides: Iterable[st
     """The settings that plain values describe under `key=value` overrides of a command line.
 
     Raises:
-        ConfigError: every fault of the overrides, one line each.
+        ConfigError: every problem of the overrides, one line each.
     """
-    faults = Faults()
-    over = faults.read(lambda: read_overrides(overrides))
-    return faults.settled(faults.check(model, merge(Layer(dict(values)), over, model)))
+    problems = Problems()
+    over = problems.read(lambda: read_overrides(overrides))
+    return problems.settled(problems.check(model, merge(Layer(dict(values)), over, model)))
 
 
 def resolved_study(loaded: LoadedStudy) -> str:

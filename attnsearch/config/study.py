@@ -235,17 +235,17 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _check_references(self) -> StudyConfig:
-        faults: dict[tuple[str, ...], str] = {}
+        problems: dict[tuple[str, ...], str] = {}
         axes = list(self.space)
         for key, axis in self.space.items():
             above = sorted(axes[: axes.index(key)])
             for parent in sorted(set(axis.when) - set(above)):
-                faults["space", key, "when", parent] = f"names {parent!r}, which is no axis above it; known: {above}"
+                problems["space", key, "when", parent] = f"names {parent!r}, which is no axis above it; known: {above}"
         for index, point in enumerate(self.enqueue):
             for name in sorted(set(point) - set(axes)):
-                faults["enqueue", str(index), name] = f"names {name!r}, which is no axis; known: {sorted(axes)}"
-        if faults:
-            raise PlacedError(faults)
+                problems["enqueue", str(index), name] = f"names {name!r}, which is no axis; known: {sorted(axes)}"
+        if problems:
+            raise PlacedError(problems)
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Collects the faults of a command, one line each: `file:line: key: message, got value`."""
+"""Collects the problems of a command, one line each: `file:line: key: message, got value`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attnsearch.config.base import (
     tag_of,
 )
 from attnsearch.config.yaml_layers import INVALID, Layer
-from attnsearch.config.yaml_nodes import Place, fault, shortened
+from attnsearch.config.yaml_nodes import Place, format_error, shortened
 from attnsearch.errors import ConfigError, suggest
 
 T = TypeVar("T", bound=BaseModel)
@@ -33,7 +33,7 @@ NONE: Mapping[Place, str] = MappingProxyType({})
 OF_ALL = ("missing", "union_tag_not_found", "value_error")
 """Findings that hold only where every layer is known."""
 MAX_LINES = 50
-"""Faults that are described; more than that have one cause."""
+"""Problems that are described; more than that have one cause."""
 MAX_MEMBERS = 8
 """At most as many findings has pydantic of one value: one for each member of a union."""
 
@@ -79,8 +79,8 @@ MOVED_KEYS = {
 
 
 @dataclass
-class Faults:
-    """Collects the faults of one command, so that all of them are reported at once.
+class Problems:
+    """Collects the problems of one command, so that all of them are reported at once.
 
     `is_complete` is false once a file could not be read: then nothing can be said about keys that are missing.
     """
@@ -96,23 +96,23 @@ class Faults:
             self.lines += [f"{origin}{line}" for line in str(error).splitlines()]
             self.is_complete = False
             return Layer()
-        self.lines += layer.faults
+        self.lines += layer.problems
         return layer
 
     def block(self, layer: Layer, key: str, *, inside: str = "") -> Layer:
-        """The block under a key of a layer, which is itself `inside` of another; anything else is a fault."""
+        """The block under a key of a layer, which is itself `inside` of another; anything else is a problem."""
         value = layer.values.get(key)
         if not (value is None or value is INVALID or isinstance(value, dict)):
             message = f"must hold `key: value` lines, got {short(value)}"
             place = (inside, key) if inside else (key,)
-            self.lines.append(fault(layer.origin((key,)), place, message))
+            self.lines.append(format_error(layer.origin((key,)), place, message))
         return layer.part(key)
 
     def check(self, model: type[T], layer: Layer, known: Mapping[Place, str] = NONE) -> T | None:
-        """The settings that a layer describes, or None where it has faults.
+        """The settings that a layer describes, or None where it has problems.
 
         Args:
-            known: faults that were found before, by their places; nothing else is said of these places.
+            known: problems that were found before, by their places; nothing else is said of these places.
         """
         try:
             settings = model.model_validate_json(json.dumps(layer.values, default=lambda _: None))
@@ -128,11 +128,11 @@ class Faults:
         """Ends the command if anything is wrong, else the settings.
 
         Raises:
-            ConfigError: one line per fault.
+            ConfigError: one line per problem.
         """
         lines = list(dict.fromkeys(self.lines))
         if len(lines) > MAX_LINES:
-            lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more faults"]
+            lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more problems"]
         if lines:
             raise ConfigError("\n".join(lines))
         assert settings is not None
@@ -143,25 +143,25 @@ def validate(model: type[T], layer: Layer) -> T:
     """The settings that a layer describes.
 
     Raises:
-        ConfigError: one line per fault, all faults at once.
+        ConfigError: one line per problem, all problems at once.
     """
-    faults = Faults(list(layer.faults))
-    return faults.settled(faults.check(model, layer))
+    problems = Problems(list(layer.problems))
+    return problems.settled(problems.check(model, layer))
 
 
 def _lines(details: Sequence[ErrorDetails], layer: Layer, known: Mapping[Place, str]) -> Iterator[str]:
-    """A line for each place that pydantic refuses, but for those whose fault is known."""
+    """A line for each place that pydantic refuses, but for those whose problem is known."""
     found: dict[Place, list[ErrorDetails]] = {}
     for detail in details[: MAX_LINES * MAX_MEMBERS]:
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            continue  # follows from faults of the items
+            continue  # follows from problems of the items
         place = _place(detail, layer.values)
         if not any(place[: len(other)] == other for other in known) and _value_at(layer.values, place) is not INVALID:
             found.setdefault(place, []).append(detail)
     for place, found_here in found.items():
         error = found_here[0].get("ctx", {}).get("error")
-        placed = error.faults if isinstance(error, PlacedError) else {}
-        yield from (fault(layer.origin(one), one, message) for one, message in placed.items())
+        placed = error.problems if isinstance(error, PlacedError) else {}
+        yield from (format_error(layer.origin(one), one, message) for one, message in placed.items())
         if not placed:
             yield _describe(found_here, place, layer)
 
@@ -171,7 +171,7 @@ def _describe(details: Sequence[ErrorDetails], place: Place, layer: Layer) -> st
     message = " or ".join(dict.fromkeys(_message(detail, place) for detail in details)).replace(" or must be ", " or ")
     is_said = details[0]["type"] in ("missing", "value_error", "union_tag_invalid")  # the message holds the value
     got = "" if is_said else f", got {short(details[0]['input'])}"
-    return fault(layer.origin(place), place or ("file",), f"{message}{got}")
+    return format_error(layer.origin(place), place or ("file",), f"{message}{got}")
 
 
 def _message(detail: ErrorDetails, place: Place) -> str:
@@ -229,7 +229,7 @@ def _unknown_key(place: Place, owners: Sequence[type[BaseModel]], layer: Layer, 
     else:
         family = f" of {tag[1]}" if tag else ""
         message = f"is no key{family}{suggest(place[-1], known)}; known: {', '.join(known)}"
-    return fault(layer.origin(place), place, f"{message}, got {short(_value_at(layer.values, place))}")
+    return format_error(layer.origin(place), place, f"{message}, got {short(_value_at(layer.values, place))}")
 
 
 def elsewhere(name: str, model: type[BaseModel]) -> str:

@@ -14,19 +14,19 @@ from attnsearch.config.base import TAGS, is_tagged
 from attnsearch.config.yaml_nodes import Place
 
 INVALID = object()
-"""Stands in a layer for a value that could not be read, and whose fault is known."""
+"""Stands in a layer for a value that could not be read, and whose problem is known."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """Nested plain values, and for each place the `file:line` (or `command line`) that wrote it.
 
-    `faults` are those of the reading; they stay with the layer that was read.
+    `problems` are those of the reading; they stay with the layer that was read.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[Place, str] = field(default_factory=dict)
-    faults: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def origin(self, place: Place) -> str:
         """Where the value at `place`, or the closest block around it, was written."""

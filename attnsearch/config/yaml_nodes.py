@@ -81,11 +81,11 @@ def compose(text: str, where: Where, root: Place = ()) -> Node:
     """
     if found := _UNPRINTABLE.search(text):
         line = text.count("\n", 0, found.start()) + 1
-        raise ConfigError(fault(where(line), root, f"holds the character {found[0]!r}; remove it"))
+        raise ConfigError(format_error(where(line), root, f"holds the character {found[0]!r}; remove it"))
     return _Composer(text, where, root).document()
 
 
-def fault(origin: str, place: Place, message: str) -> str:
+def format_error(origin: str, place: Place, message: str) -> str:
     """`file:line: key: message`."""
     return f"{origin}: {dotted(place)}: {message}" if place else f"{origin}: {message}"
 
@@ -158,7 +158,7 @@ class _Composer:
         return event
 
     def _refuse(self, place: Place, message: str) -> NoReturn:
-        raise ConfigError(fault(self._where(self._line), place, message)) from None
+        raise ConfigError(format_error(self._where(self._line), place, message)) from None
 
     def _node(self, event: Any, place: Place) -> Node:
         before, line = self._n_nodes, self._line

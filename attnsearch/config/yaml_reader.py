@@ -20,7 +20,7 @@ from attnsearch.config.yaml_nodes import (
     Scalar,
     Where,
     compose,
-    fault,
+    format_error,
     is_printable,
     shortened,
 )
@@ -34,7 +34,7 @@ _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 def read_yaml(path: Path) -> Layer:
-    """A YAML 1.2 file whose top level is a block; its `faults` are a line for each value that cannot be read.
+    """A YAML 1.2 file whose top level is a block; its `problems` are a line for each value that cannot be read.
 
     Raises:
         ConfigError: unreadable file or faulty YAML, with file and line.
@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> Layer:
         raise ConfigError(f"{path}:1: must hold `key: value` lines, got {kind}")
     reader = _Reader(where, {(): where(1)})
     values = reader.value(node, ())
-    return _checked(Layer(values if isinstance(values, dict) else {}, reader.origins, tuple(reader.faults)))
+    return _checked(Layer(values if isinstance(values, dict) else {}, reader.origins, tuple(reader.problems)))
 
 
 def _text_of(node: Node) -> str:
@@ -74,19 +74,19 @@ def _text(path: Path) -> str:
 def read_overrides(texts: Iterable[str]) -> Layer:
     """All `dotted.key=value` of a command line, of which the last one of a key counts.
 
-    `faults` has a line for each that cannot be read, and for each key that is spelled in two ways.
+    `problems` has a line for each that cannot be read, and for each key that is spelled in two ways.
     """
     values: dict[str, Any] = {}
-    faults: list[str] = []
+    problems: list[str] = []
     for text in texts:
         try:
             key, value, found = _read_override(text)
         except ConfigError as error:
-            faults.append(str(error))
+            problems.append(str(error))
             continue
-        faults += found
+        problems += found
         values[key] = value
-    return _checked(Layer(values, {(key,): COMMAND_LINE for key in values}, tuple(faults)))
+    return _checked(Layer(values, {(key,): COMMAND_LINE for key in values}, tuple(problems)))
 
 
 def _read_override(text: str) -> tuple[str, Any, list[str]]:
@@ -96,19 +96,19 @@ def _read_override(text: str) -> tuple[str, Any, list[str]]:
         message = "overrides are written key=value, with dots between the parts of a key"
         raise ConfigError(f"{COMMAND_LINE}: {message}, got {shortened(text)!r}")
     if len(written) > MAX_BYTES:
-        raise ConfigError(fault(COMMAND_LINE, (key,), f"must have at most {MAX_BYTES // 1024} KiB, is larger"))
+        raise ConfigError(format_error(COMMAND_LINE, (key,), f"must have at most {MAX_BYTES // 1024} KiB, is larger"))
     reader = _Reader(lambda _: COMMAND_LINE, {})
     value = reader.value(compose(written, lambda _: COMMAND_LINE, tuple(key.split("."))), (key,))
-    return key, value, reader.faults
+    return key, value, reader.problems
 
 
 @dataclass
 class _Reader:
-    """Turns nodes into plain values; notes the line of each key, and a fault for each value that has none."""
+    """Turns nodes into plain values; notes the line of each key, and a problem for each value that has none."""
 
     where: Where
     origins: dict[Place, str]
-    faults: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def value(self, node: Node, place: Place) -> Any:
         """The plain value of a node, INVALID where it has none."""
@@ -121,7 +121,7 @@ class _Reader:
         return self._invalid(node, place, f"has the tag {_short_tag(node.tag)}, which is not read; remove it")
 
     def _invalid(self, node: Node, place: Place, message: str) -> object:
-        self.faults.append(fault(self.where(node.line), place, message))
+        self.problems.append(format_error(self.where(node.line), place, message))
         return INVALID
 
     def _list(self, node: Listing, place: Place) -> list[Any]:
@@ -223,8 +223,8 @@ def _real(text: str) -> float:
 
 
 def _checked(layer: Layer) -> Layer:
-    """The layer, with a fault for each key that it spells in two ways."""
-    return Layer(layer.values, layer.origins, (*layer.faults, *_repeated(layer)))
+    """The layer, with a problem for each key that it spells in two ways."""
+    return Layer(layer.values, layer.origins, (*layer.problems, *_repeated(layer)))
 
 
 def _repeated(layer: Layer) -> Iterator[str]:
@@ -237,7 +237,7 @@ def _repeated(layer: Layer) -> Iterator[str]:
         first = origins.get(key) or blocks.get(key) or next((origins[name] for name in above if name in origins), None)
         if first:
             also = "by another override" if first == COMMAND_LINE else f"at {first}"
-            yield fault(origin, place, f"is given twice, also {also}; keep one")
+            yield format_error(origin, place, f"is given twice, also {also}; keep one")
         origins.setdefault(key, origin)
         for name in above:
             blocks.setdefault(name, origin)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import parse_experiment
 from attnsearch.errors import ConfigError
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
@@ -82,11 +82,11 @@ def read_model_checkpoint(path: str | Path) -> ModelCheckpoint:
     """
     state, metadata = read_checkpoint(path)
     try:
-        config = ExperimentConfig.model_validate_json(metadata["config"])
+        config = parse_experiment(metadata["config"])
         class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
         epoch = int(metadata["epoch"])
         accumulation = int(metadata.get("accumulation", config.train.accumulation))
-    except (ValidationError, ValueError, TypeError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+    except (ConfigError, ValueError, TypeError, RecursionError) as error:
+        reason = "; ".join(str(error).splitlines())
         raise ConfigError(f"{path} holds settings that this version cannot read ({reason}); train it again") from error
     return ModelCheckpoint(Path(path), config, class_names, epoch, accumulation, metadata.get("val_hash", ""), state)

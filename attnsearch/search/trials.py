@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from attnsearch.config.load import load_stored_study
+from attnsearch.config.load import load_stored_settings
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
@@ -85,7 +85,7 @@ def reader_url(layout: StudyLayout, storage: str | None) -> str:
         StoreError: the study keeps its trials elsewhere, or the experiment's own file is not ours.
     """
     url = url_named(storage, layout)
-    if storage is None and load_stored_study(layout.study_yaml).study.storage and not _holds(url, layout.study):
+    if storage is None and load_stored_settings(layout.study_yaml).storage and not _holds(url, layout.study):
         raise StoreError(
             f"study {layout.study!r} keeps its trials in another database; give it with --storage URL or {URL_VARIABLE}"
         )

@@ -13,10 +13,21 @@ from pydantic import Field, ValidationError
 from attnsearch.config.base import Settings, dotted_keys, register_part
 from attnsearch.config.data import DataSettings
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import load_experiment, load_study, names, resolved_study, with_settings
+from attnsearch.config.load import (
+    load_experiment,
+    load_stored_experiment,
+    load_stored_settings,
+    load_stored_study,
+    load_study,
+    names,
+    parse_experiment,
+    resolved_study,
+    with_settings,
+)
 from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.config.reference import reference
 from attnsearch.errors import ConfigError
+from attnsearch.plugins import load as load_plugins
 from attnsearch.testing.registry import temporary_parts
 
 DIGESTS: dict[str, str] = json.loads((Path(__file__).parents[1] / "golden" / "digests.json").read_text())
@@ -147,3 +158,68 @@ def test_digests_of_shipped_files_never_change(key: str) -> None:
 def test_digests_of_all_configs_are_held() -> None:
     held = {key.removeprefix("configs/") for key in DIGESTS if key.startswith("configs/")}
     assert held == set(names("configs"))
+
+
+PLUGIN = """
+from typing import Literal
+from pydantic import Field
+from attnsearch.config.base import register_part
+from attnsearch.config.model import BackboneSettings
+class FileSettings(BackboneSettings):
+    name: Literal["from_file"] = Field("from_file", description="the model family")
+    depth: int = Field(1, description="layers")
+register_part("model", FileSettings, "absent:build")
+"""
+
+
+def plugin_and_config(tmp_path: Path) -> tuple[str, str]:
+    plugin = tmp_path / "parts_in_a_file.py"
+    plugin.write_text(PLUGIN)
+    config = written(tmp_path, "name: own\nmodel: {name: from_file, depth: 3}\ndata: {name: table}\n")
+    return str(plugin), config
+
+
+def test_plugins_of_a_caller_are_imported_and_kept_and_change_no_digest(tmp_path: Path) -> None:
+    plugin, config = plugin_and_config(tmp_path)
+    loaded = load_experiment(config, plugins=[plugin])
+    assert loaded.plugins == (plugin,)
+    assert loaded.digest() == load_experiment(config).digest()
+    assert "plugins" not in load_experiment(config).model_dump()
+
+
+def test_plugins_of_a_file_are_imported_before_its_names_are_looked_up(tmp_path: Path) -> None:
+    plugin, _ = plugin_and_config(tmp_path)
+    text = f"name: own\nbase: {{name: x, plugins: [{plugin}], model: {{name: from_file}}, data: {{name: table}}}}\n"
+    loaded = load_study(written(tmp_path, text + "space: {model.depth: {kind: int, low: 1, high: 2}}\n"))
+    assert loaded.experiment.plugins == (plugin,)
+    assert f"plugins:\n  - {plugin}" in resolved_study(loaded)
+
+
+def test_a_reader_imports_nothing_and_names_the_plugin(tmp_path: Path) -> None:
+    plugin, config = plugin_and_config(tmp_path)
+    marker = tmp_path / "ran"
+    Path(plugin).write_text(f"open({str(marker)!r}, 'w').close()\n{PLUGIN}")
+    stored = tmp_path / "config.yaml"
+    stored.write_text(Path(config).read_text() + f"plugins: [{plugin}]\n")
+    with pytest.raises(
+        ConfigError, match=r"unknown name 'from_file'(.|\n)*never imports; add --plugin '.*in_a_file.py'"
+    ):
+        load_stored_experiment(stored)
+    assert not marker.exists()
+    load_plugins([plugin])
+    assert load_stored_experiment(stored).model.name == "from_file"
+
+
+def test_the_settings_of_a_stored_study_are_read_without_its_model(tmp_path: Path) -> None:
+    text = "name: own\nbase: {name: own, plugins: [absent_parts], model: {name: absent}, data: {name: table}}\n"
+    stored = Path(written(tmp_path, text + "n_trials: 7\nspace: {model.depth: {kind: int, low: 1, high: 2}}\n"))
+    assert load_stored_settings(stored).n_trials == 7
+    with pytest.raises(ConfigError, match=r"unknown name 'absent'(.|\n)*add --plugin 'absent_parts'"):
+        load_stored_study(stored)
+
+
+def test_a_checkpoint_of_an_unknown_model_names_the_plugin() -> None:
+    values = {"name": "x", "data": {"name": "table"}, "model": {"name": "absent"}, "plugins": ["absent_parts"]}
+    with pytest.raises(ConfigError, match=r"unknown name 'absent'(.|\n)*add --plugin 'absent_parts'"):
+        parse_experiment(json.dumps(values))
+    assert parse_experiment(experiment(gate_size=3).model_dump_json()) == experiment(gate_size=3)

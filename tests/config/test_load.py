@@ -155,11 +155,11 @@ def test_file_without_keys_is_refused(here: Path, text: str) -> None:
 def test_yaml_1_2_rules_hold(here: Path) -> None:
     read = read_overrides(["a.b=1e-4", "c=yes", "d=null", "e=[1, x]", "f=", "g=0x1F", "h=007", "i='1'"])
     assert read.values == {"a.b": 1e-4, "c": "yes", "d": None, "e": [1, "x"], "f": None, "g": 31, "h": 7, "i": "1"}
-    assert not read.faults
+    assert not read.problems
 
 
 def test_override_without_sign_is_refused() -> None:
-    (line,) = read_overrides(["train.epochs"]).faults
+    (line,) = read_overrides(["train.epochs"]).problems
     assert "'train.epochs'" in line
 
 

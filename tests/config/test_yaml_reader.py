@@ -101,7 +101,7 @@ def test_odd_value_is_refused_in_a_file_and_on_the_command_line(value: str, said
     assert line.startswith("bad.yaml:5: ")
     assert said in line
     assert "seed" in line or "no valid YAML" in line
-    (line, *_) = read_overrides([f"seed={value}"]).faults
+    (line, *_) = read_overrides([f"seed={value}"]).problems
     assert line.startswith("command line: seed")
     assert said in line
 
@@ -151,7 +151,7 @@ def test_name_of_no_file_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "=", "=1", ".=1", "a..b=1", "a.=1", ".a=1", "a b=1", "\udcff=1", "train"])
 def test_override_without_a_dotted_key_is_refused(text: str) -> None:
-    (line,) = read_overrides([text]).faults
+    (line,) = read_overrides([text]).problems
     assert line.startswith("command line: overrides are written key=value, with dots")
     assert line.isprintable()
 
@@ -173,13 +173,13 @@ def test_key_that_is_given_twice_is_refused(text: str, line: str) -> None:
 
 @pytest.mark.parametrize("second", ["train={epochs: 2}", "train=3"])
 def test_setting_that_two_overrides_spell_differently_is_refused(second: str) -> None:
-    (line,) = read_overrides(["train.epochs=1", second]).faults
+    (line,) = read_overrides(["train.epochs=1", second]).problems
     assert line.endswith(": is given twice, also by another override; keep one")
 
 
 def test_last_override_of_a_key_counts() -> None:
     read = read_overrides(["train.epochs=1", "seed=3", "train.epochs=2"])
-    assert (read.values, read.faults) == ({"train.epochs": 2, "seed": 3}, ())
+    assert (read.values, read.problems) == ({"train.epochs": 2, "seed": 3}, ())
 
 
 def test_keys_of_a_config_may_be_dotted() -> None:
