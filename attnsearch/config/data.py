@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from attnsearch import geometry
 from attnsearch.config.base import Registered, Settings, register_part
@@ -13,6 +14,28 @@ from attnsearch.config.variables import expand
 
 #: How many classes the synthetic codes can tell apart, by the number of parts in which any two of them must differ.
 MAX_SYNTHETIC_CLASSES = {1: 625, 2: 125, 3: 25, 4: 5}
+
+
+def _both(size: int | geometry.Size) -> geometry.Size:
+    return (size, size) if isinstance(size, int) else size
+
+
+def as_setting(size_hw: geometry.Size) -> int | geometry.Size:
+    """As it is written in a config: S for a square, else (H, W)."""
+    return size_hw[0] if size_hw[0] == size_hw[1] else size_hw
+
+
+def _checked(size: int | geometry.Size, *, largest: int) -> int | geometry.Size:
+    """[S, S] is S, so that both ways to write a square are one setting."""
+    if not all(16 <= side <= largest for side in _both(size)):
+        raise ValueError(f"must be from 16 to {largest} pixels, got {list(size) if isinstance(size, tuple) else size}")
+    return as_setting(_both(size))
+
+
+InputSize = Annotated[int | geometry.Size, AfterValidator(partial(_checked, largest=4096))]
+CacheSize = Annotated[int | geometry.Size, AfterValidator(partial(_checked, largest=8192))]
+"""Pixels: S for S x S, or [height, width]."""
+_INPUT_SIZE = "height and width in pixels of what the model sees: S for a square or [H, W], each from 16 to 4096"
 
 
 class MultiScale(Settings):
@@ -48,19 +71,23 @@ class DataSettings(Settings):
         def name(self) -> str:
             """The data set."""
 
-    image_size_px: int = Field(224, ge=16, le=4096, description="S, side in pixels of the square that the model sees")
+    image_size_px: InputSize = Field(224, description=_INPUT_SIZE)
     crop_ratio: float = Field(
-        0.875, ge=0.5, le=1.0, description="pictures are resized to int(S / crop_ratio) pixels, of which S are cropped"
+        0.875,
+        ge=0.5,
+        le=1.0,
+        description="images are resized to int(H / crop_ratio) by int(W / crop_ratio) pixels, of which H x W "
+        "are cropped",
     )
     resize: geometry.ResizeRule = Field(
         "squash",
-        description="squash: to a square whatever the aspect ratio; crop: the centre square of the shorter side; pad: "
-        "whole, on a square of the longer side, which needs crop_ratio 1",
+        description="squash: to H x W whatever the aspect ratio; crop: the largest centred part of that aspect; "
+        "pad: whole, on the smallest canvas of that aspect, which needs crop_ratio 1",
     )
     crop_scale: tuple[float, float] | None = Field(
         None,
-        description="a, b: training crops show a share in [a, b] of the resized picture, with an aspect of 3/4 to 4/3, "
-        "instead of S of its pixels; fine detail needs a larger cache_px",
+        description="a, b: training crops show a fraction in [a, b] of the resized image, stretched by 3/4 to 4/3, "
+        "instead of H x W of its pixels; fine detail needs a larger cache_px",
     )
     rand_augment: int | None = Field(
         None, ge=1, le=10, description="strength, of 10, of RandAugment's two random operations per training picture"
@@ -79,11 +106,10 @@ class DataSettings(Settings):
         0.1, gt=0.0, lt=1.0, description="share of each training class held out where there is no validation split"
     )
     split_seed: int = Field(1, ge=0, description="seed of that held-out share")
-    cache_px: int | None = Field(
+    cache_px: CacheSize | None = Field(
         None,
-        ge=16,
-        le=8192,
-        description="side in pixels of the cached pictures; null means int(S / crop_ratio), a search sets its largest",
+        description="size in pixels of the cached images, S or [H, W]; null means that of the resized ones, a search "
+        "sets its largest",
     )
 
     @model_validator(mode="after")
@@ -100,21 +126,30 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _cache_holds_the_pictures(self) -> Self:
-        if self.cache_px is not None and self.cache_px < self.resized_px:
-            raise ValueError(
-                f"cache_px must be at least int(image_size_px / crop_ratio) = {self.resized_px}, got {self.cache_px}"
-            )
+        if any(cached < resized for cached, resized in zip(self.cached_hw, self.resized_hw, strict=True)):
+            least, cached = (as_setting(size) for size in (self.resized_hw, self.cached_hw))
+            raise ValueError(f"cache_px must be at least int(image_size_px / crop_ratio) = {least}, got {cached}")
         return self
 
     @property
-    def resized_px(self) -> int:
-        """Side in pixels of the resized picture out of which the model input is cut."""
-        return geometry.resized_px(self.image_size_px, self.crop_ratio)
+    def image_hw(self) -> geometry.Size:
+        """Height and width in pixels of what the model sees."""
+        return _both(self.image_size_px)
 
     @property
-    def cached_px(self) -> int:
-        """Side in pixels of the pictures in the cache."""
-        return self.resized_px if self.cache_px is None else self.cache_px
+    def resized_hw(self) -> geometry.Size:
+        """Height and width in pixels of the resized image out of which the model input is cut."""
+        return geometry.resized_hw(self.image_hw, self.crop_ratio)
+
+    @property
+    def cached_hw(self) -> geometry.Size:
+        """Height and width in pixels of the images in the cache."""
+        return self.resized_hw if self.cache_px is None else _both(self.cache_px)
+
+    @property
+    def aspect(self) -> float:
+        """Height / width of the part of an original that is resized; 1 for `squash`, where it is the original's own."""
+        return 1.0 if self.resize == "squash" else self.image_hw[0] / self.image_hw[1]
 
 
 class RootedData(DataSettings):
@@ -136,7 +171,7 @@ class SyntheticData(DataSettings):
     """Drawn birds whose classes differ only in small planted parts; made on first use."""
 
     name: Literal["synthetic"] = Field("synthetic", description="drawn birds, embedded in the package")
-    image_size_px: int = Field(96, ge=16, le=4096, description="S, side in pixels of the square that the model sees")
+    image_size_px: InputSize = Field(96, description=_INPUT_SIZE)
     n_classes: int = Field(8, ge=2, le=max(MAX_SYNTHETIC_CLASSES.values()), description="number of bird species")
     n_train_per_class: int = Field(100, ge=1, description="training pictures per class")
     n_val_per_class: int = Field(40, ge=1, description="validation pictures per class")

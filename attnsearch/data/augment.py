@@ -21,10 +21,10 @@ _RATIO = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True, eq=False)
 class CropWindows:
-    """One window per image of the resized square.
+    """One window per image of the resized image.
 
     Attributes:
-        boxes: (B, 4) float64 left, top, right, bottom as shares of the square's side.
+        boxes: (B, 4) float64 left, top, right, bottom as fractions of the resized width and height.
         sizes_hw: (B, 2) int64 pixels that a window becomes.
     """
 
@@ -44,19 +44,19 @@ def random_windows(sizes_hw: NDArray[np.int64], cfg: DataSettings, *, seed: int,
     """
     draws = np.random.default_rng((seed, epoch, 2)).random((len(sizes_hw), 2 * N_TRIES + 2))
     if cfg.multi_scale is not None:
-        return _multi_scale(sizes_hw.astype(np.float64), cfg.multi_scale, draws)
+        return _multi_scale(sizes_hw.astype(np.float64), cfg.multi_scale, draws, aspect=cfg.aspect)
     if cfg.crop_scale is not None:
-        sides = np.full((len(draws), 2), cfg.image_size_px, dtype=np.int64)
+        sides = np.tile(np.array(cfg.image_hw, dtype=np.int64), (len(draws), 1))
         return CropWindows(_random_crops(cfg.crop_scale, draws), sides)
     return None
 
 
 def _random_crops(scale: tuple[float, float], draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 4) shares: area uniform in `scale`, logarithm of the aspect ratio uniform, place uniform.
+    """(N, 4) fractions: area uniform in `scale`, logarithm of the stretch uniform, place uniform.
 
-    Of ten tries the first that fits; if none does, the whole square.
+    Of ten tries the first that fits; if none does, the whole image.
 
-    Source: torchvision `RandomResizedCrop`. Difference: out of the resized square, not out of the original picture.
+    Source: torchvision `RandomResizedCrop`. Difference: out of the resized image, not out of the original one.
     """
     low, high = scale
     area = low + (high - low) * draws[:, :N_TRIES]
@@ -70,12 +70,14 @@ def _random_crops(scale: tuple[float, float], draws: NDArray[np.float64]) -> NDA
     return np.stack([left, top, left + width, top + height], axis=1)
 
 
-def _multi_scale(sizes_hw: NDArray[np.float64], cfg: MultiScale, draws: NDArray[np.float64]) -> CropWindows:
-    """Whole pictures or random crops of them, the shorter side of either scaled to a random length.
+def _multi_scale(
+    sizes_hw: NDArray[np.float64], cfg: MultiScale, draws: NDArray[np.float64], *, aspect: float
+) -> CropWindows:
+    """Whole images or random crops of them, the shorter side of either scaled to a random length.
 
     Source: INTR's released training transform, which is DETR's.
     """
-    side = sizes_hw.max(axis=1, keepdims=True)  # of the padded square, in original pixels
+    canvas_hw = geometry.source_box(sizes_hw, "pad", aspect=aspect)[:, :1:-1]  # (N, 2) original pixels
     first_px = _choose(cfg.crop_from_px, draws[:, 0])
     scaled_hw = np.floor(sizes_hw * (first_px / sizes_hw.min(axis=1))[:, None])
     low, high = cfg.crop_px
@@ -83,9 +85,9 @@ def _multi_scale(sizes_hw: NDArray[np.float64], cfg: MultiScale, draws: NDArray[
     window_hw = np.minimum(largest, low + np.floor(draws[:, 1:3] * (largest - low + 1)))
     start_yx = np.floor(draws[:, 3:5] * (scaled_hw - window_hw + 1))
     is_cropped = (draws[:, 5] < cfg.crop_probability)[:, None]
-    share = sizes_hw / scaled_hw / side  # of the square's side, per scaled pixel
-    top_left = np.where(is_cropped, start_yx * share, 0.0)
-    bottom_right = np.where(is_cropped, (start_yx + window_hw) * share, sizes_hw / side)
+    fraction = sizes_hw / scaled_hw / canvas_hw  # (N, 2) of the canvas, per scaled pixel
+    top_left = np.where(is_cropped, start_yx * fraction, 0.0)
+    bottom_right = np.where(is_cropped, (start_yx + window_hw) * fraction, sizes_hw / canvas_hw)
     seen_hw = np.where(is_cropped, window_hw, sizes_hw)
     wanted_px = _choose(cfg.shorter_px, draws[:, 6])
     longest = seen_hw.max(axis=1) / seen_hw.min(axis=1) * wanted_px
@@ -140,9 +142,12 @@ class Views:
 
 def centre_views(n_images: int, cfg: DataSettings) -> Views:
     """The centre crop, unchanged, of every image."""
-    offset = np.full(n_images, geometry.centre_offset_px(cfg.resized_px, cfg.image_size_px))
+    y, x = (
+        np.full(n_images, geometry.centre_offset_px(resized, seen))
+        for resized, seen in zip(cfg.resized_hw, cfg.image_hw, strict=True)
+    )
     one = np.ones(n_images, dtype=np.float32)
-    return Views(offset, offset, np.zeros(n_images, dtype=bool), one, one, np.zeros(n_images, dtype=np.int64))
+    return Views(x, y, np.zeros(n_images, dtype=bool), one, one, np.zeros(n_images, dtype=np.int64))
 
 
 def random_views(sizes_hw: NDArray[np.int64], cfg: DataSettings, *, seed: int, epoch: int) -> Views:
@@ -153,12 +158,12 @@ def random_views(sizes_hw: NDArray[np.int64], cfg: DataSettings, *, seed: int, e
     """
     n_images = len(sizes_hw)
     draws = np.random.default_rng((seed, epoch, 1)).random((n_images, _N_DRAWS))
-    room = cfg.resized_px - cfg.image_size_px + 1
-    x, y = (draws[:, :2] * room).astype(np.int64).T
+    room_wh = np.subtract(cfg.resized_hw, cfg.image_hw)[::-1] + 1
+    x, y = (draws[:, :2] * room_wh).astype(np.int64).T
     is_mirrored = draws[:, 2] < cfg.flip
     if cfg.resize == "pad":
-        width = geometry.padded_hw(sizes_hw, cfg.image_size_px)[:, 1]
-        x = np.where(is_mirrored, width - cfg.image_size_px, x)
+        width = geometry.padded_hw(sizes_hw, cfg.image_hw)[:, 1]
+        x = np.where(is_mirrored, width - cfg.image_hw[1], x)
     return Views(
         x,
         y,
@@ -175,20 +180,22 @@ def shuffled_rows(n_images: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.argsort(np.random.default_rng((seed, epoch, 0)).random(n_images), kind="stable")
 
 
-def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, side_px: int) -> NDArray[np.uint8]:
+def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, image_hw: geometry.Size) -> NDArray[np.uint8]:
     """Crops and flips by copying bytes, where cached pixels are resized pixels.
 
     Args:
-        pixels: (M, R, R, ...) memory map; a crop that begins left of it takes its first columns from the right end.
+        pixels: (M, resized height, resized width, ...) memory map; a crop that begins left of it takes its first
+            columns from the right end.
 
     Returns:
-        (B, side_px, side_px, ...) uint8.
+        (B, H, W, ...) uint8.
     """
-    out = np.empty((len(rows), side_px, side_px, *pixels.shape[3:]), dtype=np.uint8)
+    height, width = image_hw
+    out = np.empty((len(rows), height, width, *pixels.shape[3:]), dtype=np.uint8)
     for index, (row, x, y, is_mirrored) in enumerate(zip(rows, views.x, views.y, views.is_mirrored, strict=True)):
-        window = pixels[row, y : y + side_px, max(0, x) : x + side_px]
+        window = pixels[row, y : y + height, max(0, x) : x + width]
         if x < 0:
-            window = np.concatenate([pixels[row, y : y + side_px, x:], window], axis=1)
+            window = np.concatenate([pixels[row, y : y + height, x:], window], axis=1)
         out[index] = window[:, ::-1] if is_mirrored else window
     return out
 
@@ -197,23 +204,25 @@ def resample(images: Tensor, views: Views, cfg: DataSettings) -> Tensor:
     """Crops and flips by bilinear interpolation, where a view is not a copy of cached pixels.
 
     Args:
-        images: (B, C, R, R) float, whole cached pictures.
+        images: (B, C, cached height, cached width) float, whole cached images.
 
     Returns:
-        (B, C, S, S) float, or (B, C, H, W) for windows of several sizes, H and W being the largest and what lies beyond
-        a window 0; each output pixel is the mean over its footprint, so that shrinking does not alias.
+        (B, C, H, W) float; for windows of several sizes H and W are the largest, and what lies beyond a window is 0.
+        Each output pixel is the mean over its footprint, so that shrinking does not alias.
     """
     windows = views.windows or _windows_of_crops(views, cfg)
     boxes = torch.as_tensor(windows.boxes, device=images.device, dtype=torch.float32)  # (B, 4)
     sizes = torch.as_tensor(windows.sizes_hw, device=images.device, dtype=torch.float32)  # (B, 2)
     height, width = (int(side) for side in windows.sizes_hw.max(axis=0))
-    shares = np.stack([windows.boxes[:, 3] - windows.boxes[:, 1], windows.boxes[:, 2] - windows.boxes[:, 0]], axis=1)
-    n_taps = max(1, int((shares * images.shape[-1] / windows.sizes_hw).max() + 1e-6))
+    seen_hw = (windows.boxes[:, 2:] - windows.boxes[:, :2])[:, ::-1] * images.shape[-2:]  # (B, 2) cached pixels
+    # Bilinear interpolation reads 2 x 2 cached pixels. Where an output pixel covers more, it is sampled at
+    # n_taps x n_taps places, evenly over what it covers, and these are averaged.
+    n_taps = max(1, int((seen_hw / windows.sizes_hw).max() + 1e-6))
 
     def places(n_px: int, size: Tensor, start: Tensor, stop: Tensor) -> Tensor:
         steps = (torch.arange(n_px * n_taps, device=images.device) + 0.5) / n_taps  # in output pixels
-        share = start[:, None] + steps / size[:, None] * (stop - start)[:, None]
-        return 2 * share - 1  # (B, n_px * n_taps), -1 and 1 are the picture's edges
+        fraction = start[:, None] + steps / size[:, None] * (stop - start)[:, None]
+        return 2 * fraction - 1  # (B, n_px * n_taps), -1 and 1 are the edges of the image
 
     is_mirrored = torch.as_tensor(views.is_mirrored, device=images.device)
     left, top, right, bottom = boxes.unbind(dim=1)
@@ -229,9 +238,10 @@ def resample(images: Tensor, views: Views, cfg: DataSettings) -> Tensor:
 
 
 def _windows_of_crops(views: Views, cfg: DataSettings) -> CropWindows:
-    left_top = np.stack([views.x, views.y], axis=1) / cfg.resized_px
-    side = np.full((len(views.x), 2), cfg.image_size_px, dtype=np.int64)
-    return CropWindows(np.concatenate([left_top, left_top + cfg.image_size_px / cfg.resized_px], axis=1), side)
+    resized_wh, image_wh = np.array(cfg.resized_hw[::-1]), np.array(cfg.image_hw[::-1])
+    left_top = np.stack([views.x, views.y], axis=1) / resized_wh  # (B, 2)
+    sizes_hw = np.tile(np.array(cfg.image_hw, dtype=np.int64), (len(views.x), 1))
+    return CropWindows(np.concatenate([left_top, left_top + image_wh / resized_wh], axis=1), sizes_hw)
 
 
 def padding_mask(
@@ -248,7 +258,7 @@ def padding_mask(
 
 
 def rand_augment(images: Tensor, views: Views, strength: int) -> Tensor:
-    """Two random operations on each image (B, 3, S, S) of [0, 1], drawn from the image's own seed.
+    """Two random operations on each image (B, 3, H, W) of [0, 1], drawn from the image's own seed.
 
     Source: torchvision `RandAugment` with a scale of 10. The Loupe uses timm's `rand-m9-mstd0.5`. Difference: every
         operation is applied, at one strength, and there is neither inversion nor additive solarising.
@@ -263,19 +273,19 @@ def rand_augment(images: Tensor, views: Views, strength: int) -> Tensor:
 
 
 def jitter(images: Tensor, views: Views) -> Tensor:
-    """Brightness, then saturation, in place; (B, 3, S, S) float32 in [0, 1] before and after.
+    """Brightness, then saturation, in place; (B, 3, H, W) float32 in [0, 1] before and after.
 
     Source: torchvision `ColorJitter`. Difference: the order is fixed.
     """
     images.mul_(_column(views.brightness, images)).clamp_(0, 1)
     factor = _column(views.saturation, images)
     red, green, blue = _GREY_WEIGHTS
-    grey = (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)  # (B, 1, S, S)
+    grey = (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)  # (B, 1, H, W)
     return images.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images (B, 3, S, S) in [0, 1] with ImageNet's mean and deviation, in place."""
+    """Images (B, 3, H, W) in [0, 1] with ImageNet's mean and deviation, in place."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
     return images.sub_(mean).div_(std)

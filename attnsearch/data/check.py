@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from attnsearch.config.data import DataConfig
+from attnsearch.config.data import DataConfig, as_setting
 from attnsearch.data.build import list_images
-from attnsearch.data.images import decode_square
+from attnsearch.data.images import decode_resized
 from attnsearch.data.tables import DataProblem, DataTables, ListedImage, build_from_listing, is_utf8
 from attnsearch.errors import DataError
 from attnsearch.progress import with_bar
@@ -64,7 +64,7 @@ def _inspect_all(images: Sequence[ListedImage], cfg: DataConfig) -> Iterator[_Fi
     def inspect(image: ListedImage) -> _Finding:
         try:
             digest = hashlib.sha256(image.path.read_bytes()).digest()
-            _, size_hw = decode_square(image.path, side_px=cfg.resized_px, resize=cfg.resize)
+            _, size_hw = decode_resized(image.path, size_hw=cfg.resized_hw, resize=cfg.resize, aspect=cfg.aspect)
         except DataError as error:
             return _Finding(str(error), (0, 0), b"")
         except OSError as error:
@@ -106,9 +106,10 @@ def _small(images: Sequence[ListedImage], findings: Sequence[_Finding], cfg: Dat
             "small",
             image.image_id,
             f"{image.path} has {finding.size_hw[0]} x {finding.size_hw[1]} pixels (height x width) and is enlarged to "
-            f"{cfg.resized_px}; train with a lower data.image_size_px or remove it",
+            f"{as_setting(cfg.resized_hw)}; train with a lower data.image_size_px or remove it",
             is_error=False,
         )
         for image, finding in zip(images, findings, strict=True)
-        if finding.fault is None and min(finding.size_hw) < cfg.image_size_px
+        if finding.fault is None
+        and any(has < needed for has, needed in zip(finding.size_hw, cfg.image_hw, strict=True))
     ]

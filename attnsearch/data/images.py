@@ -26,6 +26,7 @@ _UPRIGHT_BY: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = (5, 6, 7, 8)  # rows and columns change places
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """What may be decoded, by content: the endings that are listed, and GIF, which published sets hold under others."""
 MAX_PIXELS = 64 * 10**6
@@ -34,21 +35,23 @@ _TOO_MANY = f"more than the {MAX_PIXELS // 10**6} million that are decoded; save
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own limit, which is higher
 
 
-def decode_square(
-    path: Path, *, side_px: int, resize: geometry.ResizeRule
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """A picture, upright and resized (bilinear, antialiased).
+def decode_resized(
+    path: Path, *, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float = 1.0
+) -> tuple[NDArray[np.uint8], geometry.Size]:
+    """An image, upright and resized (bilinear, antialiased).
 
-    Transparent pictures are laid on white; grey of 16 bits is scaled to 8, not clipped.
+    Transparent images are laid on white; grey of 16 bits is scaled to 8, not clipped.
 
+    Args:
+        aspect: height / width of the part that is resized, as `geometry.source_box`.
     Returns:
-        (side_px, side_px, 3) uint8 RGB, and height and width of the upright original in pixels.
+        (*size_hw, 3) uint8 RGB, and height and width of the upright original in pixels.
 
     Raises:
         DataError: the file is missing, cut off, no picture, or of a kind without a defined range.
     """
     with _opened(path) as image:
-        return _square(image, side_px, resize)
+        return _resized(image, size_hw, resize, aspect)
 
 
 def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image.Image:
@@ -58,7 +61,7 @@ def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image
         longest_px: the longer side has at most so many pixels, and just so many with `enlarge`.
 
     Raises:
-        DataError: as `decode_square`.
+        DataError: as `decode_resized`.
     """
     with _opened(path) as image:
         scale = longest_px / max(image.size)
@@ -84,33 +87,42 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path}: {_reason(error)}") from error
 
 
-def decode_mask(path: Path, *, side_px: int, resize: geometry.ResizeRule) -> NDArray[np.uint8]:
-    """A mask under the same resize rule: (side_px, side_px) uint8, the share of a pixel on it times 255.
+def decode_mask(
+    path: Path, *, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float = 1.0
+) -> NDArray[np.uint8]:
+    """A mask under the same resize rule: (H, W) uint8, the fraction of a pixel on it times 255.
 
     Raises:
-        DataError: as `decode_square`.
+        DataError: as `decode_resized`.
     """
-    pixels, _ = decode_square(path, side_px=side_px, resize=resize)
+    pixels, _ = decode_resized(path, size_hw=size_hw, resize=resize, aspect=aspect)
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def _square(image: Image.Image, side_px: int, resize: geometry.ResizeRule) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def _resized(
+    image: Image.Image, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float
+) -> tuple[NDArray[np.uint8], geometry.Size]:
+    """Turned after the resize, where it is cheap: a lying image is first resized to the turned size."""
     width, height = image.size
-    # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice the target is kept so that the resize still filters.
-    image.draft(None, (2 * side_px, 2 * side_px))
     turn = image.getexif().get(_ORIENTATION, 1)
+    is_lying = turn in _LYING
+    if is_lying:
+        size_hw, aspect = size_hw[::-1], 1 / aspect
+    # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice the target is kept so that the resize still filters.
+    image.draft(None, (2 * size_hw[1], 2 * size_hw[0]))
     if resize == "pad":
-        target_h, target_w = geometry.padded_hw((height, width), side_px).tolist()
+        target_h, target_w = geometry.padded_hw((height, width), size_hw, aspect=aspect).tolist()
         box = (0.0, 0.0, float(image.width), float(image.height))
     else:
-        target_h = target_w = side_px
-        box = tuple(geometry.source_box(image.size[::-1], resize).tolist())
-    square = _to_rgb(image).resize((target_w, target_h), Image.Resampling.BILINEAR, box=box)
-    if turn in _UPRIGHT_BY:  # after the resize, where it is cheap; all rules treat the two axes alike
-        square = square.transpose(_UPRIGHT_BY[turn])
+        target_h, target_w = size_hw
+        box = tuple(geometry.source_box(image.size[::-1], resize, aspect=aspect).tolist())
+    resized = _to_rgb(image).resize((target_w, target_h), Image.Resampling.BILINEAR, box=box)
+    if turn in _UPRIGHT_BY:
+        resized = resized.transpose(_UPRIGHT_BY[turn])
     if resize == "pad":
-        square = square.crop((0, 0, side_px, side_px))  # black beyond the picture
-    return np.asarray(square, dtype=np.uint8), ((width, height) if turn in (5, 6, 7, 8) else (height, width))
+        height_px, width_px = size_hw[::-1] if is_lying else size_hw
+        resized = resized.crop((0, 0, width_px, height_px))  # black beyond the image
+    return np.asarray(resized, dtype=np.uint8), ((width, height) if is_lying else (height, width))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch import geometry
-from attnsearch.config.data import DataConfig
+from attnsearch.config.data import DataConfig, as_setting
 from attnsearch.data.augment import (
     Views,
     centre_views,
@@ -74,26 +74,66 @@ class DataSource:
     cache: PixelCache
 
     def serves(self, cfg: DataConfig) -> bool:
-        """Whether these settings ask for the same pictures, from a cache of this side."""
+        """Whether these settings ask for the same images, from a cache of this size."""
         is_same = self.cfg.model_dump(exclude=_PER_TRIAL) == cfg.model_dump(exclude=_PER_TRIAL)
-        return is_same and self.cache.side_px == cfg.cached_px
+        return is_same and (self.cache.cached_hw, self.cache.aspect) == (cfg.cached_hw, cfg.aspect)
+
+    def sizes_hw(self, split: Split) -> NDArray[np.int64]:
+        """(N, 2) height and width in pixels of the upright originals of a split."""
+        return self.cache.sizes_hw[self.cache.rows(self.tables.of(split))]
+
+    def loader(
+        self,
+        split: Split,
+        cfg: DataConfig | None = None,
+        *,
+        batch_size: int,
+        device: torch.device | str,
+        training: bool = False,
+        seed: int = 0,
+        with_masks: bool = False,
+    ) -> BatchLoader:
+        """The batches of a split; arguments and errors as of `BatchLoader`, settings as of the source if None."""
+        return BatchLoader(
+            self,
+            split,
+            cfg or self.cfg,
+            batch_size=batch_size,
+            device=device,
+            training=training,
+            seed=seed,
+            with_masks=with_masks,
+        )
 
 
-def open_data(cfg: DataConfig, *, progress: bool = False) -> DataSource:
+def open_data(cfg: DataConfig, *, tables: DataTables | None = None, progress: bool = False) -> DataSource:
     """Finds the images and opens their cache; the first time this decodes all of them.
 
+    Args:
+        tables: the listed images of these settings, where they are at hand.
     Raises:
         DataError, StoreError: as `build_tables` and `open_cache`.
     """
-    tables = build_tables(cfg)
-    cache = open_cache(tables, side_px=cfg.cached_px, resize=cfg.resize, progress=progress)
+    tables = build_tables(cfg) if tables is None else tables
+    cache = open_cache(tables, cached_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect, progress=progress)
     return DataSource(cfg, tables, cache)
 
 
 def crop_boxes(source: DataSource, split: Split, cfg: DataConfig) -> NDArray[np.float64]:
     """What the model sees of each image in evaluation: (N, 4) left, top, right, bottom in original pixels."""
-    sizes_hw = source.cache.sizes_hw[source.cache.rows(source.tables.of(split))]
-    return geometry.crop_box(sizes_hw, image_size_px=cfg.image_size_px, crop_ratio=cfg.crop_ratio, resize=cfg.resize)
+    sizes_hw = source.sizes_hw(split)
+    return geometry.crop_box(sizes_hw, image_hw=cfg.image_hw, crop_ratio=cfg.crop_ratio, resize=cfg.resize)
+
+
+def _check_cache(cache: PixelCache, cfg: DataConfig) -> None:
+    """Raises ValueError where the cached images are too small, or show other parts of the originals."""
+    is_large = all(cached >= needed for cached, needed in zip(cache.cached_hw, cfg.resized_hw, strict=True))
+    if not is_large or (cache.resize, cache.aspect) != (cfg.resize, cfg.aspect):
+        cached, needed = as_setting(cache.cached_hw), as_setting(cfg.resized_hw)
+        raise ValueError(
+            f"a cache of {cached} px ({cache.resize}) cannot serve {needed} px ({cfg.resize}); "
+            "open the data with a cache_px of at least that"
+        )
 
 
 class BatchLoader:
@@ -105,7 +145,7 @@ class BatchLoader:
 
     Args:
         cfg: may differ from the source's in what one cache can serve (size, crop ratio, augmentation).
-        with_masks: adds `part_masks` (B, S, S), through the same crop as the images.
+        with_masks: adds `part_masks` (B, H, W), through the same crop as the images.
 
     Batches of `resize: pad` carry their padding, in which images are 0, the mean colour; in training, those of
     `multi_scale` are as large as their largest picture.
@@ -131,11 +171,7 @@ class BatchLoader:
         seed: int,
         with_masks: bool = False,
     ) -> None:
-        if source.cache.resize != cfg.resize or source.cache.side_px < cfg.resized_px:
-            raise ValueError(
-                f"a cache of {source.cache.side_px} px ({source.cache.resize}) cannot serve {cfg.resized_px} px "
-                f"({cfg.resize}); open the data with a cache_px of at least that"
-            )
+        _check_cache(source.cache, cfg)
         self._table = source.tables.of(split)
         if training and len(self._table) == 1:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
@@ -194,13 +230,13 @@ class BatchLoader:
             )
 
     def _is_exact(self, views: Views) -> bool:
-        return views.windows is None and self._cache.side_px == self._cfg.resized_px
+        return views.windows is None and self._cache.cached_hw == self._cfg.resized_hw
 
     def _read(self, rows: NDArray[np.int64], views: Views, with_masks: bool) -> _RawBatch:
         """The part done ahead, on the prefetch thread: bytes from disk to memory."""
         cache_rows = self._cache_rows[rows]
         if self._is_exact(views):
-            pixels = cut(self._cache.pixels, cache_rows, views, self._cfg.image_size_px)
+            pixels = cut(self._cache.pixels, cache_rows, views, self._cfg.image_hw)
         else:
             pixels = self._cache.pixels[cache_rows]
         masks = self._read_masks(rows, views) if with_masks else None
@@ -208,16 +244,17 @@ class BatchLoader:
 
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
         assert self._table.mask_paths is not None
-        side_px, resize = self._cache.side_px, self._cfg.resize
-        masks = np.stack([decode_mask(self._table.mask_paths[row], side_px=side_px, resize=resize) for row in rows])
-        return cut(masks, np.arange(len(rows)), views, self._cfg.image_size_px) if self._is_exact(views) else masks
+        size_hw, resize, aspect = self._cache.cached_hw, self._cfg.resize, self._cfg.aspect
+        paths = [self._table.mask_paths[row] for row in rows]
+        masks = np.stack([decode_mask(path, size_hw=size_hw, resize=resize, aspect=aspect) for path in paths])
+        return cut(masks, np.arange(len(rows)), views, self._cfg.image_hw) if self._is_exact(views) else masks
 
     def _pinned(self, array: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _finish(self, raw: _RawBatch) -> Batch:
-        images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, S, S)
+        images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, H, W)
         if self._is_training:
             images = jitter(images, raw.views)
             if self._cfg.rand_augment is not None:
@@ -228,7 +265,7 @@ class BatchLoader:
             images.masked_fill_(padding[:, None], 0.0)
         masks = None
         if raw.masks is not None:
-            masks = self._to_device(raw.masks[:, None], raw.views)[:, 0] >= 0.5  # (B, S, S)
+            masks = self._to_device(raw.masks[:, None], raw.views)[:, 0] >= 0.5  # (B, H, W)
             masks = masks if padding is None else masks & ~padding
         labels = torch.from_numpy(self._table.labels[raw.rows])
         return Batch(
@@ -247,11 +284,11 @@ class BatchLoader:
         if raw.views.windows is not None:
             sizes_hw = raw.views.windows.sizes_hw
         else:
-            sizes_hw = geometry.padded_hw(self._sizes_hw[raw.rows], self._cfg.image_size_px)
+            sizes_hw = geometry.padded_hw(self._sizes_hw[raw.rows], self._cfg.image_hw)
         return padding_mask(sizes_hw, (height, width), device=images.device)
 
     def _to_device(self, pixels: Tensor, views: Views) -> Tensor:
-        """(B, C, ·, ·) bytes -> (B, C, S, S) contiguous float32 in [0, 1], cropped."""
+        """(B, C, ·, ·) bytes -> (B, C, H, W) contiguous float32 in [0, 1], cropped."""
         images = pixels.to(self._device, non_blocking=True)
         images = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         return images if self._is_exact(views) else resample(images, views, self._cfg)
@@ -259,7 +296,7 @@ class BatchLoader:
 
 @dataclass(frozen=True, eq=False)
 class _RawBatch:
-    """A batch as bytes: crops (B, S, S, 3) where the cache fits exactly, else whole pictures (B, R, R, 3)."""
+    """A batch as bytes: crops (B, H, W, 3) where the cache fits exactly, else whole cached images."""
 
     rows: NDArray[np.int64]
     views: Views

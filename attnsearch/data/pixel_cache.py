@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.data.cache_dir import CacheEntry, build_once, cache_dir, check_free_space, clear_cache, list_caches
-from attnsearch.data.images import decode_square
+from attnsearch.data.images import decode_resized
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import DataError
-from attnsearch.geometry import ResizeRule
+from attnsearch.geometry import ResizeRule, Size
 from attnsearch.progress import with_bar
 
 __all__ = ["CacheEntry", "PixelCache", "cache_dir", "clear_cache", "list_caches", "open_cache"]
 
-DecodedImage = tuple[NDArray[np.uint8], tuple[int, int]] | DataError
+DecodedImage = tuple[NDArray[np.uint8], Size] | DataError
 
 #: Raised when the same files would give other bytes.
 _VERSION = 1
@@ -37,15 +37,16 @@ class PixelCache:
     """All pictures of a data set in one array.
 
     Attributes:
-        pixels: (M, R, R, 3) uint8 RGB, memory-mapped, read-only.
+        pixels: (M, *cached_hw, 3) uint8 RGB, memory-mapped, read-only.
         sizes_hw: (M, 2) int64 height and width of the upright originals in pixels.
-        side_px: R.
+        aspect: height / width of the part of an original that is in it, as `DataSettings.aspect`.
     """
 
     pixels: NDArray[np.uint8]
     sizes_hw: NDArray[np.int64]
-    side_px: int
+    cached_hw: Size
     resize: ResizeRule
+    aspect: float
     fingerprint: str
     _row_of: Mapping[str, int] = field(repr=False)
 
@@ -54,11 +55,14 @@ class PixelCache:
         return np.array([self._row_of[image_id] for image_id in table.image_ids], dtype=np.int64)
 
 
-def open_cache(tables: DataTables, *, side_px: int, resize: ResizeRule, progress: bool = False) -> PixelCache:
+def open_cache(
+    tables: DataTables, *, cached_hw: Size, resize: ResizeRule, aspect: float = 1.0, progress: bool = False
+) -> PixelCache:
     """The cached pixels of all splits; they are built first where files, sizes, times, side or rule are new.
 
     Args:
-        side_px: R, side of the cached squares in pixels.
+        cached_hw: height and width of the cached images in pixels.
+        aspect: as `DataSettings.aspect`.
         progress: shows a bar on stderr while building; without it there is one only if stderr is a terminal.
 
     Raises:
@@ -70,13 +74,15 @@ def open_cache(tables: DataTables, *, side_px: int, resize: ResizeRule, progress
         for table in tables.present()
         for image_id, path in zip(table.image_ids, table.paths, strict=True)
     )
-    fingerprint = _fingerprint(tables.root, files, side_px, resize)
+    side = _written_size(cached_hw, aspect)
+    fingerprint = _fingerprint(tables.root, files, side, resize)
     paths = [path for _, path in files]
 
     def build(folder: Path) -> dict[str, str | int | float]:
-        check_free_space(folder, len(paths) * side_px * side_px * 3)
-        _write_pixels(folder, paths, side_px=side_px, resize=resize, progress=progress)
-        return {"root": str(tables.root), "n_images": len(paths), "side_px": side_px, "resize": resize}
+        check_free_space(folder, len(paths) * cached_hw[0] * cached_hw[1] * 3)
+        decoded = _decode_all(paths, cached_hw, resize, aspect)
+        _write_pixels(folder, decoded, (len(paths), *cached_hw, 3), progress=progress)
+        return {"root": str(tables.root), "n_images": len(paths), "side_px": side, "resize": resize}
 
     def is_whole(folder: Path) -> bool:
         return _read(folder) is not None
@@ -84,11 +90,17 @@ def open_cache(tables: DataTables, *, side_px: int, resize: ResizeRule, progress
     arrays = _read(build_once("pixels", fingerprint[:32], build, is_whole=is_whole))
     assert arrays is not None  # build_once has just tried it
     row_of = {image_id: row for row, (image_id, _) in enumerate(files)}
-    return PixelCache(*arrays, side_px, resize, fingerprint, row_of)
+    return PixelCache(*arrays, cached_hw, resize, aspect, fingerprint, row_of)
 
 
-def _fingerprint(root: Path, files: Sequence[tuple[str, Path]], side_px: int, resize: ResizeRule) -> str:
-    digest = hashlib.sha256(f"{_VERSION}\n{root}\n{side_px}\n{resize}\n".encode(errors="surrogateescape"))
+def _written_size(cached_hw: Size, aspect: float) -> int | str:
+    """What a cache is named by: the side of squares, as ever, else size and aspect."""
+    height, width = cached_hw
+    return height if height == width and aspect == 1 else f"{height}x{width} {aspect}"
+
+
+def _fingerprint(root: Path, files: Sequence[tuple[str, Path]], side: int | str, resize: ResizeRule) -> str:
+    digest = hashlib.sha256(f"{_VERSION}\n{root}\n{side}\n{resize}\n".encode(errors="surrogateescape"))
     missing = []
     for image_id, path in files:
         try:
@@ -110,14 +122,13 @@ def _read(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         return None
 
 
-def _write_pixels(folder: Path, paths: Sequence[Path], *, side_px: int, resize: ResizeRule, progress: bool) -> None:
+def _write_pixels(folder: Path, decoded: Iterator[DecodedImage], shape: tuple[int, ...], *, progress: bool) -> None:
     """Writes in order through a plain file: a full disk is then an error, where a memory map would kill the process."""
     sizes: list[tuple[int, int]] = []
     faults: list[str] = []
     with (folder / _PIXELS).open("wb") as file:
-        _write_header(file, (len(paths), side_px, side_px, 3))
-        decoded = _decode_all(paths, side_px, resize)
-        for result in with_bar(decoded, "Decoding pictures", n_steps=len(paths), force=progress):
+        _write_header(file, shape)
+        for result in with_bar(decoded, "Decoding pictures", n_steps=shape[0], force=progress):
             if isinstance(result, DataError):
                 faults.append(str(result))
                 continue
@@ -125,7 +136,7 @@ def _write_pixels(folder: Path, paths: Sequence[Path], *, side_px: int, resize: 
             sizes.append(size_hw)
             if not faults:
                 file.write(pixels.tobytes())
-        _refuse(faults, n_images=len(paths))
+        _refuse(faults, n_images=shape[0])
         file.flush()
         os.fsync(file.fileno())
     np.save(folder / _SIZES, np.array(sizes, dtype=np.int64).reshape(-1, 2))
@@ -136,12 +147,12 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _decode_all(paths: Sequence[Path], side_px: int, resize: ResizeRule) -> Iterator[DecodedImage]:
+def _decode_all(paths: Sequence[Path], cached_hw: Size, resize: ResizeRule, aspect: float) -> Iterator[DecodedImage]:
     """Pixels and size, or the error, of each path in order; Pillow decodes outside the GIL, so threads do."""
 
     def decode(path: Path) -> DecodedImage:
         try:
-            return decode_square(path, side_px=side_px, resize=resize)
+            return decode_resized(path, size_hw=cached_hw, resize=resize, aspect=aspect)
         except DataError as error:
             return error
 

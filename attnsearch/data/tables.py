@@ -49,6 +49,19 @@ class ImageTable:
         known = {"masks": self.mask_paths, "boxes": self.boxes, "points": self.points}
         return tuple(name for name, values in known.items() if values is not None)
 
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> ImageTable:
+        """Some images of the split, in the order of the rows."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return replace(
+            self,
+            image_ids=tuple(self.image_ids[row] for row in rows),
+            paths=tuple(self.paths[row] for row in rows),
+            labels=self.labels[rows],
+            mask_paths=None if self.mask_paths is None else tuple(self.mask_paths[row] for row in rows),
+            boxes=None if self.boxes is None else self.boxes[rows],
+            points=None if self.points is None else self.points[rows],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class DataTables:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch.config.data import DataConfig
-from attnsearch.data.images import decode_square
+from attnsearch.data.images import decode_resized
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
 from attnsearch.data.pixel_cache import PixelCache
 from attnsearch.data.tables import DataTables, ImageTable
@@ -131,7 +131,7 @@ def open_pictures(wanted: Sequence[ImageToDraw], cfg: DataConfig, class_names: t
     Raises:
         DataError: a picture cannot be read.
     """
-    decoded = [decode_square(one.path, side_px=cfg.cached_px, resize=cfg.resize) for one in wanted]
+    decoded = [decode_resized(one.path, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for one in wanted]
     label_of = {name: label for label, name in enumerate(class_names)}
     ids = tuple(one.image_id for one in wanted)
     labels = [-1 if one.true is None else label_of.get(one.true, -1) for one in wanted]
@@ -141,4 +141,4 @@ def open_pictures(wanted: Sequence[ImageToDraw], cfg: DataConfig, class_names: t
     pixels = np.stack([pixels for pixels, _ in decoded])
     sizes = np.array([size for _, size in decoded], dtype=np.int64)
     row_of = {image_id: row for row, image_id in enumerate(ids)}
-    return DataSource(cfg, tables, PixelCache(pixels, sizes, cfg.cached_px, cfg.resize, "", row_of))
+    return DataSource(cfg, tables, PixelCache(pixels, sizes, cfg.cached_hw, cfg.resize, cfg.aspect, "", row_of))

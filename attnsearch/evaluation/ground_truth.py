@@ -19,8 +19,8 @@ class GroundTruth:
     """Of the images of one batch; None where the data set does not have it.
 
     Attributes:
-        masks: (B, S, S) bool, True on the discriminative parts.
-        boxes: (B, S, S) bool, True inside the object's box.
+        masks: (B, H, W) bool, True on the discriminative parts.
+        boxes: (B, H, W) bool, True inside the object's box.
         points: (B, P, 2) float64 x, y of the parts in input pixels; NaN where one is hidden or outside the input.
         size_hw: of the input, in pixels.
     """
@@ -44,25 +44,26 @@ def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64
         table: the split that `batch.rows` count in.
         crop_boxes: (B, 4) what the model sees of each image, in original pixels.
     """
-    side, device = batch.images.shape[-1], batch.images.device
+    height, width = batch.images.shape[-2:]
+    image_hw, device = (height, width), batch.images.device
     rows = batch.rows.numpy()
-    boxes = None if table.boxes is None else box_masks(table.boxes[rows], crop_boxes, side).to(device)
-    points = None if table.points is None else visible_points(table.points[rows], crop_boxes, side).to(device)
-    return GroundTruth(batch.part_masks, boxes, points, (side, side))
+    boxes = None if table.boxes is None else box_masks(table.boxes[rows], crop_boxes, image_hw).to(device)
+    points = None if table.points is None else visible_points(table.points[rows], crop_boxes, image_hw).to(device)
+    return GroundTruth(batch.part_masks, boxes, points, image_hw)
 
 
-def box_masks(boxes: NDArray[np.float64], crop_boxes: NDArray[np.float64], side_px: int) -> Tensor:
-    """(B, S, S) bool: the pixels of the input whose middle lies inside the box, given in original pixels (B, 4)."""
+def box_masks(boxes: NDArray[np.float64], crop_boxes: NDArray[np.float64], image_hw: geometry.Size) -> Tensor:
+    """(B, H, W) bool: the pixels of the input whose middle lies inside the box, given in original pixels (B, 4)."""
     corners = boxes.reshape(len(boxes), 2, 2)  # left top, right bottom
-    inside = geometry.original_to_input(corners, crop_boxes[:, None], image_size_px=side_px).reshape(-1, 4)
+    inside = geometry.original_to_input(corners, crop_boxes[:, None], image_hw=image_hw).reshape(-1, 4)
     left, top, right, bottom = (torch.from_numpy(inside[:, index])[:, None] for index in range(4))
-    middle = torch.arange(side_px, dtype=torch.float64)[None] + 0.5
-    across, down = (middle >= left) & (middle < right), (middle >= top) & (middle < bottom)
-    return down[:, :, None] & across[:, None, :]
+    y, x = (torch.arange(side, dtype=torch.float64)[None] + 0.5 for side in image_hw)
+    in_columns, in_rows = (x >= left) & (x < right), (y >= top) & (y < bottom)  # (B, W), (B, H)
+    return in_rows[:, :, None] & in_columns[:, None, :]
 
 
-def visible_points(points: NDArray[np.float64], crop_boxes: NDArray[np.float64], side_px: int) -> Tensor:
+def visible_points(points: NDArray[np.float64], crop_boxes: NDArray[np.float64], image_hw: geometry.Size) -> Tensor:
     """(B, P, 2) points in input pixels; NaN where a part is hidden or the model does not see it."""
-    inside = geometry.original_to_input(points, crop_boxes[:, None], image_size_px=side_px)
-    is_seen = np.all((inside >= 0) & (inside < side_px), axis=-1, keepdims=True)
+    inside = geometry.original_to_input(points, crop_boxes[:, None], image_hw=image_hw)
+    is_seen = np.all((inside >= 0) & (inside < image_hw[::-1]), axis=-1, keepdims=True)
     return torch.from_numpy(np.where(is_seen, inside, np.nan))

@@ -159,7 +159,7 @@ def score_archive(
     _warn_of_nan(job.archived, job.ids, archive)
     rows = [done[image_id] for image_id in job.ids]
     rows, thresholds = with_best_iou(rows, job.archived.split, iou_thresholds or {})
-    whole = _of_whole(job.archived, job.table, job.settings, opened.config.data.image_size_px)
+    whole = _of_whole(job.archived, job.table, job.settings, opened.config.data.image_hw)
     table = make_table(rows, job.fractions, {**about, "iou_thresholds": thresholds, **whole})
     write_score_files(scores, table, check=check)
     journal.remove()
@@ -244,12 +244,12 @@ def _about(
 
 
 def _of_whole(
-    archived: AttentionArchive, table: ImageTable, settings: ScoreSettings, side_px: int
+    archived: AttentionArchive, table: ImageTable, settings: ScoreSettings, image_hw: tuple[int, int]
 ) -> dict[str, dict[str, float | None]]:
     """What is measured of all archived images at once, under `whole`, and of blind maps of them, under `floors`."""
     if "localisation" not in settings.families or table.points is None:
         return {}
-    found = consistency_of(archived, table, side_px)
+    found = consistency_of(archived, table, image_hw)
     plain = {name: None if math.isnan(value) else value for name, value in found.items()}
     return {"whole": {METRIC: plain.pop(METRIC)}, "floors": plain}
 

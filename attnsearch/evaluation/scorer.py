@@ -93,12 +93,12 @@ METRIC = "part_consistency"
 BLIND = FLOORS[:2]  # random and centre, which have a maximum and know nothing
 
 
-def consistency_of(archived: AttentionArchive, table: ImageTable, side_px: int) -> dict[str, float]:
+def consistency_of(archived: AttentionArchive, table: ImageTable, image_hw: tuple[int, int]) -> dict[str, float]:
     """Part consistency of the saliency of all archived images, and of `random` and `centre` maps of its grid.
 
     Args:
         table: the split of the archive, with part points.
-        side_px: of the model's input.
+        image_hw: of the model's input, in pixels.
     Returns:
         `part_consistency`, then `random` and `centre`; NaN without a visible part.
     """
@@ -106,17 +106,17 @@ def consistency_of(archived: AttentionArchive, table: ImageTable, side_px: int) 
     assert table.points is not None
     row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
     rows = [row_of[image_id] for image_id in archived.image_ids]
-    points = visible_points(table.points[rows], archived.crop_boxes, side_px)
+    points = visible_points(table.points[rows], archived.crop_boxes, image_hw)
     labels = torch.from_numpy(table.labels[rows])
     saliency = torch.from_numpy(np.array(archived.saliency))
     grid = (saliency.shape[1], saliency.shape[2])
     maps = {METRIC: saliency, **{name: model_free_maps(name, archived.image_ids, grid) for name in BLIND}}
-    return {name: _consistency(one, points, labels, side_px) for name, one in maps.items()}
+    return {name: _consistency(one, points, labels, image_hw) for name, one in maps.items()}
 
 
-def _consistency(maps: Tensor, points: Tensor, labels: Tensor, side_px: int) -> float:
+def _consistency(maps: Tensor, points: Tensor, labels: Tensor, image_hw: tuple[int, int]) -> float:
     """Maps that are not finite show no part."""
-    inside = parts_in_box(maps.nan_to_num(0.0), points, size_hw=(side_px, side_px))
+    inside = parts_in_box(maps.nan_to_num(0.0), points, size_hw=image_hw)
     is_finite = maps.isfinite().flatten(1).all(dim=1)
     return part_consistency(torch.where(is_finite[:, None], inside, torch.nan), labels)
 

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from attnsearch.config.data import as_setting
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParameter, Parameter, Scalar, StudyConfig
@@ -126,13 +127,14 @@ def _range(axis: Parameter) -> str:
     return str(list(axis.choices)) if isinstance(axis, ChoiceParameter) else f"{axis.low} to {axis.high}"
 
 
-def needed_cache_px(loaded: LoadedStudy) -> int:
-    """Side in pixels of the decoded pictures that serves every corner of the space."""
-    sides = [experiment.data.cached_px for _, experiment in extreme_experiments(loaded)]
+def needed_cache_px(loaded: LoadedStudy) -> int | tuple[int, int]:
+    """`data.cache_px` that serves every combination of the range limits."""
+    sizes = [experiment.data.cached_hw for _, experiment in extreme_experiments(loaded)]
     if {"data.image_size_px", "data.crop_ratio"} <= set(loaded.study.space):
         size, ratio = loaded.study.space["data.image_size_px"], loaded.study.space["data.crop_ratio"]
-        sides.append(int(max(map(_number, size.ends())) / min(map(_number, ratio.ends()))))
-    return max(sides)
+        side = int(max(map(_number, size.ends())) / min(map(_number, ratio.ends())))
+        sizes.append((side, side))
+    return as_setting((max(height for height, _ in sizes), max(width for _, width in sizes)))
 
 
 def _number(value: Any) -> float:

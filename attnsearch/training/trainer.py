@@ -170,9 +170,9 @@ def _halve_parts(trial: TrainingState) -> None:
     Raises:
         OutOfMemory: it is not.
     """
-    batch_size, image_size_px = trial.config.train.batch_size, trial.config.data.image_size_px
+    batch_size, (height, width) = trial.config.train.batch_size, trial.config.data.image_hw
     said = (
-        f"out of memory with {batch_size // trial.accumulation} images of {image_size_px} px at once "
+        f"out of memory with {batch_size // trial.accumulation} images of {height} x {width} px at once "
         f"(train.batch_size {batch_size}, accumulation {trial.accumulation})"
     )
     if not trial.config.train.halve_on_oom:

@@ -35,13 +35,31 @@ def test_a_folder_needs_a_root() -> None:
 @pytest.mark.parametrize(("size", "ratio", "resized"), [(224, 0.875, 256), (448, 0.875, 512), (96, 0.875, 109)])
 def test_the_resized_side_follows_from_size_and_crop_ratio(size: int, ratio: float, resized: int) -> None:
     cfg = SyntheticData(image_size_px=size, crop_ratio=ratio)
-    assert (cfg.resized_px, cfg.cached_px) == (resized, resized)
+    assert (cfg.resized_hw, cfg.cached_hw) == ((resized, resized), (resized, resized))
 
 
 def test_a_larger_cache_is_kept_and_a_smaller_one_refused() -> None:
-    assert SyntheticData(image_size_px=96, cache_px=150).cached_px == 150
+    assert SyntheticData(image_size_px=96, cache_px=150).cached_hw == (150, 150)
     with pytest.raises(ValidationError, match=r"at least .* = 109, got 100"):
         SyntheticData(image_size_px=96, cache_px=100)
+
+
+def test_a_square_may_be_written_either_way() -> None:
+    assert ADAPTER.validate_json('{"name": "folder", "root": "x", "image_size_px": [64, 64]}').image_size_px == 64
+
+
+def test_a_rectangle_has_a_size_and_a_cache_of_its_own() -> None:
+    cfg = FolderData(root="x", image_size_px=(48, 32), resize="crop", crop_ratio=0.8)
+    assert (cfg.image_hw, cfg.resized_hw, cfg.cached_hw, cfg.aspect) == ((48, 32), (60, 40), (60, 40), 1.5)
+    assert FolderData.model_validate_json(cfg.model_dump_json()) == cfg
+    with pytest.raises(ValidationError, match=r"at least .* = \(60, 40\), got 50"):
+        FolderData(root="x", image_size_px=(48, 32), crop_ratio=0.8, cache_px=50)
+
+
+@pytest.mark.parametrize("size", [8, (48, 8), (5000, 48)])
+def test_a_size_out_of_range_is_refused(size: int | tuple[int, int]) -> None:
+    with pytest.raises(ValidationError, match=r"from 16 to 4096 pixels, got .*(8|5000)"):
+        SyntheticData(image_size_px=size)
 
 
 def test_root_expands_home_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:

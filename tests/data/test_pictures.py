@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from attnsearch.data.folder import SUFFIXES
-from attnsearch.data.images import FORMATS, decode_mask, decode_square, open_upright
+from attnsearch.data.images import FORMATS, decode_mask, decode_resized, open_upright
 from attnsearch.errors import DataError
 from attnsearch.geometry import ResizeRule
 
@@ -17,7 +17,7 @@ RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
 
 def decode(path: Path, side_px: int = 4, resize: ResizeRule = "squash") -> np.ndarray:
-    return decode_square(path, side_px=side_px, resize=resize)[0]
+    return decode_resized(path, size_hw=(side_px, side_px), resize=resize)[0]
 
 
 def halves(size_hw: tuple[int, int]) -> Image.Image:
@@ -42,7 +42,7 @@ def test_exif_rotation_is_undone(tmp_path: Path, orientation: int, red_side: str
     exif = Image.Exif()
     exif[0x0112] = orientation
     halves((40, 80)).save(tmp_path / "x.jpg", exif=exif, quality=95)
-    pixels, size_hw = decode_square(tmp_path / "x.jpg", side_px=8, resize=resize)
+    pixels, size_hw = decode_resized(tmp_path / "x.jpg", size_hw=(8, 8), resize=resize)
     expected = {
         "left": [RED, BLUE, RED, BLUE],
         "right": [BLUE, RED, BLUE, RED],
@@ -146,7 +146,7 @@ def test_a_mask_is_one_channel(tmp_path: Path) -> None:
     mask = Image.new("L", (8, 8))
     mask.paste(255, (0, 0, 4, 8))
     mask.save(tmp_path / "x.png")
-    seen = decode_mask(tmp_path / "x.png", side_px=4, resize="squash")
+    seen = decode_mask(tmp_path / "x.png", size_hw=(4, 4), resize="squash")
     assert (seen > 127).tolist() == [[True, True, False, False]] * 4
 
 

@@ -40,7 +40,7 @@ def at_left_top() -> np.ndarray:
 
 
 def test_class_counts_whose_images_point_at_one_part(table: ImageTable) -> None:
-    found = consistency_of(archive(table, at_left_top()), table, SIDE)
+    found = consistency_of(archive(table, at_left_top()), table, (SIDE, SIDE))
     assert found["part_consistency"] == 0.5  # of class b only one of two images points at it
     assert found["centre"] == 0.0  # 28 pixels away, and the square reaches 10
     assert 0.0 <= found["random"] <= 1.0
@@ -49,11 +49,11 @@ def test_class_counts_whose_images_point_at_one_part(table: ImageTable) -> None:
 def test_broken_and_flat_maps_show_no_part(table: ImageTable) -> None:
     saliency = at_left_top()
     saliency[2, 5, 5], saliency[3] = np.nan, 0.25
-    assert consistency_of(archive(table, saliency), table, SIDE)["part_consistency"] == 1.0
+    assert consistency_of(archive(table, saliency), table, (SIDE, SIDE))["part_consistency"] == 1.0
     saliency[:2] = np.nan
-    assert math.isnan(consistency_of(archive(table, saliency), table, SIDE)["part_consistency"])
+    assert math.isnan(consistency_of(archive(table, saliency), table, (SIDE, SIDE))["part_consistency"])
 
 
 def test_hidden_parts_do_not_count(table: ImageTable) -> None:
     hidden = replace(table, points=np.array([[[4.0, 4.0]], [[4.0, 4.0]], [[4.0, 4.0]], [[math.nan, math.nan]]]))
-    assert consistency_of(archive(hidden, at_left_top()), hidden, SIDE)["part_consistency"] == 1.0
+    assert consistency_of(archive(hidden, at_left_top()), hidden, (SIDE, SIDE))["part_consistency"] == 1.0

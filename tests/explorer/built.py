@@ -38,7 +38,7 @@ CLASSES = ("gull", "<b>tern</b> & 'skua'")
 MAP_HW = (4, 5)
 HOT = (1, 3)
 """Row and column of the one strong cell of `part1`."""
-IMAGE_SIZE_PX, CROP_RATIO = 32, 0.5
+IMAGE_HW, CROP_RATIO = (32, 32), 0.5
 EXIF_TURN = 0x0112
 OBJECTIVES = {"val/accuracy": "maximize", "val/sparsity": "minimize"}
 SPACE: dict[str, Any] = {
@@ -85,7 +85,7 @@ def _draw(path: Path, height: int, width: int, turn: int) -> None:
 
 def loaded(data_root: Path, resize: str, **study: Any) -> LoadedStudy:
     """The settings of the study; keyword arguments are fields of it."""
-    data = {"name": "folder", "root": str(data_root), "image_size_px": IMAGE_SIZE_PX, "crop_ratio": CROP_RATIO}
+    data = {"name": "folder", "root": str(data_root), "image_size_px": IMAGE_HW[0], "crop_ratio": CROP_RATIO}
     experiment = {
         "name": "hunt",
         "experiment": "here",
@@ -188,7 +188,7 @@ def planted_maps(n_images: int, number: int) -> dict[str, NDArray[np.float32]]:
 def write_maps(layout: StudyLayout, number: int, data_root: Path, ids: Sequence[str], resize: str) -> None:
     """The archive of one trial; odd images are predicted wrongly."""
     sizes = np.array([open_upright(data_root / one, longest_px=10**4).size[::-1] for one in ids], dtype=np.int64)
-    boxes = geometry.crop_box(sizes, image_size_px=IMAGE_SIZE_PX, crop_ratio=CROP_RATIO, resize=resize)  # type: ignore[arg-type]
+    boxes = geometry.crop_box(sizes, image_hw=IMAGE_HW, crop_ratio=CROP_RATIO, resize=resize)  # type: ignore[arg-type]
     labels = np.array([int("/tern/" in one) for one in ids], dtype=np.int64)
     wrong = np.arange(len(ids)) % 2 == 1
     part = AttentionArchive(

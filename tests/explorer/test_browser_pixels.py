@@ -10,7 +10,7 @@ import pytest
 
 from attnsearch import geometry
 from tests.explorer.browsing import Watched, base_of
-from tests.explorer.built import CROP_RATIO, HOT, IMAGE_SIZE_PX, MAP_HW, Built, build, serving
+from tests.explorer.built import CROP_RATIO, HOT, IMAGE_HW, MAP_HW, Built, build, serving
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_hot_cell_lies_on_the_right_pixels_of_the_original(
     """In the size of the original, exactly the pixels whose centres lie in the cell's box are painted."""
     rule, _, base = turned
     height, width = SIZES_HW[row]
-    box = geometry.crop_box((height, width), image_size_px=IMAGE_SIZE_PX, crop_ratio=CROP_RATIO, resize=rule)  # type: ignore[arg-type]
+    box = geometry.crop_box((height, width), image_hw=IMAGE_HW, crop_ratio=CROP_RATIO, resize=rule)  # type: ignore[arg-type]
     left, top, right, bottom = geometry.cell_box(box, map_hw=MAP_HW, row=HOT[0], column=HOT[1])
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     expected = (x >= left) & (x < right) & (y >= top) & (y < bottom)
@@ -59,7 +59,7 @@ def test_smooth_map_is_bilinear_between_cell_centres(turned: tuple[str, Built, s
     """One hot cell falls off as (1 - |dx|)(1 - |dy|) in cells from its centre; opacity follows the strength."""
     rule, _, base = turned
     height, width = SIZES_HW[3]
-    box = geometry.crop_box((height, width), image_size_px=IMAGE_SIZE_PX, crop_ratio=CROP_RATIO, resize=rule)  # type: ignore[arg-type]
+    box = geometry.crop_box((height, width), image_hw=IMAGE_HW, crop_ratio=CROP_RATIO, resize=rule)  # type: ignore[arg-type]
     one = Watched(browser, base)
     page = one.open("/attention/image/here/hunt/0/3")
     script = """async () => {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from attnsearch import geometry
-from attnsearch.data.images import decode_square
+from attnsearch.data.images import decode_resized
 from attnsearch.figures import raster
 from attnsearch.figures.explanation import read_picture
 from attnsearch.figures.raster import outlines
@@ -44,7 +44,7 @@ def test_hot_cell_lands_on_its_place_of_the_original(
     cell: tuple[int, int], shape: str, resize: geometry.ResizeRule, rule: raster.Rule
 ) -> None:
     size_hw = SIZES[shape]
-    box = geometry.crop_box(size_hw, image_size_px=56, crop_ratio=1 if resize == "pad" else 0.875, resize=resize)
+    box = geometry.crop_box(size_hw, image_hw=(56, 56), crop_ratio=1 if resize == "pad" else 0.875, resize=resize)
     cell = (cell[0], cell[1] // 2) if resize == "pad" else cell  # the right half may be padding
     left, top, right, bottom = geometry.cell_box(box, map_hw=MAP_HW, row=cell[0], column=cell[1])
     placed = raster.place(hot(*cell), box, size_hw, rule)
@@ -57,7 +57,7 @@ def test_hot_cell_lands_on_its_place_of_the_original(
 @pytest.mark.parametrize("shape", SIZES)
 def test_cells_cover_their_boxes_to_the_pixel(shape: str) -> None:
     size_hw = SIZES[shape]
-    box = geometry.crop_box(size_hw, image_size_px=56, crop_ratio=0.875, resize="squash")
+    box = geometry.crop_box(size_hw, image_hw=(56, 56), crop_ratio=0.875, resize="squash")
     placed = raster.place(hot(2, 4), box, size_hw, "cells")
     rows, columns = np.nonzero(placed == 1)
     found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -72,7 +72,7 @@ def test_hot_cell_of_a_rotated_photograph_lies_where_the_model_saw_it(tmp_path: 
     exif[0x0112] = 6  # turn by 90° clockwise
     path = tmp_path / "turned.png"
     Image.fromarray(pixels).save(path, exif=exif)
-    square, size_hw = decode_square(path, side_px=56, resize="squash")
+    square, size_hw = decode_resized(path, size_hw=(56, 56), resize="squash")
     redness = (square[..., 0].astype(float) - square[..., 2]).reshape(7, 8, 7, 8).mean(axis=(1, 3))
     row, column = np.unravel_index(redness.argmax(), redness.shape)
     picture = read_picture(path, width_px=80)
@@ -83,7 +83,7 @@ def test_hot_cell_of_a_rotated_photograph_lies_where_the_model_saw_it(tmp_path: 
 
 
 def test_outline_encloses_the_hot_cell() -> None:
-    size_hw, box = (90, 150), geometry.crop_box((90, 150), image_size_px=56, crop_ratio=0.875, resize="crop")
+    size_hw, box = (90, 150), geometry.crop_box((90, 150), image_hw=(56, 56), crop_ratio=0.875, resize="crop")
     left, top, right, bottom = geometry.cell_box(box, map_hw=MAP_HW, row=3, column=5)
     (line,) = outlines(raster.place(hot(3, 5), box, size_hw), 98)
     assert line.mean(axis=0) == pytest.approx([(left + right) / 2, (top + bottom) / 2], abs=0.5)

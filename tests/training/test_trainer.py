@@ -226,7 +226,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_memory")
 def test_too_little_memory_is_a_typed_failure(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemory, match=r"8 images of 32 px .*set train\.halve_on_oom=true") as caught:
+    with pytest.raises(OutOfMemory, match=r"8 images of 32 x 32 px .*set train\.halve_on_oom=true") as caught:
         fit(tiny_config(), RecordingContext(tmp_path), data=data)
     assert caught.value.__context__ is None  # nothing holds the tensors of the failed step
 

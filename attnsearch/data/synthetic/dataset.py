@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from attnsearch.config.data import SyntheticData
 from attnsearch.data.cache_dir import build_once, check_free_space
 from attnsearch.data.folder import MASKS, list_folder
-from attnsearch.data.images import decode_square
+from attnsearch.data.images import decode_resized
 from attnsearch.data.synthetic.birds import PARTS, Code, class_codes, draw_bird
 from attnsearch.data.tables import DataTables, Listing
 from attnsearch.files import new_folder
@@ -72,7 +72,7 @@ def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: 
         top = label * (tile_px + header_px)
         draw.text((2, top + 1), name, fill="black")
         for column, row in enumerate(np.flatnonzero(table.labels == label)[:n]):
-            pixels, _ = decode_square(table.paths[row], side_px=tile_px, resize="squash")
+            pixels, _ = decode_resized(table.paths[row], size_hw=(tile_px, tile_px), resize="squash")
             sheet.paste(Image.fromarray(pixels), (column * tile_px, top + header_px))
     return sheet
 
