@@ -183,5 +183,6 @@ class ExperimentConfig(Settings):
         by hash. Without the scores: they are measured of a checkpoint as often as one likes, and carry their own
         settings.
         """
-        left_out = {"runtime": True, "plugins": True, "data": {"root"}, "evaluation": {"scores"}}
-        return self.model_dump(mode="json", exclude=left_out)
+        return self.model_dump(
+            mode="json", exclude={"runtime": True, "plugins": True, "data": {"root"}, "evaluation": {"scores"}}
+        )
