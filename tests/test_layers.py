@@ -27,6 +27,7 @@ ORDER = (
     ("cli",),
     ("testing",),
     ("__main__",),
+    ("",),
 )
 """From the ground up; packages of one row never import each other."""
 ROWS = {name: row for row, names in enumerate(ORDER) for name in names}
@@ -109,7 +110,7 @@ def test_imports_point_to_lower_rows_only() -> None:
 
 
 def test_no_import_is_circular() -> None:
-    graph = {name: set(inner_targets(name)) for name in PATHS}
+    graph = {name: set(inner_targets(name)) - {"attnsearch"} for name in PATHS}  # its version; its names are lazy
     while ends := [name for name, targets in graph.items() if not targets]:
         graph = {name: targets - set(ends) for name, targets in graph.items() if name not in ends}
     assert not graph, f"on or above a circle: {sorted(graph)}"

@@ -162,6 +162,18 @@ class Listing:
     problems: tuple[DataProblem, ...]
     point_names: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, root: Path, images: Iterable[ListedImage]) -> Listing:
+        """The listing of images in any order; what is wrong with their classes and files stands in its problems."""
+        in_order = sorted(images, key=lambda image: (image.class_name, image.image_id))
+        classes = {
+            split: sorted({image.class_name for image in in_order if image.split == split})
+            for split in SPLITS
+            if split == "train" or any(image.split == split for image in in_order)
+        }
+        problems = (*class_problems(root, classes), *missing_files(in_order))
+        return cls(root, tuple(classes["train"]), tuple(in_order), problems)
+
 
 def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[DataProblem]:
     """Splits whose classes differ from those of train, and data sets of fewer than two classes."""

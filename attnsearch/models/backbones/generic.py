@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.errors import ConfigError
-from attnsearch.models.backbones.resnet import build_backbone
+from attnsearch.models.backbones.resnet import build_backbone as build_resnet
 from attnsearch.models.weights import load_backbone
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
@@ -66,14 +66,14 @@ _HEADS = ("global_pool", "head", "fc")
 def build_any_backbone(cfg: BackboneSettings) -> nn.Module:
     """A timm backbone without classifier, with its weights loaded.
 
-    ResNets are those of `build_backbone`; all others come as timm builds them. Swin and vision transformers of one
+    ResNets are those of `backbones.resnet`; all others come as timm builds them. Swin and vision transformers of one
     scale, such as DeiT and DINOv3, take images of any size.
 
     Raises:
         ConfigError: timm does not know the backbone, cannot change its width, or its weights cannot be loaded.
     """
     if timm.is_model(cfg.backbone) and is_model_in_modules(cfg.backbone, ["resnet"]):
-        return build_backbone(CnnSettings(backbone=cfg.backbone, width=cfg.width, weights=cfg.weights))
+        return build_resnet(CnnSettings(backbone=cfg.backbone, width=cfg.width, weights=cfg.weights))
     _check(cfg)
     options = next((kwargs for module, kwargs in _ANY_SIZE.items() if _is_in(cfg.backbone, module)), {})
     try:
@@ -87,6 +87,36 @@ def build_any_backbone(cfg: BackboneSettings) -> nn.Module:
         body.patch_embed.dynamic_img_pad = True  # its constructor does not hand this one on
     load_backbone(body, cfg.weights, cfg.backbone)
     return cast(nn.Module, body)
+
+
+class FeatureBackbone(nn.Module):
+    """A timm backbone up to its last features: images (B, 3, H, W) in ImageNet's normalisation -> (B, C, h, w).
+
+    Attributes:
+        num_features: C.
+    """
+
+    def __init__(self, cfg: BackboneSettings) -> None:
+        super().__init__()
+        self.pixels = PixelStatistics(cfg.backbone)
+        self.body = build_any_backbone(cfg)
+        self.num_features = int(cast(Any, self.body).feature_info[-1]["num_chs"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        body = cast(Any, self.body)
+        stages: list[Tensor] = body.forward_intermediates(
+            self.pixels(images), indices=1, norm=True, intermediates_only=True
+        )
+        return stages[-1]
+
+
+def build_backbone(cfg: BackboneSettings) -> FeatureBackbone:
+    """The backbone that the settings name, with its weights loaded, for a model of your own.
+
+    Raises:
+        ConfigError: timm does not know the backbone, cannot change its width, or its weights cannot be loaded.
+    """
+    return FeatureBackbone(cfg)
 
 
 def _check(cfg: BackboneSettings) -> None:
