@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def module_name(path: Path) -> str:
 PATHS = {module_name(path): path for path in sorted((ROOT / "attnsearch").rglob("*.py"))}
 
 
+@cache
 def imports_of(name: str) -> list[Import]:
     return list(_walk(ast.parse(PATHS[name].read_text(encoding="utf-8")), is_run=True))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,14 +86,6 @@ def open_tiny(tmp_path: Path, make_database: Callable[[StudyLayout], str]) -> It
     yield make
     for session in sessions:
         session.database.engine.dispose()
-
-
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """SIGINT as at a terminal: a process in the background may have been started with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 class PlayedWorker:

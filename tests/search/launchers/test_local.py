@@ -114,7 +114,6 @@ def test_what_comes_while_workers_are_started_leaves_none_behind(
     open_tiny: Open,
     play: Any,
     monkeypatch: pytest.MonkeyPatch,
-    interrupts: None,
     harm: Callable[[], None],
     kind: type[BaseException],
     n_started: int,
@@ -134,7 +133,7 @@ def test_what_comes_while_workers_are_started_leaves_none_behind(
     assert all(worker.log.closed for worker in started)
 
 
-def test_held_signals_arrive_after_the_block(interrupts: None) -> None:
+def test_held_signals_arrive_after_the_block() -> None:
     seen: list[str] = []
 
     def step() -> None:
