@@ -26,7 +26,6 @@ from attnsearch.cli._progress import (
 )
 from attnsearch.cli._signals import StopRequest, signals_to
 from attnsearch.search.handle import StudyHandle
-from attnsearch.store.epochs import write_epochs
 from attnsearch.types import EpochRecord
 from tests.search.conftest import backend, empty_database, make_database, open_tiny
 
@@ -116,7 +115,7 @@ def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., Stu
     for accuracies in ((0.25, 0.75, 0.5), (0.5,)):
         trial = session.study.ask()
         records = [validation(epoch, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
-        write_epochs(session.database.engine, session.uuid, trial.number, None, records)
+        session.store.write_epochs(trial.number, records, attempt=None)
     ended = session.study.ask()
     for key, value in {"epochs_run": 2, "seconds": 9.5, "val/accuracy": 1.0}.items():
         ended.set_user_attr(key, value)
@@ -134,7 +133,7 @@ def test_view_of_a_loss_shows_the_smallest(open_tiny: Callable[..., StudyHandle]
     session = open_tiny(monitor="val/loss", objectives={"val/loss": "minimize"})
     trial = session.study.ask()
     records = [replace(validation(epoch, 0.5), loss=loss) for epoch, loss in ((1, 0.4), (2, 0.9))]
-    write_epochs(session.database.engine, session.uuid, trial.number, None, records)
+    session.store.write_epochs(trial.number, records, attempt=None)
     assert view_trials(session)[0].value == 0.4
 
 
@@ -146,7 +145,7 @@ def test_time_left_follows_the_epochs_of_this_run(open_tiny: Callable[..., Study
     clock.now += 0.5
     watcher(session)  # too early for another one
     clock.now += 9.5
-    write_epochs(session.database.engine, session.uuid, trial.number, None, [validation(1, 0.5)])
+    session.store.write_epochs(trial.number, [validation(1, 0.5)], attempt=None)
     watcher(session)
     # 10 s for one epoch; one is left of this trial and two of the other
     assert [snapshot.seconds_left for snapshot in shown] == [None, pytest.approx(30.0)]

@@ -20,7 +20,6 @@ from rich.table import Table
 
 from attnsearch.cli._console import duration, number
 from attnsearch.search.handle import StudyHandle
-from attnsearch.store.epochs import read_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +197,7 @@ def view_trials(session: StudyHandle) -> tuple[TrialView, ...]:
     """All trials; of unfinished ones the epochs are read from the database."""
     trials = session.trials()
     unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
-    frame = read_epochs(session.database.engine, session.uuid, unfinished)
+    frame = session.store.read_epochs(unfinished)
     monitor, direction = session.loaded.study.monitor, session.loaded.study.monitor_direction
     epochs, values = {}, {}
     for trial, rows in frame.groupby("trial"):

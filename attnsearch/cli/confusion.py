@@ -64,8 +64,8 @@ def analyse(
     from attnsearch.evaluation.confusion import analyse_predictions, describe_maps, similar_queries
     from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import read_model_checkpoint
-    from attnsearch.search.publish import log_test_evaluation
     from attnsearch.store.archive import read_archive
+    from attnsearch.store.trial_store import log_test_evaluation
 
     layout = find_run(name, root)
     chosen = _chosen(layout, storage) if trial is None else trial

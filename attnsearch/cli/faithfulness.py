@@ -81,8 +81,8 @@ def score_target(target: ScoringTarget, overrides: Iterable[str]) -> tuple[Exper
     from attnsearch.data.loader import open_data  # these import torch
     from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import read_model_checkpoint
-    from attnsearch.search.publish import log_test_evaluation
     from attnsearch.store.archive import read_archive
+    from attnsearch.store.trial_store import log_test_evaluation
 
     kept = read_model_checkpoint(kept_of(target.layout, target.number))
     n_archived = len(read_archive(target.archive).image_ids)
@@ -117,18 +117,16 @@ def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) 
     Returns:
         Paths of those files.
     """
-    from attnsearch.search.storage import open_database
     from attnsearch.search.study import UUID
     from attnsearch.search.trials import open_to_read, reader_url
     from attnsearch.store.br_npa_files import METRIC_OF_CURVE, write_areas
-    from attnsearch.store.score_rows import write_score_rows
+    from attnsearch.store.trial_store import opened_trial_store
 
     if target.layout.study_yaml.exists():
         url = reader_url(target.layout, storage)
         uuid = str(open_to_read(url, target.layout.study).user_attrs[UUID])
-        database = open_database(url, create=True)  # one of an earlier version lacks the table
-        write_score_rows(database.engine, uuid, target.number, attempt=None, table=table)
-        database.engine.dispose()
+        with opened_trial_store(url, uuid, target.layout) as store:
+            store.write_scores(target.number, table, attempt=None)
     if not target.is_published:
         return []
     curves = [curve for curve, metric in METRIC_OF_CURVE.items() if metric in table.curve_names]

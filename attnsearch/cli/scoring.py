@@ -35,7 +35,7 @@ def evaluate_source(
     from attnsearch.data.loader import open_data  # these import torch
     from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import read_model_checkpoint
-    from attnsearch.search.publish import log_test_evaluation
+    from attnsearch.store.trial_store import log_test_evaluation
 
     layout = None if is_file_name(source) else find_run(source, root)
     number = best_number(layout, storage) if layout is not None and trial is None else trial or 0

@@ -290,7 +290,7 @@ def _explained_by_model(
 ) -> Iterator[Explanation]:
     from attnsearch.evaluation.explain import explain  # these import torch
     from attnsearch.models.checkpoint import read_model_checkpoint
-    from attnsearch.search.publish import log_test_evaluation
+    from attnsearch.store.trial_store import log_test_evaluation
 
     assert method.checkpoint is not None
     kept = replace(read_model_checkpoint(method.checkpoint), config=method.config)

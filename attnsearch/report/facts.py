@@ -14,10 +14,11 @@ from attnsearch.results.reader import Results
 from attnsearch.search.pareto import importances
 from attnsearch.search.trials import StudyRows, TrialRow, find_in
 from attnsearch.store.archive import read_archive
-from attnsearch.store.damage import content_errors, database_content_errors
+from attnsearch.store.damage import database_content_errors
 from attnsearch.store.epochs import read_split_scores
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.store.trial_store import read_test_evaluations
 from attnsearch.types import SPLITS, AttentionArchive, Split
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _facts(library: Results, layout: StudyLayout) -> StudyFacts:
         importances=found(lambda: _importances(library, layout) if layout.study_yaml.is_file() else {}, {}),
         archive=found(lambda: None if chosen is None else _index(layout, chosen.number), None),
         scores=found(lambda: {} if files is None else _scores(files), {}),
-        n_looks=found(lambda: _n_looks(layout), 0),
+        n_looks=found(lambda: sum(line.split == "test" for line in read_test_evaluations(layout)), 0),
         faults=faults,
     )
 
@@ -143,11 +144,3 @@ def _test_scores(layout: StudyLayout, chosen: TrialRow) -> dict[str, float]:
     if path is None:
         return {}
     return read_split_scores(path)
-
-
-def _n_looks(layout: StudyLayout) -> int:
-    if not layout.test_looks.is_file():
-        return 0
-    with content_errors(layout.test_looks, "restore it from an `attnsearch export`"):
-        lines = layout.test_looks.read_text(encoding="utf-8").splitlines()[1:]
-    return sum(line.rpartition(",")[2] == "test" for line in lines)

@@ -18,9 +18,9 @@ from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.results.cache import FileCache, settled_stamp, stamp_of
 from attnsearch.search.trials import StudyRows, TrialRow, find_in, read_storage, reader_url, rows_of
 from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.database import open_reader
-from attnsearch.store.epochs import read_csv, read_epochs
+from attnsearch.store.epochs import read_csv
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
+from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import sqlite_path, url_named
 
 if TYPE_CHECKING:
@@ -152,11 +152,7 @@ class Results:
         if not layout.study_yaml.is_file():
             path = layout.trial(0).epochs_csv
             return {0: _with_slashes(read_csv(path))} if 0 in numbers and path.exists() else {}
-        engine = open_reader(self.url(layout))
-        try:
-            frame = read_epochs(engine, self.rows(layout).uuid, numbers)
-        finally:
-            engine.dispose()
+        frame = open_trial_records(self.url(layout), self.rows(layout).uuid, layout).read_epochs(numbers)
         return {int(str(number)): rows.dropna(axis=1, how="all") for number, rows in frame.groupby("trial")}
 
 

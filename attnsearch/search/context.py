@@ -20,7 +20,6 @@ from attnsearch.errors import TrialInterrupted
 from attnsearch.search import pruning
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import build_pruner
-from attnsearch.store.epochs import write_epochs
 from attnsearch.types import EpochRecord
 
 SLOWEST_EPOCHS_PER_LEASE = 3
@@ -141,7 +140,7 @@ class SearchContext:
 
     def _settle(self) -> None:
         """As `flush`, but returns at once while the server is away."""
-        while wait(self._pending, timeout=_ASK_WHETHER_AWAY_S).not_done and not self._session.database.is_away:
+        while wait(self._pending, timeout=_ASK_WHETHER_AWAY_S).not_done and not self._session.store.is_away:
             pass
         self._raise_faults()
 
@@ -153,13 +152,13 @@ class SearchContext:
             self._pending.pop(0).result()
 
     def _renew(self) -> None:
-        self._session.leases.renew(self.number, self.attempt, duration_s=self._lease_s)
+        self._session.store.leases.renew(self.number, self.attempt, duration_s=self._lease_s)
         self._verified_at = self._clock()
 
     def _write(self, records: list[EpochRecord]) -> None:
-        write_epochs(self._session.database.engine, self._session.uuid, self.number, self.attempt, records)
+        self._session.store.write_epochs(self.number, records, attempt=self.attempt)
         last = max((record.epoch for record in records), default=0)
-        self._session.leases.renew(self.number, self.attempt, epoch=last, duration_s=self._lease_s)
+        self._session.store.leases.renew(self.number, self.attempt, epoch=last, duration_s=self._lease_s)
         self._verified_at = self._clock()
 
     def _is_shadowed(self) -> bool:

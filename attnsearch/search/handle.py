@@ -18,8 +18,7 @@ from attnsearch.search.storage import Database, open_database
 from attnsearch.search.study import UUID
 from attnsearch.search.study import open_optuna_study as load_optuna_study
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.leases import Leases
-from attnsearch.store.locks import study_lock
+from attnsearch.store.trial_store import SqlTrialStore, TrialStore
 from attnsearch.store.urls import url_named
 
 RESULTS = Path("results")
@@ -70,13 +69,7 @@ class StudyHandle:
     layout: StudyLayout
     database: Database
     study: optuna.Study
-    leases: Leases
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """The lock that every change of a trial's state is made under: ask and claim, tell, take back."""
-        with study_lock(self.database.engine, self.uuid, file=self.layout.ask_lock):
-            yield
+    store: TrialStore
 
     @property
     def uuid(self) -> str:
@@ -91,7 +84,7 @@ class StudyHandle:
         return self.database.storage.get_trial(trial._trial_id).state.is_finished()
 
     def return_to_waiting(self, trial: FrozenTrial | optuna.Trial) -> None:
-        """Makes the next ask hand out this trial again, under its number and with its parameters. Needs `exclusive`."""
+        """Makes the next ask hand out this trial again, with its number and parameters. Needs `store.exclusive`."""
         self.database.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
@@ -99,4 +92,5 @@ def open_session(loaded: LoadedStudy, layout: StudyLayout, url: str) -> StudyHan
     """A session on a study that exists."""
     database = open_database(url, patience_s=loaded.study.storage_patience_s)
     study = load_optuna_study(database, loaded.study)
-    return StudyHandle(loaded, layout, database, study, Leases(database.engine, str(study.user_attrs[UUID])))
+    store = SqlTrialStore(database.connections, str(study.user_attrs[UUID]), layout)
+    return StudyHandle(loaded, layout, database, study, store)

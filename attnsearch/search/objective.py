@@ -21,11 +21,10 @@ from attnsearch.files import disk_errors, make_folder
 from attnsearch.metrics.registry import is_score
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.archive import read_archive
-from attnsearch.store.artifacts import describe_file, write_artifacts
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import TrialLayout
-from attnsearch.store.score_rows import write_score_rows
+from attnsearch.store.trial_store import describe_file
 from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def list_scores(session: StudyHandle, trial: optuna.Trial, attempt: int) -> None
     if not has_scores(paths):
         return
     table = read_scores(paths)
-    write_score_rows(session.database.engine, session.uuid, trial.number, attempt=attempt, table=table)
+    session.store.write_scores(trial.number, table, attempt=attempt)
     about = {key: table.about[key] for key in ("version", "settings", "grid", "images", "digest")}
     trial.set_user_attr(SETTINGS, {**about, "n_images": len(table.image_ids), "n_undefined": table.n_undefined()})
 
@@ -107,7 +106,7 @@ def list_files(session: StudyHandle, number: int, attempt: int) -> None:
     archive = layout.archive("val")
     named = {"kept": layout.kept, "maps": archive.maps, "norms": archive.norms, "saliency": archive.saliency}
     files = {kind: describe_file(path, session.layout.experiment_dir) for kind, path in named.items() if path.exists()}
-    write_artifacts(session.database.engine, session.uuid, number, attempt=attempt, files=files)
+    session.store.write_artifacts(number, files, attempt=attempt)
 
 
 def attach_pictures(

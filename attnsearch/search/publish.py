@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from attnsearch.config.load import load_stored_study
 from attnsearch.data.images import write_thumbnails
 from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.files import atomic_path, atomic_write, disk_errors, locked, make_folder, real_path
+from attnsearch.files import atomic_path, atomic_write, disk_errors, make_folder, real_path
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import best_trials
 from attnsearch.store.archive import has_archive, read_archive
@@ -27,6 +26,7 @@ from attnsearch.store.image_scores import has_scores, read_scores
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.manifest import FORMAT, read_manifest
 from attnsearch.store.retention import RemovableFile, plan_removal
+from attnsearch.store.trial_store import log_test_evaluation
 from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)
@@ -91,9 +91,6 @@ def discard_staged(layout: StudyLayout) -> None:
     with disk_errors(layout.staging):
         if layout.staging.exists():
             shutil.rmtree(layout.staging)
-
-
-LOOKS_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
@@ -230,20 +227,6 @@ def _score_means(chosen: TrialToPublish) -> dict[str, float]:
 
 def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in scores.items() if name.startswith(prefix)}
-
-
-def log_test_evaluation(layout: StudyLayout, number: int, epoch: int, split: Split) -> None:
-    """Adds a line to `test_looks.csv` before the split is opened, so that no look goes unseen.
-
-    Raises:
-        StoreError: the disk refuses, or another process never ends its line.
-    """
-    path = layout.test_looks
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with locked(layout.looks_lock, timeout_s=LOOKS_TIMEOUT_S):
-        with disk_errors(path):
-            before = path.read_text(encoding="utf-8") if path.exists() else "time,trial,epoch,split\n"
-        atomic_write(path, f"{before}{now},{number},{epoch},{split}\n")
 
 
 def _relative(path: Path, layout: StudyLayout) -> str:

@@ -116,7 +116,7 @@ def prepare(loaded: LoadedStudy, *, root: Path, progress: bool = False) -> Prepa
     make_folder(layout.study_dir)
     database = open_database(url, create=True, patience_s=loaded.study.storage_patience_s)
     create_study(database, loaded, val_hash=tables.val_hash, class_names=tables.class_names)
-    database.engine.dispose()
+    database.close()
     return Prepared(open_session(loaded, layout, url), data)
 
 

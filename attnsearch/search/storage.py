@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.engine import Engine
 
-from attnsearch.store.database import create_database, tune_writer, writer_arguments
-from attnsearch.store.inspection import inspect_database, server_errors
+from attnsearch.store.database import Connections, connect_writer, create_database
+from attnsearch.store.inspection import inspect_database
 from attnsearch.store.locks import creation_lock
-from attnsearch.store.servers import Connector, connector_of, repeated, wait_for_server
+from attnsearch.store.servers import repeated, wait_for_server
 
 
 class RepeatingStorage(RDBStorage):
@@ -45,21 +45,18 @@ for _name in (
 
 @dataclass(frozen=True)
 class Database:
-    """Optuna's storage and the engine of our own tables, both on one database; made anew in every process."""
+    """Optuna's storage, and the connections that it shares with our own tables; each process opens its own."""
 
-    url: str
     storage: BaseStorage
-    engine: Engine
-    connector: Connector | None = None
+    connections: Connections
 
     @property
-    def is_away(self) -> bool:
-        """Whether the server of the database does not answer just now; a file always does."""
-        return self.connector is not None and self.connector.is_away
+    def url(self) -> str:
+        return self.connections.url
 
-    def was_away_within(self, seconds: float) -> bool:
-        """Whether the server was away at some time in the last `seconds`, so that nobody could renew a lease."""
-        return self.connector is not None and self.connector.was_away_within(seconds)
+    def close(self) -> None:
+        """Closes the connections; a later use opens new ones."""
+        self.connections.close()
 
 
 @repeated
@@ -78,14 +75,11 @@ def open_database(url: str, *, create: bool = False, patience_s: float = 0.0) ->
     if not create:
         return _open(url, create=False, patience_s=patience_s)
     with creation_lock(url):
-        create_database(url).dispose()
+        create_database(url)
         return _open(url, create=True, patience_s=patience_s)
 
 
 def _open(url: str, *, create: bool, patience_s: float) -> Database:
-    connector = connector_of(url, patience_s=patience_s)
-    writer_url, options = writer_arguments(url, connector)
-    with server_errors(url):
-        backend = RepeatingStorage(writer_url, engine_kwargs=options, skip_table_creation=not create)
-        engine = tune_writer(backend.engine)
-    return Database(url, optuna.storages.get_storage(backend), engine, connector)
+    make = partial(RepeatingStorage, skip_table_creation=not create)
+    storage, connections = connect_writer(url, make, patience_s=patience_s)
+    return Database(optuna.storages.get_storage(storage), connections)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import optuna
@@ -17,8 +18,8 @@ from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
 from attnsearch.search.study import RETURNED, UUID, find_optuna_study, is_feasible
 from attnsearch.store.damage import database_content_errors
-from attnsearch.store.database import reader_arguments
-from attnsearch.store.inspection import inspect_database, server_errors
+from attnsearch.store.database import connect_reader
+from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import shown, url_named
 from attnsearch.types import SPLITS
@@ -67,12 +68,9 @@ def read_storage(url: str) -> optuna.storages.BaseStorage:
         StoreError: no such database, or one that is not ours.
     """
     inspect_database(url, must_exist=True)
-    reader_url, arguments = reader_arguments(url)
-    with database_content_errors(url), server_errors(url):
-        backend = RDBStorage(
-            reader_url, engine_kwargs=arguments, skip_compatibility_check=True, skip_table_creation=True
-        )
-    return optuna.storages.get_storage(backend)
+    make = partial(RDBStorage, skip_compatibility_check=True, skip_table_creation=True)
+    with database_content_errors(url):
+        return optuna.storages.get_storage(connect_reader(url, make))
 
 
 def reader_url(layout: StudyLayout, storage: str | None) -> str:

@@ -59,8 +59,8 @@ def reclaim_lost_trials(session: StudyHandle, *, is_dead: Callable[[str], bool])
     Returns:
         Numbers of the trials that were taken back.
     """
-    with session.exclusive():
-        seen = [(trial, session.leases.of_trial(trial.number)) for trial in session.trials(TrialState.RUNNING)]
+    with session.store.exclusive():
+        seen = [(trial, session.store.leases.of_trial(trial.number)) for trial in session.trials(TrialState.RUNNING)]
         return [
             trial.number
             for trial, lease in seen
@@ -75,13 +75,13 @@ def _is_lost(session: StudyHandle, lease: Lease | None, is_dead: Callable[[str],
     """
     if lease is None or lease.state != HELD or is_dead(lease.worker):
         return True
-    return lease.expires_at < time.time() and not session.database.was_away_within(session.loaded.study.lease_s)
+    return lease.expires_at < session.store.now() and not session.store.was_away_within(session.loaded.study.lease_s)
 
 
 def _take_back(session: StudyHandle, trial: FrozenTrial, seen: Lease | None) -> bool:
     """Whether it was still the attempt that was seen; the lock does not reach a search on another machine."""
     try:
-        stalled = session.leases.take_back(trial.number, seen.attempt if seen is not None else None)
+        stalled = session.store.leases.take_back(trial.number, seen.attempt if seen is not None else None)
     except LeaseLost:
         return False
     return_trial(session, trial, stalled=stalled, reason=KILLED)
@@ -89,7 +89,7 @@ def _take_back(session: StudyHandle, trial: FrozenTrial, seen: Lease | None) -> 
 
 
 def return_trial(session: StudyHandle, trial: FrozenTrial | optuna.Trial, *, stalled: int, reason: str) -> None:
-    """Makes the next claim continue a trial from its last epoch; its lease has ended. Needs `session.exclusive`.
+    """Makes the next claim continue a trial from its last epoch; its lease has ended. Needs `session.store.exclusive`.
 
     After three attempts in a row without a new epoch the trial fails, but only if other trials have finished epochs
     since the first of them: otherwise the fault may be the machine's.
@@ -98,7 +98,7 @@ def return_trial(session: StudyHandle, trial: FrozenTrial | optuna.Trial, *, sta
         stalled: attempts in a row that finished no new epoch, the last one included.
         reason: what ended the last attempt, shown with the trial.
     """
-    storage, elsewhere = session.database.storage, session.leases.n_epochs(without=trial.number)
+    storage, elsewhere = session.database.storage, session.store.leases.n_epochs(without=trial.number)
     before = trial.user_attrs.get(RETURNED, {}).get("epochs_elsewhere", elsewhere) if stalled > 1 else elsewhere
     if stalled >= MAX_STALLED_ATTEMPTS and elsewhere > before:
         _fail(session, trial, f"{stalled} attempts in a row finished no epoch: {reason}")
@@ -164,9 +164,9 @@ def run_worker(session: StudyHandle, worker: Worker, *, started_at: float) -> No
 def claim_next(session: StudyHandle, worker: Worker, *, started_at: float) -> ClaimedTrial | Literal["done", "wait"]:
     """The next trial under a fresh lease; "wait" while running trials may still fill the budget."""
     config = session.loaded.study
-    with session.exclusive():
+    with session.store.exclusive():
         trials = session.trials()
-        held = session.leases.held_by(worker.name)
+        held = session.store.leases.held_by(worker.name)
         if held is not None:  # claimed before, but the answer was lost
             return ClaimedTrial(optuna.Trial(session.study, trials[held.number]._trial_id), held.attempt)
         if n_finished(trials) >= config.n_trials or is_failing(trials, since=started_at):
@@ -177,7 +177,7 @@ def claim_next(session: StudyHandle, worker: Worker, *, started_at: float) -> Cl
         number = len(trials) if chosen is None else chosen.number
         session.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
         trial = take_trial(session.study, chosen)
-        attempt = session.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
+        attempt = session.store.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
     return ClaimedTrial(trial, attempt)
 
 
@@ -194,7 +194,7 @@ def _choose(session: StudyHandle, trials: Sequence[FrozenTrial]) -> FrozenTrial 
         return "wait"
     if not waiting:
         return None
-    stalled = session.leases.stalled()
+    stalled = session.store.leases.stalled()
     first = min(waiting, key=lambda trial: (trial.number in stalled, trial.number))
     if first.number in stalled and n_taken + len(waiting) < n_trials:
         return None
@@ -292,8 +292,8 @@ def return_to_queue(session: StudyHandle, claim: ClaimedTrial, *, fault: AttnSea
         fault: what ended the attempt, which then counts; None for a stop that somebody asked for.
     """
     number = claim.trial.number
-    with session.exclusive(), suppress(LeaseLost):
-        stalled = session.leases.release(number, claim.attempt, stalled=fault is not None)
+    with session.store.exclusive(), suppress(LeaseLost):
+        stalled = session.store.leases.release(number, claim.attempt, stalled=fault is not None)
         if fault is None:
             session.return_to_waiting(claim.trial)
             logger.info("trial %d goes back to waiting", number)
@@ -319,9 +319,9 @@ def _tell(session: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None
     values = objective_values(config, ended)
     if values is None and ended.state == "complete":
         ended = _failed(_undefined(config, ended))
-    with session.exclusive():
+    with session.store.exclusive():
         if not session.is_finished(trial):  # else it was told already, and only the answer was lost
-            session.leases.check(trial.number, claim.attempt)
+            session.store.leases.check(trial.number, claim.attempt)
             for key, value in attributes(session, trial.number, ended).items():
                 trial.set_user_attr(key, value)
             if ended.state == "complete":
@@ -329,7 +329,7 @@ def _tell(session: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None
                     trial.set_constraint(name, excess)
             state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
             session.study.tell(trial, values if ended.state == "complete" else None, state=state[ended.state])
-        session.leases.release(trial.number, claim.attempt, stalled=False)
+        session.store.leases.release(trial.number, claim.attempt, stalled=False)
     logger.info(
         "trial %d ended %s%s", trial.number, ended.state, f": {ended.error}" if ended.error else f" with {values}"
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
@@ -15,10 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from attnsearch.errors import StoreError, TransientStoreError
 from attnsearch.files import free_bytes, make_folder
 from attnsearch.store import schema
-from attnsearch.store.inspection import CONNECT_TIMEOUT_S, DatabaseState, inspect_database, server_errors
+from attnsearch.store.inspection import CONNECT_TIMEOUT_S, server_errors
 from attnsearch.store.servers import Connector, connector_of, raise_lost_connections
 from attnsearch.store.urls import (
-    default_url,
     driver_url,
     network_file_system,
     read_only_uri,
@@ -26,22 +26,6 @@ from attnsearch.store.urls import (
     shown,
     sqlite_path,
 )
-
-__all__ = [
-    "DatabaseState",
-    "checkpoint_wal",
-    "create_database",
-    "create_tables",
-    "default_url",
-    "inspect_database",
-    "open_reader",
-    "open_writer",
-    "reader_arguments",
-    "redact",
-    "transaction",
-    "tune_writer",
-    "writer_arguments",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +45,11 @@ _SERVER_REMEDIES = {
 """What to do, by PostgreSQL's error code: its messages are in the server's language."""
 
 
-def create_database(url: str) -> Engine:
+def create_database(url: str) -> None:
     """Creates what is missing (folder, file, WAL mode, our tables); for the parent of a search, before Optuna.
 
     Our tables come first: a parent killed half-way leaves a database that `inspect_database` still calls ours.
 
-    Returns:
-        A writer's engine.
     Raises:
         StoreError: the disk or the server refuses.
     """
@@ -78,10 +60,8 @@ def create_database(url: str) -> Engine:
     engine = open_writer(url)
     try:
         create_tables(engine)
-    except BaseException:
+    finally:
         engine.dispose()  # a server counts connections that nobody closes
-        raise
-    return engine
 
 
 def _warn_of_network(path: Path) -> None:
@@ -220,6 +200,59 @@ def reader_arguments(url: str) -> tuple[str, dict[str, Any]]:
         return sqlite3.connect(read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
 
     return url, {"creator": connect, "poolclass": NullPool}
+
+
+class HasEngine(Protocol):
+    """Someone else's view of a database, such as Optuna's `RDBStorage`."""
+
+    engine: Engine
+
+
+S = TypeVar("S", bound=HasEngine)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Connections:
+    """The connections of one process to a database, shared by Optuna's storage and our tables; never pickled."""
+
+    url: str
+    engine: Engine
+    connector: Connector | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server of the database does not answer just now; a file always does."""
+        return self.connector is not None and self.connector.is_away
+
+    def was_away_within(self, seconds: float) -> bool:
+        """Whether the server was away at some time in the last `seconds`."""
+        return self.connector is not None and self.connector.was_away_within(seconds)
+
+    def close(self) -> None:
+        """Closes them; a later use opens new ones."""
+        self.engine.dispose()
+
+
+def connect_writer(url: str, make: Callable[..., S], *, patience_s: float) -> tuple[S, Connections]:
+    """Opens someone else's view of a database for writing, and the connections that our tables share with it.
+
+    Args:
+        make: called with the URL and the keyword argument `engine_kwargs`.
+        patience_s: seconds that a server may be away.
+    """
+    connector = connector_of(url, patience_s=patience_s)
+    writer_url, options = writer_arguments(url, connector)
+    with server_errors(url):
+        view = make(writer_url, engine_kwargs=options)
+        return view, Connections(url, tune_writer(view.engine), connector)
+
+
+def connect_reader(url: str, make: Callable[..., T]) -> T:
+    """As `connect_writer`, for looking only."""
+    reader_url, options = reader_arguments(url)
+    with server_errors(url):
+        return make(reader_url, engine_kwargs=options)
 
 
 @contextlib.contextmanager

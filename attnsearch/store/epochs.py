@@ -5,19 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, delete, select
-
 from attnsearch.files import Check, atomic_write
-from attnsearch.store import schema
-from attnsearch.store.damage import content_errors, database_content_errors, url_of
-from attnsearch.store.database import transaction
-from attnsearch.store.leases import require_lease
-from attnsearch.store.servers import repeated
+from attnsearch.store.damage import content_errors
 from attnsearch.types import SPLITS, EpochRecord
 
 if TYPE_CHECKING:
@@ -26,68 +20,23 @@ if TYPE_CHECKING:
 _COSTS = ("lr", "seconds", "images_per_s", "peak_memory_mb")
 
 
-@repeated
-def write_epochs(
-    engine: Engine, study_uuid: str, number: int, attempt: int | None, records: Sequence[EpochRecord]
-) -> None:
-    """Puts all epochs of a trial so far into the database, in one transaction; writing them again changes nothing.
-
-    Rows of later epochs are removed: an attempt that resumes from an older checkpoint does not own them.
-
-    Args:
-        engine: a writer's, so that nobody takes the trial over between the check and the write.
-        attempt: checked against the lease in the same transaction; None for a plain run, which has no lease.
-        records: every record of the trial, from epoch 1.
-    Raises:
-        LeaseLost: another attempt owns the trial; nothing was written.
-        StoreError: the database refuses.
-    """
-    if not records:
-        return
-    table = schema.epochs
-    key = {"study": study_uuid, "trial": number}
-    rows = [key | row for record in records for row in _rows(record)]
-    last = max(record.epoch for record in records)
-    with transaction(engine) as connection:
-        if attempt is not None:
-            require_lease(connection, study_uuid, number, attempt)
-        later = delete(table).where(table.c.study == study_uuid, table.c.trial == number, table.c.epoch > last)
-        connection.execute(later)
-        insert = schema.insert_into(connection, table)
-        upsert = insert.on_conflict_do_update(
-            index_elements=list(table.primary_key.columns), set_={"value": insert.excluded.value}
-        )
-        connection.execute(upsert, rows)
+def epoch_rows(records: Iterable[EpochRecord]) -> list[dict[str, Any]]:
+    """Records as rows `epoch`, `split`, `metric`, `value` (None = NaN, which SQLite cannot hold)."""
+    return [row for record in records for row in _rows(record)]
 
 
-@repeated
-def read_epochs(engine: Engine, study_uuid: str, numbers: Collection[int] | None = None) -> pd.DataFrame:
-    """The records of a study as a wide table.
-
-    Args:
-        numbers: the trials wanted; None = all.
-    Returns:
-        One row per trial and epoch, sorted: `trial`, `epoch`, then one column per `split/metric` (float, NaN =
-        undefined or not measured), `split/loss` and the training costs among them.
-    Raises:
-        StoreError: the database refuses.
-    """
+def epochs_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of `epoch_rows`, each with its `trial`, as `TrialRecords.read_epochs` returns them; they must be sorted."""
     import pandas as pd
 
-    table = schema.epochs
-    query = select(table.c.trial, table.c.epoch, table.c.split, table.c.metric, table.c.value)
-    query = query.where(table.c.study == study_uuid).order_by(table.c.trial, table.c.epoch)
-    if numbers is not None:
-        query = query.where(table.c.trial.in_(list(numbers)))
     cells: dict[tuple[int, int], dict[str, float]] = {}
-    with database_content_errors(url_of(engine)):
-        with transaction(engine) as connection:
-            for trial, epoch, split, metric, value in connection.execute(query):
-                row = cells.setdefault((trial, epoch), {"trial": trial, "epoch": epoch})
-                row[f"{split}/{metric}"] = math.nan if value is None else value
-        columns = ["trial", "epoch", *sorted({name for row in cells.values() for name in row} - {"trial", "epoch"})]
-        frame = pd.DataFrame(list(cells.values()), columns=columns)
-        return frame.astype({name: "int64" if name in ("trial", "epoch") else "float64" for name in columns})
+    for row in rows:
+        trial, epoch, value = row["trial"], row["epoch"], row["value"]
+        cell = cells.setdefault((trial, epoch), {"trial": trial, "epoch": epoch})
+        cell[f"{row['split']}/{row['metric']}"] = math.nan if value is None else value
+    columns = ["trial", "epoch", *sorted({name for cell in cells.values() for name in cell} - {"trial", "epoch"})]
+    frame = pd.DataFrame(list(cells.values()), columns=columns)
+    return frame.astype({name: "int64" if name in ("trial", "epoch") else "float64" for name in columns})
 
 
 def _rows(record: EpochRecord) -> list[dict[str, Any]]:

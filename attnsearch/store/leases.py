@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select, update
 
@@ -29,8 +30,80 @@ class Lease:
     state: str
 
 
-class Leases:
-    """The leases of one study.
+class Leases(Protocol):
+    """The leases of one study."""
+
+    def claim(self, number: int, worker: str, *, duration_s: float) -> int:
+        """Starts the next attempt at a trial that Optuna handed out; a living older attempt loses its lease.
+
+        A worker that holds the trial already keeps its attempt: the answer to an earlier call did not reach it.
+
+        Returns:
+            The attempt, from 1.
+        Raises:
+            StoreError: the database refuses.
+        """
+
+    def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
+        """Lengthens the lease to `duration_s` from now; one that ran out but was not taken back can be renewed.
+
+        Args:
+            epoch: the last finished epoch, from 1; None = as before.
+        Raises:
+            LeaseLost: the attempt no longer holds the trial.
+            StoreError: the database refuses.
+        """
+
+    def check(self, number: int, attempt: int) -> None:
+        """Asks whether this attempt may still write.
+
+        Raises:
+            LeaseLost: the attempt no longer holds the trial.
+            StoreError: the database refuses.
+        """
+
+    def release(self, number: int, attempt: int, *, stalled: bool) -> int:
+        """Ends the attempt from inside; releasing it twice counts once.
+
+        Args:
+            stalled: whether an attempt without a new epoch counts as one; False for an end, a clean stop or Ctrl-C.
+        Returns:
+            How many attempts in a row finished no new epoch.
+        Raises:
+            LeaseLost: the attempt no longer holds the trial.
+            StoreError: the database refuses.
+        """
+
+    def take_back(self, number: int, attempt: int | None = None) -> int:
+        """Ends the attempt from outside, for a worker that died or went silent; asking twice counts once.
+
+        Args:
+            attempt: the attempt that was seen dead, which saves a newer one from a second supervisor; None = any.
+        Returns:
+            How many attempts in a row, this one included, finished no new epoch; 0 for a trial never claimed.
+        Raises:
+            LeaseLost: another attempt holds the trial by now.
+            StoreError: the database refuses.
+        """
+
+    def of_trial(self, number: int) -> Lease | None:
+        """The last lease of the trial in whatever state; None if it was never claimed."""
+
+    def held_by(self, worker: str) -> Lease | None:
+        """The lease that a worker holds; one whose claim was cut off may not know of it."""
+
+    def n_epochs(self, *, without: int | None = None) -> int:
+        """Epochs that all trials of the study have finished so far, one trial left out if asked."""
+
+    def stalled(self) -> dict[int, int]:
+        """Trial -> attempts in a row that finished no new epoch, for trials that have any."""
+
+    def seconds_left(self, number: int) -> float:
+        """Seconds until the trial's lease runs out, negative afterwards; 0 if nobody holds it."""
+
+
+class SqlLeases:
+    """`Leases` in a database.
 
     Args:
         engine: a writer's (`database.open_writer`); a reader's suffices for `of_trial` and `seconds_left`.
@@ -44,15 +117,6 @@ class Leases:
 
     @repeated
     def claim(self, number: int, worker: str, *, duration_s: float) -> int:
-        """Starts the next attempt at a trial that Optuna handed out; a living older attempt loses its lease.
-
-        A worker that holds the trial already keeps its attempt: the answer to an earlier call did not reach it.
-
-        Returns:
-            The attempt, from 1.
-        Raises:
-            StoreError: the database refuses.
-        """
         with transaction(self._engine) as connection:
             row = self._locked(connection, number)
             if row.state == HELD and row.worker == worker:
@@ -70,14 +134,6 @@ class Leases:
 
     @repeated
     def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
-        """Lengthens the lease to `duration_s` from now; one that ran out but was not taken back can be renewed.
-
-        Args:
-            epoch: the last finished epoch, from 1; None = as before.
-        Raises:
-            LeaseLost: the attempt no longer holds the trial.
-            StoreError: the database refuses.
-        """
         with transaction(self._engine) as connection:
             row = _require_held(connection, self._study, number, attempt)
             values = {"expires_at": self._clock() + duration_s, "epoch": max(row.epoch, epoch or 0)}
@@ -85,27 +141,11 @@ class Leases:
 
     @repeated
     def check(self, number: int, attempt: int) -> None:
-        """Asks whether this attempt may still write.
-
-        Raises:
-            LeaseLost: the attempt no longer holds the trial.
-            StoreError: the database refuses.
-        """
         with transaction(self._engine) as connection:
             require_lease(connection, self._study, number, attempt)
 
     @repeated
     def release(self, number: int, attempt: int, *, stalled: bool) -> int:
-        """Ends the attempt from inside; releasing it twice counts once.
-
-        Args:
-            stalled: whether an attempt without a new epoch counts as one; False for an end, a clean stop or Ctrl-C.
-        Returns:
-            How many attempts in a row finished no new epoch.
-        Raises:
-            LeaseLost: the attempt no longer holds the trial.
-            StoreError: the database refuses.
-        """
         with transaction(self._engine) as connection:
             row = _row(connection, self._study, number)
             if row is not None and (row.attempt, row.state) == (attempt, RELEASED):
@@ -119,16 +159,6 @@ class Leases:
 
     @repeated
     def take_back(self, number: int, attempt: int | None = None) -> int:
-        """Ends the attempt from outside, for a worker that died or went silent; asking twice counts once.
-
-        Args:
-            attempt: the attempt that was seen dead, which saves a newer one from a second supervisor; None = any.
-        Returns:
-            How many attempts in a row, this one included, finished no new epoch; 0 for a trial never claimed.
-        Raises:
-            LeaseLost: another attempt holds the trial by now.
-            StoreError: the database refuses.
-        """
         with transaction(self._engine) as connection:
             row = _row(connection, self._study, number)
             if row is None:
@@ -144,14 +174,12 @@ class Leases:
 
     @repeated
     def of_trial(self, number: int) -> Lease | None:
-        """The last lease of the trial in whatever state; None if it was never claimed."""
         with transaction(self._engine) as connection:
             row = connection.execute(select(schema.leases).where(self._is(number))).one_or_none()
         return None if row is None else _lease(row)
 
     @repeated
     def held_by(self, worker: str) -> Lease | None:
-        """The lease that a worker holds; one whose claim was cut off may not know of it."""
         held = and_(
             schema.leases.c.study == self._study, schema.leases.c.worker == worker, schema.leases.c.state == HELD
         )
@@ -161,7 +189,6 @@ class Leases:
 
     @repeated
     def n_epochs(self, *, without: int | None = None) -> int:
-        """Epochs that all trials of the study have finished so far, one trial left out if asked."""
         table = schema.leases
         query = select(func.coalesce(func.sum(table.c.epoch), 0)).where(table.c.study == self._study)
         if without is not None:
@@ -171,14 +198,12 @@ class Leases:
 
     @repeated
     def stalled(self) -> dict[int, int]:
-        """Trial -> attempts in a row that finished no new epoch, for trials that have any."""
         table = schema.leases
         query = select(table.c.trial, table.c.stalled).where(table.c.study == self._study, table.c.stalled > 0)
         with transaction(self._engine) as connection:
             return {row.trial: row.stalled for row in connection.execute(query)}
 
     def seconds_left(self, number: int) -> float:
-        """Seconds until the trial's lease runs out, negative afterwards; 0 if nobody holds it."""
         lease = self.of_trial(number)
         return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
 

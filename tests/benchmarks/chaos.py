@@ -27,8 +27,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from attnsearch.store.database import open_reader
-from attnsearch.store.epochs import read_csv, read_epochs
+from attnsearch.store.epochs import read_csv
+from attnsearch.store.trial_store import open_trial_records
 from tests.postgres import PostgresServer, find_binaries, running_server
 from tests.search.faults import Harmed, wait_for
 
@@ -199,7 +199,7 @@ class Chaos:
     def epoch_faults(self, harmed: Harmed) -> list[str]:
         """Epochs that CSV, database or log have twice or differently, and numbers that harm has changed."""
         rows, found = harmed.rows(), []
-        stored = read_epochs(open_reader(harmed.url), rows.uuid)
+        stored = open_trial_records(harmed.url, rows.uuid, harmed.layout).read_epochs()
         for trial in rows.trials:
             frame = read_csv(harmed.layout.trial(trial.number).epochs_csv)
             in_database = stored.loc[stored["trial"] == trial.number]

@@ -70,7 +70,7 @@ def main() -> None:
         start = time.perf_counter()
         run_worker(prepared.session, Worker("here:0:a", None), started_at=0.0)
         elapsed = time.perf_counter() - start
-        prepared.session.database.engine.dispose()
+        prepared.session.database.close()
     overhead = (elapsed - training.seconds + inside.seconds) / arguments.n_trials
     per_trial = [after - before for before, after in itertools.pairwise(totals)]
     print(f"trials {arguments.n_trials} of {arguments.epochs} epochs, median {statistics.median(per_trial):.2f} s each")

@@ -27,9 +27,10 @@ from attnsearch.results.reader import find_experiments
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import UUID, create_study
 from attnsearch.store.archive import ArchiveWriter, write_classes
-from attnsearch.store.epochs import write_csv, write_epochs
+from attnsearch.store.epochs import write_csv
 from attnsearch.store.image_scores import ImageScore, make_table, write_score_files
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_store import SqlTrialStore
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive, EpochRecord
 
@@ -126,6 +127,7 @@ def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_e
     """Finished trials with objectives, settings, measured values and their epochs."""
     database = open_database(default_url(layout), create=True)
     study = create_study(database, settings, val_hash="split-a", class_names=CLASSES)
+    store = SqlTrialStore(database.connections, str(study.user_attrs[UUID]), layout)
     axes = {"train.optimizer.name": CategoricalDistribution(("adam", "sgd")),
             "train.optimizer.lr": FloatDistribution(1e-4, 1e-2, log=True)}  # fmt: skip
     for number in range(n_trials):
@@ -138,12 +140,12 @@ def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_e
         )
         study.add_trial(one)
         records = epoch_records(number, n_epochs)
-        write_epochs(database.engine, str(study.user_attrs[UUID]), number, None, records)
+        store.write_epochs(number, records, attempt=None)
         trial = layout.trial(number)
         trial.directory.mkdir(parents=True)
         write_csv(trial.epochs_csv, records)
         trial.config.write_text(to_yaml(settings.experiment.model_dump(mode="json")), encoding="utf-8")
-    database.engine.dispose()
+    database.close()
 
 
 def trial_scores(number: int) -> dict[str, float]:

@@ -22,15 +22,12 @@ from attnsearch.models import build_model
 from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
 from attnsearch.report.page import build_report
 from attnsearch.results.reader import find_experiments
-from attnsearch.search.storage import open_database
 from attnsearch.search.trials import read_study
 from attnsearch.store.archive import read_classes
-from attnsearch.store.artifacts import describe_file, read_artifacts, write_artifacts
-from attnsearch.store.database import open_reader
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.score_rows import read_score_rows, write_score_rows
+from attnsearch.store.trial_store import describe_file, open_trial_records, opened_trial_store
 from attnsearch.store.urls import default_url
 from tests.explorer.built import CLASSES, Built, build, loaded, write_trial_scores
 
@@ -107,12 +104,11 @@ def _publish(layout: StudyLayout, *, number: int) -> None:
 def _fill_tables(layout: StudyLayout, *, number: int) -> None:
     """A row in each of our own tables that `build` leaves empty."""
     url, trial = default_url(layout), layout.trial(number)
-    engine = open_database(url).engine
     uuid = read_study(url, layout.study).uuid
     files = {"maps": describe_file(trial.archive("val").maps, layout.experiment_dir)}
-    write_artifacts(engine, uuid, number, attempt=None, files=files)
-    write_score_rows(engine, uuid, number, attempt=None, table=read_scores(trial.scores("val")))
-    engine.dispose()
+    with opened_trial_store(url, uuid, layout) as store:
+        store.write_artifacts(number, files, attempt=None)
+        store.write_scores(number, read_scores(trial.scores("val")), attempt=None)
 
 
 def ask_every_reader(layout: StudyLayout, scratch: Path) -> Asked:
@@ -132,8 +128,8 @@ def _readers(layout: StudyLayout, scratch: Path) -> Iterator[tuple[str, Callable
     yield "export", lambda: _run("export", "here", "--results", str(layout.root), "--to", str(target))
     for number in range(2):
         yield f"kept {number}", lambda number=number: read_model_checkpoint(layout.trial(number).kept).build_model()  # type: ignore[misc]
-    yield "artifacts", lambda: read_artifacts(open_reader(url), uuid)
-    yield "score rows", lambda: read_score_rows(open_reader(url), uuid)
+    yield "artifacts", lambda: open_trial_records(url, uuid, layout).read_artifacts()
+    yield "score rows", lambda: open_trial_records(url, uuid, layout).read_scores()
     yield "classes", lambda: read_classes(layout.classes_csv)
 
 

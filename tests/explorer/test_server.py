@@ -69,7 +69,7 @@ def test_dashboard_knows_which_trials_break_a_constraint(copied: Built) -> None:
         trial = study.ask()
         trial.set_constraint("train/seconds", 2.5)
     study.tell(trial, [0.9, 0.1])
-    database.engine.dispose()
+    database.close()
     app, _ = build_app(find_experiments(copied.root))
     trials = json.loads(Client(app).get("/api/studies/1").text)["trials"]
     assert [one["constraints"] for one in trials] == [[], [], [], [2.5]]
@@ -85,7 +85,7 @@ def test_trial_that_ends_while_the_server_runs_is_seen(copied: Built) -> None:
     trial = study.ask()
     assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["running"]
     study.tell(trial, [0.9, 0.1])
-    database.engine.dispose()
+    database.close()
     assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["complete"]
 
 
@@ -98,7 +98,7 @@ def attach(built: Built, text: str) -> str:
     page.write_text(text, encoding="utf-8")
     store = FileSystemArtifactStore(str(built.layout.artifacts))
     one = upload_artifact(artifact_store=store, file_path=str(page), study_or_trial=study, storage=database.storage)
-    database.engine.dispose()
+    database.close()
     return one
 
 
@@ -186,7 +186,7 @@ def test_results_deleted_while_open_are_named(copied: Built) -> None:
 
 def test_root_shows_the_database_of_the_experiment_whatever_its_first_study_names(copied: Built) -> None:
     other = copied.root / "other.db"
-    open_database(sqlite_url(other), create=True).engine.dispose()
+    open_database(sqlite_url(other), create=True).close()
     first = copied.layout.shared.study("a_first").study_yaml
     first.parent.mkdir()
     text = copied.layout.study_yaml.read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ TABLES_OF_STUDIES = ("studies", "attnsearch_epochs", "attnsearch_scores", "attns
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with all tables and no study: making one takes Optuna longer than most tests."""
     path = tmp_path_factory.mktemp("template") / "hypSearch.db"
-    open_database(sqlite_url(path), create=True).engine.dispose()
+    open_database(sqlite_url(path), create=True).close()
     return path
 
 
@@ -36,7 +36,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server_tables(postgres_server: PostgresServer) -> str:
     """The same on the PostgreSQL server of the tests; its URL."""
     url = postgres_server.create_database("with_tables")
-    open_database(url, create=True).engine.dispose()
+    open_database(url, create=True).close()
     return url
 
 
@@ -79,13 +79,13 @@ def open_tiny(tmp_path: Path, make_database: Callable[[StudyLayout], str]) -> It
         url = make_database(layout)
         database = open_database(url, create=True)
         create_study(database, loaded, val_hash="split-a", class_names=("a", "b"))
-        database.engine.dispose()
+        database.close()
         sessions.append(open_session(loaded, layout, url))
         return sessions[-1]
 
     yield make
     for session in sessions:
-        session.database.engine.dispose()
+        session.database.close()
 
 
 class PlayedWorker:

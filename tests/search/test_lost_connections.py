@@ -14,7 +14,6 @@ from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.worker import OpenData, claim_next, reclaim_lost_trials, run_claim
-from attnsearch.store.epochs import read_epochs
 from attnsearch.store.leases import RELEASED
 from attnsearch.types import EpochRecord, TrialResult
 
@@ -78,11 +77,11 @@ def check(session: StudyHandle) -> None:
     (trial,) = session.trials()
     assert (trial.state, trial.values) == (TrialState.COMPLETE, [0.5])
     assert trial.intermediate_values == {0: 0.25, 1: 0.5}
-    assert read_epochs(session.database.engine, session.uuid)["epoch"].tolist() == [1, 2]
-    lease = session.leases.of_trial(0)
+    assert session.store.read_epochs()["epoch"].tolist() == [1, 2]
+    lease = session.store.leases.of_trial(0)
     assert lease is not None
     assert (lease.attempt, lease.stalled, lease.state) == (1, 0, RELEASED)
-    session.database.engine.dispose()
+    session.database.close()
 
 
 def test_no_broken_commit_loses_or_doubles_anything(open_tiny: Callable[..., StudyHandle]) -> None:

@@ -12,7 +12,6 @@ from attnsearch.errors import ServerUnavailable
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.worker import claim_next
-from attnsearch.store.epochs import read_epochs
 from attnsearch.types import EpochRecord
 from tests.postgres import PostgresServer
 
@@ -58,13 +57,13 @@ def test_training_continues_and_its_epochs_are_written_later(
     train(context, range(1, 2))
     with stopped(postgres_server):
         train(context, range(2, 5))
-        assert session.database.is_away
+        assert session.store.is_away
         assert not context.should_prune()  # nobody can be asked
     context.flush()
-    assert not session.database.is_away
-    assert read_epochs(session.database.engine, session.uuid)["epoch"].tolist() == [1, 2, 3, 4]
+    assert not session.store.is_away
+    assert session.store.read_epochs()["epoch"].tolist() == [1, 2, 3, 4]
     assert session.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
-    assert session.leases.of_trial(0).epoch == 4  # type: ignore[union-attr]
+    assert session.store.leases.of_trial(0).epoch == 4  # type: ignore[union-attr]
     context.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import attnsearch.search.publish as module
 from attnsearch.config.load import with_settings
 from attnsearch.files import atomic_write
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.publish import TrialToPublish, log_test_evaluation, publish_study, removable
+from attnsearch.search.publish import TrialToPublish, publish_study, removable
 from attnsearch.search.run import study_file
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.manifest import FORMAT
@@ -74,18 +73,3 @@ def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
     sets = [layout.published(2), layout.pareto(0, 2), layout.pareto(1, 2)]
     assert [one.model_csv("test").read_text() for one in sets] == ["trial 0", "trial 0", "trial 1"]
     assert len(json.loads(layout.published_json.read_text())["files"]) == 3
-
-
-def test_no_look_is_lost_when_several_look_at_once(tmp_path: Path) -> None:
-    layout, n_lookers, n_looks = StudyLayout(tmp_path, "here", "hunt"), 4, 8
-
-    def look(number: int) -> None:
-        for epoch in range(n_looks):
-            log_test_evaluation(layout, number, epoch, "test")
-
-    with ThreadPoolExecutor(n_lookers) as lookers:
-        list(lookers.map(look, range(n_lookers)))
-    head, *lines = layout.test_looks.read_text().splitlines()
-    assert head == "time,trial,epoch,split"
-    expected = [f"{number},{epoch},test" for number in range(n_lookers) for epoch in range(n_looks)]
-    assert sorted(line.partition(",")[2] for line in lines) == expected

@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.storage import Database
 from attnsearch.search.study import RETURNED
 from attnsearch.search.trials import read_study
 from attnsearch.search.worker import KILLED, claim_next, reclaim_lost_trials
+from attnsearch.store.database import Connections
 from tests.search.studies import ON_EACH_DATABASE
 
 pytestmark = ON_EACH_DATABASE
@@ -41,13 +41,13 @@ def test_trial_of_a_dead_worker_goes_back_under_its_number(open_tiny: Open) -> N
     assert state(session) == TrialState.WAITING
     claim(session, "here:2:b")
     assert len(session.trials()) == 1
-    assert session.leases.of_trial(0).attempt == 2  # type: ignore[union-attr]
+    assert session.store.leases.of_trial(0).attempt == 2  # type: ignore[union-attr]
 
 
 def test_expired_lease_is_taken_back(open_tiny: Open) -> None:
     session = open_tiny(n_trials=1)
     claim(session)
-    session.leases.renew(0, 1, duration_s=-1.0)
+    session.store.leases.renew(0, 1, duration_s=-1.0)
     assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
 
 
@@ -56,9 +56,9 @@ def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
 ) -> None:
     session = open_tiny(n_trials=1)
     claim(session)
-    session.leases.renew(0, 1, duration_s=-1.0)
+    session.store.leases.renew(0, 1, duration_s=-1.0)
     with monkeypatch.context() as outage:
-        outage.setattr(Database, "was_away_within", lambda _database, seconds: seconds == 300.0)
+        outage.setattr(Connections, "was_away_within", lambda _connections, seconds: seconds == 300.0)
         assert reclaim_lost_trials(session, is_dead=lambda name: False) == []
     assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
 
@@ -80,7 +80,7 @@ def test_third_attempt_without_an_epoch_fails_the_trial_if_others_progress(open_
     session = open_tiny(n_trials=2)
     kill(session, "here:1:a")
     claim(session, "here:2:b")  # another trial: the stalled one comes last
-    session.leases.renew(1, 1, epoch=1, duration_s=100.0)
+    session.store.leases.renew(1, 1, epoch=1, duration_s=100.0)
     kill(session, "here:3:c")
     session.study.tell(1, 0.5)  # the last attempt is alone
     kill(session, "here:4:d")
@@ -100,7 +100,7 @@ def test_third_attempt_without_an_epoch_fails_nothing_while_no_trial_progresses(
 def test_progress_before_the_first_return_blames_no_trial(open_tiny: Open) -> None:
     session = open_tiny(n_trials=2)
     claim(session, "here:1:a")
-    session.leases.renew(0, 1, epoch=9, duration_s=100.0)
+    session.store.leases.renew(0, 1, epoch=9, duration_s=100.0)
     session.study.tell(0, 0.5)
     for name in ("here:2:b", "here:3:c", "here:4:d"):
         kill(session, name)
@@ -111,7 +111,7 @@ def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) 
     session = open_tiny(n_trials=1)
     for attempt in (1, 2, 3, 4):
         claim(session, f"here:{attempt}:a")
-        session.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
+        session.store.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
         reclaim_lost_trials(session, is_dead=lambda name: True)
     assert state(session) == TrialState.WAITING
 
@@ -121,9 +121,9 @@ def test_attempt_that_another_supervisor_started_meanwhile_is_left_alone(open_ti
     claim(session)
 
     def is_dead(name: str) -> bool:
-        session.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
+        session.store.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
         return name == "here:1:a"
 
     assert reclaim_lost_trials(session, is_dead=is_dead) == []
     assert state(session) == TrialState.RUNNING
-    session.leases.check(0, 2)
+    session.store.leases.check(0, 2)

@@ -14,7 +14,6 @@ from attnsearch.search import objective
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.worker import run_worker
-from attnsearch.store.epochs import read_epochs
 from attnsearch.training import trainer as training
 
 
@@ -42,5 +41,5 @@ def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
     monkeypatch.setattr(objective, "collect", collect)
     run_worker(session, Worker("here:2:b", None), started_at=0.0)
     assert (session.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
-    assert read_epochs(session.database.engine, session.uuid)["epoch"].tolist() == [1, 2]
+    assert session.store.read_epochs()["epoch"].tolist() == [1, 2]
     assert not session.layout.trial(0).resumes()

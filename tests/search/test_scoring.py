@@ -17,9 +17,7 @@ from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.objective import SETTINGS
 from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
-from attnsearch.store.epochs import read_epochs
 from attnsearch.store.image_scores import ScoreTable, read_scores
-from attnsearch.store.score_rows import read_score_rows
 from tests.search.studies import loaded_study
 
 OBJECTIVES = {"val/accuracy": "maximize", "val/relevance_gain": "maximize", "val/sparsity": "minimize"}
@@ -44,10 +42,10 @@ def test_scores_go_where_the_accuracy_goes(searched: StudyHandle) -> None:
     means = table.means()
     assert trial.values[1] == means["relevance_gain"] == trial.user_attrs["val/relevance_gain"]
     assert trial.constraints == {"val/gini": 2.0 - means["gini"]}
-    epochs = read_epochs(searched.database.engine, searched.uuid)
+    epochs = searched.store.read_epochs()
     assert epochs.loc[0, "val/relevance_gain"] == means["relevance_gain"]
     assert epochs.loc[0, "val/sparsity"] == trial.values[2]  # of all images, as each epoch measures it
-    rows = read_score_rows(searched.database.engine, searched.uuid).set_index("metric")
+    rows = searched.store.read_scores().set_index("metric")
     assert rows.loc["relevance_gain", "value"] == means["relevance_gain"]
     about = trial.user_attrs[SETTINGS]
     assert (about["version"], about["grid"], about["n_images"]) == (table.about["version"], [4, 4], 4)
@@ -70,7 +68,7 @@ def test_score_that_no_image_has_fails_no_trial(
     assert trial.constraints == {"val/deletion_gain": 0.1}
     assert trial.user_attrs[SETTINGS]["n_undefined"] == {"relevance_gain": 4, "deletion_gain": 4}
     assert "relevance_gain, deletion_gain are undefined for all 4 scored images" in caplog.text
-    rows = read_score_rows(session.database.engine, session.uuid).set_index("metric")
+    rows = session.store.read_scores().set_index("metric")
     assert rows.loc["relevance_gain", "n_undefined"] == 4
     assert math.isnan(rows.loc["relevance_gain", "value"])
 
@@ -81,12 +79,12 @@ def test_full_measure_stands_beside_that_of_the_search(
     searched.layout.study_yaml.write_text(resolved_study(searched.loaded))
     words = ["faithfulness", str(searched.layout.study_dir), "--trial", "0", "n_steps=8", "families=[complexity,road]"]
     assert main(words) == 0, capsys.readouterr().err
-    rows = read_score_rows(searched.database.engine, searched.uuid)
+    rows = searched.store.read_scores()
     assert len(set(rows["digest"])) == 2
     assert len(rows[rows["metric"] == "gini"]) == 2
     assert len(rows[rows["metric"] == "road"]) == 1
     assert "val/road" not in searched.trials()[0].user_attrs  # what the search saw stays what it was
-    assert "val/road" not in read_epochs(searched.database.engine, searched.uuid)
+    assert "val/road" not in searched.store.read_epochs()
 
 
 def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:

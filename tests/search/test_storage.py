@@ -54,7 +54,7 @@ def start(url: str, name: str) -> str:
     loaded = loaded_study(name=name, enqueue=[{"train.optimizer.lr": 2e-3}])
     study = create_study(database, loaded, val_hash="split-a", class_names=("a", "b"))
     uuid = str(study.user_attrs[UUID])
-    database.engine.dispose()
+    database.close()
     return uuid
 
 
@@ -76,7 +76,7 @@ def test_first_starts_of_one_study_make_it_once(empty_url: str) -> None:
 def test_start_after_one_that_was_killed_between_our_tables_and_optunas(tmp_path: Path) -> None:
     loaded = loaded_study()
     layout = layout_of(loaded, root=tmp_path)
-    create_database(default_url(layout)).dispose()
+    create_database(default_url(layout))
 
     check_study(loaded, layout, default_url(layout))
     assert start(default_url(layout), "hunt")
@@ -93,7 +93,7 @@ def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend:
         n_claims = 0
         while claim_next(own, Worker(f"here:{index}:{n_claims}", None), started_at=0.0) not in ("wait", "done"):
             n_claims += 1
-        own.database.engine.dispose()
+        own.database.close()
         return n_claims
 
     assert sum(at_once(6, claim_all)) == 4

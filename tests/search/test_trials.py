@@ -27,7 +27,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attributes = {"val/accuracy": 0.5, "kept_epoch": 2, "seconds": 1.5}
     axes = {"lr": optuna.distributions.FloatDistribution(0.0, 1.0)}
     study.add_trial(optuna.trial.create_trial(value=0.5, params={"lr": 0.1}, distributions=axes, user_attrs=attributes))
-    database.engine.dispose()
+    database.close()
     return path
 
 

@@ -127,7 +127,7 @@ def test_fault_that_is_not_the_settings_returns_the_trial(
     (trial,) = session.trials()
     assert trial.state == TrialState.WAITING
     assert re.search(words, trial.user_attrs[RETURNED]["reason"])
-    assert session.leases.stalled() == {0: 1}
+    assert session.store.leases.stalled() == {0: 1}
 
 
 def test_faults_between_epochs_are_forgiven(open_tiny: Open, play: Callable[[Run], None]) -> None:
@@ -144,7 +144,7 @@ def test_faults_between_epochs_are_forgiven(open_tiny: Open, play: Callable[[Run
             work(session)
     work(session)
     assert [trial.state.name for trial in session.trials()] == ["COMPLETE"]
-    assert session.leases.of_trial(0).attempt == 6  # type: ignore[union-attr]
+    assert session.store.leases.of_trial(0).attempt == 6  # type: ignore[union-attr]
 
 
 def test_trial_whose_every_attempt_faults_fails_after_three_while_others_run(
@@ -171,7 +171,7 @@ def test_last_attempt_before_a_trial_is_blamed_is_alone(open_tiny: Open) -> None
     stall(session, claim_of(session, "here:1:a"))
     other = claim_of(session, "here:2:b")
     stall(session, claim_of(session, "here:3:c"))
-    assert session.leases.stalled() == {0: 2}
+    assert session.store.leases.stalled() == {0: 2}
     assert claim_next(session, Worker("here:4:d", None), started_at=0.0) == "wait"
     session.study.tell(other.trial, 0.5)
     assert claim_of(session, "here:4:d").trial.number == 0
@@ -179,7 +179,7 @@ def test_last_attempt_before_a_trial_is_blamed_is_alone(open_tiny: Open) -> None
 
 def stall(session: StudyHandle, claim: ClaimedTrial) -> None:
     """Returns a trial that has finished no epoch."""
-    session.leases.release(claim.trial.number, claim.attempt, stalled=True)
+    session.store.leases.release(claim.trial.number, claim.attempt, stalled=True)
     session.return_to_waiting(claim.trial)
 
 
@@ -224,7 +224,7 @@ def test_end_whose_answer_was_lost_is_told_once(
     work(session)
     (trial,) = session.trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
-    assert session.leases.of_trial(0).state == RELEASED  # type: ignore[union-attr]
+    assert session.store.leases.of_trial(0).state == RELEASED  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -280,8 +280,8 @@ def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -
     worker = Worker("here:1:a", None)
 
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
-        session.leases.take_back(0)
-        session.leases.claim(0, "here:2:b", duration_s=100.0)
+        session.store.leases.take_back(0)
+        session.store.leases.claim(0, "here:2:b", duration_s=100.0)
         return result(val_accuracy=0.9)
 
     play(run)
@@ -289,7 +289,7 @@ def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -
     assert not isinstance(claim, str)
     run_claim(session, worker, claim, OpenData())
     assert session.trials()[0].state == TrialState.RUNNING
-    assert session.leases.of_trial(0).worker == "here:2:b"  # type: ignore[union-attr]
+    assert session.store.leases.of_trial(0).worker == "here:2:b"  # type: ignore[union-attr]
 
 
 @ON_EACH_DATABASE
@@ -298,8 +298,8 @@ def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, pl
     worker = Worker("here:1:a", None)
 
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
-        session.leases.take_back(0)
-        session.leases.claim(0, "here:2:b", duration_s=100.0)
+        session.store.leases.take_back(0)
+        session.store.leases.claim(0, "here:2:b", duration_s=100.0)
         session.study.tell(0, 0.4)
         context.report(0.9, 1)
         raise AssertionError("a trial that has ended takes no report")
@@ -349,7 +349,7 @@ def context_of(session: StudyHandle, tmp_path: Path, clock: Callable[[], float] 
 def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_path: Path) -> None:
     session, now = open_tiny(), [0.0]
     context = context_of(session, tmp_path, lambda: now[0])
-    session.leases.take_back(0)
+    session.store.leases.take_back(0)
     context.check()  # the last answer is fresh
     now[0] = 400.0  # the process was paused
     with pytest.raises(LeaseLost, match="trial 0"):
@@ -362,7 +362,7 @@ def test_sleep_of_the_whole_machine_is_a_pause_too(
 ) -> None:
     session = open_tiny()
     context = context_of(session, tmp_path)
-    session.leases.take_back(0)
+    session.store.leases.take_back(0)
     awake = time.clock_gettime(time.CLOCK_BOOTTIME)
     monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 400.0)  # `time.monotonic` stood still
     with pytest.raises(LeaseLost, match="trial 0"):
@@ -373,7 +373,7 @@ def test_sleep_of_the_whole_machine_is_a_pause_too(
 def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open, tmp_path: Path) -> None:
     session = open_tiny()
     context = context_of(session, tmp_path, lambda: 0.0)
-    session.leases.take_back(0)
+    session.store.leases.take_back(0)
     with pytest.raises(LeaseLost):
         context.record([record(1, 0.5)])
 
@@ -383,8 +383,8 @@ def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open, tmp_path
     session = open_tiny(lease_s=1.0)
     context = context_of(session, tmp_path, lambda: 0.0)
     context.record([record(1, 0.5)])  # one second long
-    assert session.leases.seconds_left(0) == pytest.approx(3.0, abs=0.5)
-    lease = session.leases.of_trial(0)
+    assert session.store.leases.seconds_left(0) == pytest.approx(3.0, abs=0.5)
+    lease = session.store.leases.of_trial(0)
     assert lease is not None
     assert (lease.state, lease.epoch) == (HELD, 1)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from attnsearch.store.database import create_database
+from attnsearch.store.database import create_database, open_writer
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive, EpochRecord, Split
@@ -36,14 +36,16 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def file_engine(file_url: str) -> Iterator[Engine]:
-    engine = create_database(file_url)
+    create_database(file_url)
+    engine = open_writer(file_url)
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
-    engine = create_database(url)
+    create_database(url)
+    engine = open_writer(url)
     yield engine
     engine.dispose()
 

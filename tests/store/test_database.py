@@ -23,7 +23,6 @@ from attnsearch.store.database import (
     checkpoint_wal,
     create_database,
     create_tables,
-    inspect_database,
     open_reader,
     open_writer,
     reader_arguments,
@@ -31,6 +30,7 @@ from attnsearch.store.database import (
     tune_writer,
     writer_arguments,
 )
+from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import sqlite_url
 
@@ -255,7 +255,7 @@ def test_database_on_a_network_disk_is_warned_about(
     file_url: str, layout: StudyLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "network_file_system", lambda _path: "nfs4")
-    create_database(file_url).dispose()
+    create_database(file_url)
 
     assert f"{layout.database} lies on a network file system (nfs4)" in caplog.text
 

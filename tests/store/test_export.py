@@ -18,9 +18,9 @@ from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import atomic_write, temporary_path
 from attnsearch.store import export, schema
 from attnsearch.store.database import open_reader, reader_arguments, transaction
-from attnsearch.store.epochs import read_epochs
 from attnsearch.store.export import export_experiment
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import default_url
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,7 +252,7 @@ def test_every_finished_trial_in_a_copy_of_a_running_search_is_whole(
         there = StudyLayout(tmp_path / copy.stem, "CUB", "br_npa")
         reader_url, options = reader_arguments(default_url(there))
         storage = optuna.storages.RDBStorage(reader_url, engine_kwargs=options, skip_table_creation=True)
-        epochs = read_epochs(open_reader(default_url(there)), STUDY)
+        epochs = open_trial_records(default_url(there), STUDY, there).read_epochs()
         for trial in optuna.load_study(study_name="gull", storage=storage).trials:
             if trial.state.is_finished():
                 assert there.trial(trial.number).kept.read_bytes() == b"w" * 10_000

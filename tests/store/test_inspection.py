@@ -94,7 +94,7 @@ def test_empty_file_is_absent_for_writers_and_an_error_for_readers(tmp_path: Pat
 
 def test_reader_of_a_misspelled_path_is_shown_the_near_one(tmp_path: Path) -> None:
     near = tmp_path / "results" / "CUB" / "hypSearch.db"
-    create_database(sqlite_url(near)).dispose()
+    create_database(sqlite_url(near))
     misspelled = tmp_path / "results" / "CUBB" / "hypSearch.db"
 
     with pytest.raises(StoreError, match="did you mean") as caught:
@@ -201,7 +201,7 @@ def test_unreachable_server_is_named_without_its_password() -> None:
 @pytest.mark.slow
 def test_looking_keeps_the_locks_of_connections_that_this_process_has_open(tmp_path: Path) -> None:
     path = tmp_path / "hypSearch.db"
-    create_database(sqlite_url(path)).dispose()
+    create_database(sqlite_url(path))
     with closing(sqlite3.connect(path)) as held:
         count = "select count(*) from attnsearch_meta"
         assert held.execute(count).fetchone() == (1,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import optuna
 import pytest
 from psycopg import sql
@@ -10,9 +12,17 @@ from sqlalchemy.dialects import postgresql
 
 from attnsearch.errors import StoreError
 from attnsearch.store import schema
-from attnsearch.store.artifacts import FileRecord, read_artifacts, write_artifacts
-from attnsearch.store.database import create_database, open_reader, open_writer, transaction, writer_arguments
+from attnsearch.store.database import (
+    Connections,
+    create_database,
+    open_reader,
+    open_writer,
+    transaction,
+    writer_arguments,
+)
 from attnsearch.store.inspection import inspect_database
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_store import FileRecord, SqlTrialStore
 from attnsearch.store.urls import parse_url
 from tests.postgres import PostgresServer
 
@@ -40,7 +50,7 @@ def guest_url(postgres_server: PostgresServer, postgres_url: str) -> str:
 
 
 def test_plain_url_works_for_optuna_and_for_us_without_naming_a_driver(postgres_url: str) -> None:
-    create_database(postgres_url).dispose()
+    create_database(postgres_url)
 
     assert postgres_url.startswith("postgresql://")
     assert add_optuna(postgres_url) == "psycopg"
@@ -50,7 +60,7 @@ def test_plain_url_works_for_optuna_and_for_us_without_naming_a_driver(postgres_
 def test_password_may_hold_what_urls_and_templates_reserve(postgres_server: PostgresServer, guest_url: str) -> None:
     rights = sql.SQL("GRANT CREATE ON SCHEMA public TO guest")
     postgres_server.execute(rights, database=str(parse_url(guest_url).database))
-    create_database(guest_url).dispose()
+    create_database(guest_url)
     add_optuna(guest_url)
 
     assert inspect_database(guest_url, must_exist=True) == "ours"
@@ -93,7 +103,7 @@ def test_missing_driver_is_one_line_that_names_the_extra(monkeypatch: pytest.Mon
 
 
 def test_readers_hold_no_connection_between_two_looks(postgres_server: PostgresServer, postgres_url: str) -> None:
-    create_database(postgres_url).dispose()
+    create_database(postgres_url)
     reader = open_reader(postgres_url)
     with transaction(reader) as connection:
         connection.execute(select(schema.meta))
@@ -102,11 +112,15 @@ def test_readers_hold_no_connection_between_two_looks(postgres_server: PostgresS
     assert postgres_server.execute(count.format(sql.Literal(parse_url(postgres_url).database))) == [(0,)]
 
 
-def test_restarted_server_keeps_what_was_committed(postgres_server: PostgresServer, postgres_url: str) -> None:
-    engine = create_database(postgres_url)
-    file = FileRecord("kept.safetensors", (), "", "00", 2**62)
-    write_artifacts(engine, "uuid", 0, attempt=None, files={"kept": file})
+def test_restarted_server_keeps_what_was_committed(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    create_database(postgres_url)
+    connections = Connections(postgres_url, open_writer(postgres_url))
+    store = SqlTrialStore(connections, "uuid", StudyLayout(tmp_path, "here", "hunt"))
+    file = FileRecord("best.safetensors", (), "", "00", 2**62)
+    store.write_artifacts(0, {"best": file}, attempt=None)
     postgres_server.restart()
 
-    assert read_artifacts(engine, "uuid") == {0: {"kept": file}}
-    engine.dispose()
+    assert store.read_artifacts() == {0: {"best": file}}
+    connections.close()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from attnsearch.errors import ConnectionLost, ServerUnavailable, StoreError
 from attnsearch.store.database import create_database, open_writer, transaction
-from attnsearch.store.leases import Leases
+from attnsearch.store.leases import SqlLeases
 from attnsearch.store.servers import Connector, repeated, wait_for_server
 from tests.postgres import PostgresServer
 
@@ -126,8 +126,9 @@ def lose_connection(engine: Engine, server: PostgresServer, *, before: str) -> N
 
 
 def test_lease_whose_connection_the_server_ends_is_renewed(postgres_url: str, postgres_server: PostgresServer) -> None:
-    engine = create_database(postgres_url)
-    leases = Leases(engine, "study")
+    create_database(postgres_url)
+    engine = open_writer(postgres_url)
+    leases = SqlLeases(engine, "study")
     attempt = leases.claim(7, "w", duration_s=300)
     lose_connection(engine, postgres_server, before="UPDATE")
     leases.renew(7, attempt, epoch=3, duration_s=300)

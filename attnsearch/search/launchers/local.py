@@ -228,7 +228,7 @@ class WorkerPool:
 
     def start(self) -> None:
         """Starts all workers."""
-        self._restarts = Restarts(self.session.leases.n_epochs())
+        self._restarts = Restarts(self.session.store.leases.n_epochs())
         for index in range(self.n_workers):
             self._start(index)
 
@@ -275,7 +275,7 @@ class WorkerPool:
         reason = said or _reason(worker, code)
         now = time.monotonic()
         if code != INTERRUPTED:
-            n_epochs = self.session.leases.n_epochs()
+            n_epochs = self.session.store.leases.n_epochs()
             self._restarts.count(started_at=worker.started_at, now=now, n_epochs=n_epochs)
         if self._restarts.is_useless:
             raise SearchStopped(

@@ -1,0 +1,418 @@
+"""What a search writes down of its trials, and what others read: epochs, scores, files, test evaluations.
+
+`TrialStore` is the interface, `SqlTrialStore` keeps it in the database of the study; a form in memory is in
+`attnsearch.testing`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import Connection, Engine, Select, Table, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from attnsearch.files import atomic_write, disk_errors, locked
+from attnsearch.metrics.registry import score_metrics
+from attnsearch.store import schema
+from attnsearch.store.damage import content_errors, database_content_errors, open_array, url_of
+from attnsearch.store.database import Connections, create_database, open_reader, open_writer, transaction
+from attnsearch.store.epochs import epoch_rows, epochs_frame
+from attnsearch.store.image_scores import ScoreTable
+from attnsearch.store.inspection import inspect_database
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.leases import Leases, SqlLeases, require_lease
+from attnsearch.store.locks import creation_lock, study_lock
+from attnsearch.store.servers import repeated
+from attnsearch.types import EpochRecord, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LOG_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file: `path` is POSIX and relative to the experiment's folder; `shape` and `dtype` are of a `.npy` only."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+    bytes: int
+
+
+class TrialRecords(Protocol):
+    """What is stored of the trials of one study, for looking only."""
+
+    def read_epochs(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
+        """The epochs as a wide table.
+
+        Args:
+            numbers: of the trials; None = all.
+        Returns:
+            One row per trial and epoch, sorted: `trial`, `epoch`, then one column per `split/metric` (float, NaN =
+            undefined or not measured), `split/loss` and the training costs among them.
+        Raises:
+            StoreError: the database refuses.
+        """
+
+    def read_scores(self) -> pd.DataFrame:
+        """All scorings: a row per trial, scoring and metric.
+
+        Returns:
+            Columns `trial`, `split`, `metric`, `value` (NaN = undefined), `n_images`, `n_undefined`, `version`,
+            `settings` (JSON) and `digest`, sorted by the first three. Rows of different versions or settings must not
+            be compared.
+        Raises:
+            StoreError: the database refuses, or was made before there were scores.
+        """
+
+    def read_artifacts(self, numbers: Collection[int] | None = None) -> dict[int, dict[str, FileRecord]]:
+        """Trial number -> kind -> file; `numbers` None = all trials.
+
+        Raises:
+            StoreError: the database refuses.
+        """
+
+    def read_test_evaluations(self) -> list[LoggedEvaluation]:
+        """As the function of this name.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+
+
+class TrialStore(TrialRecords, Protocol):
+    """What the processes of one study write of its trials. Each write is idempotent: a second one changes nothing."""
+
+    @property
+    def leases(self) -> Leases:
+        """Who may write which trial."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server of the database does not answer just now; a file always does."""
+
+    def was_away_within(self, seconds: float) -> bool:
+        """Whether the server was away at some time in the last `seconds`, so that nobody could renew a lease."""
+
+    def now(self) -> float:
+        """UTC seconds since 1970, by the clock that leases expire by."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """The lock that every change of a trial's state is made under: ask and claim, tell, take back.
+
+        Not re-entrant.
+
+        Raises:
+            StoreError: another process holds it for two minutes, or the disk or the server refuses.
+        """
+
+    def write_epochs(self, number: int, records: Sequence[EpochRecord], *, attempt: int | None) -> None:
+        """Writes all epochs of a trial so far, in one transaction.
+
+        Those of later epochs are removed: an attempt that resumes from an older checkpoint does not own them.
+
+        Args:
+            records: every record of the trial, from epoch 1; nothing is done without any.
+            attempt: checked against the lease in the same transaction; None for a trial without a lease.
+        Raises:
+            LeaseLost: another attempt owns the trial; nothing was written.
+            StoreError: the database refuses.
+        """
+
+    def write_scores(self, number: int, table: ScoreTable, *, attempt: int | None) -> None:
+        """Puts the means of one scoring beside those of others; the same scoring replaces itself.
+
+        Those of a running trial also become metrics of its best epoch, as the accuracy is; there an undefined score
+        counts, see `ScoreTable.trial_means`.
+
+        Args:
+            attempt: of the running trial, checked against the lease in the same transaction; None for a trial that has
+                ended, whose epochs stay as they are.
+        Raises:
+            LeaseLost: another attempt owns the trial; nothing was written.
+            StoreError: the database refuses, or was made before there were scores.
+        """
+
+    def write_artifacts(self, number: int, files: Mapping[str, FileRecord], *, attempt: int | None) -> None:
+        """Lists files of a trial by kind, such as "maps" or "kept"; a kind listed before is replaced.
+
+        Args:
+            attempt: checked against the lease in the same transaction; None for a trial without a lease.
+        Raises:
+            LeaseLost: another attempt owns the trial; nothing was written.
+            StoreError: the database refuses.
+        """
+
+    def log_test_evaluation(self, number: int, epoch: int, split: Split) -> None:
+        """As the function of this name.
+
+        Raises:
+            StoreError: the disk refuses, or another process never ends its line.
+        """
+
+
+class SqlTrialRecords:
+    """`TrialRecords` in a database; the test evaluations are a file that users read.
+
+    Args:
+        engine: a reader's or a writer's.
+        layout: of the study's files.
+    """
+
+    def __init__(self, engine: Engine, study_uuid: str, layout: StudyLayout) -> None:
+        self._engine, self._study, self._layout = engine, study_uuid, layout
+
+    @repeated
+    def read_epochs(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
+        table = schema.epochs
+        with self._reading() as connection:
+            rows = connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.epoch))
+            return epochs_frame(row._asdict() for row in rows)
+
+    @repeated
+    def read_scores(self) -> pd.DataFrame:
+        table = schema.scores
+        order = (table.c.trial, table.c.split, table.c.metric, table.c.digest)
+        with self._reading() as connection:
+            return scores_frame([row._asdict() for row in connection.execute(self._select(table).order_by(*order))])
+
+    @repeated
+    def read_artifacts(self, numbers: Collection[int] | None = None) -> dict[int, dict[str, FileRecord]]:
+        table = schema.artifacts
+        files: dict[int, dict[str, FileRecord]] = {}
+        with self._reading() as connection:
+            for row in connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.kind)):
+                shape = tuple(int(size) for size in row.shape.split("x")) if row.shape else ()
+                file = FileRecord(row.path, shape, row.dtype, row.sha256, row.bytes)
+                files.setdefault(row.trial, {})[row.kind] = file
+        return files
+
+    def read_test_evaluations(self) -> list[LoggedEvaluation]:
+        return read_test_evaluations(self._layout)
+
+    def _select(self, table: Table, numbers: Collection[int] | None = None) -> Select[Any]:
+        query = select(table).where(table.c.study == self._study)
+        return query if numbers is None else query.where(table.c.trial.in_(list(numbers)))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with database_content_errors(url_of(self._engine)), transaction(self._engine) as connection:
+            yield connection
+
+
+class SqlTrialStore(SqlTrialRecords):
+    """`TrialStore` in a database: its lock is the server's own on PostgreSQL, and a file beside SQLite's.
+
+    Args:
+        clock: UTC seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        study_uuid: str,
+        layout: StudyLayout,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(connections.engine, study_uuid, layout)
+        self._connections, self.now = connections, clock
+        self.leases: Leases = SqlLeases(connections.engine, study_uuid, clock=clock)
+
+    @property
+    def is_away(self) -> bool:
+        return self._connections.is_away
+
+    def was_away_within(self, seconds: float) -> bool:
+        return self._connections.was_away_within(seconds)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        return study_lock(self._engine, self._study, file=self._layout.ask_lock)
+
+    @repeated
+    def write_epochs(self, number: int, records: Sequence[EpochRecord], *, attempt: int | None) -> None:
+        if not records:
+            return
+        table, last = schema.epochs, max(record.epoch for record in records)
+        with self._writing(number, attempt) as connection:
+            connection.execute(delete(table).where(*self._of_trial(table, number), table.c.epoch > last))
+            connection.execute(_upsert(connection, table), self._keyed(number, epoch_rows(records)))
+
+    @repeated
+    def write_scores(self, number: int, table: ScoreTable, *, attempt: int | None) -> None:
+        scores = schema.scores
+        with self._writing(number, attempt) as connection:
+            if attempt is not None:
+                self._write_to_epoch(connection, number, table)
+            connection.execute(delete(scores).where(*self._of_trial(scores, number), scores.c.digest == table.digest))
+            connection.execute(_upsert(connection, scores), self._keyed(number, score_rows(table)))
+
+    def _write_to_epoch(self, connection: Connection, number: int, table: ScoreTable) -> None:
+        """The scores that no epoch measures, as rows of the best epoch; those of an earlier best epoch go."""
+        epochs = schema.epochs
+        names = [metric.name for metric in score_metrics()]
+        connection.execute(delete(epochs).where(*self._of_trial(epochs, number), epochs.c.metric.in_(names)))
+        rows = best_epoch_rows(table)
+        if rows:
+            connection.execute(schema.insert_into(connection, epochs), self._keyed(number, rows))
+
+    @repeated
+    def write_artifacts(self, number: int, files: Mapping[str, FileRecord], *, attempt: int | None) -> None:
+        if not files:
+            return
+        rows = [{"kind": kind, **asdict(file), "shape": "x".join(map(str, file.shape))} for kind, file in files.items()]
+        with self._writing(number, attempt) as connection:
+            connection.execute(_upsert(connection, schema.artifacts), self._keyed(number, rows))
+
+    def log_test_evaluation(self, number: int, epoch: int, split: Split) -> None:
+        log_test_evaluation(self._layout, number, epoch, split)
+
+    @contextmanager
+    def _writing(self, number: int, attempt: int | None) -> Iterator[Connection]:
+        """One transaction; it begins with a check that the attempt, where there is one, still holds the trial."""
+        with transaction(self._engine) as connection:
+            if attempt is not None:
+                require_lease(connection, self._study, number, attempt)
+            yield connection
+
+    def _of_trial(self, table: Table, number: int) -> tuple[Any, ...]:
+        return table.c.study == self._study, table.c.trial == number
+
+    def _keyed(self, number: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{"study": self._study, "trial": number, **row} for row in rows]
+
+
+def _upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Replaces rows of the same key: PostgreSQL lets two processes delete before both insert."""
+    insert = schema.insert_into(connection, table)
+    changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
+
+
+def open_trial_records(url: str, study_uuid: str, layout: StudyLayout) -> TrialRecords:
+    """What is stored of a study: it blocks no writer, and holds no connection between two calls.
+
+    Raises:
+        StoreError: the driver of the server is missing.
+        ConfigError: not a URL of a usable kind.
+    """
+    return SqlTrialRecords(open_reader(url), study_uuid, layout)
+
+
+@contextmanager
+def opened_trial_store(url: str, study_uuid: str, layout: StudyLayout) -> Iterator[TrialStore]:
+    """The store of a study for the block; tables that a database of an earlier version lacks are made.
+
+    Raises:
+        StoreError: foreign, corrupt, newer or absent database, or one that cannot be reached.
+    """
+    inspect_database(url, must_exist=True)
+    with creation_lock(url):
+        create_database(url)
+    connections = Connections(url, open_writer(url))
+    try:
+        yield SqlTrialStore(connections, study_uuid, layout)
+    finally:
+        connections.close()
+
+
+def describe_file(path: Path, experiment_dir: Path) -> FileRecord:
+    """Reads the file once and describes it.
+
+    Raises:
+        StoreError: it cannot be read.
+        ValueError: it lies outside the experiment's folder.
+    """
+    relative = path.relative_to(experiment_dir).as_posix()
+    with disk_errors(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        n_bytes = file.tell()
+    if path.suffix != ".npy":
+        return FileRecord(relative, (), "", digest, n_bytes)
+    array = open_array(path, "evaluate the trial again")
+    return FileRecord(relative, array.shape, str(array.dtype), digest, n_bytes)
+
+
+def score_rows(table: ScoreTable) -> list[dict[str, Any]]:
+    """The means of one scoring, a row per metric, each with the version and the settings that it was measured with."""
+    shared = {
+        "digest": table.digest,
+        "split": str(table.about["split"]),
+        "version": int(table.about["version"]),
+        "settings": json.dumps(table.about["settings"], sort_keys=True),
+    }
+    undefined, n_images = table.n_undefined(), len(table.image_ids)
+    return [
+        {
+            **shared,
+            "metric": name,
+            "value": None if math.isnan(mean) else mean,
+            "n_images": table.about["n_archived"] if name in table.whole else n_images,
+            "n_undefined": undefined.get(name, 0),
+        }
+        for name, mean in table.means().items()
+    ]
+
+
+def best_epoch_rows(table: ScoreTable) -> list[dict[str, Any]]:
+    """The scores of a running trial as metrics of its best epoch."""
+    where = {"epoch": int(table.about["checkpoint"]["epoch"]), "split": str(table.about["split"])}
+    return [{**where, "metric": name, "value": mean} for name, mean in table.trial_means().items()]
+
+
+def scores_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of scores as `TrialRecords.read_scores` returns them."""
+    import pandas as pd
+
+    columns = ["trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest"]
+    return pd.DataFrame(list(rows), columns=columns).astype({"value": "float64"})
+
+
+@dataclass(frozen=True)
+class LoggedEvaluation:
+    """One time that a trial was evaluated on images which search and training never see; `time` is ISO 8601, UTC."""
+
+    time: str
+    trial: int
+    epoch: int
+    split: str
+
+
+def log_test_evaluation(layout: StudyLayout, number: int, epoch: int, split: Split) -> None:
+    """Adds a line to the log of test evaluations; done before the split is opened, so that none goes unseen.
+
+    Raises:
+        StoreError: the disk refuses, or another process never ends its line.
+    """
+    path = layout.test_looks
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with locked(layout.looks_lock, timeout_s=_LOG_TIMEOUT_S):
+        with disk_errors(path):
+            before = path.read_text(encoding="utf-8") if path.exists() else "time,trial,epoch,split\n"
+        atomic_write(path, f"{before}{now},{number},{epoch},{split}\n")
+
+
+def read_test_evaluations(layout: StudyLayout) -> list[LoggedEvaluation]:
+    """What `log_test_evaluation` wrote, in that order.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    path = layout.test_looks
+    if not path.is_file():
+        return []
+    with content_errors(path, "restore it from an `attnsearch export`"):
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        return [LoggedEvaluation(row["time"], int(row["trial"]), int(row["epoch"]), row["split"]) for row in rows]

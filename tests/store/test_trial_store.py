@@ -1,0 +1,122 @@
+"""The contract of `TrialStore` on SQLite and PostgreSQL, and what is the database's alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from sqlalchemy import Engine
+
+from attnsearch.errors import StoreError
+from attnsearch.store.database import Connections, connect_writer
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_store import (
+    SqlTrialStore,
+    describe_file,
+    log_test_evaluation,
+    open_trial_records,
+    opened_trial_store,
+    read_test_evaluations,
+)
+from attnsearch.testing.store_contract import OpenStore, TrialStoreContract, epoch_record
+
+
+class TestSqlTrialStore(TrialStoreContract):
+    @pytest.fixture
+    def open_store(self, engine: Engine, url: str, layout: StudyLayout) -> OpenStore:
+        layout.study_dir.mkdir(parents=True, exist_ok=True)
+        return lambda study_uuid, **clock: SqlTrialStore(Connections(url, engine), study_uuid, layout, **clock)
+
+    def test_two_threads_write_their_trials(self, store: SqlTrialStore) -> None:
+        def write(number: int) -> None:
+            for last in range(1, 11):
+                store.write_epochs(number, [epoch_record(epoch) for epoch in range(1, last + 1)], attempt=None)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(write, (1, 2)))
+        assert store.read_epochs()["epoch"].tolist() == [*range(1, 11), *range(1, 11)]
+
+    def test_reader_sees_what_was_written(self, store: SqlTrialStore, url: str, layout: StudyLayout) -> None:
+        store.write_epochs(7, [epoch_record(1)], attempt=None)
+        store.log_test_evaluation(7, 1, "test")
+        records = open_trial_records(url, "study", layout)
+        assert records.read_epochs()["trial"].tolist() == [7]
+        assert [line.trial for line in records.read_test_evaluations()] == [7]
+
+
+def test_store_is_opened_by_its_url(engine: Engine, url: str, layout: StudyLayout) -> None:
+    connect_writer(url, optuna.storages.RDBStorage, patience_s=0.0)[1].close()
+    layout.study_dir.mkdir(parents=True, exist_ok=True)
+    with opened_trial_store(url, "study", layout) as store:
+        store.write_epochs(7, [epoch_record(1)], attempt=None)
+    assert open_trial_records(url, "study", layout).read_epochs()["trial"].tolist() == [7]
+
+
+def test_store_of_an_absent_database_is_not_opened(file_url: str, layout: StudyLayout) -> None:
+    with pytest.raises(StoreError, match="does not exist"), opened_trial_store(file_url, "study", layout):
+        pass
+    assert not layout.database.exists()
+
+
+@pytest.mark.slow
+def test_processes_write_while_a_reader_looks(
+    engine: Engine, url: str, layout: StudyLayout, run_processes: Callable[..., list[str]]
+) -> None:
+    records = open_trial_records(url, "study", layout)
+    seen: list[list[int]] = []
+
+    def look() -> None:
+        seen.append(records.read_epochs().groupby("trial")["epoch"].max().tolist())
+
+    attempts = run_processes([("write", url, "study", number, 20) for number in range(3)], meanwhile=look)
+
+    assert attempts == ["1", "1", "1"]
+    assert all(1 <= epoch <= 20 for epochs in seen for epoch in epochs)
+    assert len(records.read_epochs()) == 3 * 20
+
+
+def test_array_is_described_by_shape_size_and_checksum(layout: StudyLayout) -> None:
+    path = layout.trial(7).archive("val").maps
+    path.parent.mkdir(parents=True)
+    np.save(path, np.zeros((4, 3, 2, 2), dtype=np.float32))
+    file = describe_file(path, layout.experiment_dir)
+
+    assert file.path == "br_npa/trials/00007/attMaps_val.npy"
+    assert (file.shape, file.dtype, file.bytes) == ((4, 3, 2, 2), "float32", path.stat().st_size)
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_missing_file_is_named(layout: StudyLayout) -> None:
+    with pytest.raises(StoreError, match=r"kept\.safetensors: No such file"):
+        describe_file(layout.trial(7).kept, layout.experiment_dir)
+
+
+def test_file_outside_the_experiment_is_refused(layout: StudyLayout, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.npy"):
+        describe_file(tmp_path / "x.npy", layout.experiment_dir)
+
+
+def test_no_test_evaluation_is_lost_when_several_are_logged_at_once(layout: StudyLayout) -> None:
+    layout.study_dir.mkdir(parents=True)
+
+    def log(number: int) -> None:
+        for epoch in range(8):
+            log_test_evaluation(layout, number, epoch, "test")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(log, range(4)))
+    logged = sorted((line.trial, line.epoch) for line in read_test_evaluations(layout))
+    assert logged == [(number, epoch) for number in range(4) for epoch in range(8)]
+    assert layout.test_looks.read_text().startswith("time,trial,epoch,split\n")
+
+
+def test_damaged_log_of_test_evaluations_is_named(layout: StudyLayout) -> None:
+    layout.study_dir.mkdir(parents=True)
+    layout.test_looks.write_text("time,trial,epoch,split\n2026-01-01T00:00:00Z,one,2,test\n")
+    with pytest.raises(StoreError, match=layout.test_looks.name):
+        read_test_evaluations(layout)

@@ -1,0 +1,14 @@
+"""The store in memory keeps the contract of those in databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from attnsearch.testing.store_contract import OpenStore, TrialStoreContract
+from attnsearch.testing.stores import MemoryTrialStore
+
+
+class TestMemoryTrialStore(TrialStoreContract):
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return lambda study_uuid, **clock: MemoryTrialStore(**clock)
