@@ -208,6 +208,15 @@ class FolderData(RootedData):
     )
 
 
+class CsvData(RootedData):
+    """Images that a CSV file lists, with the columns `path`, `label`, `split` (train, val, test) and perhaps `mask`."""
+
+    name: Literal["csv"] = Field("csv", description="a CSV file; paths in it start at its folder")
+    root: str = Field(
+        min_length=1, description="the CSV file, relative to where you are; ~ and $VARIABLES as for other data sets"
+    )
+
+
 class PublishedData(RootedData):
     """A published data set as it is downloaded."""
 
@@ -255,6 +264,7 @@ DataConfig = Annotated[DataSettings, Registered("dataset")]
 _DATA_SETS: dict[type[DataSettings], str] = {
     SyntheticData: "synthetic.dataset",
     FolderData: "folder",
+    CsvData: "csv_table",
     CubData: "cub",
     AircraftData: "torchvision_sets",
     CarsData: "torchvision_sets",

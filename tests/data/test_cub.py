@@ -15,10 +15,9 @@ from attnsearch.errors import DataError
 NAMES = [f"{folder}/{index}.jpg" for folder in ("001.Albatross", "002.Auklet") for index in range(4)]
 
 
-@pytest.fixture
-def cub(tmp_path: Path) -> Path:
+def write_cub(folder: Path) -> Path:
     """Two classes of four pictures, of which the last of each is for testing."""
-    root = tmp_path / "CUB_200_2011"
+    root = folder / "CUB_200_2011"
     lists = {
         "images.txt": [f"{n} {name}" for n, name in enumerate(NAMES, start=1)],
         "classes.txt": ["1 001.Albatross", "2 002.Auklet"],
@@ -35,6 +34,11 @@ def cub(tmp_path: Path) -> Path:
         (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 10)).save(root / "images" / name)
     return root
+
+
+@pytest.fixture
+def cub(tmp_path: Path) -> Path:
+    return write_cub(tmp_path)
 
 
 def tables(root: Path) -> DataTables:
