@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Direction = Literal["maximize", "minimize"]
+MAIN_BRANCH = "main"
+"""The name of a head that is not a named branch."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,60 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class HeadOutput:
+    """What a head makes of a batch.
+
+    Attributes:
+        logits: (B, n_classes).
+        embedding: (B, D), what the head reads, or None where a family has no such vector.
+    """
+
+    logits: Tensor
+    embedding: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class AttentionOutput:
     """What a model returns.
 
     Attributes:
-        logits: (B, n_classes).
+        head: the prediction.
+        branches: further heads by name, or those that the prediction was combined from.
+        is_combined: whether `head` was combined from branches, so that it has no loss of its own.
         maps: (B, K, h, w) as the model made them (signed allowed), or None if they were not asked for or do not exist.
         map_names: K names, one per map.
         norms: (B, 1, h, w) non-negative feature norm, where the family has one.
         valid_hw: (B, 2) int64 valid rows and columns of the grid, where images are padded.
-        extra_logits: named (B, n_classes) of further heads or branches.
         extra_losses: named scalars that the family adds to its loss.
-        embedding: (B, D), or None.
     """
 
-    logits: Tensor
+    head: HeadOutput
+    branches: Mapping[str, HeadOutput] = field(default_factory=dict)
+    is_combined: bool = False
     maps: Tensor | None = None
     map_names: tuple[str, ...] = ()
     norms: Tensor | None = None
     valid_hw: Tensor | None = None
-    extra_logits: Mapping[str, Tensor] = field(default_factory=dict)
     extra_losses: Mapping[str, Tensor] = field(default_factory=dict)
-    embedding: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, n_classes) of the prediction."""
+        return self.head.logits
+
+    @property
+    def embedding(self) -> Tensor | None:
+        """(B, D) of the prediction, or None."""
+        return self.head.embedding
+
+    @property
+    def trained_heads(self) -> dict[str, HeadOutput]:
+        """The heads that have a loss, the main one first, which is `MAIN_BRANCH` unless it is a named branch."""
+        return dict(self.branches) if self.is_combined else {MAIN_BRANCH: self.head, **self.branches}
+
+    def with_float_logits(self) -> AttentionOutput:
+        """The same output with the logits of the prediction in float32."""
+        return replace(self, head=replace(self.head, logits=self.logits.float()))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from attnsearch.config.model import ModelConfig
 from attnsearch.config.reference import reference
 from attnsearch.metrics.registry import all_metrics, find_metric
 from attnsearch.models import build_model
+from attnsearch.tasks.classification import LinearHeads
 from tests.documents import ROOT, blocks, commands, run_example, undocumented
 
 README = ROOT / "README.md"
@@ -78,7 +79,7 @@ def test_maps_and_knobs_of_the_readme_exist() -> None:
             assert re.fullmatch(r"layer_L/predicted/head_N", maps[0])
             continue
         small = {"backbone": "deit_tiny_patch16_224"} if name == "dcal" else {"backbone": "resnet10t"}
-        model = build_model(settings(**small), 2)
+        model = build_model(settings(**small), LinearHeads(2))
         assert [one for one in maps if one in model.map_names] == maps, name
 
 

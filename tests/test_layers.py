@@ -19,7 +19,7 @@ ORDER = (
     ("device", "metrics"),
     ("config",),
     ("data", "models", "store"),
-    ("figures",),
+    ("figures", "tasks"),
     ("training", "evaluation"),
     ("search",),
     ("results",),

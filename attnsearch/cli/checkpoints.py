@@ -84,6 +84,7 @@ def import_file(
     from attnsearch.models.checkpoint import write_model_checkpoint
     from attnsearch.models.convert import import_checkpoint
     from attnsearch.models.weights import load_into
+    from attnsearch.tasks.base import build_task
 
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give the checkpoint that {family}'s code wrote")
@@ -91,8 +92,9 @@ def import_file(
         raise ConfigError(f"{to} exists already; choose another file with --to")
     tables = build_tables(experiment.data) if held_out or classes is None else None
     names = _read_names(classes) if classes is not None else tables.class_names if tables is not None else ()
-    state = import_checkpoint(family, path, len(names), experiment.model)
-    model = build_model(experiment.model, len(names), load_weights=False)
+    heads = build_task(experiment.task).heads(len(names))
+    state = import_checkpoint(family, path, heads, experiment.model)
+    model = build_model(experiment.model, heads, load_weights=False)
     load_into(model, state, str(path))
     epoch = _EPOCH.search(path.name)
     write_model_checkpoint(
@@ -115,11 +117,12 @@ def export_file(kept: Path, to: Path) -> None:
         StoreError: the disk refuses.
     """
     from attnsearch.models.checkpoint import read_model_checkpoint
-    from attnsearch.models.convert import export_intr  # imports torch
+    from attnsearch.models.convert import export_intr  # these import torch
+    from attnsearch.tasks.base import restore_model
 
     if to.exists():
         raise ConfigError(f"{to} exists already; choose another file")
-    export_intr(read_model_checkpoint(kept).build_model(), to)
+    export_intr(restore_model(read_model_checkpoint(kept)), to)
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Settings
 from attnsearch.config.data import DataConfig
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.model import DcalSettings, ModelConfig
+from attnsearch.config.task import ClassificationSettings, TaskConfig
 from attnsearch.metrics.registry import better_direction, is_score
 from attnsearch.types import Direction
 
@@ -127,6 +128,11 @@ class ExperimentConfig(Settings):
     monitor_direction: Direction = Field("maximize", description="Whether a larger or a smaller monitor is better.")
     data: DataConfig = Field(description="Data set.")
     model: ModelConfig = Field(description="Model family.")
+    task: TaskConfig = Field(
+        ClassificationSettings(),
+        description="What the model is trained for.",
+        exclude_if=lambda task: task == ClassificationSettings(),  # files and digests are older than tasks
+    )
     train: TrainSettings = Field(TrainSettings(), description="Trainer.")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Evaluation.")
     runtime: RuntimeSettings = Field(RuntimeSettings(), description="Machine.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -24,13 +25,13 @@ from attnsearch.device import (
     pick_precision,
     set_threads,
 )
-from attnsearch.metrics.classification import MetricTotals
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
 from attnsearch.models.weights import check_class_names, load_into
 from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.layout import ArchivePaths
+from attnsearch.tasks.base import Meter, Task, build_task
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split
 
 
@@ -51,6 +52,11 @@ class InferenceModel:
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.arithmetic.device
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model was trained for."""
+        return build_task(self.config.task)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -83,7 +89,8 @@ def build_for_inference(checkpoint: ModelCheckpoint, config: ExperimentConfig) -
         OutOfMemory, DeviceError: the device has too little memory for the model, or it failed.
     """
     set_threads(config.runtime.n_threads)
-    model = build_model(config.model, len(checkpoint.class_names), load_weights=False)
+    heads = build_task(config.task).heads(len(checkpoint.class_names))
+    model = build_model(config.model, heads, load_weights=False)
     load_into(model, checkpoint.state, str(checkpoint.path))
     device = pick_device(config.runtime.device)
     arithmetic = Arithmetic(device, pick_precision(config.train.precision, device), model.channels_last)
@@ -191,7 +198,7 @@ def run_split(
         StoreError: the disk refuses.
         OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
-    totals = MetricTotals(len(opened.class_names), opened.device, per_class=True)
+    meter = opened.task.meter(len(opened.class_names), opened.device)
     parts = _ArchiveParts.of_split(opened, split)
     with ExitStack() as stack:
         writer = None
@@ -199,22 +206,20 @@ def run_split(
             writer = stack.enter_context(ArchiveWriter(archive, len(parts.rows), check=check))
         for batch in opened.batches(split):
             check()
-            output = _measure(opened, batch, totals)
+            output = _measure(opened, batch, meter)
             if writer is not None and (part := parts.of(batch, output, opened.model)) is not None:
                 writer.append(part)
         if writer is not None:
             writer.finish()
-    metrics = totals.scores()
+    metrics = meter.scores()
     return {f"{split}/{name}": value for name, value in {"loss": metrics.loss, **metrics.metrics}.items()}
 
 
-def _measure(opened: ModelOnData, batch: Batch, totals: MetricTotals) -> AttentionOutput:
-    """The output of a batch, whose metrics are added to the totals."""
+def _measure(opened: ModelOnData, batch: Batch, meter: Meter) -> AttentionOutput:
+    """The output of a batch, which the meter takes in."""
     batch = opened.arithmetic.place_images(batch)
-    output = opened.output(batch)
-    output = replace(output, logits=output.logits.float())
-    cross_entropy = torch.nn.functional.cross_entropy(output.logits, batch.labels)
-    totals.add(batch, output, opened.model.loss_terms(output, batch), extra_metrics={"cross_entropy": cross_entropy})
+    output = opened.output(batch).with_float_logits()
+    meter.add(batch, output, opened.model.weigh_losses(opened.task.losses(output, batch), output))
     return output
 
 

@@ -61,8 +61,8 @@ def predict_split(
     for batch in with_bar(opened.batches(split), f"Classifying {split}", n_steps=len(loader), force=progress):
         check()
         output = opened.output(batch, maps=None)
-        for name, logits in {COMBINED: output.logits, **output.extra_logits}.items():
-            parts.setdefault(name, []).append(logits.float().cpu())
+        for name, head in {COMBINED: output.head, **output.branches}.items():
+            parts.setdefault(name, []).append(head.logits.float().cpu())
     joined = {name: torch.cat(logits) for name, logits in parts.items()}
     labels = torch.from_numpy(table.labels)
     return Predictions(table.image_ids, table.class_names, labels, joined, opened.checkpoint.epoch, split)

@@ -20,6 +20,7 @@ from attnsearch.device import Arithmetic, pick_device, pick_precision
 from attnsearch.figures.explanation import ClassMap, Explanation, ImageToDraw
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint
+from attnsearch.tasks.base import restore_model
 from attnsearch.types import AttentionOutput
 
 BATCH = 16
@@ -43,7 +44,7 @@ def explain(
         ValueError: the model makes no map of that name.
     """
     device = pick_device(kept.config.runtime.device)
-    model = kept.build_model()
+    model = restore_model(kept)
     arithmetic = Arithmetic(device, pick_precision(kept.config.train.precision, device), model.channels_last)
     model = arithmetic.place_model(model).eval()
     names = maps(model)

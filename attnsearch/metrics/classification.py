@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.metrics.complexity import sparsity
@@ -25,42 +26,36 @@ class PassMetrics:
 class MetricTotals:
     """Sums over batches, in float64 on the device of the batches.
 
-    Metrics are `accuracy`, `accuracy_<name>` of each further head, and, with `per_class`, `mean_class_accuracy`, the
-    mean over the classes that occur; `sparsity` where the outputs carry maps or norms.
+    Metrics are `accuracy`, `accuracy_<name>` of each branch, and `sparsity` where the outputs carry maps or norms.
+    Outside of training also `cross_entropy`, without label smoothing or teacher, and `mean_class_accuracy`, the mean
+    over the classes that occur.
     """
 
-    def __init__(self, n_classes: int, device: torch.device, *, per_class: bool = False) -> None:
+    def __init__(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> None:
         self.n_images = 0
-        self._per_class = per_class
+        self._in_training = in_training
         self._terms: dict[str, Tensor] = {}
         self._metrics: dict[str, Tensor] = {}
         self._seen, self._hits = (torch.zeros(n_classes, dtype=torch.float64, device=device) for _ in range(2))
 
     @torch.no_grad()
-    def add(
-        self,
-        batch: Batch,
-        output: AttentionOutput,
-        terms: Mapping[str, Tensor],
-        *,
-        extra_metrics: Mapping[str, Tensor] | None = None,
-    ) -> None:
+    def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
         """Adds one batch.
 
         Args:
-            terms: scalars, each a mean over the batch.
-            extra_metrics: scalars likewise, which are no part of the loss.
+            terms: of the loss; scalars, each a mean over the batch.
         """
         n_images = len(batch.labels)
         self.n_images += n_images
         for name, value in terms.items():
             _accumulate(self._terms, name, value.double() * n_images)
-        for name, value in (extra_metrics or {}).items():
-            _accumulate(self._metrics, name, value.double() * n_images)
+        if not self._in_training:
+            cross_entropy = F.cross_entropy(output.logits, batch.labels)
+            _accumulate(self._metrics, "cross_entropy", cross_entropy.double() * n_images)
         for name, logits in {"accuracy": output.logits, **_named(output)}.items():
             hits = (logits.argmax(dim=1) == batch.labels).double()
             _accumulate(self._metrics, name, hits.sum())
-            if name == "accuracy" and self._per_class:
+            if name == "accuracy" and not self._in_training:
                 self._hits.index_add_(0, batch.labels, hits)
                 self._seen.index_add_(0, batch.labels, torch.ones_like(hits))
         if output.maps is not None or output.norms is not None:
@@ -83,7 +78,7 @@ class MetricTotals:
         *means, class_accuracy = torch.cat([sums, per_class[None]]).tolist()
         terms = dict(zip(self._terms, means, strict=False))
         metrics = dict(zip(self._metrics, means[len(terms) :], strict=True))
-        if self._per_class:
+        if not self._in_training:
             metrics["mean_class_accuracy"] = class_accuracy
         return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
 
@@ -93,7 +88,7 @@ def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 
 def _named(output: AttentionOutput) -> dict[str, Tensor]:
-    return {f"accuracy_{name}": logits for name, logits in output.extra_logits.items()}
+    return {f"accuracy_{name}": branch.logits for name, branch in output.branches.items()}
 
 
 def _sparsity(output: AttentionOutput) -> Tensor:

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
+
+
+class Heads(Protocol):
+    """Makes the heads of a model, as its task needs them; a family decides where they stand and what they read.
+
+    Attributes:
+        n_classes: at least 2.
+    """
+
+    @property
+    def n_classes(self) -> int: ...
+
+    def image(self, width: int, *, bias: bool = True) -> nn.Module:
+        """A head that reads one vector an image: (B, width) -> `HeadOutput`.
+
+        Args:
+            bias: whether the family wants one; a task may go without.
+        """
+
+    def per_class(self, width: int) -> nn.Module:
+        """A head that reads one vector for each class: (B, n_classes, width) -> `HeadOutput` without embedding.
+
+        Raises:
+            ConfigError: the task has no classes to predict.
+        """
+
+    def combine(self, branches: Mapping[str, HeadOutput]) -> HeadOutput:
+        """The prediction of several branches together."""
 
 
 class AttentionModel(nn.Module, ABC):
-    """A classifier that can show where it looked.
+    """A model that can show where it looked; it knows nothing of its task but the heads that it is given.
 
     In eval mode it is deterministic and what it says of an image does not depend on the rest of the batch.
 
@@ -31,24 +59,26 @@ class AttentionModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
-        """Classifies a batch.
+        """What the model makes of a batch.
 
         Args:
             maps: None for no maps and no norms (training), an empty tuple for the family's default maps, or the names
                 of those wanted, in the order wanted.
         Returns:
-            Logits (B, n_classes), possibly in the autocast dtype; maps and norms in float32, attached to the graph.
+            Heads, possibly in the autocast dtype; maps and norms in float32, attached to the graph.
         Raises:
             ValueError: a map is asked for that the family does not make.
         """
 
-    def loss_terms(self, output: AttentionOutput, batch: Batch, *, label_smoothing: float = 0.0) -> dict[str, Tensor]:
-        """Named float32 scalars, each a mean over the batch; the loss is their sum.
+    def weigh_losses(self, losses: Mapping[str, Mapping[str, Tensor]], output: AttentionOutput) -> dict[str, Tensor]:
+        """Named float32 scalars whose sum is the loss: here all losses of all branches and the family's own ones.
 
-        A family's own terms come weighted. `cross_entropy` is the one that a teacher replaces.
+        Args:
+            losses: of the task, by branch and name, each a mean over the batch; the branches are the
+                `trained_heads` of the output.
         """
-        cross_entropy = F.cross_entropy(output.logits.float(), batch.labels, label_smoothing=label_smoothing)
-        return {"cross_entropy": cross_entropy, **output.extra_losses}
+        terms = {name: loss for of_branch in losses.values() for name, loss in of_branch.items()}
+        return {**terms, **output.extra_losses}
 
     @abstractmethod
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:

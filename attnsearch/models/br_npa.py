@@ -6,14 +6,13 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings, ResNetSettings
 from attnsearch.models.backbones.resnet import build_backbone, pad_circularly
-from attnsearch.models.base import AttentionModel, select_maps
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.models.base import AttentionModel, Heads, select_maps
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 EPSILON = 1e-5  # added to each pixel's norm, as in the released code
 MIN_SIMILARITY_SUM = 1e-12  # below it a map has no direction: its features are zero
@@ -23,15 +22,15 @@ EVAL_SEED = 1  # of the pixels that `random_vectors` takes outside training
 AUXILIARY_HEADS = {"01": (0, 2), "12": (1, 3), "0": (0, 1), "1": (1, 2), "2": (2, 3)}
 
 
-def build(cfg: CnnSettings | BCnnSettings | BrNpaSettings, n_classes: int) -> PooledResNet:
+def build(cfg: CnnSettings | BCnnSettings | BrNpaSettings, heads: Heads) -> PooledResNet:
     """The model that the settings describe, with the backbone's weights loaded.
 
     Raises:
         ConfigError: the backbone or its weights cannot be used.
     """
     if isinstance(cfg, CnnSettings):
-        return Cnn(cfg, n_classes)
-    return BCnn(cfg, n_classes) if isinstance(cfg, BCnnSettings) else BrNpa(cfg, n_classes)
+        return Cnn(cfg, heads)
+    return BCnn(cfg, heads) if isinstance(cfg, BCnnSettings) else BrNpa(cfg, heads)
 
 
 def representative_vectors(
@@ -99,15 +98,13 @@ class PooledResNet(AttentionModel):
 
     channels_last: ClassVar[bool] = True
 
-    def __init__(self, cfg: ResNetSettings, n_classes: int, *, n_pooled: int, map_names: tuple[str, ...]) -> None:
+    def __init__(self, cfg: ResNetSettings, heads: Heads, *, n_pooled: int, map_names: tuple[str, ...]) -> None:
         super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be >= 2, got {n_classes}")
         self.map_names = map_names
         self.backbone = build_backbone(cfg)
         self.n_channels = int(self.backbone.num_features)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.head = nn.Linear(n_pooled * self.n_channels, n_classes, bias=cfg.head_bias)
+        self.head = heads.image(n_pooled * self.n_channels, bias=cfg.head_bias)
 
     @abstractmethod
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -116,16 +113,16 @@ class PooledResNet(AttentionModel):
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         features = self.backbone(batch.images)  # (B, C, h, w)
         pooled, grid = self.pool(features)  # (B, n_pooled·C), (B, K, h, w)
-        pooled = self.dropout(pooled)
-        logits, extra_logits = self.head(pooled), self.extra_logits(pooled)
+        pooled = self.dropout(pooled)  # (B, n_pooled·C)
+        head, branches = self.head(pooled), self.branches(pooled)
         if maps is None:
-            return AttentionOutput(logits=logits, extra_logits=extra_logits)
-        norms = feature_norm(features)
-        chosen, names = select_maps(norms if grid is None else grid.float(), self.map_names, maps)
-        return AttentionOutput(logits=logits, maps=chosen, map_names=names, norms=norms, extra_logits=extra_logits)
+            return AttentionOutput(head, branches)
+        norms = feature_norm(features)  # (B, 1, h, w)
+        selected, names = select_maps(norms if grid is None else grid.float(), self.map_names, maps)  # (B, K, h, w)
+        return AttentionOutput(head, branches, maps=selected, map_names=names, norms=norms)
 
-    def extra_logits(self, pooled: Tensor) -> dict[str, Tensor]:
-        """Logits of further heads on the pooled vector after dropout."""
+    def branches(self, pooled: Tensor) -> dict[str, HeadOutput]:
+        """Further heads on the pooled vectors after dropout, (B, n_pooled·C)."""
         return {}
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
@@ -144,8 +141,8 @@ class Cnn(PooledResNet):
     Source: BR-NPA's released code, which multiplies the norm by itself for saliency; here it counts once.
     """
 
-    def __init__(self, cfg: CnnSettings, n_classes: int) -> None:
-        super().__init__(cfg, n_classes, n_pooled=1, map_names=("norm",))
+    def __init__(self, cfg: CnnSettings, heads: Heads) -> None:
+        super().__init__(cfg, heads, n_pooled=1, map_names=("norm",))
 
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         return features.mean(dim=(2, 3)), None
@@ -160,9 +157,9 @@ class BCnn(PooledResNet):
     Source: Hu et al. 2019 (arXiv 1901.09891), bilinear attention pooling, as BR-NPA's released code does it.
     """
 
-    def __init__(self, cfg: BCnnSettings, n_classes: int) -> None:
+    def __init__(self, cfg: BCnnSettings, heads: Heads) -> None:
         parts = tuple(f"part_{index}" for index in range(1, cfg.n_parts + 1))
-        super().__init__(cfg, n_classes, n_pooled=cfg.n_parts, map_names=(*parts, "background"))
+        super().__init__(cfg, heads, n_pooled=cfg.n_parts, map_names=(*parts, "background"))
         self.attention = nn.Sequential(
             BasicBlock(self.n_channels, self.n_channels),
             nn.Conv2d(self.n_channels, cfg.n_parts + 1, kernel_size=1, bias=False),
@@ -192,13 +189,13 @@ class BrNpa(PooledResNet):
     Source: Gomez et al. 2022 (arXiv 2106.02566), released code `TristanGomez44/br_npa` code/modelBuilder.py.
     """
 
-    def __init__(self, cfg: BrNpaSettings, n_classes: int) -> None:
+    def __init__(self, cfg: BrNpaSettings, heads: Heads) -> None:
         names = tuple(f"vector_{index}" for index in range(1, cfg.n_vectors + 1))
-        super().__init__(cfg, n_classes, n_pooled=cfg.n_vectors, map_names=names)
+        super().__init__(cfg, heads, n_pooled=cfg.n_vectors, map_names=names)
         self.n_vectors, self.refine, self.random_vectors = cfg.n_vectors, cfg.refine, cfg.random_vectors
-        heads = AUXILIARY_HEADS if cfg.auxiliary_heads else {}
+        probed = AUXILIARY_HEADS if cfg.auxiliary_heads else {}
         self.auxiliary = nn.ModuleDict(
-            {name: nn.Linear((stop - start) * self.n_channels, n_classes) for name, (start, stop) in heads.items()}
+            {name: heads.image((stop - start) * self.n_channels) for name, (start, stop) in probed.items()}
         )
 
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -210,18 +207,10 @@ class BrNpa(PooledResNet):
         )
         return vectors.flatten(1), maps
 
-    def extra_logits(self, pooled: Tensor) -> dict[str, Tensor]:
+    def branches(self, pooled: Tensor) -> dict[str, HeadOutput]:
         detached, n_channels = pooled.detach(), self.n_channels
         slices = {name: slice(*(bound * n_channels for bound in AUXILIARY_HEADS[name])) for name in self.auxiliary}
         return {name: head(detached[:, slices[name]]) for name, head in self.auxiliary.items()}
-
-    def loss_terms(self, output: AttentionOutput, batch: Batch, *, label_smoothing: float = 0.0) -> dict[str, Tensor]:
-        terms = super().loss_terms(output, batch, label_smoothing=label_smoothing)
-        for name, logits in output.extra_logits.items():
-            terms[f"cross_entropy_{name}"] = F.cross_entropy(
-                logits.float(), batch.labels, label_smoothing=label_smoothing
-            )
-        return terms
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
         return maps[:, 0] * norms[:, 0]

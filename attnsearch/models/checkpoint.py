@@ -13,7 +13,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import parse_experiment
 from attnsearch.errors import ConfigError
 from attnsearch.models import build_model
-from attnsearch.models.base import AttentionModel
+from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.weights import load_into, read_checkpoint, save_checkpoint
 
 
@@ -35,13 +35,15 @@ class ModelCheckpoint:
     val_hash: str
     state: dict[str, Tensor]
 
-    def build_model(self) -> AttentionModel:
+    def build_model(self, heads: Heads) -> AttentionModel:
         """The model with these weights, on the CPU.
 
+        Args:
+            heads: of the task that the checkpoint's own config names.
         Raises:
             ConfigError: the weights do not fit the model that the checkpoint's own config describes.
         """
-        model = build_model(self.config.model, len(self.class_names), load_weights=False)
+        model = build_model(self.config.model, heads, load_weights=False)
         load_into(model, self.state, str(self.path))
         return model
 

@@ -15,7 +15,7 @@ from attnsearch.config.model import ModelConfig
 from attnsearch.errors import ConfigError
 from attnsearch.files import atomic_write
 from attnsearch.models import build_model
-from attnsearch.models.base import AttentionModel
+from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.intr import Intr, from_official, to_official
 from attnsearch.models.weights import load_file, load_into
 
@@ -48,13 +48,14 @@ _CLASSIFIERS = ("query_embed.weight", "head.weight")
 _BR_NPA_CLASSIFIER = "backbone.featMod.fc."
 
 
-def import_checkpoint(family: Family, path: str | Path, n_classes: int, config: ModelConfig) -> dict[str, Tensor]:
+def import_checkpoint(family: Family, path: str | Path, heads: Heads, config: ModelConfig) -> dict[str, Tensor]:
     """The whole state, under our names, of a model that other code has trained.
 
     Args:
         family: whose code: `intr` writes a dict with `model` and an `argparse.Namespace`, which is the one class that
             is let through; `loupe` a state dict, `best_model.pth`; `br_npa` a state dict,
             `model<id>_best_epoch<E>`, of a `br_npa`, `b_cnn` or `cnn`.
+        heads: of the model to fill.
         config: of the model to fill; its weights are not loaded.
     Raises:
         ConfigError: the config is of another family, the file is missing, broken or would run code, has another number
@@ -66,8 +67,8 @@ def import_checkpoint(family: Family, path: str | Path, n_classes: int, config: 
             f"{' or '.join(_MEMBERS[family])}"
         )
     state = _read(family, path)
-    _check_n_classes(state, n_classes, path)
-    model = build_model(config, n_classes, load_weights=False)
+    _check_n_classes(state, heads.n_classes, path)
+    model = build_model(config, heads, load_weights=False)
     load_into(model, state, str(path))
     return model.state_dict()
 

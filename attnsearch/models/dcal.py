@@ -6,9 +6,8 @@ Letters beside the usual ones: `Q` query tokens, `L` blocks. `H` counts heads. T
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
 import torch
@@ -20,7 +19,7 @@ from attnsearch.config.model import DcalSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models.backbones.generic import PixelStatistics
 from attnsearch.models.backbones.vit import build_vit, embed, n_heads
-from attnsearch.models.base import AttentionModel
+from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.dcal_attention import (
     GlobalLocalCrossAttention,
     TimmBlock,
@@ -33,7 +32,7 @@ from attnsearch.models.dcal_attention import (
     project,
     softmax_attention,
 )
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.types import MAIN_BRANCH, AttentionOutput, Batch, HeadOutput
 
 __all__ = ["GlobalLocalCrossAttention", "UncertaintyWeights", "attention_rollout", "build", "pairwise_attention"]
 
@@ -42,22 +41,13 @@ CLS_HEAD, LOCAL_PATCHES, ROLLOUT = "cls_head_", "local_patches", "rollout_"
 INIT_STD = 0.02  # of the linear layers of timm's ViTs
 
 
-def build(cfg: DcalSettings, n_classes: int) -> Dcal:
+def build(cfg: DcalSettings, heads: Heads) -> Dcal:
     """The model that the settings describe, with the backbone's weights loaded.
 
     Raises:
         ConfigError: the backbone or its weights cannot be used, or it has too few blocks.
     """
-    return Dcal(cfg, n_classes, body=build_vit(cfg))
-
-
-def combine_branches(sa_logits: Tensor, glca_logits: Tensor) -> Tensor:
-    """Log of the mean of both branches' class probabilities, (B, n_classes) float32: its softmax is that mean.
-
-    Source: Zhu et al. 2022, section 3.4, which adds the probabilities; half of it keeps the sum at 1.
-    """
-    both = torch.logaddexp(F.log_softmax(sa_logits.float(), dim=1), F.log_softmax(glca_logits.float(), dim=1))
-    return both - math.log(2.0)
+    return Dcal(cfg, heads, body=build_vit(cfg))
 
 
 class UncertaintyWeights(nn.Module):
@@ -73,17 +63,11 @@ class UncertaintyWeights(nn.Module):
         self.names = tuple(names)
         self.w = nn.Parameter(torch.zeros(len(self.names)))
 
-    def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The terms of the total: for each loss, by name, its weighted self and `uncertainty_<name>` = w / 2.
-
-        Args:
-            losses: scalars, of all names or some.
-        """
-        terms: dict[str, Tensor] = {}
-        for name, loss in losses.items():
-            w = self.w[self.names.index(name)]
-            terms |= {name: 0.5 * torch.exp(-w) * loss, f"uncertainty_{name}": 0.5 * w}
-        return terms
+    def forward(self, branch: str, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms of one branch: its losses, scalars by name, weighted, and `uncertainty_<branch>` = w / 2."""
+        w = self.w[self.names.index(branch)]
+        weight = 0.5 * torch.exp(-w)
+        return {**{name: weight * loss for name, loss in losses.items()}, f"uncertainty_{branch}": 0.5 * w}
 
 
 @dataclass
@@ -112,7 +96,7 @@ class TokenStreams:
 class GlcaBranch(nn.Module):
     """Global-local cross-attention blocks beside the last self-attention blocks, with a norm and a classifier."""
 
-    def __init__(self, cfg: DcalSettings, n_classes: int, *, body: VisionTransformer) -> None:
+    def __init__(self, cfg: DcalSettings, heads: Heads, *, body: VisionTransformer) -> None:
         super().__init__()
         parallel: list[TimmBlock] = list(body.blocks)[-cfg.n_glca_blocks :]
         self.readout = cfg.glca_readout
@@ -120,14 +104,14 @@ class GlcaBranch(nn.Module):
         self.norm = copy.deepcopy(body.norm)
         if cfg.glca_init == "random":
             self.apply(_initialise)
-        self.head = _classifier(body, n_classes)
+        self.head = _head(body, heads)
 
-    def forward(self, queries: Tensor) -> Tensor:
-        """Queries (B, Q, D) after the last block, the class token first -> logits (B, n_classes)."""
-        tokens = self.norm(queries)
+    def forward(self, queries: Tensor) -> HeadOutput:
+        """The head's answer to the queries (B, Q, D) after the last block, the class token first."""
+        tokens = self.norm(queries)  # (B, Q, D)
         features = {"cls": tokens[:, :1], "local_mean": tokens[:, 1:], "query_mean": tokens}[self.readout]
-        logits: Tensor = self.head(features.mean(dim=1))
-        return logits
+        head: HeadOutput = self.head(features.mean(dim=1))  # of (B, D)
+        return head
 
 
 class Dcal(AttentionModel):
@@ -154,10 +138,8 @@ class Dcal(AttentionModel):
 
     undecayed: ClassVar[frozenset[str]] = frozenset({"cls_token", "dist_token", "pos_embed"})
 
-    def __init__(self, cfg: DcalSettings, n_classes: int, *, body: VisionTransformer) -> None:
+    def __init__(self, cfg: DcalSettings, heads: Heads, *, body: VisionTransformer) -> None:
         super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be >= 2, got {n_classes}")
         depth = len(body.blocks)
         n_pwca = depth if cfg.n_pwca_blocks is None else cfg.n_pwca_blocks
         _check_depth(cfg, depth, n_pwca)
@@ -166,8 +148,9 @@ class Dcal(AttentionModel):
         self.first_glca = depth - cfg.n_glca_blocks if cfg.has_glca else depth
         self.n_heads = n_heads(body)
         self.backbone = body
-        self.head = _classifier(body, n_classes)
-        self.glca = GlcaBranch(cfg, n_classes, body=body) if cfg.has_glca else None
+        self.head = _head(body, heads)
+        self.glca = GlcaBranch(cfg, heads, body=body) if cfg.has_glca else None
+        self.combine = heads.combine
         branches = ["sa", *["glca"] * cfg.has_glca, *["pwca"] * cfg.has_pwca]
         self.uncertainty = UncertaintyWeights(branches) if len(branches) > 1 else None
         self.map_names = ("rollout", "glca") if cfg.has_glca else ("rollout",)
@@ -177,31 +160,27 @@ class Dcal(AttentionModel):
         names = () if maps is None else self._checked(maps)
         tokens, grid = embed(self.backbone, self.pixels(batch.images))  # (B, T, D)
         streams = self._run(tokens, wanted=frozenset(names))
-        logits = self._classify(streams.tokens)
-        extra_logits: dict[str, Tensor] = {}
+        head = self._predict(streams.tokens)
+        branches: dict[str, HeadOutput] = {}
         if self.glca is not None and streams.queries is not None:
-            extra_logits |= {"sa": logits, "glca": self.glca(streams.queries)}
-            logits = combine_branches(extra_logits["sa"], extra_logits["glca"])
+            branches = {"sa": head, "glca": self.glca(streams.queries)}
+            head = self.combine(branches)
         if streams.paired is not None:
-            extra_logits["pwca"] = self._classify(streams.paired)
+            branches["pwca"] = self._predict(streams.paired)
+        output = AttentionOutput(head, branches, is_combined="glca" in branches)
         if maps is None:
-            return AttentionOutput(logits=logits, extra_logits=extra_logits)
+            return output
         rows = torch.stack([self._row(name, streams) for name in names], dim=1)  # (B, K, T)
-        chosen = rows[:, :, 1:].reshape(*rows.shape[:2], *grid).float()  # (B, K, h, w)
-        return AttentionOutput(logits=logits, maps=chosen, map_names=names, extra_logits=extra_logits)
+        grids = rows[:, :, 1:].reshape(*rows.shape[:2], *grid).float()  # (B, K, h, w)
+        return replace(output, maps=grids, map_names=names)
 
-    def loss_terms(self, output: AttentionOutput, batch: Batch, *, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    def weigh_losses(self, losses: Mapping[str, Mapping[str, Tensor]], output: AttentionOutput) -> dict[str, Tensor]:
         if self.uncertainty is None:
-            return super().loss_terms(output, batch, label_smoothing=label_smoothing)
-        branches = {"sa": output.logits, **output.extra_logits}  # where there is GLCA, `sa` is among the extra ones
-        terms = self.uncertainty(
-            {
-                name: F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
-                for name, logits in branches.items()
-            }
-        )
-        names = {"sa": "cross_entropy", "glca": "cross_entropy_glca", "pwca": "cross_entropy_pwca"}
-        return {names.get(name, name): term for name, term in terms.items()}
+            return super().weigh_losses(losses, output)
+        terms: dict[str, Tensor] = {}
+        for branch, of_branch in losses.items():
+            terms |= self.uncertainty("sa" if branch == MAIN_BRANCH else branch, of_branch)
+        return terms
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if output.maps is None or output.map_names != self.map_names:
@@ -270,9 +249,10 @@ class Dcal(AttentionModel):
         picked = tokens.gather(1, streams.picked[:, :, None].expand(-1, -1, tokens.shape[2]))
         return torch.cat([tokens[:, :1], picked], dim=1)
 
-    def _classify(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone.norm(tokens[:, 0]))
-        return logits
+    def _predict(self, tokens: Tensor) -> HeadOutput:
+        """The SA head's answer to the class token of (B, T, D)."""
+        head: HeadOutput = self.head(self.backbone.norm(tokens[:, 0]))  # of (B, D)
+        return head
 
     def _checked(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """The names wanted, the default ones if none are.
@@ -325,10 +305,9 @@ def _class_token_rollout(last_rows: Sequence[Tensor], attentions: Sequence[Tenso
     return attention_rollout(attentions[:n_below], start=row + itself)
 
 
-def _classifier(body: VisionTransformer, n_classes: int) -> nn.Linear:
-    head = nn.Linear(body.embed_dim, n_classes)
-    _initialise(head)
-    return head
+def _head(body: VisionTransformer, heads: Heads) -> nn.Module:
+    """A head on one token (B, D), with the initial weights of timm's ViTs."""
+    return heads.image(body.embed_dim).apply(_initialise)
 
 
 def _initialise(module: nn.Module) -> None:

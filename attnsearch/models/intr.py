@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from attnsearch.config.model import IntrSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone
-from attnsearch.models.base import AttentionModel
+from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.intr_transformer import CrossAttention, DecoderOutput, Transformer
 from attnsearch.models.weights import load_file, load_into
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 TEMPERATURE = 10_000.0  # of the position encoding
 EPSILON = 1e-6
@@ -28,7 +28,7 @@ DETR_HEADS = ("class_embed.", "bbox_embed.")
 MAP_NAME = re.compile(r"layer_(\d+)/(predicted|true|class_\d+)/(head_\d+|mean)")
 
 
-def build(cfg: IntrSettings, n_classes: int) -> Intr:
+def build(cfg: IntrSettings, heads: Heads) -> Intr:
     """The model that the settings describe, with its weights loaded.
 
     Raises:
@@ -36,9 +36,9 @@ def build(cfg: IntrSettings, n_classes: int) -> Intr:
     """
     state = None if cfg.weights in ("none", "hub") else load_file(cfg.weights)
     if state is None or not any(name.startswith(OFFICIAL_BODY) for name in state):
-        return Intr(cfg, n_classes)
-    model = Intr(cfg.model_copy(update={"weights": "none"}), n_classes)
-    load_into(model, from_official(adapt_detr_state(state, n_classes)), cfg.weights)
+        return Intr(cfg, heads)
+    model = Intr(cfg.model_copy(update={"weights": "none"}), heads)
+    load_into(model, from_official(adapt_detr_state(state, heads.n_classes)), cfg.weights)
     return model
 
 
@@ -100,17 +100,15 @@ class Intr(AttentionModel):
 
     channels_last: ClassVar[bool] = True
 
-    def __init__(self, cfg: IntrSettings, n_classes: int) -> None:
+    def __init__(self, cfg: IntrSettings, heads: Heads) -> None:
         super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be >= 2, got {n_classes}")
-        self.n_classes, self.n_layers, self.n_heads = n_classes, cfg.n_decoder_layers, cfg.n_heads
+        self.n_classes, self.n_layers, self.n_heads = heads.n_classes, cfg.n_decoder_layers, cfg.n_heads
         self.backbone = _build_backbone(cfg)
         self.backbone_name = cfg.backbone
         self.pixels = PixelStatistics(cfg.backbone)
         n_channels = int(cast(Any, self.backbone).feature_info[-1]["num_chs"])
         self.input_proj = nn.Conv2d(n_channels, cfg.d_model, kernel_size=1)
-        self.query_embed = nn.Embedding(n_classes, cfg.d_model)
+        self.query_embed = nn.Embedding(self.n_classes, cfg.d_model)
         self.transformer = Transformer(
             cfg.d_model,
             cfg.n_heads,
@@ -119,21 +117,21 @@ class Intr(AttentionModel):
             width=cfg.feedforward_width,
             dropout=cfg.dropout,
         )
-        self.presence_vector = nn.Linear(cfg.d_model, 1)
+        self.presence_vector = heads.per_class(cfg.d_model)
 
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         features = self.features(batch.images)  # (B, C, h, w)
         height, width = features.shape[2:]
         padding = None if batch.padding is None else grid_padding(batch.padding, height, width)
         decoded = self.decode(features, padding)
-        logits = self.read(decoded.states[-1])
+        head = self.read(decoded.states[-1])  # of (B, n_classes, d)
         valid_hw = None if padding is None else _valid_hw(padding)
         if maps is None:
-            return AttentionOutput(logits=logits, valid_hw=valid_hw)
+            return AttentionOutput(head, valid_hw=valid_hw)
         names = maps or self.default_maps(batch.labels)
-        shown = self._show(names, decoded.attention, logits=logits, labels=batch.labels)  # (B, K, h·w)
+        shown = self._show(names, decoded.attention, logits=head.logits, labels=batch.labels)  # (B, K, h·w)
         return IntrOutput(
-            logits=logits,
+            head,
             maps=shown.view(*shown.shape[:2], height, width),
             map_names=names,
             valid_hw=valid_hw,
@@ -175,11 +173,11 @@ class Intr(AttentionModel):
             ),
         )
 
-    def read(self, state: Tensor) -> Tensor:
-        """The presence of each class: (B, n_classes, d) -> (B, n_classes) float32."""
-        with torch.autocast(state.device.type, enabled=False):
-            logits: Tensor = self.presence_vector(self.transformer.decoder.norm(state.float()))[..., 0]
-            return logits
+    def read(self, states: Tensor) -> HeadOutput:
+        """The presence of each class, in float32, of the last decoder states (B, n_classes, d)."""
+        with torch.autocast(states.device.type, enabled=False):
+            head: HeadOutput = self.presence_vector(self.transformer.decoder.norm(states.float()))
+            return head
 
     def default_maps(self, labels: Tensor) -> tuple[str, ...]:
         """All heads of the last layer, for the predicted and, where all labels are known, for the true class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -11,19 +12,19 @@ from torch import Tensor, nn
 from attnsearch.config.model import BackboneSettings, LoupeSettings, PlainSettings
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone, run_children, split_after
-from attnsearch.models.base import AttentionModel, select_maps
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.models.base import AttentionModel, Heads, select_maps
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 LAST_STAGE = 3
 
 
-def build(cfg: LoupeSettings | PlainSettings, n_classes: int) -> AttentionModel:
+def build(cfg: LoupeSettings | PlainSettings, heads: Heads) -> AttentionModel:
     """The model that the settings describe, with the backbone's weights loaded.
 
     Raises:
         ConfigError: the backbone or its weights cannot be used, or the gate does not fit it.
     """
-    return Loupe(cfg, n_classes) if isinstance(cfg, LoupeSettings) else Plain(cfg, n_classes)
+    return Loupe(cfg, heads) if isinstance(cfg, LoupeSettings) else Plain(cfg, heads)
 
 
 class LoupeGate(nn.Module):
@@ -66,32 +67,31 @@ def gate_mean_outside(gate: Tensor, part_masks: Tensor) -> Tensor:
 
 
 class HierarchicalClassifier(AttentionModel):
-    """A hierarchical backbone that is cut after one stage, its own pooling, and a linear classifier with bias."""
+    """A hierarchical backbone that is cut after one stage, its own pooling, and a head with bias."""
 
     channels_last: ClassVar[bool] = True
 
-    def __init__(self, cfg: BackboneSettings, n_classes: int, *, stage: int) -> None:
+    def __init__(self, cfg: BackboneSettings, heads: Heads, *, stage: int) -> None:
         super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be >= 2, got {n_classes}")
         self.backbone = build_any_backbone(cfg)
         self.pixels = PixelStatistics(cfg.backbone)
         self.split = split_after(self.backbone, stage, cfg.backbone)
         cast(Any, self.backbone).reset_classifier(0, "avg")  # ResNets come without pooling
-        self.head = nn.Linear(cast(int, self.backbone.num_features), n_classes)
+        self.head = heads.image(cast(int, self.backbone.num_features))
 
     def features_at_split(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) after the stage."""
         features = run_children(self.backbone, self.split.before, self.pixels(images))
         return features.permute(0, 3, 1, 2) if self.split.is_channels_last else features
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) after the stage -> logits (B, n_classes)."""
+    def predict(self, features: Tensor) -> HeadOutput:
+        """The head's answer to the features (B, C, h, w) after the stage."""
         if self.split.is_channels_last:
-            features = features.permute(0, 2, 3, 1)
+            features = features.permute(0, 2, 3, 1)  # (B, h, w, C)
         features = run_children(self.backbone, self.split.after, features)
-        logits: Tensor = self.head(cast(Any, self.backbone).forward_head(features, pre_logits=True))
-        return logits
+        pooled = cast(Any, self.backbone).forward_head(features, pre_logits=True)  # (B, D)
+        head: HeadOutput = self.head(pooled)
+        return head
 
 
 class Plain(HierarchicalClassifier):
@@ -102,17 +102,17 @@ class Plain(HierarchicalClassifier):
 
     map_names = ("norm",)
 
-    def __init__(self, cfg: PlainSettings, n_classes: int) -> None:
-        super().__init__(cfg, n_classes, stage=LAST_STAGE)
+    def __init__(self, cfg: PlainSettings, heads: Heads) -> None:
+        super().__init__(cfg, heads, stage=LAST_STAGE)
 
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         features = self.features_at_split(batch.images)  # (B, C, h, w)
-        logits = self.classify(features)
+        head = self.predict(features)
         if maps is None:
-            return AttentionOutput(logits=logits)
+            return AttentionOutput(head)
         norms = torch.linalg.vector_norm(features.float(), dim=1, keepdim=True)  # (B, 1, h, w)
-        chosen, names = select_maps(norms, self.map_names, maps)
-        return AttentionOutput(logits=logits, maps=chosen, map_names=names, norms=norms)
+        selected, names = select_maps(norms, self.map_names, maps)
+        return AttentionOutput(head, maps=selected, map_names=names, norms=norms)
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         return _only_map(output, self.map_names)
@@ -130,8 +130,8 @@ class Loupe(HierarchicalClassifier):
 
     map_names = ("gate",)
 
-    def __init__(self, cfg: LoupeSettings, n_classes: int) -> None:
-        super().__init__(cfg, n_classes, stage=cfg.stage)
+    def __init__(self, cfg: LoupeSettings, heads: Heads) -> None:
+        super().__init__(cfg, heads, stage=cfg.stage)
         if cfg.reduction > self.split.n_channels:
             raise ConfigError(
                 f"model.reduction must not exceed the {self.split.n_channels} channels after stage {cfg.stage} of "
@@ -148,22 +148,22 @@ class Loupe(HierarchicalClassifier):
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         features = self.features_at_split(batch.images)  # (B, C, h, w)
         gate = self.gate(features)  # (B, 1, h, w)
-        logits = self.classify(features * gate.to(features.dtype))
+        head = self.predict(features * gate.to(features.dtype))  # of (B, C, h, w)
         losses = {"gate_sparsity": self.sparsity_weight * gate.mean()}
         if self.needs_masks and batch.part_masks is not None:
             losses["gate_mask"] = self.mask_weight * gate_mean_outside(gate, batch.part_masks)
         if maps is None:
-            return AttentionOutput(logits=logits, extra_losses=losses)
-        chosen, names = select_maps(gate, self.map_names, maps)
-        return AttentionOutput(logits=logits, maps=chosen, map_names=names, extra_losses=losses)
+            return AttentionOutput(head, extra_losses=losses)
+        selected, names = select_maps(gate, self.map_names, maps)
+        return AttentionOutput(head, maps=selected, map_names=names, extra_losses=losses)
 
-    def loss_terms(self, output: AttentionOutput, batch: Batch, *, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    def weigh_losses(self, losses: Mapping[str, Mapping[str, Tensor]], output: AttentionOutput) -> dict[str, Tensor]:
         if self.training and self.needs_masks and "gate_mask" not in output.extra_losses:
             raise DataError(
                 f"model.mask_weight is {self.mask_weight:g} and the images have no part masks; use data that has "
                 "them, such as data.name=synthetic, or set it to 0"
             )
-        return super().loss_terms(output, batch, label_smoothing=label_smoothing)
+        return super().weigh_losses(losses, output)
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         return _only_map(output, self.map_names)

@@ -14,6 +14,7 @@ from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.metrics.registry import Need, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
+from attnsearch.tasks.base import build_task
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def _build_fault(experiment: ExperimentConfig, n_classes: int) -> str:
     """What is wrong with a model; empty if nothing is."""
     try:
         with torch.device("meta" if experiment.model.weights == "none" else "cpu"):
-            build_model(experiment.model, n_classes)
+            build_model(experiment.model, build_task(experiment.task).heads(n_classes))
     except ConfigError as error:
         return str(error)
     return ""

@@ -1,13 +1,10 @@
-"""The teacher of a run and its loss."""
+"""The teacher of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from attnsearch.config.experiment import TeacherSettings
 from attnsearch.device import Arithmetic
@@ -15,39 +12,8 @@ from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
 from attnsearch.models.weights import STUDY_PREFIX, check_class_names
-from attnsearch.types import AttentionOutput, Batch
-
-
-def distillation_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    *,
-    temperature: float,
-    interpolation: float,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """The float32 scalar b T² KL(teacher || student) + (1 - b) CE(student, labels), b being the interpolation.
-
-    KL is a sum over classes and a mean over the batch, on probabilities softened by the temperature T.
-
-    Args:
-        student_logits, teacher_logits: (B, n_classes); the teacher's get no gradient.
-        labels: (B,) int64.
-        temperature: T > 0.
-        interpolation: b in [0, 1]; 1 ignores the labels, 0 ignores the teacher.
-        label_smoothing: of the cross entropy alone.
-    Source: Hinton et al. 2015, section 2, as BR-NPA's released code (`TristanGomez44/br_npa`) applies it.
-    """
-    student_logits, teacher_logits = student_logits.float(), teacher_logits.detach().float()
-    divergence = F.kl_div(
-        F.log_softmax(student_logits / temperature, dim=1),
-        F.log_softmax(teacher_logits / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    cross_entropy = F.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
-    return interpolation * temperature**2 * divergence + (1.0 - interpolation) * cross_entropy
+from attnsearch.tasks.base import SoftTargets, restore_model
+from attnsearch.types import Batch
 
 
 @dataclass(frozen=True)
@@ -58,21 +24,11 @@ class Teacher:
     arithmetic: Arithmetic
     settings: TeacherSettings
 
-    def replace_cross_entropy(
-        self, terms: Mapping[str, Tensor], output: AttentionOutput, batch: Batch, *, label_smoothing: float
-    ) -> dict[str, Tensor]:
-        """The student's loss terms with `distillation` in the place of `cross_entropy`; the batch is the student's."""
+    def soft_targets(self, batch: Batch) -> SoftTargets:
+        """What the teacher makes of the student's batch."""
         with torch.no_grad(), self.arithmetic.autocast():
-            teacher_logits = self.model(self.arithmetic.place_images(batch)).logits
-        distillation = distillation_loss(
-            output.logits,
-            teacher_logits,
-            batch.labels,
-            temperature=self.settings.temperature,
-            interpolation=self.settings.interpolation,
-            label_smoothing=label_smoothing,
-        )
-        return {"distillation": distillation, **{k: v for k, v in terms.items() if k != "cross_entropy"}}
+            logits = self.model(self.arithmetic.place_images(batch)).logits
+        return SoftTargets(logits, self.settings.temperature, self.settings.interpolation)
 
 
 def load_teacher(
@@ -86,7 +42,7 @@ def load_teacher(
         ConfigError, DataError: as `read_teacher`; or its weights do not fit its config.
     """
     kept = read_teacher(settings, class_names=class_names, val_hash=val_hash)
-    model = kept.build_model().requires_grad_(False).eval()
+    model = restore_model(kept).requires_grad_(False).eval()
     own = Arithmetic(arithmetic.device, arithmetic.precision, channels_last=model.channels_last)
     return Teacher(own.place_model(model), own, settings)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.device import Arithmetic, peak_mb, seed_torch, start_peak
 from attnsearch.errors import NonFiniteLoss
-from attnsearch.metrics.classification import MetricTotals, PassMetrics
+from attnsearch.metrics.classification import PassMetrics
 from attnsearch.models.base import AttentionModel
+from attnsearch.tasks.base import Task
 from attnsearch.training.distillation import Teacher
 from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
 
@@ -35,6 +36,7 @@ class TrainingSetup:
     """All that the loops work with."""
 
     config: ExperimentConfig
+    task: Task
     model: AttentionModel
     n_classes: int
     arithmetic: Arithmetic
@@ -60,24 +62,24 @@ def train_epoch(run: TrainingSetup, epoch: int, *, accumulation: int, check: Cal
     seed_torch(run.config.seed, epoch, "train")
     set_training_mode(run)
     watch = Stopwatch(run.arithmetic.device)
-    totals = MetricTotals(run.n_classes, run.arithmetic.device)
+    meter = run.task.meter(run.n_classes, run.arithmetic.device, in_training=True)
     lr = learning_rate(run.optimizer)
     last_finite = math.nan
     for index, batch in enumerate(run.train.epoch(epoch)):
         check()
         run.optimizer.zero_grad(set_to_none=True)
-        for part in split_batch(batch, run.config.train.batch_size // accumulation):
+        for part in run.task.split(batch, run.config.train.batch_size // accumulation):
             output, terms = forward(run, part, label_smoothing=run.config.train.label_smoothing)
-            share = len(part.labels) / len(batch.labels)
-            torch.autograd.backward(torch.stack(list(terms.values())).sum() * share)
-            totals.add(part, output, terms)
+            fraction = len(part.labels) / len(batch.labels)
+            torch.autograd.backward(torch.stack(list(terms.values())).sum() * fraction)
+            meter.add(part, output, terms)
         if run.config.train.clip_norm is not None:
             clip_grad_norm_(run.model.parameters(), run.config.train.clip_norm)
         run.optimizer.step()
         run.schedule.step_update((epoch - 1) * len(run.train) + index + 1)
         if (index + 1) % CHECK_LOSS_EVERY == 0:
-            last_finite = _require_finite(totals.loss(), run, split="train", epoch=epoch, last_finite=last_finite)
-    scores = totals.scores()
+            last_finite = _require_finite(meter.loss(), run, split="train", epoch=epoch, last_finite=last_finite)
+    scores = meter.scores()
     _require_finite(scores.loss, run, split="train", epoch=epoch, last_finite=last_finite)
     return watch.record(scores, split="train", epoch=epoch, lr=lr)
 
@@ -88,7 +90,7 @@ def validate_epoch(
 ) -> EpochRecord:
     """One pass over the validation images in the arithmetic of training, so that evaluation can repeat its numbers.
 
-    Metrics are those of `MetricTotals`, and `cross_entropy` (without label smoothing or teacher).
+    Metrics are those of the task's meter.
 
     Args:
         epoch: from 1; validation after it.
@@ -98,13 +100,12 @@ def validate_epoch(
     """
     run.model.eval()
     watch = Stopwatch(run.arithmetic.device)
-    totals = MetricTotals(run.n_classes, run.arithmetic.device, per_class=True)
+    meter = run.task.meter(run.n_classes, run.arithmetic.device)
     for batch in islice(run.val.epoch(epoch), n_batches):
         check()
         output, terms = forward(run, batch, maps=())
-        cross_entropy = torch.nn.functional.cross_entropy(output.logits, batch.labels)
-        totals.add(batch, output, terms, extra_metrics={"cross_entropy": cross_entropy})
-    scores = totals.scores()
+        meter.add(batch, output, terms)
+    scores = meter.scores()
     _require_finite(scores.loss, run, split="val", epoch=epoch, last_finite=math.nan)
     return watch.record(scores, split="val", epoch=epoch, lr=learning_rate(run.optimizer))
 
@@ -112,33 +113,14 @@ def validate_epoch(
 def forward(
     run: TrainingSetup, batch: Batch, *, maps: tuple[str, ...] | None = None, label_smoothing: float = 0.0
 ) -> tuple[AttentionOutput, dict[str, Tensor]]:
-    """The output, its logits in float32, and the loss terms, with the teacher's in the place of the cross-entropy."""
+    """The output, its logits in float32, and the terms whose sum is the loss: the task's, weighted by the family."""
     batch = run.arithmetic.place_images(batch)
     with run.arithmetic.autocast():
         output: AttentionOutput = run.model(batch, maps=maps)
-    output = replace(output, logits=output.logits.float())
-    terms = run.model.loss_terms(output, batch, label_smoothing=label_smoothing)
-    if run.teacher is not None:
-        terms = run.teacher.replace_cross_entropy(terms, output, batch, label_smoothing=label_smoothing)
-    return output, terms
-
-
-def split_batch(batch: Batch, part_images: int) -> Iterator[Batch]:
-    """Parts of at most `part_images` images, as equal as can be, so that a short batch leaves no lonely image.
-
-    Parts of two images cannot share out an odd number without one: there, one part has three.
-    """
-    n_images = len(batch.labels)
-    n_parts = math.ceil(n_images / part_images)
-    if part_images > 1:
-        n_parts = max(1, min(n_parts, n_images // 2))
-    if n_parts == 1:
-        yield batch
-        return
-    for index in range(n_parts):
-        part = slice(index * n_images // n_parts, (index + 1) * n_images // n_parts)
-        columns = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
-        yield replace(batch, **{name: column[part] for name, column in columns.items() if column is not None})
+    output = output.with_float_logits()
+    soft_targets = None if run.teacher is None else run.teacher.soft_targets(batch)
+    losses = run.task.losses(output, batch, label_smoothing=label_smoothing, soft_targets=soft_targets)
+    return output, run.model.weigh_losses(losses, output)
 
 
 def set_training_mode(run: TrainingSetup) -> None:

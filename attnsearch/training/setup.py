@@ -13,6 +13,7 @@ from attnsearch.config.experiment import OptimizerSettings, ScheduleSettings
 from attnsearch.data.loader import BatchLoader
 from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, seed_torch, set_threads
 from attnsearch.models import build_model
+from attnsearch.tasks.base import build_task
 from attnsearch.training.distillation import load_teacher
 from attnsearch.training.loop import TrainingSetup
 from attnsearch.training.state import TrainingState
@@ -120,7 +121,8 @@ def build_run(trial: TrainingState) -> TrainingSetup:
     set_threads(config.runtime.n_threads)
     device = pick_device(config.runtime.device)
     seed_torch(config.seed, "weights")
-    model = build_model(config.model, len(tables.class_names))
+    task, n_classes = build_task(config.task), len(tables.class_names)
+    model = build_model(config.model, task.heads(n_classes))
     arithmetic = Arithmetic(device, pick_precision(config.train.precision, device), model.channels_last)
     arithmetic.place_model(model)
     freeze_backbone(model, config.train.optimizer)
@@ -158,4 +160,4 @@ def build_run(trial: TrainingState) -> TrainingSetup:
         teacher = load_teacher(
             config.train.teacher, class_names=tables.class_names, val_hash=tables.val_hash, arithmetic=arithmetic
         )
-    return TrainingSetup(config, model, len(tables.class_names), arithmetic, optimizer, schedule, train, val, teacher)
+    return TrainingSetup(config, task, model, n_classes, arithmetic, optimizer, schedule, train, val, teacher)

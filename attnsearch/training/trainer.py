@@ -57,10 +57,6 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-#: Measured for every model; a monitor beside these is tried on one batch before the first epoch.
-_ALWAYS_MEASURED = frozenset({"val/loss", "val/accuracy", "val/mean_class_accuracy", "val/cross_entropy"})
-
-
 def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) -> TrialResult:
     """Trains one model, or goes on where an earlier attempt of the same trial stopped.
 
@@ -139,7 +135,7 @@ def _start(trial: TrainingState) -> TrainingSetup:
         logger.warning("%s of epoch %d is lost, training starts again", trial.layout.kept, trial.kept_epoch)
         trial.records, trial.kept_epoch = [], 0
         run = build_run(trial)
-    if trial.config.monitor not in _ALWAYS_MEASURED:
+    if trial.config.monitor not in {f"val/{name}" for name in ("loss", *run.task.metrics)}:
         probe = validate_epoch(run, 1, check=trial.context.check, n_batches=1)
         look_up(flatten([probe]), trial.config.monitor)
     return run

@@ -16,7 +16,9 @@ from torch import nn
 from attnsearch.config.model import DcalSettings, LoupeSettings
 from attnsearch.device import Arithmetic, pick_device
 from attnsearch.models import build_model
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.types import Batch
+from tests.models.losses import loss_terms
 
 N_CLASSES = 200
 VITS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224")
@@ -33,7 +35,7 @@ def make_step(model: nn.Module, arithmetic: Arithmetic, batch: Batch) -> Callabl
         model.zero_grad(set_to_none=True)
         with arithmetic.autocast():
             output = model(batch)
-        torch.autograd.backward(torch.stack(list(model.loss_terms(output, batch).values())).sum())
+        torch.autograd.backward(torch.stack(list(loss_terms(model, output, batch).values())).sum())
 
     return step
 
@@ -51,7 +53,7 @@ def main() -> None:
         steps = {}
         for precision in ("fp32", "bf16"):
             torch.manual_seed(1)
-            model = build_model(settings, N_CLASSES, load_weights=False)
+            model = build_model(settings, LinearHeads(N_CLASSES), load_weights=False)
             arithmetic = Arithmetic(device, precision, model.channels_last)
             steps[precision] = make_step(arithmetic.place_model(model).train(), arithmetic, batch)
         times: dict[str, list[float]] = {precision: [] for precision in steps}

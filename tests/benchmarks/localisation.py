@@ -24,6 +24,7 @@ from attnsearch.data.loader import BatchLoader, DataSource, open_data
 from attnsearch.models import build_model
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import ExperimentLayout
+from attnsearch.tasks.classification import LinearHeads
 
 Masks = NDArray[np.bool_]
 
@@ -85,7 +86,7 @@ def untrained(config_path: Path, images: torch.Tensor, masks: Masks, *, n_seeds:
     rates = []
     for seed in range(n_seeds):
         torch.manual_seed(seed)
-        model = build_model(config.model, config.data.n_classes).eval()  # type: ignore[union-attr]
+        model = build_model(config.model, LinearHeads(config.data.n_classes)).eval()  # type: ignore[union-attr]
         labels = torch.zeros(len(images), dtype=torch.int64)
         batch = Batch(images, labels, tuple(map(str, range(len(images)))), labels)
         with torch.no_grad():

@@ -26,6 +26,7 @@ def collect_and_print(n_images: int) -> None:
     from attnsearch.models import build_model
     from attnsearch.models.checkpoint import write_model_checkpoint
     from attnsearch.store.layout import TrialLayout
+    from attnsearch.tasks.classification import LinearHeads
 
     per_class = n_images // CLASSES
     overrides = [f"data.n_classes={CLASSES}", f"data.n_test_per_class={per_class}", "data.n_val_per_class=8"]
@@ -35,7 +36,7 @@ def collect_and_print(n_images: int) -> None:
     data = open_data(config.data)
     with tempfile.TemporaryDirectory() as folder:
         layout = TrialLayout(Path(folder))
-        model, names = build_model(config.model, CLASSES), data.tables.class_names
+        model, names = build_model(config.model, LinearHeads(CLASSES)), data.tables.class_names
         write_model_checkpoint(
             layout.kept, model, config=config, class_names=names, epoch=1, accumulation=1, val_hash=data.tables.val_hash
         )

@@ -87,9 +87,10 @@ def _last_epoch(files: TrialLayout) -> Path:
 
     from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
     from attnsearch.models.weights import load_into
+    from attnsearch.tasks.base import restore_model
 
     kept = read_model_checkpoint(files.kept)
-    model = kept.build_model()
+    model = restore_model(kept)
     resume = files.resume(1)
     load_into(model, torch.load(resume, weights_only=True)["model"], str(resume))
     last = files.directory / "last.safetensors"

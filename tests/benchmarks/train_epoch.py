@@ -27,6 +27,7 @@ from torchvision.datasets import ImageFolder
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import open_data
 from attnsearch.models import build_model
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.training.loop import TrainingSetup, train_epoch
 from attnsearch.training.setup import build_run
 from attnsearch.training.state import TrainingState
@@ -178,7 +179,7 @@ def compare(root: Path, arguments: argparse.Namespace) -> None:
         times = by_turns(sides, arguments.repeats)
         tell_ratio("loader alone, times faster", times["plain loader"], times["cached loader"])
         return
-    model = build_model(config.model, run.n_classes).to(run.arithmetic.device)
+    model = build_model(config.model, LinearHeads(run.n_classes)).to(run.arithmetic.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     resident = replace(run, train=Resident(next(run.train.epoch(1)), len(run.train)))  # type: ignore[arg-type]
     sides = {

@@ -21,6 +21,7 @@ from attnsearch.config.load import load_experiment
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import write_model_checkpoint
 from attnsearch.store import urls
+from attnsearch.tasks.classification import LinearHeads
 from tests.explorer.built import CLASSES, Built, build
 from tests.test_docs import verbs
 
@@ -107,7 +108,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, listener: socket.socket) -
         change(built.layout.trial(number).config, str(built.data_root), "$MY_SECRET_TOKEN/${HOME}")
     change(built.layout.study_yaml, str(built.data_root), "$MY_SECRET_TOKEN/${HOME}")
     config = load_experiment(str(built.layout.trial(0).config))
-    model = build_model(config.model, len(CLASSES), load_weights=False)
+    model = build_model(config.model, LinearHeads(len(CLASSES)), load_weights=False)
     kept = {"class_names": CLASSES, "epoch": 3, "accumulation": 1, "val_hash": "split-a"}
     for number in range(3):
         write_model_checkpoint(built.layout.trial(number).kept, model, config=config, **kept)  # type: ignore[arg-type]

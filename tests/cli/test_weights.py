@@ -14,6 +14,7 @@ from attnsearch.config.load import load_experiment
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.intr import to_official
+from attnsearch.tasks.classification import LinearHeads
 
 CONFIG = """\
 name: foreign
@@ -41,7 +42,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExperimentConfig:
 def state(config: ExperimentConfig) -> dict[str, torch.Tensor]:
     """What lies in `checkpoint.pth`, written as INTR's authors do."""
     torch.manual_seed(1)
-    state = to_official(build_model(config.model, 5).state_dict())
+    state = to_official(build_model(config.model, LinearHeads(5)).state_dict())
     torch.save({"model": state, "args": argparse.Namespace(lr=1e-4)}, "checkpoint.pth")
     return state
 

@@ -15,6 +15,7 @@ from attnsearch.errors import ConfigError
 from attnsearch.evaluation.baselines import CAMS, baseline_saliency, find_layer
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.types import Batch
 
 GRID = (4, 4)
@@ -29,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def model_of(name: str) -> AttentionModel:
     torch.manual_seed(0)
     config: Any = TypeAdapter(ModelConfig).validate_json(json.dumps({"weights": "none", **MODELS[name]}))
-    return build_model(config, 3).eval()
+    return build_model(config, LinearHeads(3)).eval()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from attnsearch.models import build_model
 from attnsearch.models.checkpoint import write_model_checkpoint
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import TrialLayout
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.training.trainer import fit
 from tests.tiny import ConfigMaker, RecordingContext
 
@@ -126,7 +127,7 @@ def test_asking_for_all_gives_all(n_images: int | None) -> None:
 
 
 def save(path: Path, config: ExperimentConfig, class_names: tuple[str, ...]) -> Path:
-    model = build_model(config.model, len(class_names))
+    model = build_model(config.model, LinearHeads(len(class_names)))
     write_model_checkpoint(path, model, config=config, class_names=class_names, epoch=1, accumulation=1, val_hash="")
     return path
 

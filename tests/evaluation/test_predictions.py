@@ -11,6 +11,7 @@ from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import write_model_checkpoint
+from attnsearch.tasks.classification import LinearHeads
 from tests.tiny import ConfigMaker
 
 
@@ -18,7 +19,7 @@ from tests.tiny import ConfigMaker
 def kept(tiny_config: ConfigMaker, tmp_path: Path) -> Path:
     """A `cnn` that always says the second class."""
     config = tiny_config()
-    model = build_model(config.model, 2)
+    model = build_model(config.model, LinearHeads(2))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith("head"):

@@ -13,7 +13,8 @@ from attnsearch.config.model import ModelConfig
 from attnsearch.evaluation.sanity import randomise_downwards, rank_correlation
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.tasks.classification import LinearHeads
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 
 class Painter(AttentionModel):
@@ -24,7 +25,7 @@ class Painter(AttentionModel):
         self.head = torch.nn.Linear(3, 2)
 
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
-        return AttentionOutput(logits=self.head(batch.images.mean(dim=(2, 3))), maps=batch.images[:, :1])
+        return AttentionOutput(HeadOutput(self.head(batch.images.mean(dim=(2, 3)))), maps=batch.images[:, :1])
 
     def saliency(self, output: AttentionOutput, target: torch.Tensor) -> torch.Tensor:
         assert output.maps is not None
@@ -52,7 +53,7 @@ def test_map_that_shows_the_picture_alone_never_changes() -> None:
 def test_steps_go_from_the_top_down_and_leave_the_model_as_it_is() -> None:
     torch.manual_seed(0)
     settings: Any = {"name": "loupe", "backbone": "resnet10t", "width": 0.25, "weights": "none", "stage": 1}
-    model = build_model(TypeAdapter(ModelConfig).validate_json(json.dumps(settings)), 3).eval()
+    model = build_model(TypeAdapter(ModelConfig).validate_json(json.dumps(settings)), LinearHeads(3)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     steps = randomise_downwards(model, [batch()])
     assert [step.parts for step in steps] == [
@@ -74,7 +75,7 @@ def test_layer_of_one_weight_is_redrawn_to_a_finite_number() -> None:
         def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
             output = super().forward(batch, maps=maps)
             assert output.maps is not None
-            return AttentionOutput(logits=output.logits, maps=self.scale(output.maps).abs())
+            return AttentionOutput(output.head, maps=self.scale(output.maps).abs())
 
     (step,) = randomise_downwards(Single().eval(), [batch()])
     assert np.isfinite(step.similarity).all()
@@ -94,7 +95,7 @@ def test_weights_that_a_backbone_has_beside_its_layers_come_last() -> None:
 
         def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
             output = super().forward(batch, maps=maps)
-            return AttentionOutput(logits=output.logits, maps=self.backbone.places[None].expand(3, 1, 64, 64))
+            return AttentionOutput(output.head, maps=self.backbone.places[None].expand(3, 1, 64, 64))
 
     steps = randomise_downwards(Placed().eval(), [batch()])
     assert [step.parts for step in steps] == [("head",), ("backbone.layer",), ("backbone.places",)]

@@ -29,6 +29,8 @@ from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.trial_store import describe_file, open_trial_records, opened_trial_store
 from attnsearch.store.urls import default_url
+from attnsearch.tasks.base import restore_model
+from attnsearch.tasks.classification import LinearHeads
 from tests.explorer.built import CLASSES, Built, build, loaded, write_trial_scores
 
 RAW = (InternalServerError.description or "", "Internal Server Error", "internal server error", "Traceback")
@@ -75,7 +77,7 @@ def build_whole(folder: Path) -> Built:
         gains = [0.1 * number + 0.05 * row for row in range(len(ids))]
         write_trial_scores(layout, number, ids, {"relevance_gain": gains, "pointing_hit": [1.0] * len(ids)})
     experiment = loaded(built.data_root, "squash").experiment
-    model = build_model(experiment.model, len(CLASSES), load_weights=False)
+    model = build_model(experiment.model, LinearHeads(len(CLASSES)), load_weights=False)
     for number in range(2):
         kept = layout.trial(number).kept
         write_model_checkpoint(
@@ -127,7 +129,7 @@ def _readers(layout: StudyLayout, scratch: Path) -> Iterator[tuple[str, Callable
     target.unlink(missing_ok=True)
     yield "export", lambda: _run("export", "here", "--results", str(layout.root), "--to", str(target))
     for number in range(2):
-        yield f"kept {number}", lambda number=number: read_model_checkpoint(layout.trial(number).kept).build_model()  # type: ignore[misc]
+        yield f"kept {number}", lambda number=number: restore_model(read_model_checkpoint(layout.trial(number).kept))  # type: ignore[misc]
     yield "artifacts", lambda: open_trial_records(url, uuid, layout).read_artifacts()
     yield "score rows", lambda: open_trial_records(url, uuid, layout).read_scores()
     yield "classes", lambda: read_classes(layout.classes_csv)

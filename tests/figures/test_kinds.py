@@ -18,6 +18,7 @@ from attnsearch.figures.explanation import Explanation, ImageToDraw
 from attnsearch.figures.kinds import DrawStyle, check_kind, draw, draw_cell, extra_maps
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import ModelCheckpoint
+from attnsearch.tasks.classification import LinearHeads
 
 CLASSES = ("gull", "skua", "tern")
 INTR = {
@@ -54,7 +55,7 @@ def kept(model: dict[str, object]) -> ModelCheckpoint:
     }
     config = ExperimentConfig.model_validate_json(json.dumps(settings))
     torch.manual_seed(0)
-    state = build_model(config.model, len(CLASSES)).state_dict()
+    state = build_model(config.model, LinearHeads(len(CLASSES))).state_dict()
     return ModelCheckpoint(Path("tiny"), config, CLASSES, 1, 1, "", state)
 
 

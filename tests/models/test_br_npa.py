@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings
 from attnsearch.models import build_model
 from attnsearch.models.br_npa import feature_norm, part_pooling, representative_vectors
-from attnsearch.types import AttentionOutput
+from attnsearch.tasks.classification import LinearHead, LinearHeads
+from attnsearch.types import AttentionOutput, HeadOutput
+from tests.models.losses import loss_terms
 
 
 @pytest.mark.parametrize("case", ["signed", "relu"])
@@ -124,21 +126,21 @@ def golden_heads(golden, tiny):
     """A BR-NPA model whose heads carry the golden weights."""
     g = golden("brnpa_losses")
     n_classes, n_pooled = g["head_weight"].shape
-    model = build_model(tiny(BrNpaSettings, auxiliary_heads=True), n_classes)
+    model = build_model(tiny(BrNpaSettings, auxiliary_heads=True), LinearHeads(n_classes))
     model.n_channels = n_pooled // 3
     for name in model.auxiliary:
         weight, bias = g[f"head_w_{name}"], g[f"head_b_{name}"]
-        model.auxiliary[name] = torch.nn.Linear(*weight.T.shape)
+        model.auxiliary[name] = LinearHead(*weight.T.shape)
         model.auxiliary[name].load_state_dict({"weight": weight, "bias": bias})
     return model, g
 
 
 def test_auxiliary_heads_of_the_released_code(golden_heads):
     model, g = golden_heads
-    logits = model.extra_logits(g["head_features"])
-    assert sorted(logits) == ["0", "01", "1", "12", "2"]
-    for name, values in logits.items():
-        torch.testing.assert_close(values, g[f"head_pred_{name}"], atol=1e-5, rtol=1e-5)
+    branches = model.branches(g["head_features"])
+    assert sorted(branches) == ["0", "01", "1", "12", "2"]
+    for name, head in branches.items():
+        torch.testing.assert_close(head.logits, g[f"head_pred_{name}"], atol=1e-5, rtol=1e-5)
 
 
 def test_auxiliary_loss_of_the_released_code(golden_heads, make_batch):
@@ -146,8 +148,9 @@ def test_auxiliary_loss_of_the_released_code(golden_heads, make_batch):
     batch = make_batch(len(g["labels"]))
     batch.labels.copy_(g["labels"])
     names = ("01", "12", "0", "1", "2")
-    output = AttentionOutput(logits=g["student_logits"], extra_logits={name: g[f"aux_{name}"] for name in names})
-    terms = model.loss_terms(output, batch)
+    branches = {name: HeadOutput(g[f"aux_{name}"]) for name in names}
+    output = AttentionOutput(HeadOutput(g["student_logits"]), branches)
+    terms = loss_terms(model, output, batch)
     assert set(terms) == {"cross_entropy", *(f"cross_entropy_{name}" for name in names)}
     weight = float(g["plain_nll_weight"])
     assert weight * float(terms["cross_entropy"]) == pytest.approx(float(g["plain_loss"]), rel=1e-6)
@@ -155,15 +158,15 @@ def test_auxiliary_loss_of_the_released_code(golden_heads, make_batch):
 
 
 def test_auxiliary_heads_train_themselves_alone(tiny, make_batch):
-    model, batch = build_model(tiny(BrNpaSettings, auxiliary_heads=True), 5), make_batch()
-    terms = model.loss_terms(model(batch), batch)
+    model, batch = build_model(tiny(BrNpaSettings, auxiliary_heads=True), LinearHeads(5)), make_batch()
+    terms = loss_terms(model, model(batch), batch)
     sum(term for name, term in terms.items() if name != "cross_entropy").backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in model.named_parameters() if name.startswith("auxiliary.")}
 
 
 def test_head_sees_the_vectors_in_order(tiny, fill, make_batch):
-    model, batch = fill(build_model(tiny(BrNpaSettings), 5)).eval(), make_batch()
+    model, batch = fill(build_model(tiny(BrNpaSettings), LinearHeads(5))).eval(), make_batch()
     vectors, maps = representative_vectors(model.backbone(batch.images), 3)
     output = model(batch, maps=())
     torch.testing.assert_close(output.logits, vectors.flatten(1) @ model.head.weight.T)
@@ -171,7 +174,7 @@ def test_head_sees_the_vectors_in_order(tiny, fill, make_batch):
 
 
 def test_b_cnn_never_pools_its_background(tiny, fill, make_batch):
-    model, batch = fill(build_model(tiny(BCnnSettings, n_parts=2), 5)).eval(), make_batch()
+    model, batch = fill(build_model(tiny(BCnnSettings, n_parts=2), LinearHeads(5))).eval(), make_batch()
     before = model(batch, maps=())
     with torch.no_grad():
         model.attention[1].weight[-1].abs_().mul_(3.0)
@@ -183,14 +186,14 @@ def test_b_cnn_never_pools_its_background(tiny, fill, make_batch):
 
 def test_b_cnn_attention_has_the_released_size():
     with torch.device("meta"):
-        attention = build_model(BCnnSettings(backbone="resnet50"), 200).attention
+        attention = build_model(BCnnSettings(backbone="resnet50"), LinearHeads(200)).attention
     # two 3x3 convolutions with batch norm at 2048 channels, and a 1x1 convolution to 3 + 1 maps
     expected = 2 * (2048 * 2048 * 9 + 2 * 2048) + 2048 * 4
     assert sum(parameter.numel() for parameter in attention.parameters()) == expected
 
 
 def test_circular_padding_reaches_the_attention_of_b_cnn(tiny):
-    attention = build_model(tiny(BCnnSettings, padding="circular"), 5).attention
+    attention = build_model(tiny(BCnnSettings, padding="circular"), LinearHeads(5)).attention
     assert [m.padding_mode for m in attention.modules() if isinstance(m, torch.nn.Conv2d)] == [
         "circular",
         "circular",
@@ -208,13 +211,16 @@ def test_saliency_is_the_first_map_the_mean_map_or_the_norm_alone(tiny):
         (CnnSettings, {}, norms, norms[:, 0]),
     ]
     for settings_class, changes, given, expected in cases:
-        model = build_model(tiny(settings_class, **changes), 5)
-        output = AttentionOutput(logits=torch.zeros(2, 5), maps=given, map_names=model.map_names, norms=norms)
+        model = build_model(tiny(settings_class, **changes), LinearHeads(5))
+        output = AttentionOutput(HeadOutput(torch.zeros(2, 5)), maps=given, map_names=model.map_names, norms=norms)
         torch.testing.assert_close(model.saliency(output, target), expected)
 
 
 def test_random_vectors_are_fresh_in_training_and_fixed_in_eval(tiny, fill, make_batch):
-    model, batch = fill(build_model(tiny(BrNpaSettings, random_vectors=True, stride_stage3=1), 5)), make_batch()
+    model, batch = (
+        fill(build_model(tiny(BrNpaSettings, random_vectors=True, stride_stage3=1), LinearHeads(5))),
+        make_batch(),
+    )
     state = torch.get_rng_state()
     first, second = model(batch, maps=()).maps, model(batch, maps=()).maps
     torch.set_rng_state(state)
@@ -228,4 +234,4 @@ def test_random_vectors_are_fresh_in_training_and_fixed_in_eval(tiny, fill, make
 
 def test_one_class_is_refused(tiny):
     with pytest.raises(ValueError, match="got 1"):
-        build_model(tiny(CnnSettings), 1)
+        build_model(tiny(CnnSettings), LinearHeads(1))

@@ -13,6 +13,8 @@ from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
 from attnsearch.models.weights import save_checkpoint
+from attnsearch.tasks.base import restore_model
+from attnsearch.tasks.classification import LinearHeads
 
 CONFIG = ExperimentConfig.model_validate(
     {
@@ -26,7 +28,7 @@ CONFIG = ExperimentConfig.model_validate(
 
 @pytest.fixture(scope="module")
 def model() -> AttentionModel:
-    return build_model(CONFIG.model, 2)
+    return build_model(CONFIG.model, LinearHeads(2))
 
 
 def test_what_is_written_is_read_again(model: AttentionModel, tmp_path: Path) -> None:
@@ -36,7 +38,7 @@ def test_what_is_written_is_read_again(model: AttentionModel, tmp_path: Path) ->
     kept = read_model_checkpoint(path)
     assert (kept.config, kept.class_names, kept.epoch) == (CONFIG, names, 7)
     assert (kept.accumulation, kept.val_hash) == (4, "abc")
-    rebuilt = kept.build_model().state_dict()
+    rebuilt = restore_model(kept).state_dict()
     assert all(torch.equal(rebuilt[name], value) for name, value in model.state_dict().items())
 
 

@@ -12,6 +12,7 @@ from attnsearch.errors import ConfigError, StoreError
 from attnsearch.models import build_model
 from attnsearch.models.convert import export_intr, import_checkpoint
 from attnsearch.models.weights import load_into
+from attnsearch.tasks.classification import LinearHeads
 
 KEYS = json.loads((Path(__file__).parents[1] / "golden" / "intr_keys.json").read_text())
 #: An INTR as published, with narrow tokens; ResNet-18 has the plain stem of torchvision.
@@ -46,7 +47,7 @@ def intr_file(tmp_path):
     """A checkpoint as INTR's training writes it, and its state."""
     names = {
         name.replace("backbone.", "backbone.0.body.", 1): shape
-        for name, shape in shapes(build_model(INTR, 5, load_weights=False)).items()
+        for name, shape in shapes(build_model(INTR, LinearHeads(5), load_weights=False)).items()
     }
     state = by_formula(names)
     content = {"model": state, "optimizer": {"state": {}}, "epoch": 139, "args": argparse.Namespace(lr=5e-5)}
@@ -56,15 +57,15 @@ def intr_file(tmp_path):
 
 def test_intr_survives_import_and_export_exactly(intr_file, tmp_path):
     path, state = intr_file
-    imported = import_checkpoint("intr", path, 5, INTR)
+    imported = import_checkpoint("intr", path, LinearHeads(5), INTR)
     assert torch.equal(imported["backbone.conv1.weight"], state["backbone.0.body.conv1.weight"])
-    model = build_model(INTR, 5, load_weights=False)
+    model = build_model(INTR, LinearHeads(5), load_weights=False)
     load_into(model, imported, "imported")
     export_intr(model, tmp_path / "exported.pth")
     exported = torch.load(tmp_path / "exported.pth", weights_only=True)["model"]
     assert exported.keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in exported.items())
-    again = import_checkpoint("intr", tmp_path / "exported.pth", 5, INTR)
+    again = import_checkpoint("intr", tmp_path / "exported.pth", LinearHeads(5), INTR)
     assert all(torch.equal(tensor, imported[name]) for name, tensor in again.items())
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pth", "exported.pth"]
 
@@ -77,12 +78,12 @@ def test_every_name_of_the_published_intr_is_taken(tmp_path):
     }
     torch.save({"model": {name: torch.zeros(shape) for name, shape in names.items()}}, tmp_path / "cub.pth")
     cfg = IntrSettings(backbone="resnet50", weights="hub", frozen_batch_norm=True, d_model=16)
-    assert len(import_checkpoint("intr", tmp_path / "cub.pth", 200, cfg)) == len(names) == 452
+    assert len(import_checkpoint("intr", tmp_path / "cub.pth", LinearHeads(200), cfg)) == len(names) == 452
 
 
 def test_other_number_of_classes_is_named(intr_file):
     with pytest.raises(ConfigError, match=r"has 5 classes, and 7 are named; .*model\.weights=IMPORTED"):
-        import_checkpoint("intr", intr_file[0], 7, INTR)
+        import_checkpoint("intr", intr_file[0], LinearHeads(7), INTR)
 
 
 def test_options_that_are_not_built_are_named(intr_file):
@@ -90,18 +91,18 @@ def test_options_that_are_not_built_are_named(intr_file):
     extra = [name for name, _ in KEYS["extra_with_pre_norm_and_learned_positions"]]
     torch.save({"model": state | {name: torch.zeros(1) for name in extra}}, path)
     with pytest.raises(ConfigError, match=r"4 unexpected: transformer\.encoder\.norm\.weight.*backbone\.1\.row_embed"):
-        import_checkpoint("intr", path, 5, INTR)
+        import_checkpoint("intr", path, LinearHeads(5), INTR)
 
 
 def test_nothing_but_a_namespace_is_let_through(intr_file):
     path, state = intr_file
     torch.save({"model": state, "args": argparse.Namespace(output=PurePosixPath("out"))}, path)
     with pytest.raises(ConfigError, match=r"checkpoint\.pth would run code \(pathlib\.PurePosixPath\) and is refused"):
-        import_checkpoint("intr", path, 5, INTR)
+        import_checkpoint("intr", path, LinearHeads(5), INTR)
     torch.save({"model": state, "args": argparse.Namespace()}, path)
     cfg = LoupeSettings(backbone="resnet18")
     with pytest.raises(ConfigError, match=r"would run code \(argparse\.Namespace\)"):
-        import_checkpoint("loupe", path, 5, cfg)
+        import_checkpoint("loupe", path, LinearHeads(5), cfg)
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
@@ -109,10 +110,10 @@ def test_export_knows_only_plain_resnets(tmp_path):
     deep = IntrSettings(backbone="resnet10t", width=0.25, d_model=16, n_heads=2)
     for cfg, message in ((deep, "got Intr on ResNet"), (CnnSettings(backbone="resnet18", width=0.25), "got Cnn on")):
         with pytest.raises(ConfigError, match=message):
-            export_intr(build_model(cfg, 5), tmp_path / "x.pth")
+            export_intr(build_model(cfg, LinearHeads(5)), tmp_path / "x.pth")
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"/file: File exists"):
-        export_intr(build_model(INTR, 5, load_weights=False), tmp_path / "file" / "x.pth")
+        export_intr(build_model(INTR, LinearHeads(5), load_weights=False), tmp_path / "file" / "x.pth")
 
 
 @pytest.fixture
@@ -125,17 +126,17 @@ def small_swin(monkeypatch):
 
 def test_loupe_of_its_authors_is_taken(tmp_path, small_swin):
     cfg = LoupeSettings(backbone="swin_base_patch4_window7_224")
-    own = shapes(build_model(cfg, 5))
+    own = shapes(build_model(cfg, LinearHeads(5)))
     foreign = {name: name.removeprefix("backbone.").replace("gate.", "loupe.") for name in own}
     state = by_formula({foreign[name]: shape for name, shape in own.items()})
     assert {name.split(".")[0] for name in state} == {"patch_embed", "layers", "norm", "head", "loupe"}
     torch.save(state | {"layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}, tmp_path / "best_model.pth")
-    imported = import_checkpoint("loupe", tmp_path / "best_model.pth", 5, cfg)
+    imported = import_checkpoint("loupe", tmp_path / "best_model.pth", LinearHeads(5), cfg)
     assert all(torch.equal(imported[name], state[foreign[name]]) for name in own)
     with pytest.raises(
         ConfigError, match=r"misshapen: gate\.attention_net\.0\.weight \(12, 48, 3, 3\) instead of \(24, 96"
     ):
-        import_checkpoint("loupe", tmp_path / "best_model.pth", 5, cfg.model_copy(update={"stage": 2}))
+        import_checkpoint("loupe", tmp_path / "best_model.pth", LinearHeads(5), cfg.model_copy(update={"stage": 2}))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_loupe_of_its_authors_is_taken(tmp_path, small_swin):
     ids=lambda cfg: cfg.name,
 )
 def test_br_npa_of_its_authors_is_taken(tmp_path, cfg):
-    own = shapes(build_model(cfg, 5))
+    own = shapes(build_model(cfg, LinearHeads(5)))
     foreign = {}
     for name in own:
         part, rest = name.split(".", 1)
@@ -160,22 +161,23 @@ def test_br_npa_of_its_authors_is_taken(tmp_path, cfg):
         foreign[name] = begin.get(part, "classificationHead.lin") + rest
     state = by_formula({foreign[name]: shape for name, shape in own.items()})
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "modelbr_npa_best_epoch7")
-    imported = import_checkpoint("br_npa", tmp_path / "modelbr_npa_best_epoch7", 5, cfg)
+    imported = import_checkpoint("br_npa", tmp_path / "modelbr_npa_best_epoch7", LinearHeads(5), cfg)
     assert all(torch.equal(imported[name], state[foreign[name]]) for name in own)
 
 
 def test_all_that_does_not_fit_is_listed(tmp_path):
     cfg = CnnSettings(backbone="resnet18", width=0.25)
     state = {
-        f"backbone.featMod.{name}": torch.zeros(shape) for name, shape in shapes(build_model(cfg, 5).backbone).items()
+        f"backbone.featMod.{name}": torch.zeros(shape)
+        for name, shape in shapes(build_model(cfg, LinearHeads(5)).backbone).items()
     }
     torch.save(state | {"classificationHead.lin01.bias": torch.zeros(5)}, tmp_path / "model_best_epoch7")
     with pytest.raises(ConfigError, match=r"best_epoch7 .*1 missing: head\.weight; 1 unexpected: auxiliary\.01\.bias"):
-        import_checkpoint("br_npa", tmp_path / "model_best_epoch7", 5, cfg)
+        import_checkpoint("br_npa", tmp_path / "model_best_epoch7", LinearHeads(5), cfg)
 
 
 def test_config_of_another_family_is_refused():
     with pytest.raises(
         ConfigError, match=r"checkpoint of br_npa .* family 'loupe'; use a config of br_npa or b_cnn or cnn"
     ):
-        import_checkpoint("br_npa", "x.pth", 5, LoupeSettings())
+        import_checkpoint("br_npa", "x.pth", LinearHeads(5), LoupeSettings())

@@ -11,6 +11,8 @@ from attnsearch.errors import ConfigError, TrialError
 from attnsearch.models.backbones.vit import embed
 from attnsearch.models.dcal import UncertaintyWeights, attention_rollout, build, pairwise_attention
 from attnsearch.models.dcal_attention import draw_partners, finish, mean_attention, pick_patches, project
+from attnsearch.tasks.classification import LinearHeads
+from tests.models.losses import loss_terms
 
 N_CLASSES = 5
 VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")
@@ -22,7 +24,7 @@ def make(fill):
 
     def build_model(**changes):
         small = {"width": 0.34, "depth": 3, "position_grid": 4, "drop_path": 0.0}
-        return fill(build(DcalSettings.model_validate({**small, **changes}), N_CLASSES)).eval()
+        return fill(build(DcalSettings.model_validate({**small, **changes}), LinearHeads(N_CLASSES))).eval()
 
     return build_model
 
@@ -141,7 +143,7 @@ def test_one_image_trains_without_pairs(make, make_batch, variant):
 def test_an_image_paired_with_itself_repeats_self_attention(make, make_batch, monkeypatch):
     monkeypatch.setattr("attnsearch.models.dcal.draw_partners", lambda n_images, *, device: torch.arange(n_images))
     output = make().train()(make_batch(3))
-    torch.testing.assert_close(output.extra_logits["pwca"], output.extra_logits["sa"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.branches["pwca"].logits, output.branches["sa"].logits, atol=1e-5, rtol=1e-5)
 
 
 def test_a_partner_changes_the_paired_branch_alone(make, make_batch, monkeypatch):
@@ -152,7 +154,7 @@ def test_a_partner_changes_the_paired_branch_alone(make, make_batch, monkeypatch
         monkeypatch.setattr("attnsearch.models.dcal.draw_partners", lambda n_images, *, device, drawn=drawn: drawn)
         outputs.append(model(batch))
     assert torch.equal(outputs[0].logits, outputs[1].logits)
-    assert not torch.allclose(outputs[0].extra_logits["pwca"], outputs[1].extra_logits["pwca"], atol=1e-4)
+    assert not torch.allclose(outputs[0].branches["pwca"].logits, outputs[1].branches["pwca"].logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_blocks", [1, 2])
@@ -169,7 +171,7 @@ def test_pairs_pass_through_the_last_blocks_alone(make, make_batch, n_blocks):
 @pytest.mark.parametrize("readout", ["query_mean", "local_mean"])
 def test_ratio_changes_predictions_where_local_queries_are_read(make, make_batch, readout):
     few, many = (make(top_k_ratio=ratio, glca_readout=readout)(make_batch()) for ratio in (0.1, 0.9))
-    assert torch.equal(few.extra_logits["sa"], many.extra_logits["sa"])
+    assert torch.equal(few.branches["sa"].logits, many.branches["sa"].logits)
     assert (few.logits - many.logits).abs().max() > 1e-4
 
 
@@ -192,16 +194,16 @@ def test_class_token_does_not_see_the_other_queries(make, make_batch):
 @pytest.mark.parametrize("readout", ["query_mean", "local_mean", "cls"])
 def test_copied_branch_starts_as_self_attention(make_batch, readout):
     cfg = DcalSettings(width=0.34, depth=3, position_grid=4, glca_readout=readout)
-    model = build(cfg, N_CLASSES).eval()
+    model = build(cfg, LinearHeads(N_CLASSES)).eval()
     model.glca.head.load_state_dict(model.head.state_dict())
-    extra = model(make_batch()).extra_logits
-    same = torch.allclose(extra["glca"], extra["sa"], atol=1e-6)
+    extra = model(make_batch()).branches
+    same = torch.allclose(extra["glca"].logits, extra["sa"].logits, atol=1e-6)
     assert same == (readout == "cls")
 
 
 def test_random_branch_has_weights_of_its_own():
     copied, fresh = (
-        build(DcalSettings(width=0.34, depth=2, position_grid=4, glca_init=init), N_CLASSES).state_dict()
+        build(DcalSettings(width=0.34, depth=2, position_grid=4, glca_init=init), LinearHeads(N_CLASSES)).state_dict()
         for init in ("copy", "random")
     )
     name = "attn.qkv.weight"
@@ -229,7 +231,7 @@ def test_parameters_of_each_variant(make, variant, expected):
 def test_glca_adds_eight_or_nine_percent_as_in_the_paper(name):
     def n_parameters(variant):
         with torch.device("meta"):
-            model = build(DcalSettings(backbone=name, variant=variant), 200)
+            model = build(DcalSettings(backbone=name, variant=variant), LinearHeads(200))
         return sum(parameter.numel() for parameter in model.parameters())
 
     assert 0.08 < n_parameters("full") / n_parameters("sa_only") - 1 < 0.095
@@ -240,28 +242,28 @@ def test_disabled_branch_has_no_logits_no_loss_and_no_map(make, make_batch, vari
     model, batch = make(variant=variant), make_batch(3)
     has_glca, has_pwca = variant in ("full", "sa_glca"), variant in ("full", "sa_pwca")
     output = model(batch, maps=())
-    assert set(output.extra_logits) == ({"sa", "glca"} if has_glca else set())
+    assert set(output.branches) == ({"sa", "glca"} if has_glca else set())
     assert output.map_names == (("rollout", "glca") if has_glca else ("rollout",))
     training = model.train()(batch)
     branches = ["glca"] * has_glca + ["pwca"] * has_pwca
-    assert set(training.extra_logits) == {*branches, *["sa"] * has_glca}
+    assert set(training.branches) == {*branches, *["sa"] * has_glca}
     expected = {"cross_entropy", *(f"cross_entropy_{name}" for name in branches)}
     if branches:
         expected |= {f"uncertainty_{name}" for name in ("sa", *branches)}
-    assert set(model.loss_terms(training, batch)) == expected
+    assert set(loss_terms(model, training, batch)) == expected
 
 
 @pytest.mark.parametrize("variant", ["sa_pwca", "sa_only"])
 def test_without_glca_the_prediction_is_that_of_a_plain_vit(make, make_batch, variant):
     model, batch = make(variant=variant), make_batch(3)
-    expected = model.head(model.backbone(batch.images))  # timm's own forward pass
+    expected = model.head(model.backbone(batch.images)).logits  # timm's own forward pass
     torch.testing.assert_close(model(batch).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_single_loss_is_not_weighted(make, make_batch):
     model, batch = make(variant="sa_only").train(), make_batch(3)
     output = model(batch)
-    terms = model.loss_terms(output, batch, label_smoothing=0.1)
+    terms = loss_terms(model, output, batch, label_smoothing=0.1)
     expected = F.cross_entropy(output.logits, batch.labels, label_smoothing=0.1)
     assert torch.equal(terms["cross_entropy"], expected)
 
@@ -271,8 +273,8 @@ def test_losses_are_weighted_by_branch(make, make_batch):
     with torch.no_grad():
         model.uncertainty.w.copy_(torch.tensor([0.0, 1.0, -1.0]))
     output = model(batch)
-    terms = model.loss_terms(output, batch)
-    losses = {name: F.cross_entropy(logits, batch.labels) for name, logits in output.extra_logits.items()}
+    terms = loss_terms(model, output, batch)
+    losses = {name: F.cross_entropy(head.logits, batch.labels) for name, head in output.branches.items()}
     torch.testing.assert_close(terms["cross_entropy"], 0.5 * losses["sa"])
     torch.testing.assert_close(terms["cross_entropy_glca"], 0.5 * losses["glca"] / torch.e)
     torch.testing.assert_close(terms["cross_entropy_pwca"], 0.5 * losses["pwca"] * torch.e)
@@ -283,7 +285,7 @@ def test_uncertainty_settles_at_the_logarithm_of_the_loss():
     weights = UncertaintyWeights(("sa",))
     with torch.no_grad():
         weights.w.copy_(torch.tensor([0.2]).log())
-    total = sum(weights({"sa": torch.tensor(0.2)}).values())
+    total = sum(weights("sa", {"loss": torch.tensor(0.2)}).values())
     total.backward()
     assert weights.w.grad.abs().max() < 1e-7
     assert total.item() == pytest.approx(0.5 * (1 + torch.tensor(0.2).log().item()))
@@ -357,7 +359,7 @@ def test_stochastic_depth_differs_between_the_streams(make, make_batch, monkeypa
     assert rates == pytest.approx([0.0, 0.25, 0.5])
     torch.manual_seed(0)
     output = model.train()(make_batch(4))
-    assert not torch.allclose(output.extra_logits["pwca"], output.extra_logits["sa"], atol=1e-3)
+    assert not torch.allclose(output.branches["pwca"].logits, output.branches["sa"].logits, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from attnsearch.models.dcal import (
     GlobalLocalCrossAttention,
     UncertaintyWeights,
     attention_rollout,
-    combine_branches,
     pairwise_attention,
 )
 from attnsearch.models.dcal_attention import finish, mean_attention, pick_patches, project
+from attnsearch.tasks.classification import LinearHeads, mean_probability
 from attnsearch.types import Batch
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
@@ -126,6 +126,11 @@ def test_stack_of_pairwise_blocks(pairs):
     close(paired, g["stack_sa"], **BLOCK)
 
 
+def total_of(weights, losses):
+    """The sum of all terms of these branches, each with one loss."""
+    return sum(term for branch, loss in losses for term in weights(branch, {"loss": loss}).values())
+
+
 @pytest.mark.parametrize(("suffix", "n_losses"), [("", 3), ("_two", 2)])
 def test_uncertainty_weights(golden, suffix, n_losses):
     g = golden("dcal_uncertainty")
@@ -133,7 +138,7 @@ def test_uncertainty_weights(golden, suffix, n_losses):
     weights = UncertaintyWeights(names).double()
     weights.w.data.copy_(g["w"])
     losses = g["losses"][:n_losses].clone().requires_grad_()
-    total = sum(weights(dict(zip(names, losses, strict=False))).values())
+    total = total_of(weights, zip(names, losses, strict=False))
     total.backward()
     close(total, g[f"total{suffix}"], **EXACT)
     close(losses.grad, g[f"grad_losses{suffix}"], **EXACT)
@@ -145,14 +150,14 @@ def test_uncertainty_weights_start_at_zero_and_may_end_below_zero(golden):
     g = golden("dcal_uncertainty")
     names = ("sa", "glca", "pwca")
     weights = UncertaintyWeights(names).double()
-    close(sum(weights(dict(zip(names, g["losses"], strict=True))).values()), g["total_zero_w"], **EXACT)
+    close(total_of(weights, zip(names, g["losses"], strict=True)), g["total_zero_w"], **EXACT)
     weights.w.data.copy_(g["w_opt"])
-    close(sum(weights(dict(zip(names, g["small_losses"], strict=True))).values()), g["total_small_opt"], **EXACT)
+    close(total_of(weights, zip(names, g["small_losses"], strict=True)), g["total_small_opt"], **EXACT)
 
 
 def test_branches_are_combined_by_probability(golden):
     g = golden("dcal_inference")
-    logits = combine_branches(g["logits_sa"], g["logits_glca"])
+    logits = mean_probability([g["logits_sa"], g["logits_glca"]])
     close(logits.softmax(dim=1), g["prob_mean"], **EXACT)
     close(2 * logits.exp(), g["prob_sum"], **EXACT)
     assert torch.equal(logits.argmax(dim=1), g["pred"])
@@ -187,7 +192,7 @@ def e2e(golden):
             dynamic_img_pad=True,
         )
         cfg = DcalSettings.model_validate({"top_k_ratio": float(g["ratio"]), "drop_path": 0.0, **changes})
-        model = Dcal(cfg, 10, body=body)
+        model = Dcal(cfg, LinearHeads(10), body=body)
         found = model.load_state_dict(state, strict=False)
         assert all(name.startswith("uncertainty.") for name in found.missing_keys)
         assert all(name.startswith("glca.") and model.glca is None for name in found.unexpected_keys)
@@ -213,8 +218,8 @@ def test_e2e_streams_and_attention(e2e):
 def test_e2e_branches(e2e):
     build, batch, g = e2e
     output = build(glca_readout="cls")(batch)
-    close(output.extra_logits["sa"], g["sa_logits"], **BLOCK)
-    close(output.extra_logits["glca"], g["glca_logits"], **BLOCK)
+    close(output.branches["sa"].logits, g["sa_logits"], **BLOCK)
+    close(output.branches["glca"].logits, g["glca_logits"], **BLOCK)
     close(2 * output.logits.exp(), g["prob_sum"], **BLOCK)
 
 
@@ -222,7 +227,7 @@ def test_e2e_mean_of_local_queries(e2e):
     build, batch, g = e2e
     model = build(glca_readout="local_mean")
     expected = g["glca_local_mean"] @ model.glca.head.weight.double().T + model.glca.head.bias
-    close(model(batch).extra_logits["glca"], expected, **BLOCK)
+    close(model(batch).branches["glca"].logits, expected, **BLOCK)
 
 
 def test_e2e_mean_of_all_queries(e2e):
@@ -231,7 +236,7 @@ def test_e2e_mean_of_all_queries(e2e):
     n_local = int(g["k"])
     features = (g["glca_cls"] + n_local * g["glca_local_mean"]) / (1 + n_local)
     expected = features @ model.glca.head.weight.double().T + model.glca.head.bias
-    close(model(batch).extra_logits["glca"], expected, **BLOCK)
+    close(model(batch).branches["glca"].logits, expected, **BLOCK)
 
 
 @pytest.mark.parametrize("readout", ["query_mean", "cls"])
@@ -256,7 +261,7 @@ def test_e2e_pairwise_stream(e2e, n_blocks, monkeypatch):
     suffix = "" if n_blocks is None else "_t"
     assert n_blocks is None or n_blocks == int(g["t"])
     expected = g[f"pwca_cls_sa{suffix}"] @ model.head.weight.double().T + model.head.bias
-    close(model(batch).extra_logits["pwca"], expected, **BLOCK)
+    close(model(batch).branches["pwca"].logits, expected, **BLOCK)
     if n_blocks is None:
         close(expected, g["pwca_logits_sa"], **BLOCK)
 
@@ -268,4 +273,4 @@ def test_e2e_copied_branch_repeats_the_class_token(e2e):
     model.glca.norm.load_state_dict(model.backbone.norm.state_dict())
     model.glca.head.load_state_dict(model.head.state_dict())
     output = model(batch)
-    close(output.extra_logits["glca"], output.extra_logits["sa"], atol=1e-6, rtol=1e-6)
+    close(output.branches["glca"].logits, output.branches["sa"].logits, atol=1e-6, rtol=1e-6)

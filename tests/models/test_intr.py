@@ -11,6 +11,8 @@ from attnsearch.config.model import IntrSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models import build_model
 from attnsearch.models.intr import adapt_detr_state, sine_position_encoding, to_official
+from attnsearch.tasks.classification import LinearHeads
+from tests.models.losses import loss_terms
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 TINY = {
@@ -27,7 +29,7 @@ TINY = {
 
 def tiny(**changes):
     torch.manual_seed(0)
-    return build_model(IntrSettings(**{**TINY, **changes}), 5)
+    return build_model(IntrSettings(**{**TINY, **changes}), LinearHeads(5))
 
 
 def test_position_of_a_single_cell_by_hand():
@@ -69,7 +71,7 @@ def test_weights_of_a_detr_are_adapted_to_the_classes(tmp_path):
     detr = {name: t for name, t in source.items() if not name.startswith("presence")} | heads
     torch.save({"model": detr}, tmp_path / "detr.pth")
     cfg = IntrSettings(**{**TINY, "width": 1.0}, weights=str(tmp_path / "detr.pth"))
-    found = to_official(build_model(cfg, 7).state_dict())
+    found = to_official(build_model(cfg, LinearHeads(7)).state_dict())
     queries = source.pop("query_embed.weight")
     assert torch.equal(found["query_embed.weight"][:5], queries)
     noise = found["query_embed.weight"][5:] - queries[:2]
@@ -161,7 +163,7 @@ def test_maps_carry_no_dropout(make_batch):
 @pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
 def test_other_backbones_train_every_parameter(backbone, make_batch):
     model, batch = tiny(backbone=backbone, width=1.0), make_batch(2)
-    model.loss_terms(model(batch), batch)["cross_entropy"].backward()
+    loss_terms(model, model(batch), batch)["cross_entropy"].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -182,9 +184,9 @@ def test_backbone_that_refuses_a_side_is_named():
 def test_frozen_norms_of_another_backbone_are_refused():
     cfg = IntrSettings(**{**TINY, "backbone": "test_vit", "width": 1.0}, weights="hub", frozen_batch_norm=True)
     with pytest.raises(ConfigError, match="needs a ResNet, got 'test_vit'"):
-        build_model(cfg, 5, load_weights=False)
+        build_model(cfg, LinearHeads(5), load_weights=False)
 
 
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="got 1"):
-        build_model(IntrSettings(**TINY), 1)
+        build_model(IntrSettings(**TINY), LinearHeads(1))

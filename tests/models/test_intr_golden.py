@@ -18,7 +18,9 @@ from attnsearch.models import build_model, intr
 from attnsearch.models.intr import adapt_detr_state, from_official, grid_padding, sine_position_encoding, to_official
 from attnsearch.models.weights import load_into
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.tasks.classification import LinearHeads
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
+from tests.models.losses import loss_terms
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -53,7 +55,7 @@ def from_golden(golden):
                 feedforward_width=64 if "dim_feedforward" not in meta else int(meta["dim_feedforward"]),
                 dropout=0.0,
             ),
-            int(meta["num_queries"]),
+            LinearHeads(int(meta["num_queries"])),
         )
         model.input_proj = nn.Conv2d(int(meta["backbone_channels"]), int(meta["d_model"]), kernel_size=1)
         model.backbone = nn.Identity()
@@ -73,7 +75,7 @@ def test_transformer_of_the_released_code(from_golden):
     torch.testing.assert_close(decoded.memory.transpose(1, 2).view_as(g["out/memory"]), g["out/memory"], **CLOSE)
     states = torch.stack([model.transformer.decoder.norm(state) for state in decoded.states])
     torch.testing.assert_close(states, g["out/hs"], **CLOSE)
-    logits = model.read(decoded.states[-1])
+    logits = model.read(decoded.states[-1]).logits
     torch.testing.assert_close(logits, g["out/logits"], **CLOSE)
     loss = F.cross_entropy(logits, g["in/labels"])
     torch.testing.assert_close(loss, g["out/loss"], **CLOSE)
@@ -112,7 +114,7 @@ def test_training_steps_of_the_released_code(from_golden):
         optimizer.param_groups[0]["lr"] = float(g["out/epoch_lr"][step // 2])
         optimizer.zero_grad()
         state = model.decode(g[f"step{step}/features"], g[f"step{step}/mask"]).states[-1]
-        loss = F.cross_entropy(model.read(state), g[f"step{step}/labels"])
+        loss = F.cross_entropy(model.read(state).logits, g[f"step{step}/labels"])
         loss.backward()
         norms.append(clip_grad_norm_(model.parameters(), float(g["meta/clip"])))
         losses.append(loss.detach())
@@ -154,11 +156,11 @@ def whole():
         g = {key: torch.from_numpy(array) for key, array in arrays.items()}
     n_classes = int(g["meta/num_queries"])
     with torch.device("meta"):
-        shapes = to_official(build_model(OFFICIAL, n_classes, load_weights=False).state_dict())
+        shapes = to_official(build_model(OFFICIAL, LinearHeads(n_classes), load_weights=False).state_dict())
     state = {name: drawn(name, tuple(tensor.shape)) for name, tensor in shapes.items()}
     first = {key.removeprefix("check_first8/"): t for key, t in g.items() if key.startswith("check_first8/")}
     assert all(torch.equal(state[name].flatten()[:8], values) for name, values in first.items())
-    model = build_model(OFFICIAL, n_classes, load_weights=False).eval()
+    model = build_model(OFFICIAL, LinearHeads(n_classes), load_weights=False).eval()
     load_into(model, from_official(state), "generated")
     return model, padded_batch([g["in/img0"], g["in/img1"]], g["in/labels"]), g
 
@@ -197,7 +199,7 @@ def test_maps_and_loss_of_the_released_code(whole):
     model, batch, g = whole
     output = model(batch, maps=())
     torch.testing.assert_close(output.logits, g["out/logits"], **CLOSE)
-    torch.testing.assert_close(model.loss_terms(output, batch)["cross_entropy"], g["out/loss"], **CLOSE)
+    torch.testing.assert_close(loss_terms(model, output, batch)["cross_entropy"], g["out/loss"], **CLOSE)
     assert output.map_names == tuple(f"layer_6/{w}/head_{n}" for w in ("predicted", "true") for n in range(1, 9))
     for index, label in enumerate(batch.labels):
         expected = g["out/attn_last"][index, :, label].view(8, *output.maps.shape[2:])
@@ -215,7 +217,7 @@ def test_state_has_the_released_layout():
     listed = official_keys()["intr_r50_200"]
     assert len(listed) == 452
     with torch.device("meta"):
-        model = build_model(OFFICIAL, 200, load_weights=False)
+        model = build_model(OFFICIAL, LinearHeads(200), load_weights=False)
     found = {name: list(tensor.shape) for name, tensor in to_official(model.state_dict()).items()}
     assert found == {name: shape for name, shape, _ in listed}
     assert sum(parameter.numel() for parameter in model.parameters()) == official_keys()["parameter_count"]
@@ -224,7 +226,7 @@ def test_state_has_the_released_layout():
 def test_parameters_train_as_in_the_released_code():
     roles = {name: role for name, _, role in official_keys()["intr_r50_200"]}
     with torch.device("meta"):
-        model = build_model(OFFICIAL, 200, load_weights=False)
+        model = build_model(OFFICIAL, LinearHeads(200), load_weights=False)
     found = {name: "buffer" for name, _ in model.named_buffers() if name in model.state_dict()}
     for name, parameter in model.named_parameters():
         role = "backbone_lr" if name.startswith(model.backbone_prefix) else "main_lr"
@@ -240,7 +242,7 @@ def test_names_survive_both_ways():
 def test_frozen_batch_norm_of_the_released_code(golden):
     g = golden("intr_frozenbn")
     with torch.device("meta"):
-        frozen = type(build_model(OFFICIAL, 2, load_weights=False).backbone.bn1)
+        frozen = type(build_model(OFFICIAL, LinearHeads(2), load_weights=False).backbone.bn1)
     norm = frozen(len(g["sd/weight"])).train()
     state = {key.removeprefix("sd/"): tensor for key, tensor in g.items() if key.startswith("sd/")}
     norm.load_state_dict({**state, "num_batches_tracked": torch.tensor(7)}, strict=True)
@@ -290,7 +292,7 @@ def test_accuracy_counts_images_where_the_released_code_averages_batches(golden)
         part = slice(start, start + size)
         logits, labels = g["in/logits"][part], g["in/labels"][part]
         batch = Batch(torch.zeros(size, 3, 1, 1), labels, ("",) * size, torch.arange(size))
-        totals.add(batch, AttentionOutput(logits), {"cross_entropy": F.cross_entropy(logits, labels)})
+        totals.add(batch, AttentionOutput(HeadOutput(logits)), {"cross_entropy": F.cross_entropy(logits, labels)})
         start += size
     scores = totals.scores()
     assert 100 * scores.metrics["accuracy"] == pytest.approx(float(g["out/acc1_exact"]), rel=1e-6)

@@ -12,6 +12,9 @@ from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
 from attnsearch.models.backbones.generic import HIERARCHICAL, build_any_backbone, run_children, split_after
 from attnsearch.models.loupe import LoupeGate, gate_mean_outside
+from attnsearch.tasks.classification import LinearHeads
+from attnsearch.types import HeadOutput
+from tests.models.losses import loss_terms
 
 SMALL = {"backbone": "resnet10t", "width": 0.25}
 SWIN = "swin_tiny_patch4_window7_224"
@@ -38,7 +41,7 @@ def small_swin(monkeypatch):
 
 
 def loupe(**changes):
-    return build_model(LoupeSettings(**{**SMALL, **changes}), 5)
+    return build_model(LoupeSettings(**{**SMALL, **changes}), LinearHeads(5))
 
 
 @pytest.fixture
@@ -65,8 +68,8 @@ def test_loss_of_the_released_code(golden_gate, make_batch):
     model, batch = loupe(sparsity_weight=float(g["lam"])), make_batch(2)
     model.gate, batch = gate, replace(batch, labels=g["labels"])
     model.features_at_split = lambda images: g["x"]
-    model.classify = lambda features: g["logits"]
-    terms = model.loss_terms(model(batch), batch)
+    model.predict = lambda features: HeadOutput(g["logits"])
+    terms = loss_terms(model, model(batch), batch)
     assert float(terms["cross_entropy"].detach()) == pytest.approx(float(g["ce"]), rel=1e-6)
     assert float(sum(terms.values()).detach()) == pytest.approx(float(g["total_loss"]), rel=1e-6)
 
@@ -112,14 +115,14 @@ def test_both_halves_together_are_the_backbone(module, small_swin):
 @pytest.mark.parametrize(("stage", "side", "channels"), [(0, 56, 96), (1, 28, 192), (2, 14, 384), (3, 7, 768)])
 def test_stages_of_swin_have_the_published_sizes(stage, side, channels):
     with torch.device("meta"):
-        model = build_model(LoupeSettings(backbone=SWIN, stage=stage), 5)
+        model = build_model(LoupeSettings(backbone=SWIN, stage=stage), LinearHeads(5))
         features = model.features_at_split(torch.empty(2, 3, 224, 224))
     assert features.shape == (2, channels, side, side)
 
 
 @torch.no_grad()
 def test_plain_swin_is_the_swin_of_timm(make_batch, small_swin):
-    model = build_model(PlainSettings(backbone=SWIN), 5).eval()
+    model = build_model(PlainSettings(backbone=SWIN), LinearHeads(5)).eval()
     reference = timm.create_model(SWIN, num_classes=5).eval()
     state = {f"head.fc.{name.removeprefix('head.')}": t for name, t in model.state_dict().items() if "head" in name}
     body = {name.removeprefix("backbone."): t for name, t in model.state_dict().items() if "backbone" in name}
@@ -130,18 +133,18 @@ def test_plain_swin_is_the_swin_of_timm(make_batch, small_swin):
 
 @torch.no_grad()
 def test_gate_of_swin_scales_every_channel_of_a_cell_and_takes_odd_sizes(make_batch, small_swin):
-    model = build_model(LoupeSettings(backbone=SWIN), 5).eval()
+    model = build_model(LoupeSettings(backbone=SWIN), LinearHeads(5)).eval()
     output = model(make_batch(1, 45, 70), maps=())
     assert output.maps.shape == (1, 1, 6, 9)  # ceil(45 / 8), ceil(70 / 8)
     features = model.features_at_split(make_batch(1, 45, 70).images)
-    torch.testing.assert_close(model.classify(features * output.maps), output.logits)
+    torch.testing.assert_close(model.predict(features * output.maps).logits, output.logits)
 
 
 def test_open_gate_is_the_plain_backbone(make_batch):
     torch.manual_seed(0)
     gated = loupe(initial_gate_bias=10).eval()
     torch.manual_seed(0)
-    plain = build_model(PlainSettings(**SMALL), 5).eval()
+    plain = build_model(PlainSettings(**SMALL), LinearHeads(5)).eval()
     assert plain.state_dict().keys() == {name for name in gated.state_dict() if not name.startswith("gate.")}
     assert all(torch.equal(tensor, gated.state_dict()[name]) for name, tensor in plain.state_dict().items())
     torch.nn.init.constant_(gated.gate.attention_net[2].bias, 100.0)
@@ -162,7 +165,7 @@ def test_gate_starts_near_a_half_and_its_bias_opens_it():
 @pytest.mark.parametrize("changes", [{"sparsity_weight": 0.0}, {"has_sparsity": False, "sparsity_weight": 0.3}])
 def test_sparsity_can_be_switched_off(changes, make_batch):
     model, batch = loupe(**changes), make_batch()
-    assert float(model.loss_terms(model(batch), batch)["gate_sparsity"].detach()) == 0.0
+    assert float(loss_terms(model, model(batch), batch)["gate_sparsity"].detach()) == 0.0
 
 
 def test_mask_term_is_the_gate_outside_of_the_parts_by_hand():
@@ -177,7 +180,7 @@ def test_mask_term_enters_the_loss_with_its_weight(make_batch):
     model, batch = loupe(mask_weight=3.0), make_batch()
     batch = replace(batch, part_masks=torch.zeros(2, 64, 64, dtype=torch.bool))
     output = model(batch, maps=())
-    terms = model.loss_terms(output, batch)
+    terms = loss_terms(model, output, batch)
     torch.testing.assert_close(terms["gate_mask"], 3.0 * output.maps.mean())
     assert set(terms) == {"cross_entropy", "gate_sparsity", "gate_mask"}
 
@@ -185,15 +188,15 @@ def test_mask_term_enters_the_loss_with_its_weight(make_batch):
 def test_training_without_the_masks_is_named_and_evaluation_goes_on(make_batch):
     model, batch = loupe(mask_weight=0.5), make_batch()
     with pytest.raises(DataError, match=r"model\.mask_weight is 0\.5 .* no part masks"):
-        model.loss_terms(model(batch), batch)
+        loss_terms(model, model(batch), batch)
     model.eval()
-    assert set(model.loss_terms(model(batch), batch)) == {"cross_entropy", "gate_sparsity"}
+    assert set(loss_terms(model, model(batch), batch)) == {"cross_entropy", "gate_sparsity"}
 
 
 def test_masks_are_asked_for_only_with_their_weight():
     assert loupe(mask_weight=0.5).needs_masks
     assert not loupe().needs_masks
-    assert not build_model(PlainSettings(**SMALL), 5).needs_masks
+    assert not build_model(PlainSettings(**SMALL), LinearHeads(5)).needs_masks
 
 
 def test_gate_is_the_saliency(make_batch):
@@ -204,7 +207,7 @@ def test_gate_is_the_saliency(make_batch):
 
 
 def test_plain_map_is_the_norm_of_the_last_features(make_batch):
-    model = build_model(PlainSettings(**SMALL), 5).eval()
+    model = build_model(PlainSettings(**SMALL), LinearHeads(5)).eval()
     output = model(make_batch(), maps=())
     expected = model.backbone.forward_features(make_batch().images).square().sum(dim=1).sqrt()
     torch.testing.assert_close(output.maps[:, 0], expected)
@@ -227,12 +230,12 @@ def test_plain_map_is_the_norm_of_the_last_features(make_batch):
 )
 def test_unusable_backbone_is_named(name, message):
     with torch.device("meta"), pytest.raises(ConfigError, match=message):
-        build_model(LoupeSettings(backbone=name), 5)
+        build_model(LoupeSettings(backbone=name), LinearHeads(5))
 
 
 def test_width_of_another_backbone_is_refused():
     with pytest.raises(ConfigError, match=r"model\.width 0\.5 does not fit 'test_convnext'"):
-        build_model(PlainSettings(backbone="test_convnext", width=0.5), 5)
+        build_model(PlainSettings(backbone="test_convnext", width=0.5), LinearHeads(5))
 
 
 @pytest.mark.parametrize("module", HIERARCHICAL)

@@ -7,6 +7,8 @@ from attnsearch.config.base import Settings, members
 from attnsearch.config.model import ModelConfig, ResNetSettings
 from attnsearch.models import build_model
 from attnsearch.models.weights import load_into, read_checkpoint, save_checkpoint
+from attnsearch.tasks.classification import LinearHeads
+from tests.models.losses import loss_terms
 
 N_CLASSES = 5
 FAMILIES: tuple[type[Settings], ...] = tuple(members(ModelConfig))
@@ -57,7 +59,7 @@ every_model = pytest.mark.parametrize("cfg", SETTINGS)
 @pytest.fixture
 def model(cfg, fill):
     torch.manual_seed(0)
-    model = build_model(cfg, N_CLASSES)
+    model = build_model(cfg, LinearHeads(N_CLASSES))
     fill(model.backbone if cfg.name in DRAWN else model)
     return model
 
@@ -72,7 +74,7 @@ def test_every_family_is_covered():
 def test_output_shapes(model, make_batch):
     output = model.eval()(make_batch(2), maps=())
     assert output.logits.shape == (2, N_CLASSES)
-    assert all(logits.shape == (2, N_CLASSES) for logits in output.extra_logits.values())
+    assert all(head.logits.shape == (2, N_CLASSES) for head in output.branches.values())
     assert output.maps.shape[:2] == (2, len(output.map_names))
     assert len(set(output.map_names)) == len(output.map_names) > 0
     if output.norms is not None:
@@ -104,7 +106,7 @@ def test_maps_come_by_name_in_the_order_asked(model, make_batch):
 @every_model
 def test_gradients_reach_every_parameter(model, make_batch):
     batch = make_batch(4)
-    terms = model.train().loss_terms(model(batch), batch, label_smoothing=0.1)
+    terms = loss_terms(model.train(), model(batch), batch, label_smoothing=0.1)
     assert "cross_entropy" in terms
     assert all(term.ndim == 0 and term.dtype == torch.float32 for term in terms.values())
     sum(terms.values()).backward()
@@ -120,7 +122,7 @@ def test_state_survives_a_file(model, cfg, make_batch, tmp_path):
     metadata = {"class_names": "[]", "config": cfg.model_dump_json(), "epoch": "1"}
     save_checkpoint(tmp_path / "kept.safetensors", model, metadata)
     state, found = read_checkpoint(tmp_path / "kept.safetensors")
-    copy = build_model(type(cfg).model_validate_json(found["config"]), N_CLASSES)
+    copy = build_model(type(cfg).model_validate_json(found["config"]), LinearHeads(N_CLASSES))
     load_into(copy, state, "kept.safetensors")
     assert torch.equal(copy.eval()(make_batch()).logits, model.eval()(make_batch()).logits)
 
@@ -149,7 +151,7 @@ def test_bfloat16_autocast_is_finite(model, make_batch):
     batch = make_batch(2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(batch, maps=())
-        loss = sum(model.loss_terms(output, batch).values())
+        loss = sum(loss_terms(model, output, batch).values())
     loss.backward()
     assert output.maps.dtype == torch.float32
     assert output.maps.isfinite().all()
@@ -186,7 +188,7 @@ def test_blank_images_give_finite_results(model, make_batch):
     batch = make_batch(2)
     batch.images.zero_()
     output = model(batch, maps=())
-    sum(model.loss_terms(output, batch).values()).backward()
+    sum(loss_terms(model, output, batch).values()).backward()
     assert output.maps.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 

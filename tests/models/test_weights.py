@@ -16,6 +16,7 @@ from attnsearch.files import is_temporary, writer_of
 from attnsearch.models import build_model, declared_sizes
 from attnsearch.models.backbones.resnet import build_backbone
 from attnsearch.models.weights import check_class_names, load_file, load_into, read_checkpoint, save_checkpoint
+from attnsearch.tasks.classification import LinearHeads
 
 METADATA = {"class_names": '["a", "b"]', "config": "{}", "epoch": "3"}
 
@@ -144,9 +145,9 @@ def test_weights_of_another_backbone_are_refused(tmp_path, body_state):
 
 
 def test_weights_are_not_looked_for_when_the_state_comes_later():
-    build_model(small(weights="/absent/w.pt"), 2, load_weights=False)
+    build_model(small(weights="/absent/w.pt"), LinearHeads(2), load_weights=False)
     with pytest.raises(ConfigError, match=r"/absent/w\.pt does not exist"):
-        build_model(small(weights="/absent/w.pt"), 2)
+        build_model(small(weights="/absent/w.pt"), LinearHeads(2))
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_backbone_without_published_weights_is_named():
 
 
 def test_checkpoint_carries_state_and_metadata(tmp_path):
-    model = build_model(BrNpaSettings(backbone="test_resnet"), 2).to(memory_format=torch.channels_last)
+    model = build_model(BrNpaSettings(backbone="test_resnet"), LinearHeads(2)).to(memory_format=torch.channels_last)
     save_checkpoint(tmp_path / "kept.safetensors", model, METADATA | {"val_hash": "f00"})
     state, metadata = read_checkpoint(tmp_path / "kept.safetensors")
     assert metadata == METADATA | {"val_hash": "f00"}

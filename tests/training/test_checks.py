@@ -14,6 +14,7 @@ from attnsearch.data.loader import DataSource
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import write_model_checkpoint
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.training.checks import check_start
 from tests.tiny import ConfigMaker
 
@@ -26,7 +27,7 @@ def trained(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> Path:
     torch.manual_seed(5)
     write_model_checkpoint(
         path,
-        build_model(config.model, 3),
+        build_model(config.model, LinearHeads(3)),
         config=config,
         class_names=("a", "b", "c"),
         epoch=1,
@@ -46,8 +47,8 @@ def test_the_backbone_of_another_family_and_class_count_is_taken(
     config = warm(tiny_config, trained)
     check_start(config, data.tables)
     torch.manual_seed(5)
-    source = build_model(tiny_config().model, 3).get_submodule("backbone").state_dict()
-    found = build_model(config.model, 2).get_submodule("backbone").state_dict()
+    source = build_model(tiny_config().model, LinearHeads(3)).get_submodule("backbone").state_dict()
+    found = build_model(config.model, LinearHeads(2)).get_submodule("backbone").state_dict()
     assert found.keys() == source.keys()
     assert all(torch.equal(found[name], source[name]) for name in source)
 
@@ -81,7 +82,7 @@ def test_a_teacher_of_other_birds_is_refused(
     path, config = tmp_path / "kept.safetensors", tiny_config()
     write_model_checkpoint(
         path,
-        build_model(config.model, 2),
+        build_model(config.model, LinearHeads(2)),
         config=config.model_copy(update={"data": SyntheticData()}),
         class_names=data.tables.class_names,
         epoch=1,
@@ -105,4 +106,4 @@ def test_missing_masks_are_found_before_training(tiny_config: ConfigMaker, data:
 
 def test_a_study_that_was_not_looked_up_is_named(tiny_config: ConfigMaker) -> None:
     with pytest.raises(ConfigError, match="'study:cnn', which is looked up when a run starts"):
-        build_model(tiny_config(model={"weights": "study:cnn"}).model, 2)
+        build_model(tiny_config(model={"weights": "study:cnn"}).model, LinearHeads(2))

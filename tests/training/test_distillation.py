@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from attnsearch.config.experiment import ExperimentConfig, TeacherSettings
 from attnsearch.data.loader import DataSource
@@ -16,9 +15,10 @@ from attnsearch.device import Arithmetic
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import write_model_checkpoint
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.training.distillation import Teacher, load_teacher
 from attnsearch.training.trainer import fit
-from attnsearch.types import AttentionOutput, Batch
+from attnsearch.types import Batch
 from tests.tiny import ConfigMaker, RecordingContext
 
 CPU = Arithmetic(torch.device("cpu"))
@@ -26,7 +26,7 @@ CPU = Arithmetic(torch.device("cpu"))
 
 def save_teacher(path: Path, config: ExperimentConfig, *, class_names: tuple[str, ...], val_hash: str) -> str:
     torch.manual_seed(5)
-    model = build_model(config.model, len(class_names))
+    model = build_model(config.model, LinearHeads(len(class_names)))
     write_model_checkpoint(
         path, model, config=config, class_names=class_names, epoch=1, accumulation=1, val_hash=val_hash
     )
@@ -51,20 +51,14 @@ def load(checkpoint: str, data: DataSource, **settings: Any) -> Teacher:
     )
 
 
-def test_the_teachers_loss_takes_the_place_of_the_cross_entropy(checkpoint: str, data: DataSource) -> None:
+def test_the_teacher_gives_its_logits_with_its_settings(checkpoint: str, data: DataSource) -> None:
     teacher = load(checkpoint, data, temperature=2.0, interpolation=0.25)
     images = torch.sin(torch.arange(4 * 3 * 32 * 32, dtype=torch.float32)).view(4, 3, 32, 32)
     batch = Batch(images, torch.tensor([0, 1, 1, 0]), ("a", "b", "c", "d"), torch.arange(4))
-    logits = torch.tensor([[1.0, 0.0], [0.5, 2.0], [-1.0, 1.0], [0.0, 0.0]])
-    terms = {"cross_entropy": torch.tensor(7.0), "sparse": torch.tensor(0.5)}
-    found = teacher.replace_cross_entropy(terms, AttentionOutput(logits), batch, label_smoothing=0.0)
-    with torch.no_grad():
-        wanted = (teacher.model(batch).logits / 2.0).softmax(1)
-    divergence = (wanted * (wanted.log() - (logits / 2.0).log_softmax(1))).sum(1).mean()
-    expected = 0.25 * 4.0 * divergence + 0.75 * F.cross_entropy(logits, batch.labels)
-    assert set(found) == {"distillation", "sparse"}
-    torch.testing.assert_close(found["distillation"], expected, rtol=1e-5, atol=1e-6)
-    assert float(found["sparse"]) == 0.5
+    targets = teacher.soft_targets(batch)
+    assert torch.equal(targets.logits, teacher.model(batch).logits)
+    assert (targets.temperature, targets.interpolation) == (2.0, 0.25)
+    assert not targets.logits.requires_grad
 
 
 def test_the_teacher_stays_as_it_is(checkpoint: str, data: DataSource) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from attnsearch.device import Arithmetic
 from attnsearch.errors import NonFiniteLoss, TrialInterrupted
 from attnsearch.models.base import AttentionModel
+from attnsearch.tasks.base import build_task
+from attnsearch.tasks.classification import LinearHead
 from attnsearch.training import loop
-from attnsearch.training.loop import TrainingSetup, split_batch, train_epoch, validate_epoch
+from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.setup import build_optimizer, build_schedule, freeze_backbone
 from attnsearch.types import AttentionOutput, Batch
 from tests.tiny import ConfigMaker
@@ -27,17 +29,17 @@ class Linear(AttentionModel):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.0))
-        self.head = nn.Linear(4, 2)
+        self.head = LinearHead(4, 2)
         for index, parameter in enumerate(self.parameters()):
             values = torch.arange(parameter.numel(), dtype=torch.float32)
             parameter.data = torch.sin(values + index).view_as(parameter)
 
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         features = self.backbone(batch.images)
-        logits = self.head(features.mean(dim=(2, 3)))
+        head = self.head(features.mean(dim=(2, 3)))
         if maps is None:
-            return AttentionOutput(logits)
-        return AttentionOutput(logits, maps=features.relu().sum(dim=1, keepdim=True), map_names=("sum",))
+            return AttentionOutput(head)
+        return AttentionOutput(head, maps=features.relu().sum(dim=1, keepdim=True), map_names=("sum",))
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         assert output.maps is not None
@@ -74,7 +76,7 @@ def new_run(tiny_config: ConfigMaker) -> Callable[..., TrainingSetup]:
             config.train.schedule, optimizer, lr=config.train.optimizer.lr, epochs=2, updates_per_epoch=len(loader)
         )
         arithmetic = Arithmetic(torch.device("cpu"), "bf16" if precision == "bf16" else "fp32")
-        return TrainingSetup(config, model, 2, arithmetic, optimizer, schedule, loader, loader)
+        return TrainingSetup(config, build_task(config.task), model, 2, arithmetic, optimizer, schedule, loader, loader)
 
     return make
 
@@ -203,19 +205,3 @@ def test_a_stop_comes_between_two_updates(new_run: Callable[..., TrainingSetup])
         train_epoch(once, 1, accumulation=1, check=iter([None]).__next__)  # type: ignore[arg-type]
     assert torch.equal(weights(run), weights(once))
     assert not torch.equal(weights(run), weights(new_run()))
-
-
-@pytest.mark.parametrize(
-    ("n_images", "part_images", "sizes"),
-    [(8, 8, [8]), (8, 4, [4, 4]), (5, 4, [2, 3]), (3, 1, [1, 1, 1]), (5, 2, [2, 3]), (3, 2, [3]), (1, 2, [1])],
-)
-def test_parts_are_as_equal_as_can_be(n_images: int, part_images: int, sizes: list[int]) -> None:
-    whole = next(Fixed(n_images).epoch(1))
-    whole = replace(whole, padding=torch.zeros(n_images, 4, 4, dtype=torch.bool))
-    parts = list(split_batch(whole, part_images))
-    assert [len(part.labels) for part in parts] == sizes
-    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
-    assert torch.equal(torch.cat([part.rows for part in parts]), whole.rows)
-    assert sum((part.image_ids for part in parts), ()) == whole.image_ids
-    assert all(part.padding is not None and len(part.padding) == len(part.labels) for part in parts)
-    assert all(part.part_masks is None for part in parts)

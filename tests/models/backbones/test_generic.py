@@ -7,6 +7,7 @@ from torch import Tensor
 from attnsearch.config.model import IntrSettings, LoupeSettings, PlainSettings
 from attnsearch.models import build_model
 from attnsearch.models.backbones.generic import PixelStatistics
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.types import Batch
 
 # (1 - mean) / deviation of a white pixel under ImageNet's numbers
@@ -39,7 +40,7 @@ def test_statistics_have_no_state() -> None:
 def test_every_family_feeds_its_backbone_what_the_name_expects(
     settings: LoupeSettings | PlainSettings | IntrSettings,
 ) -> None:
-    model = build_model(settings, 2).eval()
+    model = build_model(settings, LinearHeads(2)).eval()
     seen: list[Tensor] = []
     first = next(module for module in model.backbone.modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))

@@ -11,6 +11,7 @@ from attnsearch.errors import ConfigError
 from attnsearch.models.backbones.vit import build_vit, embed
 from attnsearch.models.dcal import build
 from attnsearch.models.weights import save_checkpoint
+from attnsearch.tasks.classification import LinearHeads
 
 NAME = "deit_tiny_patch16_224"
 
@@ -127,7 +128,7 @@ def test_weights_of_another_size_have_their_positions_resampled(pretrained, tmp_
 
 def test_checkpoint_of_the_package_gives_its_backbone(fill, tmp_path):
     cfg = settings(depth=2, position_grid=4)
-    trained = fill(build(cfg, 5))
+    trained = fill(build(cfg, LinearHeads(5)))
     metadata = {"class_names": "[]", "config": cfg.model_dump_json(), "epoch": "1"}
     save_checkpoint(tmp_path / "kept.safetensors", trained, metadata)
     body = load(tmp_path / "kept.safetensors")

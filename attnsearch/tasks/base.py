@@ -1,0 +1,134 @@
+"""The contract of a task: what a model is trained for, how that is measured, and what an explanation explains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from attnsearch import plugins
+from attnsearch.config.task import TaskConfig
+from attnsearch.tasks.sampling import equal_parts
+
+if TYPE_CHECKING:
+    from attnsearch.metrics.classification import PassMetrics
+    from attnsearch.models.base import AttentionModel, Heads
+    from attnsearch.models.checkpoint import ModelCheckpoint
+    from attnsearch.types import AttentionOutput, Batch
+
+
+def build_task(config: TaskConfig) -> Task:
+    """The task that the settings describe.
+
+    Raises:
+        ConfigError: no such task is registered.
+    """
+    task: Task = plugins.find("task", config.name)(config)
+    return task
+
+
+def restore_model(checkpoint: ModelCheckpoint) -> AttentionModel:
+    """The model of a checkpoint with its weights, on the CPU.
+
+    Raises:
+        ConfigError: the weights do not fit the model that the checkpoint's own config describes.
+    """
+    heads = build_task(checkpoint.config.task).heads(len(checkpoint.class_names))
+    return checkpoint.build_model(heads)
+
+
+class Meter(Protocol):
+    """What is measured of one pass over a split, as running sums on the device."""
+
+    def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
+        """Adds one batch with its loss terms, scalars that are means over the batch."""
+
+    def loss(self) -> float:
+        """The mean loss so far. One device sync."""
+
+    def scores(self) -> PassMetrics:
+        """All that was measured. One device sync.
+
+        Raises:
+            ValueError: no batch was added.
+        """
+
+
+class Target(Protocol):
+    """What an explanation explains: one number of each image, which removing pixels may lower."""
+
+    def score(self, output: AttentionOutput) -> Tensor:
+        """The number of each image, (B,) float32."""
+
+    def take(self, rows: Tensor | slice) -> Target:
+        """The target of some images of the batch."""
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """What a teacher makes of a batch, and how much it counts.
+
+    Attributes:
+        logits: (B, n_classes).
+        temperature: T > 0.
+        interpolation: in [0, 1]; 1 ignores the labels.
+    """
+
+    logits: Tensor
+    temperature: float
+    interpolation: float
+
+
+class Task(ABC):
+    """Heads, losses, batches, metrics and targets; it has settings and no state.
+
+    Attributes:
+        metrics: what every model of the task is measured by in validation, beside its loss.
+    """
+
+    metrics: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def heads(self, n_classes: int) -> Heads:
+        """What makes the heads of a model.
+
+        Args:
+            n_classes: of the training split.
+        Raises:
+            ValueError: fewer classes than 2.
+        """
+
+    @abstractmethod
+    def losses(
+        self,
+        output: AttentionOutput,
+        batch: Batch,
+        *,
+        label_smoothing: float = 0.0,
+        soft_targets: SoftTargets | None = None,
+    ) -> dict[str, dict[str, Tensor]]:
+        """The losses of each of the `trained_heads`, by branch and name: float32 scalars, means over the batch.
+
+        Names are unique over all branches; those of the main branch, the first, are plain, and those of a further one
+        end in its name.
+
+        Args:
+            soft_targets: of a teacher, for the main branch; None without one.
+        """
+
+    @abstractmethod
+    def meter(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> Meter:
+        """A meter of one pass, which holds nothing yet.
+
+        Args:
+            n_classes: of the split.
+            in_training: measures only what costs next to nothing.
+        """
+
+    def split(self, batch: Batch, part_images: int) -> Iterator[Batch]:
+        """Parts of a batch of at most `part_images` images, whose gradients add up to that of the whole."""
+        return equal_parts(batch, part_images)

@@ -1,0 +1,153 @@
+"""Classification: linear heads, cross-entropy, accuracies; an explanation explains the probability of a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnsearch.config.task import ClassificationSettings
+from attnsearch.metrics.classification import MetricTotals
+from attnsearch.tasks.base import SoftTargets, Task
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
+
+
+class LinearHead(nn.Linear):
+    """A linear classifier whose embedding is what it reads: (B, D) -> logits (B, n_classes)."""
+
+    def forward(self, features: Tensor) -> HeadOutput:  # type: ignore[override]
+        return HeadOutput(super().forward(features), features)
+
+
+class PresenceHead(nn.Linear):
+    """One linear map that reads the vector of every class: (B, n_classes, D) -> logits (B, n_classes).
+
+    It has no embedding: the mean over the classes' vectors would be one, but no publication uses it and nobody has
+    measured what it is worth.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+
+    def forward(self, states: Tensor) -> HeadOutput:  # type: ignore[override]
+        return HeadOutput(super().forward(states)[..., 0])
+
+
+@dataclass(frozen=True)
+class LinearHeads:
+    """Makes linear heads of `n_classes`.
+
+    Raises:
+        ValueError: there are fewer classes than 2.
+    """
+
+    n_classes: int
+
+    def __post_init__(self) -> None:
+        if self.n_classes < 2:
+            raise ValueError(f"n_classes must be >= 2, got {self.n_classes}")
+
+    def image(self, width: int, *, bias: bool = True) -> nn.Module:
+        return LinearHead(width, self.n_classes, bias=bias)
+
+    def per_class(self, width: int) -> nn.Module:
+        return PresenceHead(width)
+
+    def combine(self, branches: Mapping[str, HeadOutput]) -> HeadOutput:
+        """The mean of the branches' class probabilities, see `mean_probability`; embeddings stand side by side."""
+        embeddings = [branch.embedding for branch in branches.values() if branch.embedding is not None]
+        joined = torch.cat(embeddings, dim=1) if len(embeddings) == len(branches) else None
+        return HeadOutput(mean_probability([branch.logits for branch in branches.values()]), joined)
+
+
+def mean_probability(logits: list[Tensor]) -> Tensor:
+    """Logits whose softmax is the mean of the branches' class probabilities, (B, n_classes) float32.
+
+    Args:
+        logits: (B, n_classes) of each branch.
+    """
+    log_probabilities = [F.log_softmax(branch.float(), dim=1) for branch in logits]
+    return reduce(torch.logaddexp, log_probabilities) - math.log(len(logits))
+
+
+def distillation_loss(
+    student_logits: Tensor, teacher: SoftTargets, labels: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """The float32 scalar b T² KL(teacher || student) + (1 - b) CE(student, labels), b being the interpolation.
+
+    KL is a sum over classes and a mean over the batch, on probabilities softened by the temperature T.
+
+    Args:
+        student_logits: (B, n_classes).
+        teacher: gets no gradient.
+        labels: (B,) int64.
+        label_smoothing: of the cross-entropy alone.
+    Source: Hinton et al. 2015, section 2, as BR-NPA's released code (`TristanGomez44/br_npa`) applies it.
+    """
+    student_logits, teacher_logits = student_logits.float(), teacher.logits.detach().float()
+    divergence = F.kl_div(
+        F.log_softmax(student_logits / teacher.temperature, dim=1),
+        F.log_softmax(teacher_logits / teacher.temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    cross_entropy = F.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
+    return teacher.interpolation * teacher.temperature**2 * divergence + (1.0 - teacher.interpolation) * cross_entropy
+
+
+@dataclass(frozen=True)
+class ClassTarget:
+    """The probability of one class of each image.
+
+    Attributes:
+        classes: (B,) int64.
+    """
+
+    classes: Tensor
+
+    def score(self, output: AttentionOutput) -> Tensor:
+        probabilities = output.logits.float().softmax(dim=1)  # (B, n_classes)
+        return probabilities.gather(1, self.classes[:, None])[:, 0]
+
+    def take(self, rows: Tensor | slice) -> ClassTarget:
+        return ClassTarget(self.classes[rows])
+
+
+@dataclass(frozen=True)
+class ClassificationTask(Task):
+    """Each image has one class."""
+
+    settings: ClassificationSettings
+    metrics: ClassVar[frozenset[str]] = frozenset({"accuracy", "mean_class_accuracy", "cross_entropy"})
+
+    def heads(self, n_classes: int) -> LinearHeads:
+        return LinearHeads(n_classes)
+
+    def losses(
+        self,
+        output: AttentionOutput,
+        batch: Batch,
+        *,
+        label_smoothing: float = 0.0,
+        soft_targets: SoftTargets | None = None,
+    ) -> dict[str, dict[str, Tensor]]:
+        """A `cross_entropy` of each branch; with a teacher the main branch has `distillation` instead."""
+        losses: dict[str, dict[str, Tensor]] = {}
+        for branch, head in output.trained_heads.items():
+            logits = head.logits.float()
+            if soft_targets is not None and not losses:
+                loss = distillation_loss(logits, soft_targets, batch.labels, label_smoothing=label_smoothing)
+                losses[branch] = {"distillation": loss}
+            else:
+                name = f"cross_entropy_{branch}" if losses else "cross_entropy"
+                losses[branch] = {name: F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)}
+        return losses
+
+    def meter(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> MetricTotals:
+        return MetricTotals(n_classes, device, in_training=in_training)

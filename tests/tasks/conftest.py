@@ -1,0 +1,3 @@
+from tests.models.conftest import golden
+
+__all__ = ["golden"]

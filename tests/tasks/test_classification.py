@@ -1,0 +1,121 @@
+"""Heads, losses and targets of classification; the distillation loss against the released code."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.task import ClassificationSettings
+from attnsearch.errors import ConfigError
+from attnsearch.tasks.base import SoftTargets, build_task
+from attnsearch.tasks.classification import ClassTarget, LinearHeads, distillation_loss
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
+
+TASK = build_task(ClassificationSettings())
+
+
+def make_output(**changes):
+    """Two images, two classes, and one more branch."""
+    head = HeadOutput(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    branches = {"a": HeadOutput(torch.tensor([[0.0, 0.0], [3.0, 0.0]]))}
+    return AttentionOutput(head, **{"branches": branches, **changes})
+
+
+def make_batch():
+    return Batch(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]), ("x", "y"), torch.arange(2))
+
+
+def test_the_default_task_changes_neither_digest_nor_file():
+    settings = {"name": "run", "data": {"name": "synthetic"}, "model": {"name": "cnn"}}
+    plain, named = (
+        ExperimentConfig.model_validate(settings | more) for more in ({}, {"task": {"name": "classification"}})
+    )
+    assert plain == named
+    assert named.digest() == plain.digest()
+    assert "task" not in named.identity()
+    assert "task" not in named.model_dump(mode="json")
+    assert ExperimentConfig.model_validate_json(named.model_dump_json()) == plain
+    # of version 0.1, which had no tasks
+    assert plain.digest() == "f82e6c2ebfcb9854412bac06a5b8210d59500644f6ab6262b4d74852ad21e605"
+
+
+def test_an_unknown_task_is_named_with_those_that_there_are():
+    with pytest.raises(ConfigError, match="unknown task 'sorting'; known: classification"):
+        build_task(ClassificationSettings.model_construct(name="sorting"))
+
+
+def test_each_trained_head_has_a_loss_and_the_first_is_the_main_one():
+    output, batch = make_output(), make_batch()
+    losses = TASK.losses(output, batch, label_smoothing=0.2)
+    expected = F.cross_entropy(output.logits, batch.labels, label_smoothing=0.2)
+    assert {branch: list(terms) for branch, terms in losses.items()} == {
+        "main": ["cross_entropy"],
+        "a": ["cross_entropy_a"],
+    }
+    assert torch.equal(losses["main"]["cross_entropy"], expected)
+
+
+def test_a_combined_head_has_no_loss_of_its_own():
+    losses = TASK.losses(make_output(is_combined=True), make_batch())
+    assert {branch: list(terms) for branch, terms in losses.items()} == {"a": ["cross_entropy"]}
+
+
+def test_a_teacher_takes_the_place_of_the_labels_in_the_main_branch_alone():
+    teacher = SoftTargets(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), temperature=2.0, interpolation=0.25)
+    output, batch = make_output(), make_batch()
+    losses = TASK.losses(output, batch, soft_targets=teacher)
+    assert [list(terms) for terms in losses.values()] == [["distillation"], ["cross_entropy_a"]]
+    wanted = (teacher.logits / 2.0).softmax(1)
+    divergence = (wanted * (wanted.log() - (output.logits / 2.0).log_softmax(1))).sum(1).mean()
+    expected = 0.25 * 4.0 * divergence + 0.75 * F.cross_entropy(output.logits, batch.labels)
+    torch.testing.assert_close(losses["main"]["distillation"], expected)
+
+
+def test_embeddings_of_combined_branches_stand_side_by_side():
+    first, second = HeadOutput(torch.zeros(2, 3), torch.ones(2, 4)), HeadOutput(torch.zeros(2, 3), torch.zeros(2, 5))
+    heads = LinearHeads(3)
+    assert heads.combine({"a": first, "b": second}).embedding.shape == (2, 9)
+    assert heads.combine({"a": first, "b": dataclasses.replace(second, embedding=None)}).embedding is None
+
+
+def test_the_target_is_the_probability_of_the_class():
+    target = ClassTarget(torch.tensor([1, 0]))
+    probabilities = make_output().logits.softmax(dim=1)
+    assert target.score(make_output()).tolist() == [float(probabilities[0, 1]), float(probabilities[1, 0])]
+    assert target.take(slice(1, 2)).classes.tolist() == [0]
+
+
+def test_losses_of_the_released_code(golden):
+    g = golden("brnpa_losses")
+    assert len(g["losses"]) > 5
+    for temperature, interpolation, weight, expected in zip(
+        g["temps"], g["interps"], g["nll_weights"], g["losses"], strict=True
+    ):
+        teacher = SoftTargets(g["teacher_logits"], float(temperature), float(interpolation))
+        loss = distillation_loss(g["student_logits"], teacher, g["labels"])
+        assert float(weight * loss) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_label_smoothing_touches_the_labels_alone(golden):
+    g = golden("brnpa_losses")
+    logits, labels = g["student_logits"], g["labels"]
+    smooth = F.cross_entropy(logits, labels, label_smoothing=0.2)
+    half = distillation_loss(logits, SoftTargets(logits, 2.0, 0.5), labels, label_smoothing=0.2)
+    torch.testing.assert_close(half, 0.5 * smooth)  # a teacher that agrees has no divergence
+
+
+def test_teacher_gets_no_gradient():
+    student = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    distillation_loss(student, SoftTargets(teacher, 2.0, 0.7), torch.tensor([0])).backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+
+
+def test_bfloat16_logits_give_a_float32_loss():
+    logits = torch.tensor([[40.0, 0.0, -40.0]], dtype=torch.bfloat16)
+    loss = distillation_loss(logits, SoftTargets(-logits, 1.0, 0.5), torch.tensor([0]))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(0.5 * 80.0, rel=1e-5)  # KL is about 40 - (-40), CE about 0
