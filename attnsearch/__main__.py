@@ -18,7 +18,7 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Imports the command line and runs one verb; a signal that is ignored, as in a script's background, stays so."""
+    """Imports the command line and runs a command; a signal that is ignored, as in a background job, stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)

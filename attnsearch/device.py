@@ -48,7 +48,7 @@ def pick_device(setting: str) -> torch.device:
     n_gpus = _count_gpus()
     if setting == "auto" and not n_gpus:
         return torch.device("cpu")
-    # A worker sees the GPU of its share alone, whatever number it has for the supervisor.
+    # A worker sees its own GPU alone, whatever number it has for the supervisor.
     index = 0 if setting == "auto" or ASSIGNED_GPU in os.environ else _gpu_index(setting) or 0
     _require_gpu(setting, index, n_gpus)
     return torch.device("cuda", index)
@@ -216,7 +216,7 @@ _DEVICE_FAULT = re.compile(
 )
 #: Less than this free on the device: a library that asks for its workspace does not get it.
 _SHORT_BYTES = 2**30
-#: Share of the device in the hands of others above which they, not the setting, are why memory ran out.
+#: Fraction of the device in the hands of others above which they, not the setting, are why memory ran out.
 _OTHERS_SHARE = 0.25
 _GB = 1e9
 
@@ -331,7 +331,7 @@ def _is_short() -> bool:
 
 
 def _blame_memory(text: str) -> AttnSearchError:
-    """Whose fault it is that memory ran out: the setting's, or that of other processes on the GPU."""
+    """Why memory ran out: because of the setting, or of other processes on the GPU."""
     memory = _device_memory()
     if memory is None or memory.others <= _OTHERS_SHARE * memory.total:
         return OutOfMemory(text)

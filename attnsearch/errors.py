@@ -15,7 +15,7 @@
         ├── NonFiniteLoss
         └── OutOfMemory
 
-Beside the tree stand three outcomes of a trial that are not errors: `TrialPruned` (its curve was not worth going on),
+Beside the tree stand three outcomes of a trial that are not errors: `TrialPruned` (its curve was not worth continuing),
 `TrialInterrupted` (someone asked the process to stop) and `LeaseLost` (another worker has taken the trial over).
 """
 
@@ -64,11 +64,11 @@ class SearchStopped(AttnSearchError):
 
 
 class TransientError(AttnSearchError):
-    """A fault that is neither the setting's nor the user's: the trial is returned and another worker continues it."""
+    """An error that is neither the setting's nor the user's: the trial is returned and another worker continues it."""
 
 
 class DeviceError(TransientError):
-    """The device failed, or other processes fill it; not the setting's fault."""
+    """The device failed, or other processes fill it; not because of the setting."""
 
 
 class TransientStoreError(StoreError, TransientError):
@@ -84,7 +84,7 @@ class UnexpectedError(TransientError):
 
 
 class TrialError(AttnSearchError):
-    """One trial's setting does not work; the study marks it failed and goes on."""
+    """One trial's setting does not work; the study marks it failed and continues."""
 
 
 class NonFiniteLoss(TrialError):
@@ -100,7 +100,7 @@ class TrialPruned(Exception):
 
 
 class TrialInterrupted(Exception):
-    """The process was asked to stop; the trial goes on later from its last epoch."""
+    """The process was asked to stop; the trial continues later from its last epoch."""
 
 
 class LeaseLost(Exception):

@@ -33,7 +33,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?"
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns an `OSError` of the block into a `StoreError` that names `path` and the mend."""
+    """Turns an `OSError` of the block into a `StoreError` that names `path` and says what to do."""
     try:
         yield
     except OSError as error:
@@ -216,7 +216,7 @@ def atomic_write_array(path: Path, array: NDArray[Any], *, check: Check | None =
 def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
     """Removes temporary files, in `folder` and below, that a killed process left behind.
 
-    Those are the files of processes that this machine no longer runs, and old ones, whoever wrote them.
+    Those are the files of processes that this machine no longer runs, and old ones of any process.
 
     Args:
         older_than_s: seconds since the last write; a younger file of a running process may still be written.
@@ -240,7 +240,7 @@ def remove_stale(paths: Iterable[Path], *, older_than_s: float = STALE_AFTER_S) 
 
 
 def is_running(pid: int) -> bool:
-    """Whether this machine runs a process of this id, whoever owns it."""
+    """Whether this machine runs a process of this id, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -114,7 +114,7 @@ class EpochRecord:
 
 
 class TrialContext(Protocol):
-    """What a running trial may ask of, and tell to, whoever started it.
+    """What a running trial may ask of, and tell to, what started it.
 
     `check` is called between steps and before every rename into `directory`; it raises `TrialInterrupted` when the
     process should stop and `LeaseLost` when another attempt owns the trial.
@@ -141,7 +141,7 @@ class AttentionArchive:
 
     Attributes:
         image_ids, labels, predictions, confidences: one per image (N).
-        sizes_hw: (N, 2) int64, the original picture's height and width after EXIF rotation.
+        sizes_hw: (N, 2) int64, the original image's height and width after EXIF rotation.
         crop_boxes: (N, 4) float64, left, top, right, bottom of the model's input in original pixels.
         maps: (N, K, h, w) float32, or None.
         norms: (N, 1, h, w) float32, or None.
@@ -171,7 +171,7 @@ class TrialResult:
     Attributes:
         state: "complete", "pruned" or "failed".
         kept_epoch: the epoch whose weights were kept, from 1; 0 if none finished.
-        metrics: `split/name` -> value of the kept epoch.
+        metrics: `split/name` -> value of the best epoch.
         seconds: training time of all attempts.
         images_per_s: mean training throughput.
         error: one line, for a failed trial.

@@ -103,7 +103,7 @@ def _choose(values: tuple[int, ...], draws: NDArray[np.float64]) -> NDArray[np.f
 
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # as torchvision's rgb_to_grayscale
 _N_DRAWS = 5
-_FILL = tuple(round(255 * value) for value in IMAGENET_MEAN)  # where RandAugment moves a picture away
+_FILL = tuple(round(255 * value) for value in IMAGENET_MEAN)  # where RandAugment moves an image away
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class Views:
     """How each image of a batch is shown; all arrays are (B,).
 
     Attributes:
-        x, y: int64 left and top edge of the crop in *resized* pixels; x is negative where a padded picture is mirrored,
+        x, y: int64 left and top edge of the crop in *resized* pixels; x is negative where a padded image is mirrored,
             whose padding stays on the right.
         is_mirrored: bool.
         brightness, saturation: float32 factors, 1 leaves the image as it is.
@@ -247,7 +247,7 @@ def _windows_of_crops(views: Views, cfg: DataSettings) -> CropWindows:
 def padding_mask(
     sizes_hw: NDArray[np.int64], canvas_hw: tuple[int, int], *, device: torch.device | str
 ) -> Tensor | None:
-    """(B, H, W) bool, True beyond each picture of `sizes_hw` (B, 2) pixels at the top left; None if all are full."""
+    """(B, H, W) bool, True beyond each image of `sizes_hw` (B, 2) pixels at the top left; None if all are full."""
     if (sizes_hw == canvas_hw).all():
         return None
     sizes = torch.as_tensor(sizes_hw, device=device)

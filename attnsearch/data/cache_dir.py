@@ -1,4 +1,4 @@
-"""The folder of what can be rebuilt: cached pixels and drawn birds, each built once whoever asks first."""
+"""The folder of what can be rebuilt: cached pixels and synthetic birds, each built once for all processes."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ class _Finding:
 
 
 def check_data(cfg: DataConfig, *, progress: bool = False) -> list[DataProblem]:
-    """Decodes every picture and compares the splits.
+    """Decodes every image and compares the splits.
 
     Returns:
-        All problems: first those of the layout, then unreadable files, duplicates across splits, and pictures smaller
+        All problems: first those of the layout, then unreadable files, duplicates across splits, and images smaller
         than the crop. Empty where there are none.
 
     Raises:
-        StoreError: synthetic pictures cannot be written.
+        StoreError: synthetic images cannot be written.
     """
     try:
         listing = list_images(cfg)
@@ -47,7 +47,7 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> list[DataProblem]:
         except DataError as error:
             problems.append(DataProblem("layout", str(listing.root), str(error)))
     present = [image for image in images if is_utf8(image.image_id) and image.path.is_file()]  # others: see `problems`
-    findings = list(with_bar(_inspect_all(present, cfg), "Checking pictures", n_steps=len(present), force=progress))
+    findings = list(with_bar(_inspect_all(present, cfg), "Checking images", n_steps=len(present), force=progress))
     problems += _unreadable(present, findings)
     problems += _duplicates(present, findings)
     problems += _small(present, findings, cfg)
@@ -93,7 +93,7 @@ def _duplicates(images: Sequence[ListedImage], findings: Sequence[_Finding]) -> 
         DataProblem(
             "duplicate",
             group[0].image_id,
-            "the same picture is in " + ", ".join(f"{i.split} ({i.image_id})" for i in group) + "; keep one of them",
+            "the same image is in " + ", ".join(f"{i.split} ({i.image_id})" for i in group) + "; keep one of them",
         )
         for group in same.values()
         if len({image.split for image in group}) > 1

@@ -160,7 +160,7 @@ def organize_cub(source: Path, target: Path, *, link: bool = False, progress: bo
         link: makes hard links instead of copies; both folders must be on one disk.
 
     Returns:
-        The number of pictures.
+        The number of images.
 
     Raises:
         DataError: the source is not whole, or the target is not empty.
@@ -172,7 +172,7 @@ def organize_cub(source: Path, target: Path, *, link: bool = False, progress: bo
     with new_folder(target) as folder:
         if not link:
             check_free_space(folder, sum(image.path.stat().st_size for image in listing.images))
-        for image in with_bar(listing.images, "Sorting pictures", n_steps=len(listing.images), force=progress):
+        for image in with_bar(listing.images, "Sorting images", n_steps=len(listing.images), force=progress):
             _put(image, folder, link=link)
     return len(listing.images)
 

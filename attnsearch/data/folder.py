@@ -15,7 +15,7 @@ from attnsearch.types import SPLITS, Split
 logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-#: Beside the splits, this folder may hold one mask per picture: the same relative path, as PNG.
+#: Beside the splits, this folder may hold one mask per image: the same relative path, as PNG.
 MASKS = "masks"
 _FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
@@ -107,7 +107,7 @@ def _sub_folders(folder: Path) -> tuple[str, ...]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """All pictures below a folder, links followed, hidden files left out (macOS writes `._name.jpg`)."""
+    """All images below a folder, links followed, hidden files left out (macOS writes `._name.jpg`)."""
     found: list[Path] = []
     for parent, _, names in os.walk(folder, followlinks=True):
         visible = (name for name in names if not name.startswith("."))

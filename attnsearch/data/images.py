@@ -30,7 +30,7 @@ _LYING = (5, 6, 7, 8)  # rows and columns change places
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """What may be decoded, by content: the endings that are listed, and GIF, which published sets hold under others."""
 MAX_PIXELS = 64 * 10**6
-"""Pixels that a picture may have: decoding takes up to 4 bytes of each, in every thread."""
+"""Pixels that an image may have: decoding takes up to 4 bytes of each, in every thread."""
 _TOO_MANY = f"more than the {MAX_PIXELS // 10**6} million that are decoded; save it smaller"
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own limit, which is higher
 
@@ -48,14 +48,14 @@ def decode_resized(
         (*size_hw, 3) uint8 RGB, and height and width of the upright original in pixels.
 
     Raises:
-        DataError: the file is missing, cut off, no picture, or of a kind without a defined range.
+        DataError: the file is missing, cut off, no image, or of a kind without a defined range.
     """
     with _opened(path) as image:
         return _resized(image, size_hw, resize, aspect)
 
 
 def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image.Image:
-    """The picture as a person sees it: RGB, EXIF-rotated, whole, with its aspect ratio.
+    """The image as a person sees it: RGB, EXIF-rotated, whole, with its aspect ratio.
 
     Args:
         longest_px: the longer side has at most so many pixels, and just so many with `enlarge`.
@@ -74,7 +74,7 @@ def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture, of which no more than the header has been read and found small enough."""
+    """An image of which no more than the header has been read and found small enough."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
@@ -148,7 +148,7 @@ def _reason(error: Exception) -> str:
         case FileNotFoundError():
             return "does not exist"
         case UnidentifiedImageError():
-            return f"is not a picture ({', '.join(FORMATS)})"
+            return f"is not an image ({', '.join(FORMATS)})"
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"is too large, {_TOO_MANY} ({error})"
         case _ if "truncated" in str(error).lower():
@@ -172,7 +172,7 @@ def write_thumbnails(
     Returns:
         How many were written.
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
         StoreError: the disk refuses.
         ValueError: an id that the split does not have.
     """

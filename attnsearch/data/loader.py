@@ -148,7 +148,7 @@ class BatchLoader:
         with_masks: adds `part_masks` (B, H, W), through the same crop as the images.
 
     Batches of `resize: pad` carry their padding, in which images are 0, the mean colour; in training, those of
-    `multi_scale` are as large as their largest picture.
+    `multi_scale` are as large as their largest image.
 
     Attributes:
         n_images: images that one epoch yields.
@@ -179,7 +179,7 @@ class BatchLoader:
         if with_masks:
             self._require_masks()
         if with_masks and training and cfg.rand_augment is not None:
-            raise DataError("part masks cannot follow data.rand_augment, which moves pictures; set it to null")
+            raise DataError("part masks cannot follow data.rand_augment, which moves images; set it to null")
         self._cache, self._cfg, self._seed = source.cache, cfg, seed
         self._cache_rows = source.cache.rows(self._table)
         self._sizes_hw = source.cache.sizes_hw[self._cache_rows]

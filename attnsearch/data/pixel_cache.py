@@ -1,4 +1,4 @@
-"""Pictures decoded, rotated and resized once, as one memory-mapped array of bytes."""
+"""Images decoded, rotated and resized once, as one memory-mapped array of bytes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DecodedImage = tuple[NDArray[np.uint8], Size] | DataError
 #: Raised when the same files would give other bytes.
 _VERSION = 1
 _PIXELS, _SIZES = "pixels.npy", "sizes_hw.npy"
-#: Pictures decoded ahead of the writer; bounds the memory (200 MB at 1024 pixels).
+#: Images decoded ahead of the writer; bounds the memory (200 MB at 1024 pixels).
 _CHUNK_IMAGES = 64
 _SHOWN_FAULTS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class PixelCache:
-    """All pictures of a data set in one array.
+    """All images of a data set in one array.
 
     Attributes:
         pixels: (M, *cached_hw, 3) uint8 RGB, memory-mapped, read-only.
@@ -66,7 +66,7 @@ def open_cache(
         progress: shows a bar on stderr while building; without it there is one only if stderr is a terminal.
 
     Raises:
-        DataError: lists the pictures that are missing or cannot be read.
+        DataError: lists the images that are missing or cannot be read.
         StoreError: the cache does not fit on its disk or cannot be written.
     """
     files = sorted(
@@ -128,7 +128,7 @@ def _write_pixels(folder: Path, decoded: Iterator[DecodedImage], shape: tuple[in
     faults: list[str] = []
     with (folder / _PIXELS).open("wb") as file:
         _write_header(file, shape)
-        for result in with_bar(decoded, "Decoding pictures", n_steps=shape[0], force=progress):
+        for result in with_bar(decoded, "Decoding images", n_steps=shape[0], force=progress):
             if isinstance(result, DataError):
                 faults.append(str(result))
                 continue
@@ -167,6 +167,6 @@ def _refuse(faults: Sequence[str], *, n_images: int) -> None:
     shown = "\n  ".join(faults[:_SHOWN_FAULTS])
     more = f"\n  and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
     raise DataError(
-        f"{len(faults)} of {n_images} pictures cannot be used; replace or remove them "
+        f"{len(faults)} of {n_images} images cannot be used; replace or remove them "
         f"(`attnsearch data check` looks for more):\n  {shown}{more}"
     )

@@ -24,7 +24,7 @@ class ImageTable:
     Attributes:
         image_ids: N stable strings, the POSIX path relative to the data root.
         labels: (N,) int64 positions in `class_names`.
-        mask_paths: one picture per image that is bright on its discriminative parts, or None.
+        mask_paths: one mask per image that is bright on its discriminative parts, or None.
         boxes: (N, 4) float64 left, top, right, bottom of the object in original pixels, or None.
         points: (N, P, 2) float64 x, y of named parts in original pixels, NaN where a part is hidden, or None.
         point_names: P names.
@@ -126,7 +126,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class DataProblem:
-    """One fault of a data set; a fault that is no error can be trained on, but a person should look."""
+    """One problem of a data set; where it is no error, one can train, but a person should look."""
 
     kind: ProblemKind
     where: str
@@ -252,7 +252,7 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
-    """The tables of a listing; without a val split a share of train is held out.
+    """The tables of a listing; without a val split a part of train is held out.
 
     Raises:
         DataError: the listing has problems (all are named), or a class is too small to be split.
@@ -275,7 +275,7 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
 
 
 def _hold_out(images: Sequence[ListedImage], *, share: float, seed: int) -> tuple[ListedImage, ...]:
-    """Moves a share of each class from train to val, at least one image and never all.
+    """Moves a fraction of each class from train to val, at least one image and never all.
 
     Which ones is decided by a hash of seed and id: the same on every machine and whatever other images exist.
     """

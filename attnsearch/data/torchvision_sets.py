@@ -1,6 +1,6 @@
 """Data sets that torchvision has a reader for: FGVC-Aircraft, Stanford Cars, Oxford-IIIT Pets, Flowers-102.
 
-torchvision finds the files and their labels; pictures are opened by this package. Nothing is downloaded.
+torchvision finds the files and their labels; images are opened by this package. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_a_failed_check_leaves_nothing(table: ImageTable, tmp_path: Path) -> Non
 
 def test_an_unreadable_picture_is_named(table: ImageTable, tmp_path: Path) -> None:
     table.paths[0].write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"wide\.jpg: is not a picture"):
+    with pytest.raises(DataError, match=r"wide\.jpg: is not an image"):
         write_thumbnails(table, ["wide.jpg"], lambda name: tmp_path / f"{name}.jpg")
 
 

@@ -127,7 +127,7 @@ def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello, I am text"])
 def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.jpg: is not a picture"):
+    with pytest.raises(DataError, match=r"x\.jpg: is not an image"):
         decode(tmp_path / "x.jpg")
 
 
@@ -191,7 +191,7 @@ def test_a_text_in_a_picture_that_unpacks_to_much_is_refused(tmp_path: Path) -> 
 def test_only_known_formats_are_opened(tmp_path: Path, suffix: str) -> None:
     halves((16, 16)).save(tmp_path / f"x.{suffix}")
     (tmp_path / f"x.{suffix}").rename(tmp_path / "x.jpg")
-    with pytest.raises(DataError, match=r"x\.jpg: is not a picture \(JPEG, PNG"):
+    with pytest.raises(DataError, match=r"x\.jpg: is not an image \(JPEG, PNG"):
         decode(tmp_path / "x.jpg")
 
 

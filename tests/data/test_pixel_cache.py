@@ -115,8 +115,8 @@ def test_all_bad_files_are_listed_and_nothing_is_left(small_tree: Path, cache_fo
     with pytest.raises(DataError) as caught:
         opened(small_tree)
     text = str(caught.value)
-    assert text.startswith("2 of 16 pictures cannot be used")
-    assert "train/crow/1.jpg: is not a picture" in text
+    assert text.startswith("2 of 16 images cannot be used")
+    assert "train/crow/1.jpg: is not an image" in text
     assert "val/wren/0.jpg: is cut off" in text
     assert built(cache_folder) == []
 
@@ -127,7 +127,7 @@ def test_of_many_bad_files_twenty_are_shown(make_tree: Callable[..., Path]) -> N
         path.write_text("text")
     with pytest.raises(DataError, match=r"23 of 27(?s:.*)and 3 more$") as caught:
         opened(root)
-    assert str(caught.value).count("is not a picture") == 20
+    assert str(caught.value).count("is not an image") == 20
 
 
 def test_too_little_space_is_told_before_anything_is_decoded(small_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

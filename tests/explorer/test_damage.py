@@ -82,7 +82,7 @@ def test_damaged_small_copy_leaves_only_the_pictures_out(copied: Built) -> None:
     for path in copied.layout.thumbnails.rglob("*.jpg"):
         path.write_bytes(b"damaged")
     html = build_report(copied.root).html
-    assert "is not a picture" in html
+    assert "is not an image" in html
     assert "data:image/jpeg" not in html
 
 

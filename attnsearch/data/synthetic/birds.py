@@ -55,7 +55,7 @@ class Bird:
     """What chance decides about one bird.
 
     Attributes:
-        length: share of the picture's side.
+        length: fraction of the image's side.
         spot: where in its free room it stands, x and y in [0, 1].
         tilt: rotation in radians; head: shift of the head; plumpness: stretch of the body's height.
         tail_angle: in radians, from straight back.
@@ -103,7 +103,7 @@ def draw_bird(
     translation: float,
     part_scale: float,
 ) -> tuple[Image.Image, Image.Image]:
-    """A picture (RGB) and the mask (L, 0 or 255) of its marked parts, both side_px square.
+    """An image (RGB) and the mask (L, 0 or 255) of its marked parts, both side_px square.
 
     Args:
         marked: which of the four parts the mask shows.

@@ -46,7 +46,7 @@ class Canvas:
     """Draws polygons that are given in units of their own through one transform.
 
     Args:
-        background: square RGB picture; the canvas is drawn at three times its side and shrunk at the end.
+        background: square RGB image; the canvas is drawn at three times its side and shrunk at the end.
     """
 
     def __init__(self, background: Image.Image) -> None:
@@ -61,7 +61,7 @@ class Canvas:
     def paint(self, polygon: ArrayLike, colour: Colour, *, is_part: bool = False) -> None:
         """Fills a polygon (P, 2); the mask becomes bright under a part and dark under anything else.
 
-        `matrix` and `origin` take the polygon's coordinates to pixels of the finished picture.
+        `matrix` and `origin` take the polygon's coordinates to pixels of the finished image.
         """
         pixels = (np.asarray(polygon, dtype=np.float64) @ self.matrix.T + self.origin) * _OVERSAMPLING
         corners = pixels.ravel().tolist()  # x, y, x, y, …
@@ -69,12 +69,12 @@ class Canvas:
         self._draw_mask.polygon(corners, fill=255 if is_part else 0)
 
     def finish(self) -> tuple[Image.Image, Image.Image]:
-        """The picture (RGB) and the mask (L, 255 where a part covers a quarter of a pixel)."""
+        """The image (RGB) and the mask (L, 255 where a part covers a quarter of a pixel)."""
         mask = self._mask.reduce(_OVERSAMPLING).point(lambda share: 255 if share >= 64 else 0)
         return self._picture.reduce(_OVERSAMPLING), mask
 
 
-#: Sky, foliage, water, dry grass, snow: two colours each, mixed at random over the picture.
+#: Sky, foliage, water, dry grass, snow: two colours each, mixed at random over the image.
 _PLACES: tuple[tuple[Colour, Colour], ...] = (
     ((150, 190, 225), (214, 226, 234)),
     ((52, 84, 44), (136, 164, 92)),

@@ -1,4 +1,4 @@
-"""The embedded data set: drawn birds as JPEG files in class folders, with a mask of their planted parts."""
+"""The embedded data set: synthetic birds as JPEG files in class folders, with a mask of their planted parts."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from attnsearch.files import new_folder
 from attnsearch.progress import with_bar
 from attnsearch.types import SPLITS, Split
 
-#: Raised when the same settings would give other pictures.
+#: Raised when the same settings would give other images.
 _VERSION = 1
-#: What the pictures depend on; names of classes and pictures say nothing of it.
+#: What the images depend on; names of classes and images say nothing of it.
 DRAWN_BY = (
     "n_classes", "n_train_per_class", "n_val_per_class", "n_test_per_class", "picture_px", "n_differing_parts",
     "part_scale", "bird_scale", "translation", "data_seed",
@@ -34,7 +34,7 @@ _CLASSES = "classes.csv"
 
 
 def list_images(cfg: SyntheticData) -> Listing:
-    """The drawn pictures; the first time they are drawn into the cache folder.
+    """The images; the first time they are drawn into the cache folder.
 
     Raises:
         StoreError: they do not fit on the disk or cannot be written.
@@ -63,7 +63,7 @@ def make_synthetic(cfg: SyntheticData, target: Path) -> None:
 
 
 def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: int = 112) -> Image.Image:
-    """The first n pictures of each class in a row of their own, under the class name."""
+    """The first n images of each class in a row of their own, under the class name."""
     table = tables.of(split)
     header_px = 14
     sheet = Image.new("RGB", (n * tile_px, len(table.class_names) * (tile_px + header_px)), "white")
@@ -100,7 +100,7 @@ def _draw_all(cfg: SyntheticData, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """One picture to draw; the last number of the seed is its number in the class."""
+    """One image to draw; the last number of the seed is its number in the class."""
 
     folder: Path
     split: Split
