@@ -13,8 +13,6 @@ from attnsearch.config.load import load_stored_experiment, with_overrides, witho
 from attnsearch.data.build import build_tables
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import ConfigError, DataError, StoreError, suggest
-from attnsearch.explorer.archives import Archives
-from attnsearch.explorer.images import copy_of
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_picture
 from attnsearch.figures.kinds import (
     KINDS,
@@ -34,6 +32,8 @@ from attnsearch.figures.panels import FORMATS, Grid, Panel, PanelRow, Sheets, St
 from attnsearch.figures.raster import RULES, palette
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, pictures_at
 from attnsearch.files import atomic_path
+from attnsearch.results.image_files import copy_of
+from attnsearch.results.study import StudyReader
 from attnsearch.search.trials import read_study, reader_url
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
@@ -201,7 +201,7 @@ def _best(layout: StudyLayout, storage: str | None) -> int:
 
 
 def _archive(layout: StudyLayout, number: int, split: Split) -> AttentionArchive | None:
-    paths = Archives().of_trial(layout, number).get(split)
+    paths = StudyReader(layout).trial(number).archives().get(split)
     if paths is None:
         return None
     try:

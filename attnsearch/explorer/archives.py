@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.errors import AttnSearchError, ConfigError, StoreError
-from attnsearch.results.cache import FileCache, settled_stamp, stamp_of
-from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.layout import ArchivePaths, StudyLayout
-from attnsearch.store.manifest import read_manifest
-from attnsearch.types import SPLITS, AttentionArchive, Split
+from attnsearch.errors import AttnSearchError, ConfigError
+from attnsearch.results.cache import FileCache, stamp_of
+from attnsearch.results.trial import TrialReader
+from attnsearch.store.archive import read_archive
+from attnsearch.store.layout import ArchivePaths
+from attnsearch.types import AttentionArchive
 
 
 @dataclass(frozen=True, eq=False)
 class OpenArchive:
-    """One archive, opened; `fault` is a line that says why its arrays cannot be shown, or None."""
+    """One archive, opened; `error` is a line that says why its arrays cannot be shown, or None."""
 
     archive: AttentionArchive
     stamp: tuple[tuple[int, int, int], ...]
-    fault: str | None
+    error: str | None
 
     @property
     def map_labels(self) -> dict[str, str]:
@@ -54,60 +52,32 @@ class OpenArchive:
         if key == "norm" and archive.norms is not None:
             return np.asarray(archive.norms[row, 0])
         assert archive.maps is not None
-        one = np.asarray(archive.maps[row, int(key.removeprefix("weighted").removeprefix("map"))])
-        return one * np.asarray(archive.norms[row, 0]) if key[0] == "w" and archive.norms is not None else one
+        cells = np.asarray(archive.maps[row, int(key.removeprefix("weighted").removeprefix("map"))])  # (h, w)
+        return cells * np.asarray(archive.norms[row, 0]) if key[0] == "w" and archive.norms is not None else cells
 
 
 class Archives:
-    """Opens the archives of trials; arrays stay mapped from disk."""
+    """Opens the archives of trials; arrays stay mapped from disk. Safe between threads."""
 
     def __init__(self) -> None:
         self._open: FileCache[OpenArchive] = FileCache(64)
-        self._has_maps: FileCache[bool] = FileCache(100_000)
+        self._rows: FileCache[dict[str, int]] = FileCache(64)
 
-    def of_trial(self, layout: StudyLayout, number: int) -> dict[Split, ArchivePaths]:
-        """Split -> archive, of those that exist: validation in the trial's folder, the published one of test."""
-        found: dict[Split, ArchivePaths] = {}
-        published = published_archives(layout, number)
-        for split in SPLITS:
-            paths = layout.trial(number).archive(split)
-            for candidate in (paths, *(one for known, one in published if known == split)):
-                if split not in found and has_archive(candidate):
-                    found[split] = candidate
-        return found
-
-    def numbers(self, layout: StudyLayout) -> list[int]:
-        """The trials that have an archive, ascending."""
-        folder = layout.trial(0).directory.parent
-        paths = [
-            path
-            for path in (folder.iterdir() if folder.is_dir() else ())
-            if path.name.isascii() and path.name.isdecimal()
-        ]
-        index_names = {layout.trial(0).archive(split).images.name for split in SPLITS}
-        own = {int(path.name) for path in paths if self._holds(path, index_names)}
-        trials = {entry["trial"] for entry in _published_sets(layout)} - own
-        return sorted(own | {number for number in trials if self.of_trial(layout, number)})
-
-    def _holds(self, folder: Path, names: set[str]) -> bool:
-        """Whether a file of one of these names lies there; looked up again when the folder changes."""
-        stamp = settled_stamp(folder)
-        return self._has_maps.get(folder, stamp, lambda: any((folder / name).is_file() for name in names))
-
-    def open(self, layout: StudyLayout, number: int, split: str) -> OpenArchive:
+    def open(self, trial: TrialReader, split: str) -> OpenArchive:
         """The archive of one split.
 
         Raises:
             ConfigError: the trial has none.
-            StoreError: it is broken.
+            StoreError: it is damaged.
         """
-        known = self.of_trial(layout, number)
-        paths = next((paths for name, paths in known.items() if name == split), None)
-        if paths is None:
-            there = ", ".join(known) or "none"
-            raise ConfigError(f"trial {number} has no maps of the split {split!r}; there are: {there}")
+        paths = trial.archive_paths(split)
         stamp = stamp_of(paths.images, paths.about, *paths.arrays.values())
         return self._open.get(paths.images, stamp, lambda: _open_archive(paths, stamp))
+
+    def rows_of(self, opened: OpenArchive) -> Mapping[str, int]:
+        """Image id -> its row in the archive."""
+        ids = opened.archive.image_ids
+        return self._rows.get(id(opened), opened, lambda: {image_id: row for row, image_id in enumerate(ids)})
 
 
 def _open_archive(paths: ArchivePaths, stamp: tuple[tuple[int, int, int], ...]) -> OpenArchive:
@@ -119,21 +89,3 @@ def _open_archive(paths: ArchivePaths, stamp: tuple[tuple[int, int, int], ...]) 
 
 def _without_folder(text: str, paths: ArchivePaths) -> str:
     return text.replace(f"{paths.images.parent}/", "")
-
-
-def published_archives(layout: StudyLayout, number: int) -> list[tuple[Split, ArchivePaths]]:
-    """The published archives of one trial that may exist, by the manifest of the study."""
-    found: list[tuple[Split, ArchivePaths]] = []
-    for entry in _published_sets(layout):
-        if entry["trial"] == number:
-            for target in (layout.published(entry["epoch"]), layout.pareto(number, entry["epoch"])):
-                found += [("test", target.archive("test")), ("val", target.archive("val"))]
-    return found
-
-
-def _published_sets(layout: StudyLayout) -> list[Mapping[str, Any]]:
-    try:
-        manifest = read_manifest(layout)
-    except StoreError:
-        return []  # the maps of validation can be shown without it
-    return [] if manifest is None else list(manifest["sets"])

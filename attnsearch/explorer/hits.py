@@ -1,4 +1,4 @@
-"""Whether a map looks at the right place, where masks, boxes or a score say what that is."""
+"""Whether a map points at the object or its parts, where masks, boxes or a score tell where they are."""
 
 from __future__ import annotations
 
@@ -13,49 +13,46 @@ from attnsearch.data.images import open_upright
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import DataError
 from attnsearch.explorer.archives import OpenArchive
-from attnsearch.explorer.images import Pictures
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.results.cache import FileCache
-from attnsearch.results.trial import ImageScores
-from attnsearch.store.layout import StudyLayout
+from attnsearch.results.trial import TrialReader
 
 _BRIGHT = 127
 _HALF = 0.5
-_MASK_PX = 512  # masks are looked at in this size; a cell is far larger than a pixel of it
+_MASK_PX = 512  # masks are read in this size; a cell is far larger than one of its pixels
 
 
 class TargetHits:
     """Which images of an archive have their strongest cell on the object, or on its discriminative parts."""
 
-    def __init__(self, pictures: Pictures) -> None:
-        self._pictures = pictures
-        self._known: FileCache[NDArray[np.bool_] | None] = FileCache(64)
+    def __init__(self) -> None:
+        self._measured: FileCache[NDArray[np.bool_] | None] = FileCache(64)
 
-    def hits(self, layout: StudyLayout, number: int, opened: OpenArchive, scores: ImageScores) -> list[bool | None]:
+    def hits(self, trial: TrialReader, opened: OpenArchive) -> list[bool | None]:
         """One answer per image; None where nothing tells.
 
         A pointing score of the image decides, that of masks before those of boxes and parts; without one the strongest
         cell of the saliency must touch the mask of the image, or its box.
         """
-        ids = opened.archive.image_ids
-        hits = [metric.name for metric in score_metrics() if metric.is_hit]
-        column = next((scores.values[name] for name in hits if name in scores.values), {})
+        scores, ids = trial.image_scores(opened.archive.split), opened.archive.image_ids
+        pointing = [metric.name for metric in score_metrics() if metric.is_hit]
+        column = next((scores.values[name] for name in pointing if name in scores.values), {})
         scored = [column.get(image_id, math.nan) for image_id in ids]
         if not any(map(math.isnan, scored)):
             return [score >= _HALF for score in scored]
-        looked = self._looked(layout, number, opened)
+        measured = self._by_targets(trial, opened)
         return [
-            (None if looked is None else bool(looked[row])) if math.isnan(score) else score >= _HALF
+            (None if measured is None else bool(measured[row])) if math.isnan(score) else score >= _HALF
             for row, score in enumerate(scored)
         ]
 
-    def _looked(self, layout: StudyLayout, number: int, opened: OpenArchive) -> NDArray[np.bool_] | None:
+    def _by_targets(self, trial: TrialReader, opened: OpenArchive) -> NDArray[np.bool_] | None:
         """(N,) what the masks or boxes of the data set say, if it is on this machine and has some."""
-        table = self._pictures.table(layout, number, opened.archive.split)
+        table = trial.image_table(opened.archive.split)
         if table is None or opened.archive.saliency is None or (table.mask_paths is None and table.boxes is None):
             return None
-        key = (layout.study_dir, number, opened.archive.split)
-        return self._known.get(key, (opened.stamp, id(table)), lambda: strongest_on_target(opened, table))
+        key = (trial.study.layout.study_dir, trial.number, opened.archive.split)
+        return self._measured.get(key, (opened.stamp, id(table)), lambda: strongest_on_target(opened, table))
 
 
 def strongest_on_target(opened: OpenArchive, table: ImageTable) -> NDArray[np.bool_] | None:

@@ -43,7 +43,7 @@ class ImageQuery:
     spread: int = 0
 
 
-def parse_wanted(words: Mapping[str, str]) -> ImageQuery:
+def parse_query(words: Mapping[str, str]) -> ImageQuery:
     """Reads the query of a URL.
 
     Raises:
@@ -88,30 +88,30 @@ def _whole(words: Mapping[str, str], key: str) -> int | None:
     return int(text)
 
 
-def chosen_rows(opened: OpenArchive, wanted: ImageQuery, scores: ImageScores, hits: list[bool | None]) -> list[int]:
+def matching_rows(opened: OpenArchive, query: ImageQuery, scores: ImageScores, hits: list[bool | None]) -> list[int]:
     """All rows of the archive that fit, in order.
 
     Raises:
         ConfigError: an order or a metric that does not exist.
     """
-    if wanted.metric and wanted.metric not in scores.values:
-        raise ConfigError(f"metric must be one of {', '.join(scores.values) or 'none'}, got {wanted.metric!r}")
-    rows = [row for row in range(len(opened.archive.image_ids)) if _fits(opened, wanted, scores, hits[row], row)]
-    return _ordered(rows, _key(opened, wanted.order, scores), is_descending=wanted.is_descending)
+    if query.metric and query.metric not in scores.values:
+        raise ConfigError(f"metric must be one of {', '.join(scores.values) or 'none'}, got {query.metric!r}")
+    rows = [row for row in range(len(opened.archive.image_ids)) if _fits(opened, query, scores, hits[row], row)]
+    return _ordered(rows, _key(opened, query.order, scores), is_descending=query.is_descending)
 
 
-def _fits(opened: OpenArchive, wanted: ImageQuery, scores: ImageScores, hit: bool | None, row: int) -> bool:
+def _fits(opened: OpenArchive, query: ImageQuery, scores: ImageScores, hit: bool | None, row: int) -> bool:
     archive = opened.archive
     true, predicted = int(archive.labels[row]), int(archive.predictions[row])
     is_right = true == predicted
     verdict = {"all": True, "right": is_right, "wrong": not is_right, "misplaced": is_right and hit is False}
-    if not verdict[wanted.verdict] or not wanted.low <= float(archive.confidences[row]) <= wanted.high:
+    if not verdict[query.verdict] or not query.low <= float(archive.confidences[row]) <= query.high:
         return False
-    if wanted.true not in (None, true) or wanted.predicted not in (None, predicted):
+    if query.true not in (None, true) or query.predicted not in (None, predicted):
         return False
-    if not wanted.metric or (math.isinf(wanted.least) and math.isinf(wanted.most)):
+    if not query.metric or (math.isinf(query.least) and math.isinf(query.most)):
         return True
-    return wanted.least <= scores.values[wanted.metric].get(archive.image_ids[row], math.nan) <= wanted.most
+    return query.least <= scores.values[query.metric].get(archive.image_ids[row], math.nan) <= query.most
 
 
 def _key(opened: OpenArchive, order: str, scores: ImageScores) -> Callable[[int], float | str]:
@@ -131,19 +131,27 @@ def _key(opened: OpenArchive, order: str, scores: ImageScores) -> Callable[[int]
     return lambda row: column.get(archive.image_ids[row], math.nan)
 
 
-def rows_to_show(rows: Sequence[int], wanted: ImageQuery) -> tuple[list[int], int, int]:
+def rows_to_show(rows: Sequence[int], query: ImageQuery) -> tuple[list[int], int, int]:
     """The rows of one page, its number and the number of pages; or rows spread over all pages."""
     n_pages = max(1, -(-len(rows) // PAGE))
-    page = min(wanted.page, n_pages)
-    if not wanted.spread:
+    page = min(query.page, n_pages)
+    if not query.spread:
         return list(rows[(page - 1) * PAGE : page * PAGE]), page, n_pages
-    n_shown = min(wanted.spread, len(rows))
+    n_shown = min(query.spread, len(rows))
     return [rows[(2 * index + 1) * len(rows) // (2 * n_shown)] for index in range(n_shown)], page, n_pages
 
 
 def _ordered(rows: list[int], key: Callable[[int], float | str], *, is_descending: bool) -> list[int]:
     """Undefined scores stand last in both directions; equal ones keep the order of the archive."""
-    found = {row: key(row) for row in rows}
-    undefined = [row for row, value in found.items() if isinstance(value, float) and math.isnan(value)]
+    keys = {row: key(row) for row in rows}
+    undefined = [row for row, value in keys.items() if isinstance(value, float) and math.isnan(value)]
     defined = [row for row in rows if row not in set(undefined)]
-    return [*sorted(defined, key=lambda row: found[row], reverse=is_descending), *undefined]
+    return [*sorted(defined, key=lambda row: keys[row], reverse=is_descending), *undefined]
+
+
+def neighbours(ids: Sequence[str], rows: Mapping[str, int], image_id: str) -> dict[str, str | None]:
+    """The images before and after one, in the order of an archive; None at its ends."""
+    row = rows.get(image_id)
+    before = ids[row - 1] if row else None
+    after = ids[row + 1] if row is not None and row + 1 < len(ids) else None
+    return {"previous": before, "next": after}

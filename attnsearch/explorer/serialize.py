@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from attnsearch.explorer.archives import OpenArchive
 from attnsearch.metrics.registry import better_direction
+from attnsearch.results.study import StudyReader
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
 
@@ -31,11 +32,22 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
+def summary_values(study: StudyReader) -> dict[str, Any]:
+    """One row of the list of studies; one that cannot be read has an error."""
+    row = study.summary()
+    return {
+        **{"experiment": row.experiment, "study": row.study, "error": row.error},
+        **{"n_trials": sum(row.states.values()), "n_running": row.states.get("running", 0)},
+        **{"n_failed": row.states.get("fail", 0), "objectives": list(row.objectives), "values": list(row.values)},
+        **{"best": row.best, "n_best": row.n_best, "is_run": study.is_plain_run},
+    }
+
+
 def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[int]) -> dict[str, Any]:
     """A study and all its trials.
 
     Args:
-        with_maps: numbers of the trials whose maps can be looked at.
+        with_maps: numbers of the trials that have maps.
     """
     metrics = sorted({key for trial in rows.trials for key in trial.metrics})
     return {
@@ -61,7 +73,7 @@ def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[st
         "values": plain(values),
         "metrics": plain(dict(trial.metrics)),
         "params": plain(dict(trial.params)),
-        "kept_epoch": trial.kept_epoch,
+        "best_epoch": trial.kept_epoch,
         "epochs_run": trial.epochs_run,
         "seconds": plain(trial.seconds),
         "error": trial.error,
@@ -93,7 +105,7 @@ def image_values(opened: OpenArchive, row: int) -> dict[str, Any]:
         "prediction": prediction,
         "true": class_name(archive.class_names, label),
         "predicted": class_name(archive.class_names, prediction),
-        "right": label == prediction,
+        "correct": label == prediction,
         "confidence": plain(float(archive.confidences[row])),
         "size": [int(archive.sizes_hw[row][0]), int(archive.sizes_hw[row][1])],
         "box": [float(edge) for edge in archive.crop_boxes[row]],

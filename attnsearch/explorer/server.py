@@ -23,8 +23,10 @@ from attnsearch.explorer.connections import MAX_WAITING, Server
 from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token
 from attnsearch.explorer.views import create_explorer
 from attnsearch.files import lies_in
+from attnsearch.results.databases import StudyDatabases
 from attnsearch.results.optuna_storage import DashboardStorage
 from attnsearch.results.reader import Results
+from attnsearch.results.shared import SharedReads
 from attnsearch.search.storage import open_database
 from attnsearch.store.layout import ExperimentLayout
 
@@ -100,19 +102,19 @@ def build_app(
     storage: str | None = None,
 ) -> tuple[WSGIApplication, str | None]:
     """The whole as one WSGI app, and the experiment that optuna-dashboard shows."""
-    library = Results(experiments, storage)
-    for layout in library.studies():
-        with suppress(AttnSearchError):  # its page says it
-            library.rows(layout)  # so that the first page of a large study is not slow
-    chosen = _written_last(library)
+    results = Results(experiments, SharedReads(StudyDatabases(storage)))
+    for study in results:
+        with suppress(AttnSearchError):  # its page shows the error
+            study.rows  # noqa: B018  read now, so that the first page of a large study is not slow
+    newest = _written_last(results)
     root: WSGIApplication = _to_explorer
-    if chosen is not None:
-        dashboard = _explained(_dashboard(library, chosen, allow_edit=allow_edit), library, chosen)
-        root = _while_there(_contained(dashboard, chosen), chosen)
-    explorer = create_explorer(library, dashboard_of=None if chosen is None else chosen.experiment)
+    if newest is not None:
+        dashboard = _explained(_dashboard(results, newest, allow_edit=allow_edit), results, newest)
+        root = _while_there(_contained(dashboard, newest), newest)
+    explorer = create_explorer(results, dashboard_of=None if newest is None else newest.experiment)
     both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
     guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
-    return guarded, None if chosen is None else chosen.experiment
+    return guarded, None if newest is None else newest.experiment
 
 
 def _at_prefix(app: WSGIApplication) -> WSGIApplication:
@@ -164,7 +166,7 @@ def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIAppl
     return call
 
 
-def _explained(app: WSGIApplication, library: Results, experiment: ExperimentLayout) -> WSGIApplication:
+def _explained(app: WSGIApplication, results: Results, experiment: ExperimentLayout) -> WSGIApplication:
     """Says in one line why optuna-dashboard fails, in place of its `internal server error` and its traceback."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -180,7 +182,7 @@ def _explained(app: WSGIApplication, library: Results, experiment: ExperimentLay
         except Exception:
             has_failed = True
             logger.debug("optuna-dashboard failed at %s", environ["PATH_INFO"], exc_info=True)
-        return _unavailable(_fault_in(library, experiment), start_response) if has_failed else body
+        return _unavailable(_error_in(results, experiment), start_response) if has_failed else body
 
     return call
 
@@ -193,29 +195,30 @@ def _unavailable(text: str, start_response: StartResponse) -> Iterable[bytes]:
     return [body]
 
 
-def _fault_in(library: Results, experiment: ExperimentLayout) -> str:
+def _error_in(results: Results, experiment: ExperimentLayout) -> str:
     for layout in experiment.studies():
         try:
-            library.rows(layout)
+            results.shared.databases.rows(layout)
         except AttnSearchError as error:
             return str(error)
     return f"optuna-dashboard cannot show {experiment.database}; the explorer at {PREFIX}/ may"
 
 
-def _dashboard(library: Results, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
+def _dashboard(results: Results, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
     """optuna-dashboard on a cached storage, which can write only with `allow_edit`."""
-    url = library.shared_url(experiment)
-    storage = open_database(url).storage if allow_edit else library.storage(url)
+    databases = results.shared.databases
+    url = databases.shared_url(experiment)
+    storage = open_database(url).storage if allow_edit else databases.storage(url)
     store = FileSystemArtifactStore(experiment.artifacts) if experiment.artifacts.is_dir() else None
     app = optuna_dashboard.wsgi(DashboardStorage(storage, experiment), artifact_store=store)
     app.config["catchall"] = False  # Bottle would print a traceback and answer with another one
     logging.getLogger(optuna_dashboard.__name__).addHandler(logging.NullHandler())  # and so would its JSON pages
-    found: WSGIApplication = app
-    return found
+    typed: WSGIApplication = app
+    return typed
 
 
-def _written_last(library: Results) -> ExperimentLayout | None:
-    with_database = [one for one in library.experiments.values() if one.studies() and _has_database(library, one)]
+def _written_last(results: Results) -> ExperimentLayout | None:
+    with_database = [one for one in results.experiments.values() if one.studies() and _has_database(results, one)]
     return max(with_database, key=lambda one: (_written(one.database), one.experiment), default=None)
 
 
@@ -223,9 +226,9 @@ def _written(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def _has_database(library: Results, experiment: ExperimentLayout) -> bool:
+def _has_database(results: Results, experiment: ExperimentLayout) -> bool:
     try:
-        library.storage(library.shared_url(experiment))
+        results.shared.databases.storage(results.shared.databases.shared_url(experiment))
     except StoreError as error:
         logger.warning("%s: %s", experiment.experiment, error)
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from flask import Blueprint, Flask, Response, abort, current_app, render_templat
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import AttnSearchError, ConfigError, DataError
-from attnsearch.explorer.archives import OpenArchive
-from attnsearch.explorer.image_query import chosen_rows, parse_wanted, rows_to_show
-from attnsearch.explorer.images import SIZES_PX, EncodedImage
-from attnsearch.explorer.reading import Named, Reading
+from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.hits import TargetHits
+from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
+from attnsearch.explorer.images import SIZES_PX, EncodedImage, Images
 from attnsearch.explorer.security import API, PREFIX
 from attnsearch.explorer.serialize import (
     class_name,
@@ -23,21 +24,44 @@ from attnsearch.explorer.serialize import (
     map_values,
     plain,
     study_values,
+    summary_values,
     trial_values,
 )
+from attnsearch.results.cache import FileCache
 from attnsearch.results.reader import Results
-from attnsearch.results.trial import NO_SCORES
-from attnsearch.store.layout import StudyLayout
+from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import NO_SCORES, TrialReader
+from attnsearch.types import Split
 
 MAX_COMPARED = 24
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+MAX_DIGITS = 10
 pages = Blueprint("attention", __name__, url_prefix=PREFIX)
 
 
-def create_explorer(library: Results, *, dashboard_of: str | None = None) -> Flask:
+@dataclass(frozen=True, eq=False)
+class Site:
+    """What the pages of one server read from."""
+
+    results: Results
+    archives: Archives = field(default_factory=Archives)
+    images: Images = field(default_factory=Images)
+    hits: TargetHits = field(default_factory=TargetHits)
+    studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
+
+
+@dataclass(frozen=True, eq=False)
+class TrialArchive:
+    """One trial's archive of one split."""
+
+    trial: TrialReader
+    opened: OpenArchive
+
+
+def create_explorer(results: Results, *, dashboard_of: str | None = None) -> Flask:
     """The attention explorer below `/attention`.
 
     Args:
@@ -52,7 +76,7 @@ def create_explorer(library: Results, *, dashboard_of: str | None = None) -> Fla
     )
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first map and objective stay the first
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.extensions["reading"] = Reading(library)
+    app.extensions["site"] = Site(results)
     app.jinja_env.globals["dashboard_of"] = dashboard_of
     app.register_blueprint(pages)
     app.register_error_handler(AttnSearchError, _show_error)
@@ -61,9 +85,13 @@ def create_explorer(library: Results, *, dashboard_of: str | None = None) -> Fla
     return app
 
 
-def _reading() -> Reading:
-    found: Reading = current_app.extensions["reading"]
-    return found
+def _site() -> Site:
+    site: Site = current_app.extensions["site"]
+    return site
+
+
+def _study(experiment: str, study: str) -> StudyReader:
+    return _site().results.find(experiment, study)
 
 
 def _protect(response: Response) -> Response:
@@ -77,20 +105,20 @@ def _protect(response: Response) -> Response:
 
 
 def _show_error(error: AttnSearchError) -> tuple[Response, int]:
-    """What cannot be found or read, in one line; JSON for scripts."""
+    """Why something cannot be found or read, in one line; JSON for scripts."""
     code = 404 if isinstance(error, ConfigError | DataError) else 503
-    return _fault(str(error), code), code
+    return _error_page(str(error), code), code
 
 
 def _show_http_error(error: HTTPException) -> tuple[Response, int]:
     code = error.code or 500
-    return _fault(error.description or "this cannot be shown", code), code
+    return _error_page(error.description or "this cannot be shown", code), code
 
 
-def _fault(text: str, code: int) -> Response:
+def _error_page(text: str, code: int) -> Response:
     if request.path.startswith(API):
         return Response(json.dumps({"error": text}), mimetype="application/json")
-    return Response(render_template("fault.html", text=text, code=code), mimetype="text/html")
+    return Response(render_template("error.html", text=text, code=code), mimetype="text/html")
 
 
 def _json(values: Any) -> Response:
@@ -99,55 +127,54 @@ def _json(values: Any) -> Response:
 
 @pages.get("/")
 def studies() -> str:
-    """All studies and plain runs."""
-    return render_template("studies.html", studies=[_reading().summary(layout) for layout in _reading().studies()])
+    """All studies."""
+    return render_template("studies.html", studies=[summary_values(study) for study in _site().results])
 
 
 @pages.get("/study/<experiment>/<study>")
 def study(experiment: str, study: str) -> str:
     """The trials of a study: table, Pareto plot, learning curves."""
-    layout = _reading().library.find(experiment, study)
-    return render_template("study.html", layout=layout, values=_study_values(layout))
+    reader = _study(experiment, study)
+    return render_template("study.html", layout=reader.layout, values=_study_values(reader))
 
 
 @pages.get("/api/study/<experiment>/<study>")
 def study_json(experiment: str, study: str) -> Response:
     """The same for the script of the page, while a study runs."""
-    return _json(_study_values(_reading().library.find(experiment, study)))
+    return _json(_study_values(_study(experiment, study)))
 
 
-def _study_values(layout: StudyLayout) -> dict[str, Any]:
-    rows = _reading().library.rows(layout)
-    with_maps = frozenset(_reading().archives.numbers(layout))
-    made: dict[str, Any] = _reading().pages.get(
-        layout, (rows, with_maps), lambda: study_values(layout, rows, with_maps=with_maps)
-    )
-    return made
+def _study_values(study: StudyReader) -> dict[str, Any]:
+    rows = study.rows
+    with_maps = frozenset(study.numbers_with_maps())
+    stamp = (rows, with_maps)
+    return _site().studies.get(study.layout, stamp, lambda: study_values(study.layout, rows, with_maps=with_maps))
 
 
 @pages.get("/api/epochs/<experiment>/<study>")
 def epochs_json(experiment: str, study: str) -> Response:
     """Learning curves of some trials."""
-    layout = _reading().library.find(experiment, study)
+    reader = _study(experiment, study)
     numbers = [int(word) for word in request.args.get("trials", "").split(",") if word.isascii() and word.isdecimal()]
-    return _json(epochs_values(_reading().library.epochs(layout, numbers)))
+    return _json(epochs_values(reader.epochs_of(numbers)))
 
 
 @pages.get("/trial/<experiment>/<study>/<int:number>")
 def trial(experiment: str, study: str, number: int) -> str:
     """The images of a trial as a grid."""
-    layout, opened, split = _open(experiment, study, number, may_lack=True)
-    rows = _reading().library.rows(layout)
-    row = _reading().library.trial(layout, number)
-    scores = NO_SCORES if opened is None else _reading().scores.of(layout, number, opened.archive.split)
+    reader = _study(experiment, study).trial(number)
+    archives = reader.archives()
+    split = _split_of(list(archives))
+    opened = _site().archives.open(reader, split) if archives else None
+    scores = NO_SCORES if opened is None else reader.image_scores(opened.archive.split)
     return render_template(
         "trial.html",
-        layout=layout,
-        trial=trial_values(row, rows, has_maps=opened is not None),
+        layout=reader.study.layout,
+        trial=trial_values(reader.row, reader.study.rows, has_maps=opened is not None),
         split=split,
-        splits=list(_reading().archives.of_trial(layout, number)),
+        splits=list(archives),
         maps={} if opened is None else opened.map_labels,
-        fault=None if opened is None else opened.fault,
+        error=None if opened is None else opened.error,
         classes=() if opened is None else opened.archive.class_names,
         metrics=list(scores.values),
         means=scores.means(),
@@ -158,25 +185,23 @@ def trial(experiment: str, study: str, number: int) -> str:
 @pages.get("/api/grid/<experiment>/<study>/<int:number>")
 def grid_json(experiment: str, study: str, number: int) -> Response:
     """One page of images with one map each."""
-    layout, opened, split = _require_open(experiment, study, number)
-    wanted = parse_wanted(request.args)
-    reading = _reading()
-    scores = reading.scores.of(layout, number, opened.archive.split)
-    hits = reading.places.hits(layout, number, opened, scores)
-    rows = chosen_rows(opened, wanted, scores, hits)
-    shown, page, n_pages = rows_to_show(rows, wanted)
-    key = _map_key(opened)
+    found = _open(experiment, study, number)
+    archive, query = found.opened.archive, parse_query(request.args)
+    scores, hits = found.trial.image_scores(archive.split), _site().hits.hits(found.trial, found.opened)
+    rows = matching_rows(found.opened, query, scores, hits)
+    shown, page, n_pages = rows_to_show(rows, query)
+    key = _map_key(found.opened)
     images = [
-        image_values(opened, row)
-        | {"map": None if key is None else map_values(opened.map_at(key, row)), "hit": hits[row]}
-        | {"picture": reading.pictures.source(layout, number, split, opened.archive.image_ids[row])}
-        | {"scores": scores.of_image(opened.archive.image_ids[row])}
+        image_values(found.opened, row)
+        | {"map": None if key is None else map_values(found.opened.map_at(key, row)), "hit": hits[row]}
+        | {"source": _site().images.source(found.trial, archive.split, archive.image_ids[row])}
+        | {"scores": scores.of_image(archive.image_ids[row])}
         for row in shown
     ]
-    about = {"total": len(opened.archive.image_ids), "matching": len(rows), "page": page, "pages": n_pages}
-    about["right"] = sum(int(opened.archive.labels[row]) == int(opened.archive.predictions[row]) for row in rows)
-    can_place = any(hit is not None for hit in hits)
-    return _json({**about, "split": split, "map": key, "can_place": can_place, "images": images})
+    counts = {"total": len(archive.image_ids), "matching": len(rows), "page": page, "pages": n_pages}
+    counts["correct"] = sum(int(archive.labels[row]) == int(archive.predictions[row]) for row in rows)
+    has_targets = any(hit is not None for hit in hits)
+    return _json({**counts, "split": archive.split, "map": key, "has_targets": has_targets, "images": images})
 
 
 def _map_key(opened: OpenArchive) -> str | None:
@@ -188,42 +213,38 @@ def _map_key(opened: OpenArchive) -> str | None:
 @pages.get("/image/<experiment>/<study>/<int:number>/<int:row>")
 def image(experiment: str, study: str, number: int, row: int) -> str:
     """One image in detail."""
-    layout, opened, split = _require_open(experiment, study, number)
-    _require_row(opened, row)
-    names = opened.archive.class_names
-    maps = opened.map_labels
+    found = _open(experiment, study, number)
+    archive = found.opened.archive
     return render_template(
         "image.html",
-        layout=layout,
+        layout=found.trial.study.layout,
         number=number,
-        split=split,
+        split=archive.split,
         row=row,
-        n_rows=len(opened.archive.image_ids),
-        image_id=opened.archive.image_ids[row],
-        true_class=class_name(names, int(opened.archive.labels[row])),
-        maps=maps,
-        fault=opened.fault,
+        n_rows=len(archive.image_ids),
+        image_id=_image_id(found.opened, row),
+        true_class=class_name(archive.class_names, int(archive.labels[row])),
+        maps=found.opened.map_labels,
+        error=found.opened.error,
     )
 
 
 @pages.get("/api/image/<experiment>/<study>/<int:number>/<int:row>")
 def image_json(experiment: str, study: str, number: int, row: int) -> Response:
     """Every map of one image, its scores and its curves."""
-    layout, opened, split = _require_open(experiment, study, number)
-    _require_row(opened, row)
-    reading = _reading()
-    scores = reading.scores.of(layout, number, opened.archive.split)
-    image_id = opened.archive.image_ids[row]
+    found = _open(experiment, study, number)
+    trial, opened, split = found.trial, found.opened, found.opened.archive.split
+    image_id, scores = _image_id(opened, row), trial.image_scores(split)
     values = image_values(opened, row) | {
         "maps": {key: map_values(opened.map_at(key, row)) for key in opened.map_labels},
         "labels": opened.map_labels,
-        "picture": reading.pictures.source(layout, number, split, image_id),
-        "original": reading.pictures.original(layout, number, split, image_id) is not None,
+        "source": _site().images.source(trial, split, image_id),
+        "original": trial.original(image_id, split) is not None,
         "scores": scores.of_image(image_id),
         "curves": scores.curves_of(image_id),
         "fractions": list(scores.fractions),
         "settings": plain(dict(scores.settings or {})),
-        "hit": reading.places.hits(layout, number, opened, scores)[row],
+        "hit": _site().hits.hits(trial, opened)[row],
     }
     return _json(values)
 
@@ -231,84 +252,97 @@ def image_json(experiment: str, study: str, number: int, row: int) -> Response:
 @pages.get("/compare/<experiment>")
 def compare(experiment: str) -> str:
     """The same image under several trials; the script asks for the rest."""
-    return render_template("compare.html", experiment=experiment, choices=_reading().comparable(experiment))
+    return render_template("compare.html", experiment=experiment, choices=_trials_with_maps(experiment))
+
+
+def _trials_with_maps(experiment: str) -> list[dict[str, str]]:
+    """All trials of an experiment that have maps, as choices.
+
+    Raises:
+        ConfigError: no such experiment.
+    """
+    if experiment not in _site().results.experiments:
+        raise ConfigError(f"no experiment {experiment!r}")
+    studies = [study for study in _site().results if study.layout.experiment == experiment]
+    names = [(study.layout.study, number) for study in studies for number in study.numbers_with_maps()]
+    return [{"t": f"{name}:{number}", "label": f"{name} {number}"} for name, number in names]
 
 
 @pages.get("/api/compare/<experiment>")
 def compare_json(experiment: str) -> Response:
-    """One map of one image from several trials, `t=STUDY:NUMBER` each; trials that lack it say why."""
+    """One map of one image from several trials, `t=STUDY:NUMBER` each; a trial that lacks it has an error."""
     split = request.args.get("split") or "val"
-    wanted = [_named(experiment, word, split) for word in request.args.getlist("t")[:MAX_COMPARED]]
-    first = next((one for one in wanted if isinstance(one, Named)), None)
-    image_id, around = _reading().image_and_neighbours(first, request.args.get("image", ""))
-    found = [_compared(one, image_id, split) if isinstance(one, Named) else one for one in wanted]
-    return _json({"image": image_id, "split": split, "trials": found, **around})
+    trials = [_archive_or_error(experiment, word, split) for word in request.args.getlist("t")[:MAX_COMPARED]]
+    first = next((one.opened for one in trials if isinstance(one, TrialArchive)), None)
+    ids = () if first is None else first.archive.image_ids
+    image_id = request.args.get("image", "") or (ids[0] if ids else "")
+    around = neighbours(ids, {} if first is None else _site().archives.rows_of(first), image_id)
+    values = [_compared(one, image_id) if isinstance(one, TrialArchive) else one for one in trials]
+    return _json({"image": image_id, "split": split, "trials": values, **around})
 
 
-def _named(experiment: str, word: str, split: str) -> Named | dict[str, Any]:
+def _archive_or_error(experiment: str, word: str, split: str) -> TrialArchive | dict[str, Any]:
     """The archive of one trial, or why there is none."""
     study, _, number = word.rpartition(":")
     try:
-        return _reading().named(experiment, study, number, split)
+        if not (number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS):
+            raise ConfigError(f"a trial is named STUDY:NUMBER, got {word!r}")
+        trial = _study(experiment, study).trial(int(number))
+        return TrialArchive(trial, _site().archives.open(trial, split))
     except AttnSearchError as error:
-        return {"study": study, "number": number, "fault": str(error)}
+        return {"study": study, "number": number, "error": str(error)}
 
 
-def _compared(named: Named, image_id: str, split: str) -> dict[str, Any]:
-    name = {"study": named.layout.study, "number": named.number}
+def _compared(found: TrialArchive, image_id: str) -> dict[str, Any]:
+    trial, opened = found.trial, found.opened
+    name = {"study": trial.study.layout.study, "number": trial.number}
     try:
-        opened = named.opened
-        row = _reading().row_of(opened, image_id)
+        row = _site().archives.rows_of(opened).get(image_id)
+        if row is None:
+            return {**name, "error": f"its maps have no image {image_id!r}"}
         key = _map_key(opened)
         if key is None:
-            return {**name, "fault": opened.fault or "it has no maps"}
-        picture = _reading().pictures.source(named.layout, named.number, split, image_id)
-        one = map_values(opened.map_at(key if key in opened.map_labels else "saliency", row))
-        return {**name, **image_values(opened, row), "map": one, "labels": opened.map_labels, "picture": picture}
+            return {**name, "error": opened.error or "it has no maps"}
+        source = _site().images.source(trial, opened.archive.split, image_id)
+        cells = map_values(opened.map_at(key if key in opened.map_labels else "saliency", row))
+        return {**name, **image_values(opened, row), "map": cells, "labels": opened.map_labels, "source": source}
     except AttnSearchError as error:
-        return {**name, "fault": str(error)}
+        return {**name, "error": str(error)}
 
 
 @pages.get("/picture/<experiment>/<study>/<int:number>/<split>/<int:row>")
-def picture(experiment: str, study: str, number: int, split: str, row: int) -> Response:
-    """The picture of one archive row: `px` is the longer side, 0 the original."""
-    layout = _reading().library.find(experiment, study)
-    opened = _reading().archives.open(layout, number, split)
-    _require_row(opened, row)
-    image_id = opened.archive.image_ids[row]
+def image_file(experiment: str, study: str, number: int, split: str, row: int) -> Response:
+    """The image of one archive row: `px` is the longer side, 0 the original."""
+    trial = _study(experiment, study).trial(number)
+    opened = _site().archives.open(trial, split)
+    image_id = _image_id(opened, row)
     px = request.args.get("px", "512")
     if px == "0":
-        return _jpeg(_reading().pictures.full(layout, number, split, image_id))
+        return _jpeg(_site().images.full(trial, opened.archive.split, image_id))
     if px not in map(str, SIZES_PX):
         raise ConfigError(f"px must be 0 for the original or one of {SIZES_PX}, got {px!r}")
-    return _jpeg(_reading().pictures.small(layout, number, split, image_id, longest_px=int(px)))
+    return _jpeg(_site().images.small(trial, opened.archive.split, image_id, longest_px=int(px)))
 
 
-def _jpeg(rendered: EncodedImage) -> Response:
-    response = Response(rendered.body, mimetype="image/jpeg")
-    response.set_etag(rendered.etag)
+def _jpeg(encoded: EncodedImage) -> Response:
+    response = Response(encoded.body, mimetype="image/jpeg")
+    response.set_etag(encoded.etag)
     response.headers["Cache-Control"] = "private, max-age=60"
     return response
 
 
-def _open(
-    experiment: str, study: str, number: int, *, may_lack: bool = False
-) -> tuple[StudyLayout, OpenArchive | None, str]:
-    layout = _reading().library.find(experiment, study)
-    known = list(_reading().archives.of_trial(layout, number))
-    split = request.args.get("split") or ("val" if "val" in known or not known else known[0])
-    if may_lack and not known:
-        return layout, None, split
-    return layout, _reading().archives.open(layout, number, split), split
+def _split_of(splits: list[Split]) -> str:
+    """The split that the URL names, else validation, else the first one that has maps."""
+    return request.args.get("split") or ("val" if "val" in splits or not splits else splits[0])
 
 
-def _require_open(experiment: str, study: str, number: int) -> tuple[StudyLayout, OpenArchive, str]:
-    layout, opened, split = _open(experiment, study, number)
-    assert opened is not None
-    return layout, opened, split
+def _open(experiment: str, study: str, number: int) -> TrialArchive:
+    trial = _study(experiment, study).trial(number)
+    return TrialArchive(trial, _site().archives.open(trial, _split_of(list(trial.archives()))))
 
 
-def _require_row(opened: OpenArchive, row: int) -> None:
-    n_images = len(opened.archive.image_ids)
-    if row >= n_images:
-        abort(404, f"the archive has {n_images} images, there is no row {row}")
+def _image_id(opened: OpenArchive, row: int) -> str:
+    ids = opened.archive.image_ids
+    if row >= len(ids):
+        abort(404, f"the archive has {len(ids)} images, there is no row {row}")
+    return ids[row]

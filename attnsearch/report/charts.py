@@ -73,7 +73,7 @@ def styled(draw: Any, *arguments: Any) -> Figure:
 
 
 def draw_curves(facts: StudyFacts) -> Figure:
-    """The monitored metric and the loss by epoch: the chosen trial in colour, its kept epoch marked, others faint."""
+    """The monitored metric and the loss by epoch: the best trial in colour, its best epoch marked, others faint."""
     figure = new_figure(2.5)
     monitor = "val/accuracy" if facts.config is None else facts.config.monitor
     keys = (monitor.partition("/")[2], "loss")
@@ -85,19 +85,19 @@ def draw_curves(facts: StudyFacts) -> Figure:
 
 
 def _curves(axes: Axes, facts: StudyFacts, key: str) -> None:
-    chosen = None if facts.chosen is None else facts.chosen.number
-    others = [epochs for number, epochs in facts.epochs.items() if number != chosen]
+    best = None if facts.best is None else facts.best.number
+    others = [epochs for number, epochs in facts.epochs.items() if number != best]
     for index, epochs in enumerate(others):
         _line(axes, epochs, f"val/{key}", color=_OTHERS, linewidth=0.9, label="other trials" if not index else None)
-    if chosen is not None and chosen in facts.epochs:
-        epochs = facts.epochs[chosen]
+    if best is not None and best in facts.epochs:
+        epochs = facts.epochs[best]
         _line(axes, epochs, f"train/{key}", color=_TRAIN, linewidth=1.4, linestyle=(0, (4, 2)), label="train")
-        _line(axes, epochs, f"val/{key}", color=COLOURS[0], linewidth=1.8, label=f"validation, trial {chosen}")
-        assert facts.chosen is not None
-        kept = epochs.loc[epochs["epoch"] == facts.chosen.kept_epoch]
-        if len(kept) and f"val/{key}" in kept:
-            point = (kept["epoch"], kept[f"val/{key}"])
-            axes.plot(*point, "o", color=COLOURS[0], markersize=6, label="kept epoch", markeredgecolor="white")
+        _line(axes, epochs, f"val/{key}", color=COLOURS[0], linewidth=1.8, label=f"validation, trial {best}")
+        assert facts.best is not None
+        row = epochs.loc[epochs["epoch"] == facts.best.kept_epoch]
+        if len(row) and f"val/{key}" in row:
+            point = (row["epoch"], row[f"val/{key}"])
+            axes.plot(*point, "o", color=COLOURS[0], markersize=6, label="best epoch", markeredgecolor="white")
     axes.set(xlabel="epoch", title=key.replace("_", " "))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
@@ -110,23 +110,23 @@ def _line(axes: Axes, epochs: pd.DataFrame, key: str, **style: Any) -> None:
         axes.plot(epochs["epoch"], epochs[key], marker=marker, **style)
 
 
-def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
-    """One bar per setting and objective."""
-    names = list(dict.fromkeys(name for one in shares.values() for name in one))
-    figure = new_figure(0.7 + 0.26 * len(names) * max(1, len(shares) ** 0.5))
+def draw_importances(fractions: Mapping[str, Mapping[str, float]]) -> Figure:
+    """One bar per hyperparameter and objective."""
+    names = list(dict.fromkeys(name for one in fractions.values() for name in one))
+    figure = new_figure(0.7 + 0.26 * len(names) * max(1, len(fractions) ** 0.5))
     axes = figure.subplots()
-    height = 0.8 / len(shares)
-    for index, (objective, one) in enumerate(shares.items()):
-        places = np.arange(len(names)) + (index - (len(shares) - 1) / 2) * height
+    height = 0.8 / len(fractions)
+    for index, (objective, one) in enumerate(fractions.items()):
+        places = np.arange(len(names)) + (index - (len(fractions) - 1) / 2) * height
         values = [one.get(name, 0.0) for name in names]
         axes.barh(places, values, height=0.9 * height, color=COLOURS[index % len(COLOURS)], label=objective)
         for place, value in zip(places, values, strict=True):
             axes.text(value + 0.008, place, f"{value:.2f}", va="center", color=_FAINT, fontsize=7.5)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="share of what tells the best trials from the others (PED-ANOVA)")
+    axes.set(xlabel="fraction of what tells the best trials from the others (PED-ANOVA)")
     axes.grid(axis="y", visible=False)
-    if len(shares) > 1:
+    if len(fractions) > 1:
         axes.legend(fontsize=7.5)
     return figure
 
@@ -144,7 +144,7 @@ def draw_front(facts: Sequence[StudyFacts], x_key: str, y_key: str) -> Figure:
         points += [(x, y) for _, x, y in shown]
         axes.plot([x for _, x, _ in shown], [y for _, _, y in shown], "o", color=colour, alpha=0.75, label=one.name)
         for trial, x, y in shown:
-            if one.chosen is not None and trial.number == one.chosen.number:
+            if one.best is not None and trial.number == one.best.number:
                 axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.4)
     front = front_of_points(points, higher_is_better(x_key), higher_is_better(y_key))
     if len(front) > 1:
@@ -174,20 +174,20 @@ def _with_direction(key: str) -> str:
 
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """Shares of each true class; numbers in the cells where there is room."""
+    """Fractions of each true class; numbers in the cells where there is room."""
     n_classes = len(names)
     figure = Figure(
         figsize=(min(_WIDTH_IN, 2.2 + 0.36 * n_classes), min(7.0, 1.6 + 0.33 * n_classes)), layout="constrained"
     )
     axes = figure.subplots()
-    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    fractions = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.grid(visible=False)
     if n_classes <= 25:
         axes.set_xticks(range(n_classes), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(n_classes), names)
         for row, column in zip(*np.nonzero(matrix), strict=True):
-            ink = "white" if shares[row, column] > 0.55 else _INK
+            ink = "white" if fractions[row, column] > 0.55 else _INK
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink, fontsize=7)
     axes.set(xlabel="predicted", ylabel="true")
     return figure

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import AttnSearchError
-from attnsearch.explorer.archives import Archives
-from attnsearch.results.reader import Results
-from attnsearch.search.pareto import importances
-from attnsearch.search.trials import StudyRows, TrialRow, find_in
-from attnsearch.store.archive import read_archive
-from attnsearch.store.damage import database_content_errors
-from attnsearch.store.epochs import read_split_scores
-from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
-from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import TrialReader
+from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.image_scores import ScoreTable, has_scores
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.trial_store import read_test_evaluations
 from attnsearch.types import SPLITS, AttentionArchive, Split
 
@@ -26,36 +21,46 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_CURVES = 60
-"""Trials whose learning curves are drawn beside that of the chosen one."""
+"""Trials whose learning curves are drawn beside that of the best one."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudyFacts:
-    """One study or plain run.
+    """One study.
 
     Attributes:
-        chosen: the best trial, on a front its first one; None while none is complete.
-        config: of the chosen trial.
-        test: scores of the chosen trial on the test split, where it was published.
+        rows: all trials at one moment.
+        best: the best trial, None while none is complete.
+        config: of the best trial.
+        test: metrics of the best trial on the test split, where it was published.
         epochs: trial -> its epochs, columns `epoch` and `split/metric`.
-        importances: objective -> setting -> share.
-        archive: index of the chosen trial's images: test where it is published, else validation; without its arrays.
-        scores: of the chosen trial's saliency, by split.
-        n_looks: how often the test split was opened.
-        faults: what could not be read.
+        importances: objective -> hyperparameter -> fraction.
+        archive: index of the best trial's images: test where it is published, else validation; without its arrays.
+        scores: of the best trial's saliency, by split.
+        n_test_evaluations: how often the test split was evaluated.
+        errors: what could not be read.
     """
 
-    layout: StudyLayout
+    reader: StudyReader
     rows: StudyRows
-    chosen: TrialRow | None
+    best: TrialRow | None
     config: ExperimentConfig | None
     test: Mapping[str, float]
     epochs: Mapping[int, pd.DataFrame]
     importances: Mapping[str, Mapping[str, float]]
     archive: AttentionArchive | None
     scores: Mapping[Split, ScoreTable]
-    n_looks: int
-    faults: Sequence[str]
+    n_test_evaluations: int
+    errors: Sequence[str]
+
+    @property
+    def layout(self) -> StudyLayout:
+        return self.reader.layout
+
+    @property
+    def best_trial(self) -> TrialReader | None:
+        """The reader of the best trial."""
+        return None if self.best is None else self.reader.trial(self.best.number)
 
     @property
     def name(self) -> str:
@@ -64,83 +69,67 @@ class StudyFacts:
     @property
     def title(self) -> str:
         """With its experiment, as the command line takes it."""
-        return f"{self.layout.experiment}/{self.layout.study}"
+        return self.reader.name
 
     @property
     def is_run(self) -> bool:
-        """Whether it is a run of `attnsearch train`, without a search."""
-        return not self.layout.study_yaml.is_file()
+        """Whether it is a run of a `train` of before, without a `study.yaml`."""
+        return self.reader.is_plain_run
 
     def states(self) -> dict[str, int]:
-        """State -> number of trials, in the order of a trial's life."""
-        found = [trial.state for trial in self.rows.trials]
-        return {state: found.count(state) for state in dict.fromkeys(sorted(found))}
+        """State -> number of trials, by name of the state."""
+        states = sorted(trial.state for trial in self.rows.trials)
+        return {state: states.count(state) for state in dict.fromkeys(states)}
 
 
-def read_facts(library: Results, layout: StudyLayout) -> StudyFacts | str:
-    """The facts of a study, or one line that says why it cannot be read."""
+def read_facts(study: StudyReader) -> StudyFacts | str:
+    """The facts of a study, or one line that tells why it cannot be read."""
     try:
-        return _facts(library, layout)
+        return _facts(study)
     except AttnSearchError as error:
-        return f"{layout.experiment}/{layout.study}: {error}"
+        return f"{study.name}: {error}"
 
 
-def _facts(library: Results, layout: StudyLayout) -> StudyFacts:
-    rows = library.rows(layout)
-    chosen = next((trial for trial in rows.trials if trial.number == (rows.best or (None,))[0]), None)
-    faults: list[str] = []
+def _facts(study: StudyReader) -> StudyFacts:
+    rows, best = study.rows, study.best_row()
+    trial = None if best is None else study.trial(best.number)
+    errors: list[str] = []
 
-    def found(read: Callable[[], T], otherwise: T) -> T:
+    def read(value: Callable[[], T], otherwise: T) -> T:
         try:
-            return read()
+            return value()
         except AttnSearchError as error:
-            faults.append(str(error))
+            errors.append(str(error))
             return otherwise
 
-    files = None if chosen is None else layout.trial(chosen.number)
     return StudyFacts(
-        layout=layout,
+        reader=study,
         rows=rows,
-        chosen=chosen,
-        config=found(lambda: None if files is None else load_stored_experiment(files.config), None),
-        test=found(lambda: {} if chosen is None else _test_scores(layout, chosen), {}),
-        epochs=found(lambda: _epochs(library, layout, rows, chosen), {}),
-        importances=found(lambda: _importances(library, layout) if layout.study_yaml.is_file() else {}, {}),
-        archive=found(lambda: None if chosen is None else _index(layout, chosen.number), None),
-        scores=found(lambda: {} if files is None else _scores(files), {}),
-        n_looks=found(lambda: sum(line.split == "test" for line in read_test_evaluations(layout)), 0),
-        faults=faults,
+        best=best,
+        config=read(lambda: None if trial is None else trial.config, None),
+        test=read(lambda: {} if trial is None else trial.test_metrics(), {}),
+        epochs=read(lambda: _epochs(study, rows, best), {}),
+        importances=read(study.importances, {}),
+        archive=read(lambda: None if trial is None else _index(trial), None),
+        scores=read(lambda: {} if trial is None else _scores(trial), {}),
+        n_test_evaluations=read(lambda: sum(line.split == "test" for line in read_test_evaluations(study.layout)), 0),
+        errors=errors,
     )
 
 
-def _epochs(library: Results, layout: StudyLayout, rows: StudyRows, chosen: TrialRow | None) -> dict[int, pd.DataFrame]:
+def _epochs(study: StudyReader, rows: StudyRows, best: TrialRow | None) -> dict[int, pd.DataFrame]:
     numbers = [trial.number for trial in rows.trials][:MAX_CURVES]
-    if chosen is not None and chosen.number not in numbers:
-        numbers.append(chosen.number)
-    return library.epochs(layout, numbers)
+    if best is not None and best.number not in numbers:
+        numbers.append(best.number)
+    return study.epochs_of(numbers)
 
 
-def _importances(library: Results, layout: StudyLayout) -> dict[str, Mapping[str, float]]:
-    url = library.url(layout)
-    with database_content_errors(url):
-        return importances(find_in(library.storage(url), url, layout.study))
-
-
-def _index(layout: StudyLayout, number: int) -> AttentionArchive | None:
-    known = Archives().of_trial(layout, number)
+def _index(trial: TrialReader) -> AttentionArchive | None:
+    archives = trial.archives()
     splits: tuple[Split, ...] = ("test", "val")
-    paths = next((known[split] for split in splits if split in known), None)
-    return None if paths is None else read_archive(paths, index_only=True)
+    split = next((split for split in splits if split in archives), None)
+    return None if split is None else trial.archive(split, index_only=True)
 
 
-def _scores(files: TrialLayout) -> dict[Split, ScoreTable]:
-    return {split: read_scores(files.scores(split)) for split in SPLITS if has_scores(files.scores(split))}
-
-
-def _test_scores(layout: StudyLayout, chosen: TrialRow) -> dict[str, float]:
-    """Of the flat file, or of the trial's place on the front."""
-    candidates = (layout.published(chosen.kept_epoch), layout.pareto(chosen.number, chosen.kept_epoch))
-    path = next((one.model_csv("test") for one in candidates if one.model_csv("test").is_file()), None)
-    if path is None:
-        return {}
-    return read_split_scores(path)
+def _scores(trial: TrialReader) -> dict[Split, ScoreTable]:
+    return {split: trial.score_table(split) for split in SPLITS if has_scores(trial.files.scores(split))}

@@ -17,10 +17,10 @@ from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.evaluation.compare import Comparison, ScoredTrial, check_comparable, compare, metrics_of
 from attnsearch.metrics.confusion import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics
-from attnsearch.report import charts as charts
+from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, read_facts
 from attnsearch.report.samples import Sheet, sample_sheets
-from attnsearch.results.reader import Results, find_experiments
+from attnsearch.results.reader import load_results
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.environment import describe_environment
 from attnsearch.types import Split
@@ -48,11 +48,11 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
     Raises:
         StoreError: no such folder, or nothing was run in it.
     """
-    experiments = find_experiments(folder)
-    library = Results(experiments, storage)
-    found = [read_facts(library, layout) for layout in library.studies()]
-    facts = [one for one in found if isinstance(one, StudyFacts)]
-    faults = [one for one in found if isinstance(one, str)] + [text for one in facts for text in one.faults]
+    results = load_results(folder, storage=storage)
+    studies = [read_facts(study) for study in results]
+    facts = [study for study in studies if isinstance(study, StudyFacts)]
+    errors = [study for study in studies if isinstance(study, str)] + [text for one in facts for text in one.errors]
+    experiments = results.experiments
     title = ", ".join(experiments)
     page = _Page(title)
     values = {
@@ -67,16 +67,16 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         ],
         "commands": [command for one in facts for command in commands(one)],
     }
-    values["faults"] = [fault.replace(f"{folder.absolute()}/", "") for fault in [*faults, *page.faults]]
+    values["errors"] = [fault.replace(f"{folder.absolute()}/", "") for fault in [*errors, *page.errors]]
     environment = Environment(
-        loader=PackageLoader("attnsearch.explorer"),
+        loader=PackageLoader("attnsearch.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "p": p_value, "signed": signed}
-    html = environment.get_template("report.html").render(values)
+    html = environment.get_template("page.html").render(values)
     return Report(title, html, page.figures)
 
 
@@ -86,7 +86,7 @@ class _Page:
     def __init__(self, title: str) -> None:
         self.title = title
         self.figures: dict[str, Figure] = {}
-        self.faults: list[str] = []
+        self.errors: list[str] = []
 
     def chart(self, name: str, title: str, figure: Figure) -> Markup:
         self.figures[name] = figure
@@ -102,7 +102,7 @@ class _Page:
             )
         if facts.importances:
             figure = charts.styled(charts.draw_importances, facts.importances)
-            shares = self.chart(f"importance-{key}", f"Importance of the settings of {facts.name}", figure)
+            shares = self.chart(f"importance-{key}", f"Importance of the hyperparameters of {facts.name}", figure)
         return {
             "facts": facts,
             "id": key,
@@ -128,7 +128,7 @@ class _Page:
         return {"pairs": pairs, "confusion": drawn, "split": archive.split, "n_images": len(archive.image_ids)}
 
     def experiment(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
-        """What the studies of an experiment say together: front, faithfulness, pictures."""
+        """What the studies of an experiment say together: front, faithfulness, images."""
         fronts = []
         for x_key in ("val/relevance_gain", "val/sparsity"):
             both = [t for one in facts for t in one.rows.trials if {x_key, "val/accuracy"} <= t.metrics.keys()]
@@ -147,7 +147,7 @@ class _Page:
         try:
             return sample_sheets(facts)
         except AttnSearchError as error:  # a small copy that is damaged
-            self.faults.append(str(error))
+            self.errors.append(str(error))
             return []
 
     def _faithfulness(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
@@ -191,16 +191,16 @@ def scored_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:
 
 def summary_row(facts: StudyFacts) -> dict[str, Any]:
     """One line of the summary table."""
-    chosen = facts.chosen
-    values = {} if chosen is None else dict(zip(facts.rows.objectives, chosen.values, strict=False))
+    best = facts.best
+    values = {} if best is None else dict(zip(facts.rows.objectives, best.values, strict=False))
     return {
         "facts": facts,
         "model": "" if facts.config is None else facts.config.model.name,
         "n_done": sum(trial.state in ("complete", "pruned") for trial in facts.rows.trials),
         "n_failed": sum(trial.state == "fail" for trial in facts.rows.trials),
         "values": values,
-        "val_accuracy": math.nan if chosen is None else chosen.metrics.get("val/accuracy", math.nan),
-        "val_sparsity": math.nan if chosen is None else chosen.metrics.get("val/sparsity", math.nan),
+        "val_accuracy": math.nan if best is None else best.metrics.get("val/accuracy", math.nan),
+        "val_sparsity": math.nan if best is None else best.metrics.get("val/sparsity", math.nan),
         "test_accuracy": facts.test.get("accuracy", math.nan),
         "hours": f"{sum(trial.seconds for trial in facts.rows.trials) / 3600:.1f}",
     }
@@ -208,13 +208,13 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
 
 def best_settings(facts: StudyFacts) -> list[tuple[str, str]]:
     """What was searched, as it was found, and what tells a reader which model this is."""
-    if facts.chosen is None or facts.config is None:
+    if facts.best is None or facts.config is None:
         return []
     config = facts.config
     fixed = {"model.name": config.model.name, "model.backbone": getattr(config.model, "backbone", None)}
     fixed |= {"data.name": config.data.name, "data.image_size_px": config.data.image_size_px}
     fixed |= {"train.epochs": config.train.epochs, "train.batch_size": config.train.batch_size, "seed": config.seed}
-    found = {**{key: value for key, value in fixed.items() if value is not None}, **facts.chosen.params}
+    found = {**{key: value for key, value in fixed.items() if value is not None}, **facts.best.params}
     return [(key, number(value) if isinstance(value, float) else str(value)) for key, value in found.items()]
 
 
@@ -237,10 +237,10 @@ def trial_table(facts: StudyFacts) -> dict[str, Any]:
 
 def commands(facts: StudyFacts) -> list[tuple[str, str]]:
     """What each number can be made again with, run beside a folder `results` that holds this experiment."""
-    if facts.chosen is None:
+    if facts.best is None:
         return []
     base = f"results/{facts.layout.experiment}/{facts.name}"
-    number_ = facts.chosen.number
+    number_ = facts.best.number
     config = f"{base}/trials/{number_:05d}/config.yaml"
     lines = [] if facts.is_run else [("the search", f"attnsearch search {base}/study.yaml")]
     lines.append(("its best trial", f"attnsearch train {config} name={facts.name}_again"))
@@ -251,7 +251,7 @@ def commands(facts: StudyFacts) -> list[tuple[str, str]]:
     if facts.archive is not None:
         split = facts.archive.split
         visualize = f"attnsearch visualize {facts.title}:{number_} --split {split} --per-class 1"
-        lines.append(("pictures", visualize))
+        lines.append(("images", visualize))
     return [(f"{facts.name}: {what}", command) for what, command in lines]
 
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnsearch.errors import AttnSearchError
-from attnsearch.explorer.archives import Archives
-from attnsearch.explorer.images import Pictures, copy_of
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_picture
 from attnsearch.figures.kinds import PART_FAMILIES, DrawStyle, caption_of, draw_cell, legend_of_parts, scale_of
 from attnsearch.figures.panels import Grid, Panel, PanelRow, Sheets, Style
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
 from attnsearch.report.facts import StudyFacts
-from attnsearch.store.archive import read_archive
 from attnsearch.types import AttentionArchive, Split
 
 MAX_IMAGES = 6
@@ -43,7 +40,7 @@ class _Column:
 
 
 def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:
-    """Two sheets at most; none where the maps or the pictures are not in the folder."""
+    """Two sheets at most; none where the maps or the images are not in the folder."""
     columns = [column for one in facts if (column := _column(one)) is not None][:MAX_STUDIES]
     if not columns:
         return []
@@ -61,14 +58,15 @@ def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:
 
 
 def _column(facts: StudyFacts) -> _Column | None:
-    if facts.chosen is None:
+    trial = facts.best_trial
+    if trial is None:
         return None
-    known = Archives().of_trial(facts.layout, facts.chosen.number)
+    archives = trial.archives()
     splits: tuple[Split, ...] = ("test", "val")
     for split in splits:
-        if split in known:
+        if split in archives:
             try:
-                archive = read_archive(known[split])
+                archive = trial.archive(split)
             except AttnSearchError:  # retention removed the arrays
                 continue
             return None if archive.saliency is None else _Column(facts, archive)
@@ -77,7 +75,7 @@ def _column(facts: StudyFacts) -> _Column | None:
 
 def _sheet(columns: Sequence[_Column], image_ids: Sequence[str], title: str) -> Sheet | None:
     shared = [one for one in image_ids if all(one in column.archive.image_ids for column in columns)]
-    found = {one: path for one in shared if (path := _picture(columns[0], one)) is not None}
+    found = {one: path for one in shared if (path := _image_file(columns[0], one)) is not None}
     if not found:
         return None
     first = columns[0].archive
@@ -88,7 +86,7 @@ def _sheet(columns: Sequence[_Column], image_ids: Sequence[str], title: str) -> 
     parts = next((of[0] for of, column in zip(subjects, columns, strict=True) if column.has_parts), None)
     grid = Grid(
         rows,
-        columns=["picture", *(column.facts.name for column in columns)],
+        columns=["image", *(column.facts.name for column in columns)],
         legend=[] if parts is None else legend_of_parts(parts),
         scale=None if all(column.has_parts for column in columns) else scale_of(DrawStyle()),
         caption=caption_of([of[0] for of in subjects]),
@@ -105,13 +103,11 @@ def _row(columns: Sequence[_Column], subjects: Sequence[Explanation], wanted: Im
     return PanelRow([Panel(picture), *cells], label=wanted.true or "")
 
 
-def _picture(column: _Column, image_id: str) -> Path | None:
+def _image_file(column: _Column, image_id: str) -> Path | None:
     """The small copy, or the original where the data set is on this machine."""
-    copy = copy_of(column.facts.layout, image_id)
-    if copy is not None:
-        return copy
-    assert column.facts.chosen is not None
-    return Pictures().original(column.facts.layout, column.facts.chosen.number, column.archive.split, image_id)
+    trial = column.facts.best_trial
+    assert trial is not None
+    return trial.image_file(image_id, column.archive.split)
 
 
 def _address(grid: Grid) -> str:

@@ -1,20 +1,34 @@
-"""Scores and curves of single images, where the trial was scored; where it was not, nothing is shown."""
+"""One trial of a study: what was measured of it, its files, scores, maps and model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.errors import StoreError
-from attnsearch.results.cache import FileCache, stamp_of
-from attnsearch.store.image_scores import read_scores
-from attnsearch.store.layout import ScorePaths, StudyLayout
-from attnsearch.types import Split
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import load_stored_experiment
+from attnsearch.errors import ConfigError, StoreError
+from attnsearch.results.cache import stamp_of
+from attnsearch.results.image_files import copy_of
+from attnsearch.search.trials import TrialRow
+from attnsearch.store.archive import has_archive, read_archive
+from attnsearch.store.epochs import read_split_scores
+from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
+from attnsearch.store.layout import ArchivePaths, PublishedLayout, TrialLayout
+from attnsearch.types import SPLITS, AttentionArchive, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attnsearch.data.tables import ImageTable
+    from attnsearch.results.study import StudyReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +39,7 @@ class ImageScores:
         values: metric -> image id -> score; undefined ones are NaN. Metrics that no image has are left out.
         curves: (N, n_curves, n_steps + 1) float32 mapped from disk, or None.
         rows: image id -> row of `curves`.
-        fractions: n_steps + 1 shares of the cells that were removed or inserted, from 0 to 1.
+        fractions: n_steps + 1 fractions of the cells that were removed or inserted, from 0 to 1.
         settings: how the scores were measured.
     """
 
@@ -38,18 +52,18 @@ class ImageScores:
 
     def of_image(self, image_id: str) -> dict[str, float | None]:
         """Metric -> score of one image; None where it is undefined, nothing for an image that was not scored."""
-        found = {name: values[image_id] for name, values in self.values.items() if image_id in values}
-        return {name: value if math.isfinite(value) else None for name, value in found.items()}
+        scores = {name: values[image_id] for name, values in self.values.items() if image_id in values}
+        return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
     def means(self) -> dict[str, float]:
         """Metric -> mean over the images where it is defined."""
         return {name: float(np.nanmean(list(values.values()))) for name, values in self.values.items()}
 
     def curves_of(self, image_id: str) -> dict[str, list[float | None]]:
-        """Curve -> its points for one image; empty where none were kept."""
+        """Curve -> its n_steps + 1 points for one image; empty where no curves were stored."""
         if self.curves is None or image_id not in self.rows:
             return {}
-        rows = np.asarray(self.curves[self.rows[image_id]], dtype=np.float64)
+        rows = np.asarray(self.curves[self.rows[image_id]], dtype=np.float64)  # (n_curves, n_steps + 1)
         return {
             name: [float(value) if math.isfinite(value) else None for value in row]
             for name, row in zip(self.curve_names, rows, strict=True)
@@ -59,24 +73,289 @@ class ImageScores:
 NO_SCORES = ImageScores({}, None, (), {}, (), {})
 
 
-class Scores:
-    """Reads the scores of trials."""
+@dataclass(frozen=True, repr=False)
+class TrialReader:
+    """One trial, read from its folder and the database of its study; nothing is written."""
 
-    def __init__(self) -> None:
-        self._read: FileCache[ImageScores] = FileCache(64)
+    study: StudyReader
+    number: int
 
-    def of(self, layout: StudyLayout, number: int, split: Split) -> ImageScores:
-        """The scores of one archive; `NO_SCORES` where it was not scored or the files do not fit together."""
-        paths = layout.trial(number).scores(split)
+    def __repr__(self) -> str:
+        values = "".join(f", {key}={value:.4g}" for key, value in self.values.items())
+        return f"<trial {self.name}: {self.state}{values}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"state": self.state, **self.values, "best epoch": self.row.kept_epoch, **self.params}
+        cells = "".join(
+            f"<tr><th>{escape(key)}</th><td>{escape(_short(value))}</td></tr>" for key, value in facts.items()
+        )
+        return f"<b>trial {escape(self.name)}</b><table>{cells}</table>"
+
+    @property
+    def name(self) -> str:
+        """`EXPERIMENT/STUDY:NUMBER`, as the command line takes it."""
+        return f"{self.study.name}:{self.number}"
+
+    @property
+    def row(self) -> TrialRow:
+        """All that the database holds of the trial at this moment.
+
+        Raises:
+            ConfigError: the study has no trial of this number.
+        """
+        for row in self.study.rows.trials:
+            if row.number == self.number:
+                return row
+        raise ConfigError(
+            f"study {self.study.layout.study!r} has no trial {self.number}; "
+            f"`attnsearch show {self.study.layout.study}` lists all"
+        )
+
+    @property
+    def state(self) -> str:
+        """`complete`, `pruned`, `running`, `waiting` or `fail`."""
+        return self.row.state
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Dotted key -> value of each hyperparameter that was searched."""
+        return self.row.params
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Objective -> value at the best epoch; empty until the trial is complete."""
+        return dict(zip(self.study.rows.objectives, self.row.values, strict=False))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`split/metric` -> value at the best epoch; those of test where the trial is published."""
+        return {**self.row.metrics, **{f"test/{name}": value for name, value in self.test_metrics().items()}}
+
+    @property
+    def files(self) -> TrialLayout:
+        """Where the files of the trial lie; not all of them need to exist."""
+        return self.study.layout.trial(self.number)
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """All settings of the trial; $VARIABLES in them are not expanded.
+
+        Raises:
+            ConfigError: it is missing or broken, or names a part that no plugin here has registered.
+        """
+        return load_stored_experiment(self.files.config)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights of the best epoch.
+
+        Raises:
+            ConfigError: retention removed them, or the trial has none yet.
+        """
+        path = self.files.kept
+        if not path.is_file():
+            study = self.study.layout.study
+            raise ConfigError(
+                f"trial {self.number} of study {study!r} has no best checkpoint ({path}); `show` lists all"
+            )
+        return path
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """A row per epoch, index `epoch` from 1, columns `split/metric`; empty before the first one ended."""
+        import pandas as pd
+
+        frame = self.study.epochs_of([self.number]).get(self.number)
+        if frame is None:
+            return pd.DataFrame(index=pd.Index([], name="epoch", dtype="int64"))
+        return frame.drop(columns="trial", errors="ignore").set_index("epoch")
+
+    def published(self) -> list[PublishedLayout]:
+        """Where the published files of this trial lie, by the manifest of the study."""
+        layout, entries = self.study.layout, self.study.published_sets()
+        epochs = [entry["epoch"] for entry in entries if entry["trial"] == self.number]
+        return [target for one in epochs for target in (layout.published(one), layout.pareto(self.number, one))]
+
+    def test_metrics(self) -> dict[str, float]:
+        """Metric -> value on the test split, by its own name; empty where the trial is not published.
+
+        Raises:
+            StoreError: the published file is damaged.
+        """
+        epoch = self.row.kept_epoch
+        targets = (self.study.layout.published(epoch), self.study.layout.pareto(self.number, epoch))
+        path = next((one.model_csv("test") for one in targets if one.model_csv("test").is_file()), None)
+        return {} if path is None else read_split_scores(path)
+
+    def archives(self) -> dict[Split, ArchivePaths]:
+        """Split -> archive of maps, of those that exist: in the folder of the trial, else published."""
+        paths: dict[Split, ArchivePaths] = {}
+        for split in SPLITS:
+            candidates = [self.files.archive(split)]
+            if split != "train":
+                candidates += [target.archive(split) for target in self.published()]
+            path = next((one for one in candidates if has_archive(one)), None)
+            if path is not None:
+                paths[split] = path
+        return paths
+
+    def archive_paths(self, split: str) -> ArchivePaths:
+        """The archive of one split.
+
+        Raises:
+            ConfigError: the trial has none.
+        """
+        archives = self.archives()
+        for name, paths in archives.items():
+            if name == split:
+                return paths
+        there = ", ".join(archives) or "none"
+        raise ConfigError(f"trial {self.number} has no maps of the split {split!r}; there are: {there}")
+
+    def archive(self, split: Split = "val", *, index_only: bool = False) -> AttentionArchive:
+        """Predictions and maps of one split; arrays are mapped from disk.
+
+        Args:
+            index_only: without maps, norms and saliency, which retention may have removed.
+        Raises:
+            ConfigError: the trial has none.
+            StoreError: it is damaged, or retention removed its arrays.
+        """
+        paths = self.archive_paths(split)
+        stamp = stamp_of(paths.images, paths.about, *paths.arrays.values())
+        key = (paths.images, index_only)
+        return self.study.shared.archives.get(key, stamp, lambda: read_archive(paths, index_only=index_only))
+
+    def images(self, split: Split = "val") -> pd.DataFrame:
+        """Predictions of one split, a row per image, index `image_id`.
+
+        Returns:
+            Columns `true_class`, `predicted_class`, `label`, `prediction`, `is_correct`, `confidence` in [0, 1],
+            `height_px`, `width_px` of the original and `crop_left`, `crop_top`, `crop_right`, `crop_bottom` of the
+            model's input in original pixels. `.attrs`: `split`, `epoch`, `config_digest`.
+        Raises:
+            ConfigError, StoreError: as `archive`.
+        """
+        import pandas as pd
+
+        archive = self.archive(split, index_only=True)
+        boxes = dict(zip(("crop_left", "crop_top", "crop_right", "crop_bottom"), archive.crop_boxes.T, strict=True))
+        frame = pd.DataFrame(
+            {
+                "true_class": _names(archive, archive.labels),
+                "predicted_class": _names(archive, archive.predictions),
+                "label": archive.labels,
+                "prediction": archive.predictions,
+                "is_correct": archive.labels == archive.predictions,
+                "confidence": archive.confidences,
+                **{"height_px": archive.sizes_hw[:, 0], "width_px": archive.sizes_hw[:, 1]},
+                **boxes,
+            },
+            index=pd.Index(archive.image_ids, name="image_id"),
+        )
+        frame.attrs.update(split=split, epoch=archive.epoch, config_digest=archive.config_digest)
+        return frame
+
+    def maps(self, split: Split = "val") -> NDArray[np.float32]:
+        """(N, K, h, w) maps of one split as the model made them, in the order of `images(split)`, mapped from disk.
+
+        Raises:
+            ConfigError: the trial has no archive of the split, or its model makes no maps.
+            StoreError: as `archive`.
+        """
+        return self._array(self.archive(split).maps, "maps", split)
+
+    def saliency(self, split: Split = "val") -> NDArray[np.float32]:
+        """(N, h, w) non-negative saliency of one split, in the order of `images(split)`, mapped from disk.
+
+        Raises:
+            ConfigError, StoreError: as `maps`.
+        """
+        return self._array(self.archive(split).saliency, "saliency", split)
+
+    def _array(self, array: NDArray[np.float32] | None, what: str, split: str) -> NDArray[np.float32]:
+        if array is None:
+            raise ConfigError(f"trial {self.number} has no {what} of the split {split!r}: its model makes none")
+        return array
+
+    def score_table(self, split: Split = "val") -> ScoreTable:
+        """The scores of single images as they are stored.
+
+        Raises:
+            ConfigError: the maps of this split were not scored.
+            StoreError: the files are damaged.
+        """
+        paths = self.files.scores(split)
+        if not has_scores(paths):
+            study = self.study.layout.study
+            raise ConfigError(
+                f"trial {self.number} of {study!r} has no scores on {split}; "
+                f"run `attnsearch faithfulness {study} --trial {self.number}`"
+            )
         stamp = stamp_of(paths.about, paths.table, paths.curves)
-        return self._read.get(paths.about, stamp, lambda: _read(paths))
+        return self.study.shared.scores.get(paths.about, stamp, lambda: read_scores(paths))
+
+    def scores(self, split: Split = "val") -> pd.DataFrame:
+        """Scores of the saliency of single images: index `image_id`, a column per metric, NaN = undefined.
+
+        Returns:
+            `.attrs`: `version` of the metrics, `settings` of the measurement, `split`, `epoch`.
+        Raises:
+            ConfigError, StoreError: as `score_table`.
+        """
+        import pandas as pd
+
+        table = self.score_table(split)
+        frame = pd.DataFrame(dict(table.values), index=pd.Index(table.image_ids, name="image_id"))
+        about = table.about
+        frame.attrs.update(
+            version=about["version"], settings=about["settings"], split=split, epoch=about["checkpoint"]["epoch"]
+        )
+        return frame
+
+    def score_intervals(self, split: Split = "val") -> dict[str, float]:
+        """`split/score_low` and `split/score_high` -> ends of the 95 % interval of the mean; empty without scores."""
+        from attnsearch.evaluation.compare import SEED
+        from attnsearch.metrics.statistics import bootstrap_interval
+
+        paths = self.files.scores(split)
+        if not has_scores(paths):
+            return {}
+
+        def measure() -> dict[str, float]:
+            columns = self.score_table(split).values
+            intervals = {name: bootstrap_interval(column, seed=SEED) for name, column in columns.items()}
+            lows = {f"{split}/{name}_low": one.low for name, one in intervals.items()}
+            return lows | {f"{split}/{name}_high": one.high for name, one in intervals.items()}
+
+        return self.study.shared.intervals.get(paths.about, stamp_of(paths.about, paths.table), measure)
+
+    def image_scores(self, split: Split = "val") -> ImageScores:
+        """The scores by image; `NO_SCORES` where the maps were not scored or the files do not fit together."""
+        try:
+            return _by_image(self.score_table(split))
+        except (ConfigError, StoreError):
+            return NO_SCORES  # not scored yet, or being scored again
+
+    def image_table(self, split: str = "val") -> ImageTable | None:
+        """The split of the trial's data set with masks and boxes, if it is on this machine."""
+        return self.study.shared.image_files.table(self.files.config, split)
+
+    def original(self, image_id: str, split: str = "val") -> Path | None:
+        """The file of an image in the data set, if it is on this machine."""
+        return self.study.shared.image_files.original(self.files.config, split, image_id)
+
+    def image_file(self, image_id: str, split: str = "val") -> Path | None:
+        """The small copy of an image in the results, else its original; None where neither is there."""
+        return copy_of(self.study.layout, image_id) or self.original(image_id, split)
 
 
-def _read(paths: ScorePaths) -> ImageScores:
-    try:
-        table = read_scores(paths)
-    except StoreError:
-        return NO_SCORES  # not scored yet, or being scored again
+def _names(archive: AttentionArchive, labels: NDArray[np.int64]) -> list[str]:
+    names = archive.class_names
+    return [names[label] if 0 <= label < len(names) else f"class {label}" for label in labels.tolist()]
+
+
+def _by_image(table: ScoreTable) -> ImageScores:
     columns = {name: column for name, column in table.values.items() if np.isfinite(column).any()}
     settings = table.about.get("settings")
     return ImageScores(
@@ -87,3 +366,7 @@ def _read(paths: ScorePaths) -> ImageScores:
         fractions=table.fractions,
         settings=settings if isinstance(settings, dict) else {},
     )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

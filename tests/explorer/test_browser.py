@@ -127,7 +127,7 @@ def test_filters_of_the_grid(watched: Watched) -> None:
     page.locator("#filters summary").click()
     page.locator("#verdict").select_option("wrong")
     page.get_by_text("3 of 6 images").wait_for()
-    assert page.locator("#grid .verdict.wrong").count() == 3
+    assert page.locator("#grid .verdict.incorrect").count() == 3
     page.locator("#low").fill("0.9")
     page.locator("#low").press("Tab")
     page.get_by_text("1 of 6 images").wait_for()

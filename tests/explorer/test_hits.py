@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from attnsearch.data.tables import ImageTable
-from attnsearch.explorer.archives import OpenArchive
-from attnsearch.explorer.hits import strongest_on_target
-from attnsearch.explorer.reading import Reading
-from attnsearch.results.reader import Results, find_experiments
+from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.hits import TargetHits, strongest_on_target
+from attnsearch.results.study import StudyReader
 from tests.explorer.built import Built, write_trial_scores
 
 # A 64 x 96 picture, of which the model sees the middle half: x 24..72, y 16..48, in 4 x 5 cells of 9.6 x 8 pixels.
@@ -22,8 +21,7 @@ INSIDE, LEFT_OF_IT, TOUCHING = (55, 25, 60, 30), (0, 0, 52, 64), (0, 0, 53, 25)
 
 @pytest.fixture
 def opened(built: Built) -> OpenArchive:
-    reading = Reading(Results(find_experiments(built.root)))
-    return reading.archives.open(built.layout, 0, "val")
+    return Archives().open(StudyReader(built.layout).trial(0), "val")
 
 
 def table(opened: OpenArchive, **truth: object) -> ImageTable:
@@ -68,7 +66,5 @@ def test_score_decides_and_the_data_set_answers_for_images_without_one(copied: B
     """A picture whose box holds the hot cell counts as missed if its score says so."""
     ids = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
     write_trial_scores(copied.layout, 0, ids[:2], {"pointing_in_box": [0, 1]})
-    reading = Reading(Results(find_experiments(copied.root)))
-    opened = reading.archives.open(copied.layout, 0, "val")
-    scores = reading.scores.of(copied.layout, 0, "val")
-    assert reading.places.hits(copied.layout, 0, opened, scores) == [False, True, None, None, None, None]
+    trial = StudyReader(copied.layout).trial(0)
+    assert TargetHits().hits(trial, Archives().open(trial, "val")) == [False, True, None, None, None, None]

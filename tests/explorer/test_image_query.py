@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.explorer.archives import OpenArchive
-from attnsearch.explorer.image_query import ImageQuery, chosen_rows, parse_wanted, rows_to_show
-from attnsearch.explorer.reading import Reading
-from attnsearch.results.reader import Results, find_experiments
+from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.image_query import ImageQuery, matching_rows, parse_query, rows_to_show
+from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import NO_SCORES
 from tests.explorer.built import Built
 
@@ -17,8 +16,7 @@ NO_PLACE: list[bool | None] = [None] * 6
 
 @pytest.fixture(scope="module")
 def opened(built: Built) -> OpenArchive:
-    reading = Reading(Results(find_experiments(built.root)))
-    return reading.archives.open(built.layout, 0, "val")
+    return Archives().open(StudyReader(built.layout).trial(0), "val")
 
 
 @pytest.mark.parametrize(
@@ -36,12 +34,12 @@ def opened(built: Built) -> OpenArchive:
     ],
 )
 def test_rows(opened: OpenArchive, words: dict[str, str], rows: list[int]) -> None:
-    assert chosen_rows(opened, parse_wanted(words), NO_SCORES, NO_PLACE) == rows
+    assert matching_rows(opened, parse_query(words), NO_SCORES, NO_PLACE) == rows
 
 
 def test_misplaced_are_right_and_known_to_look_elsewhere(opened: OpenArchive) -> None:
     hits = [False, False, True, None, None, False]
-    assert chosen_rows(opened, parse_wanted({"verdict": "misplaced"}), NO_SCORES, hits) == [0]
+    assert matching_rows(opened, parse_query({"verdict": "misplaced"}), NO_SCORES, hits) == [0]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +47,12 @@ def test_misplaced_are_right_and_known_to_look_elsewhere(opened: OpenArchive) ->
 )
 def test_words_that_cannot_be_read_are_named(words: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(words))):
-        parse_wanted(words)
+        parse_query(words)
 
 
 def test_score_that_was_not_measured_is_named(opened: OpenArchive) -> None:
     with pytest.raises(ConfigError, match="'deletion'"):
-        chosen_rows(opened, parse_wanted({"metric": "deletion"}), NO_SCORES, NO_PLACE)
+        matching_rows(opened, parse_query({"metric": "deletion"}), NO_SCORES, NO_PLACE)
 
 
 def test_spread_takes_images_from_the_whole_archive() -> None:

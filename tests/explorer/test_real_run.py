@@ -26,7 +26,7 @@ def test_copied_run_shows_pictures_and_maps_of_both_splits(
     for split in ("val", "test"):
         page = json.loads(client.get(f"/attention/api/grid/{WHERE}?split={split}").text)
         assert page["total"] == 8
-        assert {image["picture"] for image in page["images"]} == {"copy"}
+        assert {image["source"] for image in page["images"]} == {"copy"}
         assert all(image["map"]["cells"] for image in page["images"])
         assert client.get(f"/attention/picture/{WHERE}/{split}/0?px=256").mimetype == "image/jpeg"
     assert client.get(f"/attention/trial/{WHERE}").status_code == 200

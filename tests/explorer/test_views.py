@@ -39,7 +39,7 @@ def page_values(client: Client, path: str, element: str) -> Any:
 
 def test_list_of_studies_holds_the_study(client: Client) -> None:
     (row,) = page_values(client, "", "studies")
-    assert (row["experiment"], row["study"], row["n_trials"], row["fault"]) == ("here", "hunt", 3, None)
+    assert (row["experiment"], row["study"], row["n_trials"], row["error"]) == ("here", "hunt", 3, None)
     assert row["best"] == 2  # all three are on the front, and accuracy climbs with the number
 
 
@@ -76,7 +76,7 @@ def test_compare_gives_the_same_image_of_each_trial_and_says_what_is_missing(cli
     words = "image=val/tern/1.jpg&t=hunt:0&t=hunt:2&t=hunt:9&t=other:0&t=hunt:x&map=map0"
     found = ask(client, f"compare/here?{words}")
     assert [cells(one["map"]).max() for one in found["trials"][:2]] == [1, 3]
-    assert ["fault" in one for one in found["trials"]] == [False, False, True, True, True]
+    assert ["error" in one for one in found["trials"]] == [False, False, True, True, True]
     assert (found["previous"], found["next"]) == ("val/tern/0.jpg", "val/tern/2.jpg")
 
 
@@ -137,7 +137,7 @@ def test_hostile_image_id_of_an_archive_opens_no_other_file(copied: Built) -> No
     text = index.read_text(encoding="utf-8")
     index.write_text(text.replace("val/gull/0.jpg", "../../../secret"), encoding="utf-8")
     client = _client_of(copied)
-    assert ask(client, f"grid/{STUDY}/0")["images"][0]["picture"] is None
+    assert ask(client, f"grid/{STUDY}/0")["images"][0]["source"] is None
     assert client.get(f"/attention/picture/{STUDY}/0/val/0").status_code == 404
 
 
@@ -170,7 +170,7 @@ def test_copied_results_work_without_the_data_set(copied: Built, tmp_path: Path)
     app, _ = build_app(find_experiments(target))
     client = Client(app)
     page = ask(client, f"grid/{STUDY}/0")
-    assert {image["picture"] for image in page["images"]} == {"copy"}
+    assert {image["source"] for image in page["images"]} == {"copy"}
     assert ask(client, f"image/{STUDY}/0/0")["original"] is False
     assert client.get(f"/attention/picture/{STUDY}/0/val/0?px=512").status_code == 200
     assert client.get(f"/attention/picture/{STUDY}/0/val/0?px=0").status_code == 404

@@ -108,8 +108,8 @@ def test_scores_on_test_are_shown_once_every_scored_study_has_them(copied: Built
 def test_importances_are_drawn_where_enough_trials_are_complete(tmp_path: Path) -> None:
     report = build_report(build(tmp_path, n_trials=12, n_with_maps=0).root)
     assert "importance-here-hunt" in report.figures
-    assert "Importances of the settings need" not in report.html
-    assert "No sample pictures" in report.html
+    assert "Importances of the hyperparameters need" not in report.html
+    assert "No sample images" in report.html
 
 
 def test_reading_changes_nothing(copied: Built) -> None:
@@ -140,10 +140,9 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_commands_name_the_chosen_trial(built: Built) -> None:
     from attnsearch.report.facts import StudyFacts, read_facts
-    from attnsearch.results.reader import Results, find_experiments
+    from attnsearch.results.study import StudyReader
 
-    library = Results(find_experiments(built.root))
-    facts = read_facts(library, library.studies()[0])
+    facts = read_facts(StudyReader(built.layout))
     assert isinstance(facts, StudyFacts)
     assert facts.chosen is not None
     written = [command for _, command in commands(facts)]

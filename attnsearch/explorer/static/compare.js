@@ -1,10 +1,10 @@
 // The same image under several trials, on one colour scale, and the difference of two maps.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { asShares, decodeMap, difference, onPicture, rangeOf, scaleOf } from "./field.js";
-import { State, ask, bindPage, byId, el, given, onKeys, percent, place, showFault, withWords } from "./page.js";
-import { boxOn, contourOn, fit, levelOf, loadPicture, paint } from "./paint.js";
-import { pictureUrl } from "./tile.js";
+import { asShares, decodeMap, difference, onImage, rangeOf, scaleOf } from "./field.js";
+import { State, ask, bindPage, byId, el, given, onKeys, percent, place, showError, withWords } from "./page.js";
+import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
+import { imageFileUrl } from "./tile.js";
 import { VIEW, bindView, showLegend, viewOf, viewWords } from "./view.js";
 
 const where = given("where");
@@ -24,7 +24,7 @@ async function load() {
     state.set({ image: found.image, split: found.split });
     await show();
   } catch (error) {
-    showFault(byId("tiles"), error);
+    showError(byId("tiles"), error);
   }
 }
 
@@ -44,18 +44,18 @@ async function show() {
 async function makeTile(trial) {
   const name = `${trial.study} ${trial.number}`;
   const remove = el("button", { type: "button", class: "remove", "aria-label": `remove ${name}`, onclick: () => drop(trial) }, "×");
-  if (trial.fault) {
-    return { trial, name, element: el("div", { class: "tile" }, el("span", { class: "names" }, el("strong", {}, name), remove, el("span", { class: "fault" }, trial.fault))) };
+  if (trial.error) {
+    return { trial, name, element: el("div", { class: "tile" }, el("span", { class: "names" }, el("strong", {}, name), remove, el("span", { class: "error" }, trial.error))) };
   }
   const canvas = el("canvas", { role: "img", "aria-label": `${name}: predicted ${trial.predicted}` });
   fit(canvas, trial.size, 340, 340, 1.5);
   const at = { ...where, study: trial.study, number: trial.number, split: found.split };
-  const picture = await loadPicture(trial.picture ? pictureUrl(at, trial.row, 512) : null);
-  const { map: raw, box } = onPicture(decodeMap(trial.map), trial.size, trial.box);
+  const image = await loadImage(trial.source ? imageFileUrl(at, trial.row, 512) : null);
+  const { map: raw, box } = onImage(decodeMap(trial.map), trial.size, trial.box);
   const words = el("span", { class: "names" },
     el("a", { class: "true", href: imageUrl(trial) }, name), remove,
-    el("span", { class: trial.right ? "verdict right" : "verdict wrong" }, `${trial.right ? "✓" : "✗"} ${trial.predicted}`, el("span", { class: "confidence" }, percent(trial.confidence))));
-  return { trial, name, canvas, raw, shown: { size: trial.size, box, picture, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "picture" }, canvas), words) };
+    el("span", { class: trial.correct ? "verdict correct" : "verdict incorrect" }, `${trial.correct ? "✓" : "✗"} ${trial.predicted}`, el("span", { class: "confidence" }, percent(trial.confidence))));
+  return { trial, name, canvas, raw, shown: { size: trial.size, box, image, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "image" }, canvas), words) };
 }
 
 const imageUrl = (trial) =>
@@ -103,7 +103,7 @@ function drawDifference(view) {
   legend.removeAttribute("id");
   showLegend(legend, signed, scale);
   const words = el("span", { class: "names" }, el("span", { class: "true" }, `${first.name} − ${second.name}`));
-  box.replaceChildren(el("div", { class: "tile" }, el("span", { class: "picture" }, canvas), words, legend));
+  box.replaceChildren(el("div", { class: "tile" }, el("span", { class: "image" }, canvas), words, legend));
 }
 
 function fillMaps() {
@@ -156,7 +156,7 @@ function stepMap(by) {
 }
 
 function panels() {
-  const shown = painted().map(({ canvas, trial, name }) => ({ canvas, lines: [name, `${trial.right ? "=" : "≠"} ${trial.predicted} ${Number(trial.confidence).toFixed(2)}`] }));
+  const shown = painted().map(({ canvas, trial, name }) => ({ canvas, lines: [name, `${trial.correct ? "✓" : "✗"} ${trial.predicted} ${Number(trial.confidence).toFixed(2)}`] }));
   const last = byId("difference-canvas");
   return last ? [...shown, { canvas: last, lines: [last.getAttribute("aria-label")] }] : shown;
 }

@@ -1,4 +1,4 @@
-// Saves what is on the screen: a canvas as PNG, or picture, map, contour and words as SVG.
+// Saves what is on the screen: a canvas as PNG, or image, map, contour and words as SVG.
 
 import { el, say } from "./page.js";
 
@@ -93,10 +93,10 @@ export async function savePlot(plot, name, kind) {
     save(new Blob([text], { type: "image/svg+xml" }), `${name}.svg`);
     return;
   }
-  const picture = new Image();
-  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
-  await picture.decode();
+  const image = new Image();
+  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  await image.decode();
   const canvas = el("canvas", { width: 2 * plot.clientWidth, height: 2 * plot.clientHeight });
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
   save(await toBlob(canvas), `${name}.png`);
 }

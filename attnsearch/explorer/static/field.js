@@ -8,8 +8,8 @@ export function decodeMap(sent) {
 
 const SLIVER = 1e-6;
 
-/** The cells of a map that lie on the picture, and their box: where pictures are padded, the others show nothing. */
-export function onPicture(map, size, box) {
+/** The cells of a map that lie on the image, and their box: where images are padded, the others show nothing. */
+export function onImage(map, size, box) {
   const [height, width] = size;
   const [firstColumn, lastColumn] = inside(box[0], box[2], map.w, width);
   const [firstRow, lastRow] = inside(box[1], box[3], map.h, height);
@@ -99,7 +99,7 @@ export function asShares(map) {
   return { ...map, values: map.values.map((value) => (total > 0 ? value / total : value)) };
 }
 
-/** First map minus second, on the finer grid of both, at the same places of the original picture. */
+/** First map minus second, on the finer grid of both, at the same places of the original image. */
 export function difference(first, second, firstBox, secondBox) {
   const [h, w] = first.h * first.w >= second.h * second.w ? [first.h, first.w] : [second.h, second.w];
   const box = firstBox;
@@ -114,7 +114,7 @@ export function difference(first, second, firstBox, secondBox) {
   return { h, w, values };
 }
 
-/** The value at a point of the original picture; NaN where the model does not see it. */
+/** The value at a point of the original image; NaN where the model does not see it. */
 export function valueAt(map, box, x, y) {
   const across = (x - box[0]) / (box[2] - box[0]);
   const down = (y - box[1]) / (box[3] - box[1]);

@@ -1,11 +1,11 @@
-// One image in detail: every map, the masked picture, the curves.
+// One image in detail: every map, the masked image, the curves.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { decodeMap, onPicture, orderOf, rangeOf, scaleOf, valueAt } from "./field.js";
-import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showFault, withWords } from "./page.js";
-import { boxOn, contourOn, fit, levelOf, loadPicture, paint } from "./paint.js";
+import { decodeMap, onImage, orderOf, rangeOf, scaleOf, valueAt } from "./field.js";
+import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showError, withWords } from "./page.js";
+import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
 import { curvePlot } from "./curve.js";
-import { pictureUrl } from "./tile.js";
+import { imageFileUrl } from "./tile.js";
 import { VIEW, bindView, showLegend, viewOf, viewWords } from "./view.js";
 
 const where = given("where");
@@ -15,7 +15,7 @@ const canvas = byId("canvas");
 let image = null;
 let maps = {};
 let seen = {};
-let pictures = {};
+let loaded = {};
 
 const currentMap = () => (state.get("map") in maps ? state.get("map") : Object.keys(maps)[0]);
 const split = () => state.get("split") || where.split;
@@ -25,12 +25,12 @@ async function load() {
   try {
     image = await ask(place("api", "image", where.experiment, where.study, where.number, where.row), { split: split() });
   } catch (error) {
-    showFault(byId("frame"), error);
+    showError(byId("frame"), error);
     return;
   }
   maps = Object.fromEntries(Object.entries(image.maps).map(([key, sent]) => [key, decodeMap(sent)]));
-  seen = Object.fromEntries(Object.entries(maps).map(([key, map]) => [key, onPicture(map, image.size, image.box)]));
-  pictures.small = await loadPicture(image.picture ? pictureUrl(where, where.row, 512) : null);
+  seen = Object.fromEntries(Object.entries(maps).map(([key, map]) => [key, onImage(map, image.size, image.box)]));
+  loaded.small = await loadImage(image.source ? imageFileUrl(where, where.row, 512) : null);
   showFacts();
   makeStrip();
   showMask();
@@ -39,12 +39,11 @@ async function load() {
   document.body.dataset.ready = "1";
 }
 
-/** What is painted: the cells on the picture; under a mask all of them, as they were counted when it was scored. */
+/** What is painted: the cells on the image; under a mask all of them, as they were counted when it was scored. */
 function shown() {
   const key = currentMap();
-  const picture = isOriginal() ? pictures.full : pictures.small;
   const whole = { map: key ? maps[key] : null, box: image.box };
-  return { size: image.size, picture, ...(masked() || !key ? whole : seen[key]) };
+  return { size: image.size, image: isOriginal() ? loaded.full : loaded.small, ...(masked() || !key ? whole : seen[key]) };
 }
 
 const scaleNow = () => (currentMap() ? scaleOf(rangeOf([seen[currentMap()].map])) : null);
@@ -58,7 +57,7 @@ function masked() {
 
 async function draw() {
   if (!image) return;
-  if (isOriginal() && !pictures.full) pictures.full = await loadPicture(pictureUrl(where, where.row, 0));
+  if (isOriginal() && !loaded.full) loaded.full = await loadImage(imageFileUrl(where, where.row, 0));
   size();
   paint(canvas, shown(), viewOf(state), { scale: scaleNow(), masked: masked() });
   showLegend(byId("legend"), viewOf(state), scaleNow());
@@ -82,12 +81,12 @@ function size() {
 
 function showFacts() {
   const row = (label, value, kind) => el("div", {}, el("dt", {}, label), el("dd", { class: kind ?? null }, value));
-  const verdict = image.right ? "verdict right" : "verdict wrong";
+  const verdict = image.correct ? "verdict correct" : "verdict incorrect";
   byId("facts").replaceChildren(
     row("true", image.true),
-    row("predicted", `${image.right ? "✓" : "✗"} ${image.predicted}`, verdict),
+    row("predicted", `${image.correct ? "✓" : "✗"} ${image.predicted}`, verdict),
     row("confidence", percent(image.confidence)),
-    ...(image.hit === null ? [] : [row("strongest cell", image.hit ? "in the right place" : "elsewhere", image.hit ? "verdict right" : "verdict misplaced")]),
+    ...(image.hit === null ? [] : [row("pointing game", image.hit ? "hit" : "miss", image.hit ? "verdict correct" : "verdict misplaced")]),
     row("image", image.id, "id"),
     row("original", `${image.size[1]} × ${image.size[0]} px`),
   );
@@ -96,7 +95,7 @@ function showFacts() {
   byId("scores-list").replaceChildren(...scores.map(([name, value]) => row(name.replaceAll("_", " "), short(value))));
 }
 
-/** Small pictures of every map, to choose from. */
+/** Small images of every map, to choose from. */
 function makeStrip() {
   const [height, width] = image.size;
   const items = Object.keys(maps).map((key) => {
@@ -114,7 +113,7 @@ function drawStrip() {
     const isChosen = item.dataset.map === currentMap();
     item.setAttribute("aria-checked", String(isChosen));
     item.tabIndex = isChosen ? 0 : -1;
-    paint(item.querySelector("canvas"), { size: image.size, picture: pictures.small, ...part }, view, { scale: scaleOf(rangeOf([part.map])) });
+    paint(item.querySelector("canvas"), { size: image.size, image: loaded.small, ...part }, view, { scale: scaleOf(rangeOf([part.map])) });
   }
 }
 
@@ -200,14 +199,14 @@ function point(event) {
   byId("pointed").textContent = `x ${Math.floor(x)}, y ${Math.floor(y)}: ${Number.isNaN(value) ? "not seen by the model" : short(value)}`;
 }
 
-const name = () => fileName(where.study, `trial${where.number}`, where.image, currentMap() ?? "picture");
+const name = () => fileName(where.study, `trial${where.number}`, where.image, currentMap() ?? "image");
 const lines = () => [
   `${image.true}, predicted ${image.predicted} ${Number(image.confidence).toFixed(2)}`,
   `${image.labels[currentMap()] ?? "no map"}, trial ${where.number} of ${where.study}`,
 ];
 const png = () => savePng([{ canvas, lines: lines() }], name());
 
-/** The picture without its contour, which becomes lines of its own. */
+/** The image without its contour, which becomes lines of its own. */
 function svg() {
   const view = viewOf(state);
   const copy = el("canvas", { width: canvas.width, height: canvas.height });

@@ -148,6 +148,6 @@ export function bindPage() {
 }
 
 /** Shows an error in the page instead of hiding it in the console. */
-export function showFault(box, error) {
-  box.replaceChildren(el("p", { class: "fault", role: "alert" }, error.message));
+export function showError(box, error) {
+  box.replaceChildren(el("p", { class: "error", role: "alert" }, error.message));
 }

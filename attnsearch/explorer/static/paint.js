@@ -1,4 +1,4 @@
-// Paints a picture under its map. The map covers the model's view, a box in pixels of the original picture.
+// Paints a image under its map. The map covers the model's view, a box in pixels of the original image.
 
 import { TABLES, entry } from "./colours.js";
 import { between, contour, onScale, orderOf, rangeOf, scaleOf } from "./field.js";
@@ -25,7 +25,7 @@ export function boxOn(canvas, shown) {
 /**
  * Paints one image.
  *
- * shown: {size: [height, width] of the original, box, picture: an image or null, map: or null}
+ * shown: {size: [height, width] of the original, box, image: an image or null, map: or null}
  * view: {opacity, colours, smooth, blend, contour: share of the scale or 0}
  * options: {scale, masked: {share, keeps}}
  */
@@ -34,8 +34,8 @@ export function paint(canvas, shown, view, options = {}) {
   const box = boxOn(canvas, shown);
   context.imageSmoothingQuality = "high";
   context.clearRect(0, 0, canvas.width, canvas.height);
-  if (shown.picture) {
-    context.drawImage(shown.picture, 0, 0, canvas.width, canvas.height);
+  if (shown.image) {
+    context.drawImage(shown.image, 0, 0, canvas.width, canvas.height);
   } else {
     context.fillStyle = PAPER;
     context.fillRect(0, 0, canvas.width, canvas.height);
@@ -127,8 +127,8 @@ function maskCells(context, canvas, shown, box, masked) {
     context.rect(box.left + x * stepX, box.top + y * stepY, stepX, stepY);
   }
   context.clip();
-  if (masked.fill === "blur" && shown.picture) {
-    drawBlurred(context, canvas, shown.picture);
+  if (masked.fill === "blur" && shown.image) {
+    drawBlurred(context, canvas, shown.image);
   } else {
     context.fillStyle = FILLS[masked.fill] ?? FILLS.mean;
     context.fillRect(0, 0, canvas.width, canvas.height);
@@ -137,13 +137,13 @@ function maskCells(context, canvas, shown, box, masked) {
   darkenUnseen(context, canvas, box);
 }
 
-function drawBlurred(context, canvas, picture) {
+function drawBlurred(context, canvas, image) {
   const small = document.createElement("canvas");
   small.width = 16;
   small.height = Math.max(1, Math.round((16 * canvas.height) / canvas.width));
   const inner = small.getContext("2d");
   inner.imageSmoothingQuality = "high";
-  inner.drawImage(picture, 0, 0, small.width, small.height);
+  inner.drawImage(image, 0, 0, small.width, small.height);
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 
@@ -181,13 +181,13 @@ export function fit(canvas, size, maxWidth, maxHeight, density = Math.min(2, win
   canvas.style.height = "auto";
 }
 
-/** A picture of the server, or null where it has none. */
-export function loadPicture(url) {
+/** A image of the server, or null where it has none. */
+export function loadImage(url) {
   if (!url) return Promise.resolve(null);
   return new Promise((resolve) => {
-    const picture = new Image();
-    picture.onload = () => resolve(picture);
-    picture.onerror = () => resolve(null);
-    picture.src = url;
+    const image = new Image();
+    image.onload = () => resolve(image);
+    image.onerror = () => resolve(null);
+    image.src = url;
   });
 }

@@ -14,8 +14,8 @@ const columns = [
   { key: "running", label: "running", isNumber: true, value: (row) => row.n_running ?? null, cell: (row) => row.n_running ? el("span", { class: "badge running" }, String(row.n_running)) : "–" },
   { key: "failed", label: "failed", isNumber: true, value: (row) => row.n_failed ?? null, cell: (row) => short(row.n_failed || null) },
   { key: "best", label: "best value", isNumber: true, value: (row) => row.values?.[0] ?? null },
-  { key: "objective", label: "of", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.fault ? el("span", { class: "fault" }, row.fault) : row.objectives.join(", ") },
-  { key: "maps", label: "", value: () => null, cell: (row) => row.best === null || row.fault ? "" : el("a", { href: place("trial", row.experiment, row.study, row.best) }, `maps of trial ${row.best}`) },
+  { key: "objective", label: "of", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.error ? el("span", { class: "error" }, row.error) : row.objectives.join(", ") },
+  { key: "maps", label: "", value: () => null, cell: (row) => row.best === null || row.error ? "" : el("a", { href: place("trial", row.experiment, row.study, row.best) }, `maps of trial ${row.best}`) },
 ];
 
 function draw() {

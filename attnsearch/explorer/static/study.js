@@ -1,7 +1,7 @@
 // A study: the Pareto plot, learning curves, and all trials as a table. Fresh while it runs.
 
 import { fileName, savePlot } from "./export.js";
-import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showFault, withWords } from "./page.js";
+import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showError, withWords } from "./page.js";
 import { INKS, lines, scatter } from "./plot.js";
 import { drawTable, fits, shortNames, sorted } from "./table.js";
 import { Tile } from "./tile.js";
@@ -32,7 +32,7 @@ function makeColumns() {
     ...objectives.map((key) => ({ key, label: key, isNumber: true, value: (trial) => trial.values[key] ?? null })),
     ...others.map((key) => ({ key, label: key, isNumber: true, value: (trial) => trial.metrics[key] ?? null })),
     ...study.params.map((key, index) => ({ key, label: names[index], isNumber: study.trials.some((trial) => typeof trial.params[key] === "number"), value: (trial) => trial.params[key] ?? null })),
-    { key: "kept_epoch", label: "kept epoch", isNumber: true, value: (trial) => trial.kept_epoch || null },
+    { key: "best_epoch", label: "best epoch", isNumber: true, value: (trial) => trial.best_epoch || null },
     { key: "seconds", label: "minutes", isNumber: true, value: (trial) => (trial.seconds ? trial.seconds / 60 : null) },
   ];
 }
@@ -119,10 +119,10 @@ async function peek() {
     const where = { ...study, number: trial.number, split: page.split };
     const tiles = page.images.map((image) => new Tile(image, where, withWords(place("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewWords(state) }), { side: 150 }));
     const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, `All ${page.total} images`);
-    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(page.right / Math.max(1, page.matching))} of ${page.split} right`)));
+    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(page.correct / Math.max(1, page.matching))} of ${page.split} correct`)));
     for (const tile of tiles) tile.load(viewOf(state));
   } catch (error) {
-    showFault(box, error);
+    showError(box, error);
   }
 }
 
@@ -154,7 +154,7 @@ async function drawCurves() {
       ...(twin ? [el("span", { class: "quiet" }, "dashed: training")] : []),
     );
   } catch (error) {
-    showFault(byId("curves"), error);
+    showError(byId("curves"), error);
   }
 }
 

@@ -1,7 +1,7 @@
 // The images of a trial as a grid, with filters, order and pages.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { State, ask, bindPage, byId, el, given, onKeys, place, showFault, withWords } from "./page.js";
+import { State, ask, bindPage, byId, el, given, onKeys, place, showError, withWords } from "./page.js";
 import { Tile } from "./tile.js";
 import { VIEW, bindView, viewOf, viewWords } from "./view.js";
 
@@ -25,7 +25,7 @@ async function load() {
     const page = await ask(place("api", "grid", where.experiment, where.study, where.number), words);
     if (mine === asked) show(page);
   } catch (error) {
-    showFault(byId("grid"), error);
+    showError(byId("grid"), error);
   }
 }
 
@@ -34,8 +34,8 @@ function show(page) {
   byId("grid").replaceChildren(...tiles.map((tile) => tile.element));
   for (const tile of tiles) tile.load(viewOf(state));
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
-  byId("count").textContent = page.images.some((image) => !image.picture) ? `${part}; grey where neither a small copy nor the data set is here` : part;
-  byId("place-words").hidden = page.can_place;
+  byId("count").textContent = page.images.some((image) => !image.source) ? `${part}; grey where neither a small copy nor the data set is here` : part;
+  byId("no-targets").hidden = page.has_targets;
   byId("filter-words").textContent = Object.keys(filterWords()).length ? `(${Object.entries(filterWords()).map(([key, value]) => `${key} ${value}`).join(", ")})` : "";
   showPages(page);
 }
@@ -104,7 +104,7 @@ function walk(across, down) {
 }
 
 const panels = () =>
-  tiles.map(({ canvas, image }) => ({ canvas, lines: [image.true, `${image.right ? "=" : "≠"} ${image.predicted} ${Number(image.confidence).toFixed(2)}`] }));
+  tiles.map(({ canvas, image }) => ({ canvas, lines: [image.true, `${image.correct ? "✓" : "✗"} ${image.predicted} ${Number(image.confidence).toFixed(2)}`] }));
 const name = () => fileName(where.study, `trial${where.number}`, split(), state.get("map"), `page${state.get("page")}`);
 const png = () => savePng(panels(), name(), 6);
 

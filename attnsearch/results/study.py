@@ -1,0 +1,321 @@
+"""One study of a results folder: its trials, epochs, best trials and comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from attnsearch.config.load import LoadedStudy, load_stored_study
+from attnsearch.errors import AttnSearchError, ConfigError, StoreError
+from attnsearch.results.cache import settled_stamp
+from attnsearch.results.plain_run import is_plain_run, read_plain_epochs, read_plain_rows
+from attnsearch.results.progress import DONE, StudyProgress, TrialProgress, n_done, progress_of
+from attnsearch.results.shared import SharedReads
+from attnsearch.results.trial import TrialReader
+from attnsearch.search.pareto import front_of, importances
+from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.damage import database_content_errors
+from attnsearch.store.image_scores import has_scores
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.manifest import read_manifest
+from attnsearch.types import SPLITS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_COMPARED = 8
+"""Trials that `compare` takes where none is named: each pair is tested, and corrected for all of them."""
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """One row of a list of studies.
+
+    Attributes:
+        state: "finished" with its budget spent, "running", "stopped" or "unreadable".
+        states: state of a trial -> number of trials.
+        n_trials: budget of complete and pruned trials.
+        best: number of the best trial; None while none is complete.
+        values: objectives of the best trial.
+        n_best: trials on the Pareto front.
+        error: why the study cannot be read.
+    """
+
+    experiment: str
+    study: str
+    state: str
+    states: Mapping[str, int] = field(default_factory=dict)
+    n_trials: int = 0
+    objectives: tuple[str, ...] = ()
+    best: int | None = None
+    values: tuple[float, ...] = ()
+    n_best: int = 0
+    error: str | None = None
+
+    @property
+    def n_done(self) -> int:
+        """Trials that count towards the budget."""
+        return sum(self.states.get(state, 0) for state in DONE)
+
+
+@dataclass(frozen=True, repr=False)
+class StudyReader:
+    """One study, read from its folder and its database; nothing is written.
+
+    A run of `attnsearch train` is a study of one trial.
+
+    Attributes:
+        layout: where its files lie.
+    """
+
+    layout: StudyLayout
+    shared: SharedReads = field(default_factory=SharedReads, compare=False)
+
+    def __repr__(self) -> str:
+        row = self.summary()
+        best = "" if row.best is None else f", best trial {row.best}: {_values(row)}"
+        return f"<study {self.name}: {row.error or f'{row.state}, {row.n_done} of {row.n_trials} trials{best}'}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self)[1:-1])}</p>{self.trials.to_html(max_rows=20, max_cols=12, float_format='%.4g')}"
+
+    @property
+    def name(self) -> str:
+        """`EXPERIMENT/STUDY`, as the command line takes it."""
+        return f"{self.layout.experiment}/{self.layout.study}"
+
+    @property
+    def is_plain_run(self) -> bool:
+        """Whether it was written by a `train` of before, without a database."""
+        return is_plain_run(self.layout)
+
+    @property
+    def settings(self) -> LoadedStudy:
+        """All settings of the study.
+
+        Raises:
+            ConfigError: they are missing or broken, or name a part that no plugin here has registered.
+        """
+        return load_stored_study(self.layout.study_yaml)
+
+    @property
+    def rows(self) -> StudyRows:
+        """All that the database holds of the study at this moment.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        return read_plain_rows(self.layout) if self.is_plain_run else self.shared.databases.rows(self.layout)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row per trial, index `trial`.
+
+        Returns:
+            Columns `state`, `is_best`, `is_feasible`, `best_epoch`, `epochs_run`, `seconds`, `error`; a column per
+            hyperparameter by its dotted key; a column per `split/metric` at the best epoch, those of test where the
+            trial is published; `split/score_low` and `_high`: 95 % interval of the mean score over images. `.attrs`:
+            `objectives`.
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        import pandas as pd
+
+        rows = self.rows
+        records = [self._record(row, rows) for row in rows.trials]
+        index = pd.Index([row.number for row in rows.trials], name="trial", dtype="int64")
+        frame = pd.DataFrame(records, index=index)
+        frame.attrs["objectives"] = dict(rows.objectives)
+        return frame
+
+    def _record(self, row: TrialRow, rows: StudyRows) -> dict[str, Any]:
+        trial = self.trial(row.number)
+        return {
+            **{"state": row.state, "is_best": row.number in rows.best, "is_feasible": row.is_feasible},
+            **row.params,
+            **dict(zip(rows.objectives, row.values, strict=False)),
+            **row.metrics,
+            **{f"test/{name}": value for name, value in trial.test_metrics().items()},
+            **trial.score_intervals(),
+            **{"best_epoch": row.kept_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
+        }
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """The epochs of all trials: columns `trial`, `epoch` from 1 and `split/metric`, NaN = not measured.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        import pandas as pd
+
+        if not self.is_plain_run:
+            return self.shared.databases.epochs(self.layout)
+        frame = read_plain_epochs(self.layout)
+        return pd.DataFrame(columns=["trial", "epoch"]) if frame is None else frame.assign(trial=0)
+
+    def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]:
+        """Trial -> its epochs, columns `epoch` and those `split/metric` that it measured; none for a trial without."""
+        if self.is_plain_run:
+            frame = read_plain_epochs(self.layout)
+            return {0: frame} if 0 in numbers and frame is not None else {}
+        frame = self.shared.databases.epochs(self.layout, numbers)
+        return {int(str(number)): rows.dropna(axis=1, how="all") for number, rows in frame.groupby("trial")}
+
+    def trial(self, number: int) -> TrialReader:
+        """One trial; whether there is one of this number is seen when it is read."""
+        return TrialReader(self, number)
+
+    @property
+    def front(self) -> tuple[TrialReader, ...]:
+        """The trials that no other one beats in all objectives, best in the first objective first.
+
+        With one objective that is the best trial. Empty while no feasible trial is complete.
+        """
+        rows = self.rows
+        return tuple(self.trial(row.number) for row in front_of(rows))
+
+    @property
+    def best(self) -> TrialReader:
+        """The best trial by the objective; of a Pareto front the best by the monitor, whose files are published.
+
+        Raises:
+            ConfigError: no feasible trial is complete.
+        """
+        row = self.best_row()
+        if row is None:
+            raise ConfigError(f"study {self.layout.study!r} has no complete trial yet; name one with --trial")
+        return self.trial(row.number)
+
+    def best_row(self) -> TrialRow | None:
+        """As `best`; None while no feasible trial is complete."""
+        front = front_of(self.rows)
+        if len(front) < 2:
+            return next(iter(front), None)
+        monitor, sign = self._monitor()
+        return min(front, key=lambda row: (-sign * row.metrics.get(monitor, -sign * math.inf), row.number))
+
+    def _monitor(self) -> tuple[str, int]:
+        """The metric that the best epochs are chosen by, and 1 where more of it is better, else -1."""
+        config = self.settings.study
+        return config.monitor, 1 if config.monitor_direction == "maximize" else -1
+
+    def summary(self) -> StudySummary:
+        """How far the study is and what its best trial reached; why not, where it cannot be read."""
+        place = {"experiment": self.layout.experiment, "study": self.layout.study}
+        try:
+            rows, best = self.rows, self.best_row()
+            n_trials = len(rows.trials) if self.is_plain_run else self.settings.study.n_trials
+        except AttnSearchError as error:
+            return StudySummary(**place, state="unreadable", error=str(error))
+        states = [row.state for row in rows.trials]
+        counts = {state: states.count(state) for state in dict.fromkeys(states)}
+        is_finished = sum(counts.get(state, 0) for state in DONE) >= n_trials
+        return StudySummary(
+            **place,
+            state="finished" if is_finished else "running" if "running" in counts else "stopped",
+            states=counts,
+            n_trials=n_trials,
+            objectives=tuple(rows.objectives),
+            best=None if best is None else best.number,
+            values=() if best is None else best.values,
+            n_best=len(rows.best),
+        )
+
+    def progress(self) -> StudyProgress:
+        """What each trial does at this moment.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        if self.is_plain_run:
+            return self._plain_progress()
+        config, experiment = self.settings.study, self.settings.experiment
+        trials = self.shared.databases.study(self.layout).get_trials(deepcopy=False)
+        unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
+        epochs = self.shared.databases.epochs(self.layout, unfinished)
+        monitor, direction = config.monitor, config.monitor_direction
+        progress = progress_of(trials, epochs, monitor=monitor, direction=direction, n_epochs=experiment.train.epochs)
+        return StudyProgress(config.name, monitor, progress, n_done(progress), config.n_trials)
+
+    def _plain_progress(self) -> StudyProgress:
+        row, (monitor,) = self.rows.trials[0], self.rows.objectives
+        n_epochs = self.trial(0).config.train.epochs
+        value = row.values[0] if row.values else None
+        progress = (TrialProgress(0, row.state, row.epochs_run, n_epochs, value, row.seconds, row.error),)
+        return StudyProgress(self.layout.study, monitor, progress, n_done(progress), 1)
+
+    def compare(self, metric: str, trials: Sequence[int] | None = None) -> pd.DataFrame:
+        """Paired differences between trials in one score of single validation images.
+
+        Args:
+            metric: such as `deletion_gain` or `val/deletion_gain`.
+            trials: their numbers; None = the best ones that were scored, at most `MAX_COMPARED`.
+        Returns:
+            A row per pair: `first`, `second`, `n_images` where both are defined, `difference` (first minus second) with
+            its 95 % interval `low` to `high`, and two-sided p-values, as they are and after Holm's correction.
+        Raises:
+            ConfigError: fewer than two scored trials, an unknown metric, or scores that were measured differently.
+        """
+        import pandas as pd
+
+        from attnsearch.evaluation.compare import ScoredTrial, check_comparable, compare, metrics_of
+
+        numbers = self._scored_best() if trials is None else trials
+        entries = [ScoredTrial(str(number), self.trial(number).score_table()) for number in numbers]
+        check_comparable(entries)
+        comparison = compare(entries, metrics_of(entries, [metric.removeprefix("val/")]))
+        frame = pd.DataFrame([vars(pair) for pair in comparison.pairs]).drop(columns="metric")
+        return frame.astype({"first": "int64", "second": "int64"})
+
+    def _scored_best(self) -> list[int]:
+        rows = self.rows
+        sign = -1 if next(iter(rows.objectives.values())) == "maximize" else 1
+        complete = [row for row in rows.trials if row.state == "complete" and row.is_feasible]
+        ranked = sorted(complete, key=lambda row: (row.number not in rows.best, sign * row.values[0], row.number))
+        scored = [row.number for row in ranked if has_scores(self.layout.trial(row.number).scores("val"))]
+        return scored[:MAX_COMPARED]
+
+    def importances(self) -> dict[str, Mapping[str, float]]:
+        """Objective -> hyperparameter -> fraction of what tells the best trials from the others; empty with few trials.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        if self.is_plain_run:
+            return {}
+        with database_content_errors(self.shared.databases.url(self.layout)):
+            return importances(self.shared.databases.study(self.layout))
+
+    def published_sets(self) -> list[Mapping[str, Any]]:
+        """`trial`, `epoch` and `folder` of each published set; empty where nothing is, or the manifest is damaged."""
+        try:
+            manifest = read_manifest(self.layout)
+        except StoreError:
+            return []  # the maps of validation can be read without it
+        return [] if manifest is None else list(manifest["sets"])
+
+    def numbers_with_maps(self) -> list[int]:
+        """The trials that have an archive of maps, ascending."""
+        folder = self.layout.trial(0).directory.parent
+        paths = [
+            path
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if path.name.isascii() and path.name.isdecimal()
+        ]
+        names = {self.layout.trial(0).archive(split).images.name for split in SPLITS}
+        own = {int(path.name) for path in paths if self._holds(path, names)}
+        published = {entry["trial"] for entry in self.published_sets()} - own
+        return sorted(own | {number for number in published if self.trial(number).archives()})
+
+    def _holds(self, folder: Any, names: set[str]) -> bool:
+        """Whether a file of one of these names lies there; looked up again when the folder changes."""
+        stamp = settled_stamp(folder)
+        return self.shared.has_maps.get(folder, stamp, lambda: any((folder / name).is_file() for name in names))
+
+
+def _values(row: StudySummary) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in zip(row.objectives, row.values, strict=False))

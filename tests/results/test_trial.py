@@ -1,0 +1,94 @@
+"""What a trial says of its images, maps and scores; maps of which every cell is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from attnsearch.errors import ConfigError, StoreError
+from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import NO_SCORES
+from tests.explorer.built import CLASSES, Built, planted_maps, write_trial_scores
+
+IDS = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
+
+
+def publish_test_maps(built: Built) -> None:
+    paths, trial = built.layout.published(3).archive("test"), built.layout.trial(1).archive("val")
+    for source, target in zip(
+        (*trial.arrays.values(), trial.about, trial.images),
+        (*paths.arrays.values(), paths.about, paths.images),
+        strict=True,
+    ):
+        shutil.copy(source, target)
+    sets = [{"trial": 1, "epoch": 3, "folder": "."}]
+    built.layout.published_json.write_text(json.dumps({"format": 1, "sets": sets, "files": []}), encoding="utf-8")
+
+
+def test_images_are_a_table_by_image_id(built: Built) -> None:
+    images = StudyReader(built.layout).trial(0).images("val")
+    assert list(images.index) == IDS
+    assert list(images["is_correct"]) == [True, False] * 3
+    assert images.loc[IDS[1], "predicted_class"] == CLASSES[1]
+    assert (images.attrs["split"], images.attrs["epoch"]) == ("val", 3)
+
+
+def test_maps_are_mapped_from_disk_as_the_model_made_them(built: Built) -> None:
+    trial = StudyReader(built.layout).trial(1)
+    planted = planted_maps(6, 1)
+    np.testing.assert_array_equal(trial.maps("val"), planted["maps"])
+    np.testing.assert_array_equal(trial.saliency("val"), planted["saliency"])
+    assert isinstance(trial.maps("val"), np.memmap)
+
+
+def test_scores_are_a_table_with_their_settings(copied: Built) -> None:
+    trial = StudyReader(copied.layout).trial(0)
+    with pytest.raises(ConfigError, match="has no scores on val"):
+        trial.scores("val")
+    assert trial.image_scores("val") is NO_SCORES
+    write_trial_scores(copied.layout, 0, IDS, {"gini": [0.1, 0.2, float("nan"), 0.4, 0.5, 0.6]})
+    scores = trial.scores("val")
+    assert scores["gini"].isna().tolist() == [False, False, True, False, False, False]
+    assert (scores.attrs["version"], scores.attrs["settings"]) == (1, {"fill": "blur"})
+
+
+def test_epochs_are_indexed_from_one(built: Built) -> None:
+    epochs = StudyReader(built.layout).trial(2).epochs
+    assert list(epochs.index) == [1, 2, 3]
+    assert epochs["val/accuracy"].tolist() == pytest.approx([0.42, 0.52, 0.62])
+
+
+def test_published_maps_of_the_test_split_belong_to_their_trial(copied: Built) -> None:
+    publish_test_maps(copied)
+    study = StudyReader(copied.layout)
+    assert list(study.trial(1).archives()) == ["val", "test"]
+    assert list(study.trial(0).archives()) == ["val"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"sets": 3}', '{"sets": [null, {"trial": 0, "epoch": "../.."}]}'])
+def test_broken_manifest_publishes_nothing(copied: Built, text: str) -> None:
+    copied.layout.published_json.write_text(text, encoding="utf-8")
+    assert list(StudyReader(copied.layout).trial(0).archives()) == ["val"]
+
+
+def test_what_is_missing_is_named(copied: Built) -> None:
+    study = StudyReader(copied.layout)
+    with pytest.raises(ConfigError, match="study 'hunt' has no trial 9"):
+        study.trial(9).state  # noqa: B018
+    with pytest.raises(ConfigError, match="no maps of the split 'test'; there are: val"):
+        study.trial(0).maps("test")
+    with pytest.raises(ConfigError, match="has no best checkpoint"):
+        study.trial(0).checkpoint  # noqa: B018
+    copied.layout.trial(0).archive("val").maps.unlink()
+    with pytest.raises(StoreError, match="retention removed it"):
+        study.trial(0).maps("val")
+    assert len(study.trial(0).images("val")) == 6
+
+
+def test_notebook_shows_a_trial(built: Built) -> None:
+    trial = StudyReader(built.layout).best
+    assert repr(trial) == "<trial here/hunt:2: complete, val/accuracy=0.6143, val/sparsity=0.2857>"
+    assert "train.optimizer.name" in trial._repr_html_()
