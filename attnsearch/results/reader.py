@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnsearch.config.validation import suggest
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError, StoreError, suggest
 from attnsearch.results.databases import StudyDatabases
 from attnsearch.results.plain_run import is_plain_run
 from attnsearch.results.shared import SharedReads
@@ -40,7 +39,7 @@ class Results:
         return f"<results: {', '.join(study.name for study in self) or 'no study'}>"
 
     def _repr_html_(self) -> str:
-        return self.studies.to_html(max_rows=50, float_format="%.4g")
+        return str(self.studies.to_html(max_rows=50, float_format="{:.4g}".format))
 
     @property
     def studies(self) -> pd.DataFrame:

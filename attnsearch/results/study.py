@@ -80,7 +80,8 @@ class StudyReader:
         return f"<study {self.name}: {row.error or f'{row.state}, {row.n_done} of {row.n_trials} trials{best}'}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self)[1:-1])}</p>{self.trials.to_html(max_rows=20, max_cols=12, float_format='%.4g')}"
+        table = self.trials.to_html(max_rows=20, max_cols=12, float_format="{:.4g}".format)
+        return f"<p>{escape(repr(self)[1:-1])}</p>{table}"
 
     @property
     def name(self) -> str:
@@ -205,18 +206,19 @@ class StudyReader:
 
     def summary(self) -> StudySummary:
         """How far the study is and what its best trial reached; why not, where it cannot be read."""
-        place = {"experiment": self.layout.experiment, "study": self.layout.study}
+        experiment, study = self.layout.experiment, self.layout.study
         try:
             rows, best = self.rows, self.best_row()
             n_trials = len(rows.trials) if self.is_plain_run else self.settings.study.n_trials
         except AttnSearchError as error:
-            return StudySummary(**place, state="unreadable", error=str(error))
+            return StudySummary(experiment, study, "unreadable", error=str(error))
         states = [row.state for row in rows.trials]
         counts = {state: states.count(state) for state in dict.fromkeys(states)}
         is_finished = sum(counts.get(state, 0) for state in DONE) >= n_trials
         return StudySummary(
-            **place,
-            state="finished" if is_finished else "running" if "running" in counts else "stopped",
+            experiment,
+            study,
+            "finished" if is_finished else "running" if "running" in counts else "stopped",
             states=counts,
             n_trials=n_trials,
             objectives=tuple(rows.objectives),

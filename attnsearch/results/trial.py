@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,18 @@ from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.results.cache import stamp_of
 from attnsearch.results.image_files import copy_of
-from attnsearch.search.trials import TrialRow
+from attnsearch.results.shared import SharedReads
+from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_split_scores
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
-from attnsearch.store.layout import ArchivePaths, PublishedLayout, TrialLayout
+from attnsearch.store.layout import ArchivePaths, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.types import SPLITS, AttentionArchive, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from attnsearch.data.tables import ImageTable
-    from attnsearch.results.study import StudyReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,26 @@ class ImageScores:
 NO_SCORES = ImageScores({}, None, (), {}, (), {})
 
 
+class Study(Protocol):
+    """What a trial asks of its study."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layout(self) -> StudyLayout: ...
+    @property
+    def shared(self) -> SharedReads: ...
+    @property
+    def rows(self) -> StudyRows: ...
+    def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]: ...
+    def published_sets(self) -> list[Mapping[str, Any]]: ...
+
+
 @dataclass(frozen=True, repr=False)
 class TrialReader:
     """One trial, read from its folder and the database of its study; nothing is written."""
 
-    study: StudyReader
+    study: Study
     number: int
 
     def __repr__(self) -> str:

@@ -138,16 +138,16 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
         build_report(tmp_path)
 
 
-def test_commands_name_the_chosen_trial(built: Built) -> None:
+def test_commands_name_the_best_trial(built: Built) -> None:
     from attnsearch.report.facts import StudyFacts, read_facts
     from attnsearch.results.study import StudyReader
 
     facts = read_facts(StudyReader(built.layout))
     assert isinstance(facts, StudyFacts)
-    assert facts.chosen is not None
+    assert facts.best is not None
     written = [command for _, command in commands(facts)]
     assert "attnsearch search results/here/hunt/study.yaml" in written
-    assert f"attnsearch evaluate here/hunt --trial {facts.chosen.number} --split val" in written
+    assert f"attnsearch evaluate here/hunt --trial {facts.best.number} --split val" in written
     assert not any("--split test" in command for command in written)
 
 
