@@ -15,9 +15,8 @@ from attnsearch.errors import StoreError
 from attnsearch.results.cache import FileCache, settled_stamp, stamp_of
 from attnsearch.results.optuna_storage import NoCopyStorage
 from attnsearch.search.trials import StudyRows, find_in, read_storage, reader_url, rows_of
-from attnsearch.store.database import open_reader
-from attnsearch.store.epochs import read_epochs
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import connection_url, sqlite_path, url_named
 
 if TYPE_CHECKING:
@@ -107,8 +106,4 @@ class StudyDatabases:
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
-        engine = open_reader(self.url(layout))
-        try:
-            return read_epochs(engine, self.rows(layout).uuid, numbers)
-        finally:
-            engine.dispose()
+        return open_trial_records(self.url(layout), self.rows(layout).uuid, layout).read_epochs(numbers)
