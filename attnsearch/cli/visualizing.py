@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from attnsearch.cli.checkpoints import is_file_name
@@ -13,7 +13,7 @@ from attnsearch.config.load import load_stored_experiment, with_overrides, witho
 from attnsearch.data.build import build_tables
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import ConfigError, DataError, StoreError, suggest
-from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_picture
+from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
 from attnsearch.figures.kinds import (
     KINDS,
     PAPER,
@@ -288,26 +288,26 @@ def explained(
 def _explained_by_model(
     kind: str, method: ExplainedModel, wanted: Sequence[ImageToDraw], order: FigureRequest
 ) -> Iterator[Explanation]:
-    from attnsearch.evaluation.explain import explain  # these import torch
-    from attnsearch.models.checkpoint import read_model_checkpoint
+    from attnsearch.evaluation.base import InferenceModel, build_for_inference, read_once  # these import torch
+    from attnsearch.evaluation.explain import explain_images
     from attnsearch.store.trial_store import log_test_evaluation
 
     assert method.checkpoint is not None
-    kept = replace(read_model_checkpoint(method.checkpoint), config=method.config)
-    layout = method.layout
-    if layout is not None and order.split == "test":
-        log_test_evaluation(layout, method.number, kept.epoch, order.split)
-    top_q = order.look.top_q if kind == "classes" else 0
-    return explain(kept, wanted, maps=lambda model: extra_maps(kind, method.config.model, model), top_q=top_q)
+    checkpoint = read_once(method.checkpoint)
+    if method.layout is not None and order.split == "test":
+        log_test_evaluation(method.layout, method.number, checkpoint.epoch, order.split)
+    inference = InferenceModel(checkpoint, method.config, *build_for_inference(checkpoint, method.config))
+    maps = extra_maps(kind, method.config.model, inference.model)
+    return explain_images(inference, wanted, maps=maps, top_q=order.look.top_q if kind == "classes" else 0)
 
 
 def _save_each(
     kind: str, method: ExplainedModel, wanted: Sequence[ImageToDraw], order: FigureRequest, sheets: Sheets, folder: Path
 ) -> Iterator[Path]:
     for subject in explained(kind, method, wanted, order):
-        picture = read_picture(subject.wanted.path, width_px=order.style.width_px)
+        picture = read_image(subject.source, width_px=order.style.width_px)
         grid = draw(kind, subject, picture, order.look)
-        path = folder / kind / _file_name(subject.wanted.image_id, order.style)
+        path = folder / kind / _file_name(subject.image_id, order.style)
         with atomic_path(path) as temporary:
             sheets.save(grid, temporary)
         yield path
@@ -327,7 +327,7 @@ def _save_paper(
     as_parts = [method.config.model.name in PART_FAMILIES for method in methods]
     rows = []
     for row, one in enumerate(wanted):
-        picture = read_picture(one.path, width_px=order.style.width_px)
+        picture = read_image(one.source, width_px=order.style.width_px)
         cells = [
             draw_cell(subjects[row], picture, order.look, as_parts=parts, outlined=order.outlined)
             for subjects, parts in zip(columns, as_parts, strict=True)

@@ -36,7 +36,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own 
 
 
 def decode_resized(
-    path: Path, *, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float = 1.0
+    path: Path | Image.Image, *, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float = 1.0
 ) -> tuple[NDArray[np.uint8], geometry.Size]:
     """An image, upright and resized (bilinear, antialiased).
 
@@ -54,7 +54,7 @@ def decode_resized(
         return _resized(image, size_hw, resize, aspect)
 
 
-def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image.Image:
+def open_upright(path: Path | Image.Image, *, longest_px: int, enlarge: bool = False) -> Image.Image:
     """The image as a person sees it: RGB, EXIF-rotated, whole, with its aspect ratio.
 
     Args:
@@ -73,8 +73,11 @@ def open_upright(path: Path, *, longest_px: int, enlarge: bool = False) -> Image
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image of which no more than the header has been read and found small enough."""
+def _opened(path: Path | Image.Image) -> Iterator[Image.Image]:
+    """An image of which no more than the header has been read and found small enough; a decoded one as a copy."""
+    if isinstance(path, Image.Image):
+        yield path.copy()
+        return
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size

@@ -118,10 +118,19 @@ class ModelOnData(InferenceModel):
             OutOfMemory, DeviceError: the device has too little memory for the model, or it failed.
         """
         checkpoint = read_once(checkpoint)
-        check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
         config = checkpoint.config if config is None else config
-        model, arithmetic = build_for_inference(checkpoint, config)
-        return cls(checkpoint, config, model, arithmetic, data)
+        check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
+        return cls(checkpoint, config, *build_for_inference(checkpoint, config), data)
+
+    @classmethod
+    def of(cls, inference: InferenceModel, data: DataSource) -> Self:
+        """A model that is built already.
+
+        Raises:
+            DataError: the data set has other classes.
+        """
+        check_class_names(data.tables.class_names, inference.class_names, str(inference.checkpoint.path))
+        return cls(inference.checkpoint, inference.config, inference.model, inference.arithmetic, data)
 
     def table(self, split: Split) -> ImageTable:
         """The images of a split.

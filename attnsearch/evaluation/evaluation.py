@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.evaluation.base import ModelOnData, run_split
-from attnsearch.evaluation.confusion import Predictions, predict_split
+from attnsearch.evaluation.confusion import ConfusionReport, Predictions, analyse_predictions, predict_split
+from attnsearch.evaluation.explain import explain_images
 from attnsearch.evaluation.sanity import SanityStep, randomise_downwards
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
+from attnsearch.figures.explanation import Explanation, ImageToDraw
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ArchivePaths, ScorePaths
 from attnsearch.types import Split
@@ -67,6 +69,21 @@ class Evaluation(ModelOnData):
     ) -> dict[str, ScoreTable]:
         """Scores of baseline maps of the images of an archive; see `score_baselines`."""
         return score_baselines(self, archive, names, settings=settings, progress=progress)
+
+    def explain(
+        self,
+        images: Sequence[ImageToDraw],
+        *,
+        target: str | int | None = None,
+        maps: tuple[str, ...] = (),
+        top_q: int = 0,
+    ) -> Iterator[Explanation]:
+        """What the model makes of some images, of this data set or of others; see `explain_images`."""
+        return explain_images(self, images, target=target, maps=maps, top_q=top_q)
+
+    def confusion(self, split: Split, *, check: Callable[[], None] = lambda: None) -> ConfusionReport:
+        """Confused classes, accuracies of classes and branches, calibration; see `analyse_predictions`."""
+        return analyse_predictions(self.predict(split, check=check))
 
     def sanity(self, split: Split, image_ids: Sequence[str]) -> list[SanityStep]:
         """How similar the saliency of some images stays while weights are randomised, see `randomise_downwards`."""

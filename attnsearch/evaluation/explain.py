@@ -1,113 +1,281 @@
-"""Runs a kept checkpoint on a few pictures, and on no others."""
+"""A trained model that explains images of one's own, with its own preprocessing and class names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from attnsearch.config.data import DataConfig
+from attnsearch.config.load import with_settings, without_variables
 from attnsearch.data.images import decode_resized
-from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
+from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data
 from attnsearch.data.pixel_cache import PixelCache
 from attnsearch.data.tables import DataTables, ImageTable
-from attnsearch.device import Arithmetic, pick_device, pick_precision
-from attnsearch.figures.explanation import ClassMap, Explanation, ImageToDraw
-from attnsearch.models.base import AttentionModel
+from attnsearch.device import device_errors
+from attnsearch.errors import suggest
+from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
+from attnsearch.figures.explanation import Explanation, ImageToDraw
+from attnsearch.figures.image_maps import ClassMap
 from attnsearch.models.checkpoint import ModelCheckpoint
-from attnsearch.tasks.base import restore_model
-from attnsearch.types import AttentionOutput
+from attnsearch.types import AttentionOutput, Batch, Split
 
 BATCH = 16
+TOP_Q = 5
+AnyImage = str | Path | Image.Image | NDArray[Any]
 
 
-@torch.no_grad()
-def explain(
-    kept: ModelCheckpoint,
-    wanted: Sequence[ImageToDraw],
-    *,
-    maps: Callable[[AttentionModel], tuple[str, ...]] = lambda model: (),
-    top_q: int = 0,
-) -> Iterator[Explanation]:
-    """What a checkpoint makes of pictures, one subject each, in their order; each picture is decoded once.
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedModel(InferenceModel):
+    """A checkpoint's model, its preprocessing and its class names.
+
+    Images are what `to_image` takes: a file, a PIL image, or an (H, W, 3) uint8 RGB array, of any size.
+
+    Attributes:
+        config: of the run that trained it.
+        on_test: called with the checkpoint's epoch before an evaluation on the test split, to log it.
+    """
+
+    on_test: Callable[[int], None] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: ModelCheckpoint | Path | str,
+        *,
+        device: str = "auto",
+        on_test: Callable[[int], None] | None = None,
+    ) -> Self:
+        """The model of a checkpoint file, see `load_model`."""
+        checkpoint = read_once(checkpoint)
+        config = with_settings(without_variables(checkpoint.config), {"runtime.device": device})
+        return cls(checkpoint, config, *build_for_inference(checkpoint, config), on_test)
+
+    def __repr__(self) -> str:
+        height, width = self.config.data.image_hw
+        return (
+            f"<TrainedModel {self.config.model.name} of {self.checkpoint.path}, {len(self.class_names)} classes, "
+            f"{height} x {width} px, on {self.device}>"
+        )
+
+    @overload
+    def explain(
+        self, images: AnyImage, target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
+    ) -> Explanation: ...
+
+    @overload
+    def explain(
+        self,
+        images: list[Any],
+        target: str | int | None = None,
+        *,
+        maps: tuple[str, ...] = (),
+        top_q: int = TOP_Q,
+    ) -> list[Explanation]: ...
+
+    def explain(
+        self,
+        images: AnyImage | list[Any],
+        target: str | int | None = None,
+        *,
+        maps: tuple[str, ...] = (),
+        top_q: int = TOP_Q,
+    ) -> Explanation | list[Explanation]:
+        """What the model makes of an image, or a list of them for a list.
+
+        Args:
+            target: the class that the saliency explains, by name or index; None explains the predicted one.
+            maps: names of maps of the model beside the family's default ones.
+            top_q: how many of the most probable classes get a map of their own.
+        Raises:
+            DataError: an image cannot be read.
+            ValueError: no such class or map, or an array that is no 8-bit RGB image.
+        """
+        is_one = isinstance(images, str | Path | Image.Image | np.ndarray)
+        explained = list(explain_images(self, name_images(images), target=target, maps=maps, top_q=top_q))
+        return explained[0] if is_one else explained
+
+    def embed(self, images: AnyImage | list[Any]) -> NDArray[np.float32]:
+        """(N, D) float32, what the model's head sees of each image.
+
+        Raises:
+            DataError: an image cannot be read.
+            ValueError: the family offers no embedding, or an array is no 8-bit RGB image.
+        """
+        batches = _batches(self, open_images(name_images(images), self.config.data, self.class_names))
+        embeddings = [self.output(batch, maps=None).embedding for batch in batches]
+        if any(embedding is None for embedding in embeddings):
+            raise ValueError(f"the family {self.config.model.name} offers no embedding of an image")
+        return np.concatenate([_array(embedding) for embedding in embeddings if embedding is not None])
+
+    def evaluate(self, split: Split = "val", *, data: DataSource | None = None) -> dict[str, float]:
+        """The metrics of a split as `split/name`; an evaluation on the test split is logged first.
+
+        Args:
+            data: opened; None opens the data set of the config.
+        Raises:
+            DataError: the data set cannot be used, or has other classes or no such split.
+        """
+        opened = ModelOnData.of(self, open_data(self.config.data) if data is None else data)
+        opened.table(split)
+        if split == "test" and self.on_test is not None:
+            self.on_test(self.checkpoint.epoch)
+        return run_split(opened, split)
+
+
+def load_model(path: str | Path, *, device: str = "auto", on_test: Callable[[int], None] | None = None) -> TrainedModel:
+    """The model of a checkpoint file, such as a trial's or an imported one; only weights and settings are read.
 
     Args:
+        device: as `runtime.device`: auto, cpu, cuda or cuda:N.
+        on_test: as `TrainedModel.on_test`.
+    Raises:
+        ConfigError: the file is missing or broken, or the device does not exist.
+    """
+    return TrainedModel.load(path, device=device, on_test=on_test)
+
+
+def to_image(image: AnyImage) -> Path | Image.Image:
+    """A path, or an image in memory.
+
+    Raises:
+        ValueError: an array that is not (H, W, 3) uint8; floats have no agreed range, so they are not guessed.
+    """
+    if isinstance(image, str | Path):
+        return Path(image)
+    if isinstance(image, Image.Image):
+        return image
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(
+            f"an array must be (H, W, 3) uint8 RGB, got {array.shape} {array.dtype}; floats may be in [0, 1], in "
+            "[0, 255] or normalised, so scale them to 0 to 255 and use .astype(np.uint8)"
+        )
+    return Image.fromarray(array)
+
+
+def name_images(images: AnyImage | list[Any]) -> list[ImageToDraw]:
+    """Each image under its path, or `image_<number>` from 1; a repeated name gets a number.
+
+    Raises:
+        ValueError: as `to_image`; or there is none.
+    """
+    listed = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else list(images)
+    if not listed:
+        raise ValueError("give at least one image")
+    named: dict[str, ImageToDraw] = {}
+    for number, image in enumerate(listed, start=1):
+        source = to_image(image)
+        name = str(source) if isinstance(source, Path) else f"image_{number}"
+        name = name if name not in named else f"{name}#{number}"
+        named[name] = ImageToDraw(name, source)
+    return list(named.values())
+
+
+def explain_images(
+    inference: InferenceModel,
+    images: Sequence[ImageToDraw],
+    *,
+    target: str | int | None = None,
+    maps: tuple[str, ...] = (),
+    top_q: int = 0,
+) -> Iterator[Explanation]:
+    """What a model makes of images, in their order; each image is decoded once.
+
+    Args:
+        target: as `TrainedModel.explain`.
         maps: names of the maps of a model beside the family's default ones.
         top_q: how many of the most probable classes get a map of their own, the true one always among them.
     Raises:
-        DataError: a picture cannot be read.
-        ValueError: the model makes no map of that name.
+        DataError: an image cannot be read.
+        ValueError: the model makes no map of that name, or no such class.
     """
-    device = pick_device(kept.config.runtime.device)
-    model = restore_model(kept)
-    arithmetic = Arithmetic(device, pick_precision(kept.config.train.precision, device), model.channels_last)
-    model = arithmetic.place_model(model).eval()
-    names = maps(model)
-    source = open_pictures(wanted, kept.config.data, kept.class_names)
-    boxes, sizes = crop_boxes(source, "val", kept.config.data), source.cache.sizes_hw
-    loader = BatchLoader(source, "val", kept.config.data, batch_size=BATCH, device=device, training=False, seed=0)
-    for batch in loader.epoch(1):
-        placed = arithmetic.place_images(batch)
-        with arithmetic.autocast():
-            output: AttentionOutput = model(placed, maps=())
-            more: AttentionOutput | None = model(placed, maps=names) if names else None
-        found = _Found(model, kept.class_names, output, more, labels=placed.labels, top_q=top_q)
-        for index, row in enumerate(batch.rows.tolist()):
-            size_hw = (int(sizes[row][0]), int(sizes[row][1]))
-            yield replace(found.subject(index, wanted[row]), size_hw=size_hw, crop_box=boxes[row])
+    index = None if target is None else class_index(target, inference.class_names)
+    source = open_images(images, inference.config.data, inference.class_names)
+    boxes, sizes = crop_boxes(source, "val", inference.config.data), source.cache.sizes_hw
+    for batch in _batches(inference, source):
+        with device_errors():
+            outputs = _BatchOutputs(inference, batch, target=index, maps=maps, top_q=top_q)
+        for place, row in enumerate(batch.rows.tolist()):
+            height, width = map(int, sizes[row])
+            yield outputs.explanation(place, images[row], size_hw=(height, width), crop_box=boxes[row])
 
 
-class _Found:
-    """The outputs of one batch as arrays."""
+def class_index(target: str | int, class_names: Sequence[str]) -> int:
+    """The index of a class.
+
+    Raises:
+        ValueError: there is none of that name or index.
+    """
+    if isinstance(target, str):
+        if target not in class_names:
+            raise ValueError(f"the model has no class {target!r}{suggest(target, list(class_names))}")
+        return class_names.index(target)
+    if not 0 <= target < len(class_names):
+        raise ValueError(f"a class index must be in 0 to {len(class_names) - 1}, got {target}")
+    return int(target)
+
+
+class _BatchOutputs:
+    """The outputs of one batch of B images as arrays."""
 
     def __init__(
-        self,
-        model: AttentionModel,
-        class_names: Sequence[str],
-        output: AttentionOutput,
-        more: AttentionOutput | None,
-        *,
-        labels: Tensor,
-        top_q: int,
+        self, inference: InferenceModel, batch: Batch, *, target: int | None, maps: tuple[str, ...], top_q: int
     ) -> None:
-        self._class_names = class_names
-        self._maps = _named_maps(output) | ({} if more is None else _named_maps(more))
-        self._norms = None if output.norms is None else _array(output.norms[:, 0])
-        probabilities = output.logits.float().softmax(dim=1)
+        self._class_names = inference.class_names
+        output = inference.output(batch)
+        self._maps = _named_maps(output) | (_named_maps(inference.output(batch, maps=maps)) if maps else {})
+        self._norms = None if output.norms is None else _array(output.norms[:, 0])  # (B, h, w)
+        probabilities = output.logits.float().softmax(dim=1)  # (B, n_classes)
         order = probabilities.argsort(dim=1, descending=True, stable=True)
-        self._probabilities, self._best = _array(probabilities), order[:, 0].cpu().numpy()
-        has_maps = output.maps is not None
-        ranked = _ranked(order, labels, top_q if has_maps else 0)
-        self._saliency = _array(model.saliency(output, order[:, 0])) if has_maps else None
-        self._of_rank = [_array(model.saliency(output, one)) for one in ranked.unbind(dim=1)]
-        self._ranked = ranked.cpu().numpy()
+        explained = order[:, 0] if target is None else torch.full_like(order[:, 0], target)  # (B,)
+        ranked = _ranked(order, batch.labels, top_q if output.maps is not None else 0)  # (B, q)
+        saliency = inference.model.saliency
+        self._saliency = None if output.maps is None else _array(saliency(output, explained))
+        self._class_maps = [_array(saliency(output, classes)) for classes in ranked.unbind(dim=1)]  # q of (B, h, w)
+        self._probabilities = _array(probabilities)
+        self._predicted, self._explained, self._ranked = (
+            indices.cpu().numpy() for indices in (order[:, 0], explained, ranked)
+        )
 
-    def subject(self, index: int, wanted: ImageToDraw) -> Explanation:
-        probabilities, ranked = self._probabilities[index], self._ranked[index]
-        best = int(self._best[index])
+    def explanation(
+        self, place: int, image: ImageToDraw, *, size_hw: tuple[int, int], crop_box: NDArray[np.float64]
+    ) -> Explanation:
+        """That of the image at a place of the batch."""
+        names, probabilities = self._class_names, self._probabilities[place]
         return Explanation(
-            wanted=wanted,
-            predicted=self._class_names[best],
-            confidence=float(probabilities[best]),
-            size_hw=(1, 1),
-            crop_box=np.zeros(4),
-            maps={name: maps[index] for name, maps in self._maps.items()},
-            norm=None if self._norms is None else self._norms[index],
-            saliency=None if self._saliency is None else self._saliency[index],
+            image_id=image.image_id,
+            source=image.source,
+            true=image.true,
+            class_names=names,
+            predicted=names[self._predicted[place]],
+            probabilities=probabilities,
+            target=names[self._explained[place]],
+            size_hw=size_hw,
+            crop_box=crop_box,
+            maps={name: maps[place] for name, maps in self._maps.items()},
+            norm=None if self._norms is None else self._norms[place],
+            saliency=None if self._saliency is None else self._saliency[place],
             classes=tuple(
-                ClassMap(self._class_names[ranked[rank]], float(probabilities[ranked[rank]]), maps[index])
-                for rank, maps in enumerate(self._of_rank)
+                ClassMap(names[index], float(probabilities[index]), maps[place])
+                for index, maps in zip(self._ranked[place], self._class_maps, strict=True)
             ),
         )
 
 
 def _ranked(order: Tensor, labels: Tensor, top_q: int) -> Tensor:
-    """(B, q) the most probable classes; where a known label (B,) is not among them, it takes the last place."""
+    """(B, q) the most probable classes; where a known label (B,) is not among them, it takes the last place.
+
+    Args:
+        order: (B, n_classes), the most probable class first.
+    """
     ranked = order[:, :top_q].clone()
     if ranked.shape[1]:
         is_missing = (labels >= 0) & ~(ranked == labels[:, None]).any(dim=1)
@@ -116,6 +284,7 @@ def _ranked(order: Tensor, labels: Tensor, top_q: int) -> Tensor:
 
 
 def _named_maps(output: AttentionOutput) -> dict[str, NDArray[np.float32]]:
+    """Name -> (B, h, w)."""
     if output.maps is None:
         return {}
     maps = _array(output.maps)
@@ -123,21 +292,30 @@ def _named_maps(output: AttentionOutput) -> dict[str, NDArray[np.float32]]:
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
+    """The same shape on the CPU."""
     return tensor.float().cpu().numpy()
 
 
-def open_pictures(wanted: Sequence[ImageToDraw], cfg: DataConfig, class_names: tuple[str, ...]) -> DataSource:
-    """Pictures as the validation split of a data set that lies in memory; an unknown class has the label -1.
+def _batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
+    """Images of one's own as evaluation batches."""
+    cfg = inference.config.data
+    loader = BatchLoader(source, "val", cfg, batch_size=BATCH, device=inference.device, training=False, seed=0)
+    return loader.epoch(1)
+
+
+def open_images(images: Sequence[ImageToDraw], cfg: DataConfig, class_names: tuple[str, ...]) -> DataSource:
+    """Images as the validation split of a data set that lies in memory; an unknown class has the label -1.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
-    decoded = [decode_resized(one.path, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for one in wanted]
+    decoded = [
+        decode_resized(image.source, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for image in images
+    ]
     label_of = {name: label for label, name in enumerate(class_names)}
-    ids = tuple(one.image_id for one in wanted)
-    labels = [-1 if one.true is None else label_of.get(one.true, -1) for one in wanted]
-    paths = tuple(one.path for one in wanted)
-    table = ImageTable("val", class_names, ids, paths, np.array(labels, dtype=np.int64))
+    ids = tuple(image.image_id for image in images)
+    labels = [-1 if image.true is None else label_of.get(image.true, -1) for image in images]
+    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), np.array(labels, dtype=np.int64))
     tables = DataTables(Path(), class_names, table, table, None, "")
     pixels = np.stack([pixels for pixels, _ in decoded])
     sizes = np.array([size for _, size in decoded], dtype=np.int64)

@@ -1,104 +1,206 @@
-"""One image under one model, with all that a figure of it needs; imported without torch."""
+"""An explained image: probabilities, maps, and figures of them; imported without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import base64
+import html
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from attnsearch.data.images import open_upright
-from attnsearch.figures.raster import Floats, Pixels
+from attnsearch.errors import ConfigError, suggest
+from attnsearch.figures.image_maps import ImageMaps
+from attnsearch.figures.kinds import PER_IMAGE, DrawStyle, draw
+from attnsearch.figures.panels import FORMATS, Grid, Sheets, Style, fill_axes
+from attnsearch.figures.raster import Pixels
+from attnsearch.files import atomic_path
 from attnsearch.types import AttentionArchive
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ON_AXES = ("overlay", "contour", "parts")
+"""Types of figures of which one panel says all."""
+_TOP = 5
 
 
 @dataclass(frozen=True)
 class ImageToDraw:
-    """An image that shall be drawn; `path` is its file, or a small copy of it, `true` its class, if known."""
+    """An image that shall be drawn.
+
+    Attributes:
+        source: its file, or a small copy of it, or the decoded image.
+        true: its class, if it is known.
+    """
 
     image_id: str
-    path: Path
+    source: Path | Image.Image
     true: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class ClassMap:
-    """Where the model looked for one class; `probability` is that of the class."""
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Explanation(ImageMaps):
+    """What a model made of one image, with the image; see `ImageMaps` for the other attributes.
 
-    name: str
-    probability: float
-    map: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What a model made of an image.
+    A notebook shows it as an overlay beside the most probable classes.
 
     Attributes:
-        size_hw: of the upright original, in pixels.
-        crop_box: left, top, right, bottom of the model's view in original pixels.
-        maps: name -> (h, w), as the model made them.
-        norm: (h, w) feature norm, or None.
-        saliency: (h, w), or None.
-        classes: the most probable classes with their maps, most probable first, where they were asked for.
+        source: the image, or its file.
     """
 
-    wanted: ImageToDraw
-    predicted: str
-    confidence: float
-    size_hw: tuple[int, int]
-    crop_box: NDArray[np.float64]
-    maps: Mapping[str, Floats]
-    norm: Floats | None
-    saliency: Floats | None
-    classes: Sequence[ClassMap] = field(default_factory=tuple)
+    source: Path | Image.Image
 
-    @property
-    def is_right(self) -> bool | None:
-        """Whether the prediction is the true class; None where that is not known."""
-        return None if self.wanted.true is None else self.predicted == self.wanted.true
+    def __repr__(self) -> str:
+        maps = f"{len(self.maps)} maps" if self.maps else "no maps"
+        return f"<Explanation of {self.image_id}: {self.verdict}, target {self.target!r}, {maps}>"
 
-    @property
-    def verdict(self) -> str:
-        """The prediction with its probability, `=` where it is right and `≠` where it is wrong."""
-        sign = {None: "", True: "= ", False: "≠ "}[self.is_right]
-        return f"{sign}{self.predicted} {self.confidence:.2f}"
+    @cached_property
+    def image(self) -> Pixels:
+        """(H, W, 3) uint8 RGB, the upright original.
 
-    def weighted(self) -> dict[str, Floats]:
-        """The maps times the feature norm, where there is one: what BR-NPA asks to be looked at."""
-        return {name: one if self.norm is None else one * self.norm for name, one in self.maps.items()}
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return np.asarray(open_upright(self.source, longest_px=max(self.size_hw)), dtype=np.uint8)
+
+    def image_of_width(self, width_px: int) -> Pixels:
+        """(H, W, 3) uint8 RGB, the upright image with W = `width_px`.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return read_image(self.source, width_px=width_px)
+
+    def top(self, k: int = _TOP) -> pd.DataFrame:
+        """The k most probable classes, a row each: `class`, `probability`; only those that are known."""
+        import pandas as pd
+
+        known = np.flatnonzero(np.isfinite(self.probabilities))
+        order = known[np.argsort(-self.probabilities[known], kind="stable")][:k]
+        return pd.DataFrame({"class": [self.class_names[i] for i in order], "probability": self.probabilities[order]})
+
+    def with_target(self, name: str) -> Self:
+        """The same image with the saliency of another class, one of `classes`.
+
+        Raises:
+            ValueError: that class was not explained; `TrainedModel.explain(image, target=…)` explains any.
+        """
+        maps = {entry.name: entry.map for entry in self.classes}
+        if name not in maps:
+            shown = ", ".join(maps) or "none"
+            raise ValueError(
+                f"there is no map of {name!r}; explained are {shown}: explain the image with target={name!r}"
+            )
+        return replace(self, target=name, saliency=maps[name])
+
+    def plot(self, kind: str = "overlay", ax: Axes | None = None, *, style: DrawStyle | None = None) -> Figure | Axes:
+        """A figure of one type, without a change of pyplot's state.
+
+        Args:
+            kind: one of `kinds.PER_IMAGE`.
+            ax: draws the panel of an overlay, contour or parts on these axes.
+        Returns:
+            A matplotlib figure, or `ax`.
+        Raises:
+            ConfigError: no such type, or the maps that it shows are missing.
+            ValueError: a type with several panels on one `ax`.
+        """
+        if ax is not None and kind not in ON_AXES:
+            raise ValueError(f"{kind!r} has several panels; leave ax out, or draw one of {', '.join(ON_AXES)}")
+        grid = self._grid(kind, Style(), style)
+        if ax is None:
+            return Sheets().draw(grid)
+        fill_axes(ax, grid.rows[0].panels[1])
+        return ax
+
+    def save(self, path: str | Path, kind: str = "overlay", *, style: DrawStyle | None = None, dpi: int = 150) -> Path:
+        """Writes a figure; the suffix of `path` is its format.
+
+        Returns:
+            The path.
+        Raises:
+            ConfigError: as `plot`, or a format that is not written.
+            StoreError: the disk refuses.
+        """
+        path = Path(path)
+        file_format = path.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
+        if file_format not in FORMATS:
+            raise ConfigError(f"a figure is written as {', '.join(FORMATS)}, got {path.name!r}")
+        sheet_style = Style(dpi=dpi, format=file_format)
+        with atomic_path(path) as temporary:
+            Sheets(sheet_style).save(self._grid(kind, sheet_style, style), temporary)
+        return path
+
+    def _grid(self, kind: str, sheet_style: Style, style: DrawStyle | None) -> Grid:
+        if kind not in PER_IMAGE:
+            known = ", ".join(PER_IMAGE)
+            raise ConfigError(f"there is no figure type {kind!r}{suggest(kind, list(PER_IMAGE))}; known: {known}")
+        return draw(kind, self, self.image_of_width(sheet_style.width_px), style or DrawStyle())
+
+    def _repr_png_(self) -> bytes | None:
+        """The overlay as a PNG; None where there is no saliency."""
+        if self.saliency is None:
+            return None
+        file = io.BytesIO()
+        style = Style(dpi=110)
+        Sheets(style).save(self._grid("overlay", style, None), file)
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        png = self._repr_png_()
+        overlay = "" if png is None else f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        table = self.top().to_html(index=False, border=0, float_format="{:.3f}".format)
+        name = html.escape(self.image_id)
+        return f'<div style="display:flex;gap:1em;align-items:center" title="{name}">{overlay}{table}</div>'
 
 
-def read_picture(path: Path, *, width_px: int) -> Pixels:
-    """(H, W, 3) the upright picture with a width of `width_px`.
+def read_image(source: Path | Image.Image, *, width_px: int) -> Pixels:
+    """(H, W, 3) uint8 RGB, the upright image with W = `width_px`.
 
     Raises:
         DataError: the file cannot be read.
     """
-    picture = open_upright(path, longest_px=2 * width_px)
-    height = max(1, round(picture.height * width_px / picture.width))
-    return np.asarray(picture.resize((width_px, height)), dtype=np.uint8)
+    image = open_upright(source, longest_px=2 * width_px)
+    height = max(1, round(image.height * width_px / image.width))
+    return np.asarray(image.resize((width_px, height)), dtype=np.uint8)
 
 
-def from_archive(archive: AttentionArchive, wanted: Sequence[ImageToDraw]) -> Iterator[Explanation]:
-    """The subjects of archived images, without running a model.
+def from_archive(archive: AttentionArchive, images: Sequence[ImageToDraw]) -> Iterator[Explanation]:
+    """The explanations of archived images, without running a model.
 
     Raises:
         KeyError: an image is not in the archive.
     """
     row_of = {image_id: row for row, image_id in enumerate(archive.image_ids)}
-    for one in wanted:
-        row = row_of[one.image_id]
-        maps = {} if archive.maps is None else dict(zip(archive.map_names, archive.maps[row], strict=True))
-        yield Explanation(
-            wanted=one,
-            predicted=archive.class_names[int(archive.predictions[row])],
-            confidence=float(archive.confidences[row]),
-            size_hw=(int(archive.sizes_hw[row][0]), int(archive.sizes_hw[row][1])),
-            crop_box=archive.crop_boxes[row],
-            maps={name: np.asarray(one_map) for name, one_map in maps.items()},
-            norm=None if archive.norms is None else np.asarray(archive.norms[row, 0]),
-            saliency=None if archive.saliency is None else np.asarray(archive.saliency[row]),
-        )
+    for image in images:
+        yield _of_row(archive, row_of[image.image_id], image)
+
+
+def _of_row(archive: AttentionArchive, row: int, image: ImageToDraw) -> Explanation:
+    maps = {} if archive.maps is None else dict(zip(archive.map_names, archive.maps[row], strict=True))
+    prediction = int(archive.predictions[row])
+    probabilities = np.full(len(archive.class_names), np.nan, dtype=np.float32)
+    probabilities[prediction] = archive.confidences[row]
+    return Explanation(
+        image_id=image.image_id,
+        source=image.source,
+        true=image.true,
+        class_names=archive.class_names,
+        predicted=archive.class_names[prediction],
+        probabilities=probabilities,
+        target=archive.class_names[prediction],
+        size_hw=(int(archive.sizes_hw[row][0]), int(archive.sizes_hw[row][1])),
+        crop_box=archive.crop_boxes[row],
+        maps={name: np.asarray(values) for name, values in maps.items()},
+        norm=None if archive.norms is None else np.asarray(archive.norms[row, 0]),
+        saliency=None if archive.saliency is None else np.asarray(archive.saliency[row]),
+    )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from attnsearch.config.model import ModelConfig
 from attnsearch.errors import ConfigError
 from attnsearch.figures import raster
-from attnsearch.figures.explanation import Explanation
+from attnsearch.figures.image_maps import ImageMaps
 from attnsearch.figures.panels import Grid, Panel, PanelRow
 from attnsearch.figures.raster import PERCENTILE, Floats, Pixels, Rule, outlines
 
@@ -89,35 +89,35 @@ def needs_model(kind: str, settings: ModelConfig) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class FigureContext:
-    """The picture of a subject, and its maps on the pixels of it."""
+    """An image (H, W, 3) of any size, and what a model made of it."""
 
-    subject: Explanation
-    picture: Pixels
-    look: DrawStyle
+    explanation: ImageMaps
+    image: Pixels
+    style: DrawStyle
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        return self.picture.shape[0], self.picture.shape[1]
+        return self.image.shape[0], self.image.shape[1]
 
     @property
     def box(self) -> NDArray[np.float64]:
-        """What the model saw, in pixels of this picture."""
-        scale = np.array(self.size_hw) / np.array(self.subject.size_hw)
-        box: NDArray[np.float64] = self.subject.crop_box * np.tile(scale[::-1], 2)
+        """What the model saw, in pixels of this image."""
+        scale = np.array(self.size_hw) / np.array(self.explanation.size_hw)
+        box: NDArray[np.float64] = self.explanation.crop_box * np.tile(scale[::-1], 2)
         return box
 
     def placed(self, maps: Sequence[Floats] | Floats, rule: Rule | None = None) -> Floats:
         """(K, H, W), or (H, W) of one map."""
-        return raster.place(np.asarray(maps), self.box, self.size_hw, rule or self.look.rule)
+        return raster.place(np.asarray(maps), self.box, self.size_hw, rule or self.style.rule)
 
     def overlays(self, maps: Mapping[str, Floats], bounds: tuple[float, float] | None = None) -> list[Panel]:
         """A panel for each map, named by its key, under one scale, by default of these maps, or each under its own."""
         placed = self.placed(list(maps.values()))
-        shared = None if self.look.own_scale else bounds or raster.limits(placed)
+        shared = None if self.style.own_scale else bounds or raster.limits(placed)
         is_seen = raster.seen(self.box, self.size_hw)
         return [
             Panel(
-                raster.lay_over(self.picture, raster.levels(one, shared), is_seen, colours=self.look.colours),
+                raster.lay_over(self.image, raster.levels(one, shared), is_seen, colours=self.style.colours),
                 title=name,
             )
             for name, one in zip(maps, placed, strict=True)
@@ -129,166 +129,177 @@ class FigureContext:
         Raises:
             ConfigError: the model made none.
         """
-        if self.subject.saliency is None:
-            raise ConfigError(f"there is no saliency of {self.subject.wanted.image_id}; the model makes no maps")
-        return self.subject.saliency
+        if self.explanation.saliency is None:
+            raise ConfigError(f"there is no saliency of {self.explanation.image_id}; the model makes no maps")
+        return self.explanation.saliency
 
     def original(self) -> Panel:
-        """The picture as it is, with its class and the prediction below."""
+        """The image as it is, with its class and the prediction below."""
         return Panel(
-            self.picture, title=self.subject.wanted.true or "", note=self.subject.verdict, is_right=self._right
+            self.image,
+            title=self.explanation.true or "",
+            note=self.explanation.verdict,
+            is_correct=self.explanation.is_correct,
         )
 
-    @property
-    def _right(self) -> bool | None:
-        return self.subject.is_right
 
-
-def draw(kind: str, subject: Explanation, picture: Pixels, look: DrawStyle) -> Grid:
+def draw(kind: str, explanation: ImageMaps, image: Pixels, style: DrawStyle) -> Grid:
     """One figure of one image.
 
     Args:
         kind: one of `PER_IMAGE`.
-        picture: (H, W, 3) of the whole upright original, of any size.
+        image: (H, W, 3) of the whole upright original, of any size.
     Raises:
-        ConfigError: the subject lacks the maps.
+        ConfigError: the explanation lacks the maps.
     """
-    canvas = FigureContext(subject, picture, look)
-    rows = _ROWS[kind](canvas)
+    context = FigureContext(explanation, image, style)
+    rows = _ROWS[kind](context)
     return Grid(
         rows,
-        legend=legend_of_parts(subject) if kind == "parts" else (),
-        scale=None if kind in ("parts", "contour") else scale_of(look),
-        caption="" if kind == "contour" else caption_of([subject]),
+        legend=legend_of_parts(explanation) if kind == "parts" else (),
+        scale=None if kind in ("parts", "contour") else scale_of(style),
+        caption="" if kind == "contour" else caption_of([explanation]),
     )
 
 
 def draw_cell(
-    subject: Explanation, picture: Pixels, look: DrawStyle, *, as_parts: bool, outlined: bool = False
+    explanation: ImageMaps,
+    image: Pixels,
+    style: DrawStyle,
+    *,
+    as_parts: bool,
+    outlined: bool = False,
+    title: str = "",
 ) -> Panel:
-    """One cell of a paper's figure: parts in colours, or the saliency; the prediction below."""
-    canvas = FigureContext(subject, picture, look)
-    panel = _composite(canvas) if as_parts else canvas.overlays({"": canvas.saliency()})[0]
-    lines = outlines(canvas.placed(canvas.saliency()), look.percentile) if outlined else ()
-    return Panel(panel.pixels, note=subject.verdict, is_right=subject.is_right, lines=lines)
+    """One cell of a figure of many images: parts in colours, or the saliency; the prediction below.
+
+    Args:
+        image: (H, W, 3) of the whole upright original, of any size.
+    """
+    context = FigureContext(explanation, image, style)
+    panel = _composite(context) if as_parts else context.overlays({"": context.saliency()})[0]
+    lines = outlines(context.placed(context.saliency()), style.percentile) if outlined else ()
+    return Panel(panel.pixels, title, explanation.verdict, explanation.is_correct, lines)
 
 
-def scale_of(look: DrawStyle) -> tuple[str, str, str]:
+def scale_of(style: DrawStyle) -> tuple[str, str, str]:
     """Colours and names of the ends of the bar."""
-    return look.colours, "least", "most salient of each panel" if look.own_scale else "most salient of a picture"
+    return style.colours, "least", "most salient of each panel" if style.own_scale else "most salient of an image"
 
 
-def caption_of(subjects: Sequence[Explanation]) -> str:
+def caption_of(explanations: Sequence[ImageMaps]) -> str:
     """Says what the dark frame is, where there is one."""
-    has_frame = any(not raster.seen(one.crop_box, one.size_hw).all() for one in subjects)
+    has_frame = any(not raster.seen(one.crop_box, one.size_hw).all() for one in explanations)
     return "dark frame: not seen by the model" if has_frame else ""
 
 
-def legend_of_parts(subject: Explanation) -> list[tuple[str, str]]:
+def legend_of_parts(explanation: ImageMaps) -> list[tuple[str, str]]:
     """Colours and names of the parts that are drawn."""
-    n_parts = min(len(subject.maps), len(raster.PART_COLOURS))
+    n_parts = min(len(explanation.maps), len(raster.PART_COLOURS))
     return [(raster.PART_COLOURS[index], f"{_RANKS[index]} map") for index in range(n_parts)]
 
 
-def _overlay(canvas: FigureContext) -> list[PanelRow]:
-    return [PanelRow([canvas.original(), *canvas.overlays({"saliency": canvas.saliency()})])]
+def _overlay(context: FigureContext) -> list[PanelRow]:
+    return [PanelRow([context.original(), *context.overlays({"saliency": context.saliency()})])]
 
 
-def _contour(canvas: FigureContext) -> list[PanelRow]:
-    plain = canvas.original()
-    lines = outlines(canvas.placed(canvas.saliency()), canvas.look.percentile)
-    title = f"saliency above its {canvas.look.percentile:g}th percentile"
-    return [PanelRow([plain, Panel(canvas.picture, title=title, lines=lines)])]
+def _contour(context: FigureContext) -> list[PanelRow]:
+    plain = context.original()
+    lines = outlines(context.placed(context.saliency()), context.style.percentile)
+    title = f"saliency above its {context.style.percentile:g}th percentile"
+    return [PanelRow([plain, Panel(context.image, title=title, lines=lines)])]
 
 
-def _parts(canvas: FigureContext) -> list[PanelRow]:
-    shown = list(canvas.subject.weighted().items())[: len(raster.PART_COLOURS)]
-    placed = canvas.placed([one for _, one in shown])
-    level = _part_levels(placed, canvas.look)
+def _parts(context: FigureContext) -> list[PanelRow]:
+    shown = list(context.explanation.weighted().items())[: len(raster.PART_COLOURS)]
+    placed = context.placed([one for _, one in shown])
+    level = _part_levels(placed, context.style)
     alone = []
     for index, (name, _) in enumerate(shown):
         only = np.zeros_like(level)
         only[index] = level[index]
-        alone.append(Panel(raster.lay_parts(canvas.picture, only), title=readable(name)))
-    return [PanelRow([canvas.original(), Panel(_composite(canvas).pixels, title="all parts"), *alone])]
+        alone.append(Panel(raster.lay_parts(context.image, only), title=readable(name)))
+    return [PanelRow([context.original(), Panel(_composite(context).pixels, title="all parts"), *alone])]
 
 
-def _composite(canvas: FigureContext) -> Panel:
-    maps = list(canvas.subject.weighted().values())[: len(raster.PART_COLOURS)]
+def _composite(context: FigureContext) -> Panel:
+    maps = list(context.explanation.weighted().values())[: len(raster.PART_COLOURS)]
     if not maps:
-        raise ConfigError(f"there are no maps of parts of {canvas.subject.wanted.image_id}")
-    return Panel(raster.lay_parts(canvas.picture, _part_levels(canvas.placed(maps), canvas.look)))
+        raise ConfigError(f"there are no maps of parts of {context.explanation.image_id}")
+    return Panel(raster.lay_parts(context.image, _part_levels(context.placed(maps), context.style)))
 
 
-def _part_levels(placed: Floats, look: DrawStyle) -> Pixels:
+def _part_levels(placed: Floats, style: DrawStyle) -> Pixels:
     """All parts of an image under one scale, so that their relative strength is kept, unless each asks for its own."""
-    if not look.own_scale:
+    if not style.own_scale:
         return raster.levels(placed)
     return np.stack([raster.levels(one) for one in placed])
 
 
-def _heads(canvas: FigureContext) -> list[PanelRow]:
+def _heads(context: FigureContext) -> list[PanelRow]:
     """A row of all heads and their mean: for the predicted class, and for the true one where it is another."""
-    found: dict[str, dict[str, Floats]] = {}
-    for name, one in canvas.subject.maps.items():
+    heads_of: dict[str, dict[str, Floats]] = {}
+    for name, one in context.explanation.maps.items():
         if match := _HEAD.fullmatch(name):
-            found.setdefault(match["whose"] or "", {})[f"head {match['number']}"] = one
-    if not found:
-        raise ConfigError(f"there are no heads of {canvas.subject.wanted.image_id}; give its checkpoint")
-    if canvas.subject.is_right:
-        found.pop("true", None)
-    bounds = raster.limits(canvas.placed([one for heads in found.values() for one in heads.values()]))
+            heads_of.setdefault(match["whose"] or "", {})[f"head {match['number']}"] = one
+    if not heads_of:
+        raise ConfigError(f"there are no heads of {context.explanation.image_id}; give its checkpoint")
+    if context.explanation.is_correct:
+        heads_of.pop("true", None)
+    bounds = raster.limits(context.placed([one for heads in heads_of.values() for one in heads.values()]))
     rows = []
-    for whose, heads in found.items():
-        panels = canvas.overlays({**heads, "mean": np.mean(list(heads.values()), axis=0)}, bounds)
-        rows.append(PanelRow([canvas.original(), *panels], label=f"{whose} class".strip() if whose else "class token"))
+    for whose, heads in heads_of.items():
+        panels = context.overlays({**heads, "mean": np.mean(list(heads.values()), axis=0)}, bounds)
+        rows.append(PanelRow([context.original(), *panels], label=f"{whose} class".strip() if whose else "class token"))
     return rows
 
 
-def _classes(canvas: FigureContext) -> list[PanelRow]:
+def _classes(context: FigureContext) -> list[PanelRow]:
     """The classes that the model holds for the likeliest, each with its own map; the true one is marked."""
-    if not canvas.subject.classes:
-        raise ConfigError(f"maps of further classes of {canvas.subject.wanted.image_id} need the checkpoint")
-    panels = canvas.overlays({str(rank): one.map for rank, one in enumerate(canvas.subject.classes)})
+    if not context.explanation.classes:
+        raise ConfigError(f"maps of further classes of {context.explanation.image_id} need the checkpoint")
+    panels = context.overlays({str(rank): one.map for rank, one in enumerate(context.explanation.classes)})
     noted = [
-        Panel(panel.pixels, title=one.name, note=f"{one.probability:.2f}", is_right=_is_true(canvas, one.name))
-        for panel, one in zip(panels, canvas.subject.classes, strict=True)
+        Panel(panel.pixels, title=one.name, note=f"{one.probability:.2f}", is_correct=_is_true(context, one.name))
+        for panel, one in zip(panels, context.explanation.classes, strict=True)
     ]
-    return [PanelRow([canvas.original(), *noted])]
+    return [PanelRow([context.original(), *noted])]
 
 
-def _is_true(canvas: FigureContext, name: str) -> bool | None:
-    return True if name == canvas.subject.wanted.true else None
+def _is_true(context: FigureContext, name: str) -> bool | None:
+    return True if name == context.explanation.true else None
 
 
-def _layers(canvas: FigureContext) -> list[PanelRow]:
-    matches = {name: _LAYER.fullmatch(name) for name in canvas.subject.maps}
+def _layers(context: FigureContext) -> list[PanelRow]:
+    matches = {name: _LAYER.fullmatch(name) for name in context.explanation.maps}
     layers = {
         f"layer {match['intr']}" if match["intr"] else f"{match['dcal']} block{'s' * (match['dcal'] != '1')}": name
         for name, match in matches.items()
         if match
     }
     if not layers:
-        raise ConfigError(f"maps of the layers of {canvas.subject.wanted.image_id} need the checkpoint")
+        raise ConfigError(f"maps of the layers of {context.explanation.image_id} need the checkpoint")
     return [
-        PanelRow([canvas.original(), *canvas.overlays({k: canvas.subject.maps[name] for k, name in layers.items()})])
+        PanelRow(
+            [context.original(), *context.overlays({k: context.explanation.maps[name] for k, name in layers.items()})]
+        )
     ]
 
 
-def _branches(canvas: FigureContext) -> list[PanelRow]:
-    maps = canvas.subject.maps
-    named = {"self-attention": maps["rollout"], "global-local": maps["glca"], "both (saliency)": canvas.saliency()}
-    return [PanelRow([canvas.original(), *canvas.overlays(named)])]
+def _branches(context: FigureContext) -> list[PanelRow]:
+    maps = context.explanation.maps
+    named = {"self-attention": maps["rollout"], "global-local": maps["glca"], "both (saliency)": context.saliency()}
+    return [PanelRow([context.original(), *context.overlays(named)])]
 
 
-def _patches(canvas: FigureContext) -> list[PanelRow]:
-    if "local_patches" not in canvas.subject.maps:
-        raise ConfigError(f"the picked patches of {canvas.subject.wanted.image_id} need the checkpoint")
-    picked = canvas.subject.maps["local_patches"]
-    on = np.nan_to_num(canvas.placed(picked, "cells")) > 0.5
+def _patches(context: FigureContext) -> list[PanelRow]:
+    if "local_patches" not in context.explanation.maps:
+        raise ConfigError(f"the picked patches of {context.explanation.image_id} need the checkpoint")
+    picked = context.explanation.maps["local_patches"]
+    on = np.nan_to_num(context.placed(picked, "cells")) > 0.5
     title = f"{int(picked.sum())} of {picked.size} patches"
-    rollout = canvas.overlays({"self-attention": canvas.subject.maps["rollout"]})
-    return [PanelRow([canvas.original(), *rollout, Panel(raster.lay_patches(canvas.picture, on), title=title)])]
+    rollout = context.overlays({"self-attention": context.explanation.maps["rollout"]})
+    return [PanelRow([context.original(), *rollout, Panel(raster.lay_patches(context.image, on), title=title)])]
 
 
 _ROWS: dict[str, Callable[[FigureContext], list[PanelRow]]] = {

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
@@ -36,18 +36,18 @@ _LINE_PT = 1.4
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
         pixels: (H, W, 3) RGB.
-        title: a line above it; `note` a line below it, green or red where `is_right` tells.
-        lines: x, y of outlines in pixels of this picture.
+        title: a line above it; `note` a line below it, green or red where `is_correct` tells.
+        lines: (n, 2) x, y of outlines in pixels of this image.
     """
 
     pixels: Pixels
     title: str = ""
     note: str = ""
-    is_right: bool | None = None
+    is_correct: bool | None = None
     lines: tuple[Line, ...] = ()
 
 
@@ -122,7 +122,7 @@ class Sheets:
     _figure: Figure = field(default_factory=Figure, repr=False)
     _slots: list[_Slot] = field(default_factory=list, repr=False)
 
-    def save(self, grid: Grid, path: Path) -> None:
+    def save(self, grid: Grid, path: Path | IO[bytes]) -> None:
         """Draws a sheet into a file; text stays text in PDF and SVG.
 
         Args:
@@ -134,10 +134,10 @@ class Sheets:
         if not is_raster:
             options = {"metadata": {"Creator": "attnsearch", "CreationDate" if kind == "pdf" else "Date": None}}
         with nullcontext() if is_raster else matplotlib.rc_context(_VECTOR):  # costs 10 ms each time
-            self._draw(grid)
-            self._figure.savefig(path, format=kind, dpi=self.style.dpi, **options)
+            self.draw(grid).savefig(path, format=kind, dpi=self.style.dpi, **options)
 
-    def _draw(self, grid: Grid) -> None:
+    def draw(self, grid: Grid) -> Figure:
+        """The figure of a sheet, until the next one is drawn; pyplot does not know it."""
         extent = _measure(grid, self.style.width_in)
         figure = self._figure
         figure.set_size_inches(extent.width, extent.height)
@@ -155,6 +155,7 @@ class Sheets:
             bounds = (left, extent.row_tops[row], self.style.width_in, extent.row_heights[row])
             _fill(slot, panel, _in_figure(extent, bounds), self.style.width_in)
         self._write_around(grid, extent)
+        return figure
 
     def _write_around(self, grid: Grid, extent: _Extent) -> None:
         figure, width = self._figure, self.style.width_in
@@ -274,7 +275,16 @@ def _fill(slot: _Slot, panel: Panel, position: tuple[float, float, float, float]
     slot.lines.set_segments(list(panel.lines))
     slot.title.set_text(shorten(panel.title, width_in, _SMALL_PT))
     slot.note.set_text(shorten(panel.note, width_in, _SMALL_PT))
-    slot.note.set_color(FAINT if panel.is_right is None else RIGHT if panel.is_right else WRONG)
+    slot.note.set_color(FAINT if panel.is_correct is None else RIGHT if panel.is_correct else WRONG)
+
+
+def fill_axes(axes: Axes, panel: Panel) -> None:
+    """Draws a panel on axes of the caller: the image, its outlines, its title and its note."""
+    height, width = panel.pixels.shape[:2]
+    axes.set_axis_off()
+    axes.imshow(panel.pixels, extent=(0, width, height, 0), interpolation="none")
+    axes.add_collection(LineCollection(list(panel.lines), colors=COLOUR, linewidths=_LINE_PT), autolim=False)
+    axes.set_title(panel.title, fontsize=_TEXT_PT, color=INK)
 
 
 def _draw_scale(figure: Figure, extent: _Extent, scale: tuple[str, str, str], bottom: float) -> None:

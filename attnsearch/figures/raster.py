@@ -1,7 +1,7 @@
-"""Maps as pixels: put on the place of the original picture that they belong to, scaled, coloured and laid over it.
+"""Maps as pixels: put on the place of the original image that they belong to, scaled, coloured and laid over it.
 
 Boxes and points are those of `attnsearch.geometry`: continuous, origin at the top left corner of the top left pixel.
-All pictures are RGB. Nothing here imports torch.
+All images are RGB. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STRONGEST = 0.8
 UNSEEN = 0.4
 """Brightness of what lies outside the model's view."""
 DIMMED = 0.35
-"""Brightness of the grey picture under parts and patches."""
+"""Brightness of the grey image under parts and patches."""
 _CUBIC = -0.75  # Keys' parameter, as in OpenCV
 _ROUNDING = 4e-6
 _REACH = {"cubic": 2, "linear": 1, "cells": 1}
@@ -61,12 +61,12 @@ _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def place(maps: ArrayLike, box: ArrayLike, size_hw: tuple[int, int], rule: Rule = "cubic") -> Floats:
-    """Maps on the pixels of the whole picture.
+    """Maps on the pixels of the whole image.
 
     Args:
         maps: (..., h, w), spread evenly over the box.
-        box: left, top, right, bottom of what the model saw, in pixels of this picture.
-        size_hw: H and W of the picture.
+        box: left, top, right, bottom of what the model saw, in pixels of this image.
+        size_hw: H and W of the image.
         rule: `cubic` (a = -0.75) or `linear` between the centres of cells, the border repeated; `cells` without
             smoothing.
     Returns:
@@ -150,22 +150,22 @@ def palette(name: str) -> Pixels:
     return (matplotlib.colormaps[name](np.arange(256) / 255)[:, :3] * 255).round().astype(np.uint8)
 
 
-def lay_over(picture: Pixels, level: Pixels, is_seen: NDArray[np.bool_], *, colours: str = COLOURS) -> Pixels:
-    """The picture under one map; the stronger the map, the less of the picture shows, and what was unseen is dark.
+def lay_over(image: Pixels, level: Pixels, is_seen: NDArray[np.bool_], *, colours: str = COLOURS) -> Pixels:
+    """The image under one map; the stronger the map, the less of the image shows, and what was unseen is dark.
 
     Args:
-        picture: (H, W, 3).
+        image: (H, W, 3).
         level: (H, W), from `levels`.
     """
     table = palette(colours).astype(np.float32)[level]
     opacity = np.float32(STRONGEST / 255) * level[..., None]
     shade = np.where(is_seen, np.float32(1), np.float32(UNSEEN))[..., None]
-    mixed: Floats = picture * shade * (1 - opacity) + table * opacity
+    mixed: Floats = image * shade * (1 - opacity) + table * opacity
     return (mixed + 0.5).astype(np.uint8)
 
 
-def lay_parts(picture: Pixels, level: Pixels) -> Pixels:
-    """The maps of up to three parts as red, green and blue light over a dark grey picture.
+def lay_parts(image: Pixels, level: Pixels) -> Pixels:
+    """The maps of up to three parts as red, green and blue light over a dark grey image.
 
     Args:
         level: (K, H, W), K of 1 to 3; scale them together, so that a weak part stays weak.
@@ -177,15 +177,15 @@ def lay_parts(picture: Pixels, level: Pixels) -> Pixels:
     light = np.zeros((*level.shape[1:], 3), dtype=np.float32)
     light[..., : len(level)] = np.moveaxis(level, 0, -1)
     strength = level.max(axis=0)[..., None] / np.float32(255)
-    mixed: Floats = _dark_grey(picture) * (1 - strength) + light
+    mixed: Floats = _dark_grey(image) * (1 - strength) + light
     return (mixed.clip(0, 255) + 0.5).astype(np.uint8)
 
 
-def lay_patches(picture: Pixels, picked: NDArray[np.bool_]) -> Pixels:
+def lay_patches(image: Pixels, picked: NDArray[np.bool_]) -> Pixels:
     """The picked pixels (H, W) as they are, all others dark and grey."""
-    return np.where(picked[..., None], picture, _dark_grey(picture).astype(np.uint8))
+    return np.where(picked[..., None], image, _dark_grey(image).astype(np.uint8))
 
 
-def _dark_grey(picture: Pixels) -> Floats:
-    grey: Floats = (picture.astype(np.float32) @ _GREY)[..., None] * np.float32(DIMMED)
+def _dark_grey(image: Pixels) -> Floats:
+    grey: Floats = (image.astype(np.float32) @ _GREY)[..., None] * np.float32(DIMMED)
     return grey

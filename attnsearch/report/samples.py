@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnsearch.errors import AttnSearchError
-from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_picture
+from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
 from attnsearch.figures.kinds import PART_FAMILIES, DrawStyle, caption_of, draw_cell, legend_of_parts, scale_of
 from attnsearch.figures.panels import Grid, Panel, PanelRow, Sheets, Style
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
@@ -95,7 +95,7 @@ def _sheet(columns: Sequence[_Column], image_ids: Sequence[str], title: str) -> 
 
 
 def _row(columns: Sequence[_Column], subjects: Sequence[Explanation], wanted: ImageToDraw) -> PanelRow:
-    picture = read_picture(wanted.path, width_px=_STYLE.width_px)
+    picture = read_image(wanted.source, width_px=_STYLE.width_px)
     cells = [
         draw_cell(one, picture, DrawStyle(), as_parts=column.has_parts)
         for one, column in zip(subjects, columns, strict=True)

@@ -15,7 +15,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import OutOfMemory
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.figures.contact_sheet import draw_contact_sheet
+from attnsearch.figures.contact_sheet import write_contact_sheet
 from attnsearch.figures.plots import draw_curves
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.metrics.registry import is_score
@@ -122,7 +122,7 @@ def attach_pictures(
     layout = session.layout.trial(trial.number)
     with tempfile.TemporaryDirectory() as folder:
         overlays, curves = Path(folder, "overlays.png"), Path(folder, "curves.png")
-        draw_contact_sheet(read_archive(layout.archive("val")), data.tables.val).save(overlays, compress_level=1)
+        write_contact_sheet(read_archive(layout.archive("val")), data.tables.val, overlays)
         draw_curves(read_csv(layout.epochs_csv), curves)
         for path in (overlays, curves, layout.epochs_csv):
             check()

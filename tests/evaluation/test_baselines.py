@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import pytorch_grad_cam
 import torch
 from pydantic import TypeAdapter
 
@@ -86,7 +87,6 @@ def test_parts_need_masks(batch: Batch) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradcam_fits_every_family(name: str, batch: Batch) -> None:
-    pytest.importorskip("pytorch_grad_cam")
     model = model_of(name)
     maps = saliency("gradcam", batch, model)
     assert maps.shape == (2, *GRID)
@@ -101,8 +101,7 @@ def test_gradcam_fits_every_family(name: str, batch: Batch) -> None:
 
 @pytest.mark.parametrize("name", CAMS)
 def test_kin_of_gradcam_are_the_packages_own(name: str, batch: Batch) -> None:
-    package = pytest.importorskip("pytorch_grad_cam")
-    assert hasattr(package, CAMS[name])
+    assert hasattr(pytorch_grad_cam, CAMS[name])
 
 
 def test_layer_is_the_last_one_with_places(batch: Batch) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.explain import explain
+from attnsearch.evaluation.base import InferenceModel, build_for_inference
+from attnsearch.evaluation.explain import explain_images
 from attnsearch.figures.explanation import Explanation, ImageToDraw
 from attnsearch.figures.kinds import DrawStyle, check_kind, draw, draw_cell, extra_maps
 from attnsearch.models import build_model
@@ -29,10 +30,21 @@ INTR = {
 DCAL = {"name": "dcal", "width": 0.34, "depth": 3, "position_grid": 4, "weights": "none"}
 
 
-def subject(maps: dict[str, np.ndarray], *, true: str | None = "gull", predicted: str = "gull") -> Explanation:
-    saliency = next(iter(maps.values()))
-    box = np.array([0.0, 0.0, 40.0, 20.0])
-    return Explanation(ImageToDraw("a.jpg", Path("a.jpg"), true), predicted, 0.9, (20, 40), box, maps, None, saliency)
+def explanation(maps: dict[str, np.ndarray], *, true: str | None = "gull", predicted: str = "gull") -> Explanation:
+    probabilities = np.where(np.array(CLASSES) == predicted, 0.9, 0.05).astype(np.float32)
+    return Explanation(
+        image_id="a.jpg",
+        source=Path("a.jpg"),
+        true=true,
+        class_names=CLASSES,
+        predicted=predicted,
+        probabilities=probabilities,
+        target=predicted,
+        size_hw=(20, 40),
+        crop_box=np.array([0.0, 0.0, 40.0, 20.0]),
+        maps=maps,
+        saliency=next(iter(maps.values())),
+    )
 
 
 def hot(row: int, column: int, height: float = 1.0) -> np.ndarray:
@@ -41,22 +53,23 @@ def hot(row: int, column: int, height: float = 1.0) -> np.ndarray:
     return one
 
 
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.full((40, 80, 3), 100, dtype=np.uint8)  # twice the original
 
 
-def kept(model: dict[str, object]) -> ModelCheckpoint:
-    settings = {
+def model_of(settings: dict[str, object]) -> InferenceModel:
+    experiment = {
         "name": "tiny",
         "data": {"name": "folder", "root": "nowhere", "image_size_px": 64},
-        "model": model,
+        "model": settings,
         "train": {"precision": "fp32"},
         "runtime": {"device": "cpu"},
     }
-    config = ExperimentConfig.model_validate_json(json.dumps(settings))
+    config = ExperimentConfig.model_validate_json(json.dumps(experiment))
     torch.manual_seed(0)
     state = build_model(config.model, LinearHeads(len(CLASSES))).state_dict()
-    return ModelCheckpoint(Path("tiny"), config, CLASSES, 1, 1, "", state)
+    checkpoint = ModelCheckpoint(Path("tiny"), config, CLASSES, 1, 1, "", state)
+    return InferenceModel(checkpoint, config, *build_for_inference(checkpoint, config))
 
 
 @pytest.fixture
@@ -71,7 +84,7 @@ def wanted(tmp_path: Path) -> list[ImageToDraw]:
 
 def test_parts_are_red_green_and_blue_where_they_are_hot() -> None:
     maps = {"one": hot(0, 0), "two": hot(0, 2), "three": hot(1, 3)}
-    panel = draw_cell(subject(maps), picture(), DrawStyle(rule="cells"), as_parts=True)
+    panel = draw_cell(explanation(maps), image(), DrawStyle(rule="cells"), as_parts=True)
     assert [panel.pixels[y, x].tolist() for y, x in ((10, 10), (10, 50), (30, 70))] == [
         [255, 0, 0],
         [0, 255, 0],
@@ -82,7 +95,7 @@ def test_parts_are_red_green_and_blue_where_they_are_hot() -> None:
 def test_a_weak_part_stays_weak_unless_it_asks_for_its_own_scale() -> None:
     maps = {"one": hot(0, 0), "two": hot(0, 2, 0.5)}
     shared, own = (
-        draw_cell(subject(maps), picture(), DrawStyle(rule="cells", own_scale=own_scale), as_parts=True).pixels[
+        draw_cell(explanation(maps), image(), DrawStyle(rule="cells", own_scale=own_scale), as_parts=True).pixels[
             10, 50, 1
         ]
         for own_scale in (False, True)
@@ -92,12 +105,12 @@ def test_a_weak_part_stays_weak_unless_it_asks_for_its_own_scale() -> None:
 
 
 def test_maps_are_weighted_by_the_norm() -> None:
-    weighted = replace(subject({"one": hot(0, 0)}), norm=np.full((2, 4), 3.0, dtype=np.float32)).weighted()
+    weighted = replace(explanation({"one": hot(0, 0)}), norm=np.full((2, 4), 3.0, dtype=np.float32)).weighted()
     assert weighted["one"].max() == 3
 
 
 def test_contour_lies_on_the_hot_cell() -> None:
-    row = draw("contour", subject({"one": hot(1, 2)}), picture(), DrawStyle(percentile=94)).rows[0]
+    row = draw("contour", explanation({"one": hot(1, 2)}), image(), DrawStyle(percentile=94)).rows[0]
     (line,) = row.panels[1].lines
     x, y = line.mean(axis=0)
     assert x == pytest.approx(50, abs=1)
@@ -105,41 +118,41 @@ def test_contour_lies_on_the_hot_cell() -> None:
 
 
 def test_wrong_prediction_is_marked() -> None:
-    note = draw("overlay", subject({"one": hot(0, 0)}, predicted="tern"), picture(), DrawStyle()).rows[0].panels[0]
-    assert (note.note, note.is_right) == ("≠ tern 0.90", False)
-    unknown = draw("overlay", subject({"one": hot(0, 0)}, true=None), picture(), DrawStyle()).rows[0].panels[0]
-    assert (unknown.note, unknown.is_right) == ("gull 0.90", None)
+    note = draw("overlay", explanation({"one": hot(0, 0)}, predicted="tern"), image(), DrawStyle()).rows[0].panels[0]
+    assert (note.note, note.is_correct) == ("≠ tern 0.90", False)
+    unknown = draw("overlay", explanation({"one": hot(0, 0)}, true=None), image(), DrawStyle()).rows[0].panels[0]
+    assert (unknown.note, unknown.is_correct) == ("gull 0.90", None)
 
 
 @pytest.mark.parametrize(("kind", "n_panels"), [("heads", 4), ("classes", 4), ("layers", 3)])
 def test_kinds_of_intr(kind: str, n_panels: int, wanted: list[ImageToDraw]) -> None:
-    checkpoint = kept(INTR)
-    names = lambda model: extra_maps(kind, checkpoint.config.model, model)  # noqa: E731
-    subjects = list(explain(checkpoint, wanted, maps=names, top_q=3))
-    assert [one.size_hw for one in subjects] == [(70, 90), (90, 60)]
-    for one in subjects:
-        grid = draw(kind, one, picture(), DrawStyle())
+    inference = model_of(INTR)
+    maps = extra_maps(kind, inference.config.model, inference.model)
+    explanations = list(explain_images(inference, wanted, maps=maps, top_q=3))
+    assert [one.size_hw for one in explanations] == [(70, 90), (90, 60)]
+    for one in explanations:
+        grid = draw(kind, one, image(), DrawStyle())
         assert {len(row.panels) for row in grid.rows} == {n_panels}
         assert sum(entry.probability for entry in one.classes) == pytest.approx(1, abs=1e-5)
 
 
 def test_true_class_is_among_the_likeliest(wanted: list[ImageToDraw]) -> None:
     for true in CLASSES:
-        (one,) = explain(kept(INTR), [replace(wanted[0], true=true)], top_q=1)
+        (one,) = explain_images(model_of(INTR), [replace(wanted[0], true=true)], top_q=1)
         assert [entry.name for entry in one.classes] == [true]
 
 
 @pytest.mark.parametrize(("kind", "n_panels"), [("branches", 4), ("patches", 3), ("layers", 4), ("heads", 3)])
 def test_kinds_of_dcal(kind: str, n_panels: int, wanted: list[ImageToDraw]) -> None:
-    checkpoint = kept(DCAL)
-    names = lambda model: extra_maps(kind, checkpoint.config.model, model)  # noqa: E731
-    for one in explain(checkpoint, wanted, maps=names):
-        (row,) = draw(kind, one, picture(), DrawStyle()).rows
+    inference = model_of(DCAL)
+    maps = extra_maps(kind, inference.config.model, inference.model)
+    for one in explain_images(inference, wanted, maps=maps):
+        (row,) = draw(kind, one, image(), DrawStyle()).rows
         assert len(row.panels) == n_panels
 
 
 def test_kinds_that_a_model_cannot_show_are_refused() -> None:
     with pytest.raises(ConfigError, match="drawn of br_npa and b_cnn, and this model is dcal"):
-        check_kind("parts", kept(DCAL).config.model)
+        check_kind("parts", model_of(DCAL).config.model)
     with pytest.raises(ConfigError, match="variant sa_only"):
-        check_kind("patches", kept({**DCAL, "variant": "sa_only"}).config.model)
+        check_kind("patches", model_of({**DCAL, "variant": "sa_only"}).config.model)

@@ -11,7 +11,7 @@ from PIL import Image
 from attnsearch import geometry
 from attnsearch.data.images import decode_resized
 from attnsearch.figures import raster
-from attnsearch.figures.explanation import read_picture
+from attnsearch.figures.explanation import read_image
 from attnsearch.figures.raster import outlines
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "intr_heatmap.npz"
@@ -75,7 +75,7 @@ def test_hot_cell_of_a_rotated_photograph_lies_where_the_model_saw_it(tmp_path: 
     square, size_hw = decode_resized(path, size_hw=(56, 56), resize="squash")
     redness = (square[..., 0].astype(float) - square[..., 2]).reshape(7, 8, 7, 8).mean(axis=(1, 3))
     row, column = np.unravel_index(redness.argmax(), redness.shape)
-    picture = read_picture(path, width_px=80)
+    picture = read_image(path, width_px=80)
     assert size_hw == picture.shape[:2] == (120, 80)
     placed = raster.place(hot(int(row), int(column)), (0, 0, 80, 120), size_hw)
     y, x = np.unravel_index(placed.argmax(), size_hw)

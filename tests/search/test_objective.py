@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
-from PIL import Image
 
 import attnsearch.search.objective as module
 from attnsearch.errors import OutOfMemory
@@ -24,10 +23,10 @@ from tests.search.studies import loaded_study
 def test_evaluation_that_runs_out_of_memory_is_a_fault_of_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def collect(*arguments: Any, **named: Any) -> dict[str, float]:
+    def open_evaluation(*arguments: Any, **named: Any) -> Any:
         raise OutOfMemory("CUDA error: out of memory, 7 GB wanted")
 
-    monkeypatch.setattr(module, "collect", collect)
+    monkeypatch.setattr(module.Evaluation, "open", open_evaluation)
     unused: Any = None
     with pytest.raises(OutOfMemory, match=r"7 GB wanted.*larger train\.accumulation"):
         evaluate_best(loaded_study().experiment, unused, TrialLayout(tmp_path), unused, check=lambda: None)
@@ -49,7 +48,7 @@ def test_pictures_of_a_killed_attempt_are_replaced_and_not_doubled(
     trial = session.study.ask()
     atomic_write(session.layout.trial(0).epochs_csv, "epoch\n1\n")
     monkeypatch.setattr(module, "read_archive", lambda _paths: None)
-    monkeypatch.setattr(module, "draw_contact_sheet", lambda _archive, _table: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr(module, "write_contact_sheet", lambda _archive, _table, path: path.write_text("sheet"))
     monkeypatch.setattr(module, "draw_curves", lambda _epochs, path: path.write_text("curves"))
     data: Any = SimpleNamespace(tables=SimpleNamespace(val=None))
     with monkeypatch.context() as killing:

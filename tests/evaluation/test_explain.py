@@ -1,0 +1,128 @@
+"""A trained model on images of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnsearch.data.loader import DataSource
+from attnsearch.errors import DataError
+from attnsearch.evaluation.evaluation import Evaluation
+from attnsearch.evaluation.explain import TrainedModel, load_model
+from attnsearch.store.archive import read_archive
+from attnsearch.store.layout import TrialLayout
+from attnsearch.training.trainer import fit
+from attnsearch.types import AttentionArchive
+from tests.tiny import ConfigMaker, RecordingContext
+
+MODEL = {"name": "br_npa", "stride_stage3": 1, "stride_stage4": 1}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_config: ConfigMaker, data: DataSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    context = RecordingContext(tmp_path_factory.mktemp("trial"))
+    fit(tiny_config(model=MODEL, train={"epochs": 1}), context, data=data)
+    return TrialLayout(context.directory).kept
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> TrainedModel:
+    return load_model(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def archive(checkpoint: Path, data: DataSource, tmp_path_factory: pytest.TempPathFactory) -> AttentionArchive:
+    paths = TrialLayout(tmp_path_factory.mktemp("maps")).archive("val")
+    with Evaluation.open(checkpoint, data) as evaluation:
+        evaluation.run("val", archive=paths)
+    return read_archive(paths)
+
+
+@pytest.fixture(scope="module")
+def path(data: DataSource) -> Path:
+    return data.tables.val.paths[0]
+
+
+def test_an_image_gets_the_numbers_of_its_archive(
+    model: TrainedModel, archive: AttentionArchive, data: DataSource
+) -> None:
+    assert archive.maps is not None
+    assert archive.norms is not None
+    assert archive.saliency is not None
+    explained = model.explain(list(data.tables.val.paths))
+    for row, explanation in enumerate(explained):
+        assert explanation.predicted == archive.class_names[archive.predictions[row]]
+        assert explanation.confidence == pytest.approx(float(archive.confidences[row]), abs=1e-6)
+        np.testing.assert_allclose(explanation.saliency, archive.saliency[row], atol=1e-6)
+        np.testing.assert_allclose(list(explanation.maps.values()), archive.maps[row], atol=1e-6)
+        np.testing.assert_allclose(explanation.norm, archive.norms[row, 0], atol=1e-6)
+        np.testing.assert_array_equal(explanation.crop_box, archive.crop_boxes[row])
+        assert explanation.size_hw == tuple(archive.sizes_hw[row])
+
+
+def test_path_image_and_array_are_the_same_image(model: TrainedModel, path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+        pixels = np.asarray(image.convert("RGB"))
+        explained = [model.explain(str(path)), *model.explain([path, image, pixels])]
+    first = explained[0].saliency
+    for explanation in explained[1:]:
+        np.testing.assert_allclose(explanation.saliency, first, atol=1e-6)
+        np.testing.assert_array_equal(explanation.image, pixels)
+    assert [explanation.image_id for explanation in explained] == [str(path), str(path), "image_2", "image_3"]
+
+
+@pytest.mark.parametrize(
+    ("array", "shown"),
+    [
+        (np.zeros((8, 8, 3), np.float32), r"\(8, 8, 3\) float32; floats may be in"),
+        (np.zeros((8, 8), np.uint8), r"\(8, 8\) uint8"),
+        (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\) uint8"),
+    ],
+)
+def test_arrays_of_other_kinds_are_refused(model: TrainedModel, array: np.ndarray, shown: str) -> None:
+    with pytest.raises(ValueError, match=shown):
+        model.explain(array)
+
+
+def test_no_image_and_a_missing_image_are_refused(model: TrainedModel) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        model.explain([])
+    with pytest.raises(DataError, match=r"nowhere\.jpg"):
+        model.explain("nowhere.jpg")
+
+
+def test_a_target_is_a_class_name_or_an_index(model: TrainedModel, path: Path) -> None:
+    assert model.explain(path, target="red").target == model.explain(path, target=1).target == "red"
+    with pytest.raises(ValueError, match=r"no class 'rad' \(did you mean 'red'\?\)"):
+        model.explain(path, target="rad")
+    with pytest.raises(ValueError, match="0 to 1, got 2"):
+        model.explain(path, target=2)
+
+
+def test_probabilities_are_of_all_classes(model: TrainedModel, path: Path) -> None:
+    top = model.explain(path).top(5)
+    assert sorted(top["class"]) == ["blue", "red"]
+    assert top["probability"].sum() == pytest.approx(1, abs=1e-6)
+    assert top["probability"].is_monotonic_decreasing
+
+
+def test_validation_is_repeated_and_a_test_evaluation_is_logged(checkpoint: Path, data: DataSource) -> None:
+    logged: list[int] = []
+    model = load_model(checkpoint, device="cpu", on_test=logged.append)
+    with Evaluation.open(checkpoint, data) as evaluation:
+        assert model.evaluate("val", data=data) == evaluation.run("val")
+    assert not logged
+    assert "test/accuracy" in model.evaluate("test", data=data)
+    assert logged == [1]
+
+
+def test_a_model_says_what_it_is(model: TrainedModel) -> None:
+    assert model.class_names == ("blue", "red")
+    assert model.device == torch.device("cpu")
+    assert "br_npa" in repr(model)
+    assert "2 classes, 32 x 32 px, on cpu" in repr(model)
