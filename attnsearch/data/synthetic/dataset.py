@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from attnsearch.config.data import SyntheticData
 from attnsearch.data.cache_dir import build_once, check_free_space
 from attnsearch.data.folder import MASKS, list_folder
-from attnsearch.data.images import decode_resized
 from attnsearch.data.synthetic.birds import PARTS, Code, class_codes, draw_bird
-from attnsearch.data.tables import DataTables, Listing
+from attnsearch.data.tables import Listing
 from attnsearch.files import new_folder
 from attnsearch.progress import with_bar
 from attnsearch.types import SPLITS, Split
@@ -60,21 +58,6 @@ def make_synthetic(cfg: SyntheticData, target: Path) -> None:
     """
     with new_folder(target) as folder:
         _draw_all(cfg, folder)
-
-
-def contact_sheet(tables: DataTables, n: int, *, split: Split = "val", tile_px: int = 112) -> Image.Image:
-    """The first n images of each class in a row of their own, under the class name."""
-    table = tables.of(split)
-    header_px = 14
-    sheet = Image.new("RGB", (n * tile_px, len(table.class_names) * (tile_px + header_px)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for label, name in enumerate(table.class_names):
-        top = label * (tile_px + header_px)
-        draw.text((2, top + 1), name, fill="black")
-        for column, row in enumerate(np.flatnonzero(table.labels == label)[:n]):
-            pixels, _ = decode_resized(table.paths[row], size_hw=(tile_px, tile_px), resize="squash")
-            sheet.paste(Image.fromarray(pixels), (column * tile_px, top + header_px))
-    return sheet
 
 
 def _draw_all(cfg: SyntheticData, folder: Path) -> None:

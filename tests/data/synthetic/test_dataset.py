@@ -12,7 +12,7 @@ from attnsearch.config.data import MAX_SYNTHETIC_CLASSES, FolderData, SyntheticD
 from attnsearch.data import build_tables
 from attnsearch.data.loader import BatchLoader, open_data
 from attnsearch.data.synthetic.birds import PARTS, class_codes, draw_bird
-from attnsearch.data.synthetic.dataset import contact_sheet, make_synthetic
+from attnsearch.data.synthetic.dataset import make_synthetic
 from attnsearch.errors import DataError
 
 
@@ -148,8 +148,3 @@ def test_no_fixed_place_finds_the_parts() -> None:
     cells = batch.part_masks.view(80, 12, 8, 12, 8).any(dim=4).any(dim=2)  # (B, 12, 12)
     assert cells.any(dim=2).any(dim=1).all()  # every bird shows some part
     assert cells.float().mean(dim=0).max() <= 0.5
-
-
-def test_the_contact_sheet_has_a_row_for_each_class() -> None:
-    sheet = contact_sheet(build_tables(few()), 2, tile_px=50)
-    assert sheet.size == (100, 2 * (50 + 14))
