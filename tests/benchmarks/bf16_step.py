@@ -17,8 +17,8 @@ from attnsearch.config.model import DcalSettings, LoupeSettings
 from attnsearch.device import Arithmetic, pick_device
 from attnsearch.models import build_model
 from attnsearch.tasks.classification import LinearHeads
+from attnsearch.testing.model import loss_terms
 from attnsearch.types import Batch
-from tests.models.losses import loss_terms
 
 N_CLASSES = 200
 VITS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224")

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from attnsearch.config.model import DcalSettings
 from attnsearch.models.dcal import attention_rollout, build
+from attnsearch.testing.model import loss_terms
 from attnsearch.types import Batch
-from tests.models.losses import loss_terms
 
 N_CLASSES = 200
 SMALL = {"width": 0.67, "depth": 4, "stem": "conv", "position_grid": 6}

@@ -8,8 +8,8 @@ from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings
 from attnsearch.models import build_model
 from attnsearch.models.br_npa import feature_norm, part_pooling, representative_vectors
 from attnsearch.tasks.classification import LinearHead, LinearHeads
+from attnsearch.testing.model import loss_terms
 from attnsearch.types import AttentionOutput, HeadOutput
-from tests.models.losses import loss_terms
 
 
 @pytest.mark.parametrize("case", ["signed", "relu"])

@@ -12,7 +12,7 @@ from attnsearch.models.backbones.vit import embed
 from attnsearch.models.dcal import UncertaintyWeights, attention_rollout, build, pairwise_attention
 from attnsearch.models.dcal_attention import draw_partners, finish, mean_attention, pick_patches, project
 from attnsearch.tasks.classification import LinearHeads
-from tests.models.losses import loss_terms
+from attnsearch.testing.model import loss_terms
 
 N_CLASSES = 5
 VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")

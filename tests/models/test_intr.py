@@ -12,7 +12,7 @@ from attnsearch.errors import ConfigError
 from attnsearch.models import build_model
 from attnsearch.models.intr import adapt_detr_state, sine_position_encoding, to_official
 from attnsearch.tasks.classification import LinearHeads
-from tests.models.losses import loss_terms
+from attnsearch.testing.model import loss_terms
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 TINY = {

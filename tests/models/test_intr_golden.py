@@ -19,8 +19,8 @@ from attnsearch.models.intr import adapt_detr_state, from_official, grid_padding
 from attnsearch.models.weights import load_into
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from attnsearch.tasks.classification import LinearHeads
+from attnsearch.testing.model import loss_terms
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
-from tests.models.losses import loss_terms
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}

@@ -13,8 +13,8 @@ from attnsearch.models import build_model
 from attnsearch.models.backbones.generic import HIERARCHICAL, build_any_backbone, run_children, split_after
 from attnsearch.models.loupe import LoupeGate, gate_mean_outside
 from attnsearch.tasks.classification import LinearHeads
+from attnsearch.testing.model import loss_terms
 from attnsearch.types import HeadOutput
-from tests.models.losses import loss_terms
 
 SMALL = {"backbone": "resnet10t", "width": 0.25}
 SWIN = "swin_tiny_patch4_window7_224"
