@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from attnsearch.data.build import register_dataset
     from attnsearch.data.tables import ListedImage, Listing
     from attnsearch.errors import AttnSearchError
+    from attnsearch.evaluation.explain import TrainedModel, load_model
+    from attnsearch.figures.explanation import Explanation
     from attnsearch.metrics.registry import Metric, register_metric
     from attnsearch.models import register_model
     from attnsearch.models.backbones.generic import FeatureBackbone, build_backbone
-    from attnsearch.models.base import AttentionModel
-    from attnsearch.types import AttentionOutput, Batch
+    from attnsearch.models.base import AttentionModel, Heads
+    from attnsearch.results.reader import Results, load_results, load_study
+    from attnsearch.results.study import StudyReader
+    from attnsearch.results.trial import TrialReader
+    from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,29 +32,52 @@ __all__ = [
     "BackboneSettings",
     "Batch",
     "DataSettings",
+    "Explanation",
     "FeatureBackbone",
+    "HeadOutput",
+    "Heads",
     "ListedImage",
     "Listing",
     "Metric",
+    "Results",
+    "StudyReader",
+    "TrainedModel",
+    "TrialReader",
     "build_backbone",
+    "load_model",
+    "load_results",
+    "load_study",
     "register_dataset",
     "register_metric",
     "register_model",
 ]
 
-_MODULES = {
-    "config.data": ("DataSettings",),
-    "config.model": ("BackboneSettings",),
-    "data.build": ("register_dataset",),
-    "data.tables": ("ListedImage", "Listing"),
-    "errors": ("AttnSearchError",),
-    "metrics.registry": ("Metric", "register_metric"),
-    "models": ("register_model",),
-    "models.backbones.generic": ("FeatureBackbone", "build_backbone"),
-    "models.base": ("AttentionModel",),
-    "types": ("AttentionOutput", "Batch"),
+_MODULE_OF = {
+    "AttentionModel": "models.base",
+    "AttentionOutput": "types",
+    "AttnSearchError": "errors",
+    "BackboneSettings": "config.model",
+    "Batch": "types",
+    "DataSettings": "config.data",
+    "Explanation": "figures.explanation",
+    "FeatureBackbone": "models.backbones.generic",
+    "HeadOutput": "types",
+    "Heads": "models.base",
+    "ListedImage": "data.tables",
+    "Listing": "data.tables",
+    "Metric": "metrics.registry",
+    "Results": "results.reader",
+    "StudyReader": "results.study",
+    "TrainedModel": "evaluation.explain",
+    "TrialReader": "results.trial",
+    "build_backbone": "models.backbones.generic",
+    "load_model": "evaluation.explain",
+    "load_results": "results.reader",
+    "load_study": "results.reader",
+    "register_dataset": "data.build",
+    "register_metric": "metrics.registry",
+    "register_model": "models",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,8 @@ import pytest
 
 from attnsearch.config.load import load_experiment
 
+pytest.register_assert_rewrite("attnsearch.testing")
+
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
 

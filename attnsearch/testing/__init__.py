@@ -1,7 +1,4 @@
-"""Contract suites for parts of one's own, and what tests of them need; importing this needs pytest."""
+"""Contract suites for parts of one's own, one module for each kind: `model`, `data_set`, `metric`, `store_contract`.
 
-from attnsearch.testing.data_set import DataSetContract
-from attnsearch.testing.model import ModelContract
-from attnsearch.testing.registry import temporary_parts
-
-__all__ = ["DataSetContract", "ModelContract", "temporary_parts"]
+A suite is a class of tests that is subclassed with a fixture for the part. Importing a suite needs pytest.
+"""

@@ -9,7 +9,7 @@ import pytest
 
 from attnsearch.config.base import members, tag_of
 from attnsearch.config.data import AircraftData, CsvData, CubData, DataConfig, DataSettings, FolderData, SyntheticData
-from attnsearch.testing import DataSetContract
+from attnsearch.testing.data_set import DataSetContract
 from tests.data.test_csv_table import ROWS, written
 from tests.data.test_cub import write_cub
 from tests.data.test_torchvision_sets import write_aircraft

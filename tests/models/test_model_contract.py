@@ -9,7 +9,7 @@ import pytest
 
 from attnsearch.config.base import Settings, members
 from attnsearch.config.model import BackboneSettings, ModelConfig, ResNetSettings
-from attnsearch.testing import ModelContract
+from attnsearch.testing.model import ModelContract
 
 FAMILIES: tuple[type[Settings], ...] = tuple(members(ModelConfig))
 
