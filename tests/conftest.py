@@ -53,10 +53,12 @@ def heeded_interrupts() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished_run(private_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder that holds the run `br_npa_low_res` of the experiment `demo`: 2 classes, 8 images per split."""
-    from attnsearch.search.single import run_single
+    from attnsearch.search.plan import study_of_one
+    from attnsearch.search.run import run_study
 
     root = tmp_path_factory.mktemp("results")
-    run_single(load_experiment("br_npa_low_res", profile="demo", overrides=TINY), root=root)
+    experiment = load_experiment("br_npa_low_res", profile="demo", overrides=TINY)
+    run_study(study_of_one(experiment), root=root, n_workers=0)
     return root
 
 

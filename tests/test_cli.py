@@ -104,7 +104,7 @@ def test_mistakes_leave_nothing_behind(empty_folder: Path) -> None:
 def test_disk_and_database_faults_have_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("attnsearch.config.load.load_study", _raise(StoreError("/data: no space left; free some")))
+    monkeypatch.setattr("attnsearch.cli.search.load_study", _raise(StoreError("/data: no space left; free some")))
     assert main(["search", "cnn"]) == 1
     assert capsys.readouterr().err == "error: /data: no space left; free some\n"
 
@@ -112,7 +112,7 @@ def test_disk_and_database_faults_have_code_1(
 def test_unexpected_error_is_one_line_and_its_traceback_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("attnsearch.config.load.load_study", _raise(ZeroDivisionError("17 / 0")))
+    monkeypatch.setattr("attnsearch.cli.search.load_study", _raise(ZeroDivisionError("17 / 0")))
     assert main(["search", "cnn"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: unexpected ZeroDivisionError: 17 / 0;")
@@ -122,7 +122,7 @@ def test_unexpected_error_is_one_line_and_its_traceback_a_file(
 
 
 def test_interrupt_has_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnsearch.config.load.load_study", _raise(KeyboardInterrupt()))
+    monkeypatch.setattr("attnsearch.cli.search.load_study", _raise(KeyboardInterrupt()))
     assert main(["search", "cnn"]) == 130
 
 
@@ -196,11 +196,10 @@ def test_train_again_changes_nothing(finished_run: Path, capsys: pytest.CaptureF
     assert kept.read_bytes() == before
 
 
-def test_a_run_is_told_from_a_study(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "br_npa_low_res", "--results", str(finished_run)]) == 2
-    table = finished_run / "demo/br_npa_low_res/trials/00000/epochs.csv"
-    said = f"'br_npa_low_res' is a run of `attnsearch train`, not a study; its epochs are in {table}"
-    assert capsys.readouterr().err == f"error: {said}\n"
+def test_training_is_shown_as_a_study_of_one_trial(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "br_npa_low_res", "--results", str(finished_run), "--json"]) == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (row["number"], row["state"], row["epochs_run"], row["params"]) == (0, "complete", 2, {})
 
 
 def test_a_run_is_evaluated_by_its_name(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,8 +207,8 @@ def test_a_run_is_evaluated_by_its_name(finished_run: Path, capsys: pytest.Captu
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_a_run_of_two_experiments_is_named_with_one(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (finished_run / "other/br_npa_low_res/trials/00000").mkdir(parents=True)
+def test_study_of_two_experiments_is_named_with_one(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(finished_run / "demo", finished_run / "other")
     assert main(["faithfulness", "br_npa_low_res", "--results", str(finished_run)]) == 2
     assert "exists in several experiments, write one of: " in capsys.readouterr().err
     shutil.rmtree(finished_run / "other")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from attnsearch import __version__
-from attnsearch.cli import data, quality, reading, running, weights
+from attnsearch.cli import data, quality, reading, weights
 from attnsearch.cli._console import (
     libraries_to_stderr,
     logging_to_stderr,
@@ -24,6 +24,9 @@ from attnsearch.cli._options import with_plugins
 from attnsearch.cli._signals import interruptible
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.report import report
+from attnsearch.cli.search import search, worker
+from attnsearch.cli.train import train
+from attnsearch.cli.validate import validate
 from attnsearch.cli.visualize import visualize
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, AttnSearchError
 
@@ -51,16 +54,16 @@ def _options(
     """Hyper-parameter search for interpretable fine-grained image classifiers."""
 
 
-app.command()(running.search)
-app.command()(running.train)
-app.command(hidden=True)(running.worker)
+app.command()(search)
+app.command()(train)
+app.command(hidden=True)(worker)
 app.command()(reading.evaluate)
 app.command()(quality.faithfulness)
 app.command()(quality.confusion)
 app.command()(quality.compare)
 app.command("list")(reading.list_all)
 app.command()(reading.show)
-app.command()(reading.validate)
+app.command()(validate)
 app.command()(dashboard)
 app.command()(visualize)
 app.command()(report)

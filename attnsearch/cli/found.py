@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attnsearch.config.load import load_stored_study
 from attnsearch.errors import ConfigError, suggest
-from attnsearch.search.handle import StudyHandle, open_session
+from attnsearch.search.handle import StudyHandle, open_handle
 from attnsearch.search.trials import reader_url, rows_of
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
@@ -110,7 +110,7 @@ def find_results(path: Path, root: Path) -> Path:
 
 
 def open_study(layout: StudyLayout, storage: str | None) -> StudyHandle:
-    """A session on a study that has a folder.
+    """A handle on a study that has a folder.
 
     Args:
         storage: as `reader_url`.
@@ -119,9 +119,9 @@ def open_study(layout: StudyLayout, storage: str | None) -> StudyHandle:
     """
     loaded, url = load_stored_study(layout.study_yaml), reader_url(layout, storage)
     with database_content_errors(url):
-        session = open_session(loaded, layout, url)
-    rows_of(session.study, url)  # so that no command meets a damaged trial half-way
-    return session
+        handle = open_handle(loaded, layout, url)
+    rows_of(handle.study, url)  # so that no command meets a damaged trial half-way
+    return handle
 
 
 def _none_in(root: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attnsearch.cli._console import number, print_json, print_line, print_table, size
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Profile, Results, Storage
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
 from attnsearch.types import Split
 
 Study = Annotated[str, typer.Argument(help="A study in the results: NAME, EXPERIMENT/NAME or its folder.")]
@@ -80,19 +80,6 @@ def evaluate(
         print_json(scores)
     else:
         print_table(("metric", "value"), [(key, number(value)) for key, value in scores.items()])
-
-
-def validate(
-    name: Annotated[str, typer.Argument(help="A study or config by its bare name, or a path; a study wins.")],
-    overrides: Overrides = None,
-    profile: Profile = None,
-    results: Results = RESULTS,
-    storage: Storage = None,
-) -> None:
-    """Check a study or config with its data, models and database as a start would, and write nothing."""
-    from attnsearch.cli.checking import check
-
-    print_line(check(name, profile=profile, overrides=overrides or (), root=results, storage=storage))
 
 
 def export(

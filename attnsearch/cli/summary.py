@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import duration, number
-from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.search.trials import StudyRows, TrialRow, read_study
 from attnsearch.store.epochs import read_split_scores
 from attnsearch.store.layout import PublishedLayout, StudyLayout
 from attnsearch.store.manifest import read_manifest
@@ -32,6 +32,12 @@ class SearchSummary:
     url: str
     seconds: float
     processor_seconds: float
+
+    @classmethod
+    def of(cls, ended: SearchOutcome, seconds: float, processor_seconds: float) -> SearchSummary:
+        """The summary of a search that has just ended."""
+        plan = ended.plan
+        return cls(read_study(plan.url, plan.study.name), ended, plan.layout, plan.url, seconds, processor_seconds)
 
     def values(self) -> dict[str, Any]:
         """For machines."""

@@ -112,7 +112,13 @@ class RandomSampler(Settings):
     name: Literal["random"]
 
 
-SamplerConfig = Annotated[TpeSampler | GpSampler | RandomSampler, Field(discriminator="name")]
+class FixedSampler(Settings):
+    """No sampling: the one trial is the base experiment as it stands, with its seed; `attnsearch train` runs it."""
+
+    name: Literal["fixed"]
+
+
+SamplerConfig = Annotated[TpeSampler | GpSampler | RandomSampler | FixedSampler, Field(discriminator="name")]
 
 
 class MedianPruner(Settings):
@@ -247,6 +253,20 @@ class StudyConfig(Settings):
         if problems:
             raise PlacedError(problems)
         return self
+
+    @model_validator(mode="after")
+    def _fixed_trial_is_the_only_one(self) -> StudyConfig:
+        if self.is_fixed and (self.space or self.enqueue or self.n_trials != 1):
+            raise ValueError(
+                "sampler fixed runs the base experiment once, so space and enqueue must be empty and n_trials 1, got "
+                f"{len(self.space)} hyperparameters, {len(self.enqueue)} enqueued settings and n_trials {self.n_trials}"
+            )
+        return self
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the study is one trial of the base experiment itself."""
+        return isinstance(self.sampler, FixedSampler)
 
     @property
     def monitor_direction(self) -> Direction:

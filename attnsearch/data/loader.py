@@ -105,6 +105,14 @@ class DataSource:
             with_masks=with_masks,
         )
 
+    def serving(self, cfg: DataConfig) -> DataSource:
+        """This data set where it serves the settings, else the one that does, opened now.
+
+        Raises:
+            DataError, StoreError: as `open_data`.
+        """
+        return self if self.serves(cfg) else open_data(cfg)
+
 
 def open_data(cfg: DataConfig, *, tables: DataTables | None = None, progress: bool = False) -> DataSource:
     """Finds the images and opens their cache; the first time this decodes all of them.

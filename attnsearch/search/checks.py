@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -16,25 +15,23 @@ from attnsearch.metrics.registry import Need, all_metrics, find_metric, is_metri
 from attnsearch.models import build_model
 from attnsearch.tasks.base import build_task
 
-logger = logging.getLogger(__name__)
 
-
-def check_models(corners: Sequence[tuple[str, ExperimentConfig]], *, n_classes: int, metrics: Iterable[str]) -> None:
-    """Builds the model of each corner; one with weights is built for real, which loads them.
+def check_models(limits: Sequence[tuple[str, ExperimentConfig]], *, n_classes: int, metrics: Iterable[str]) -> None:
+    """Builds the model of each range limit; one with weights is built for real, which loads them.
 
     Args:
-        corners: (description, experiment), the base first.
+        limits: (description, experiment), the base first.
         metrics: keys that the study needs.
     Raises:
         ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per fault.
     """
     faults = [fault for key in metrics if (fault := _metric_fault(key))]
     try:
-        worker_gpus(corners[0][1].runtime.device)
+        worker_gpus(limits[0][1].runtime.device)
     except ConfigError as error:
         faults.append(str(error))
     seen: set[str] = set()
-    for description, experiment in corners:
+    for description, experiment in limits:
         text = experiment.model.model_dump_json()
         fault = "" if text in seen else _build_fault(experiment, n_classes)
         if fault and fault not in seen:  # what is wrong everywhere is said once
@@ -65,9 +62,11 @@ def _metric_fault(key: str) -> str | None:
 _CALLED: dict[Need, str] = {"masks": "part masks", "boxes": "boxes", "points": "part points"}
 
 
-def check_scores(loaded: LoadedStudy, tables: DataTables) -> None:
-    """Checks what a study wants of the saliency's scores, and warns where it optimises raw areas.
+def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:
+    """Checks what a study wants of the saliency's scores.
 
+    Returns:
+        A warning where it optimises raw areas.
     Raises:
         ConfigError: a score that its settings or its data cannot give, or settings that differ between trials; one
             line per fault.
@@ -80,21 +79,14 @@ def check_scores(loaded: LoadedStudy, tables: DataTables) -> None:
     ]
     _refuse([*faults, *score_faults(loaded.experiment, tables, wanted)])
     raw = [key for key in loaded.study.objectives if is_raw(key.partition("/")[2])]
-    if raw:
-        logger.warning(
-            "objectives: %s compares maps of one model and not models: a model that any masking confuses gets a good "
-            "one; val/relevance_gain and val/deletion_gain are measured against it",
-            " and ".join(raw),
-        )
+    return [_raw_warning(raw)] if raw else []
 
 
-def check_scores_of_run(experiment: ExperimentConfig, tables: DataTables) -> None:
-    """Checks the settings of a run without a study.
-
-    Raises:
-        ConfigError: more images are asked for than there are.
-    """
-    _refuse(score_faults(experiment, tables, ()))
+def _raw_warning(keys: Sequence[str]) -> str:
+    return (
+        f"objectives: {' and '.join(keys)} compares maps of one model and not models: a model that any masking "
+        "confuses gets a good one; val/relevance_gain and val/deletion_gain are measured against it"
+    )
 
 
 def _refuse(faults: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 from filelock import FileLock, Timeout
@@ -15,34 +14,14 @@ from attnsearch.config.load import LoadedStudy
 from attnsearch.errors import StoreError
 from attnsearch.files import make_folder
 from attnsearch.search.storage import Database, open_database
-from attnsearch.search.study import UUID
-from attnsearch.search.study import open_optuna_study as load_optuna_study
+from attnsearch.search.study import UUID, open_optuna_study
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.trial_store import SqlTrialStore, TrialStore
-from attnsearch.store.urls import url_named
-
-RESULTS = Path("results")
-
-
-def layout_of(loaded: LoadedStudy, *, root: Path = RESULTS) -> StudyLayout:
-    """Where a study's files lie."""
-    return StudyLayout(root.absolute(), loaded.experiment.experiment, loaded.study.name)
-
-
-def storage_url(loaded: LoadedStudy, layout: StudyLayout) -> str:
-    """The database of a study that someone starts: its `storage`, or the experiment's own file.
-
-    Readers take `attnsearch.search.trials.reader_url`: what the `study.yaml` of a results folder names is only data.
-
-    Raises:
-        ConfigError: `storage` is not a usable URL.
-    """
-    return url_named(loaded.study.storage, layout)
 
 
 @contextmanager
 def only_runner(layout: StudyLayout) -> Iterator[None]:
-    """Refuses to run one study, or one plain run, twice at a time.
+    """Refuses to run one study twice at a time.
 
     Raises:
         StoreError: another process runs it.
@@ -88,9 +67,21 @@ class StudyHandle:
         self.database.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
-def open_session(loaded: LoadedStudy, layout: StudyLayout, url: str) -> StudyHandle:
-    """A session on a study that exists."""
-    database = open_database(url, patience_s=loaded.study.storage_patience_s)
-    study = load_optuna_study(database, loaded.study)
+def open_handle(loaded: LoadedStudy, layout: StudyLayout, url: str) -> StudyHandle:
+    """A handle on a study that exists.
+
+    Raises:
+        StoreError: there is none, or its database cannot be used.
+    """
+    return handle_on(open_database(url, patience_s=loaded.study.storage_patience_s), loaded, layout)
+
+
+def handle_on(database: Database, loaded: LoadedStudy, layout: StudyLayout) -> StudyHandle:
+    """As `open_handle`, in a database that is open.
+
+    Raises:
+        StoreError: there is no such study.
+    """
+    study = open_optuna_study(database, loaded.study)
     store = SqlTrialStore(database.connections, str(study.user_attrs[UUID]), layout)
     return StudyHandle(loaded, layout, database, study, store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -68,10 +68,10 @@ def _conditions(space: Space, key: str) -> Settings:
 
 
 def extreme_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig]]:
-    """The base and the experiment at every corner of the space, all checked.
+    """The base and the experiment at every range limit of the space, all checked.
 
     Raises:
-        ConfigError: one line for each corner or enqueued setting that does not fit.
+        ConfigError: one line for each limit or enqueued setting that does not fit.
     """
     found, faults = [("base", loaded.experiment)], enqueue_faults(loaded.study)
     for description, settings in extreme_settings(loaded.study.space):
@@ -127,11 +127,15 @@ def _range(axis: Parameter) -> str:
     return str(list(axis.choices)) if isinstance(axis, ChoiceParameter) else f"{axis.low} to {axis.high}"
 
 
-def needed_cache_px(loaded: LoadedStudy) -> int | tuple[int, int]:
-    """`data.cache_px` that serves every combination of the range limits."""
-    sizes = [experiment.data.cached_hw for _, experiment in extreme_experiments(loaded)]
-    if {"data.image_size_px", "data.crop_ratio"} <= set(loaded.study.space):
-        size, ratio = loaded.study.space["data.image_size_px"], loaded.study.space["data.crop_ratio"]
+def needed_cache_px(space: Space, limits: Iterable[tuple[str, ExperimentConfig]]) -> int | tuple[int, int]:
+    """`data.cache_px` that serves every combination of the range limits.
+
+    Args:
+        limits: from `extreme_experiments`.
+    """
+    sizes = [experiment.data.cached_hw for _, experiment in limits]
+    if {"data.image_size_px", "data.crop_ratio"} <= set(space):
+        size, ratio = space["data.image_size_px"], space["data.crop_ratio"]
         side = int(max(map(_number, size.ends())) / min(map(_number, ratio.ends())))
         sizes.append((side, side))
     return as_setting((max(height for height, _ in sizes), max(width for _, width in sizes)))

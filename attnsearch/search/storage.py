@@ -72,8 +72,16 @@ def open_database(url: str, *, create: bool = False, patience_s: float = 0.0) ->
     """
     wait_for_server(url, patience_s=patience_s)
     inspect_database(url, must_exist=not create)
-    if not create:
-        return _open(url, create=False, patience_s=patience_s)
+    return create_tables(url, patience_s=patience_s) if create else _open(url, create=False, patience_s=patience_s)
+
+
+@repeated
+def create_tables(url: str, *, patience_s: float) -> Database:
+    """As `open_database` with `create`, for a database that has been inspected already.
+
+    Raises:
+        StoreError: the database refuses, or another process has held the lock of the creation too long.
+    """
     with creation_lock(url):
         create_database(url)
         return _open(url, create=True, patience_s=patience_s)

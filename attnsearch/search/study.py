@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -74,22 +74,23 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def create_study(database: Database, loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> optuna.Study:
+def create_study(database: Database, config: StudyConfig, identity: Mapping[str, Any]) -> optuna.Study:
     """The study of this name, made if it is new; its first trials are enqueued once, however many start it at a time.
 
+    Args:
+        identity: from `study_identity`.
     Raises:
         ConfigError: it exists with another base, space, class map or validation split; the difference is printed.
         StoreError: another process has held the lock of the creation too long.
     """
     with creation_lock(database.url):
-        return _find_or_create(database, loaded, val_hash, class_names)
+        return _find_or_create(database, config, identity)
 
 
-def _find_or_create(database: Database, loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) -> optuna.Study:
-    config = loaded.study
+def _find_or_create(database: Database, config: StudyConfig, identity: Mapping[str, Any]) -> optuna.Study:
     study = find_optuna_study(database.storage, config.name)
     if study is not None and IDENTITY in study.user_attrs:
-        check_unchanged(study, loaded, val_hash=val_hash, class_names=class_names)
+        check_unchanged(study, identity)
         return study
     if study is None:
         directions = list(config.objectives.values())
@@ -101,7 +102,7 @@ def _find_or_create(database: Database, loaded: LoadedStudy, val_hash: str, clas
     study.set_user_attr(UUID, str(uuid.uuid4()))
     for point in config.enqueue:
         study.enqueue_trial(dict(point), skip_if_exists=True)
-    study.set_user_attr(IDENTITY, _identity(loaded, val_hash, class_names))
+    study.set_user_attr(IDENTITY, dict(identity))
     return study
 
 
@@ -112,17 +113,20 @@ def find_optuna_study(storage: BaseStorage, name: str) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def check_unchanged(study: optuna.Study, loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> None:
-    """Compares a stored study with the settings that it is opened with.
+def check_unchanged(study: optuna.Study, identity: Mapping[str, Any]) -> None:
+    """Compares a stored study with the identity of the settings that it is opened with.
 
     Raises:
         ConfigError: another base, space, objectives, class map or validation split; the difference is printed.
     """
-    stored, wanted = study.user_attrs.get(IDENTITY), _identity(loaded, val_hash, class_names)
-    if stored is not None and SCORES_KEY not in stored:
-        wanted.pop(SCORES_KEY)  # begun before trials were scored; none of its objectives can be a score
-    if stored is not None and stored != wanted:
-        raise ConfigError(_difference(loaded.study.name, stored, wanted))
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None:
+        return
+    # A study begun before trials were scored has no such key; none of its objectives can be a score.
+    expected = {key: value for key, value in identity.items() if key != SCORES_KEY or key in stored}
+    if stored != expected:
+        head = f"study {study.study_name!r} was started with other settings"
+        raise ConfigError(describe_difference(head, stored, expected))
 
 
 def open_optuna_study(database: Database, config: StudyConfig) -> optuna.Study:
@@ -146,13 +150,14 @@ def _refuse_foreign(study: optuna.Study, name: str) -> None:
         )
 
 
-def _identity(loaded: LoadedStudy, val_hash: str, class_names: Sequence[str]) -> dict[str, Any]:
+def study_identity(loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[str]) -> dict[str, Any]:
     """What all trials of a study share, as plain values that a difference can be printed from."""
     study = loaded.study.model_dump(mode="json", include={"space", "objectives", "monitor", "constraints"})
     return {
         "experiment": loaded.experiment.identity(),
         SCORES_KEY: {**loaded.experiment.evaluation.scores.identity(), **_score_version(loaded.study)},
         **study,
+        **({"sampler": "fixed"} if loaded.study.is_fixed else {}),
         "classes": list(class_names),
         "validation split": val_hash,
     }
@@ -164,10 +169,10 @@ def _score_version(study: StudyConfig) -> dict[str, int]:
     return {"version": VERSION} if any(is_score(key.partition("/")[2]) for key in keys) else {}
 
 
-def _difference(name: str, stored: Any, wanted: Any) -> str:
-    lines = [f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes(stored, wanted)]
-    head = f"study {name!r} was started with other settings; write those again, or choose another name="
-    return "\n".join([head, *lines])
+def describe_difference(head: str, stored: Any, given: Any) -> str:
+    """`head`, what to do, and a line for each setting that differs."""
+    lines = [f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes(stored, given)]
+    return "\n".join([f"{head}; write those again, or choose another name=", *lines])
 
 
 def changes(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]:

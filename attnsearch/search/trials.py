@@ -68,6 +68,15 @@ def read_storage(url: str) -> optuna.storages.BaseStorage:
         StoreError: no such database, or one that is not ours.
     """
     inspect_database(url, must_exist=True)
+    return open_read_storage(url)
+
+
+def open_read_storage(url: str) -> optuna.storages.BaseStorage:
+    """As `read_storage`, for a database that has been inspected already.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     make = partial(RDBStorage, skip_compatibility_check=True, skip_table_creation=True)
     with database_content_errors(url):
         return optuna.storages.get_storage(connect_reader(url, make))
@@ -117,13 +126,12 @@ def find_in(storage: optuna.storages.BaseStorage, url: str, name: str) -> optuna
         return optuna.load_study(study_name=name, storage=storage)
 
 
-def find_stored(url: str, name: str) -> optuna.Study | None:
+def find_stored(storage: optuna.storages.BaseStorage, url: str, name: str) -> optuna.Study | None:
     """The study that a search finds, if there is one; its trials are read once, so that none starts on damaged ones.
 
     Raises:
-        StoreError: no such database, or a damaged one.
+        StoreError: a damaged database.
     """
-    storage = read_storage(url)
     with database_content_errors(url):
         study = find_optuna_study(storage, name)
     if study is not None:

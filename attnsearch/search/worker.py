@@ -18,7 +18,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.yaml_layers import to_yaml
-from attnsearch.data.loader import DataSource, open_data
+from attnsearch.data.loader import DataSource
 from attnsearch.device import classify_device_error
 from attnsearch.errors import (
     AttnSearchError,
@@ -127,29 +127,17 @@ class ClaimedTrial:
     attempt: int
 
 
-@dataclass
-class OpenData:
-    """The data set of the last trial, kept for the next one: most studies never change it."""
-
-    source: DataSource | None = None
-
-    def of(self, config: ExperimentConfig) -> DataSource:
-        if self.source is None or not self.source.serves(config.data):
-            self.source = open_data(config.data)
-        return self.source
-
-
-def run_worker(session: StudyHandle, worker: Worker, *, started_at: float) -> None:
+def run_worker(session: StudyHandle, worker: Worker, data: DataSource, *, started_at: float) -> None:
     """Runs trials until the budget is spent, the study is failing, or someone asks to stop.
 
     Args:
+        data: opened from the study's experiment; a trial that needs another one opens its own.
         started_at: UTC seconds since 1970; failures before it do not count towards "three in a row".
 
     Raises:
         AttnSearchError: a fault that is not the setting's; the trial is returned first. A `TransientError` may pass,
             and another worker may continue; after any other the study cannot.
     """
-    data = OpenData()
     while not worker.stop.is_set() and not worker.is_orphan():
         claim = claim_next(session, worker, started_at=started_at)
         if claim == "done":
@@ -202,11 +190,13 @@ def _choose(session: StudyHandle, trials: Sequence[FrozenTrial]) -> FrozenTrial 
     return "wait" if needs_device_alone and n_running else first
 
 
-def run_claim(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: OpenData) -> None:
+def run_claim(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> None:
     """Runs one trial to its end, whatever that is.
 
     Raises:
-        AttnSearchError: a fault that is not the setting's: config, data, store, device, or an unexpected exception.
+        AttnSearchError: an error that is not the setting's: config, data, store, device, or an unexpected exception. A
+            fixed study has no other setting to try, so it ends with any error of its trial, which the next start
+            continues.
     """
     try:
         ended = _run(session, worker, claim, data)
@@ -219,10 +209,9 @@ def run_claim(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: O
         return_to_queue(session, claim)
     except Exception as error:
         fault = explain_fault(error, session)
-        if isinstance(fault, TrialError):
+        if isinstance(fault, TrialError) and not session.loaded.study.is_fixed:
             _tell_failed(session, claim, str(fault))
             return
-        logger.warning("trial %d met a fault that is not its own", claim.trial.number, exc_info=True)
         _give_back_after(session, claim, fault)
         raise fault from (None if fault is error else error)
 
@@ -251,7 +240,7 @@ def _give_back_after(session: StudyHandle, claim: ClaimedTrial, fault: AttnSearc
         logger.warning("trial %d stays with this worker until the next start: %s", claim.trial.number, error)
 
 
-def _run(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: OpenData) -> TrialResult:
+def _run(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> TrialResult:
     number, attempt = claim.trial.number, claim.attempt
     config = trial_config(session, claim.trial)
     layout = session.layout.trial(number)
@@ -259,7 +248,7 @@ def _run(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: OpenDa
         SearchContext(session, worker, claim.trial, attempt=attempt, seed=config.seed, directory=layout.directory)
     ) as context:
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
-        source = data.of(config)
+        source = data.serving(config.data)
         result = fit(config, context, data=source)
         if result.state == "complete":
             result = evaluate_best(config, result, layout, source, check=context.check)
@@ -271,11 +260,13 @@ def _run(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: OpenDa
 
 
 def trial_config(session: StudyHandle, trial: optuna.Trial) -> ExperimentConfig:
-    """The experiment of one trial; its seed derives from the study's seed and its number.
+    """The experiment of one trial; its seed derives from the study's seed and its number, that of a fixed one stays.
 
     Raises:
         TrialError: the drawn values do not fit together.
     """
+    if session.loaded.study.is_fixed:
+        return session.loaded.experiment
     settings = suggest_settings(trial, session.loaded.study.space)
     seed = derive_seed(session.loaded.study.seed, "trial", trial.number)
     try:

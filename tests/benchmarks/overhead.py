@@ -22,7 +22,7 @@ from attnsearch.config.load import load_study
 from attnsearch.device import anonymous_mb
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
-from attnsearch.search.run import prepare
+from attnsearch.search.plan import SearchPlan
 from attnsearch.search.worker import run_worker
 
 
@@ -66,11 +66,12 @@ def main() -> None:
     module.run_claim = watched
     overrides = [f"n_trials={arguments.n_trials}", f"train.epochs={arguments.epochs}", *arguments.overrides]
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(load_study("br_npa_low_res", profile="demo", overrides=overrides), root=Path(folder))
+        plan = SearchPlan.check(load_study("br_npa_low_res", profile="demo", overrides=overrides), Path(folder))
+        data, handle = plan.open_data(), plan.open()
         start = time.perf_counter()
-        run_worker(prepared.session, Worker("here:0:a", None), started_at=0.0)
+        run_worker(handle, Worker("here:0:a", None), data, started_at=0.0)
         elapsed = time.perf_counter() - start
-        prepared.session.database.close()
+        handle.database.close()
     overhead = (elapsed - training.seconds + inside.seconds) / arguments.n_trials
     per_trial = [after - before for before, after in itertools.pairwise(totals)]
     print(f"trials {arguments.n_trials} of {arguments.epochs} epochs, median {statistics.median(per_trial):.2f} s each")

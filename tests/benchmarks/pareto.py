@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnsearch.config.load import load_study
-from attnsearch.search.handle import layout_of, storage_url
 from attnsearch.search.run import run_study
 from attnsearch.search.trials import StudyRows, read_study
 
@@ -67,8 +66,8 @@ def search(seed: int, *, is_pruned: bool, overrides: Sequence[str], root: Path) 
     """Runs one search to its end."""
     own = [f"seed={seed}", f"name={STUDY}_{seed}_{is_pruned}", *([] if is_pruned else ["pruner=null"])]
     loaded = load_study(STUDY, profile="demo", overrides=[*own, *overrides])
-    run_study(loaded, root=root)
-    rows = read_study(storage_url(loaded, layout_of(loaded, root=root)), loaded.study.name)
+    plan = run_study(loaded, root=root).plan
+    rows = read_study(plan.url, loaded.study.name)
     states = [trial.state for trial in rows.trials]
     epochs = sum(trial.epochs_run for trial in rows.trials)
     return Outcome(states.count("complete"), states.count("pruned"), epochs, volume(gains(rows), REFERENCE))

@@ -64,15 +64,15 @@ def run_all(jobs: Iterable[Job], n_workers: int) -> Iterator[Outcome]:
 def _run(job: Job) -> Outcome:
     from attnsearch.data.loader import open_data
     from attnsearch.evaluation.evaluation import Evaluation
-    from attnsearch.search.single import SingleContext
     from attnsearch.store.archive import read_archive
     from attnsearch.store.epochs import read_csv
     from attnsearch.training.trainer import fit
+    from tests.tiny import RecordingContext
 
     config = ExperimentConfig.model_validate_json(job.settings)
     job.folder.mkdir(parents=True)
     data = open_data(config.data)
-    result = fit(config, SingleContext(job.seed, job.folder, lambda: False), data=data)
+    result = fit(config, RecordingContext(job.folder, seed=job.seed), data=data)
     files = TrialLayout(job.folder)
     Evaluation.open(_last_epoch(files), data, config=config).run("val", archive=files.archive("val"))
     maps = read_archive(files.archive("val")).maps

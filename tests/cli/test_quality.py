@@ -17,7 +17,8 @@ from attnsearch.cli.confusion import Shown, print_analysis
 from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import load_experiment
 from attnsearch.evaluation.confusion import Predictions, analyse_predictions
-from attnsearch.search.single import run_single
+from attnsearch.search.plan import study_of_one
+from attnsearch.search.run import run_study
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.layout import StudyLayout
@@ -34,7 +35,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("results")
     for study in STUDIES:
         overrides = [*TINY, "data.picture_px=72", "data.image_size_px=64", "train.epochs=1"]
-        run_single(load_experiment(study, profile="demo", overrides=overrides), root=root)
+        experiment = load_experiment(study, profile="demo", overrides=overrides)
+        run_study(study_of_one(experiment), root=root, n_workers=0)
     return root
 
 

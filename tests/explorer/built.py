@@ -25,7 +25,7 @@ from attnsearch.data.images import open_upright
 from attnsearch.explorer.server import RunningServer, open_server
 from attnsearch.results.reader import find_experiments
 from attnsearch.search.storage import open_database
-from attnsearch.search.study import UUID, create_study
+from attnsearch.search.study import UUID, create_study, study_identity
 from attnsearch.store.archive import ArchiveWriter, write_classes
 from attnsearch.store.epochs import write_csv
 from attnsearch.store.image_scores import ImageScore, make_table, write_score_files
@@ -126,7 +126,7 @@ def build(
 def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_epochs: int) -> None:
     """Finished trials with objectives, settings, measured values and their epochs."""
     database = open_database(default_url(layout), create=True)
-    study = create_study(database, settings, val_hash="split-a", class_names=CLASSES)
+    study = create_study(database, settings.study, study_identity(settings, val_hash="split-a", class_names=CLASSES))
     store = SqlTrialStore(database.connections, str(study.user_attrs[UUID]), layout)
     axes = {"train.optimizer.name": CategoricalDistribution(("adam", "sgd")),
             "train.optimizer.lr": FloatDistribution(1e-4, 1e-2, log=True)}  # fmt: skip

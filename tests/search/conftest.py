@@ -1,4 +1,4 @@
-"""Sessions on small databases, with and without trials."""
+"""Handles on small databases, with and without trials."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from attnsearch.search.handle import StudyHandle, layout_of, open_session
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import local
+from attnsearch.search.plan import layout_of
 from attnsearch.search.storage import open_database
-from attnsearch.search.study import create_study
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url, sqlite_url
-from tests.search.studies import loaded_study
+from tests.search.studies import loaded_study, plan_of
 
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
@@ -69,23 +69,19 @@ def make_database(backend: str, request: pytest.FixtureRequest) -> Callable[[Stu
 
 @pytest.fixture
 def open_tiny(tmp_path: Path, make_database: Callable[[StudyLayout], str]) -> Iterator[Callable[..., StudyHandle]]:
-    """Opens a session on a study made on the spot; keyword arguments are fields of the study."""
-    sessions: list[StudyHandle] = []
+    """Opens a study made on the spot; keyword arguments are fields of the study."""
+    handles: list[StudyHandle] = []
 
     def make(**study: Any) -> StudyHandle:
         loaded = loaded_study(**study)
-        layout = layout_of(loaded, root=tmp_path)
+        layout = layout_of(loaded, tmp_path)
         layout.study_dir.mkdir(parents=True, exist_ok=True)
-        url = make_database(layout)
-        database = open_database(url, create=True)
-        create_study(database, loaded, val_hash="split-a", class_names=("a", "b"))
-        database.close()
-        sessions.append(open_session(loaded, layout, url))
-        return sessions[-1]
+        handles.append(plan_of(loaded, tmp_path, url=make_database(layout)).open())
+        return handles[-1]
 
     yield make
-    for session in sessions:
-        session.database.close()
+    for handle in handles:
+        handle.database.close()
 
 
 class PlayedWorker:

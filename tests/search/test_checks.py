@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from attnsearch.config.validation import validate
 from attnsearch.config.yaml_layers import Layer
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import ConfigError
-from attnsearch.search.checks import check_scores, check_scores_of_run
+from attnsearch.search.checks import check_scores
 from tests.search.studies import loaded_study
 
 N_VAL = 4
@@ -36,18 +35,16 @@ def study(settings: dict[str, Any] | None = None, **fields: Any) -> LoadedStudy:
     return replace(loaded, experiment=with_settings(loaded.experiment, settings or {}))
 
 
-def test_relative_scores_are_fine_as_objectives(tables: DataTables, caplog: pytest.LogCaptureFixture) -> None:
+def test_relative_scores_are_fine_as_objectives(tables: DataTables) -> None:
     objectives = {"val/accuracy": "maximize", "val/relevance_gain": "maximize", "val/energy_in_mask": "maximize"}
-    check_scores(study(objectives=objectives), tables)
-    assert not caplog.records
+    assert check_scores(study(objectives=objectives), tables) == []
 
 
-def test_raw_areas_as_objectives_are_warned_of(tables: DataTables, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        check_scores(study(objectives={"val/deletion": "minimize", "val/accuracy": "maximize"}), tables)
-    (record,) = caplog.records
-    assert "val/deletion compares maps of one model" in record.getMessage()
-    assert "val/relevance_gain" in record.getMessage()
+def test_raw_areas_as_objectives_are_warned_of(tables: DataTables) -> None:
+    objectives = {"val/deletion": "minimize", "val/accuracy": "maximize"}
+    (warning,) = check_scores(study(objectives=objectives), tables)
+    assert "val/deletion compares maps of one model" in warning
+    assert "val/relevance_gain" in warning
 
 
 @pytest.mark.parametrize(
@@ -79,13 +76,7 @@ def test_scores_that_no_trial_can_have_are_refused(
 
 def test_too_many_images_do_not_matter_where_nothing_is_scored(tables: DataTables) -> None:
     settings = {"evaluation.scores.n_images": 5, "evaluation.scores.families": []}
-    check_scores(study(settings), tables)
-    check_scores_of_run(study(settings).experiment, tables)
-
-
-def test_run_without_a_study_is_checked_too(tables: DataTables) -> None:
-    with pytest.raises(ConfigError, match="got 5"):
-        check_scores_of_run(study({"evaluation.scores.n_images": 5}).experiment, tables)
+    assert check_scores(study(settings), tables) == []
 
 
 @pytest.mark.parametrize("block", ["study", "experiment"])

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.worker import OpenData, claim_next, reclaim_lost_trials, run_claim
+from attnsearch.search.worker import claim_next, reclaim_lost_trials, run_claim
 from attnsearch.store.leases import RELEASED
 from attnsearch.types import EpochRecord, TrialResult
+from tests.search.studies import PLAYED_DATA
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["postgresql"], indirect=True)]
 
@@ -39,7 +40,6 @@ def _play(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
     monkeypatch.setattr(module, "attach_pictures", lambda *arguments, check: None)
-    monkeypatch.setattr(OpenData, "of", lambda self, config: None)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def run_all(session: StudyHandle) -> None:
             reclaim_lost_trials(session, is_dead=lambda name: False)
         else:
             assert not isinstance(claim, str)
-            run_claim(session, worker, claim, OpenData())
+            run_claim(session, worker, claim, PLAYED_DATA)
 
 
 def check(session: StudyHandle) -> None:

@@ -14,8 +14,8 @@ import attnsearch.search.publish as module
 from attnsearch.config.load import with_settings
 from attnsearch.files import atomic_write
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.plan import study_file
 from attnsearch.search.publish import TrialToPublish, publish_study, removable
-from attnsearch.search.run import study_file
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.manifest import FORMAT
 from tests.search.studies import loaded_study

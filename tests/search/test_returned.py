@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from attnsearch.data.loader import open_data
 from attnsearch.errors import StoreError
 from attnsearch.search import objective
 from attnsearch.search.context import Worker
@@ -35,11 +36,11 @@ def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
     session = open_tiny(n_trials=1)
     monkeypatch.setattr(objective, "collect", fill_disk)
     with pytest.raises(StoreError, match=r"attMaps_val\.npy: No space left on device; .* prune-files"):
-        run_worker(session, Worker("here:1:a", None), started_at=0.0)
+        run_worker(session, Worker("here:1:a", None), open_data(session.loaded.experiment.data), started_at=0.0)
     assert (session.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
 
     monkeypatch.setattr(objective, "collect", collect)
-    run_worker(session, Worker("here:2:b", None), started_at=0.0)
+    run_worker(session, Worker("here:2:b", None), open_data(session.loaded.experiment.data), started_at=0.0)
     assert (session.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
     assert session.store.read_epochs()["epoch"].tolist() == [1, 2]
     assert not session.layout.trial(0).resumes()

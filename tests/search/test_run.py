@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from attnsearch.cli import main, searching
+from attnsearch.cli import main
 from attnsearch.errors import DataError, DeviceError
-from attnsearch.search import worker as worker_module
-from attnsearch.search.context import Worker
+from attnsearch.search import run as run_module
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.launchers.local import WorkerPool
 from attnsearch.search.run import supervise
-from tests.search.studies import loaded_study
 
 Open = Callable[..., StudyHandle]
 
@@ -26,47 +25,43 @@ def test_trial_of_a_killed_search_goes_back_though_the_budget_is_spent(open_tiny
     session.study.tell(session.study.ask(), 0.5)
     session.study.ask()  # under a larger budget than now
     started = play([])
-    assert supervise(session, n_workers=1, should_stop=lambda: False, tick=lambda _session: None) == "finished"
+    launcher = WorkerPool(session, n_workers=1)
+    assert supervise(session, launcher, should_stop=lambda: False, tick=lambda _session: None) == "finished"
     assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "WAITING"]
     assert not started
+
+
+def worker_command(folder: Path) -> list[str]:
+    file = folder / "results/here/hunt/study.yaml"
+    return ["worker", str(file), "--parent", "0", "--started-at", "0"]
 
 
 def test_only_word_of_a_worker_is_the_error_that_ended_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def run(session: object, worker: object, *, started_at: float) -> None:
+    def work(study_yaml: Path, **settings: object) -> None:
         print("downloading")  # as a library would; nobody reads the pipe before the worker ends
         raise DataError("x.jpg is broken")
 
-    monkeypatch.setattr(worker_module, "run_worker", run)
-    monkeypatch.setattr(searching, "load_study", lambda path: loaded_study())
-    monkeypatch.setattr(searching, "open_session", lambda *arguments: None)
-    file = tmp_path / "results/here/hunt/study.yaml"
-    assert main(["worker", str(file), "--parent", "0", "--started-at", "0"]) == 2
+    monkeypatch.setattr(run_module, "work", work)
+    assert main(worker_command(tmp_path)) == 2
     written = capsys.readouterr()
     assert written.out == "x.jpg is broken\n"
     assert "downloading" in written.err
 
 
 def test_worker_that_was_asked_to_stop_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def run(session: object, worker: Worker, *, started_at: float) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(worker_module, "run_worker", run)
-    monkeypatch.setattr(searching, "load_study", lambda path: loaded_study())
-    monkeypatch.setattr(searching, "open_session", lambda *arguments: None)
-    assert searching.work(tmp_path / "results/here/hunt/study.yaml", parent=0, started_at=0.0) == 130
+    monkeypatch.setattr(run_module, "work", lambda *arguments, **settings: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(worker_command(tmp_path)) == 130
 
 
 @pytest.mark.parametrize("error", [DeviceError("CUDA error: unknown error"), KeyError("oops")])
-def test_worker_ends_with_a_code_of_its_own_after_a_fault_that_may_pass(
+def test_worker_ends_with_a_code_of_its_own_after_an_error_that_may_pass(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception
 ) -> None:
-    def run(session: object, worker: Worker, *, started_at: float) -> None:
+    def work(study_yaml: Path, **settings: object) -> None:
         raise error
 
-    monkeypatch.setattr(worker_module, "run_worker", run)
-    monkeypatch.setattr(searching, "load_study", lambda path: loaded_study())
-    monkeypatch.setattr(searching, "open_session", lambda *arguments: None)
-    assert searching.work(tmp_path / "results/here/hunt/study.yaml", parent=0, started_at=0.0) == 75
+    monkeypatch.setattr(run_module, "work", work)
+    assert main(worker_command(tmp_path)) == 75
     assert capsys.readouterr().out in ("CUDA error: unknown error\n", "unexpected KeyError: 'oops'\n")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from attnsearch.cli import main
 from attnsearch.config.evaluation import VERSION
-from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import resolved_study, with_settings
 from attnsearch.data.loader import open_data
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.objective import SETTINGS
-from attnsearch.search.worker import OpenData, claim_next, run_claim, run_worker
+from attnsearch.search.worker import claim_next, run_claim, run_worker
 from attnsearch.store.image_scores import ScoreTable, read_scores
 from tests.search.studies import loaded_study
 
@@ -31,7 +32,7 @@ def searched(open_tiny: Open) -> StudyHandle:
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
     experiment = with_settings(session.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
     object.__setattr__(session.loaded, "experiment", experiment)
-    run_worker(session, Worker("here:1:a", None), started_at=0.0)
+    run_worker(session, Worker("here:1:a", None), open_data(session.loaded.experiment.data), started_at=0.0)
     return session
 
 
@@ -61,7 +62,7 @@ def test_score_that_no_image_has_fails_no_trial(
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
     experiment = with_settings(session.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
     object.__setattr__(session.loaded, "experiment", experiment)
-    run_worker(session, Worker("here:1:a", None), started_at=0.0)
+    run_worker(session, Worker("here:1:a", None), open_data(session.loaded.experiment.data), started_at=0.0)
     (trial,) = session.trials()
     assert trial.state.name == "COMPLETE", trial.user_attrs
     assert trial.values[1] == trial.user_attrs["val/relevance_gain"] == 0.0
@@ -100,12 +101,12 @@ def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypa
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("attnsearch.search.objective.score_archive", stop)
+        patch.setattr("attnsearch.evaluation.evaluation.Evaluation.score", stop)
         claim = claim_next(session, worker, started_at=0.0)
         assert not isinstance(claim, str)
-        run_claim(session, worker, claim, OpenData())
+        run_claim(session, worker, claim, open_data(session.loaded.experiment.data))
     assert session.trials()[0].state.name == "WAITING"
-    run_worker(session, Worker("here:2:b", None), started_at=0.0)
+    run_worker(session, Worker("here:2:b", None), open_data(session.loaded.experiment.data), started_at=0.0)
     assert session.trials()[0].state.name == "COMPLETE"
     assert read_scores(session.layout.trial(0).scores("val")).about["version"] == VERSION
 
@@ -114,5 +115,6 @@ def test_nothing_is_scored_where_nothing_is_asked_for(tmp_path: Path) -> None:
     from attnsearch.search.objective import score_trial
     from attnsearch.store.layout import TrialLayout
 
-    config: ExperimentConfig = with_settings(loaded_study().experiment, {"evaluation.scores.families": []})
-    assert score_trial(config, TrialLayout(tmp_path), open_data(config.data), check=lambda: None) == {}
+    config = with_settings(loaded_study().experiment, {"evaluation.scores.families": []})
+    evaluation: Any = SimpleNamespace(config=config)  # it is asked for nothing else
+    assert score_trial(evaluation, TrialLayout(tmp_path), check=lambda: None) == {}

@@ -74,12 +74,13 @@ def test_enqueued_value_outside_its_axis_is_reported(key: str, value: object) ->
     assert repr(value) in fault
 
 
-def test_cache_serves_the_largest_corner() -> None:
+def test_cache_serves_the_range_limits_together() -> None:
     space = {
         "data.image_size_px": {"kind": "int", "low": 32, "high": 64},
         "data.crop_ratio": {"kind": "float", "low": 0.8, "high": 1.0},
     }
-    assert needed_cache_px(loaded_study(space={**SPACE, **space})) == 80  # int(64 / 0.8)
+    loaded = loaded_study(space={**SPACE, **space})
+    assert needed_cache_px(loaded.study.space, extreme_experiments(loaded)) == 80  # int(64 / 0.8)
 
 
 def test_conditions_upon_conditions_are_followed_once_each() -> None:

@@ -13,8 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
-from attnsearch.search.handle import StudyHandle, layout_of, open_session
-from attnsearch.search.run import check_study
+from attnsearch.search.handle import StudyHandle, open_handle
+from attnsearch.search.plan import SearchPlan, layout_of
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import UUID, create_study
 from attnsearch.search.trials import read_storage
@@ -22,7 +22,7 @@ from attnsearch.search.worker import claim_next
 from attnsearch.store.database import create_database
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.urls import default_url
-from tests.search.studies import ON_EACH_DATABASE, loaded_study
+from tests.search.studies import ON_EACH_DATABASE, identity_of, loaded_study
 
 Open = Callable[..., StudyHandle]
 T = TypeVar("T")
@@ -45,14 +45,14 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database that nobody has used yet."""
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgres_url"))
-    return default_url(layout_of(loaded_study(), root=tmp_path))
+    return default_url(layout_of(loaded_study(), tmp_path))
 
 
 def start(url: str, name: str) -> str:
-    """What `prepare` does to the database; returns the UUID of the study."""
+    """What a start does to the database; returns the UUID of the study."""
     database = open_database(url, create=True)
     loaded = loaded_study(name=name, enqueue=[{"train.optimizer.lr": 2e-3}])
-    study = create_study(database, loaded, val_hash="split-a", class_names=("a", "b"))
+    study = create_study(database, loaded.study, identity_of(loaded))
     uuid = str(study.user_attrs[UUID])
     database.close()
     return uuid
@@ -75,10 +75,10 @@ def test_first_starts_of_one_study_make_it_once(empty_url: str) -> None:
 
 def test_start_after_one_that_was_killed_between_our_tables_and_optunas(tmp_path: Path) -> None:
     loaded = loaded_study()
-    layout = layout_of(loaded, root=tmp_path)
+    layout = layout_of(loaded, tmp_path)
     create_database(default_url(layout))
 
-    check_study(loaded, layout, default_url(layout))
+    SearchPlan.check(loaded, tmp_path)
     assert start(default_url(layout), "hunt")
 
 
@@ -89,7 +89,7 @@ def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend:
     roots = [tmp_path if backend == "sqlite" else tmp_path / str(index) for index in range(6)]  # a server has no folder
 
     def claim_all(index: int) -> int:
-        own = open_session(session.loaded, layout_of(session.loaded, root=roots[index]), session.database.url)
+        own = open_handle(session.loaded, layout_of(session.loaded, roots[index]), session.database.url)
         n_claims = 0
         while claim_next(own, Worker(f"here:{index}:{n_claims}", None), started_at=0.0) not in ("wait", "done"):
             n_claims += 1

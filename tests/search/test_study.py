@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.errors import ConfigError
-from attnsearch.search.handle import StudyHandle, layout_of, storage_url
-from attnsearch.search.run import check_study, study_file
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.plan import SearchPlan, layout_of, study_file
 from attnsearch.search.study import (
     ENDED_AT,
     IDENTITY,
@@ -24,7 +24,7 @@ from attnsearch.search.study import (
     derive_seed,
     is_failing,
 )
-from tests.search.studies import ON_EACH_DATABASE, loaded_study
+from tests.search.studies import ON_EACH_DATABASE, identity_of, loaded_study
 
 Open = Callable[..., StudyHandle]
 
@@ -38,7 +38,7 @@ def finish(session: StudyHandle, *values: float, monitor: float | None = None) -
 @ON_EACH_DATABASE
 def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
     session = open_tiny()
-    again = create_study(session.database, session.loaded, val_hash="split-a", class_names=("a", "b"))
+    again = create_study(session.database, session.loaded.study, identity_of(session.loaded))
     assert again.user_attrs == session.study.user_attrs
 
 
@@ -49,32 +49,34 @@ def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
         session.loaded.study, with_settings(session.loaded.experiment, {"model.n_vectors": 5})
     )
     with pytest.raises(ConfigError, match=r"experiment\.model\.n_vectors: was 3, is 5"):
-        create_study(session.database, changed, val_hash="split-a", class_names=("a", "b"))
+        create_study(session.database, changed.study, identity_of(changed))
 
 
 def test_another_space_is_refused_with_the_difference(open_tiny: Open) -> None:
     session = open_tiny()
     changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
     with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
-        create_study(session.database, changed, val_hash="split-a", class_names=("a", "b"))
+        create_study(session.database, changed.study, identity_of(changed))
 
 
 def test_another_validation_split_is_refused(open_tiny: Open) -> None:
     session = open_tiny()
     with pytest.raises(ConfigError, match="validation split: was 'split-a', is 'split-b'"):
-        create_study(session.database, session.loaded, val_hash="split-b", class_names=("a", "b"))
+        create_study(session.database, session.loaded.study, identity_of(session.loaded, val_hash="split-b"))
 
 
 def test_budget_may_change(open_tiny: Open) -> None:
     session = open_tiny()
-    create_study(session.database, loaded_study(n_trials=9), val_hash="split-a", class_names=("a", "b"))
+    larger = loaded_study(n_trials=9)
+    create_study(session.database, larger.study, identity_of(larger))
+    assert session.study.user_attrs[IDENTITY] == identity_of(larger)
 
 
 @ON_EACH_DATABASE
 def test_trials_are_enqueued_once(open_tiny: Open) -> None:
     point = {"train.optimizer.lr": 2e-3}
     session = open_tiny(enqueue=[point])
-    create_study(session.database, session.loaded, val_hash="split-a", class_names=("a", "b"))
+    create_study(session.database, session.loaded.study, identity_of(session.loaded))
     assert [trial.system_attrs["fixed_params"] for trial in session.trials(TrialState.WAITING)] == [point]
 
 
@@ -164,24 +166,22 @@ def test_changed_study_is_refused_before_anything_is_written(open_tiny: Open) ->
     session = open_tiny()
     changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
     with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
-        check_study(changed, session.layout, session.database.url)
+        SearchPlan.check(changed, session.layout.root)
     assert not session.layout.study_yaml.exists()
 
 
 def test_folder_of_a_plain_run_is_refused(tmp_path: Path) -> None:
     loaded = loaded_study()
-    layout = layout_of(loaded, root=tmp_path)
-    layout.trial(0).directory.mkdir(parents=True)
+    layout_of(loaded, tmp_path).trial(0).directory.mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"here/hunt holds trials that this database does not know"):
-        check_study(loaded, layout, storage_url(loaded, layout))
+        SearchPlan.check(loaded, tmp_path)
 
 
 @pytest.mark.parametrize("study", [{"monitor": "val/acuracy"}, {"constraints": {"val/acuracy": {"at_least": 0.5}}}])
 def test_unknown_metric_is_refused_with_the_near_name(tmp_path: Path, study: dict[str, object]) -> None:
     loaded = loaded_study(**study)
-    layout = layout_of(loaded, root=tmp_path)
     with pytest.raises(ConfigError, match=r"no metric 'val/acuracy' \(did you mean 'accuracy'\?\)"):
-        check_study(loaded, layout, storage_url(loaded, layout))
+        SearchPlan.check(loaded, tmp_path)
 
 
 def test_credentials_stay_out_of_the_study_file(tmp_path: Path) -> None:
@@ -201,16 +201,14 @@ def test_study_that_is_scored_differently_is_another_study(open_tiny: Open) -> N
     session = open_tiny()
     changed = with_settings(session.loaded.experiment, {"evaluation.scores.n_steps": 4})
     with pytest.raises(ConfigError, match=r"n_steps: was 16, is 4"):
-        check_unchanged(
-            session.study, LoadedStudy(session.loaded.study, changed), val_hash="split-a", class_names=("a", "b")
-        )
+        check_unchanged(session.study, identity_of(LoadedStudy(session.loaded.study, changed)))
 
 
 def test_study_from_before_there_were_scores_goes_on(open_tiny: Open) -> None:
     session = open_tiny()
     stored = {key: value for key, value in session.study.user_attrs[IDENTITY].items() if key != SCORES_KEY}
     session.study.set_user_attr(IDENTITY, stored)
-    check_unchanged(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+    check_unchanged(session.study, identity_of(session.loaded))
 
 
 @pytest.mark.parametrize(("objective", "is_refused"), [("val/relevance_gain", True), ("val/accuracy", False)])
@@ -220,7 +218,7 @@ def test_study_that_chooses_by_scores_keeps_to_their_version(
     session = open_tiny(objectives={objective: "maximize"})
     monkeypatch.setattr("attnsearch.search.study.VERSION", 99)
     if not is_refused:
-        check_unchanged(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+        check_unchanged(session.study, identity_of(session.loaded))
         return
     with pytest.raises(ConfigError, match=r"evaluation\.scores\.version: was \d+, is 99"):
-        check_unchanged(session.study, session.loaded, val_hash="split-a", class_names=("a", "b"))
+        check_unchanged(session.study, identity_of(session.loaded))

@@ -13,7 +13,7 @@ import pytest
 
 from attnsearch.errors import StoreError
 from attnsearch.search.storage import open_database
-from attnsearch.search.trials import find_stored, read_study
+from attnsearch.search.trials import find_stored, read_storage, read_study
 from attnsearch.store.urls import sqlite_url
 
 
@@ -100,10 +100,10 @@ def test_study_of_another_name_is_told_which_there_are(sound: Path) -> None:
 
 
 def test_search_finds_a_sound_study_and_none_of_another_name(sound: Path) -> None:
-    found = find_stored(sqlite_url(sound), "hunt")
+    found = find_stored(read_storage(sqlite_url(sound)), sqlite_url(sound), "hunt")
     assert found is not None
     assert found.study_name == "hunt"
-    assert find_stored(sqlite_url(sound), "other") is None
+    assert find_stored(read_storage(sqlite_url(sound)), sqlite_url(sound), "other") is None
 
 
 def test_search_starts_on_no_damaged_page(damaged: Path) -> None:
@@ -111,7 +111,7 @@ def test_search_starts_on_no_damaged_page(damaged: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[-8192:-4096] = b"\xff" * 4096
     damaged.write_bytes(content)
-    for look in (lambda url: find_stored(url, "hunt"), lambda url: open_database(url, create=True)):
+    for look in (read_storage, lambda url: open_database(url, create=True)):
         with pytest.raises(StoreError, match=r"hypSearch\.db cannot be used as a database .*export"):
             look(sqlite_url(damaged))
     assert damaged.read_bytes() == content
@@ -120,4 +120,4 @@ def test_search_starts_on_no_damaged_page(damaged: Path) -> None:
 def test_search_starts_on_no_damaged_trial(damaged: Path) -> None:
     change(damaged, "UPDATE trial_user_attributes SET value_json = '{'")
     with pytest.raises(StoreError, match=r"hypSearch\.db cannot be read \(JSONDecodeError"):
-        find_stored(sqlite_url(damaged), "hunt")
+        find_stored(read_storage(sqlite_url(damaged)), sqlite_url(damaged), "hunt")

@@ -29,10 +29,10 @@ from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import RETURNED
-from attnsearch.search.worker import ClaimedTrial, OpenData, claim_next, run_claim, run_worker
+from attnsearch.search.worker import ClaimedTrial, claim_next, run_claim, run_worker
 from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
-from tests.search.studies import ON_EACH_DATABASE
+from tests.search.studies import ON_EACH_DATABASE, PLAYED_DATA
 
 Open = Callable[..., StudyHandle]
 Run = Callable[[ExperimentConfig, SearchContext], TrialResult]
@@ -60,12 +60,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
     monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
     monkeypatch.setattr(module, "attach_pictures", lambda *arguments, check: None)
-    monkeypatch.setattr(OpenData, "of", lambda self, config: None)
     return install
 
 
 def work(session: StudyHandle, *, started_at: float = 0.0) -> None:
-    run_worker(session, Worker("here:1:a", None), started_at=started_at)
+    run_worker(session, Worker("here:1:a", None), PLAYED_DATA, started_at=started_at)
 
 
 @ON_EACH_DATABASE
@@ -265,7 +264,7 @@ def test_interrupted_trial_continues_under_its_number_and_parameters(
     worker = Worker("here:1:a", None)
     claim = claim_next(session, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    run_claim(session, worker, claim, OpenData())
+    run_claim(session, worker, claim, PLAYED_DATA)
     assert session.trials()[0].state == TrialState.WAITING
     work(session)
     assert [trial.state for trial in session.trials()] == [TrialState.COMPLETE]
@@ -287,7 +286,7 @@ def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -
     play(run)
     claim = claim_next(session, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    run_claim(session, worker, claim, OpenData())
+    run_claim(session, worker, claim, PLAYED_DATA)
     assert session.trials()[0].state == TrialState.RUNNING
     assert session.store.leases.of_trial(0).worker == "here:2:b"  # type: ignore[union-attr]
 
@@ -307,7 +306,7 @@ def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, pl
     play(run)
     claim = claim_next(session, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    run_claim(session, worker, claim, OpenData())
+    run_claim(session, worker, claim, PLAYED_DATA)
     assert session.trials()[0].value == 0.4
 
 

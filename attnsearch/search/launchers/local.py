@@ -21,6 +21,7 @@ from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, worker_gpus
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, SearchStopped, StoreError
 from attnsearch.files import is_running
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.worker import reclaim_lost_trials
 from attnsearch.store.layout import StudyLayout
 
 logger = logging.getLogger(__name__)
@@ -211,37 +212,40 @@ class Restarts:
 
 @dataclass
 class WorkerPool:
-    """The workers of a study: replaces those that ended early, and takes back the trials of those that were killed.
-
-    Nothing runs before `start`; from then on `stop` ends all that was started, wherever a fault or a signal came.
+    """Worker processes on this machine: replaces those that ended early, and reclaims the trials of those that were
+    killed.
     """
 
-    session: StudyHandle
+    handle: StudyHandle
     n_workers: int
-    started_at: float
 
     def __post_init__(self) -> None:
-        self._gpus = worker_gpus(self.session.loaded.experiment.runtime.device)
+        self._gpus = worker_gpus(self.handle.loaded.experiment.runtime.device)
         self._workers: dict[int, WorkerProcess] = {}
         self._due: dict[int, float] = {}  # index of a worker that ended early -> when it is started again
         self._recovered_at = time.monotonic()
 
-    def start(self) -> None:
-        """Starts all workers."""
-        self._restarts = Restarts(self.session.store.leases.n_epochs())
+    def start(self, started_at: float) -> None:
+        """Starts all workers.
+
+        Args:
+            started_at: of the search, UTC seconds since 1970.
+        """
+        self._started_at = started_at
+        self._restarts = Restarts(self.handle.store.leases.n_epochs())
         for index in range(self.n_workers):
             self._start(index)
 
     def _start(self, index: int) -> None:
         with signals_held():  # a process that was started is always known to `stop`
             self._workers[index] = start_worker(
-                self.session.layout,
-                self.session.loaded.study.storage,
+                self.handle.layout,
+                self.handle.loaded.study.storage,
                 index,
                 n_workers=self.n_workers,
                 gpus=self._gpus,
-                n_threads=self.session.loaded.experiment.runtime.n_threads,
-                started_at=self.started_at,
+                n_threads=self.handle.loaded.experiment.runtime.n_threads,
+                started_at=self._started_at,
             )
 
     def is_working(self) -> bool:
@@ -253,9 +257,7 @@ class WorkerPool:
         """
         ended = [worker for worker in self._workers.values() if worker.index not in self._due and worker.poll()]
         if ended or time.monotonic() - self._recovered_at > RECOVER_EVERY_S:
-            from attnsearch.search.worker import reclaim_lost_trials  # imports torch
-
-            reclaim_lost_trials(self.session, is_dead=is_dead)
+            reclaim_lost_trials(self.handle, is_dead=is_dead)
             self._recovered_at = time.monotonic()
         for worker in ended:
             self._look_after(worker, worker.poll() or DONE)
@@ -275,11 +277,11 @@ class WorkerPool:
         reason = said or _reason(worker, code)
         now = time.monotonic()
         if code != INTERRUPTED:
-            n_epochs = self.session.store.leases.n_epochs()
+            n_epochs = self.handle.store.leases.n_epochs()
             self._restarts.count(started_at=worker.started_at, now=now, n_epochs=n_epochs)
         if self._restarts.is_useless:
             raise SearchStopped(
-                f"study {self.session.loaded.study.name!r} stopped: {len(PAUSES_S)} workers in a row ended without a "
+                f"study {self.handle.loaded.study.name!r} stopped: {len(PAUSES_S)} workers in a row ended without a "
                 f"new epoch of any trial, the last one because: {reason}; its trials wait for the next start of the "
                 f"search (log: {worker.log.name})"
             )
@@ -287,6 +289,10 @@ class WorkerPool:
         logger.warning("worker %d ended (%s); another one starts in %g s", worker.index, reason, pause_s)
         worker.close()
         self._due[worker.index] = now + pause_s
+
+    def is_dead(self, worker: str) -> bool:
+        """Whether the process behind a worker's name is known to be gone."""
+        return is_dead(worker)
 
     def stop(self) -> None:
         """Ends all workers: by SIGTERM first, by force after a grace period or a second signal."""

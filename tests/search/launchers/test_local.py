@@ -26,9 +26,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def crew_of(session: StudyHandle) -> WorkerPool:
-    crew = WorkerPool(session, n_workers=1, started_at=0.0)
-    crew.start()
-    return crew
+    pool = WorkerPool(session, n_workers=1)
+    pool.start(0.0)
+    return pool
 
 
 def watch(crew: WorkerPool, clock: list[float]) -> None:
@@ -127,8 +127,9 @@ def test_what_comes_while_workers_are_started_leaves_none_behind(
         return start(layout, url, index, **settings)
 
     monkeypatch.setattr(module, "start_worker", start_harmed)
+    session = open_tiny()
     with pytest.raises(kind):
-        supervise(open_tiny(), n_workers=3, should_stop=lambda: False, tick=lambda _session: None)
+        supervise(session, WorkerPool(session, n_workers=3), should_stop=lambda: False, tick=lambda _session: None)
     assert [worker.poll() for worker in started] == [-signal.SIGTERM] * n_started
     assert all(worker.log.closed for worker in started)
 

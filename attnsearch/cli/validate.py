@@ -1,0 +1,49 @@
+"""The command that makes all checks of a start, without the start."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnsearch.cli._console import print_line
+from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
+from attnsearch.config.load import find_file, is_study, load_experiment, load_study, with_storage
+
+if TYPE_CHECKING:
+    from attnsearch.search.plan import SearchPlan
+
+logger = logging.getLogger(__name__)
+
+
+def validate(
+    name: Annotated[str, typer.Argument(help="A study or config by its bare name, or a path; a study wins.")],
+    overrides: Overrides = None,
+    profile: Profile = None,
+    results: Results = RESULTS,
+    storage: Storage = None,
+) -> None:
+    """Check a study or config with its data, models and database as a start would, and write nothing."""
+    from attnsearch.search.plan import SearchPlan, study_of_one  # imports torch
+
+    path = find_file(name, ("studies", "configs"))
+    if is_study(path):
+        loaded = load_study(str(path), profile=profile, overrides=overrides or ())
+        loaded = with_storage(loaded, storage, overrides or ())
+    else:
+        loaded = study_of_one(load_experiment(str(path), profile=profile, overrides=overrides or ()), storage=storage)
+    plan = SearchPlan.check(loaded, results)
+    for warning in plan.warnings:
+        logger.warning(warning)
+    print_line(f"{path} is valid: {_description(plan)}")
+
+
+def _description(plan: SearchPlan) -> str:
+    """What was checked, in one line."""
+    counts = ", ".join(f"{len(table)} {table.split}" for table in plan.tables.present())
+    data = f"{len(plan.tables.class_names)} classes, {counts} images"
+    if plan.study.is_fixed:
+        return data
+    space = f"{len(plan.study.space)} hyperparameters ({len(plan.limits) - 1} range limits checked)"
+    return f"{plan.study.n_trials} trials over {space}, {data}"

@@ -1,0 +1,294 @@
+"""A search before its first trial: what it runs, where, and every check of a start, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import (
+    LoadedStudy,
+    load_experiment,
+    load_stored_study,
+    load_study,
+    resolved_study,
+    with_settings,
+)
+from attnsearch.config.study import StudyConfig
+from attnsearch.config.validation import validate
+from attnsearch.config.variables import URL_VARIABLE
+from attnsearch.config.yaml_layers import Layer
+from attnsearch.data import DataTables, build_tables
+from attnsearch.data.loader import DataSource, open_data
+from attnsearch.errors import ConfigError, StoreError
+from attnsearch.files import make_folder
+from attnsearch.search.checks import check_models, check_scores
+from attnsearch.search.handle import StudyHandle, handle_on, open_handle
+from attnsearch.search.space import extreme_experiments, extreme_settings, needed_cache_px
+from attnsearch.search.storage import create_tables
+from attnsearch.search.study import (
+    best_trials,
+    check_unchanged,
+    create_study,
+    describe_difference,
+    find_optuna_study,
+    study_identity,
+)
+from attnsearch.search.trials import find_stored, open_read_storage
+from attnsearch.store.inspection import inspect_database
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.servers import wait_for_server
+from attnsearch.store.urls import redact, url_named
+from attnsearch.training.checks import check_start
+
+TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
+REFERENCE = "study:"
+"""What a setting starts with that names a study instead of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A study that passed the checks of a start.
+
+    Attributes:
+        experiment: what the trials start from, with its checkpoints found and the size of the cached images settled.
+        url: the database.
+        identity: what all trials of the study share, compared with that of the stored study.
+        limits: (description, experiment) of the base and of each range limit of the space; empty in a worker.
+        warnings: what a person should know before the first trial.
+    """
+
+    study: StudyConfig
+    experiment: ExperimentConfig
+    tables: DataTables
+    layout: StudyLayout
+    url: str
+    identity: Mapping[str, Any]
+    limits: tuple[tuple[str, ExperimentConfig], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def check(cls, loaded: LoadedStudy, root: Path) -> SearchPlan:
+        """Checks a study against its database, data, models, device and metrics; writes nothing.
+
+        Args:
+            root: the results folder.
+        Raises:
+            ConfigError: a range limit of the space does not work, a study that a checkpoint is taken from is missing or
+                has no complete trial, or the study exists with other settings.
+            DataError: the data set cannot be used, or not with the teacher or the backbone that the trials start from.
+            StoreError: the database is foreign, corrupt or newer.
+        """
+        layout = layout_of(loaded, root)
+        url = url_named(loaded.study.storage, layout)
+        storage = _stored(url, patience_s=loaded.study.storage_patience_s)
+        loaded = find_checkpoints(loaded, layout, storage)
+        limits = extreme_experiments(loaded)
+        tables = build_tables(loaded.experiment.data)
+        for _, experiment in limits:
+            check_start(experiment, tables)
+        metrics = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]
+        check_models(limits, n_classes=len(tables.class_names), metrics=metrics)
+        warnings = check_scores(loaded, tables)
+        loaded = _with_cache_size(loaded, limits)
+        plan = replace(cls._of(loaded, tables, layout, url), limits=tuple(limits), warnings=tuple(warnings))
+        plan._check_stored(storage)
+        return plan
+
+    @classmethod
+    def reopen(cls, study_yaml: Path, *, storage: str | None) -> SearchPlan:
+        """The plan that a search has written into its folder, as a worker needs it: nothing is checked or built again.
+
+        Args:
+            storage: the database as a person wrote it; None is the experiment's own file.
+        Raises:
+            ConfigError, DataError: the file or the data set cannot be used.
+        """
+        loaded = load_study(str(study_yaml))
+        layout = layout_of(loaded, study_yaml.absolute().parents[2])
+        return cls._of(loaded, build_tables(loaded.experiment.data), layout, url_named(storage, layout))
+
+    @classmethod
+    def _of(cls, loaded: LoadedStudy, tables: DataTables, layout: StudyLayout, url: str) -> SearchPlan:
+        identity = study_identity(loaded, val_hash=tables.val_hash, class_names=tables.class_names)
+        return cls(loaded.study, loaded.experiment, tables, layout, url, identity)
+
+    @property
+    def loaded(self) -> LoadedStudy:
+        """The study with its experiment."""
+        return LoadedStudy(self.study, self.experiment)
+
+    def open_data(self, *, progress: bool = False) -> DataSource:
+        """The data set with its cached pixels; the first time this decodes all images.
+
+        Raises:
+            DataError, StoreError: an image or the cache cannot be used.
+        """
+        return open_data(self.experiment.data, tables=self.tables, progress=progress)
+
+    def open(self) -> StudyHandle:
+        """The study in its database, made where it is missing.
+
+        Raises:
+            ConfigError: it exists with other settings.
+            StoreError: folder or database cannot be written.
+        """
+        make_folder(self.layout.study_dir)
+        database = create_tables(self.url, patience_s=self.study.storage_patience_s)
+        create_study(database, self.study, self.identity)
+        return handle_on(database, self.loaded, self.layout)
+
+    def join(self) -> StudyHandle:
+        """The study that another process has opened, for one of its workers; nothing is made.
+
+        Raises:
+            ConfigError: it exists with other settings.
+            StoreError: there is none, or its database cannot be used.
+        """
+        handle = open_handle(self.loaded, self.layout, self.url)
+        check_unchanged(handle.study, self.identity)
+        return handle
+
+    def _check_stored(self, storage: BaseStorage | None) -> None:
+        """Compares the plan with what its database and its folder hold already."""
+        study = None if storage is None else find_stored(storage, self.url, self.study.name)
+        if study is not None:
+            check_unchanged(study, self.identity)
+        elif self.layout.trial(0).directory.exists():
+            self._check_folder()
+
+    def _check_folder(self) -> None:
+        """A folder that the database does not know may be that of the same trial: one of `train` in version 0.1."""
+        config = self.layout.trial(0).config
+        if not self.study.is_fixed or not config.exists():
+            raise ConfigError(
+                f"{self.layout.study_dir} holds trials that this database does not know (of `train` in version 0.1, or "
+                "of another storage); choose another name=, or move the folder away"
+            )
+        stored = load_experiment(str(config))
+        if stored.digest() != self.experiment.digest():
+            head = f"{config}: this trial was started with other settings"
+            raise ConfigError(describe_difference(head, stored.identity(), self.experiment.identity()))
+
+
+def study_of_one(experiment: ExperimentConfig, *, storage: str | None = None) -> LoadedStudy:
+    """The study that `train` runs: one trial, which is the experiment as it stands.
+
+    Args:
+        storage: the database; None is the experiment's own file.
+    """
+    values = {
+        "name": experiment.name,
+        "base": experiment.model_dump(mode="json"),
+        "objectives": {experiment.monitor: experiment.monitor_direction},
+        "monitor": experiment.monitor,
+        "sampler": {"name": "fixed"},
+        "n_trials": 1,
+        "seed": experiment.seed,
+        "storage": storage,
+    }
+    return LoadedStudy(validate(StudyConfig, Layer(values)), experiment)
+
+
+def layout_of(loaded: LoadedStudy, root: Path) -> StudyLayout:
+    """Where the files of a study lie.
+
+    Args:
+        root: the results folder.
+    """
+    return StudyLayout(root.absolute(), loaded.experiment.experiment, loaded.study.name)
+
+
+def study_file(loaded: LoadedStudy) -> str:
+    """The resolved study as YAML; user name and password of its storage stay out, names of $VARIABLES stay."""
+    storage = loaded.study.storage
+    shown = redact(storage) if storage else None
+    return resolved_study(replace(loaded, study=loaded.study.model_copy(update={"storage": shown})))
+
+
+def _stored(url: str, *, patience_s: float) -> BaseStorage | None:
+    """What the database holds, to look at; None where it is new. The one inspection of a start."""
+    wait_for_server(url, patience_s=patience_s)
+    return open_read_storage(url) if inspect_database(url) == "ours" else None
+
+
+def _with_cache_size(loaded: LoadedStudy, limits: list[tuple[str, ExperimentConfig]]) -> LoadedStudy:
+    """The study with the one setting that its whole space decides, the size of the cached images.
+
+    A cache of any size that valid settings need is a valid one, so nothing is validated again. A fixed trial keeps its
+    settings as they are.
+    """
+    if loaded.study.is_fixed:
+        return loaded
+    cache_px = needed_cache_px(loaded.study.space, limits)
+    data = loaded.experiment.data.model_copy(update={"cache_px": cache_px})
+    return replace(loaded, experiment=loaded.experiment.model_copy(update={"data": data}))
+
+
+def find_checkpoints(loaded: LoadedStudy, layout: StudyLayout, storage: BaseStorage | None) -> LoadedStudy:
+    """The study with each `study:NAME` replaced by the path of the best checkpoint of that study's best trial.
+
+    Of a study with several objectives it is the trial that the flat published files are of. The path becomes part of
+    the settings, so that a trial continues from what it began with, or is refused.
+
+    Args:
+        storage: the database of the plan; None where it is new.
+    Raises:
+        ConfigError: no such study in the experiment, no complete feasible trial, or its checkpoint is gone; also where
+            the space itself names a study.
+        StoreError: that study keeps its trials in another database.
+    """
+    for _, settings in extreme_settings(loaded.study.space):
+        for key in (TEACHER, WEIGHTS):
+            if str(settings.get(key, "")).startswith(REFERENCE):
+                raise ConfigError(f"space.{key}: must choose between paths of files, got {settings[key]!r}")
+    paths = {
+        key: str(_best_checkpoint(key, name, layout, storage, has_named_storage=loaded.study.storage is not None))
+        for key, name in _references(loaded.experiment)
+    }
+    return replace(loaded, experiment=with_settings(loaded.experiment, paths)) if paths else loaded
+
+
+def _references(experiment: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """(key of the setting, name of the study)."""
+    teacher = experiment.train.teacher
+    for key, value in ((TEACHER, teacher.checkpoint if teacher else ""), (WEIGHTS, experiment.model.weights)):
+        if value.startswith(REFERENCE):
+            yield key, value.removeprefix(REFERENCE)
+
+
+def _best_checkpoint(
+    key: str, name: str, layout: StudyLayout, storage: BaseStorage | None, *, has_named_storage: bool
+) -> Path:
+    studies = {other.study: other for other in layout.shared.studies() if other.study_yaml.exists()}
+    if name not in studies:
+        raise ConfigError(
+            f"{key}: no study {name!r} in {layout.experiment_dir}; run `attnsearch search {name}` first, or name "
+            f"one of those that are there; known: {', '.join(sorted(studies)) or 'none'}"
+        )
+    config = load_stored_study(studies[name].study_yaml).study
+    study = None if storage is None else find_optuna_study(storage, name)
+    if study is None and config.storage and not has_named_storage:
+        raise StoreError(
+            f"{key}: study {name!r} keeps its trials in another database; give it with --storage URL or {URL_VARIABLE}"
+        )
+    return _checkpoint_of_best(key, studies[name], config, study)
+
+
+def _checkpoint_of_best(key: str, layout: StudyLayout, config: StudyConfig, study: optuna.Study | None) -> Path:
+    best = [] if study is None else best_trials(study, config, k=1)
+    if not best:
+        raise ConfigError(
+            f"{key}: study {layout.study!r} has no complete trial that keeps its constraints; search it first"
+        )
+    checkpoint = layout.trial(best[0].number).kept
+    if not checkpoint.exists():
+        raise ConfigError(
+            f"{key}: {checkpoint} of the best trial of study {layout.study!r} is gone; give the path of another one"
+        )
+    return checkpoint

@@ -1,0 +1,123 @@
+"""A start is checked once; a checkpoint that is named by its study is the best one of that study's best trial."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import LoadedStudy, with_settings
+from attnsearch.errors import ConfigError, StoreError
+from attnsearch.files import atomic_write
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.plan import SearchPlan, find_checkpoints, layout_of, study_file, study_of_one
+from attnsearch.search.trials import read_storage
+from attnsearch.store.database import checkpoint_wal
+from attnsearch.store.urls import sqlite_path, sqlite_url, url_named
+from tests.search.studies import loaded_study
+
+Open = Callable[..., StudyHandle]
+STUDENT = with_settings(loaded_study().experiment, {"train.teacher": {"checkpoint": "study:hunt"}})
+
+
+def student(experiment: ExperimentConfig = STUDENT) -> LoadedStudy:
+    return replace(loaded_study(name="student"), experiment=experiment)
+
+
+def resolved(loaded: LoadedStudy, root: Path) -> ExperimentConfig:
+    """The experiment with its checkpoints found, in the database of the study where there is one."""
+    layout = layout_of(loaded, root)
+    url = url_named(loaded.study.storage, layout)
+    path = sqlite_path(url)
+    storage = read_storage(url) if path is not None and path.exists() else None
+    return find_checkpoints(loaded, layout, storage).experiment
+
+
+@pytest.fixture
+def taught(open_tiny: Open) -> StudyHandle:
+    """The study of the teachers, without trials."""
+    handle = open_tiny()
+    atomic_write(handle.layout.study_yaml, study_file(handle.loaded))
+    return handle
+
+
+def finish(handle: StudyHandle, accuracy: float, *, has_weights: bool = True) -> Path:
+    trial = handle.study.ask()
+    handle.study.tell(trial, accuracy)
+    checkpoint = handle.layout.trial(trial.number).kept
+    if has_weights:
+        atomic_write(checkpoint, "weights")
+    return checkpoint
+
+
+def test_best_trial_of_the_study_teaches(taught: StudyHandle, tmp_path: Path) -> None:
+    finish(taught, 0.5)
+    best = finish(taught, 0.9)
+    finish(taught, 0.7)
+    teacher = resolved(student(), tmp_path).train.teacher
+    assert teacher is not None
+    assert teacher.checkpoint == str(best)
+
+
+def test_teacher_is_sought_where_the_search_keeps_its_trials_whatever_its_study_names(
+    taught: StudyHandle, tmp_path: Path
+) -> None:
+    best = finish(taught, 0.9)
+    yaml = taught.layout.study_yaml
+    yaml.write_text(yaml.read_text().replace("storage: null", "storage: postgresql://$HOME@127.0.0.1:1/x"))
+    teacher = resolved(student(), tmp_path).train.teacher
+    assert teacher is not None
+    assert teacher.checkpoint == str(best)
+    checkpoint_wal(taught.database.url)
+    moved = Path(shutil.copy(taught.layout.database, tmp_path / "moved.db"))
+    taught.layout.database.unlink()
+    with pytest.raises(StoreError, match="keeps its trials in another database"):
+        resolved(student(), tmp_path)
+    named = replace(student(), study=student().study.model_copy(update={"storage": sqlite_url(moved)}))
+    assert resolved(named, tmp_path).train.teacher == teacher
+
+
+def test_backbone_of_the_best_trial_is_found(taught: StudyHandle, tmp_path: Path) -> None:
+    best = finish(taught, 0.9)
+    experiment = with_settings(loaded_study().experiment, {"model.weights": "study:hunt"})
+    assert resolved(student(experiment), tmp_path).model.weights == str(best)
+
+
+def test_path_of_a_checkpoint_stays(tmp_path: Path) -> None:
+    experiment = with_settings(STUDENT, {"train.teacher.checkpoint": "kept.safetensors"})
+    assert resolved(student(experiment), tmp_path) is experiment
+
+
+def test_teacher_of_an_unknown_study_is_refused_with_the_known_ones(taught: StudyHandle, tmp_path: Path) -> None:
+    experiment = with_settings(STUDENT, {"train.teacher.checkpoint": "study:hant"})
+    with pytest.raises(ConfigError, match=r"train\.teacher\.checkpoint: no study 'hant' in .*here; known: hunt"):
+        resolved(student(experiment), tmp_path)
+
+
+def test_study_without_a_complete_trial_teaches_nobody(taught: StudyHandle, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="study 'hunt' has no complete trial"):
+        resolved(student(), tmp_path)
+
+
+def test_teacher_without_weights_is_refused_with_its_file(taught: StudyHandle, tmp_path: Path) -> None:
+    checkpoint = finish(taught, 0.5, has_weights=False)
+    with pytest.raises(ConfigError, match=f"{checkpoint} of the best trial of study 'hunt' is gone"):
+        resolved(student(), tmp_path)
+
+
+def test_hyperparameter_that_names_a_study_is_refused(tmp_path: Path) -> None:
+    choices = {"kind": "choice", "choices": ["a.safetensors", "study:hunt"]}
+    loaded = replace(loaded_study(space={"train.teacher.checkpoint": choices}), experiment=STUDENT)
+    with pytest.raises(ConfigError, match=r"paths of files, got 'study:hunt'"):
+        resolved(loaded, tmp_path)
+
+
+@pytest.mark.parametrize("loaded", [student(), study_of_one(STUDENT)], ids=["search", "train"])
+def test_missing_teacher_is_found_before_anything_is_written(loaded: LoadedStudy, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no study 'hunt'"):
+        SearchPlan.check(loaded, tmp_path)
+    assert list(tmp_path.iterdir()) == []
