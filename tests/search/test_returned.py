@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from attnsearch.data.loader import open_data
 from attnsearch.errors import StoreError
-from attnsearch.search import objective
+from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.worker import run_worker
@@ -23,23 +23,23 @@ def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
     open_tiny: Callable[..., StudyHandle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[int] = []
-    train_epoch, collect = training.train_epoch, objective.collect
+    train_epoch, run = training.train_epoch, Evaluation.run
 
-    def count(run: Any, epoch: int, **settings: Any) -> Any:
+    def count(setup: Any, epoch: int, **settings: Any) -> Any:
         trained.append(epoch)
-        return train_epoch(run, epoch, **settings)
+        return train_epoch(setup, epoch, **settings)
 
     def fill_disk(*arguments: Any, archive: Any, **settings: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", str(archive.maps))
 
     monkeypatch.setattr(training, "train_epoch", count)
     session = open_tiny(n_trials=1)
-    monkeypatch.setattr(objective, "collect", fill_disk)
+    monkeypatch.setattr(Evaluation, "run", fill_disk)
     with pytest.raises(StoreError, match=r"attMaps_val\.npy: No space left on device; .* prune-files"):
         run_worker(session, Worker("here:1:a", None), open_data(session.loaded.experiment.data), started_at=0.0)
     assert (session.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
 
-    monkeypatch.setattr(objective, "collect", collect)
+    monkeypatch.setattr(Evaluation, "run", run)
     run_worker(session, Worker("here:2:b", None), open_data(session.loaded.experiment.data), started_at=0.0)
     assert (session.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
     assert session.store.read_epochs()["epoch"].tolist() == [1, 2]
