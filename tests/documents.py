@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,9 +26,13 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def run_example(code: str, results: Path, experiment: str) -> None:
-    """Runs a Python example on a results folder; the examples speak of trial 7 of the experiment CUB."""
-    code = re.sub(rf"results/(CUB|{experiment})", str(results / experiment), code)
-    exec(compile(code.replace("00007", "00000"), "example", "exec"), {})
+    """Runs a Python example on a results folder, in a folder with photos; examples speak of trial 7 of CUB."""
+    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("results").symlink_to(results)
+        for name in ("photo.jpg", "a.jpg", "b.jpg"):
+            Image.linear_gradient("L").convert("RGB").save(name)
+        code = code.replace("results/CUB", f"results/{experiment}").replace("00007", "00000")
+        exec(compile(code, "example", "exec"), {})
 
 
 def undocumented(results: Path, study: str, page: Path) -> list[str]:
