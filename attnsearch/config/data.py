@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -71,6 +71,9 @@ class DataSettings(Settings):
         def name(self) -> str:
             """The data set."""
 
+    drawn_by: ClassVar[tuple[str, ...]] = ()
+    """Settings that change what the images show and neither their number nor their names."""
+
     image_size_px: InputSize = Field(224, description=_INPUT_SIZE)
     crop_ratio: float = Field(
         0.875,
@@ -132,6 +135,11 @@ class DataSettings(Settings):
         return self
 
     @property
+    def root_path(self) -> Path | None:
+        """The folder of the data set, if it has one."""
+        return None
+
+    @property
     def image_hw(self) -> geometry.Size:
         """Height and width in pixels of what the model sees."""
         return _both(self.image_size_px)
@@ -170,6 +178,10 @@ class RootedData(DataSettings):
 class SyntheticData(DataSettings):
     """Drawn birds whose classes differ only in small planted parts; made on first use."""
 
+    drawn_by: ClassVar[tuple[str, ...]] = (
+        *("n_classes", "n_val_per_class", "n_test_per_class", "picture_px", "n_differing_parts"),
+        *("part_scale", "bird_scale", "translation", "data_seed"),
+    )
     name: Literal["synthetic"] = Field("synthetic", description="drawn birds, embedded in the package")
     image_size_px: InputSize = Field(96, description=_INPUT_SIZE)
     n_classes: int = Field(8, ge=2, le=max(MAX_SYNTHETIC_CLASSES.values()), description="number of bird species")

@@ -2,9 +2,21 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from attnsearch.config.base import Registered, Settings, register_part
+from attnsearch.geometry import Size
+
+
+def _checked_grid(grid: int | Size) -> int | Size:
+    """[N, N] is N, so that both ways to write a square are one setting."""
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    if not all(1 <= side <= 128 for side in (rows, columns)):
+        raise ValueError(f"must be from 1 to 128 rows and columns, got {grid}")
+    return rows if rows == columns else (rows, columns)
+
+
+PositionGrid = Annotated[int | Size, AfterValidator(_checked_grid)]
 
 
 class BackboneSettings(Settings):
@@ -39,6 +51,16 @@ class BackboneSettings(Settings):
         if self.width != 1.0 and self.weights == "hub":
             raise ValueError(f"width must be 1 with weights 'hub', got width {self.width:g}; write weights: none")
         return self
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether training needs the part masks of the images."""
+        return False
+
+    @property
+    def min_images_at_once(self) -> int:
+        """Images that training must see together at least."""
+        return 1
 
     def unused_parameters(self) -> dict[str, str]:
         """Fields that cannot change a prediction under the other settings, each with the reason not to search it."""
@@ -131,6 +153,10 @@ class LoupeSettings(BackboneSettings):
         description="added to the gate's random initial bias; 0 starts the gate near a half, as published, 2 near 0.9",
     )
 
+    @property
+    def needs_masks(self) -> bool:
+        return self.mask_weight > 0.0
+
 
 class IntrSettings(BackboneSettings):
     """A transformer with one query per class on any backbone; a class is where its query looks in the image."""
@@ -195,12 +221,11 @@ class DcalSettings(BackboneSettings):
         description="patch: one convolution per patch, as pretrained; conv: a few small ones, which learn from few "
         "pictures, only with weights: none",
     )
-    position_grid: int | None = Field(
+    position_grid: PositionGrid | None = Field(
         default=None,
-        ge=1,
-        le=128,
-        description="rows and columns of the position embedding, best image_size_px / patch size; null means those of "
-        "the backbone; pictures of another grid resample it at every step",
+        description="rows and columns of the position embedding, N for a square or [rows, columns], each from 1 to "
+        "128, best image_size_px / patch size; null means those of the backbone; images of another grid resample it at "
+        "every step",
     )
     variant: Literal["full", "sa_glca", "sa_pwca", "sa_only"] = Field(
         default="full", description="the branches that exist; PWCA takes part in training only"
@@ -238,6 +263,10 @@ class DcalSettings(BackboneSettings):
     def has_pwca(self) -> bool:
         """Whether the variant has pair-wise cross-attention."""
         return self.variant in ("full", "sa_pwca")
+
+    @property
+    def min_images_at_once(self) -> int:
+        return 2 if self.has_pwca else 1  # pairs need two
 
     def unused_parameters(self) -> dict[str, str]:
         reasons: dict[str, str] = {}

@@ -1,19 +1,28 @@
 """What may be written under `task:`."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from attnsearch import plugins
-from attnsearch.config.base import Settings
+from attnsearch.config.base import Registered, Settings, register_part
 
 
-class ClassificationSettings(Settings):
+class TaskSettings(Settings):
+    """What every task shares."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def name(self) -> str:
+            """The task."""
+
+
+class ClassificationSettings(TaskSettings):
     """Each image has one class."""
 
     name: Literal["classification"] = Field(default="classification", description="the task")
 
 
-TaskConfig = ClassificationSettings
+TaskConfig = Annotated[TaskSettings, Registered("task")]
 
-plugins.register("task", "classification", "attnsearch.tasks.classification:ClassificationTask")
+register_part("task", ClassificationSettings, "attnsearch.tasks.classification:ClassificationTask")

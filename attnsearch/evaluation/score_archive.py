@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnsearch.config.data import SyntheticData
 from attnsearch.config.evaluation import DEFAULT_N_IMAGES, VERSION, ScoreSettings
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.data.synthetic.dataset import DRAWN_BY
 from attnsearch.data.tables import ImageTable, fixed_subset
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
@@ -73,9 +71,8 @@ def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: Arc
 def _check_view(config: ExperimentConfig, kept: ModelCheckpoint, paths: ArchivePaths) -> None:
     """Maps lie where the crop of the training put them, and drawn birds have the same names whatever they look like."""
     ours, theirs = config.data, kept.config.data
-    is_drawn = isinstance(ours, SyntheticData) and isinstance(theirs, SyntheticData)
-    drawn = [key for key in DRAWN_BY if not key.endswith("_per_class")]  # how many there are, their names show
-    for key in (*VIEW, *(drawn if is_drawn else ())):
+    drawn = [key for key in ours.drawn_by if not key.endswith("_per_class")]  # how many there are, their names show
+    for key in (*VIEW, *(drawn if ours.name == theirs.name else ())):
         if getattr(ours, key) != getattr(theirs, key):
             raise ConfigError(
                 f"data.{key}: is {getattr(ours, key)}, and {paths.about} was made with {getattr(theirs, key)}; "

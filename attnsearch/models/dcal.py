@@ -124,7 +124,7 @@ class Dcal(AttentionModel):
     logarithms are the logits.
 
     Maps: `rollout` (SA, all blocks) and, where there is GLCA, `glca` (its class token, rolled out) are the default, as
-    distributions over the tokens, whose share of the class token itself is left out. By name: `cls_head_<n>`, the
+    distributions over the tokens, of which the part of the class token itself is left out. By name: `cls_head_<n>`, the
     attention of the class token in the last SA block, `rollout_<n>`, the rollout of the first n SA blocks, and with
     GLCA `local_patches`, 1 where a patch was picked.
     Saliency is the mean of the default maps, as the prediction is the mean of their branches.
@@ -159,7 +159,7 @@ class Dcal(AttentionModel):
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         names = () if maps is None else self._checked(maps)
         tokens, grid = embed(self.backbone, self.pixels(batch.images))  # (B, T, D)
-        streams = self._run(tokens, wanted=frozenset(names))
+        streams = self._run(tokens, maps=frozenset(names))
         head = self._predict(streams.tokens)
         branches: dict[str, HeadOutput] = {}
         if self.glca is not None and streams.queries is not None:
@@ -187,66 +187,74 @@ class Dcal(AttentionModel):
             raise ValueError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
         return output.maps.mean(dim=1)
 
-    def _run(self, tokens: Tensor, *, wanted: frozenset[str]) -> TokenStreams:
-        """Sends the embedded tokens (B, T, D) through all blocks and keeps what the heads and the wanted maps need."""
+    def _run(self, tokens: Tensor, *, maps: frozenset[str]) -> TokenStreams:
+        """Sends the embedded tokens (B, T, D) through all blocks and keeps what the heads and the named maps need.
+
+        A block of SA is x' = x + proj(softmax(q kᵀ / √d) v) and then x'' = x' + mlp(x'). What runs beside it reads the
+        tokens x that enter it, so x and its q, k and v are computed once and shared by all streams.
+        """
         streams = TokenStreams(tokens)
         last = len(self.backbone.blocks) - 1
         partners = None
         if self.training and self.first_pwca <= last:
-            partners = draw_partners(len(tokens), device=tokens.device)
-        n_attended = self._n_attended(wanted)
+            partners = draw_partners(len(tokens), device=tokens.device)  # (B,)
+        n_attended = self._n_attended(maps)
         for index, block in enumerate(self.backbone.blocks):
-            tokens = streams.tokens
+            tokens = streams.tokens  # (B, T, D)
+            # Heads read the class token alone, so the last block computes one query and not T of them.
             read = slice(0, 1) if index == last else slice(None)
-            query, key, value = project(block, tokens)
+            query, key, value = project(block, tokens)  # (B, H, T, d) each
             if partners is not None and index >= self.first_pwca:
-                paired = tokens if streams.paired is None else streams.paired
-                own_query, own_key, own_value = project(block, paired)
-                mixed = pairwise_attention(own_query[:, :, read], own_key, own_value, key[partners], value[partners])
-                streams.paired = finish(block, paired[:, read], mixed)
+                _run_pwca(streams, block, key[partners], value[partners], read=read)
             if index >= self.first_glca:
-                self._run_glca(streams, index, wanted=wanted)
+                self._run_glca(streams, index, maps=maps)
             if index < n_attended:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and bool(wanted)):  # picking needs no gradient
-                    streams.attentions.append(mean_attention(query, key))
-            if index == last and wanted:
-                streams.cls_attention = softmax_attention(query[:, :, 0:1], key)[:, :, 0]
-            mixed = F.scaled_dot_product_attention(query[:, :, read], key, value)
-            streams.tokens = finish(block, tokens[:, read], mixed)
+                # Patches are picked by an order, which has no gradient; only maps may be differentiated.
+                with torch.set_grad_enabled(torch.is_grad_enabled() and bool(maps)):
+                    streams.attentions.append(mean_attention(query, key))  # (B, 1, T, T)
+            if index == last and maps:
+                streams.cls_attention = softmax_attention(query[:, :, 0:1], key)[:, :, 0]  # (B, H, T)
+            mixed = F.scaled_dot_product_attention(query[:, :, read], key, value)  # (B, H, T, d), last (B, H, 1, d)
+            streams.tokens = finish(block, tokens[:, read], mixed)  # (B, T, D), last (B, 1, D)
         return streams
 
-    def _n_attended(self, wanted: frozenset[str]) -> int:
-        """How many blocks, from the first, must give their attention matrices; only these leave the fused kernels."""
-        if wanted & {"rollout", "glca"} or any(name.startswith(ROLLOUT) for name in wanted):
+    def _n_attended(self, maps: frozenset[str]) -> int:
+        """How many blocks, from the first, must give their attention matrices; only these leave the fused kernels.
+
+        Picking needs those before the first GLCA block; a rollout needs all but the last, of which the row of the class
+        token is enough.
+        """
+        if maps & {"rollout", "glca"} or any(name.startswith(ROLLOUT) for name in maps):
             return len(self.backbone.blocks) - 1
-        return self.first_glca if self._picks(wanted) else 0
+        return self.first_glca if self._picks(maps) else 0
 
-    def _picks(self, wanted: frozenset[str]) -> bool:
-        return self.glca is not None and (self.glca.readout != "cls" or LOCAL_PATCHES in wanted)
+    def _picks(self, maps: frozenset[str]) -> bool:
+        """Whether somebody reads the picked patches: the readout, or a map."""
+        return self.glca is not None and (self.glca.readout != "cls" or LOCAL_PATCHES in maps)
 
-    def _run_glca(self, streams: TokenStreams, index: int, *, wanted: frozenset[str]) -> None:
-        """One GLCA block, beside the SA block `index` that the tokens are about to enter."""
+    def _run_glca(self, streams: TokenStreams, index: int, *, maps: frozenset[str]) -> None:
+        """One GLCA block, beside the SA block `index` that the tokens (B, T, D) are about to enter."""
         assert self.glca is not None
         if streams.queries is None:
-            streams.queries = self._first_queries(streams, wanted=wanted)
+            streams.queries = self._first_queries(streams, maps=maps)  # (B, Q, D)
         block = cast(GlobalLocalCrossAttention, self.glca.blocks[index - self.first_glca])
-        if "glca" in wanted:
+        if "glca" in maps:
             attention = block.attention(streams.queries[:, :1], streams.tokens)  # (B, H, 1, T)
-            streams.cls_queries.append(attention.mean(dim=(1, 2)))
-        streams.queries = block(streams.queries, streams.tokens)
+            streams.cls_queries.append(attention.mean(dim=(1, 2)))  # (B, T)
+        streams.queries = block(streams.queries, streams.tokens)  # (B, Q, D)
 
-    def _first_queries(self, streams: TokenStreams, *, wanted: frozenset[str]) -> Tensor:
+    def _first_queries(self, streams: TokenStreams, *, maps: frozenset[str]) -> Tensor:
         """The class token and, where they are read, the picked patches, (B, 1 + k, D) or (B, 1, D).
 
         Under the readout `cls` the class token is enough: no query influences another.
         """
         assert self.glca is not None
-        tokens = streams.tokens
-        if self._picks(wanted):
-            streams.picked = pick_patches(attention_rollout(streams.attentions), self.top_k_ratio)
+        tokens = streams.tokens  # (B, T, D)
+        if self._picks(maps):
+            streams.picked = pick_patches(attention_rollout(streams.attentions), self.top_k_ratio)  # (B, k)
         if streams.picked is None or self.glca.readout == "cls":
             return tokens[:, :1]
-        picked = tokens.gather(1, streams.picked[:, :, None].expand(-1, -1, tokens.shape[2]))
+        picked = tokens.gather(1, streams.picked[:, :, None].expand(-1, -1, tokens.shape[2]))  # (B, k, D)
         return torch.cat([tokens[:, :1], picked], dim=1)
 
     def _predict(self, tokens: Tensor) -> HeadOutput:
@@ -254,19 +262,19 @@ class Dcal(AttentionModel):
         head: HeadOutput = self.head(self.backbone.norm(tokens[:, 0]))  # of (B, D)
         return head
 
-    def _checked(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
-        """The names wanted, the default ones if none are.
+    def _checked(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The map names, the default ones for an empty tuple.
 
         Raises:
             ValueError: one is unknown.
         """
-        known = [*self.map_names, *(f"{CLS_HEAD}{head + 1}" for head in range(self.n_heads))]
-        known += [f"{ROLLOUT}{n_blocks + 1}" for n_blocks in range(len(self.backbone.blocks))]
+        available = [*self.map_names, *(f"{CLS_HEAD}{head + 1}" for head in range(self.n_heads))]
+        available += [f"{ROLLOUT}{n_blocks + 1}" for n_blocks in range(len(self.backbone.blocks))]
         if self.glca is not None:
-            known.append(LOCAL_PATCHES)
-        if unknown := [name for name in wanted if name not in known]:
-            raise ValueError(f"there is no map {', '.join(unknown)}, only {', '.join(known)}")
-        return wanted or self.map_names
+            available.append(LOCAL_PATCHES)
+        if unknown := [name for name in names if name not in available]:
+            raise ValueError(f"there is no map {', '.join(unknown)}, only {', '.join(available)}")
+        return names or self.map_names
 
     def _row(self, name: str, streams: TokenStreams) -> Tensor:
         """The map of this name over all tokens, (B, T)."""
@@ -279,8 +287,23 @@ class Dcal(AttentionModel):
             return attention_rollout(streams.attentions[: int(name.removeprefix(ROLLOUT))])
         if name == LOCAL_PATCHES:
             assert streams.picked is not None
-            return torch.zeros_like(streams.cls_attention[:, 0]).scatter(1, streams.picked, 1.0)
+            return torch.zeros_like(streams.cls_attention[:, 0]).scatter(1, streams.picked, 1.0)  # (B, T)
         return streams.cls_attention[:, int(name.removeprefix(CLS_HEAD)) - 1]
+
+
+def _run_pwca(
+    streams: TokenStreams, block: TimmBlock, partner_key: Tensor, partner_value: Tensor, *, read: slice
+) -> None:
+    """One PWCA block: an SA block, weights included, whose keys and values are doubled by a partner's of the SA stream.
+
+    Args:
+        partner_key, partner_value: (B, H, T, d) of the SA stream at this block, in the order of the partners.
+        read: the tokens that are needed after the block.
+    """
+    tokens = streams.tokens if streams.paired is None else streams.paired  # (B, T, D)
+    query, key, value = project(block, tokens)  # (B, H, T, d) each
+    mixed = pairwise_attention(query[:, :, read], key, value, partner_key, partner_value)  # (B, H, T, d)
+    streams.paired = finish(block, tokens[:, read], mixed)  # (B, T, D), last (B, 1, D)
 
 
 def _class_token_rollout(last_rows: Sequence[Tensor], attentions: Sequence[Tensor]) -> Tensor:
@@ -295,12 +318,14 @@ def _class_token_rollout(last_rows: Sequence[Tensor], attentions: Sequence[Tenso
     """
     n_rows = len(last_rows)
     n_below = len(attentions) - n_rows + 1
-    row = torch.zeros_like(last_rows[0])
+    # With n rows a_1 … a_n the token ends as a mix of itself, 2^-n, and of what it took in block i, 2^-(n - i + 1) a_i.
+    # What it took in block i entered there, so it is carried down through the SA blocks beside the earlier ones.
+    row = torch.zeros_like(last_rows[0])  # (B, T)
     for index in reversed(range(n_rows)):
         row = row + 0.5 ** (n_rows - index) * last_rows[index]
         if index:
             row = attention_rollout(attentions[n_below + index - 1 : n_below + index], start=row)
-    itself = torch.zeros_like(row)
+    itself = torch.zeros_like(row)  # (B, T)
     itself[:, 0] = 0.5**n_rows
     return attention_rollout(attentions[:n_below], start=row + itself)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnsearch import plugins
-from attnsearch.config.task import TaskConfig
+from attnsearch.config.task import TaskSettings
 from attnsearch.tasks.sampling import equal_parts
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from attnsearch.types import AttentionOutput, Batch
 
 
-def build_task(config: TaskConfig) -> Task:
+def build_task(settings: TaskSettings) -> Task:
     """The task that the settings describe.
 
     Raises:
         ConfigError: no such task is registered.
     """
-    task: Task = plugins.find("task", config.name)(config)
+    task: Task = plugins.resolve(plugins.find("task", settings.name).build)(settings)
     return task
 
 

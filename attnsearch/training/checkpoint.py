@@ -20,7 +20,7 @@ import torch
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.files import atomic_path, disk_errors, explain_os_error
 from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
-from attnsearch.models.declared_sizes import check_declared_sizes
+from attnsearch.models.weights import check_declared_sizes
 from attnsearch.training.loop import TrainingSetup
 from attnsearch.training.state import TrainingState
 from attnsearch.types import EpochRecord

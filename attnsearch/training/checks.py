@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnsearch.config.data import DataConfig, RootedData, SyntheticData
+from attnsearch.config.data import DataConfig
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.model import LoupeSettings
-from attnsearch.data.synthetic.dataset import DRAWN_BY
 from attnsearch.data.tables import DataTables
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.checkpoint import read_model_checkpoint
@@ -30,30 +28,30 @@ def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
 
 
 def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:
-    model = experiment.model
-    if not isinstance(model, LoupeSettings) or not model.mask_weight:
+    if not experiment.model.needs_masks:
         return
+    reason = f"model {experiment.model.name!r} learns from part masks"
     if tables.train.mask_paths is None:
         raise DataError(
-            f"model.mask_weight is {model.mask_weight:g}, and {tables.root} has no part masks; use data that has them, "
-            "such as data.name=synthetic or CUB with its segmentations, or set it to 0"
+            f"{reason}, and {tables.root} has no part masks; use data that has them, such as data.name=synthetic or "
+            "CUB with its segmentations, or turn that loss off (for loupe: model.mask_weight=0)"
         )
     if experiment.data.rand_augment is not None:
         raise DataError(
-            f"model.mask_weight is {model.mask_weight:g}, and part masks cannot follow data.rand_augment "
-            f"{experiment.data.rand_augment}; set one of the two to nothing (0, null)"
+            f"{reason}, and part masks cannot follow data.rand_augment {experiment.data.rand_augment}; set one of the "
+            "two to nothing (0, null)"
         )
 
 
 def _check_same_generator(data: DataConfig, theirs: DataConfig, path: Path) -> None:
-    """Drawn birds have the same names whatever they look like, so that names and hash cannot tell them apart."""
-    if not isinstance(data, SyntheticData) or not isinstance(theirs, SyntheticData):
+    """Synthetic images have the same names whatever they show, so that names and hash cannot tell them apart."""
+    if data.name != theirs.name:
         return
-    for key in DRAWN_BY:
-        if key != "n_train_per_class" and getattr(data, key) != getattr(theirs, key):
+    for key in data.drawn_by:
+        if getattr(data, key) != getattr(theirs, key):
             raise DataError(
-                f"the teacher {path} was trained on other birds: its data.{key} is {getattr(theirs, key)}, here "
-                f"{getattr(data, key)}; use its settings or another teacher"
+                f"the teacher {path} was trained on other synthetic images: its data.{key} is {getattr(theirs, key)}, "
+                f"here {getattr(data, key)}; use its settings or another teacher"
             )
 
 
@@ -79,8 +77,5 @@ def _check_warm_start(experiment: ExperimentConfig, tables: DataTables) -> None:
 
 
 def _is_same(one: DataConfig, other: DataConfig) -> bool:
-    return one.name == other.name and _root(one) == _root(other)
-
-
-def _root(data: DataConfig) -> Path | None:
-    return data.root_path.resolve() if isinstance(data, RootedData) else None
+    roots = [None if data.root_path is None else data.root_path.resolve() for data in (one, other)]
+    return one.name == other.name and roots[0] == roots[1]

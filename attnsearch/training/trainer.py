@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.model import DcalSettings
 from attnsearch.device import describe_device, device_errors, pick_device, release_memory
 from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
 from attnsearch.files import disk_errors, make_folder
@@ -173,9 +172,8 @@ def _halve_parts(trial: TrainingState) -> None:
     )
     if not trial.config.train.halve_on_oom:
         raise OutOfMemory(f"{said}; set train.halve_on_oom=true or a larger train.accumulation")
-    model = trial.config.model
-    n_needed = 2 if isinstance(model, DcalSettings) and model.has_pwca else 1  # pairs need two
-    if batch_size % (2 * trial.accumulation) or batch_size // (2 * trial.accumulation) < n_needed:
+    is_divisible = batch_size % (2 * trial.accumulation) == 0
+    if not is_divisible or batch_size // (2 * trial.accumulation) < trial.config.model.min_images_at_once:
         raise OutOfMemory(f"{said}, and these cannot be halved; use a smaller data.image_size_px or model")
     trial.accumulation *= 2
     logger.warning("%s; the epoch starts again with accumulation %d", said, trial.accumulation)

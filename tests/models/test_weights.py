@@ -13,7 +13,7 @@ from torch import nn
 from attnsearch.config.model import BrNpaSettings, CnnSettings
 from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.files import is_temporary, writer_of
-from attnsearch.models import build_model, declared_sizes
+from attnsearch.models import build_model
 from attnsearch.models.backbones.resnet import build_backbone
 from attnsearch.models.weights import check_class_names, load_file, load_into, read_checkpoint, save_checkpoint
 from attnsearch.tasks.classification import LinearHeads
@@ -273,7 +273,7 @@ def test_archive_that_unpacks_to_many_times_its_size_is_refused_before_it_is_unp
 
 def test_file_that_is_larger_than_the_free_memory_is_refused(tmp_path, state, monkeypatch):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 0 kB\n")
-    monkeypatch.setattr(declared_sizes, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr("attnsearch.models.weights._MEMORY", tmp_path / "meminfo")
     torch.save(state, tmp_path / "w.pt")
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
     for file in (tmp_path / "w.pt", tmp_path / "w.safetensors"):

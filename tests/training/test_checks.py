@@ -92,7 +92,7 @@ def test_a_teacher_of_other_birds_is_refused(
     taught = tiny_config(train={"teacher": {"checkpoint": str(path)}})
     taught = taught.model_copy(update={"data": SyntheticData(**{key: 2})})  # type: ignore[arg-type]
     if is_other:
-        with pytest.raises(DataError, match=r"other birds: its data\.n_differing_parts is 3, here 2"):
+        with pytest.raises(DataError, match=r"other synthetic images: its data\.n_differing_parts is 3, here 2"):
             check_start(taught, data.tables)
     else:
         check_start(taught, data.tables)
@@ -100,7 +100,7 @@ def test_a_teacher_of_other_birds_is_refused(
 
 def test_missing_masks_are_found_before_training(tiny_config: ConfigMaker, data: DataSource) -> None:
     config = tiny_config(model={"name": "loupe", "mask_weight": 0.5})
-    with pytest.raises(DataError, match=r"model\.mask_weight is 0\.5, and .* has no part masks"):
+    with pytest.raises(DataError, match=r"model .loupe. learns from part masks, and .* has no part masks"):
         check_start(config, data.tables)
 
 

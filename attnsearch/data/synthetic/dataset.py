@@ -23,11 +23,6 @@ from attnsearch.types import SPLITS, Split
 
 #: Raised when the same settings would give other images.
 _VERSION = 1
-#: What the images depend on; names of classes and images say nothing of it.
-DRAWN_BY = (
-    "n_classes", "n_train_per_class", "n_val_per_class", "n_test_per_class", "picture_px", "n_differing_parts",
-    "part_scale", "bird_scale", "translation", "data_seed",
-)  # fmt: skip
 _CLASSES = "classes.csv"
 
 
@@ -37,7 +32,7 @@ def list_images(cfg: SyntheticData) -> Listing:
     Raises:
         StoreError: they do not fit on the disk or cannot be written.
     """
-    settings = cfg.model_dump(include=set(DRAWN_BY))
+    settings = cfg.model_dump(include={"n_train_per_class", *cfg.drawn_by})
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode()).hexdigest()
 
     def build(folder: Path) -> dict[str, str | int | float]:

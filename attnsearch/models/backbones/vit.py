@@ -50,7 +50,9 @@ def build_vit(cfg: DcalSettings) -> VisionTransformer:
     if cfg.depth is not None:
         sizes["depth"] = cfg.depth
     if cfg.position_grid is not None:
-        sizes["img_size"] = cfg.position_grid * stride
+        grid = cfg.position_grid
+        rows, columns = (grid, grid) if isinstance(grid, int) else grid
+        sizes["img_size"] = (rows * stride, columns * stride)
     body = _create(cfg.backbone, **sizes)
     if cfg.stem == "conv":
         body.patch_embed = ConvStem(body.embed_dim, stride=stride, grid_size=body.patch_embed.grid_size)

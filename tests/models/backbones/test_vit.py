@@ -57,7 +57,21 @@ def test_position_grid_sets_the_tokens_of_the_embedding():
     with torch.device("meta"):
         hybrid = build_vit(settings(backbone="vit_base_r50_s16_224", position_grid=28))
     assert hybrid.pos_embed.shape[1] == 785
+    assert settings(position_grid=(28, 28)) == settings(position_grid=28)
     assert sum(parameter.numel() for parameter in hybrid.parameters()) / 1e6 == pytest.approx(98.3, abs=0.05)
+
+
+def test_a_position_grid_may_be_a_rectangle():
+    body = build_vit(settings(width=0.34, depth=2, position_grid=(2, 3)))
+    tokens, grid = embed(body, torch.zeros(1, 3, 32, 48))
+    assert grid == body.patch_embed.grid_size == (2, 3)
+    own = tokens[0, 1:] - body.patch_embed(torch.zeros(1, 3, 32, 48)).flatten(1, 2)[0]
+    torch.testing.assert_close(own, body.pos_embed[0, 1:])  # row by row, not resampled
+
+
+def test_a_position_grid_beyond_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"from 1 to 128 rows and columns, got \(4, 129\)"):
+        settings(position_grid=(4, 129))
 
 
 @pytest.mark.parametrize(("width", "n_heads"), [(0.34, 1), (0.67, 2), (1.0, 3), (2.0, 6)])
