@@ -39,6 +39,45 @@ class Batch:
     padding: Tensor | None = None
     part_masks: Tensor | None = None
 
+    def take(self, rows: slice | Tensor) -> Batch:
+        """Some images of the batch."""
+        indices = range(len(self.image_ids))[rows] if isinstance(rows, slice) else rows.tolist()
+        return Batch(
+            images=self.images[rows],
+            labels=self.labels[rows],
+            image_ids=tuple(self.image_ids[index] for index in indices),
+            rows=self.rows[rows],
+            padding=None if self.padding is None else self.padding[rows],
+            part_masks=None if self.part_masks is None else self.part_masks[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Where the images of a batch should be looked at; None for what the data set does not have.
+
+    Attributes:
+        masks: (B, H, W) bool, True on the discriminative parts.
+        boxes: (B, H, W) bool, True inside the object's box.
+        points: (B, P, 2) float64 x, y of the parts in input pixels; NaN where one is hidden or outside the input.
+        size_hw: of the input, in pixels.
+    """
+
+    masks: Tensor | None = None
+    boxes: Tensor | None = None
+    points: Tensor | None = None
+    size_hw: tuple[int, int] = (0, 0)
+
+    def take(self, rows: slice | Tensor) -> GroundTruth:
+        """That of some images."""
+        masks, boxes, points = (None if one is None else one[rows] for one in (self.masks, self.boxes, self.points))
+        return GroundTruth(masks, boxes, points, self.size_hw)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Which of `masks`, `boxes` and `points` there are."""
+        return tuple(name for name in ("masks", "boxes", "points") if getattr(self, name) is not None)
+
 
 @dataclass(frozen=True)
 class HeadOutput:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,29 +9,7 @@ from torch import Tensor
 
 from attnsearch import geometry
 from attnsearch.data.tables import ImageTable
-from attnsearch.types import Batch
-
-
-@dataclass(frozen=True, eq=False)
-class GroundTruth:
-    """Of the images of one batch; None where the data set does not have it.
-
-    Attributes:
-        masks: (B, H, W) bool, True on the discriminative parts.
-        boxes: (B, H, W) bool, True inside the object's box.
-        points: (B, P, 2) float64 x, y of the parts in input pixels; NaN where one is hidden or outside the input.
-        size_hw: of the input, in pixels.
-    """
-
-    masks: Tensor | None
-    boxes: Tensor | None
-    points: Tensor | None
-    size_hw: tuple[int, int]
-
-    def take(self, rows: slice) -> GroundTruth:
-        """That of some images."""
-        masks, boxes, points = (None if one is None else one[rows] for one in (self.masks, self.boxes, self.points))
-        return GroundTruth(masks, boxes, points, self.size_hw)
+from attnsearch.types import Batch, GroundTruth
 
 
 def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64]) -> GroundTruth:

@@ -22,7 +22,8 @@ from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.baselines import PARTS
 from attnsearch.evaluation.ground_truth import ground_truth
-from attnsearch.evaluation.scorer import METRIC, SaliencyScorer, consistency_of, with_best_iou
+from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, with_best_setting
+from attnsearch.metrics.registry import BUILT_IN, score_metrics
 from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.progress import with_bar
 from attnsearch.store.archive import read_archive
@@ -155,9 +156,9 @@ def score_archive(
     done = _score_rest(job, journal, check=check, progress=progress)
     _warn_of_nan(job.archived, job.ids, archive)
     rows = [done[image_id] for image_id in job.ids]
-    rows, thresholds = with_best_iou(rows, job.archived.split, iou_thresholds or {})
-    whole = _of_whole(job.archived, job.table, job.settings, opened.config.data.image_hw)
-    table = make_table(rows, job.fractions, {**about, "iou_thresholds": thresholds, **whole})
+    rows, thresholds = with_best_setting(rows, job.archived.split, iou_thresholds or {})
+    whole = archive_scores(job.archived, job.table, job.settings, opened.config.data.image_hw)
+    table = make_table(rows, job.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
     write_score_files(scores, table, check=check)
     journal.remove()
     return table
@@ -189,7 +190,7 @@ def score_baselines(
 def _score_baseline(job: _Job, name: str, *, progress: bool) -> ScoreTable:
     steps = with_bar(job.chunks, f"Scoring {name}", n_steps=len(job.chunks), force=progress)
     rows = [score for chunk in steps for score in job.score(chunk, baseline=name)]
-    rows, thresholds = with_best_iou(rows, job.archived.split, {})
+    rows, thresholds = with_best_setting(rows, job.archived.split, {})
     return make_table(rows, job.fractions, {**job.about(), "reference": name, "iou_thresholds": thresholds})
 
 
@@ -236,19 +237,27 @@ def _about(
         "checkpoint": {"epoch": kept.epoch, "config": kept.config.digest()},
         "images": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
         "saliency": hashlib.sha256(np.ascontiguousarray(archived.saliency[chosen]).tobytes()).hexdigest(),
+        **_other_versions(settings),
     }
     return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
 
 
-def _of_whole(
-    archived: AttentionArchive, table: ImageTable, settings: ScoreSettings, image_hw: tuple[int, int]
-) -> dict[str, dict[str, float | None]]:
-    """What is measured of all archived images at once, under `whole`, and of blind maps of them, under `floors`."""
-    if "localisation" not in settings.families or table.points is None:
-        return {}
-    found = consistency_of(archived, table, image_hw)
-    plain = {name: None if math.isnan(value) else value for name, value in found.items()}
-    return {"whole": {METRIC: plain.pop(METRIC)}, "floors": plain}
+def _other_versions(settings: ScoreSettings) -> dict[str, dict[str, int]]:
+    """Versions of the selected metrics that `VERSION` does not stand for: those of plugins, and changed ones."""
+    versions = {
+        metric.name: metric.version
+        for metric in score_metrics()
+        if metric.group in settings.families and (metric.version > 1 or metric not in BUILT_IN)
+    }
+    return {"metrics": versions} if versions else {}
+
+
+def _without_nan(parts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """The same values for JSON, in which an undefined one is null."""
+    return {
+        part: {name: None if math.isnan(value) else value for name, value in values.items()}
+        for part, values in parts.items()
+    }
 
 
 def grid_of(archived: AttentionArchive, settings: ScoreSettings) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""How much of the picture a map covers."""
+"""How much of the image a map covers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from attnsearch.metrics.perturbation import SaliencyCase
 
 EPSILON = 1e-5  # as in the released code
 
@@ -39,6 +41,7 @@ def sparsity(maps: Tensor | None, norms: Tensor | None) -> Tensor:
 
 
 def _peak(maps: Tensor) -> Tensor:
+    """(B, K, 1, 1) of (B, K, h, w)."""
     return maps.amax(dim=(2, 3), keepdim=True)
 
 
@@ -55,19 +58,40 @@ def gini(saliency: Tensor) -> Tensor:
 
 
 def entropy(saliency: Tensor) -> Tensor:
-    """Entropy of maps (B, h, w) as distributions, as a share of that of a uniform one: (B,) in [0, 1], NaN if all zero.
+    """Entropy of maps (B, h, w) as distributions, as a fraction of a uniform one's: (B,) in [0, 1], NaN if all zero.
 
     Source: Bhatt et al. 2020 (arXiv 2005.00631), complexity. Difference: divided by ln n, so that grids compare.
     """
     values = saliency.flatten(1).double()
-    shares = values / values.sum(dim=1, keepdim=True)
-    raw = -torch.special.xlogy(shares, shares).sum(dim=1)
+    weights = values / values.sum(dim=1, keepdim=True)  # (B, n)
+    raw = -torch.special.xlogy(weights, weights).sum(dim=1)
     n_cells = values.shape[1]
-    share: Tensor = raw / max(math.log(n_cells), torch.finfo(torch.float64).tiny)
-    return share.float()
+    fraction: Tensor = raw / max(math.log(n_cells), torch.finfo(torch.float64).tiny)
+    return fraction.float()
 
 
 def effective_area(saliency: Tensor) -> Tensor:
-    """The share of cells that a uniform map of the same entropy would cover: (B,) in [1 / n, 1], NaN all zero."""
+    """The fraction of cells that a uniform map (B, h, w) of the same entropy would cover: (B,) in [1 / n, 1]; NaN if
+    all are zero."""
     n_cells = saliency[0].numel()
     return (entropy(saliency).double() * math.log(n_cells)).exp().div(n_cells).float()
+
+
+def sparsity_of(case: SaliencyCase) -> Tensor:
+    """(B,), see `sparsity`; of the saliency as the only map."""
+    return sparsity(case.saliency[:, None], None)
+
+
+def gini_of(case: SaliencyCase) -> Tensor:
+    """(B,), see `gini`."""
+    return gini(case.saliency)
+
+
+def entropy_of(case: SaliencyCase) -> Tensor:
+    """(B,), see `entropy`."""
+    return entropy(case.saliency)
+
+
+def effective_area_of(case: SaliencyCase) -> Tensor:
+    """(B,), see `effective_area`."""
+    return effective_area(case.saliency)

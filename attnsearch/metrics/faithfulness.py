@@ -1,32 +1,30 @@
-"""Does a map say what the model looks at? Class probability while cells are taken away or put back, image by image.
+"""Does a map say what the model looks at? Scores of removed cells, image by image; undefined numbers are NaN.
 
-Beside the usual letters, `n` is the number of cells h·w. `predict` maps normalised images (B, 3, H, W) to probabilities
-(B, n_classes); it is called on batches of at most `batch_images` masked images, whatever images and steps they belong
-to, and a score of one image does not depend on the others. Numbers that are undefined are NaN.
+Functions whose name ends in `_of` are metrics of a `SaliencyCase`, which the product runs; those that take `predict`
+make the case themselves. `predict` maps normalised images (M, 3, H, W) to probabilities (M, n_classes); it is called on
+at most `batch_images` masked images at once, whatever images and steps they belong to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.metrics.perturbation import (
-    fill_images,
+    BATCH_IMAGES,
+    Predict,
+    RemovalSettings,
+    SaliencyCase,
+    area,
+    is_flat,
     removal_ranks,
     removed_counts,
-    upscale_cells,
 )
 from attnsearch.normalisation import Fill
 
-Predict = Callable[[Tensor], Tensor]
-Protocol = Literal["standard", "br_npa"]
-
-BATCH_IMAGES = 64
 MIN_DROP = 1e-3  # between untouched and filled image; below, the fill removes no evidence and areas mean nothing
 
 
@@ -50,15 +48,14 @@ def deletion_curve(
         n_steps: S, number of removals; the curve has S + 1 points, the first is the untouched image.
         fill: what stands where a cell was, by name or as images (B, 3, H, W).
     Returns:
-        (B, S + 1) float32 in [0, 1].
+        (B, S + 1) float32 in [0, 1]; NaN for a flat map, which has no order.
     Raises:
         ValueError: saliency has NaN, or more cells than the image has pixels.
     Source: Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1. Differences: whole cells of the map are removed, and
         ties are broken by row-major position.
     """
-    orders = {"deletion": removal_ranks(saliency)}
-    curves = order_curves(predict, images, orders, target, n_steps=n_steps, fill=fill, batch_images=batch_images)
-    return curves["deletion"]
+    settings = RemovalSettings(n_steps=n_steps, fill=fill, batch_images=batch_images)
+    return SaliencyCase.of_class(predict, images, saliency, target, settings).curve("deletion")
 
 
 def insertion_curve(
@@ -71,16 +68,12 @@ def insertion_curve(
     fill: Fill | Tensor = "mean",
     batch_images: int = BATCH_IMAGES,
 ) -> Tensor:
-    """Class probability while cells are put back onto a filled image, the most salient first.
-
-    It is the deletion of the least salient cells, read backwards, so that either can be had from the other where the
-    fill is the same.
+    """Class probability while cells are put back onto a filled image, the most salient first: (B, S + 1).
 
     Args, Returns, Raises, Source: as `deletion_curve`; the first point is the filled image, the last the untouched one.
     """
-    orders = {"least": removal_ranks(saliency, reverse=True)}
-    curves = order_curves(predict, images, orders, target, n_steps=n_steps, fill=fill, batch_images=batch_images)
-    return curves["least"].flip(1)
+    settings = RemovalSettings(n_steps=n_steps, fill=fill, batch_images=batch_images)
+    return SaliencyCase.of_class(predict, images, saliency, target, settings).curve("insertion")
 
 
 def relevance_gain(
@@ -93,7 +86,7 @@ def relevance_gain(
     fill: Fill | Tensor = "mean",
     batch_images: int = BATCH_IMAGES,
 ) -> Tensor:
-    """How much longer the class survives when the least salient cells go first: `symmetric_gain` of both orders.
+    """How much longer the class survives when the least salient cells are removed first: `symmetric_gain`.
 
     Args: as `deletion_curve`.
     Returns:
@@ -101,71 +94,66 @@ def relevance_gain(
     Source: Blücher et al. 2024 (arXiv 2401.06654), symmetric relevance gain. Difference: on curves that are normalised
         by their ends, so that models of different confidence can be compared.
     """
-    orders = {"most": removal_ranks(saliency), "least": removal_ranks(saliency, reverse=True)}
-    curves = order_curves(predict, images, orders, target, n_steps=n_steps, fill=fill, batch_images=batch_images)
-    fractions = curve_fractions(saliency, n_steps)
-    gain = symmetric_gain(curves["most"], curves["least"], fractions)
-    return torch.where(is_flat(saliency), torch.nan, gain)
+    settings = RemovalSettings(n_steps=n_steps, fill=fill, batch_images=batch_images)
+    return relevance_gain_of(SaliencyCase.of_class(predict, images, saliency, target, settings))
 
 
-@torch.no_grad()
-def order_curves(
-    predict: Predict,
-    images: Tensor,
-    orders: Mapping[str, Tensor],
-    target: Tensor,
-    *,
-    n_steps: int,
-    fill: Fill | Tensor,
-    batch_images: int = BATCH_IMAGES,
-) -> dict[str, Tensor]:
-    """The removal curves of several orders, which share the untouched and the filled image: one pass each.
-
-    Args:
-        orders: name -> (B, h, w) ranks as `removal_ranks` gives them.
-    Returns:
-        name -> (B, S + 1) float32.
-    """
-    filled = fill if isinstance(fill, Tensor) else fill_images(images, fill)
-    first = next(iter(orders.values()))
-    counts = removed_counts(first[0].numel(), n_steps).to(images.device)
-    n_images, n_points = len(images), len(counts)
-    ends = torch.stack(
-        [target_scores(predict, whole, target, batch_images=batch_images) for whole in (images, filled)], dim=1
-    )  # (B, 2)
-    curves: dict[str, Tensor] = {}
-    for name, ranks in orders.items():
-        ranks_px = upscale_cells(ranks.to(images.device), (images.shape[2], images.shape[3]))  # (B, H, W)
-        curve = ends[:, :1].repeat(1, n_points)
-        curve[:, -1] = ends[:, 1]
-        jobs = [(image, step) for image in range(n_images) for step in range(1, n_points - 1)]
-        for part in _parts(jobs, batch_images):
-            rows = torch.tensor([image for image, _ in part], device=images.device)
-            steps = torch.tensor([step for _, step in part], device=images.device)
-            is_gone = (ranks_px[rows] < counts[steps][:, None, None])[:, None]  # (M, 1, H, W)
-            masked = torch.where(is_gone, filled[rows], images[rows])
-            curve[rows, steps] = _score(predict, masked, target[rows])
-        curves[name] = curve
-    return curves
+def relevance_gain_of(case: SaliencyCase) -> Tensor:
+    """(B,), see `symmetric_gain`."""
+    return symmetric_gain(case.curve("deletion"), case.curve("least_first"), case.fractions)
 
 
-def curve_fractions(saliency: Tensor, n_steps: int) -> Tensor:
-    """(S + 1,) float32: the share of cells that is gone at each point of a curve, from 0 to 1."""
-    n_cells = saliency[0].numel()
-    return removed_counts(n_cells, n_steps).to(device=saliency.device, dtype=torch.float32) / n_cells
+def deletion_gain_of(case: SaliencyCase) -> Tensor:
+    """(B,), see `deletion_gain`."""
+    return deletion_gain(case.curve("deletion"), case.curve("random_deletion"), case.fractions)
 
 
-def area(curve: Tensor, fractions: Tensor, *, protocol: Protocol = "standard") -> Tensor:
-    """Area under curves (B, S + 1), by the trapezoid rule over the true fractions (S + 1,): (B,).
+def deletion_of(case: SaliencyCase) -> Tensor:
+    """Raw area with the most salient cells removed first: (B,)."""
+    return case.area("deletion")
 
-    Args:
-        protocol: `standard` counts all points; `br_npa` leaves the first one out and stretches the rest to [0, 1], as
-            BR-NPA's released code does, for comparison with its tables alone.
-    """
-    if protocol == "br_npa":
-        curve, fractions = curve[:, 1:], fractions[1:]
-        fractions = (fractions - fractions[0]) / (fractions[-1] - fractions[0])
-    return torch.trapezoid(curve, fractions.expand_as(curve), dim=1)
+
+def insertion_of(case: SaliencyCase) -> Tensor:
+    """Raw area with the most salient cells put back first: (B,)."""
+    return case.area("insertion")
+
+
+def random_deletion_of(case: SaliencyCase) -> Tensor:
+    """Raw area with cells removed in random order: (B,), also of a flat map."""
+    return case.area("random_deletion")
+
+
+def masked_score_of(case: SaliencyCase) -> Tensor:
+    """The score that is left when all cells are removed: (B,), also of a flat map."""
+    return case.masked_score()
+
+
+def deletion_correlation_of(case: SaliencyCase) -> Tensor:
+    """Between the fall of the curve in each step and the mean saliency that the step removes: (B,)."""
+    falls = -case.curve("deletion").diff(dim=1)  # (B, S)
+    return correlation(falls, step_saliency(case.saliency, removal_ranks(case.saliency), case.settings.n_steps))
+
+
+def insertion_correlation_of(case: SaliencyCase) -> Tensor:
+    """Between the rise of the curve in each step and the mean saliency that the step puts back: (B,)."""
+    rises = case.curve("insertion").diff(dim=1)  # (B, S)
+    ranks = removal_ranks(case.saliency, reverse=True)
+    return correlation(rises, step_saliency(case.saliency, ranks, case.settings.n_steps).flip(1))
+
+
+def average_drop_of(case: SaliencyCase) -> Tensor:
+    """Fraction of the score that is lost when only the salient part is kept: (B,)."""
+    return soft_masking(case).drop
+
+
+def average_increase_of(case: SaliencyCase) -> Tensor:
+    """1 where the score rises when only the salient part is kept, else 0: (B,)."""
+    return soft_masking(case).increase
+
+
+def average_deletion_drop_of(case: SaliencyCase) -> Tensor:
+    """Fraction of the score that is lost when the salient part is removed: (B,)."""
+    return soft_masking(case).deletion_drop
 
 
 def normalise_curve(curve: Tensor) -> Tensor:
@@ -219,9 +207,9 @@ class AverageDrop:
     """What keeping, or removing, the salient part does to the probability of the class; each (B,) float32.
 
     Attributes:
-        drop: share of the probability that is lost when only the salient part is kept, in [0, 1]; lower is better.
+        drop: fraction of the probability that is lost when only the salient part is kept, in [0, 1]; lower is better.
         increase: 1 where it rises instead, else 0; its mean is the increase in confidence.
-        deletion_drop: share that is lost when the salient part is removed; higher is better, negative if it rises.
+        deletion_drop: fraction that is lost when the salient part is removed; higher is better, negative if it rises.
     """
 
     drop: Tensor
@@ -229,7 +217,6 @@ class AverageDrop:
     deletion_drop: Tensor
 
 
-@torch.no_grad()
 def average_drop(
     predict: Predict,
     images: Tensor,
@@ -244,37 +231,24 @@ def average_drop(
     Args: as `deletion_curve`.
     Source: Chattopadhyay et al. 2018 (arXiv 1710.11063), Jung and Oh 2021 (arXiv 2102.05228).
     """
-    filled = fill if isinstance(fill, Tensor) else fill_images(images, fill)
-    flat = is_flat(saliency)
+    settings = RemovalSettings(fill=fill, batch_images=batch_images)
+    return soft_masking(SaliencyCase.of_class(predict, images, saliency, target, settings))
+
+
+def soft_masking(case: SaliencyCase) -> AverageDrop:
+    """The three drops of a case, made once."""
+    return case.once(("soft masking", case.settings.fill), lambda: _soft_masking(case))
+
+
+def _soft_masking(case: SaliencyCase) -> AverageDrop:
+    images, saliency, filled = case.images, case.saliency, case.filled()  # (B, 3, H, W), (B, h, w), (B, 3, H, W)
     low, high = saliency.amin(dim=(1, 2), keepdim=True), saliency.amax(dim=(1, 2), keepdim=True)
-    scaled = (saliency - low) / torch.where(flat[:, None, None], 1.0, high - low)
+    scaled = (saliency - low) / torch.where(is_flat(saliency)[:, None, None], 1.0, high - low)
     mask = F.interpolate(scaled[:, None].float(), size=images.shape[2:], mode="bilinear", align_corners=False)
-    mask = mask.to(images.device)
-    whole, kept, removed = (
-        target_scores(predict, shown, target, batch_images=batch_images)
-        for shown in (images, mask * images + (1 - mask) * filled, (1 - mask) * images + mask * filled)
-    )
+    mask = mask.to(images.device)  # (B, 1, H, W)
+    whole = case.untouched  # (B,)
+    kept = case.scores(mask * images + (1 - mask) * filled)
+    removed = case.scores((1 - mask) * images + mask * filled)
     floor = whole.clamp_min(torch.finfo(torch.float32).tiny)
     drops = ((whole - kept).clamp_min(0) / floor, (kept > whole).float(), (whole - removed) / floor)
-    return AverageDrop(*(torch.where(flat.to(value.device), torch.nan, value) for value in drops))
-
-
-def is_flat(saliency: Tensor) -> Tensor:
-    """(B,) bool: maps whose cells are all equal, which have no order."""
-    return saliency.amax(dim=(1, 2)) == saliency.amin(dim=(1, 2))
-
-
-def _score(predict: Predict, images: Tensor, target: Tensor) -> Tensor:
-    return predict(images).float().gather(1, target[:, None])[:, 0]
-
-
-def target_scores(predict: Predict, images: Tensor, target: Tensor, *, batch_images: int = BATCH_IMAGES) -> Tensor:
-    """The probability of each image's class: (B,)."""
-    starts = range(0, len(images), batch_images)
-    parts = [slice(start, start + batch_images) for start in starts]
-    return torch.cat([_score(predict, images[part], target[part]) for part in parts])
-
-
-def _parts(jobs: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    for start in range(0, len(jobs), size):
-        yield jobs[start : start + size]
+    return AverageDrop(*map(case.unless_flat, drops))

@@ -6,14 +6,18 @@ evenly. A number is NaN where the region is empty, or where a flat map points no
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from attnsearch.metrics.faithfulness import is_flat
-from attnsearch.metrics.perturbation import removal_ranks, upscale_cells
+from attnsearch.metrics.perturbation import SaliencyCase, is_flat, removal_ranks, upscale_cells
+from attnsearch.metrics.registry import BestSetting, Need, WholeArchive
 
+THRESHOLDS = tuple(tenth / 10 for tenth in range(1, 10))
+"""Fractions of the map's maximum that the best IoU is chosen from; 0.5 is the fixed one."""
 PART_HALF_SIDE = 36 / 224  # of the image's side, as Huang et al. 2023 place their boxes
-PART_SHARE = 0.8
+PART_FRACTION = 0.8
 
 
 def pointing_game(saliency: Tensor, regions: Tensor, *, tolerance_px: int = 0) -> Tensor:
@@ -61,19 +65,9 @@ def iou(saliency: Tensor, regions: Tensor, *, threshold: float = 0.5) -> Tensor:
     return torch.where(_is_undefined(saliency, regions), torch.nan, both / either.clamp_min(1))
 
 
-def best_iou(saliency: Tensor, regions: Tensor, thresholds: Tensor) -> tuple[float, Tensor]:
-    """The one threshold (of M) with the best mean IoU over these images, and the IoU under it: (float, (B,)).
-
-    Choose it on validation; a threshold that is chosen on the images that it is reported on flatters.
-    """
-    found = torch.stack([iou(saliency, regions, threshold=float(threshold)) for threshold in thresholds])  # (M, B)
-    best = best_row(found)
-    return float(thresholds[best]), found[best]
-
-
-def best_row(found: Tensor) -> int:
-    """The row of (M, B) scores with the best mean over the images where it is defined; the first of equals."""
-    return int(found.nanmean(dim=1).nan_to_num(-1.0).argmax())
+def iou_by_threshold(saliency: Tensor, regions: Tensor) -> Tensor:
+    """`iou` at each of `THRESHOLDS`: (B, M)."""
+    return torch.stack([iou(saliency, regions, threshold=threshold) for threshold in THRESHOLDS], dim=1)
 
 
 def parts_in_box(saliency: Tensor, points: Tensor, *, size_hw: tuple[int, int]) -> Tensor:
@@ -117,7 +111,7 @@ def part_consistency(inside: Tensor, labels: Tensor) -> float:
         of_class = inside[labels == label]
         rates = of_class.nanmean(dim=0)  # (P,)
         if not torch.isnan(rates).all():
-            found.append(float((rates.nan_to_num(0.0) >= PART_SHARE).any()))
+            found.append(float((rates.nan_to_num(0.0) >= PART_FRACTION).any()))
     return sum(found) / len(found) if found else float("nan")
 
 
@@ -149,3 +143,32 @@ def _is_undefined(saliency: Tensor, regions: Tensor) -> Tensor:
 
 def _size(regions: Tensor) -> tuple[int, int]:
     return regions.shape[1], regions.shape[2]
+
+
+Metric = Callable[[SaliencyCase], Tensor]
+
+
+def _in(region: Need, measure: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+    """A function of maps (B, h, w) and regions as one of a case."""
+    return lambda case: measure(case.saliency, case.region(region))
+
+
+pointing_in_mask_of, pointing_in_box_of = _in("masks", pointing_game), _in("boxes", pointing_game)
+energy_in_mask_of, energy_in_box_of = _in("masks", energy_in_region), _in("boxes", energy_in_region)
+rank_in_mask_of = _in("masks", rank_in_region)
+iou_in_mask_of, iou_in_box_of = _in("masks", iou), _in("boxes", iou)
+best_iou_in_mask = BestSetting("iou_in_mask", THRESHOLDS, _in("masks", iou_by_threshold))
+best_iou_in_box = BestSetting("iou_in_box", THRESHOLDS, _in("boxes", iou_by_threshold))
+
+
+def pointing_at_part_of(case: SaliencyCase) -> Tensor:
+    """(B,), see `pointing_at_part`."""
+    return pointing_at_part(case.saliency, case.region("points"), size_hw=case.regions.size_hw)
+
+
+def _part_consistency_of(case: SaliencyCase, labels: Tensor) -> float:
+    inside = parts_in_box(case.saliency, case.region("points"), size_hw=case.regions.size_hw)  # (N, P)
+    return part_consistency(inside, labels)
+
+
+whole_part_consistency = WholeArchive(_part_consistency_of, has_floors=True)

@@ -1,15 +1,23 @@
-"""Pictures with some cells of a map's grid taken away: in which order, how many at a time, what stands there instead.
+"""Images with some cells of a map's grid removed: in which order, how many at a time, what stands there instead.
 
-Beside the usual letters, `n` is the number of cells h·w of a map.
+`SaliencyCase` is what metrics of saliency are computed from. Beside the usual letters, `n` is the number of cells h·w
+of a map and `M` the number of masked images that are classified at once.
 """
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnsearch.metrics.registry import Need
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD, Fill
+from attnsearch.types import GroundTruth
 
 BR_NPA_BLUR_PX = 121
 
@@ -80,12 +88,14 @@ def _cell_of_pixel(n_cells: int, n_px: int, device: torch.device) -> Tensor:
     return torch.searchsorted(borders, torch.arange(n_px, device=device), right=True)
 
 
-def fill_images(images: Tensor, fill: Fill) -> Tensor:
-    """What is seen where nothing is left of normalised images (B, 3, H, W).
+def fill_images(images: Tensor, fill: Fill | Literal["box"]) -> Tensor:
+    """What is seen where nothing is left of normalised images: (B, 3, H, W) of (B, 3, H, W).
 
-    `mean` is ImageNet's mean colour, which is 0 after normalisation; `black` and `white` are those of the picture;
-    `blur` is a Gaussian of a deviation of H / 20.
+    `mean` is ImageNet's mean colour, which is 0 after normalisation; `black` and `white` are those of the image;
+    `blur` is a Gaussian of a deviation of H / 20; `box` is BR-NPA's blur.
     """
+    if fill == "box":
+        return box_blur(images)
     if fill == "mean":
         return torch.zeros_like(images)
     if fill == "blur":
@@ -125,3 +135,241 @@ def _convolve(images: Tensor, kernel: Tensor, *, is_reflected: bool) -> Tensor:
         padded = F.pad(images, padding, mode="reflect" if can_reflect else "replicate" if is_reflected else "constant")
         images = F.conv2d(padded, weights, groups=n_channels)
     return images
+
+
+Predict = Callable[[Tensor], Tensor]
+"""Normalised images (M, 3, H, W) -> probabilities (M, n_classes)."""
+Follow = Callable[[Tensor, Tensor], Tensor]
+"""Masked copies (M, 3, H, W), the rows (M,) of the images that they show -> the score that is followed, (M,)."""
+Order = Literal["deletion", "least_first", "insertion", "random_deletion"]
+Protocol = Literal["standard", "br_npa"]
+AnyFill = Fill | Literal["box"] | Tensor
+
+BATCH_IMAGES = 64
+_ORDERS: tuple[Order, ...] = ("deletion", "least_first", "insertion", "random_deletion")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class RemovalSettings:
+    """How cells are removed.
+
+    Attributes:
+        n_steps: S, removals of a curve; at most one for each cell counts.
+        n_random: random orders of each image, whose curves are averaged.
+        fill: what stands where a cell was, by name or as images (B, 3, H, W).
+        protocol: `standard`; or `br_npa`: areas without the untouched image, and insertion into a box blur, as BR-NPA's
+            released code has them, for comparison with its tables alone.
+        batch_images: masked images that are classified at once; changes no value.
+    """
+
+    n_steps: int = 16
+    n_random: int = 1
+    fill: Fill | Tensor = "mean"
+    protocol: Protocol = "standard"
+    batch_images: int = BATCH_IMAGES
+
+
+@dataclass(frozen=True, eq=False)
+class SaliencyCase:
+    """Some images, a map of each, and the model that the maps explain: an image metric is a function `case -> (B,)`.
+
+    The removal curve: let r(c) in 0 … n - 1 be the rank at which cell c is removed, and n_k the number of removed cells
+    at point k = 0 … S, with n_0 = 0 and n_S = n. Masked image k shows the fill where r(c) < n_k, the image elsewhere.
+    The curve is the followed score of these S + 1 images. Its ends, the untouched and the filled image, belong to all
+    orders, so they are classified once. Insertion puts cells back, the most salient first. That is the removal of the
+    least salient cells first, read from its end, and costs nothing beside it.
+
+    Forward passes are nearly all of the cost. A curve is therefore made when the first metric asks for it, and kept for
+    the others. Each image is treated alone: a value does not depend on the other images of the case.
+
+    A map whose cells are all equal has no order. Its curves are NaN (undefined), but for that of random orders.
+
+    Attributes:
+        images: (B, 3, H, W), normalised.
+        saliency: (B, h, w) finite, any scale.
+        follow: the score of masked copies, such as the probability of the explained class.
+        regions: where the images should be looked at.
+        image_ids: B names, which random draws depend on; positions where there are none.
+    """
+
+    images: Tensor
+    saliency: Tensor
+    follow: Follow
+    regions: GroundTruth = field(default_factory=GroundTruth)
+    settings: RemovalSettings = field(default_factory=RemovalSettings)
+    image_ids: Sequence[str] = ()
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of_class(
+        cls,
+        predict: Predict,
+        images: Tensor,
+        saliency: Tensor,
+        target: Tensor,
+        settings: RemovalSettings | None = None,
+    ) -> SaliencyCase:
+        """A case that follows the probability of the class target (B,) int64 of each image (B, 3, H, W)."""
+
+        def follow(masked: Tensor, rows: Tensor) -> Tensor:
+            return predict(masked).float().gather(1, target[rows][:, None])[:, 0]  # (M,)
+
+        return cls(images, saliency, follow, settings=settings or RemovalSettings())
+
+    @classmethod
+    def of_maps(cls, saliency: Tensor, regions: GroundTruth) -> SaliencyCase:
+        """Maps (B, h, w) without images and model, for metrics that remove nothing."""
+
+        def follow(masked: Tensor, rows: Tensor) -> Tensor:
+            raise ValueError("this case has no model, which metrics that remove cells need")
+
+        return cls(saliency.new_empty(len(saliency), 3, 0, 0), saliency, follow, regions=regions)
+
+    def under(self, fill: Fill | Tensor) -> SaliencyCase:
+        """The same case with another fill; what was classified already is kept."""
+        other = replace(self, settings=replace(self.settings, fill=fill))
+        other._made.update(self._made)
+        return other
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, made when it is first asked for: metrics share by it what costs forward passes.
+
+        Args:
+            key: names all that it depends on beside images and maps, such as the fill.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        value: T = self._made[key]
+        return value
+
+    def region(self, name: Need) -> Tensor:
+        """Masks or boxes (B, H, W) bool, or points (B, P, 2).
+
+        Raises:
+            ValueError: there are none.
+        """
+        values: Tensor | None = getattr(self.regions, name)
+        if values is None:
+            raise ValueError(f"these images have no {name}")
+        return values
+
+    def seeds(self, purpose: str) -> Tensor:
+        """(B,) int64: what is drawn for an image depends on its id alone, so that all trials meet the same draws."""
+        names = self.image_ids or [str(row) for row in range(len(self.images))]
+        texts = [f"{purpose}\n{name}".encode(errors="surrogateescape") for name in names]
+        return torch.tensor([int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1 for text in texts])
+
+    @torch.no_grad()
+    def scores(self, copies: Tensor) -> Tensor:
+        """The followed score of one copy of each image, (B, 3, H, W): (B,) float32."""
+        parts = _parts(torch.arange(len(copies), device=copies.device), self.settings.batch_images)
+        return torch.cat([self.follow(copies[rows], rows) for rows in parts])
+
+    @property
+    def untouched(self) -> Tensor:
+        """The followed score of the images themselves: (B,)."""
+        return self.once("untouched", lambda: self.scores(self.images))
+
+    def filled(self, fill: AnyFill | None = None) -> Tensor:
+        """Images (B, 3, H, W) that show the fill alone, by default that of the settings."""
+        fill = self.settings.fill if fill is None else fill
+        return fill if isinstance(fill, Tensor) else self.once(("filled", fill), lambda: fill_images(self.images, fill))
+
+    def masked_score(self, fill: AnyFill | None = None) -> Tensor:
+        """The followed score where all cells are removed: (B,)."""
+        fill = self.settings.fill if fill is None else fill
+        return self.once(("masked", fill), lambda: self.scores(self.filled(fill)))
+
+    def curve(self, order: Order, fill: AnyFill | None = None) -> Tensor:
+        """The followed score while cells are removed or put back: (B, S + 1) float32; NaN for a flat map.
+
+        Args:
+            order: `deletion` removes the most salient cells first, `least_first` the least salient ones;
+                `random_deletion` is the mean over random orders; `insertion` puts the most salient cells back first.
+            fill: None takes that of the settings.
+        """
+        fill = self._own_fill(order) if fill is None else fill
+        return self.once((order, fill), lambda: self._make_curve(order, fill))
+
+    def area(self, order: Order, fill: AnyFill | None = None) -> Tensor:
+        """Area under a curve, by the protocol of the settings: (B,)."""
+        return area(self.curve(order, fill), self.fractions, protocol=self.settings.protocol)
+
+    @property
+    def fractions(self) -> Tensor:
+        """Fractions of removed cells at the points of a curve: (S + 1,) from 0 to 1."""
+        return curve_fractions(self.saliency, self.settings.n_steps)
+
+    def own_curves(self) -> dict[str, Tensor]:
+        """The curves (B, S + 1) under the fill of the settings that were made so far, in a fixed order."""
+        return {order: self.curve(order) for order in _ORDERS if (order, self._own_fill(order)) in self._made}
+
+    def unless_flat(self, values: Tensor) -> Tensor:
+        """Values (B, ...), NaN for a flat map."""
+        flat = is_flat(self.saliency).to(values.device).view(-1, *[1] * (values.ndim - 1))
+        return torch.where(flat, torch.nan, values)
+
+    def _own_fill(self, order: Order) -> AnyFill:
+        is_box = order == "insertion" and self.settings.protocol == "br_npa"
+        return "box" if is_box else self.settings.fill
+
+    def _make_curve(self, order: Order, fill: AnyFill) -> Tensor:
+        """(B, S + 1)."""
+        if order == "insertion":
+            return self.curve("least_first", fill).flip(1)
+        if order == "random_deletion":
+            draws = [self.seeds(f"order {index}") for index in range(self.settings.n_random)]
+            curves = [self._removal_curve(random_ranks(self.saliency, seeds), fill) for seeds in draws]
+            return torch.stack(curves).mean(dim=0)
+        ranks = removal_ranks(self.saliency, reverse=order == "least_first")
+        return self.unless_flat(self._removal_curve(ranks, fill))
+
+    @torch.no_grad()
+    def _removal_curve(self, ranks: Tensor, fill: AnyFill) -> Tensor:
+        """The curve (B, S + 1) of the order in which ranks (B, h, w) remove cells.
+
+        Masked images of all images and steps fill one batch after the other: (S - 1) · B of them, the ends apart.
+        """
+        images, filled = self.images, self.filled(fill)
+        counts = removed_counts(ranks[0].numel(), self.settings.n_steps).to(images.device)  # (S + 1,) n_k
+        ranks_px = upscale_cells(ranks.to(images.device), (images.shape[2], images.shape[3]))  # (B, H, W)
+        curve = self.untouched[:, None].repeat(1, len(counts))  # (B, S + 1)
+        curve[:, -1] = self.masked_score(fill)
+        inner = torch.arange(1, len(counts) - 1, device=images.device)
+        rows_of = torch.arange(len(images), device=images.device).repeat_interleave(len(inner))
+        steps_of = inner.repeat(len(images))
+        size = self.settings.batch_images
+        for rows, steps in zip(_parts(rows_of, size), _parts(steps_of, size), strict=True):
+            is_gone = (ranks_px[rows] < counts[steps][:, None, None])[:, None]  # (M, 1, H, W)
+            curve[rows, steps] = self.follow(torch.where(is_gone, filled[rows], images[rows]), rows)
+        return curve
+
+
+def _parts(values: Tensor, size: int) -> list[Tensor]:
+    """(n,) in parts of at most `size`."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def is_flat(saliency: Tensor) -> Tensor:
+    """(B,) bool: maps (B, h, w) whose cells are all equal, which have no order."""
+    return saliency.amax(dim=(1, 2)) == saliency.amin(dim=(1, 2))
+
+
+def curve_fractions(saliency: Tensor, n_steps: int) -> Tensor:
+    """(S + 1,) float32: the fraction of the cells of (B, h, w) that is removed at each point of a curve, 0 to 1."""
+    n_cells = saliency[0].numel()
+    return removed_counts(n_cells, n_steps).to(device=saliency.device, dtype=torch.float32) / n_cells
+
+
+def area(curve: Tensor, fractions: Tensor, *, protocol: Protocol = "standard") -> Tensor:
+    """Area under curves (B, S + 1), by the trapezoid rule over the true fractions (S + 1,): (B,).
+
+    Args:
+        protocol: `standard` counts all points; `br_npa` leaves the first one out and stretches the rest to [0, 1], as
+            BR-NPA's released code does, for comparison with its tables alone.
+    """
+    if protocol == "br_npa":
+        curve, fractions = curve[:, 1:], fractions[1:]
+        fractions = (fractions - fractions[0]) / (fractions[-1] - fractions[0])
+    return torch.trapezoid(curve, fractions.expand_as(curve), dim=1)

@@ -9,11 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnsearch import plugins
 from attnsearch.errors import ConfigError
 from attnsearch.types import Direction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnsearch.metrics.perturbation import SaliencyCase
 
 When = Literal["epoch", "image", "data set"]
 Need = Literal["masks", "boxes", "points"]
@@ -41,8 +46,8 @@ class Metric:
         summary: one line, without a full stop.
         citation: paper and section.
         range: smallest and largest value; None means no limit, or one that depends on the model.
-        compute: a function `SaliencyCase -> (B,)` for "image", a `DataSetMetric` for "data set", each also as
-            "module:name"; None for "epoch".
+        compute: for "image" a function `SaliencyCase -> (B,)`; for "data set" a `BestSetting` or a `WholeArchive`; each
+            also as "module:name", which `function` imports; None for "epoch".
     """
 
     name: str
@@ -61,6 +66,11 @@ class Metric:
     citation: str = ""
     range: tuple[float, float] | None = None
     compute: Any = None
+
+    @property
+    def function(self) -> Any:
+        """What `compute` names, imported."""
+        return plugins.resolve(self.compute)
 
     @property
     def title(self) -> str:
@@ -89,6 +99,37 @@ class Metric:
         return self.when != "epoch"
 
 
+@dataclass(frozen=True, eq=False)
+class BestSetting:
+    """A value of each image under the one setting, such as a threshold, whose mean over all images is best.
+
+    It is chosen on validation; on test the one of validation is taken, since a setting that is chosen on the images
+    that it is reported on flatters.
+
+    Attributes:
+        name: of the value under any one setting; columns `name@setting` hold them until all images are measured.
+        settings: M, that are tried.
+        measure: SaliencyCase -> (B, M), larger is better, NaN where undefined.
+    """
+
+    name: str
+    settings: tuple[float, ...]
+    measure: Callable[[SaliencyCase], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeArchive:
+    """One number of the finite maps of all archived images, which needs no model.
+
+    Attributes:
+        measure: SaliencyCase of N maps without images, labels (N,) -> the number, NaN where undefined.
+        has_floors: also measured of maps that know nothing of the images, to read the number against.
+    """
+
+    measure: Callable[[SaliencyCase, Tensor], float]
+    has_floors: bool = False
+
+
 _FAITHFULNESS = "attnsearch.metrics.faithfulness:"
 _LOCALISATION = "attnsearch.metrics.localisation:"
 _COMPLEXITY = "attnsearch.metrics.complexity:"
@@ -96,270 +137,101 @@ _UNIT = (0.0, 1.0)
 _SIGNED = (-1.0, 1.0)
 
 BUILT_IN = (
-    Metric(
-        "accuracy",
-        when="epoch",
-        group="classification",
-        tasks=("classification",),
-        summary="fraction of images whose class is predicted",
-        range=_UNIT,
-    ),
-    Metric(
-        "mean_class_accuracy",
-        label="balanced accuracy",
-        when="epoch",
-        group="classification",
-        tasks=("classification",),
-        summary="mean of the accuracies of the classes",
-        range=_UNIT,
-    ),
-    Metric("loss", better="minimize", when="epoch", group="training", summary="mean over images of what was trained"),
-    Metric(
-        "cross_entropy",
-        better="minimize",
-        when="epoch",
-        group="classification",
-        tasks=("classification",),
-        summary="against the labels alone",
-    ),
-    Metric(
-        "sparsity",
-        better="minimize",
-        when="epoch",
-        group="maps",
-        summary="mean fraction of an attention map that is bright; 1 is a flat map",
-        citation="Gomez et al. 2022 (BR-NPA), released code",
-        range=_UNIT,
-    ),
-    Metric(
-        "relevance_gain",
-        label="relevance gain (LeRF - MoRF)",
-        has_second_fill=True,
-        summary="area with the least salient cells removed first, minus most salient first; 0 at random",
-        citation="Blücher et al. 2024 (arXiv 2401.06654), symmetric relevance gain",
-        range=(-3.0, 3.0),
-        compute=_FAITHFULNESS + "case_relevance_gain",
-    ),
-    Metric(
-        "deletion_gain",
-        label="deletion gain over random order",
-        summary="area with cells removed in random order, minus most salient first; 0 at random",
-        range=(-3.0, 3.0),
-        compute=_FAITHFULNESS + "case_deletion_gain",
-    ),
-    Metric(
-        "deletion",
-        better="minimize",
-        is_raw=True,
-        summary="raw area, most salient removed first (DAUC); compares maps of one model, not models",
-        citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1",
-        range=_UNIT,
-        compute=_FAITHFULNESS + "case_deletion",
-    ),
-    Metric(
-        "insertion",
-        is_raw=True,
-        summary="raw area, most salient brought back first (IAUC); likewise",
-        citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1",
-        range=_UNIT,
-        compute=_FAITHFULNESS + "case_insertion",
-    ),
-    Metric(
-        "random_deletion",
-        is_raw=True,
-        summary="raw area in random order: read `deletion` beside it",
-        range=_UNIT,
-        compute=_FAITHFULNESS + "case_random_deletion",
-    ),
-    Metric(
-        "masked_score",
-        label="confidence when fully masked",
-        better="minimize",
-        is_raw=True,
-        summary="probability that is left when all cells are removed; above 0.3 the fill removes too little",
-        range=_UNIT,
-        compute=_FAITHFULNESS + "case_masked_score",
-    ),
-    Metric(
-        "deletion_correlation",
-        group="correlation",
-        summary="between the drop of each step and the saliency that it removes, from -1 to 1 (DC)",
-        citation="Gomez et al. 2022 (arXiv 2201.13291)",
-        range=_SIGNED,
-        compute=_FAITHFULNESS + "case_deletion_correlation",
-    ),
-    Metric(
-        "insertion_correlation",
-        group="correlation",
-        summary="the same of the rise while cells are brought back (IC)",
-        citation="Gomez et al. 2022 (arXiv 2201.13291)",
-        range=_SIGNED,
-        compute=_FAITHFULNESS + "case_insertion_correlation",
-    ),
-    Metric(
-        "average_drop",
-        better="minimize",
-        group="average_drop",
-        summary="fraction of the probability that is lost when only the salient part is left",
-        citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)",
-        range=_UNIT,
-        compute=_FAITHFULNESS + "case_average_drop",
-    ),
-    Metric(
-        "average_increase",
-        group="average_drop",
-        summary="1 where the probability is higher then",
-        citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)",
-        range=_UNIT,
-        compute=_FAITHFULNESS + "case_average_increase",
-    ),
-    Metric(
-        "average_deletion_drop",
-        group="average_drop",
-        summary="fraction of the probability that is lost when the salient part is removed",
-        citation="Jung and Oh 2021 (arXiv 2102.05228)",
-        compute=_FAITHFULNESS + "case_average_deletion_drop",
-    ),
-    Metric(
-        "road",
-        group="road",
-        label="ROAD",
-        summary="least minus most salient first, with removed cells imputed from their neighbours",
-        citation="Rong, Leemann et al. 2022 (arXiv 2202.00449)",
-        range=(-0.5, 0.5),
-        compute="attnsearch.metrics.road:case_road",
-    ),
-    Metric(
-        "pointing_hit",
-        label="pointing game, masks",
-        group="localisation",
-        is_hit=True,
-        needs="masks",
-        summary="1 where the most salient cell touches the mask of the parts",
-        citation="Zhang et al. 2018 (IJCV), pointing game",
-        range=_UNIT,
-        compute=_LOCALISATION + "pointing_hit",
-    ),
-    Metric(
-        "energy_in_mask",
-        group="localisation",
-        needs="masks",
-        summary="fraction of the saliency inside of the mask",
-        citation="Wang et al. 2020 (Score-CAM), energy-based pointing game",
-        range=_UNIT,
-        compute=_LOCALISATION + "energy_in_mask",
-    ),
-    Metric(
-        "rank_in_mask",
-        group="localisation",
-        needs="masks",
-        summary="fraction of the k most salient cells inside of the mask of k cells",
-        citation="Arras et al. 2022 (CLEVR-XAI), relevance rank accuracy",
-        range=_UNIT,
-        compute=_LOCALISATION + "rank_in_mask",
-    ),
-    Metric(
-        "iou_in_mask",
-        group="localisation",
-        needs="masks",
-        summary="overlap, as intersection over union, of the mask and the cells above half of the maximum",
-        range=_UNIT,
-        compute=_LOCALISATION + "iou_in_mask",
-    ),
-    Metric(
-        "best_iou_in_mask",
-        when="data set",
-        group="localisation",
-        needs="masks",
-        summary="the same above the one fraction of the maximum, 0.1 to 0.9, that is best on validation",
-        range=_UNIT,
-        compute=_LOCALISATION + "BEST_IOU_IN_MASK",
-    ),
-    Metric(
-        "pointing_in_box",
-        label="pointing game, boxes",
-        group="localisation",
-        is_hit=True,
-        needs="boxes",
-        summary="1 where the most salient cell touches the object's box",
-        citation="Zhang et al. 2018 (IJCV), pointing game",
-        range=_UNIT,
-        compute=_LOCALISATION + "pointing_in_box",
-    ),
-    Metric(
-        "energy_in_box",
-        group="localisation",
-        needs="boxes",
-        summary="fraction of the saliency inside of the box",
-        citation="Wang et al. 2020 (Score-CAM), energy-based pointing game",
-        range=_UNIT,
-        compute=_LOCALISATION + "energy_in_box",
-    ),
-    Metric(
-        "iou_in_box",
-        group="localisation",
-        needs="boxes",
-        summary="overlap with the box, as with the mask",
-        range=_UNIT,
-        compute=_LOCALISATION + "iou_in_box",
-    ),
-    Metric(
-        "best_iou_in_box",
-        when="data set",
-        group="localisation",
-        needs="boxes",
-        summary="likewise",
-        range=_UNIT,
-        compute=_LOCALISATION + "BEST_IOU_IN_BOX",
-    ),
-    Metric(
-        "pointing_at_part",
-        label="pointing game, parts",
-        group="localisation",
-        is_hit=True,
-        needs="points",
-        summary="1 where a visible part lies within 36/224 of the side from the most salient cell",
-        citation="Huang et al. 2023 (arXiv 2212.05946)",
-        range=_UNIT,
-        compute=_LOCALISATION + "case_pointing_at_part",
-    ),
-    Metric(
-        "part_consistency",
-        when="data set",
-        group="localisation",
-        needs="points",
-        summary="of all archived images: fraction of classes whose map keeps to one part in 80 % of them",
-        citation="Huang et al. 2023 (arXiv 2212.05946), consistency score",
-        range=_UNIT,
-        compute=_LOCALISATION + "PART_CONSISTENCY",
-    ),
-    Metric(
-        "gini",
-        group="complexity",
-        label="Gini coefficient",
-        summary="how unequal the cells are, from 0 (flat) to 1 (one cell)",
-        citation="Hurley and Rickard 2009 (arXiv 0811.4706)",
-        range=_UNIT,
-        compute=_COMPLEXITY + "case_gini",
-    ),
-    Metric(
-        "entropy",
-        better="minimize",
-        group="complexity",
-        summary="of the map, as a fraction of that of a flat one",
-        citation="Bhatt et al. 2020 (arXiv 2005.00631), complexity",
-        range=_UNIT,
-        compute=_COMPLEXITY + "case_entropy",
-    ),
-    Metric(
-        "effective_area",
-        better="minimize",
-        group="complexity",
-        summary="fraction of the cells that a flat map of the same entropy would cover",
-        range=_UNIT,
-        compute=_COMPLEXITY + "case_effective_area",
-    ),
-)
+    Metric("accuracy", when="epoch", group="classification", tasks=("classification",), range=_UNIT,
+           summary="fraction of images whose class is predicted"),
+    Metric("mean_class_accuracy", label="balanced accuracy", when="epoch", group="classification",
+           tasks=("classification",), range=_UNIT, summary="mean of the accuracies of the classes"),
+    Metric("loss", better="minimize", when="epoch", group="training",
+           summary="mean over images of what was trained"),
+    Metric("cross_entropy", better="minimize", when="epoch", group="classification", tasks=("classification",),
+           summary="against the labels alone"),
+    Metric("sparsity", better="minimize", when="epoch", group="maps", range=_UNIT,
+           summary="mean fraction of an attention map that is bright; 1 is a flat map",
+           citation="Gomez et al. 2022 (BR-NPA), released code"),
+    Metric("relevance_gain", label="relevance gain (LeRF - MoRF)", has_second_fill=True, range=(-3.0, 3.0),
+           summary="area with the least salient cells removed first, minus most salient first; 0 at random",
+           citation="Blücher et al. 2024 (arXiv 2401.06654), symmetric relevance gain",
+           compute=_FAITHFULNESS + "relevance_gain_of"),
+    Metric("deletion_gain", label="deletion gain over random order", range=(-3.0, 3.0),
+           summary="area with cells removed in random order, minus most salient first; 0 at random",
+           compute=_FAITHFULNESS + "deletion_gain_of"),
+    Metric("deletion", better="minimize", is_raw=True, range=_UNIT,
+           summary="raw area, most salient removed first (DAUC); compares maps of one model, not models",
+           citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1", compute=_FAITHFULNESS + "deletion_of"),
+    Metric("insertion", is_raw=True, range=_UNIT,
+           summary="raw area, most salient brought back first (IAUC); likewise",
+           citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1", compute=_FAITHFULNESS + "insertion_of"),
+    Metric("random_deletion", is_raw=True, range=_UNIT,
+           summary="raw area in random order: read `deletion` beside it",
+           compute=_FAITHFULNESS + "random_deletion_of"),
+    Metric("masked_score", label="confidence when fully masked", better="minimize", is_raw=True, range=_UNIT,
+           summary="probability that is left when all cells are removed; above 0.3 the fill removes too little",
+           compute=_FAITHFULNESS + "masked_score_of"),
+    Metric("deletion_correlation", group="correlation", range=_SIGNED,
+           summary="between the drop of each step and the saliency that it removes, from -1 to 1 (DC)",
+           citation="Gomez et al. 2022 (arXiv 2201.13291)", compute=_FAITHFULNESS + "deletion_correlation_of"),
+    Metric("insertion_correlation", group="correlation", range=_SIGNED,
+           summary="the same of the rise while cells are brought back (IC)",
+           citation="Gomez et al. 2022 (arXiv 2201.13291)", compute=_FAITHFULNESS + "insertion_correlation_of"),
+    Metric("average_drop", better="minimize", group="average_drop", range=_UNIT,
+           summary="fraction of the probability that is lost when only the salient part is left",
+           citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)", compute=_FAITHFULNESS + "average_drop_of"),
+    Metric("average_increase", group="average_drop", range=_UNIT, summary="1 where the probability is higher then",
+           citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)", compute=_FAITHFULNESS + "average_increase_of"),
+    Metric("average_deletion_drop", group="average_drop",
+           summary="fraction of the probability that is lost when the salient part is removed",
+           citation="Jung and Oh 2021 (arXiv 2102.05228)", compute=_FAITHFULNESS + "average_deletion_drop_of"),
+    Metric("road", group="road", label="ROAD", range=(-0.5, 0.5),
+           summary="least minus most salient first, with removed cells imputed from their neighbours",
+           citation="Rong, Leemann et al. 2022 (arXiv 2202.00449)", compute="attnsearch.metrics.road:road_of"),
+    Metric("pointing_hit", label="pointing game, masks", group="localisation", is_hit=True, needs="masks",
+           range=_UNIT, summary="1 where the most salient cell touches the mask of the parts",
+           citation="Zhang et al. 2018 (IJCV), pointing game", compute=_LOCALISATION + "pointing_in_mask_of"),
+    Metric("energy_in_mask", group="localisation", needs="masks", range=_UNIT,
+           summary="fraction of the saliency inside of the mask",
+           citation="Wang et al. 2020 (Score-CAM), energy-based pointing game",
+           compute=_LOCALISATION + "energy_in_mask_of"),
+    Metric("rank_in_mask", group="localisation", needs="masks", range=_UNIT,
+           summary="fraction of the k most salient cells inside of the mask of k cells",
+           citation="Arras et al. 2022 (CLEVR-XAI), relevance rank accuracy",
+           compute=_LOCALISATION + "rank_in_mask_of"),
+    Metric("iou_in_mask", group="localisation", needs="masks", range=_UNIT,
+           summary="overlap, as intersection over union, of the mask and the cells above half of the maximum",
+           compute=_LOCALISATION + "iou_in_mask_of"),
+    Metric("best_iou_in_mask", when="data set", group="localisation", needs="masks", range=_UNIT,
+           summary="the same above the one fraction of the maximum, 0.1 to 0.9, that is best on validation",
+           compute=_LOCALISATION + "best_iou_in_mask"),
+    Metric("pointing_in_box", label="pointing game, boxes", group="localisation", is_hit=True, needs="boxes",
+           range=_UNIT, summary="1 where the most salient cell touches the object's box",
+           citation="Zhang et al. 2018 (IJCV), pointing game", compute=_LOCALISATION + "pointing_in_box_of"),
+    Metric("energy_in_box", group="localisation", needs="boxes", range=_UNIT,
+           summary="fraction of the saliency inside of the box",
+           citation="Wang et al. 2020 (Score-CAM), energy-based pointing game",
+           compute=_LOCALISATION + "energy_in_box_of"),
+    Metric("iou_in_box", group="localisation", needs="boxes", range=_UNIT,
+           summary="overlap with the box, as with the mask", compute=_LOCALISATION + "iou_in_box_of"),
+    Metric("best_iou_in_box", when="data set", group="localisation", needs="boxes", range=_UNIT, summary="likewise",
+           compute=_LOCALISATION + "best_iou_in_box"),
+    Metric("pointing_at_part", label="pointing game, parts", group="localisation", is_hit=True, needs="points",
+           range=_UNIT, summary="1 where a visible part lies within 36/224 of the side from the most salient cell",
+           citation="Huang et al. 2023 (arXiv 2212.05946)", compute=_LOCALISATION + "pointing_at_part_of"),
+    Metric("part_consistency", when="data set", group="localisation", needs="points", range=_UNIT,
+           summary="of all archived images: fraction of classes whose map keeps to one part in 80 % of them",
+           citation="Huang et al. 2023 (arXiv 2212.05946), consistency score",
+           compute=_LOCALISATION + "whole_part_consistency"),
+    Metric("saliency_sparsity", better="minimize", group="complexity", range=_UNIT,
+           summary="mean fraction of the saliency that is bright; 1 is a flat map",
+           citation="Gomez et al. 2022 (BR-NPA), released code", compute=_COMPLEXITY + "sparsity_of"),
+    Metric("gini", group="complexity", label="Gini coefficient", range=_UNIT,
+           summary="how unequal the cells are, from 0 (flat) to 1 (one cell)",
+           citation="Hurley and Rickard 2009 (arXiv 0811.4706)", compute=_COMPLEXITY + "gini_of"),
+    Metric("entropy", better="minimize", group="complexity", range=_UNIT,
+           summary="of the map, as a fraction of that of a flat one",
+           citation="Bhatt et al. 2020 (arXiv 2005.00631), complexity", compute=_COMPLEXITY + "entropy_of"),
+    Metric("effective_area", better="minimize", group="complexity", range=_UNIT,
+           summary="fraction of the cells that a flat map of the same entropy would cover",
+           compute=_COMPLEXITY + "effective_area_of"),
+)  # fmt: skip
 """The metrics of the package, in the order of columns and tables."""
 
 _KIND = "metric"

@@ -12,10 +12,16 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from attnsearch.metrics.faithfulness import BATCH_IMAGES, Predict, is_flat, target_scores
-from attnsearch.metrics.perturbation import removal_ranks, upscale_cells
+from attnsearch.metrics.perturbation import (
+    BATCH_IMAGES,
+    Predict,
+    RemovalSettings,
+    SaliencyCase,
+    removal_ranks,
+    upscale_cells,
+)
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 NOISE = 0.01  # deviation, in normalised units
 _STRAIGHT, _DIAGONAL = 1 / 6, 1 / 12
 _NEIGHBOURS = [
@@ -23,7 +29,6 @@ _NEIGHBOURS = [
 ]
 
 
-@torch.no_grad()
 def road(
     predict: Predict,
     images: Tensor,
@@ -31,12 +36,12 @@ def road(
     target: Tensor,
     *,
     seeds: Tensor,
-    shares: Sequence[float] = SHARES,
+    fractions: Sequence[float] = FRACTIONS,
     batch_images: int = BATCH_IMAGES,
 ) -> Tensor:
     """Half the difference of the class probability between removing the least and the most salient cells: (B,).
 
-    The mean over the shares of cells that are removed; higher is better, 0 for a map without information, NaN for a
+    The mean over the fractions of cells that are removed; higher is better, 0 for a map without information, NaN for a
     flat one. A removed cell gets one colour, which is that of its neighbours' weighted mean, and noise.
 
     Args:
@@ -44,66 +49,89 @@ def road(
         saliency: (B, h, w).
         target: (B,) int64.
         seeds: (B,) int64, of each image's noise.
-        shares: of the cells, each in (0, 1).
+        fractions: of the cells, each in (0, 1).
     Raises:
         ValueError: saliency has NaN.
     Source: Rong, Leemann et al. 2022 (arXiv 2202.00449), noisy linear imputation. Differences: imputed at the map's
-        resolution, probability instead of accuracy, shares up to a half.
+        resolution, probability instead of accuracy, fractions up to a half.
     """
-    found = []
+    case = SaliencyCase.of_class(predict, images, saliency, target, RemovalSettings(batch_images=batch_images))
+    return road_of(case, seeds=seeds, fractions=fractions)
+
+
+def road_of(case: SaliencyCase, *, seeds: Tensor | None = None, fractions: Sequence[float] = FRACTIONS) -> Tensor:
+    """`road` of a case: (B,); the noise is drawn from the images' ids where there are no seeds (B,)."""
+    seeds = case.seeds("noise") if seeds is None else seeds
+    means = []
     for reverse in (False, True):
-        ranks = removal_ranks(saliency, reverse=reverse)
-        scores = [
-            target_scores(predict, impute(images, ranks, share, seeds=seeds), target, batch_images=batch_images)
-            for share in shares
-        ]
-        found.append(torch.stack(scores, dim=1).mean(dim=1))
-    most_first, least_first = found
-    return torch.where(is_flat(saliency).to(most_first.device), torch.nan, (least_first - most_first) / 2)
+        ranks = removal_ranks(case.saliency, reverse=reverse)
+        scores = [case.scores(impute(case.images, ranks, fraction, seeds=seeds)) for fraction in fractions]
+        means.append(torch.stack(scores, dim=1).mean(dim=1))
+    most_first, least_first = means  # (B,) each
+    return case.unless_flat((least_first - most_first) / 2)
 
 
-def impute(images: Tensor, ranks: Tensor, share: float, *, seeds: Tensor, noise: float = NOISE) -> Tensor:
-    """Images (B, 3, H, W) without the cells of the first ranks, a share of all, at least one and never all."""
+def impute(images: Tensor, ranks: Tensor, fraction: float, *, seeds: Tensor, noise: float = NOISE) -> Tensor:
+    """Images (B, 3, H, W) whose cells of the first ranks (B, h, w) are imputed: at least one, and never all.
+
+    Args:
+        fraction: of the cells.
+        seeds: (B,) int64.
+        noise: deviation of what is added to imputed pixels.
+    """
     n_cells = ranks[0].numel()
-    n_removed = min(max(1, round(share * n_cells)), n_cells - 1)
+    n_removed = min(max(1, round(fraction * n_cells)), n_cells - 1)
     is_gone = ranks < n_removed  # (B, h, w)
     colours = F.adaptive_avg_pool2d(images.float(), (ranks.shape[1], ranks.shape[2])).cpu().numpy()  # (B, 3, h, w)
     gone = is_gone.cpu().numpy()
-    filled = np.stack([_solve(colour, mask) for colour, mask in zip(colours, gone, strict=True)])
+    filled = np.stack([_solve(colour, mask) for colour, mask in zip(colours, gone, strict=True)])  # (B, 3, h, w)
     size_hw = (images.shape[2], images.shape[3])
-    blocks = upscale_cells(torch.from_numpy(filled).to(images), size_hw)
+    blocks = upscale_cells(torch.from_numpy(filled).to(images), size_hw)  # (B, 3, H, W)
     noises = [
         noise * torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(int(seed))) for seed in seeds
     ]
-    gone_px = upscale_cells(is_gone.to(images.device), size_hw)[:, None]
+    gone_px = upscale_cells(is_gone.to(images.device), size_hw)[:, None]  # (B, 1, H, W)
     return torch.where(gone_px, blocks + torch.stack(noises).to(images), images)
 
 
 def _solve(colours: NDArray[np.float32], is_gone: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Every removed cell as the weighted mean of its up to eight neighbours, all at once: (3, h, w)."""
+    """Every removed cell as the weighted mean of its up to eight neighbours, all at once: (3, h, w).
+
+    For a removed cell i with neighbours j and weights w_ij (1/6 beside, 1/12 across a corner; divided by their sum, as
+    a cell at the border has fewer), the colour x_i obeys
+
+        x_i - sum over removed j of w_ij x_j = sum over other j of w_ij c_j
+
+    with the known colours c_j. That is one sparse linear system A x = b for the G removed cells, the same A for the
+    three channels: the discrete Laplace equation with the other cells as its border. A is diagonally dominant, and
+    strictly so next to a known cell; as at least one cell is known, and the grid is connected, there is one solution.
+
+    Args:
+        colours: (3, h, w) of all cells.
+        is_gone: (h, w), at least one cell False.
+    """
     height, width = is_gone.shape
-    index = np.cumsum(is_gone).reshape(height, width) - 1
     n_gone = int(is_gone.sum())
-    y, x = np.nonzero(is_gone)
-    own = index[y, x]
-    total, known = np.zeros(n_gone), np.zeros((n_gone, len(colours)))
-    rows, columns, values = [own], [own], [np.ones(n_gone)]
-    found = []
+    index = np.cumsum(is_gone).reshape(height, width) - 1  # (h, w): row of A of each removed cell
+    y, x = np.nonzero(is_gone)  # (G,) each, in row-major order, so that cell g has row g
+    total, right = np.zeros(n_gone), np.zeros((n_gone, len(colours)))
+    rows, columns, values = [np.arange(n_gone)], [np.arange(n_gone)], [np.ones(n_gone)]  # the diagonal of A
+    pairs = []
     for dy, dx, weight in _NEIGHBOURS:
         inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
-        found.append((own[inside], y[inside] + dy, x[inside] + dx, weight))
-        total[own[inside]] += weight
-    for cells, ny, nx, weight in found:
-        share = weight / total[cells]
+        cells = np.flatnonzero(inside)
+        pairs.append((cells, y[inside] + dy, x[inside] + dx, weight))
+        total[cells] += weight
+    for cells, ny, nx, weight in pairs:
+        scaled = weight / total[cells]
         removed = is_gone[ny, nx]
         rows.append(cells[removed])
         columns.append(index[ny, nx][removed])
-        values.append(-share[removed])
-        np.add.at(known, cells[~removed], share[~removed, None] * colours[:, ny[~removed], nx[~removed]].T)
+        values.append(-scaled[removed])
+        right[cells[~removed]] += scaled[~removed, None] * colours[:, ny[~removed], nx[~removed]].T
     system = sparse.csc_matrix(
         (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(n_gone, n_gone)
     )
-    solved = np.asarray(spsolve(system, known)).reshape(n_gone, -1)
     filled = colours.copy()
-    filled[:, y, x] = solved[own].T
+    filled[:, y, x] = np.asarray(spsolve(system, right)).reshape(n_gone, -1).T
     return filled
