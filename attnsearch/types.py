@@ -52,6 +52,10 @@ class Batch:
         )
 
 
+Need = Literal["masks", "boxes", "points"]
+"""What a metric may need to know of where an image should be looked at."""
+
+
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
     """Where the images of a batch should be looked at; None for what the data set does not have.

@@ -15,8 +15,8 @@ from attnsearch.config.base import members, tag_of
 from attnsearch.config.experiment import OptimizerSettings, TrainSettings
 from attnsearch.config.load import load_experiment, load_study, names
 from attnsearch.config.model import ModelConfig
-from attnsearch.config.reference import reference
-from attnsearch.metrics.registry import all_metrics, find_metric
+from attnsearch.config.reference import reference, with_metric_tables
+from attnsearch.metrics.registry import Metric, all_metrics
 from attnsearch.models import build_model
 from attnsearch.tasks.classification import LinearHeads
 from tests.documents import ROOT, blocks, commands, run_example, undocumented
@@ -83,11 +83,15 @@ def test_maps_and_knobs_of_the_readme_exist() -> None:
         assert [one for one in maps if one in model.map_names] == maps, name
 
 
-@pytest.mark.parametrize("name", [metric.name for metric in all_metrics()])
-def test_every_metric_is_listed_with_its_direction(name: str) -> None:
-    better = "higher" if find_metric(name).better == "maximize" else "lower"
-    page = RESULTS_README if find_metric(name).is_score else README
-    assert f"| `{name}` | {better} |" in page.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", [README, RESULTS_README], ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_of_metrics_are_up_to_date(path: Path) -> None:
+    written = path.read_text(encoding="utf-8")
+    assert written == with_metric_tables(written), f"run: python -m attnsearch.config.reference {path}"
+
+
+@pytest.mark.parametrize("metric", all_metrics(), ids=lambda metric: metric.name)
+def test_every_metric_is_listed(metric: Metric) -> None:
+    assert metric.name in table_cells(RESULTS_README if metric.is_score else README)
 
 
 def test_nouns_of_the_readme_exist() -> None:

@@ -1,13 +1,16 @@
 """Writes `configs/README.md`, the list of all keys, out of the settings classes.
 
-`python -m attnsearch.config.reference > configs/README.md` renews the file after a change of the settings.
+`python -m attnsearch.config.reference > configs/README.md` renews the file after a change of the settings;
+`python -m attnsearch.config.reference README.md results/README.md` renews the tables of metrics in other files.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,7 +21,7 @@ from attnsearch.config.base import field_annotation, settings_classes, tag_of
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import Scalar, StudyConfig
 from attnsearch.config.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES
-from attnsearch.metrics.registry import all_metrics, score_metrics
+from attnsearch.metrics.registry import Metric, all_metrics, score_metrics
 
 HEAD = f"""\
 # Every key
@@ -178,5 +181,27 @@ def _mapping_value(annotation: Any) -> Any:
     return get_args(annotation)[1] if isinstance(origin, type) and hasattr(origin, "keys") else None
 
 
+def with_metric_tables(page: str) -> str:
+    """A page with its tables of metrics, which are found by their heads, as they are registered."""
+    for head, is_score in (("metric", False), ("score", True)):
+        rows = [row for metric in all_metrics() if metric.is_score == is_score for row in _metric_rows(metric)]
+        table = _table(rows, head=(head, "better", "what it is"))
+        first, _, _ = table.partition("\n")
+        page = re.sub(rf"^{re.escape(first)}\n(?:\|.*\n)*", table.replace("\\", r"\\"), page, flags=re.MULTILINE)
+    return page
+
+
+def _metric_rows(metric: Metric) -> list[Row]:
+    better = "higher" if metric.better == "maximize" else "lower"
+    rows: list[Row] = [(f"`{metric.name}`", better, metric.summary)]
+    if metric.has_second_fill:
+        again = "the same under a second fill, the one it is named after; full measure only"
+        rows.append((f"`{metric.name}_blur`", better, again))
+    return rows
+
+
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    for name in sys.argv[1:]:
+        Path(name).write_text(with_metric_tables(Path(name).read_text(encoding="utf-8")), encoding="utf-8")
+    if not sys.argv[1:]:
+        sys.stdout.write(reference())

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from attnsearch.metrics.perturbation import SaliencyCase, is_flat, removal_ranks, upscale_cells
-from attnsearch.metrics.registry import BestSetting, Need, WholeArchive
+from attnsearch.metrics.registry import BestSetting, WholeArchive
+from attnsearch.types import Need
 
 THRESHOLDS = tuple(tenth / 10 for tenth in range(1, 10))
 """Fractions of the map's maximum that the best IoU is chosen from; 0.5 is the fixed one."""

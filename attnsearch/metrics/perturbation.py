@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnsearch.metrics.registry import Need
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD, Fill
-from attnsearch.types import GroundTruth
+from attnsearch.types import GroundTruth, Need
 
 BR_NPA_BLUR_PX = 121
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attnsearch import plugins
 from attnsearch.errors import ConfigError
-from attnsearch.types import Direction
+from attnsearch.types import Direction, Need
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from attnsearch.metrics.perturbation import SaliencyCase
 
 When = Literal["epoch", "image", "data set"]
-Need = Literal["masks", "boxes", "points"]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 

@@ -11,9 +11,10 @@ from attnsearch.config.load import LoadedStudy
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, suggest
-from attnsearch.metrics.registry import Need, all_metrics, find_metric, is_metric, is_raw, is_score
+from attnsearch.metrics.registry import all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
 from attnsearch.tasks.base import build_task
+from attnsearch.types import Need
 
 
 def check_models(limits: Sequence[tuple[str, ExperimentConfig]], *, n_classes: int, metrics: Iterable[str]) -> None:

@@ -20,17 +20,17 @@ from torch import Tensor
 from attnsearch.data.augment import normalise
 from attnsearch.data.images import decode_resized
 from attnsearch.device import Arithmetic, pick_device
-from attnsearch.metrics.faithfulness import (
+from attnsearch.metrics.faithfulness import relevance_gain
+from attnsearch.metrics.perturbation import (
+    RemovalSettings,
+    SaliencyCase,
     area,
-    average_drop,
     curve_fractions,
-    deletion_curve,
-    order_curves,
-    relevance_gain,
-    symmetric_gain,
+    removal_ranks,
+    removed_counts,
+    upscale_cells,
 )
-from attnsearch.metrics.perturbation import random_ranks, removal_ranks, removed_counts, upscale_cells
-from attnsearch.metrics.road import road
+from attnsearch.metrics.registry import score_metrics
 
 SIDE_PX, GRID = 224, 14
 
@@ -77,25 +77,22 @@ def one_by_one(
 def in_batches(
     predict: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, target: Tensor, n_steps: int, size: int
 ) -> Tensor:
-    orders = {"most": removal_ranks(saliency), "least": removal_ranks(saliency, reverse=True)}
-    curves = order_curves(predict, images, orders, target, n_steps=n_steps, fill="mean", batch_images=size)
-    fractions = curve_fractions(saliency, n_steps).to(images.device)
-    return torch.stack([area(curves["most"], fractions), area(curves["least"].flip(1), fractions)], dim=1).cpu()
+    settings = RemovalSettings(n_steps=n_steps, batch_images=size)
+    case = SaliencyCase.of_class(predict, images, saliency, target, settings)
+    return torch.stack([case.area("deletion"), case.area("insertion")], dim=1).cpu()
 
 
 def complete_set(
     predict: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, target: Tensor, n_steps: int, size: int
 ) -> None:
     """Deletion, insertion, both gains, correlations, a random order, average drop, ROAD, and the gain under a blur."""
-    seeds = torch.arange(len(images))
-    most, least = removal_ranks(saliency), removal_ranks(saliency, reverse=True)
-    orders = {"most": most, "least": least, "random": random_ranks(saliency, seeds)}
-    fractions = curve_fractions(saliency, n_steps).to(images.device)
-    curves = order_curves(predict, images, orders, target, n_steps=n_steps, fill="mean", batch_images=size)
-    symmetric_gain(curves["most"], curves["least"], fractions)
-    average_drop(predict, images, saliency, target, batch_images=size)
-    road(predict, images, saliency, target, seeds=seeds, batch_images=size)
-    deletion_curve(predict, images, saliency, target, n_steps=n_steps, fill="blur", batch_images=size)
+    settings = RemovalSettings(n_steps=n_steps, batch_images=size)
+    case = SaliencyCase.of_class(predict, images, saliency, target, settings)
+    groups = ("faithfulness", "correlation", "average_drop", "road")
+    for metric in score_metrics():
+        if metric.group in groups:
+            metric.function(case)
+    case.curve("deletion", "blur")
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:

@@ -72,7 +72,7 @@ def test_every_score_of_every_image_is_written(scored: Scorer, files: TrialLayou
         *("relevance_gain", "deletion_gain", "deletion", "insertion", "random_deletion", "masked_score"),
         *("relevance_gain_blur", "deletion_correlation", "insertion_correlation"),
         *("average_drop", "average_increase", "average_deletion_drop", "road"),
-        *("sparsity", "gini", "entropy", "effective_area"),
+        *("saliency_sparsity", "gini", "entropy", "effective_area"),
     }  # this data set has no masks, boxes or points
     assert table.curve_names == ("deletion", "least_first", "insertion", "random_deletion")
     assert table.fractions == (0.0, 0.25, 0.5, 0.75, 1.0)

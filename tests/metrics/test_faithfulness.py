@@ -13,18 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.metrics.faithfulness import (
-    area,
     average_drop,
     correlation,
-    curve_fractions,
     deletion_curve,
-    deletion_gain,
+    deletion_gain_of,
     insertion_curve,
-    order_curves,
     relevance_gain,
     step_saliency,
 )
-from attnsearch.metrics.perturbation import box_blur, fill_images, random_ranks, removal_ranks, removed_counts
+from attnsearch.metrics.perturbation import (
+    RemovalSettings,
+    SaliencyCase,
+    area,
+    box_blur,
+    curve_fractions,
+    fill_images,
+    removal_ranks,
+    removed_counts,
+)
 from attnsearch.metrics.road import impute, road
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "brnpa_dauc_iauc.npz", allow_pickle=False)
@@ -126,17 +132,11 @@ def test_symmetric_gain_compares_models_where_raw_areas_do_not(power: float, mos
 
 def test_random_orders_gain_nothing_on_average() -> None:
     n_images = 400
-    orders = {
-        "most": removal_ranks(WEIGHTS.expand(n_images, 4, 4)),
-        "random": random_ranks(WEIGHTS.expand(n_images, 4, 4), torch.arange(n_images)),
-    }
-    curves = order_curves(
-        planted(), ONES.expand(n_images, 3, 4, 4), orders, FIRST.expand(n_images), n_steps=16, fill="mean"
-    )
-    fractions = curve_fractions(WEIGHTS, 16)
-    assert float(area(curves["random"], fractions).mean()) == pytest.approx(0.5, abs=0.01)
-    gain = deletion_gain(curves["most"], curves["random"], fractions)
-    assert float(gain.mean()) == pytest.approx(0.5 - 0.34375, abs=0.01)
+    images, maps = ONES.expand(n_images, 3, 4, 4), WEIGHTS.expand(n_images, 4, 4)
+    settings = RemovalSettings(n_steps=16)
+    case = SaliencyCase.of_class(planted(), images, maps, FIRST.expand(n_images), settings)
+    assert float(case.area("random_deletion").mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(deletion_gain_of(case).mean()) == pytest.approx(0.5 - 0.34375, abs=0.01)
 
 
 def test_values_count_in_correlations_and_only_order_in_areas() -> None:
@@ -149,6 +149,8 @@ def test_values_count_in_correlations_and_only_order_in_areas() -> None:
 
 def test_flat_maps_are_undefined_where_order_counts() -> None:
     flat = torch.full((1, 4, 4), 0.3)
+    assert torch.isnan(deletion_curve(planted(), ONES, flat, FIRST, n_steps=4)).all()
+    assert torch.isnan(insertion_curve(planted(), ONES, flat, FIRST, n_steps=4)).all()
     assert math.isnan(float(relevance_gain(planted(), ONES, flat, FIRST, n_steps=4)))
     steps = step_saliency(flat, removal_ranks(flat), 4)
     assert math.isnan(float(correlation(torch.rand(1, 4), steps)))

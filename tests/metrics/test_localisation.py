@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from attnsearch.metrics.localisation import (
-    best_iou,
+    THRESHOLDS,
     energy_in_region,
     iou,
+    iou_by_threshold,
     part_consistency,
     parts_in_box,
     pointing_at_part,
@@ -74,9 +75,9 @@ def test_overlap_at_thresholds() -> None:
     saliency[0, 0] = torch.tensor([1.0, 0.6, 0.4, 0.0])
     part = region(slice(0, 8), slice(0, 24))
     assert float(iou(saliency, part, threshold=0.5)) == pytest.approx(2 / 3)
-    threshold, found = best_iou(saliency, part, torch.tensor([0.2, 0.5, 0.9]))
-    assert threshold == pytest.approx(0.2)
-    assert float(found) == 1.0
+    found = dict(zip(THRESHOLDS, iou_by_threshold(saliency, part)[0].tolist(), strict=True))
+    assert found[0.2] == 1.0
+    assert found[0.5] == pytest.approx(2 / 3)
 
 
 def test_parts_in_the_square_around_the_peak() -> None:
