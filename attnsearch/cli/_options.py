@@ -99,3 +99,6 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+StudyArgument = Annotated[
+    str, typer.Argument(help="A study or run in the results: NAME, EXPERIMENT/NAME or its folder.")
+]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from attnsearch import __version__
-from attnsearch.cli import data, quality, reading, weights
+from attnsearch.cli import data, reading, weights
 from attnsearch.cli._console import (
     libraries_to_stderr,
     logging_to_stderr,
@@ -22,7 +22,11 @@ from attnsearch.cli._console import (
 )
 from attnsearch.cli._options import with_plugins
 from attnsearch.cli._signals import interruptible
+from attnsearch.cli.comparing import compare
+from attnsearch.cli.confusion import confusion
 from attnsearch.cli.dashboard import dashboard
+from attnsearch.cli.evaluate import evaluate
+from attnsearch.cli.faithfulness import faithfulness
 from attnsearch.cli.report import report
 from attnsearch.cli.search import search, worker
 from attnsearch.cli.train import train
@@ -57,10 +61,10 @@ def _options(
 app.command()(search)
 app.command()(train)
 app.command(hidden=True)(worker)
-app.command()(reading.evaluate)
-app.command()(quality.faithfulness)
-app.command()(quality.confusion)
-app.command()(quality.compare)
+app.command()(evaluate)
+app.command()(faithfulness)
+app.command()(confusion)
+app.command()(compare)
 app.command("list")(reading.list_all)
 app.command()(reading.show)
 app.command()(validate)

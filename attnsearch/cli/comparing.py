@@ -5,18 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
-from attnsearch.cli.faithfulness import ScoringTarget, find_target
+from attnsearch.cli._options import RESULTS, AsJson, Results
 from attnsearch.cli.found import runs_in
 from attnsearch.cli.listing import MIN_ALPHA
 from attnsearch.errors import ConfigError
 from attnsearch.metrics.registry import better_direction, is_raw
+from attnsearch.results.full_scores import ScoringTarget, find_target
 from attnsearch.store.image_scores import has_scores, read_scores
 
 if TYPE_CHECKING:
     from attnsearch.evaluation.compare import Comparison, ScoredTrial
+
+
+def compare(
+    studies: Annotated[
+        list[str], typer.Argument(help="Two or more: STUDY is its published trial, STUDY:7 or STUDY:1,2,3 name trials.")
+    ],
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="A,B", help="By default all that were scored for all of them.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Names the files of the comparison.")] = "trials",
+    results: Results = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Compare scored trials image by image: intervals, paired and Welch tests corrected for many, a figure."""
+    found = compare_trials(studies, metrics.split(",") if metrics else (), name=name, root=results)
+    print_comparison(found, as_json=as_json)
 
 
 @dataclass(frozen=True)

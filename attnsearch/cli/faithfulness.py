@@ -1,136 +1,65 @@
-"""What `faithfulness` does: the full measure of one trial's saliency, its files, its rows in the database."""
+"""The command `faithfulness`: the full measure of one trial's saliency, and maps to read it beside."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
-from attnsearch.cli.checkpoints import kept_of
-from attnsearch.cli.found import find_run
-from attnsearch.config.evaluation import FULL_N_IMAGES, ScoreSettings, full_score_settings
-from attnsearch.config.load import with_overrides, with_settings, without_variables
-from attnsearch.errors import ConfigError
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage, StudyArgument
 from attnsearch.metrics.registry import higher_is_better
-from attnsearch.store.image_scores import has_scores, read_scores
-from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
-from attnsearch.types import Split
 
 if TYPE_CHECKING:
-    from attnsearch.config.experiment import ExperimentConfig
+    from attnsearch.evaluation.sanity import SanityStep
+    from attnsearch.results.full_scores import ScoringTarget
     from attnsearch.store.image_scores import ScoreTable
 
-PREFIX = "evaluation.scores."
 MAX_MASKED_SCORE = 0.3
 """Mean probability of the filled image above which the fill is no removal."""
+TrialOption = Annotated[
+    int | None, typer.Option("--trial", min=0, help="Scored on validation; by default the published one, on test.")
+]
+BaselinesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--baselines",
+        metavar="A,B",
+        help="Also scores random, centre, uniform, edges, parts, gradcam, gradcam_plus_plus, layercam, eigencam, "
+        "rollout.",
+    ),
+]
 
 
-@dataclass(frozen=True)
-class ScoringTarget:
-    """Whose saliency is scored: a trial, its archive, and where the scores go."""
+def faithfulness(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    trial: TrialOption = None,
+    baselines: BaselinesOption = None,
+    references: Annotated[str | None, typer.Option("--references", hidden=True)] = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="Also compares the maps with those of randomised weights.")
+    ] = False,
+    results: Results = RESULTS,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the saliency of a trial in full; evaluation.scores is set by n_images=100 n_steps=196 and so on."""
+    from attnsearch.results import full_scores
 
-    layout: StudyLayout
-    number: int
-    archive: ArchivePaths
-    scores: ScorePaths
-    split: Split
-    is_published: bool
-
-
-def find_target(name: str, trial: int | None, root: Path) -> ScoringTarget:
-    """The published trial on its published split, or a named one on validation.
-
-    Raises:
-        ConfigError: no such study or run, or nothing is published yet.
-    """
-    from attnsearch.store.manifest import read_manifest
-
-    layout = find_run(name, root)
-    if trial is not None:
-        files = layout.trial(trial)
-        return ScoringTarget(layout, trial, files.archive("val"), files.scores("val"), "val", is_published=False)
-    manifest = read_manifest(layout)
-    if manifest is None:
-        raise ConfigError(f"nothing is published of {layout.study!r} yet; name a trial with --trial")
-    chosen = manifest["sets"][0]
-    published = layout.published(chosen["epoch"])
-    split: Split = "test" if published.archive("test").images.exists() else "val"
-    scores = layout.trial(chosen["trial"]).scores(split)
-    return ScoringTarget(layout, chosen["trial"], published.archive(split), scores, split, is_published=True)
-
-
-def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
-    """The full measure of as many images as there are, up to `FULL_N_IMAGES`; the rest as the run has it."""
-    kept = settings.model_dump(include={"target", "grid", "precision", "batch_images", "fill", "protocol"})
-    full = full_score_settings()
-    second = full.second_fill if settings.fill != full.second_fill else full.fill
-    return full.model_copy(update={**kept, "second_fill": second, "n_images": min(FULL_N_IMAGES, n_archived)})
-
-
-def score_target(target: ScoringTarget, overrides: Iterable[str]) -> tuple[ExperimentConfig, ScoreTable]:
-    """Scores a target, or reads the scores where they were made with the same settings.
-
-    Args:
-        overrides: `key=value`; keys of `evaluation.scores` may be written without their prefix.
-    Raises:
-        ConfigError, DataError, StoreError: as `score_archive`.
-    """
-    from attnsearch.data.loader import open_data  # these import torch
-    from attnsearch.evaluation.evaluation import Evaluation
-    from attnsearch.models.checkpoint import read_model_checkpoint
-    from attnsearch.store.archive import read_archive
-    from attnsearch.store.trial_store import log_test_evaluation
-
-    kept = read_model_checkpoint(kept_of(target.layout, target.number))
-    n_archived = len(read_archive(target.archive).image_ids)
-    full = full_settings(kept.config.evaluation.scores, n_archived).model_dump(mode="json")
-    base = with_settings(without_variables(kept.config), {f"{PREFIX}{key}": value for key, value in full.items()})
-    config = with_overrides(base, _with_prefix(overrides))
-    data = open_data(config.data)
-    if target.split == "test":
-        log_test_evaluation(target.layout, target.number, kept.epoch, target.split)
-    thresholds = _thresholds(target)
-    with Evaluation.open(kept, data, config=config) as evaluation:
-        return config, evaluation.score(target.archive, target.scores, iou_thresholds=thresholds)
-
-
-def _thresholds(target: ScoringTarget) -> dict[str, float]:
-    """What the trial's validation scores chose for test images, which may not choose for themselves."""
-    paths = target.layout.trial(target.number).scores("val")
-    if target.split != "test" or not has_scores(paths):
-        return {}
-    return dict(read_scores(paths).about.get("iou_thresholds", {}))
-
-
-def _with_prefix(overrides: Iterable[str]) -> list[str]:
-    return [text if "." in text.partition("=")[0] else PREFIX + text for text in overrides]
-
-
-def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) -> list[str]:
-    """Puts the means into the study's database and, of the published trial, the files that BR-NPA's users know.
-
-    Args:
-        storage: as `reader_url`.
-    Returns:
-        Paths of those files.
-    """
-    from attnsearch.search.study import UUID
-    from attnsearch.search.trials import open_to_read, reader_url
-    from attnsearch.store.br_npa_files import METRIC_OF_CURVE, write_areas
-    from attnsearch.store.trial_store import opened_trial_store
-
-    if target.layout.study_yaml.exists():
-        url = reader_url(target.layout, storage)
-        uuid = str(open_to_read(url, target.layout.study).user_attrs[UUID])
-        with opened_trial_store(url, uuid, target.layout) as store:
-            store.write_scores(target.number, table, attempt=None)
-    if not target.is_published:
-        return []
-    curves = [curve for curve, metric in METRIC_OF_CURVE.items() if metric in table.curve_names]
-    return [name for curve in curves for name in write_areas(target.layout, curve, table)]
+    names = [name for text in (baselines, references) if text for name in text.split(",")]
+    full_scores.check_baselines(names)
+    target = full_scores.find_target(study, trial, results)
+    with full_scores.open_target(target, overrides or ()) as evaluation:
+        table = full_scores.score_target(evaluation, target)
+        print_scores(target, table, full_scores.store_scores(target, table, storage), as_json=as_json)
+        if names:
+            print_baselines(*full_scores.score_baselines(evaluation, target, table, names), as_json=as_json)
+        if sanity:
+            print_sanity(evaluation.sanity(target.split, table.image_ids), as_json=as_json)
 
 
 def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str], *, as_json: bool) -> None:
@@ -187,3 +116,34 @@ def _notes(table: ScoreTable) -> Iterable[str]:
         if math.isnan(means[f"best_{name}"]):
             continue
         yield f"best_{name} is at {threshold} of the map's maximum, chosen on validation"
+
+
+def print_baselines(tables: Mapping[str, ScoreTable], path: Path, *, as_json: bool) -> None:
+    """The means of baseline maps beside those of the model's own one, which comes first."""
+    means = {name: table.means() for name, table in tables.items()}
+    if as_json:
+        for name, values in means.items():
+            print_json({"map": name, "scores": values, "n_undefined": tables[name].n_undefined()})
+        return
+    metrics = next(iter(means.values()))
+    rows = [(metric, *(_shown(table, metric) for table in tables.values())) for metric in metrics]
+    print_table(("score", *means), rows, title="beside maps that know nothing, and post-hoc maps of the same model")
+    print_line(f"written: {path}")
+
+
+def _shown(table: ScoreTable, metric: str) -> str:
+    """The mean, and how many images it leaves out."""
+    n_undefined = table.n_undefined().get(metric, 0)
+    mean = number(table.means().get(metric))
+    return f"{mean} ({n_undefined} undefined)" if n_undefined and mean != number(None) else mean
+
+
+def print_sanity(steps: Sequence[SanityStep], *, as_json: bool) -> None:
+    """How similar the maps of the scored images stay while the weights are randomised, from the top down."""
+    if as_json:
+        for step in steps:
+            print_json({"redrawn": ", ".join(step.parts), "similarity": step.mean, "n_undefined": step.n_undefined})
+        return
+    cells = [(", ".join(step.parts), number(step.mean), str(step.n_undefined or "")) for step in steps]
+    title = "maps while weights are randomised, each step on top of those before; 1 is an unchanged order of the cells"
+    print_table(("randomised", "rank correlation", "undefined"), cells, title=title)

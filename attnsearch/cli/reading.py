@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from attnsearch.cli._console import number, print_json, print_line, print_table, size
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
-from attnsearch.types import Split
+from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
 
 Study = Annotated[str, typer.Argument(help="A study in the results: NAME, EXPERIMENT/NAME or its folder.")]
 
@@ -59,27 +58,6 @@ def show(study: Study, results: Results = RESULTS, storage: Storage = None, as_j
         return
     for trial in rows.trials:
         print_json(trial_values(trial, rows))
-
-
-def evaluate(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY|FILE", help="A study or run in the results, or a kept.safetensors.")
-    ],
-    overrides: Overrides = None,
-    trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the best one.")] = None,
-    split: Annotated[Split, typer.Option("--split", help="Which images; a look at test is noted down.")] = "val",
-    results: Results = RESULTS,
-    storage: Storage = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the kept checkpoint of a trial, or of a file, on a split."""
-    from attnsearch.cli.scoring import evaluate_source
-
-    scores = evaluate_source(study, trial, split, overrides=overrides or (), root=results, storage=storage)
-    if as_json:
-        print_json(scores)
-    else:
-        print_table(("metric", "value"), [(key, number(value)) for key, value in scores.items()])
 
 
 def export(

@@ -1,4 +1,4 @@
-"""The verb that draws where models looked."""
+"""The command `visualize`, which draws where models looked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attnsearch.cli._console import print_json, print_line
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
 from attnsearch.types import Split
 
@@ -59,20 +60,32 @@ def visualize(
     as_json: AsJson = False,
 ) -> None:
     """Draw where models looked: overlays, outlines, parts, heads, layers, and figures of images by methods."""
-    from attnsearch.cli._console import print_json, print_line
-    from attnsearch.cli.visualizing import FigureRequest, checked_kinds, checked_look, checked_style, visualize_all
-    from attnsearch.figures.selection import ImageSelection
+    from attnsearch.results.visualize import request_figures, visualize_all
 
-    order = FigureRequest(
-        kinds=checked_kinds(kind),
-        choice=ImageSelection(image or (), class_name or (), per_class, most_faithful, least_faithful, confused, by),
-        split=split,
-        look=checked_look(percentile=percentile, colours=colours, rule=enlarge, own_scale=own_scale, top_q=top_q),
-        style=checked_style(dpi=dpi, width_in=width, file_format=file_format),
+    request = request_figures(
+        kind,
+        split,
+        selection={
+            "images": image or (),
+            "classes": class_name or (),
+            "per_class": per_class,
+            "most_faithful": most_faithful,
+            "least_faithful": least_faithful,
+            "confused": confused,
+            "by": by,
+        },
+        look={
+            "percentile": percentile,
+            "colours": colours,
+            "rule": enlarge,
+            "own_scale": own_scale,
+            "top_q": top_q,
+        },
+        style={"dpi": dpi, "width_in": width, "file_format": file_format},
         outlined=outlines,
         to=to,
     )
     sources = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
-    for path in visualize_all(sources, trial, order, overrides=overrides, root=results, storage=storage):
+    for path in visualize_all(sources, trial, request, overrides=overrides, root=results, storage=storage):
         print_json({"file": path}) if as_json else print_line(str(path))

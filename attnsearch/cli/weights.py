@@ -35,8 +35,8 @@ def import_weights(
     ] = None,
 ) -> None:
     """Turn a published checkpoint into one that evaluate, model.weights and train.teacher.checkpoint take."""
-    from attnsearch.cli.checkpoints import import_file
     from attnsearch.config.load import load_experiment
+    from attnsearch.results.checkpoints import import_file
 
     experiment = load_experiment(config, profile=profile, overrides=overrides or ())
     target = to or file.with_name(f"{file.name}.safetensors")
@@ -54,7 +54,7 @@ def export_weights(
     storage: Storage = None,
 ) -> None:
     """Write a kept checkpoint as its authors' code reads it."""
-    from attnsearch.cli.checkpoints import export_file, kept_file
+    from attnsearch.results.checkpoints import export_file, find_checkpoint
 
-    export_file(kept_file(source, trial, results, storage), to)
+    export_file(find_checkpoint(source, trial, results, storage), to)
     print_line(f"{to}: read it with INTR's own `--eval --resume {to}`")

@@ -27,7 +27,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The saliency of a reference for the images of a batch.
+    """The baseline maps of the images of a batch.
 
     Args:
         name: one of `BASELINES`.
@@ -36,13 +36,13 @@ def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Te
     Returns:
         (B, h, w) float32, not negative. `random` depends on the image's id alone.
     Raises:
-        ConfigError: an unknown name, a model that cannot have the reference, or `grad-cam` is not installed.
+        ConfigError: an unknown name, a model that cannot have the baseline, or `grad-cam` is not installed.
     """
     if name in CAMS:
         return _cam(name, model, batch, target, grid)
     if name == "rollout":
         return _rollout(model, batch, grid)
-    refuse_unknown([name])
+    check_names([name])
     if name == "edges":
         return _edges(batch, grid)
     if name == PARTS:
@@ -50,8 +50,8 @@ def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Te
     return model_free_maps(name, batch.image_ids, grid).to(batch.images.device)
 
 
-def refuse_unknown(names: Iterable[str]) -> None:
-    """Checks the names of references.
+def check_names(names: Iterable[str]) -> None:
+    """Checks the names of baselines.
 
     Raises:
         ConfigError: one is unknown; the message lists all.
@@ -59,7 +59,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
     for name in names:
         if name not in BASELINES:
             raise ConfigError(
-                f"unknown reference {name!r}{suggest(name, list(BASELINES))}; known: {', '.join(BASELINES)}"
+                f"unknown baseline {name!r}{suggest(name, list(BASELINES))}; known: {', '.join(BASELINES)}"
             )
 
 
@@ -106,7 +106,7 @@ def _edges(batch: Batch, grid: tuple[int, int]) -> Tensor:
 def _parts(batch: Batch, grid: tuple[int, int]) -> Tensor:
     """The share of each cell that the masks cover."""
     if batch.part_masks is None:
-        raise ConfigError(f"reference {PARTS!r} needs part masks, which this data set does not have; leave it out")
+        raise ConfigError(f"baseline {PARTS!r} needs part masks, which this data set does not have; leave it out")
     return F.adaptive_avg_pool2d(batch.part_masks[:, None].float(), grid)[:, 0]
 
 
@@ -117,7 +117,7 @@ def _rollout(model: AttentionModel, batch: Batch, grid: tuple[int, int]) -> Tens
             output = model(batch, maps=("rollout",))
     except ValueError:
         raise ConfigError(
-            f"reference 'rollout': {type(model).__name__} has no plain self-attention to roll out; leave it out"
+            f"baseline 'rollout': {type(model).__name__} has no plain self-attention to roll out; leave it out"
         ) from None
     return F.adaptive_avg_pool2d(output.maps.float(), grid)[:, 0]
 
@@ -127,7 +127,7 @@ def _cam(name: str, model: AttentionModel, batch: Batch, target: Tensor, grid: t
         import pytorch_grad_cam
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError:
-        raise ConfigError(f"reference {name!r} needs the package grad-cam; install attnsearch[gradcam]") from None
+        raise ConfigError(f"baseline {name!r} needs the package grad-cam; install attnsearch[gradcam]") from None
     layer, arrange = find_layer(model, batch)
     explained = _Logits(model, batch)
     with (

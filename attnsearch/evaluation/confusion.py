@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch.evaluation.base import ModelOnData
+from attnsearch.files import atomic_write
 from attnsearch.metrics.complexity import entropy, gini, sparsity
 from attnsearch.metrics.confusion import (
     ConfusedPair,
@@ -23,6 +27,7 @@ from attnsearch.metrics.confusion import (
     top_k_accuracy,
 )
 from attnsearch.progress import with_bar
+from attnsearch.store.layout import TrialLayout
 from attnsearch.types import AttentionArchive, Split
 
 COMBINED = "combined"
@@ -232,3 +237,39 @@ def _head(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> 
         calibration_error=calibration_error(confidences, predicted == labels),
         confidence=float(confidences.mean()),
     )
+
+
+def write_report(
+    files: TrialLayout,
+    split: Split,
+    report: ConfusionReport,
+    *,
+    maps: Sequence[MapRow] = (),
+    queries: Sequence[QueryRow] = (),
+) -> tuple[Path, ...]:
+    """Writes the tables of a report into the folder of a trial; those of maps and queries where there are any.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    matrix = [["true class", *report.class_names]]
+    matrix += [[name, *map(str, row)] for name, row in zip(report.class_names, report.matrix.tolist(), strict=True)]
+    columns = ("name", "n_images", "n_predicted", "accuracy", "precision")
+    classes = [["class_name", *columns[1:]]]
+    classes += [[_cell(getattr(row, column)) for column in columns] for row in report.classes]
+    tables = {files.confusion_csv(split): matrix, files.classes_csv(split): classes}
+    for path, rows in ((files.maps_csv(split), maps), (files.queries_csv(), queries)):
+        if rows:
+            tables[path] = [list(vars(rows[0])), *([_cell(cell) for cell in vars(row).values()] for row in rows)]
+    for path, table in tables.items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(table)
+        atomic_write(path, text.getvalue())
+    return tuple(tables)
+
+
+def _cell(value: str | int | float) -> str:
+    """Floats keep all their digits; an undefined one is an empty cell."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    return str(value)

@@ -1,4 +1,4 @@
-"""Does the saliency depend on what the model learned? Its maps while weights are drawn anew, from the top down."""
+"""Does the saliency depend on what the model learned? Its maps while weights are randomised, from the top down."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEED = 42
 
 @dataclass(frozen=True, eq=False)
 class SanityStep:
-    """The model with the weights of `parts`, and of all steps before, drawn anew.
+    """The model with the weights of `parts`, and of all steps before, randomised.
 
     Attributes:
         parts: names of the modules, or weights, of this step.
@@ -31,11 +31,22 @@ class SanityStep:
     parts: tuple[str, ...]
     similarity: NDArray[np.float64]
 
+    @property
+    def n_undefined(self) -> int:
+        """Images without a similarity."""
+        return int(np.isnan(self.similarity).sum())
+
+    @property
+    def mean(self) -> float:
+        """Over the images that have one; NaN without any."""
+        defined = self.similarity[~np.isnan(self.similarity)]
+        return float(defined.mean()) if len(defined) else float("nan")
+
 
 def randomise_downwards(model: AttentionModel, batches: Sequence[Batch], *, seed: int = SEED) -> list[SanityStep]:
     """Compares saliency before and after randomisation: all but the backbone, then its stages from the last one on.
 
-    A map that stays similar shows the picture and not the model. The class that is explained stays that of the trained
+    A map that stays similar shows the image and not the model. The class that is explained stays that of the trained
     model.
 
     Args:
@@ -45,15 +56,15 @@ def randomise_downwards(model: AttentionModel, batches: Sequence[Batch], *, seed
         dimensions is redrawn from a normal distribution of its own mean and deviation, whatever its layer's
         initialisation; biases, norms and their statistics stay.
     """
-    damaged = copy.deepcopy(model)
+    randomised = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     targets = [_predict(model, batch) for batch in batches]
     before = _saliency(model, batches, targets)
     steps = []
-    for names in _parts(damaged):
+    for names in _parts(randomised):
         for name in names:
-            _redraw(damaged, name, generator)
-        steps.append(SanityStep(names, rank_correlation(before, _saliency(damaged, batches, targets))))
+            _redraw(randomised, name, generator)
+        steps.append(SanityStep(names, rank_correlation(before, _saliency(randomised, batches, targets))))
     return steps
 
 
@@ -68,7 +79,7 @@ def rank_correlation(first: NDArray[np.float32], second: NDArray[np.float32]) ->
 
 
 def _parts(model: AttentionModel) -> Iterator[tuple[str, ...]]:
-    """What is drawn anew in each step: the children outside of the backbone, then the backbone's from the last one.
+    """What is randomised in each step: the children outside of the backbone, then the backbone's from the last one.
 
     Weights that the backbone has beside its children, such as the places of tokens, come at the end.
     """

@@ -26,7 +26,7 @@ class ImageSelection:
     """What is asked for; several ways add up, and nothing means twelve images spread over the split.
 
     Attributes:
-        images: ids of the split, files, or folders of pictures.
+        images: ids of the split, files, or folders of images.
         classes: only these; empty means all.
         per_class, most_faithful, least_faithful, confused: how many, 0 for none.
         by: the score that tells how faithful a map is.
@@ -63,45 +63,53 @@ class ImageIndex:
         return cls(table.image_ids, [table.class_names[int(label)] for label in table.labels])
 
 
-def choose(known: ImageIndex, choice: ImageSelection, scores: ScoreTable | None) -> list[str]:
-    """Ids of the wanted images of a split, without those that are given by `choice.images`; no picture is opened.
+def choose(index: ImageIndex, selection: ImageSelection, scores: ScoreTable | None) -> list[str]:
+    """Ids of the selected images of a split, without those that are given by `selection.images`; no image is opened.
 
     Raises:
         ConfigError: an unknown class, or faithfulness of images that were not scored.
     """
-    _require_classes(known, choice.classes)
-    rows = [row for row, true in enumerate(known.true) if not choice.classes or true in choice.classes]
-    chosen: list[int] = []
-    if choice.per_class:
-        chosen += _spread_per_class(known, rows, choice.per_class)
-    if choice.confused:
-        chosen += _confused(known, choice.confused)
-    if choice.most_faithful or choice.least_faithful:
-        ranked = _ranked(known, rows, choice.by, scores)
-        n_least = min(choice.least_faithful, max(0, len(ranked) - choice.most_faithful))
-        chosen += ranked[: choice.most_faithful] + ranked[len(ranked) - n_least :]
-    has_asked = choice.images or choice.per_class or choice.confused or choice.most_faithful or choice.least_faithful
-    if not has_asked:
-        chosen = _spread(rows, len(rows) if choice.classes else DEFAULT_IMAGES)
-    return list(dict.fromkeys(known.image_ids[row] for row in chosen))
+    _require_classes(index, selection.classes)
+    rows = [row for row, true in enumerate(index.true) if not selection.classes or true in selection.classes]
+    rows_to_draw: list[int] = []
+    if selection.per_class:
+        rows_to_draw += _spread_per_class(index, rows, selection.per_class)
+    if selection.confused:
+        rows_to_draw += _confused(index, selection.confused)
+    if selection.most_faithful or selection.least_faithful:
+        ranked = _ranked(index, rows, selection.by, scores)
+        n_least = min(selection.least_faithful, max(0, len(ranked) - selection.most_faithful))
+        rows_to_draw += ranked[: selection.most_faithful] + ranked[len(ranked) - n_least :]
+    has_selected = (
+        selection.images
+        or selection.per_class
+        or selection.confused
+        or selection.most_faithful
+        or selection.least_faithful
+    )
+    if not has_selected:
+        rows_to_draw = _spread(rows, len(rows) if selection.classes else DEFAULT_IMAGES)
+    return list(dict.fromkeys(index.image_ids[row] for row in rows_to_draw))
 
 
-def pictures_at(path: Path) -> list[Path]:
-    """A picture, or all pictures of a folder and its sub-folders, by name; hidden ones are passed over.
+def images_at(path: Path) -> list[Path]:
+    """An image, or all images of a folder and its sub-folders, by name; hidden ones are passed over.
 
     Raises:
-        ConfigError: a folder without pictures.
+        ConfigError: a folder without images.
     """
     if not path.is_dir():
         return [path]
-    found = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and not one.name.startswith("."))
-    if not found:
-        raise ConfigError(f"--image {path} holds no picture ({' '.join(sorted(SUFFIXES))})")
-    return found
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+    if not files:
+        raise ConfigError(f"--image {path} holds no image ({' '.join(sorted(SUFFIXES))})")
+    return files
 
 
-def _require_classes(known: ImageIndex, classes: Sequence[str]) -> None:
-    names = sorted(set(known.true))
+def _require_classes(index: ImageIndex, classes: Sequence[str]) -> None:
+    names = sorted(set(index.true))
     for name in classes:
         if name not in names:
             raise ConfigError(f"--class {name!r} is not in this split{suggest(name, names)}; known: {', '.join(names)}")
@@ -113,23 +121,23 @@ def _spread(rows: Sequence[int], n_wanted: int) -> list[int]:
     return [rows[(index * len(rows)) // n_wanted] for index in range(n_wanted)]
 
 
-def _spread_per_class(known: ImageIndex, rows: Sequence[int], n_wanted: int) -> list[int]:
+def _spread_per_class(index: ImageIndex, rows: Sequence[int], n_wanted: int) -> list[int]:
     of_class: dict[str, list[int]] = {}
     for row in rows:
-        of_class.setdefault(known.true[row], []).append(row)
+        of_class.setdefault(index.true[row], []).append(row)
     return [row for members in of_class.values() for row in _spread(members, n_wanted)]
 
 
-def _confused(known: ImageIndex, n_wanted: int) -> list[int]:
-    predicted = known.predicted
-    names = sorted({*known.true, *(predicted or ())})
-    pairs = [] if predicted is None else most_confused(_matrix(names, known.true, predicted), n_pairs=1)
+def _confused(index: ImageIndex, n_wanted: int) -> list[int]:
+    predicted = index.predicted
+    names = sorted({*index.true, *(predicted or ())})
+    pairs = [] if predicted is None else most_confused(_matrix(names, index.true, predicted), n_pairs=1)
     if predicted is None or not pairs:
         raise ConfigError("--confused needs predictions with at least one error; evaluate the trial, or leave it out")
     pair = {names[pairs[0].first], names[pairs[0].second]}
     wrong = [
         row
-        for row, both in enumerate(zip(known.true, predicted, strict=True))
+        for row, both in enumerate(zip(index.true, predicted, strict=True))
         if both[0] != both[1] and set(both) == pair
     ]
     return _spread(wrong, n_wanted)
@@ -141,7 +149,7 @@ def _matrix(names: Sequence[str], true: Sequence[str], predicted: Sequence[str])
     return confusion_matrix(labels, predictions, len(names))
 
 
-def _ranked(known: ImageIndex, rows: Sequence[int], metric: str, scores: ScoreTable | None) -> list[int]:
+def _ranked(index: ImageIndex, rows: Sequence[int], metric: str, scores: ScoreTable | None) -> list[int]:
     """Rows with a score, the most faithful first."""
     if scores is None:
         raise ConfigError("the maps of this trial were not scored; run `attnsearch faithfulness`, or choose otherwise")
@@ -151,5 +159,5 @@ def _ranked(known: ImageIndex, rows: Sequence[int], metric: str, scores: ScoreTa
         )
     value_of = dict(zip(scores.image_ids, scores.values[metric].tolist(), strict=True))
     sign = -1 if higher_is_better(f"val/{metric}") else 1
-    scored = [row for row in rows if math.isfinite(value_of.get(known.image_ids[row], math.nan))]
-    return sorted(scored, key=lambda row: (sign * value_of[known.image_ids[row]], row))
+    scored = [row for row in rows if math.isfinite(value_of.get(index.image_ids[row], math.nan))]
+    return sorted(scored, key=lambda row: (sign * value_of[index.image_ids[row]], row))

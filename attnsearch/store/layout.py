@@ -157,7 +157,7 @@ class TrialLayout:
         )
 
     def references_csv(self, split: Split) -> Path:
-        """One row per reference map: the means of its scores."""
+        """One row per baseline map: the means of its scores."""
         return self.directory / f"references_{split}.csv"
 
     def confusion_csv(self, split: Split) -> Path:

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from attnsearch.cli import main
-from attnsearch.cli.confusion import Shown, print_analysis
+from attnsearch.cli.confusion import print_confusion
 from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import load_experiment
 from attnsearch.evaluation.confusion import Predictions, analyse_predictions
+from attnsearch.results.confusion import TrialConfusion
+from attnsearch.results.study import StudyReader
 from attnsearch.search.plan import study_of_one
 from attnsearch.search.run import run_study
 from attnsearch.store.archive import read_archive
@@ -92,8 +94,8 @@ def test_named_trial_is_scored_on_validation(run: Run, results: Path) -> None:
     assert not layout_of(results, "loupe").curves_npy("Del").exists()
 
 
-def test_references_and_randomised_weights_stand_beside_the_scores(run: Run, results: Path) -> None:
-    lines = run("faithfulness", "loupe", *FEW, "--references", "random,parts", "--sanity", "--json")
+def test_baselines_and_randomised_weights_stand_beside_the_scores(run: Run, results: Path) -> None:
+    lines = run("faithfulness", "loupe", *FEW, "--baselines", "random,parts", "--sanity", "--json")
     own, _, _, parts, *sanity = map(json.loads, lines)
     assert parts["map"] == "parts"
     assert parts["scores"]["random_deletion"] == own["scores"]["random_deletion"]  # the same orders
@@ -143,7 +145,7 @@ MISTAKES = {
     "misspelled setting": ("faithfulness loupe n_imges=4", ["n_imges", "did you mean 'n_images'?"]),
     "unknown family": ("faithfulness loupe families=[rood]", ["families", "did you mean 'road'?"]),
     "too many images": ("faithfulness loupe n_images=9", ["at most the 8 archived test images", "got 9"]),
-    "unknown reference": ("faithfulness loupe --references rndom", ["'rndom'", "did you mean 'random'?"]),
+    "unknown baseline": ("faithfulness loupe --baselines rndom", ["'rndom'", "did you mean 'random'?"]),
     "unknown run": ("faithfulness lupe", ["'lupe'"]),
     "one trial": ("compare loupe:0", ["at least two", "got loupe"]),
     "not scored": ("compare loupe br_npa_low_res", ["loupe", "run `attnsearch faithfulness loupe`"]),
@@ -179,16 +181,16 @@ def test_classes_that_are_never_predicted_are_named(tmp_path: Path, capsys: pyte
         ("a", "b", "c"), ("ant", "bee", "cow"), torch.tensor([0, 1, 0]), {"combined": logits}, 1, "val"
     )
     layout = StudyLayout(tmp_path, "tiny", "one")
-    shown = Shown(layout, 0, "val", analyse_predictions(predictions), (), (), ())
-    print_analysis(shown, n_pairs=3, as_json=False)
+    shown = TrialConfusion(StudyReader(layout).trial(0), "val", analyse_predictions(predictions), (), (), ())
+    print_confusion(shown, n_pairs=3, as_json=False)
     assert "note: 2 classes are never predicted: bee, cow" in capsys.readouterr().out
 
 
-def test_reference_that_the_model_cannot_have_is_found_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baseline_that_the_model_cannot_have_is_found_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes last, and no other one was scored in full by then."""
     run("faithfulness", "loupe", *FEW)
     begun: list[str] = []
     monkeypatch.setattr("attnsearch.evaluation.score_archive.with_bar", lambda _, title, **named: begun.append(title))
     *_, line = run("faithfulness", "loupe", *FEW, "--references", "uniform,rollout", code=2)
-    assert line.startswith("error: reference 'rollout': Loupe has no plain self-attention")
+    assert line.startswith("error: baseline 'rollout': Loupe has no plain self-attention")
     assert not begun

@@ -121,6 +121,6 @@ def test_rollout_of_a_vision_transformer_is_its_map(batch: Batch) -> None:
     torch.testing.assert_close(maps, model_of("dcal")(batch, maps=("rollout",)).maps[:, 0])
 
 
-def test_unknown_reference_is_named(batch: Batch) -> None:
+def test_unknown_baseline_is_named(batch: Batch) -> None:
     with pytest.raises(ConfigError, match=r"'gradcan' \(did you mean 'gradcam'\?\); known: random, "):
         saliency("gradcan", batch)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, pictures_at
+from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, images_at
 from attnsearch.store.image_scores import ScoreTable
 
 IDS = [f"{row}.jpg" for row in range(8)]
@@ -68,4 +68,4 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
     for name in ("b.JPG", "a/c.png", "notes.txt", "._b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in pictures_at(tmp_path)] == ["c.png", "b.JPG"]
+    assert [path.name for path in images_at(tmp_path)] == ["c.png", "b.JPG"]

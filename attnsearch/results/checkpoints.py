@@ -1,18 +1,22 @@
-"""What the verbs on checkpoints do: finding a kept one, importing a foreign one, handing one out."""
+"""Finds a best checkpoint and opens it for evaluation, imports a foreign one, hands one out."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnsearch.cli.found import find_run, open_study
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.errors import ConfigError
-from attnsearch.search.study import best_trials
-from attnsearch.store.layout import StudyLayout
+from attnsearch.results.reader import find_study
+from attnsearch.results.trial import TrialReader
+from attnsearch.store.trial_store import log_test_evaluation
+from attnsearch.types import Split
 
 if TYPE_CHECKING:
+    from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.convert import Family
 
 _EPOCH = re.compile(r"_best_epoch(\d+)")
@@ -23,52 +27,62 @@ def is_file_name(source: str) -> bool:
     return source.endswith(".safetensors")
 
 
-def kept_file(source: str, trial: int | None, root: Path, storage: str | None) -> Path:
-    """The kept checkpoint that a source names: itself, or that of a study's trial.
+def find_trial(source: str, trial: int | None, root: Path, storage: str | None = None) -> TrialReader:
+    """A trial of a study, by default its best one.
 
     Args:
-        trial: of the study; None is the best one.
-        storage: as `reader_url`.
+        storage: as `load_results`.
     Raises:
-        ConfigError: no such study or trial, or one without a kept checkpoint.
+        ConfigError: no such study, or none of its trials is complete.
     """
-    if is_file_name(source):
-        return Path(source)
-    layout = find_run(source, root)
-    return kept_of(layout, best_number(layout, storage) if trial is None else trial)
+    study = find_study(source, root, storage=storage)
+    return study.best if trial is None else study.trial(trial)
 
 
-def kept_of(layout: StudyLayout, number: int) -> Path:
-    """The kept checkpoint of a trial.
+def find_checkpoint(source: str, trial: int | None, root: Path, storage: str | None = None) -> Path:
+    """The checkpoint that a source names: itself, or that of a study's trial, by default the best one.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: no such study or trial, or one without a checkpoint.
     """
-    kept = layout.trial(number).kept
-    if not kept.is_file():
-        raise ConfigError(f"trial {number} of study {layout.study!r} has no kept checkpoint ({kept}); `show` lists all")
-    return kept
+    return Path(source) if is_file_name(source) else find_trial(source, trial, root, storage).checkpoint
 
 
-def best_number(layout: StudyLayout, storage: str | None) -> int:
-    """The best trial of a study; the one trial of a run of `attnsearch train`.
+def open_evaluation(
+    checkpoint: Path,
+    split: Split,
+    overrides: Iterable[str],
+    *,
+    trial: TrialReader | None = None,
+    settle: Callable[[ExperimentConfig], ExperimentConfig] = lambda config: config,
+) -> Evaluation:
+    """A checkpoint on its data set; an evaluation on the test split of a study is logged before it begins.
 
+    Args:
+        overrides: `key=value` settings of the data and the machine that differ from those of the training.
+        trial: whose checkpoint it is; None for a file.
+        settle: changes the settings of the checkpoint, before the overrides.
     Raises:
-        ConfigError: none is complete.
+        ConfigError: the checkpoint or a setting cannot be used.
+        DataError: the data set cannot be used, or has no such split.
     """
-    if not layout.study_yaml.exists():
-        return 0
-    session = open_study(layout, storage)
-    best = best_trials(session.study, session.loaded.study, k=1)
-    if not best:
-        raise ConfigError(f"study {layout.study!r} has no complete trial yet; name one with --trial")
-    return best[0].number
+    from attnsearch.data.loader import open_data  # these import torch
+    from attnsearch.evaluation.evaluation import Evaluation
+    from attnsearch.models.checkpoint import read_model_checkpoint
+
+    stored = read_model_checkpoint(checkpoint)
+    config = with_overrides(settle(without_variables(stored.config)), overrides)
+    data = open_data(config.data)
+    data.tables.of(split)
+    if trial is not None and split == "test":
+        log_test_evaluation(trial.study.layout, trial.number, stored.epoch, split)
+    return Evaluation.open(stored, data, config=config)
 
 
 def import_file(
     family: Family, path: Path, experiment: ExperimentConfig, *, classes: Path | None, held_out: bool, to: Path
 ) -> int:
-    """Writes a foreign checkpoint as a kept one and returns its number of classes.
+    """Writes a foreign checkpoint as one of ours and returns its number of classes.
 
     Args:
         experiment: its model is the one to fill; its data gives the class names, unless `classes` does.
@@ -109,8 +123,8 @@ def import_file(
     return len(names)
 
 
-def export_file(kept: Path, to: Path) -> None:
-    """Writes a kept INTR in its authors' layout.
+def export_file(checkpoint: Path, to: Path) -> None:
+    """Writes the checkpoint of an INTR in its authors' layout.
 
     Raises:
         ConfigError: not a checkpoint of an INTR, or the target exists.
@@ -122,7 +136,7 @@ def export_file(kept: Path, to: Path) -> None:
 
     if to.exists():
         raise ConfigError(f"{to} exists already; choose another file")
-    export_intr(restore_model(read_model_checkpoint(kept)), to)
+    export_intr(restore_model(read_model_checkpoint(checkpoint)), to)
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

@@ -1,0 +1,36 @@
+"""The command `evaluate`: the metrics of one checkpoint on one split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnsearch.cli._console import number, print_json, print_table
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
+from attnsearch.types import Split
+
+
+def evaluate(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY|FILE", help="A study or run in the results, or a .safetensors file.")
+    ],
+    overrides: Overrides = None,
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the best one.")] = None,
+    split: Annotated[Split, typer.Option("--split", help="Which images; a test evaluation is logged.")] = "val",
+    results: Results = RESULTS,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the best checkpoint of a trial, or of a file, on a split."""
+    from attnsearch.results.checkpoints import find_trial, is_file_name, open_evaluation
+
+    source = None if is_file_name(study) else find_trial(study, trial, results, storage)
+    checkpoint = Path(study) if source is None else source.checkpoint
+    with open_evaluation(checkpoint, split, overrides or (), trial=source) as evaluation:
+        scores = evaluation.run(split)
+    if as_json:
+        print_json(scores)
+    else:
+        print_table(("metric", "value"), [(key, number(value)) for key, value in scores.items()])

@@ -1,0 +1,185 @@
+"""The full measure of one trial's saliency: its files, its rows in the database, baseline maps beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnsearch.config.evaluation import FULL_N_IMAGES, ScoreSettings, full_score_settings
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import with_settings
+from attnsearch.errors import ConfigError
+from attnsearch.files import atomic_write
+from attnsearch.results.checkpoints import open_evaluation
+from attnsearch.results.reader import find_study
+from attnsearch.results.trial import TrialReader
+from attnsearch.search.study import UUID
+from attnsearch.search.trials import open_to_read, reader_url
+from attnsearch.store.archive import read_archive
+from attnsearch.store.br_npa_files import METRIC_OF_CURVE, write_areas
+from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
+from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
+from attnsearch.store.manifest import read_manifest
+from attnsearch.store.trial_store import opened_trial_store
+from attnsearch.types import Split
+
+if TYPE_CHECKING:
+    from attnsearch.evaluation.evaluation import Evaluation
+
+PREFIX = "evaluation.scores."
+OWN = "own map"
+"""The model's saliency, beside baseline maps."""
+
+
+@dataclass(frozen=True)
+class ScoringTarget:
+    """Whose saliency is scored: a trial, its archive, and where the scores go."""
+
+    trial: TrialReader
+    archive: ArchivePaths
+    scores: ScorePaths
+    split: Split
+    is_published: bool
+
+    @property
+    def layout(self) -> StudyLayout:
+        """Of the study."""
+        return self.trial.study.layout
+
+    @property
+    def number(self) -> int:
+        """Of the trial."""
+        return self.trial.number
+
+
+def find_target(name: str, trial: int | None, root: Path) -> ScoringTarget:
+    """The published trial on its published split, or a named one on validation.
+
+    Raises:
+        ConfigError: no such study, or nothing is published yet.
+    """
+    study = find_study(name, root)
+    if trial is not None:
+        files = study.layout.trial(trial)
+        return ScoringTarget(study.trial(trial), files.archive("val"), files.scores("val"), "val", is_published=False)
+    manifest = read_manifest(study.layout)
+    if manifest is None:
+        raise ConfigError(f"nothing is published of {study.layout.study!r} yet; name a trial with --trial")
+    first = manifest["sets"][0]
+    published = study.layout.published(first["epoch"])
+    split: Split = "test" if published.archive("test").images.exists() else "val"
+    scores = study.layout.trial(first["trial"]).scores(split)
+    return ScoringTarget(study.trial(first["trial"]), published.archive(split), scores, split, is_published=True)
+
+
+def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
+    """The full measure of as many images as there are, up to `FULL_N_IMAGES`; the rest as the run has it."""
+    own = settings.model_dump(include={"target", "grid", "precision", "batch_images", "fill", "protocol"})
+    full = full_score_settings()
+    second = full.second_fill if settings.fill != full.second_fill else full.fill
+    return full.model_copy(update={**own, "second_fill": second, "n_images": min(FULL_N_IMAGES, n_archived)})
+
+
+def open_target(target: ScoringTarget, overrides: Iterable[str]) -> Evaluation:
+    """The checkpoint of a target under the settings of the full measure; a test evaluation is logged.
+
+    Args:
+        overrides: `key=value`; keys of `evaluation.scores` may be written without their prefix.
+    Raises:
+        ConfigError, DataError, StoreError: as `open_evaluation` and `read_archive`.
+    """
+    checkpoint = target.trial.checkpoint
+    n_archived = len(read_archive(target.archive).image_ids)
+
+    def settle(config: ExperimentConfig) -> ExperimentConfig:
+        full = full_settings(config.evaluation.scores, n_archived).model_dump(mode="json")
+        return with_settings(config, {f"{PREFIX}{key}": value for key, value in full.items()})
+
+    return open_evaluation(checkpoint, target.split, _with_prefix(overrides), trial=target.trial, settle=settle)
+
+
+def score_target(evaluation: Evaluation, target: ScoringTarget) -> ScoreTable:
+    """Scores a target, or reads the scores where they were made with the same settings.
+
+    Raises:
+        ConfigError, DataError, StoreError: as `score_archive`.
+    """
+    return evaluation.score(target.archive, target.scores, iou_thresholds=_thresholds(target))
+
+
+def _thresholds(target: ScoringTarget) -> dict[str, float]:
+    """What the trial's validation scores chose for test images, which may not choose for themselves."""
+    paths = target.trial.files.scores("val")
+    if target.split != "test" or not has_scores(paths):
+        return {}
+    return dict(read_scores(paths).about.get("iou_thresholds", {}))
+
+
+def _with_prefix(overrides: Iterable[str]) -> list[str]:
+    return [text if "." in text.partition("=")[0] else PREFIX + text for text in overrides]
+
+
+def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) -> list[str]:
+    """Puts the means into the study's database and, of the published trial, the files that BR-NPA's users know.
+
+    Args:
+        storage: as `reader_url`.
+    Returns:
+        Paths of those files.
+    """
+    if target.layout.study_yaml.exists():
+        url = reader_url(target.layout, storage)
+        uuid = str(open_to_read(url, target.layout.study).user_attrs[UUID])
+        with opened_trial_store(url, uuid, target.layout) as store:
+            store.write_scores(target.number, table, attempt=None)
+    if not target.is_published:
+        return []
+    curves = [curve for curve, metric in METRIC_OF_CURVE.items() if metric in table.curve_names]
+    return [name for curve in curves for name in write_areas(target.layout, curve, table)]
+
+
+def check_baselines(names: Sequence[str]) -> None:
+    """Checks the names of baseline maps.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    from attnsearch.evaluation.baselines import check_names  # imports torch
+
+    check_names(names)
+
+
+def score_baselines(
+    evaluation: Evaluation, target: ScoringTarget, own: ScoreTable, names: Sequence[str]
+) -> tuple[dict[str, ScoreTable], Path]:
+    """Scores baseline maps beside the model's own map, and writes their table.
+
+    Returns:
+        Name -> scores, the own map first, and the file.
+    Raises:
+        ConfigError: a baseline that this model or data set cannot have.
+    """
+    tables = {OWN: own, **evaluation.baselines(target.archive, names)}
+    path = target.trial.files.references_csv(target.split)
+    atomic_write(path, _to_csv(tables))
+    return tables, path
+
+
+def _to_csv(tables: Mapping[str, ScoreTable]) -> str:
+    """A row per map; metrics that some map lacks on some images have a second column with their number."""
+    metrics = list(tables[OWN].means())
+    counts = {name: table.n_undefined() for name, table in tables.items()}
+    counted = [metric for metric in metrics if any(metric in undefined for undefined in counts.values())]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["map", *metrics, *(f"{metric}_undefined" for metric in counted)])
+    for name, table in tables.items():
+        means = table.means()
+        cells = (means.get(metric, float("nan")) for metric in metrics)
+        numbers = (counts[name].get(metric, 0) for metric in counted)
+        writer.writerow([name, *("" if value != value else repr(float(value)) for value in cells), *numbers])
+    return text.getvalue()
