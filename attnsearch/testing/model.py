@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,6 +58,15 @@ def _loss(model: AttentionModel, output: AttentionOutput, batch: Batch) -> Tenso
     return torch.stack(list(loss_terms(model, output, batch).values())).sum()
 
 
+@cache
+def _filled(kind: type[BackboneSettings], settings: str, draws_weights: bool) -> AttentionModel:
+    """A model made once for all tests, which copy it."""
+    torch.manual_seed(0)
+    model = build_model(kind.model_validate_json(settings), TASK.heads(N_CLASSES))
+    fill_by_formula(model.get_submodule("backbone") if draws_weights else model)
+    return model
+
+
 class ModelContract:
     """Subclass it as `TestMine` with a fixture `settings` that returns those of a small model.
 
@@ -74,9 +85,8 @@ class ModelContract:
     @pytest.fixture
     def model(self, settings: BackboneSettings) -> AttentionModel:
         """The model with weights that depend on nothing but their shapes."""
+        model = copy.deepcopy(_filled(type(settings), settings.model_dump_json(), self.draws_weights))
         torch.manual_seed(0)
-        model = build_model(settings, TASK.heads(N_CLASSES))
-        fill_by_formula(model.get_submodule("backbone") if self.draws_weights else model)
         return model
 
     def test_its_settings_are_registered(self, settings: BackboneSettings) -> None:

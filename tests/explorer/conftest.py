@@ -12,6 +12,7 @@ from werkzeug.test import Client
 
 from attnsearch.explorer.server import RunningServer, build_app
 from attnsearch.results.reader import find_experiments
+from attnsearch.store.layout import StudyLayout
 from tests.explorer.browsing import Watched, base_of
 from tests.explorer.built import Built, build, serving
 
@@ -31,10 +32,24 @@ def client(built: Built) -> Client:
     return Client(app)
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `copied` copies: `results`, whose settings name `pictures` here, and the images themselves."""
+    folder = tmp_path_factory.mktemp("template")
+    build(folder)
+    (folder / "pictures").rename(folder / "images")
+    return folder
+
+
 @pytest.fixture
-def copied(tmp_path: Path) -> Built:
-    """Results of a test's own, which it may change."""
-    return build(tmp_path)
+def copied(template: Path, tmp_path: Path) -> Built:
+    """Results and images of a test's own, which it may change."""
+    data_root = shutil.copytree(template / "images", tmp_path / "pictures")
+    root = shutil.copytree(template / "results", tmp_path / "results")
+    named = template / "pictures"  # the settings name the images through a link
+    named.unlink(missing_ok=True)
+    named.symlink_to(data_root)
+    return Built(root, data_root, StudyLayout(root, "here", "hunt"))
 
 
 @pytest.fixture(scope="session")

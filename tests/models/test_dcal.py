@@ -1,5 +1,8 @@
 """What each part of DCAL may and may not change."""
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,11 +25,16 @@ VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")
 def make(fill):
     """Builds a model of 3 blocks of width 64 for pictures of 64 pixels, whose weights are a formula."""
 
-    def build_model(**changes):
+    def copy_of_model(**changes):
         small = {"width": 0.34, "depth": 3, "position_grid": 4, "drop_path": 0.0}
-        return fill(build(DcalSettings.model_validate({**small, **changes}), LinearHeads(N_CLASSES))).eval()
+        return copy.deepcopy(built(fill, DcalSettings.model_validate({**small, **changes})))
 
-    return build_model
+    return copy_of_model
+
+
+@cache
+def built(fill, settings):
+    return fill(build(settings, LinearHeads(N_CLASSES))).eval()
 
 
 def attentions(n_blocks=4, n_heads=2, n_tokens=7):

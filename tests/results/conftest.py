@@ -1,5 +1,5 @@
 """The study with known maps that the tests of the explorer build."""
 
-from tests.explorer.conftest import built, client, copied
+from tests.explorer.conftest import built, client, copied, template
 
-__all__ = ["built", "client", "copied"]
+__all__ = ["built", "client", "copied", "template"]
