@@ -175,11 +175,6 @@ def random_views(sizes_hw: NDArray[np.int64], cfg: DataSettings, *, seed: int, e
     )
 
 
-def shuffled_rows(n_images: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """(N,) a random order that depends on seed and epoch alone."""
-    return np.argsort(np.random.default_rng((seed, epoch, 0)).random(n_images), kind="stable")
-
-
 def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, image_hw: geometry.Size) -> NDArray[np.uint8]:
     """Crops and flips by copying bytes, where cached pixels are resized pixels.
 

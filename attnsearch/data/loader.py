@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +25,11 @@ from attnsearch.data.augment import (
     rand_augment,
     random_views,
     resample,
-    shuffled_rows,
 )
 from attnsearch.data.build import build_tables
 from attnsearch.data.images import decode_mask
 from attnsearch.data.pixel_cache import PixelCache, open_cache
-from attnsearch.data.tables import DataTables
+from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import DataError
 from attnsearch.types import Batch, Split
 
@@ -89,7 +88,7 @@ class DataSource:
         *,
         batch_size: int,
         device: torch.device | str,
-        training: bool = False,
+        row_order: RowOrder | None = None,
         seed: int = 0,
         with_masks: bool = False,
     ) -> BatchLoader:
@@ -100,7 +99,7 @@ class DataSource:
             cfg or self.cfg,
             batch_size=batch_size,
             device=device,
-            training=training,
+            row_order=row_order,
             seed=seed,
             with_masks=with_masks,
         )
@@ -144,14 +143,22 @@ def _check_cache(cache: PixelCache, cfg: DataConfig) -> None:
         )
 
 
+class RowOrder(Protocol):
+    """In which order training sees the rows of a split."""
+
+    def __call__(self, table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
+        """(N,) each row once, in an order that depends on the labels, the seed and the epoch alone."""
+
+
 class BatchLoader:
     """Batches of one split.
 
-    Training shuffles and augments; evaluation keeps file order and the centre crop. Order and augmentation depend only
-    on (seed, epoch), an image's augmentation only on (seed, epoch, row): a resumed run needs no stored random state,
-    and other batch sizes see the same images.
+    Training augments; evaluation keeps file order and the centre crop. Order and augmentation depend only on (seed,
+    epoch), an image's augmentation only on (seed, epoch, row): a resumed run needs no stored random state, and other
+    batch sizes see the same images.
 
     Args:
+        row_order: the task's order of an epoch, for training; None evaluates.
         cfg: may differ from the source's in what one cache can serve (size, crop ratio, augmentation).
         with_masks: adds `part_masks` (B, H, W), through the same crop as the images.
 
@@ -175,25 +182,26 @@ class BatchLoader:
         *,
         batch_size: int,
         device: torch.device | str,
-        training: bool,
-        seed: int,
+        row_order: RowOrder | None = None,
+        seed: int = 0,
         with_masks: bool = False,
     ) -> None:
         _check_cache(source.cache, cfg)
         self._table = source.tables.of(split)
-        if training and len(self._table) == 1:
+        is_training = row_order is not None
+        if is_training and len(self._table) == 1:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
         self._root = source.tables.root
         if with_masks:
             self._require_masks()
-        if with_masks and training and cfg.rand_augment is not None:
+        if with_masks and is_training and cfg.rand_augment is not None:
             raise DataError("part masks cannot follow data.rand_augment, which moves images; set it to null")
         self._cache, self._cfg, self._seed = source.cache, cfg, seed
         self._cache_rows = source.cache.rows(self._table)
         self._sizes_hw = source.cache.sizes_hw[self._cache_rows]
         self._device = torch.device(device)
-        self.batch_size, self._is_training, self._with_masks = batch_size, training, with_masks
-        drops_last = training and batch_size > 1 and len(self._table) % batch_size == 1
+        self.batch_size, self._row_order, self._with_masks = batch_size, row_order, with_masks
+        drops_last = is_training and batch_size > 1 and len(self._table) % batch_size == 1
         self.n_images = len(self._table) - drops_last
 
     def __len__(self) -> int:
@@ -209,8 +217,8 @@ class BatchLoader:
             DataError: a mask cannot be read.
         """
         n_rows = len(self._table)
-        if self._is_training:
-            order = shuffled_rows(n_rows, seed=self._seed, epoch=epoch)
+        if self._row_order is not None:
+            order = self._row_order(self._table, seed=self._seed, epoch=epoch)
             views = random_views(self._sizes_hw, self._cfg, seed=self._seed, epoch=epoch)
         else:
             order, views = np.arange(n_rows), centre_views(n_rows, self._cfg)
@@ -263,7 +271,7 @@ class BatchLoader:
 
     def _finish(self, raw: _RawBatch) -> Batch:
         images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, H, W)
-        if self._is_training:
+        if self._row_order is not None:
             images = jitter(images, raw.views)
             if self._cfg.rand_augment is not None:
                 images = rand_augment(images, raw.views, self._cfg.rand_augment)

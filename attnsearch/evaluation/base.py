@@ -153,7 +153,6 @@ class ModelOnData(InferenceModel):
                 self.config.data,
                 batch_size=evaluation_batch_size(self.config.train.batch_size // self.checkpoint.accumulation),
                 device=self.device,
-                training=False,
                 seed=self.config.seed,
                 with_masks=self.model.needs_masks and self.table(split).mask_paths is not None,
             )

@@ -299,7 +299,7 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 def _batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
     """Images of one's own as evaluation batches."""
     cfg = inference.config.data
-    loader = BatchLoader(source, "val", cfg, batch_size=BATCH, device=inference.device, training=False, seed=0)
+    loader = BatchLoader(source, "val", cfg, batch_size=BATCH, device=inference.device, seed=0)
     return loader.epoch(1)
 
 

@@ -12,9 +12,13 @@ from torch import Tensor
 
 from attnsearch import plugins
 from attnsearch.config.task import TaskSettings
-from attnsearch.tasks.sampling import equal_parts
+from attnsearch.tasks.sampling import equal_parts, shuffled
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from attnsearch.data.tables import ImageTable
     from attnsearch.metrics.classification import PassMetrics
     from attnsearch.models.base import AttentionModel, Heads
     from attnsearch.models.checkpoint import ModelCheckpoint
@@ -128,6 +132,10 @@ class Task(ABC):
             n_classes: of the split.
             in_training: measures only what costs next to nothing.
         """
+
+    def row_order(self, table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
+        """(N,) the rows of the training split in the order of an epoch (from 1)."""
+        return shuffled(table, seed=seed, epoch=epoch)
 
     def split(self, batch: Batch, part_images: int) -> Iterator[Batch]:
         """Parts of a batch of at most `part_images` images, whose gradients add up to that of the whole."""

@@ -6,7 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch.data.tables import ImageTable
 from attnsearch.types import Batch
+
+
+def shuffled(table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """(N,) the rows of a split in a random order that depends on seed and epoch alone."""
+    return np.argsort(np.random.default_rng((seed, epoch, 0)).random(len(table)), kind="stable")
 
 
 def equal_parts(batch: Batch, part_images: int) -> Iterator[Batch]:

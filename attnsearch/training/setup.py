@@ -10,7 +10,6 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from attnsearch.config.experiment import OptimizerSettings, ScheduleSettings
-from attnsearch.data.loader import BatchLoader
 from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, seed_torch, set_threads
 from attnsearch.models import build_model
 from attnsearch.tasks.base import build_task
@@ -127,25 +126,20 @@ def build_run(trial: TrainingState) -> TrainingSetup:
     arithmetic.place_model(model)
     freeze_backbone(model, config.train.optimizer)
     optimizer = build_optimizer(model, config.train.optimizer)
-    val_batch = evaluation_batch_size(config.train.batch_size // trial.accumulation)
-    train = BatchLoader(
-        trial.data,
+    train = trial.data.loader(
         "train",
         config.data,
         batch_size=config.train.batch_size,
         device=device,
-        training=True,
+        row_order=task.row_order,
         seed=config.seed,
         with_masks=model.needs_masks,
     )
-    val = BatchLoader(
-        trial.data,
+    val = trial.data.loader(
         "val",
         config.data,
-        batch_size=val_batch,
+        batch_size=evaluation_batch_size(config.train.batch_size // trial.accumulation),
         device=device,
-        training=False,
-        seed=config.seed,
         with_masks=model.needs_masks and tables.val.mask_paths is not None,
     )
     schedule = build_schedule(

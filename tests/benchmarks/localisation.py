@@ -37,7 +37,6 @@ def read_masks(data: DataSource, *, batch_size: int = 64) -> tuple[Masks, torch.
         data.cfg,
         batch_size=batch_size,
         device=torch.device("cpu"),
-        training=False,
         seed=0,
         with_masks=True,
     )

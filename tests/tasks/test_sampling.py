@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
-from attnsearch.tasks.sampling import equal_parts
+from attnsearch.data.tables import ImageTable
+from attnsearch.tasks.sampling import equal_parts, shuffled
 from attnsearch.types import Batch
 
 
@@ -25,3 +29,10 @@ def test_parts_are_as_equal_as_can_be(n_images: int, part_images: int, sizes: li
     assert sum((part.image_ids for part in parts), ()) == whole.image_ids
     assert all(part.padding is not None and len(part.padding) == len(part.labels) for part in parts)
     assert all(part.part_masks is None for part in parts)
+
+
+def test_the_epoch_order_does_not_depend_on_numpys_shuffle() -> None:
+    ids = tuple(map(str, range(6)))
+    table = ImageTable("train", ("a", "b"), ids, tuple(map(Path, ids)), np.arange(6) % 2)
+    keys = np.random.default_rng((7, 3, 0)).random(6)
+    assert shuffled(table, seed=7, epoch=3).tolist() == sorted(range(6), key=lambda row: keys[row])
