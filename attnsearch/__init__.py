@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnsearch.api import run_search, run_training
     from attnsearch.config.data import DataSettings
     from attnsearch.config.model import BackboneSettings
     from attnsearch.data.build import register_dataset
@@ -50,6 +51,8 @@ __all__ = [
     "register_dataset",
     "register_metric",
     "register_model",
+    "run_search",
+    "run_training",
 ]
 
 _MODULE_OF = {
@@ -77,6 +80,8 @@ _MODULE_OF = {
     "register_dataset": "data.build",
     "register_metric": "metrics.registry",
     "register_model": "models",
+    "run_search": "api",
+    "run_training": "api",
 }
 
 

@@ -167,7 +167,7 @@ def test_interrupted_search_goes_on_under_the_same_number(tmp_path: Path, capsys
         assert process.stderr is not None
         seen = [line for line in iter(process.stderr.readline, "") if _is_past_first_epoch(line, process)]
         assert process.wait(timeout=120) == 130
-    assert any("stopping: running trials return to waiting" in line for line in seen)
+    assert any("stopping: running trials return to the queue" in line for line in seen)
     (row,) = trials(tmp_path, capsys)
     assert (row["number"], row["state"]) == (0, "waiting")
 

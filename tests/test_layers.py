@@ -23,7 +23,7 @@ ORDER = (
     ("training", "evaluation"),
     ("search",),
     ("results",),
-    ("explorer",),
+    ("explorer", "api"),
     ("report",),
     ("cli",),
     ("testing",),
@@ -35,7 +35,7 @@ ROWS = {name: row for row, names in enumerate(ORDER) for name in names}
 TORCH_FREE = (
     *("types", "errors", "geometry", "plugins", "files", "progress", "normalisation"),
     *("config", "device", "metrics.registry", "store", "search.trials"),
-    *("results", "report", "explorer", "cli"),
+    *("results", "report", "explorer", "cli", "api"),
 )
 TORCH = ("torch", "torchvision", "timm", "safetensors")
 

@@ -79,11 +79,16 @@ def _known(kinds: tuple[Kind, ...]) -> str:
 
 
 def load_experiment(
-    name: str, *, profile: str | None = None, overrides: Iterable[str] = (), plugins: Sequence[str] = ()
+    name: str | Mapping[str, Any],
+    *,
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+    plugins: Sequence[str] = (),
 ) -> ExperimentConfig:
     """The experiment in `configs/NAME.yaml` or a file, under a profile and `key=value` overrides.
 
     Args:
+        name: a bare name, a path, or the settings themselves.
         plugins: modules that are imported first, beside those that the files and overrides name.
     Raises:
         ConfigError: every problem of the files and the overrides, one line each.
@@ -95,13 +100,18 @@ def load_experiment(
 
 
 def load_study(
-    name: str, *, profile: str | None = None, overrides: Iterable[str] = (), plugins: Sequence[str] = ()
+    name: str | Mapping[str, Any],
+    *,
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+    plugins: Sequence[str] = (),
 ) -> LoadedStudy:
     """The study in `studies/NAME.yaml` or a file, with its experiment, under a profile and `key=value` overrides.
 
     Overrides that name a field of the study change the study, all others the experiment.
 
     Args:
+        name: a bare name, a path, or the settings themselves.
         plugins: modules that are imported first, beside those that the files and overrides name.
     Raises:
         ConfigError: every problem of the files and the overrides, one line each.
@@ -253,9 +263,18 @@ def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
     return over.only(of_study), over.without(*of_study, *unknown)
 
 
-def _experiment_layers(name: str, profile: str | None, overrides: Iterable[str], problems: Problems) -> list[Layer]:
+def _read(source: str | Mapping[str, Any], kind: Kind, problems: Problems) -> Layer:
+    """The file of this name or path, or the settings as a person gave them in Python."""
+    if isinstance(source, str):
+        return problems.read(lambda: read_yaml(find_file(source, (kind,))))
+    return Layer(json.loads(json.dumps(dict(source))), {(): "given settings"})
+
+
+def _experiment_layers(
+    name: str | Mapping[str, Any], profile: str | None, overrides: Iterable[str], problems: Problems
+) -> list[Layer]:
     """The file of an experiment and what is laid over it."""
-    base = problems.read(lambda: read_yaml(find_file(name, ("configs",))))
+    base = _read(name, "configs", problems)
     shared, own = _profile(profile, problems), _own_profile(base, profile, problems)
     over = problems.read(lambda: read_overrides(overrides))
     return [base.without("profiles"), problems.block(shared, "overrides"), own, over]
@@ -273,8 +292,10 @@ class _StudyLayers:
     experiment: list[Layer]
 
 
-def _study_layers(name: str, profile: str | None, overrides: Iterable[str], problems: Problems) -> _StudyLayers:
-    written = problems.read(lambda: read_yaml(find_file(name, ("studies",))))
+def _study_layers(
+    name: str | Mapping[str, Any], profile: str | None, overrides: Iterable[str], problems: Problems
+) -> _StudyLayers:
+    written = _read(name, "studies", problems)
     shared, own = _profile(profile, problems), _own_profile(written, profile, problems)
     over = problems.read(lambda: read_overrides(overrides))
     of_study, of_experiment = _split(over, problems)

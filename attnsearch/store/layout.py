@@ -292,6 +292,11 @@ class StudyLayout:
         return self.study_dir / "classes.csv"
 
     @property
+    def data_csv(self) -> Path:
+        """The images that a study was given as a table; its data set reads them from here."""
+        return self.study_dir / "data.csv"
+
+    @property
     def published_json(self) -> Path:
         """The manifest of the published files; written last."""
         return self.study_dir / "published.json"

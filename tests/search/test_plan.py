@@ -6,18 +6,28 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import LoadedStudy, with_settings
+from attnsearch.config.load import LoadedStudy, load_study, with_settings
+from attnsearch.config.validation import Problems
+from attnsearch.config.yaml_layers import to_yaml
+from attnsearch.data.build import build_tables
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import atomic_write
+from attnsearch.models import build_model
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import SearchPlan, find_checkpoints, layout_of, study_file, study_of_one
+from attnsearch.search.space import extreme_experiments
+from attnsearch.search.storage import create_tables
 from attnsearch.search.trials import read_storage
 from attnsearch.store.database import checkpoint_wal
+from attnsearch.store.inspection import inspect_database
 from attnsearch.store.urls import sqlite_path, sqlite_url, url_named
+from tests.conftest import TINY
+from tests.counting import counted_calls
 from tests.search.studies import loaded_study
 
 Open = Callable[..., StudyHandle]
@@ -52,6 +62,57 @@ def finish(handle: StudyHandle, accuracy: float, *, has_weights: bool = True) ->
     if has_weights:
         atomic_write(checkpoint, "weights")
     return checkpoint
+
+
+def test_start_does_each_step_once(tmp_path: Path) -> None:
+    """The settings are validated once, and once for each range limit: the two ends of the learning rate."""
+    steps = {
+        "settings": Problems.check,
+        "listing": build_tables,
+        "inspection": inspect_database,
+        "database": create_tables,
+        "limits": extreme_experiments,
+        "model": build_model,
+    }
+
+    def is_of_experiment(name: str, frame: FrameType) -> bool:
+        return name != "settings" or frame.f_locals["model"] is ExperimentConfig
+
+    with counted_calls(steps, only=is_of_experiment) as counts:
+        plan = SearchPlan.check(load_study("br_npa_low_res", profile="demo", overrides=TINY), tmp_path)
+        plan.open_data()
+        handle = plan.open()
+    handle.database.close()
+    assert counts == {"settings": 1 + 2, "listing": 1, "inspection": 1, "database": 1, "limits": 1, "model": 1}
+
+
+def test_check_writes_nothing_and_a_worker_finds_the_same_study(tmp_path: Path) -> None:
+    plan = SearchPlan.check(loaded_study(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    plan.open().database.close()
+    atomic_write(plan.layout.study_yaml, study_file(plan.loaded))
+    reopened = SearchPlan.reopen(plan.layout.study_yaml, storage=None)
+    assert (reopened.experiment, reopened.url, reopened.identity) == (plan.experiment, plan.url, plan.identity)
+    reopened.join().database.close()
+
+
+def test_worker_of_other_settings_is_refused(tmp_path: Path) -> None:
+    plan = SearchPlan.check(loaded_study(), tmp_path)
+    plan.open().database.close()
+    changed = with_settings(plan.experiment, {"train.epochs": 9})
+    atomic_write(plan.layout.study_yaml, study_file(replace(plan.loaded, experiment=changed)))
+    with pytest.raises(ConfigError, match=r"train\.epochs: was 2, is 9"):
+        SearchPlan.reopen(plan.layout.study_yaml, storage=None).join()
+
+
+def test_folder_of_the_same_training_is_adopted_and_of_another_one_refused(tmp_path: Path) -> None:
+    """Version 0.1 kept a training without a study: its folder has the config of trial 0 and no `study.yaml`."""
+    loaded = study_of_one(loaded_study().experiment)
+    config = layout_of(loaded, tmp_path).trial(0).config
+    atomic_write(config, to_yaml(loaded.experiment.model_dump(mode="json")))
+    assert SearchPlan.check(loaded, tmp_path).experiment == loaded.experiment
+    with pytest.raises(ConfigError, match=r"started with other settings(.|\n)*train\.epochs: was 2, is 9"):
+        SearchPlan.check(study_of_one(with_settings(loaded.experiment, {"train.epochs": 9})), tmp_path)
 
 
 def test_best_trial_of_the_study_teaches(taught: StudyHandle, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import load_study
+from attnsearch.data.build import build_tables
+from attnsearch.data.loader import BatchLoader
 from attnsearch.errors import (
     ConfigError,
     ConnectionLost,
@@ -25,13 +28,20 @@ from attnsearch.errors import (
     TrialInterrupted,
     UnexpectedError,
 )
+from attnsearch.models import build_model
+from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.plan import SearchPlan
+from attnsearch.search.publish import publish_study
 from attnsearch.search.study import RETURNED
 from attnsearch.search.worker import ClaimedTrial, claim_next, run_claim, run_worker
 from attnsearch.store.leases import HELD, RELEASED
+from attnsearch.training.loop import train_epoch
 from attnsearch.types import EpochRecord, TrialResult
+from tests.conftest import TINY
+from tests.counting import counted_calls
 from tests.search.studies import ON_EACH_DATABASE, PLAYED_DATA
 
 Open = Callable[..., StudyHandle]
@@ -420,3 +430,24 @@ def test_poor_curve_is_pruned_whatever_the_objectives(
     session = open_tiny(n_trials=4, objectives=objectives, pruner=pruner)
     work(session)
     assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED"]
+
+
+def test_trial_builds_two_models_and_three_loaders(tmp_path: Path) -> None:
+    """One model is trained and one evaluated; loaders of training, of validation, and of the evaluation's split.
+
+    Publication reads the checkpoint once more and builds one model for all splits.
+    """
+    steps = {"models": build_model, "loaders": BatchLoader.__init__, "checkpoints": read_model_checkpoint,
+             "listings": build_tables, "epochs": train_epoch}  # fmt: skip
+    overrides = [*TINY, "train.epochs=1", "n_trials=1"]
+    plan = SearchPlan.check(load_study("br_npa_low_res", profile="demo", overrides=overrides), tmp_path)
+    with counted_calls(steps) as counts:
+        handle, data = plan.open(), plan.open_data()
+        run_worker(handle, Worker("here:1:a", None), data, started_at=0.0)
+    assert [trial.state for trial in handle.trials()] == [TrialState.COMPLETE]
+    assert counts == {"models": 2, "loaders": 3, "checkpoints": 1, "epochs": 1}
+    with counted_calls(steps) as counts:
+        publish_study(handle, data)
+    handle.database.close()
+    assert counts["models"] == counts["checkpoints"] == 1
+    assert counts["listings"] == 0

@@ -1,0 +1,124 @@
+"""Searches and trainings that Python code starts; what they return reads the results."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnsearch.config.load import load_experiment, load_study, with_storage
+from attnsearch.plugins import of_main
+from attnsearch.results.reader import load_study as read_study
+from attnsearch.store.layout import StudyLayout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attnsearch.config.load import LoadedStudy
+    from attnsearch.results.study import StudyReader
+    from attnsearch.results.trial import TrialReader
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+"""A bare name, the path of a YAML file, or the settings themselves."""
+
+
+def run_search(
+    study: Source,
+    *,
+    profile: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    results: str | os.PathLike[str] = "results",
+    workers: int | None = None,
+    plugins: Sequence[str] = (),
+    data: pd.DataFrame | None = None,
+    storage: str | None = None,
+) -> StudyReader:
+    """Searches the hyperparameters of a study; called again, it continues where it stopped.
+
+    Ctrl-C returns running trials to the queue.
+
+    Args:
+        study: a file of `studies/` by its bare name, a path, or the settings of a study.
+        overrides: settings of the study or its experiment by dotted key, such as `{"n_trials": 8}`.
+        results: the folder of all results.
+        workers: processes; 0 runs the trials in this one, None means as the study says, and 0 where this script or
+            notebook has registered parts of its own, which no other process knows.
+        plugins: modules with models, data sets or metrics, which worker processes import too.
+        data: a table with the columns `path`, `label`, `split` and perhaps `mask`, in place of the study's data set.
+        storage: URL of the database; None is that of the study, or the experiment's own file.
+    Raises:
+        AttnSearchError: what stopped the study.
+    """
+
+    def load(extra: Mapping[str, Any]) -> LoadedStudy:
+        named = _assignments({**(overrides or {}), **extra})
+        loaded = load_study(_source(study), profile=profile, overrides=named, plugins=plugins)
+        return with_storage(loaded, storage, named)
+
+    loaded = load({})
+    if data is not None:
+        layout = _layout(results, loaded.experiment.experiment, loaded.study.name)
+        loaded = load(_written_table(data, layout))
+    return _run(loaded, results, 0 if workers is None and of_main() else workers)
+
+
+def run_training(
+    config: Source,
+    *,
+    profile: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    results: str | os.PathLike[str] = "results",
+    plugins: Sequence[str] = (),
+    data: pd.DataFrame | None = None,
+    storage: str | None = None,
+) -> TrialReader:
+    """Trains one experiment in this process, as a study of one trial; called again, it continues where it stopped.
+
+    Args:
+        config: a file of `configs/` by its bare name, a path, or the settings of an experiment.
+        overrides: settings by dotted key, such as `{"train.epochs": 20}`.
+        results, plugins, data, storage: as `run_search`.
+    Raises:
+        AttnSearchError: what ended the training.
+    """
+    from attnsearch.search.plan import study_of_one  # imports torch
+
+    experiment = load_experiment(
+        _source(config), profile=profile, overrides=_assignments(overrides or {}), plugins=plugins
+    )
+    if data is not None:
+        table = _written_table(data, _layout(results, experiment.experiment, experiment.name))
+        named = _assignments({**(overrides or {}), **table})
+        experiment = load_experiment(_source(config), profile=profile, overrides=named, plugins=plugins)
+    return _run(study_of_one(experiment, storage=storage), results, 0).trial(0)
+
+
+def _run(loaded: LoadedStudy, results: str | os.PathLike[str], workers: int | None) -> StudyReader:
+    from attnsearch.search.run import run_study  # imports torch
+
+    plan = run_study(loaded, root=Path(results), n_workers=workers).plan
+    return read_study(plan.layout.study_dir, storage=loaded.study.storage)
+
+
+def _source(source: Source) -> str | Mapping[str, Any]:
+    return source if isinstance(source, Mapping) else os.fspath(source)
+
+
+def _assignments(overrides: Mapping[str, Any]) -> list[str]:
+    """Overrides as the command line writes them; JSON is YAML."""
+    return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+
+
+def _layout(results: str | os.PathLike[str], experiment: str, study: str) -> StudyLayout:
+    return StudyLayout(Path(results).absolute(), experiment, study)
+
+
+def _written_table(data: pd.DataFrame, layout: StudyLayout) -> dict[str, str]:
+    """The overrides that read a table of images, which is kept with the study."""
+    from attnsearch.data.csv_table import write_table
+
+    layout.study_dir.mkdir(parents=True, exist_ok=True)
+    write_table(data, layout.data_csv)
+    return {"data.name": "csv", "data.root": str(layout.data_csv)}
