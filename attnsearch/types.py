@@ -209,11 +209,11 @@ class AttentionArchive:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a run ended: the values of its *kept* checkpoint, never those of the last epoch.
+    """How a run ended: the values of its *best* checkpoint, never those of the last epoch.
 
     Attributes:
         state: "complete", "pruned" or "failed".
-        kept_epoch: the epoch whose weights were kept, from 1; 0 if none finished.
+        best_epoch: the epoch whose weights were kept, from 1; 0 if none finished.
         metrics: `split/name` -> value of the best epoch.
         seconds: training time of all attempts.
         images_per_s: mean training throughput.
@@ -221,7 +221,7 @@ class TrialResult:
     """
 
     state: Literal["complete", "pruned", "failed"]
-    kept_epoch: int
+    best_epoch: int
     epochs_run: int
     metrics: Mapping[str, float]
     seconds: float

@@ -188,7 +188,7 @@ def test_data_is_made_and_checked(empty_folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_train_again_changes_nothing(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = finished_run / "demo/br_npa_low_res/trials/00000/kept.safetensors"
+    kept = finished_run / "demo/br_npa_low_res/trials/00000/best.safetensors"
     before = kept.read_bytes()
     words = ["train", "br_npa_low_res", "--profile", "demo", *TINY, "--results", str(finished_run), "--json"]
     assert main(words) == 0

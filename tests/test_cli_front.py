@@ -11,7 +11,7 @@ from attnsearch.search.trials import StudyRows, TrialRow
 def row(number: int, *values: float, **metrics: float) -> TrialRow:
     return TrialRow(
         number=number, state="complete", values=values, params={"train.optimizer.lr": 0.01 * number},
-        metrics={f"val/{name}": value for name, value in metrics.items()}, kept_epoch=1, epochs_run=1, seconds=1.0,
+        metrics={f"val/{name}": value for name, value in metrics.items()}, best_epoch=1, epochs_run=1, seconds=1.0,
         images_per_s=1.0, is_feasible=True, error=None, started=None, ended=None,
     )  # fmt: skip
 

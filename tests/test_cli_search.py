@@ -78,7 +78,7 @@ def test_finished_search_starts_nothing_and_says_the_same(searched: Path) -> Non
     assert values["trials"] == {"complete": 2}
     assert values["processor_seconds"] > 0
     (best,) = values["best"]
-    assert f"trial {best['trial']}, epoch {best['kept_epoch']}" in (searched / "out.txt").read_text()
+    assert f"trial {best['trial']}, epoch {best['best_epoch']}" in (searched / "out.txt").read_text()
 
 
 def test_show_and_list_tell_what_the_search_found(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_show_and_list_tell_what_the_search_found(searched: Path, capsys: pytest
     assert (last["study"], last["state"], last["trials"]) == ("br_npa_low_res", "finished", "2/2")
 
 
-def test_evaluate_repeats_the_value_of_the_kept_epoch(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_repeats_the_value_of_the_best_epoch(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = trials(searched, capsys)[1]
     words = ["evaluate", "br_npa_low_res", "--trial", "1", "--results", str(searched / "results"), "--json"]
     assert main(words) == 0
@@ -103,7 +103,7 @@ def test_evaluate_repeats_the_value_of_the_kept_epoch(searched: Path, capsys: py
 
 
 def test_evaluate_on_test_is_noted(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    looks = searched / "results/demo/br_npa_low_res/test_looks.csv"
+    looks = searched / "results/demo/br_npa_low_res/test_evaluations.csv"
     before = len(looks.read_text().splitlines())
     words = ["evaluate", "br_npa_low_res", "--trial", "0", "--split", "test", "--results", str(searched / "results")]
     assert main(words) == 0
@@ -146,10 +146,10 @@ def test_files_are_pruned_after_a_preview(searched: Path, capsys: pytest.Capture
     config.write_text(config.read_text().replace("best_k: 5", "best_k: 1"))
     words = ["prune-files", "br_npa_low_res", "--results", str(searched / "results")]
     assert main(words) == 0
-    assert "kept.safetensors" in capsys.readouterr().out
-    assert len(list(study.rglob("kept.safetensors"))) == 2
+    assert "best.safetensors" in capsys.readouterr().out
+    assert len(list(study.rglob("best.safetensors"))) == 2
     assert main([*words, "--yes"]) == 0
-    assert [path.parent.name for path in study.rglob("kept.safetensors")] == [f"{best:05d}"]
+    assert [path.parent.name for path in study.rglob("best.safetensors")] == [f"{best:05d}"]
 
 
 def test_experiment_is_exported(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:

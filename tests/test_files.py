@@ -93,8 +93,8 @@ def test_library_that_hides_a_full_disk_is_seen_through(tmp_path: Path, monkeypa
     monkeypatch.setattr(files, "free_bytes", lambda _path: 4096)
 
     with (
-        pytest.raises(StoreError, match=r"kept\.safetensors: No space left"),
-        atomic_path(tmp_path / "kept.safetensors"),
+        pytest.raises(StoreError, match=r"best\.safetensors: No space left"),
+        atomic_path(tmp_path / "best.safetensors"),
     ):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 

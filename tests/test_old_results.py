@@ -8,28 +8,89 @@ from pathlib import Path
 import pytest
 
 from attnsearch.cli import main
-from attnsearch.results.reader import Results
-from attnsearch.store.layout import ExperimentLayout
+from attnsearch.config.load import load_stored_study
+from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.results.reader import load_study
+from attnsearch.search.context import Worker
+from attnsearch.search.plan import SearchPlan
+from attnsearch.search.trials import read_study
+from attnsearch.search.worker import run_worker
+from attnsearch.store.archive import read_archive
+from attnsearch.store.image_scores import read_scores
+from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.manifest import read_manifest
+from attnsearch.store.retention import plan_removal
+from attnsearch.store.trial_store import log_test_evaluation, open_trial_records, read_test_evaluations
+from attnsearch.store.urls import default_url
 
 
 @pytest.fixture
-def results(old_results: Path) -> Results:
-    return Results({"here": ExperimentLayout(old_results, "here")})
+def layout(old_results: Path) -> StudyLayout:
+    return ExperimentLayout(old_results, "here").study("hunt")
 
 
-def test_rows_and_epochs(old_results: Path, results: Results) -> None:
-    layout = ExperimentLayout(old_results, "here").study("hunt")
-    rows = results.rows(layout)
-    assert [row.state for row in rows.trials] == ["complete", "complete", "waiting"]
+def test_rows_and_epochs(layout: StudyLayout) -> None:
+    study = load_study(layout.study_dir)
+    rows = study.rows
+    assert [(row.state, row.best_epoch) for row in rows.trials] == [("complete", 2), ("complete", 2), ("waiting", 0)]
     assert rows.trials[1].metrics["val/accuracy"] == 1.0
-    epochs = results.epochs(layout, [1])[1]
+    epochs = study.epochs_of([1])[1]
     assert epochs["val/accuracy"].tolist() == [0.5, 1.0]
+
+
+def test_plain_run(layout: StudyLayout) -> None:
+    (row,) = load_study(layout.shared.study("one").study_dir).rows.trials
+    assert (row.state, row.best_epoch, row.epochs_run) == ("complete", 2, 2)
 
 
 def test_list_and_show(old_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--results", str(old_results), "--json"]) == 0
     listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {"experiment": "here", "study": "hunt", "state": "stopped"}.items() <= listed[-1].items()
+    (row,) = [row for row in listed if row.get("study") == "hunt"]
+    assert (row["experiment"], row["state"]) == ("here", "stopped")
     assert main(["show", str(old_results / "here" / "hunt"), "--json"]) == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["kept_epoch"] for row in shown[:2]] == [2, 2]
+    assert [(row["best_epoch"], row["kept_epoch"]) for row in shown[:2]] == [(2, 2), (2, 2)]
+
+
+def test_files_of_a_trial(layout: StudyLayout) -> None:
+    trial = layout.trial(1)
+    assert trial.best.name == "kept.safetensors"
+    assert read_model_checkpoint(trial.best).epoch == 2
+    assert read_archive(trial.archive("val")).saliency is not None
+    means = read_scores(trial.scores("val")).means()
+    assert means["relevance_gain"] == 0.2242678850889206
+    assert [file.path.name for file in plan_removal([1], best_numbers=[], unfinished_numbers=[], layout=layout)] == [
+        *("attMaps_val.npy", "kept.safetensors", "norm_val.npy", "saliency_val.npy")
+    ]
+
+
+def test_tables(layout: StudyLayout) -> None:
+    url = default_url(layout)
+    records = open_trial_records(url, read_study(url, "hunt").uuid, layout)
+    scores = records.read_scores().set_index(["trial", "metric"])["value"]
+    assert scores[1, "relevance_gain"] == 0.2242678850889206
+    assert list(records.read_artifacts([1])[1]) == ["best", "maps", "norms", "saliency"]
+
+
+def test_published_files_and_test_evaluations(layout: StudyLayout) -> None:
+    manifest = read_manifest(layout)
+    assert manifest is not None
+    assert all((layout.experiment_dir / name).exists() for name in manifest["files"])
+    before = read_test_evaluations(layout)
+    log_test_evaluation(layout, 0, 2, "test")
+    assert [(line.trial, line.epoch) for line in read_test_evaluations(layout)] == [(1, 2), (0, 2)]
+    assert read_test_evaluations(layout)[:1] == before
+
+
+def test_search_continues_a_stopped_trial(layout: StudyLayout) -> None:
+    stored = load_stored_study(layout.study_yaml)
+    plan = SearchPlan.check(stored, layout.root)
+    handle = plan.open()
+    run_worker(handle, Worker("here:1:a", None), plan.open_data(), started_at=0.0)
+    trial = handle.trials()[2]
+    assert trial.state.name == "COMPLETE"
+    assert trial.user_attrs["epochs_run"] == 2
+    log = layout.trial(2).log.read_text()
+    assert log.count("epoch 1/2") == 1  # the first epoch was not trained again
+    assert handle.store.read_epochs([2])["epoch"].tolist() == [1, 2]

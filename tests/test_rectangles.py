@@ -74,7 +74,7 @@ def test_a_rectangular_run_trains_archives_scores_and_explains(tiny_config: Conf
     data = open_data(config.data)
     fit(config, RecordingContext(tmp_path), data=data)
     files = TrialLayout(tmp_path)
-    with Evaluation.open(files.kept, data) as evaluation:
+    with Evaluation.open(files.best, data) as evaluation:
         metrics = evaluation.run("val", archive=files.archive("val"))
         table = evaluation.score(
             files.archive("val"), files.scores("val"), settings=ScoreSettings(n_images=4, n_steps=3, grid=None)
@@ -86,5 +86,5 @@ def test_a_rectangular_run_trains_archives_scores_and_explains(tiny_config: Conf
     assert len(table.image_ids) == 4
     assert np.isfinite(table.values["relevance_gain"]).any()
     image = data.tables.val.paths[0]
-    explanation = load_model(files.kept, device="cpu").explain(image)
+    explanation = load_model(files.best, device="cpu").explain(image)
     np.testing.assert_allclose(explanation.saliency, archived.saliency[0], atol=1e-4)

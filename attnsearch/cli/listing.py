@@ -78,7 +78,7 @@ def _progress(layout: StudyLayout, rows: StudyRows) -> dict[str, Any]:
 def print_trials(rows: StudyRows) -> None:
     """The table of `show`; the best trials carry a star, failed ones a line below."""
     keys = list(dict.fromkeys(key for trial in rows.trials for key in trial.params))
-    columns = ("trial", "state", *rows.objectives, "kept epoch", *short_names(keys), "time")
+    columns = ("trial", "state", *rows.objectives, "best epoch", *short_names(keys), "time")
     print_table(columns, [_cells(trial, rows, keys) for trial in rows.trials], title=f"study {rows.name} (* best)")
     for trial in rows.trials:
         if trial.error:
@@ -146,8 +146,8 @@ def print_reliability(layout: StudyLayout, rows: StudyRows) -> None:
 def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:
     values = [number(value) for value in trial.values] or ["-"] * len(rows.objectives)
     star = "*" if trial.number in rows.best else ""
-    kept = str(trial.kept_epoch or "-")
-    return (f"{trial.number}{star}", trial.state, *values, kept, *_params(trial, keys), duration(trial.seconds))
+    epoch = str(trial.best_epoch or "-")
+    return (f"{trial.number}{star}", trial.state, *values, epoch, *_params(trial, keys), duration(trial.seconds))
 
 
 def _params(trial: TrialRow, keys: Iterable[str]) -> list[str]:
@@ -162,5 +162,5 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 
 def trial_values(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:
-    """One trial for machines."""
-    return {"study": rows.name, "best": trial.number in rows.best, **vars(trial)}
+    """One trial for machines; `kept_epoch` is what 0.1 called `best_epoch`, and goes in 0.3."""
+    return {"study": rows.name, "best": trial.number in rows.best, **vars(trial), "kept_epoch": trial.best_epoch}

@@ -37,7 +37,7 @@ def list_all(results: Results = RESULTS, storage: Storage = None, as_json: AsJso
 
 
 def show(study: Study, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Show every trial of a study: state, objectives, kept epoch, settings, time."""
+    """Show every trial of a study: state, objectives, best epoch, settings, time."""
     from attnsearch.cli.found import find_study
     from attnsearch.cli.listing import print_front, print_reliability, print_trials, trial_values
     from attnsearch.search.pareto import importances

@@ -90,7 +90,8 @@ class SearchSummary:
     def _best_values(self, trial: TrialRow) -> dict[str, Any]:
         return {
             "trial": trial.number,
-            "kept_epoch": trial.kept_epoch,
+            "best_epoch": trial.best_epoch,
+            "kept_epoch": trial.best_epoch,  # its name in 0.1, until 0.3
             "values": self._values_of(trial),
             "params": trial.params,
             "test": self._test_scores(trial),
@@ -103,7 +104,7 @@ class SearchSummary:
         test = "".join(f", test/{name} {number(value)}" for name, value in scores.items())
         params = "  ".join(f"{key}={value}" for key, value in trial.params.items())
         return [
-            f"  best       trial {trial.number}, epoch {trial.kept_epoch}: {values}{test}",
+            f"  best       trial {trial.number}, epoch {trial.best_epoch}: {values}{test}",
             f"             {params}",
         ]
 

@@ -17,7 +17,7 @@ from attnsearch.search.trials import TrialRow, read_study
 if TYPE_CHECKING:
     from attnsearch.search.plan import SearchPlan
 
-SHOWN = ("state", "kept_epoch", "epochs_run", "metrics", "seconds", "images_per_s", "error")
+SHOWN = ("state", "best_epoch", "epochs_run", "metrics", "seconds", "images_per_s", "error")
 
 
 def train(
@@ -44,6 +44,7 @@ def train(
     trial = read_study(ended.plan.url, experiment.name).trials[0]
     if as_json:
         values = {key: value for key, value in asdict(trial).items() if key in SHOWN}
+        values["kept_epoch"] = trial.best_epoch  # its name in 0.1, until 0.3
         print_json({"name": experiment.name, "folder": ended.plan.layout.study_dir, **values})
     else:
         print_line("\n".join(_lines(trial, ended.plan)))
@@ -54,7 +55,7 @@ def _lines(trial: TrialRow, plan: SearchPlan) -> list[str]:
     """What a person wants to know of a finished training."""
     metrics = ", ".join(f"{key} {number(value)}" for key, value in trial.metrics.items() if key.startswith("val/"))
     return [
-        f"{plan.study.name}: best epoch {trial.kept_epoch} of {trial.epochs_run}: {metrics}",
+        f"{plan.study.name}: best epoch {trial.best_epoch} of {trial.epochs_run}: {metrics}",
         f"  published  {plan.layout.experiment_dir}",
         f"  all files  {plan.layout.study_dir}",
     ]

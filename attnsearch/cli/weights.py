@@ -47,13 +47,13 @@ def import_weights(
 @app.command("export")
 def export_weights(
     family: Annotated[Literal["intr"], typer.Argument(help="Whose layout to write.")],
-    source: Annotated[str, typer.Argument(help="A kept.safetensors, or a study in the results.")],
+    source: Annotated[str, typer.Argument(help="A best.safetensors, or a study in the results.")],
     to: Annotated[Path, typer.Argument(help="A new file.")],
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="Of the study; by default the best one.")] = None,
     results: Results = RESULTS,
     storage: Storage = None,
 ) -> None:
-    """Write a kept checkpoint as its authors' code reads it."""
+    """Write a best checkpoint as its authors' code reads it."""
     from attnsearch.results.checkpoints import export_file, find_checkpoint
 
     export_file(find_checkpoint(source, trial, results, storage), to)

@@ -1,4 +1,4 @@
-"""How the saliency of a kept checkpoint is scored."""
+"""How the saliency of a best checkpoint is scored."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def check_monitor(value: str) -> str:
     """A monitor, which something must measure after each epoch."""
     if is_score(value.partition("/")[2]):
         raise ValueError(
-            f"monitor must be measured after each epoch, and {value!r} is measured of the kept checkpoint alone; "
+            f"monitor must be measured after each epoch, and {value!r} is measured of the best checkpoint alone; "
             "keep a monitor such as val/accuracy, and write it under objectives or constraints of a study"
         )
     return value
@@ -62,7 +62,7 @@ class TeacherSettings(Settings):
     """Knowledge distillation: the teacher's class distribution is a target beside the label."""
 
     checkpoint: str = Field(
-        description="Path of a kept checkpoint, or `study:NAME` for the best trial of a study of the experiment."
+        description="Path of a best checkpoint, or `study:NAME` for the best trial of a study of the experiment."
     )
     temperature: float = Field(1.0, gt=0, description="Softens both distributions.")
     interpolation: float = Field(1.0, ge=0, le=1, description="Share of the teacher in the loss; 1 ignores the labels.")
@@ -99,12 +99,12 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What is measured and stored of the kept checkpoint."""
+    """What is measured and stored of the best checkpoint."""
 
     n_images: int | None = Field(
         None, ge=1, description="Validation images whose maps each trial stores; null stores all."
     )
-    scores: ScoreSettings = Field(ScoreSettings(), description="Scores of the saliency of the kept checkpoint.")
+    scores: ScoreSettings = Field(ScoreSettings(), description="Scores of the saliency of the best checkpoint.")
 
 
 class RuntimeSettings(Settings):
@@ -123,7 +123,7 @@ class ExperimentConfig(Settings):
     experiment: Name = Field("default", description="Folder under results/ that comparable studies share.")
     seed: int = Field(1, ge=0, le=2**31 - 1, description="Seed of weights, order and augmentation.")
     monitor: MetricKey = Field(
-        "val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes."
+        "val/accuracy", description="The one metric that decides which epoch is the best, and that stops and prunes."
     )
     monitor_direction: Direction = Field("maximize", description="Whether a larger or a smaller monitor is better.")
     data: DataConfig = Field(description="Data set.")

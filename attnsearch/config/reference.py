@@ -47,7 +47,7 @@ METRIC_HEAD = """\
 What `monitor`, `objectives` and `constraints` may name, as `val/NAME` or `train/NAME`.
 """
 SCORE_HEAD = """\
-Measured of the saliency of the kept checkpoint alone: `objectives` and `constraints` may name them, as `val/NAME`, and
+Measured of the saliency of the best checkpoint alone: `objectives` and `constraints` may name them, as `val/NAME`, and
 `monitor` may not. What each one is stands in [results/README.md](../results/README.md). Raw areas (`deletion`,
 `insertion`) compare maps of one model, not models: optimise `relevance_gain` or `deletion_gain`.
 """

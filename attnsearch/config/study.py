@@ -150,7 +150,7 @@ PrunerConfig = Annotated[MedianPruner | PercentilePruner | SuccessiveHalvingPrun
 
 
 class Bound(Settings):
-    """A limit on a metric of the kept checkpoint; a trial outside it is marked infeasible."""
+    """A limit on a metric of the best checkpoint; a trial outside it is marked infeasible."""
 
     at_least: float | None = Field(None, description="Smallest allowed value.")
     at_most: float | None = Field(None, description="Largest allowed value.")
@@ -191,7 +191,7 @@ class StudyConfig(Settings):
         description="Metric -> `maximize` or `minimize`; several give a Pareto front.",
     )
     monitor: MetricKey = Field(
-        "val/accuracy", description="The one metric that decides which epoch is kept, and that stops and prunes."
+        "val/accuracy", description="The one metric that decides which epoch is the best, and that stops and prunes."
     )
     space: Mapping[Key, Parameter] = Field(
         {}, max_length=MAX_AXES, description="Dotted key of the experiment -> axis, up to 100."
@@ -209,7 +209,7 @@ class StudyConfig(Settings):
     enqueue: tuple[Mapping[Key, Scalar], ...] = Field(
         (), description="Settings to try first; axes left out are sampled."
     )
-    constraints: Mapping[MetricKey, Bound] = Field({}, description="Metric of the kept checkpoint -> limit.")
+    constraints: Mapping[MetricKey, Bound] = Field({}, description="Metric of the best checkpoint -> limit.")
     retention: Retention = Field(Retention(), description="What is kept on disk.")
     seed: int = Field(
         1, ge=0, le=2**31 - 1, description="Seed of the sampler; each trial derives its own from it and its number."

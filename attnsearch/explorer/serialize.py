@@ -73,7 +73,7 @@ def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[st
         "values": plain(values),
         "metrics": plain(dict(trial.metrics)),
         "params": plain(dict(trial.params)),
-        "best_epoch": trial.kept_epoch,
+        "best_epoch": trial.best_epoch,
         "epochs_run": trial.epochs_run,
         "seconds": plain(trial.seconds),
         "error": trial.error,

@@ -1,4 +1,4 @@
-"""The checkpoint of a kept epoch, with the run that made it."""
+"""The checkpoint of a best epoch, with the run that made it."""
 
 from __future__ import annotations
 

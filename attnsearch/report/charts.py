@@ -94,7 +94,7 @@ def _curves(axes: Axes, facts: StudyFacts, key: str) -> None:
         _line(axes, epochs, f"train/{key}", color=_TRAIN, linewidth=1.4, linestyle=(0, (4, 2)), label="train")
         _line(axes, epochs, f"val/{key}", color=COLOURS[0], linewidth=1.8, label=f"validation, trial {best}")
         assert facts.best is not None
-        row = epochs.loc[epochs["epoch"] == facts.best.kept_epoch]
+        row = epochs.loc[epochs["epoch"] == facts.best.best_epoch]
         if len(row) and f"val/{key}" in row:
             point = (row["epoch"], row[f"val/{key}"])
             axes.plot(*point, "o", color=COLOURS[0], markersize=6, label="best epoch", markeredgecolor="white")

@@ -164,7 +164,7 @@ def score_baselines(
         ConfigError: a baseline that this model or data set cannot have.
     """
     tables = {OWN: own, **evaluation.baselines(target.archive, names)}
-    path = target.trial.files.references_csv(target.split)
+    path = target.trial.files.baselines_csv(target.split)
     atomic_write(path, _to_csv(tables))
     return tables, path
 

@@ -54,7 +54,7 @@ def _row(best_epoch: int, metrics: Mapping[str, float], value: float | None, n_e
         values=() if value is None else (value,),
         params={},
         metrics=metrics,
-        kept_epoch=best_epoch,
+        best_epoch=best_epoch,
         epochs_run=n_epochs,
         seconds=0.0,
         images_per_s=0.0,

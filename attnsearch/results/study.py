@@ -141,7 +141,7 @@ class StudyReader:
             **row.metrics,
             **{f"test/{name}": value for name, value in trial.test_metrics().items()},
             **trial.score_intervals(),
-            **{"best_epoch": row.kept_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
+            **{"best_epoch": row.best_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
         }
 
     @property

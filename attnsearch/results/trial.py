@@ -100,7 +100,7 @@ class TrialReader:
         return f"<trial {self.name}: {self.state}{values}>"
 
     def _repr_html_(self) -> str:
-        facts = {"state": self.state, **self.values, "best epoch": self.row.kept_epoch, **self.params}
+        facts = {"state": self.state, **self.values, "best epoch": self.row.best_epoch, **self.params}
         cells = "".join(
             f"<tr><th>{escape(key)}</th><td>{escape(_short(value))}</td></tr>" for key, value in facts.items()
         )
@@ -167,7 +167,7 @@ class TrialReader:
         Raises:
             ConfigError: retention removed them, or the trial has none yet.
         """
-        path = self.files.kept
+        path = self.files.best
         if not path.is_file():
             study = self.study.layout.study
             raise ConfigError(
@@ -197,7 +197,7 @@ class TrialReader:
         Raises:
             StoreError: the published file is damaged.
         """
-        epoch = self.row.kept_epoch
+        epoch = self.row.best_epoch
         targets = (self.study.layout.published(epoch), self.study.layout.pareto(self.number, epoch))
         path = next((one.model_csv("test") for one in targets if one.model_csv("test").is_file()), None)
         return {} if path is None else read_split_scores(path)

@@ -216,7 +216,7 @@ def open_source(
     if not files.config.is_file():
         raise ConfigError(f"study {study!r} has no trial {reader.number}; `attnsearch show {study}` lists all")
     config = with_overrides(reader.config, overrides)
-    checkpoint = files.kept if files.kept.is_file() else None
+    checkpoint = files.best if files.best.is_file() else None
     return ExplainedModel(f"{study}:{reader.number}", config, checkpoint, _archive(reader, split), reader)
 
 

@@ -2,5 +2,5 @@
 
 import optuna
 
-# Optuna logs by itself, to stderr, what our own lines say with the kept epoch and the reason.
+# Optuna logs by itself, to stderr, what our own lines say with the best epoch and the reason.
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -80,9 +80,9 @@ def list_scores(session: StudyHandle, trial: optuna.Trial, attempt: int) -> None
 def evaluate_best(
     config: ExperimentConfig, result: TrialResult, layout: TrialLayout, data: DataSource, *, check: Callable[[], None]
 ) -> TrialResult:
-    """Archives the maps of the kept checkpoint on validation, scores them, and adds what only the archive tells.
+    """Archives the maps of the best checkpoint on validation, scores them, and adds what only the archive tells.
 
-    What the record of the kept epoch holds stays as it is: the objective is the number that the CSV shows.
+    What the record of the best epoch holds stays as it is: the objective is the number that the CSV shows.
 
     Raises:
         OutOfMemory: the maps do not fit, which is a fault of the setting.
@@ -90,12 +90,12 @@ def evaluate_best(
         ConfigError, DataError, StoreError: as `Evaluation`.
     """
     try:
-        with Evaluation.open(layout.kept, data, config=config) as evaluation:
+        with Evaluation.open(layout.best, data, config=config) as evaluation:
             measured = evaluation.run("val", archive=layout.archive("val"), check=check)
             measured |= score_trial(evaluation, layout, check=check)
     except OutOfMemory as error:
         raise OutOfMemory(
-            f"out of memory while the kept checkpoint was evaluated ({error}); use a larger train.accumulation"
+            f"out of memory while the best checkpoint was evaluated ({error}); use a larger train.accumulation"
         ) from error
     return replace(result, metrics={**measured, **result.metrics})
 
@@ -104,7 +104,7 @@ def list_files(session: StudyHandle, number: int, attempt: int) -> None:
     """Puts the large files of a trial, with sizes and checksums, into the database."""
     layout = session.layout.trial(number)
     archive = layout.archive("val")
-    named = {"kept": layout.kept, "maps": archive.maps, "norms": archive.norms, "saliency": archive.saliency}
+    named = {"best": layout.best, "maps": archive.maps, "norms": archive.norms, "saliency": archive.saliency}
     files = {kind: describe_file(path, session.layout.experiment_dir) for kind, path in named.items() if path.exists()}
     session.store.write_artifacts(number, files, attempt=attempt)
 

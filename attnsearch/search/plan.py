@@ -286,7 +286,7 @@ def _checkpoint_of_best(key: str, layout: StudyLayout, config: StudyConfig, stud
         raise ConfigError(
             f"{key}: study {layout.study!r} has no complete trial that keeps its constraints; search it first"
         )
-    checkpoint = layout.trial(best[0].number).kept
+    checkpoint = layout.trial(best[0].number).best
     if not checkpoint.exists():
         raise ConfigError(
             f"{key}: {checkpoint} of the best trial of study {layout.study!r} is gone; give the path of another one"

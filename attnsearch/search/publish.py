@@ -20,6 +20,7 @@ from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_path, atomic_write, disk_errors, make_folder, real_path
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import best_trials
+from attnsearch.search.trials import best_epoch
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
 from attnsearch.store.image_scores import has_scores, read_scores
@@ -70,7 +71,7 @@ def put_in_place(layout: StudyLayout, names: Sequence[str]) -> Path:
     Raises:
         StoreError: the disk refuses; nothing is lost, and the next publication continues here.
     """
-    kept = {layout.experiment_dir / name for name in names}
+    staying = {layout.experiment_dir / name for name in names}
     with disk_errors(layout.experiment_dir):
         layout.published_json.unlink(missing_ok=True)
         for path in sorted(layout.staging.rglob("*")):
@@ -79,7 +80,7 @@ def put_in_place(layout: StudyLayout, names: Sequence[str]) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)  # noqa: PTH105 (as in store/files.py)
         for path in layout.published_files():
-            if path not in kept:
+            if path not in staying:
                 path.unlink()
         atomic_write(layout.published_json, layout.staged_json.read_bytes())
     discard_staged(layout)
@@ -95,7 +96,7 @@ def discard_staged(layout: StudyLayout) -> None:
 
 @dataclass(frozen=True)
 class TrialToPublish:
-    """A trial whose kept checkpoint is worth publishing."""
+    """A trial whose best checkpoint is worth publishing."""
 
     number: int
     epoch: int
@@ -107,7 +108,7 @@ def publish_study(session: StudyHandle, data: DataSource) -> Path | None:
     """Publishes the best trial, and each Pareto trial of a study with several objectives.
 
     Where the right sets are published already, nothing is evaluated again; else a second publication replaces the
-    first one whole. Each look at the test split, one per chosen trial, is a line of `test_looks.csv`.
+    first one whole. Each look at the test split, one per chosen trial, is a line of `test_evaluations.csv`.
 
     Returns:
         The manifest, or None while no feasible trial is complete.
@@ -124,17 +125,17 @@ def choose(session: StudyHandle) -> list[TrialToPublish]:
     best = best_trials(session.study, config, k=1)
     if not best:
         return []
-    flat = _chosen(layout, best[0], layout.published(_kept_epoch(best[0])))
+    flat = _chosen(layout, best[0], layout.published(_best_epoch(best[0])))
     front = best if len(config.objectives) > 1 else []
-    return [flat, *(_chosen(layout, t, layout.pareto(t.number, _kept_epoch(t))) for t in front)]
+    return [flat, *(_chosen(layout, t, layout.pareto(t.number, _best_epoch(t))) for t in front)]
 
 
-def _kept_epoch(trial: FrozenTrial) -> int:
-    return int(trial.user_attrs["kept_epoch"])
+def _best_epoch(trial: FrozenTrial) -> int:
+    return int(best_epoch(trial.user_attrs))
 
 
 def _chosen(layout: StudyLayout, trial: FrozenTrial, target: PublishedLayout) -> TrialToPublish:
-    return TrialToPublish(trial.number, _kept_epoch(trial), layout.trial(trial.number), target)
+    return TrialToPublish(trial.number, _best_epoch(trial), layout.trial(trial.number), target)
 
 
 def publish(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> Path:
@@ -184,7 +185,7 @@ def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: DataSource)
     logger.info("publishing trial %d: %d %s images", chosen.number, len(data.tables.of(split)), split)
     log_test_evaluation(layout, chosen.number, chosen.epoch, split)
     archive = chosen.target.archive(split)
-    with Evaluation.open(chosen.trial.kept, data) as evaluation:
+    with Evaluation.open(chosen.trial.best, data) as evaluation:
         scores = evaluation.run(split, archive=archive)
     written = _write_scores(chosen, {split: _of_split(scores, f"{split}/")})
     _write_copies(layout, chosen, data, split)
@@ -195,13 +196,13 @@ def _write_copies(layout: StudyLayout, chosen: TrialToPublish, data: DataSource,
     """Small copies of all pictures whose maps lie in the results: the published ones, and those of validation."""
     table = data.tables.of(split)
     write_thumbnails(table, table.image_ids, layout.thumbnail)
-    kept = chosen.trial.archive("val")
-    if has_archive(kept):  # the same images in all trials of a study
-        write_thumbnails(data.tables.val, read_archive(kept, index_only=True).image_ids, layout.thumbnail)
+    paths = chosen.trial.archive("val")
+    if has_archive(paths):  # the same images in all trials of a study
+        write_thumbnails(data.tables.val, read_archive(paths, index_only=True).image_ids, layout.thumbnail)
 
 
 def _write_scores(chosen: TrialToPublish, measured: dict[Split, dict[str, float]]) -> list[Path]:
-    """`model<study>_epoch<E>_<split>.csv`: one row each; train and val of the kept epoch, val with scores."""
+    """`model<study>_epoch<E>_<split>.csv`: one row each; train and val of the best epoch, val with scores."""
     recorded = read_csv(chosen.trial.epochs_csv)
     row = recorded.loc[recorded["epoch"] == chosen.epoch].iloc[0]
     by_split: dict[Split, dict[str, float]] = {
@@ -246,7 +247,7 @@ def removable(session: StudyHandle) -> list[RemovableFile]:
     unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
     numbers = [trial.number for trial in trials]
     used = _used_elsewhere(session.layout)
-    sources = {number for number in numbers if real_path(session.layout.trial(number).kept) in used}
+    sources = {number for number in numbers if real_path(session.layout.trial(number).best) in used}
     stay = best | published | sources
     return plan_removal(numbers, best_numbers=stay, unfinished_numbers=unfinished, layout=session.layout)
 

@@ -28,9 +28,14 @@ MAX_COUNT = 2**53
 """Whole numbers below it are exact in the scripts of the pages."""
 
 
+def best_epoch(attributes: Mapping[str, Any]) -> Any:
+    """The best epoch among the attributes of a trial, unchecked; `kept_epoch` in version 0.1; 0 = none."""
+    return attributes.get("best_epoch", attributes.get("kept_epoch", 0))
+
+
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial. `values` are the objectives of its kept epoch, `metrics` all that was measured there.
+    """One trial. `values` are the objectives of its best epoch, `metrics` all that was measured there.
 
     `error` is why it failed, or why it waits after an attempt.
     """
@@ -40,7 +45,7 @@ class TrialRow:
     values: tuple[float, ...]
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
-    kept_epoch: int
+    best_epoch: int
     epochs_run: int
     seconds: float
     images_per_s: float
@@ -190,7 +195,7 @@ def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:
         values=values,
         params={_text("a setting", key): _plain(key, value) for key, value in trial.params.items()},
         metrics={key: numeric(key) for key in attributes if _is_metric(key)},
-        kept_epoch=_count(f"kept_epoch of trial {number}", attributes.get("kept_epoch", 0)),
+        best_epoch=_count(f"best_epoch of trial {number}", best_epoch(attributes)),
         epochs_run=_count(f"epochs_run of trial {number}", attributes.get("epochs_run", 0)),
         seconds=numeric("seconds"),
         images_per_s=numeric("images_per_s"),

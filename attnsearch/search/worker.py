@@ -299,7 +299,7 @@ def _tell_failed(session: StudyHandle, claim: ClaimedTrial, reason: str) -> None
 
 def _failed(reason: str) -> TrialResult:
     return TrialResult(
-        state="failed", kept_epoch=0, epochs_run=0, metrics={}, seconds=0.0, images_per_s=0.0, error=reason
+        state="failed", best_epoch=0, epochs_run=0, metrics={}, seconds=0.0, images_per_s=0.0, error=reason
     )
 
 
@@ -342,7 +342,7 @@ def _undefined(config: StudyConfig, ended: TrialResult) -> str:
 
 
 def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Constraint name -> how far the kept checkpoint lies outside it; <= 0 is feasible."""
+    """Constraint name -> how far the best checkpoint lies outside it; <= 0 is feasible."""
     excess = {}
     for key, bound in config.constraints.items():
         value = metrics.get(key, math.nan)
@@ -354,7 +354,7 @@ def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict
 def attributes(session: StudyHandle, number: int, ended: TrialResult) -> dict[str, object]:
     """What a person wants to see and sort in the dashboard's table."""
     shown: dict[str, object] = {
-        "kept_epoch": ended.kept_epoch,
+        "best_epoch": ended.best_epoch,
         "epochs_run": ended.epochs_run,
         "seconds": round(ended.seconds, 3),
         "images_per_s": round(ended.images_per_s, 1),

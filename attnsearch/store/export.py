@@ -78,7 +78,7 @@ def export_experiment(
                 n_files, n_vanished = _add_files(archive, files, layout)
             if _manifests(layout) == before:
                 return ExportSummary(target, n_files, n_vanished)
-    raise StoreError(f"{experiment_dir} was published anew during each of {_ATTEMPTS} copies, export it later")
+    raise StoreError(f"{experiment_dir} was published again during each of {_ATTEMPTS} copies, export it later")
 
 
 def _check_request(experiment_dir: Path, target: Path) -> None:

@@ -51,6 +51,12 @@ def _study_fault(value: str) -> str | None:
     return _name_fault(value)
 
 
+def _named(folder: Path, name: str, *, before: str) -> Path:
+    """A file by its name, or by the one that version 0.1 gave it where such a file lies there alone."""
+    path, old = folder / name, folder / before
+    return old if old.exists() and not path.exists() else path
+
+
 @dataclass(frozen=True)
 class ArchivePaths:
     """Where the attention archive of one split lies; `images` is written last and makes it readable."""
@@ -82,7 +88,7 @@ class ScorePaths:
 
 @dataclass(frozen=True)
 class PublishedLayout:
-    """The published files of one trial; `epoch` is the kept one, from 1."""
+    """The published files of one trial; `epoch` is the best one, from 1."""
 
     directory: Path
     study: str
@@ -125,12 +131,12 @@ class TrialLayout:
         return self.directory / "log.txt"
 
     @property
-    def kept(self) -> Path:
-        """The weights of the kept epoch."""
-        return self.directory / "kept.safetensors"
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return _named(self.directory, "best.safetensors", before="kept.safetensors")
 
     def resume(self, attempt: int) -> Path:
-        """The state from which the next attempt goes on; each attempt writes its own."""
+        """The state from which the next attempt continues; each attempt writes its own."""
         return self.directory / f"resume.{attempt}.pt"
 
     def resumes(self) -> dict[int, Path]:
@@ -156,9 +162,9 @@ class TrialLayout:
             journal=self.directory / f"scores_{split}.part",
         )
 
-    def references_csv(self, split: Split) -> Path:
+    def baselines_csv(self, split: Split) -> Path:
         """One row per baseline map: the means of its scores."""
-        return self.directory / f"references_{split}.csv"
+        return self.directory / f"baselines_{split}.csv"
 
     def confusion_csv(self, split: Split) -> Path:
         """Counts of (true, predicted) pairs."""
@@ -312,14 +318,14 @@ class StudyLayout:
         return self.staging / "published.json"
 
     @property
-    def test_looks(self) -> Path:
-        """One line for each time that a trial was evaluated for publication."""
-        return self.study_dir / "test_looks.csv"
+    def test_evaluations(self) -> Path:
+        """One line for each time that a trial was evaluated on a split that search and training never see."""
+        return _named(self.study_dir, "test_evaluations.csv", before="test_looks.csv")
 
     @property
-    def looks_lock(self) -> Path:
-        """Held while a line is added to `test_looks`."""
-        return self.study_dir / "test_looks.lock"
+    def test_evaluations_lock(self) -> Path:
+        """Held while a line is added to `test_evaluations`."""
+        return self.study_dir / "test_evaluations.lock"
 
     @property
     def ask_lock(self) -> Path:

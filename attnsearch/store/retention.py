@@ -36,14 +36,14 @@ def plan_removal(
     Raises:
         StoreError: a folder cannot be read.
     """
-    kept = set(best_numbers) | set(unfinished_numbers)
-    return [file for number in sorted(set(numbers) - kept) for file in _large_files(number, layout.trial(number))]
+    staying = set(best_numbers) | set(unfinished_numbers)
+    return [file for number in sorted(set(numbers) - staying) for file in _large_files(number, layout.trial(number))]
 
 
 def _large_files(number: int, trial: TrialLayout) -> Iterator[RemovableFile]:
     arrays = [path for split in SPLITS for path in trial.archive(split).arrays.values()]
     with disk_errors(trial.directory):
-        candidates = sorted([trial.kept, *trial.resumes().values(), *arrays])
+        candidates = sorted([trial.best, *trial.resumes().values(), *arrays])
         for path in candidates:
             if path.is_file():
                 yield RemovableFile(number, path, path.stat().st_size)
@@ -67,7 +67,7 @@ def remove(plan: Sequence[RemovableFile]) -> int:
 
 
 def remove_resumes(numbers: Iterable[int], layout: StudyLayout) -> None:
-    """Deletes the resume checkpoints of finished trials: they hold several times what the kept one does.
+    """Deletes the resume checkpoints of finished trials: they hold several times what the best one does.
 
     Raises:
         StoreError: the disk refuses.

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LOG_TIMEOUT_S = 60
+_OLD_KINDS = {"kept": "best"}
+"""What version 0.1 called a kind of file -> its name now."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class TrialStore(TrialRecords, Protocol):
         """
 
     def write_artifacts(self, number: int, files: Mapping[str, FileRecord], *, attempt: int | None) -> None:
-        """Lists files of a trial by kind, such as "maps" or "kept"; a kind listed before is replaced.
+        """Lists files of a trial by kind, such as "maps" or "best"; a kind listed before is replaced.
 
         Args:
             attempt: checked against the lease in the same transaction; None for a trial without a lease.
@@ -196,7 +198,7 @@ class SqlTrialRecords:
             for row in connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.kind)):
                 shape = tuple(int(size) for size in row.shape.split("x")) if row.shape else ()
                 file = FileRecord(row.path, shape, row.dtype, row.sha256, row.bytes)
-                files.setdefault(row.trial, {})[row.kind] = file
+                files.setdefault(row.trial, {})[_OLD_KINDS.get(row.kind, row.kind)] = file
         return files
 
     def read_test_evaluations(self) -> list[LoggedEvaluation]:
@@ -396,9 +398,9 @@ def log_test_evaluation(layout: StudyLayout, number: int, epoch: int, split: Spl
     Raises:
         StoreError: the disk refuses, or another process never ends its line.
     """
-    path = layout.test_looks
+    path = layout.test_evaluations
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with locked(layout.looks_lock, timeout_s=_LOG_TIMEOUT_S):
+    with locked(layout.test_evaluations_lock, timeout_s=_LOG_TIMEOUT_S):
         with disk_errors(path):
             before = path.read_text(encoding="utf-8") if path.exists() else "time,trial,epoch,split\n"
         atomic_write(path, f"{before}{now},{number},{epoch},{split}\n")
@@ -410,7 +412,7 @@ def read_test_evaluations(layout: StudyLayout) -> list[LoggedEvaluation]:
     Raises:
         StoreError: the file is damaged.
     """
-    path = layout.test_looks
+    path = layout.test_evaluations
     if not path.is_file():
         return []
     with content_errors(path, "restore it from an `attnsearch export`"):

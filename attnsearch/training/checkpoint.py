@@ -1,7 +1,7 @@
-"""What a trial needs to go on after a kill: the resume checkpoint, and a kept checkpoint that agrees with it.
+"""What a trial needs to go on after a kill: the resume checkpoint, and a best checkpoint that agrees with it.
 
-At the end of an epoch the resume checkpoint is written first and the kept one second. Killed between the two, a trial
-finds that its resume checkpoint names the epoch that it itself holds, and writes the kept one again from there; in any
+At the end of an epoch the resume checkpoint is written first and the best one second. Killed between the two, a trial
+finds that its resume checkpoint names the epoch that it itself holds, and writes the best one again from there; in any
 other order the weights of the best epoch could be overwritten by those of an epoch that then runs differently.
 """
 
@@ -27,7 +27,7 @@ from attnsearch.types import EpochRecord
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class ResumeCheckpoint:
         return int(self.content["accumulation"])
 
     def load_into(self, run: TrainingSetup, trial: TrainingState) -> None:
-        """Puts weights, optimizer, schedule, records and kept epoch back."""
+        """Puts weights, optimizer, schedule, records and best epoch back."""
         run.model.load_state_dict(self.content["model"])
         run.optimizer.load_state_dict(self.content["optimizer"])
         run.schedule.step_update(self.content["n_updates"])
         trial.records = [EpochRecord(**record) for record in self.content["records"]]
-        trial.kept_epoch = int(self.content["kept_epoch"])
+        trial.best_epoch = int(self.content["best_epoch"])
 
 
 def write_resume(run: TrainingSetup, trial: TrainingState) -> None:
@@ -63,7 +63,7 @@ def write_resume(run: TrainingSetup, trial: TrainingState) -> None:
         "digest": trial.config.digest(),
         "val_hash": trial.data.tables.val_hash,
         "accumulation": trial.accumulation,
-        "kept_epoch": trial.kept_epoch,
+        "best_epoch": trial.best_epoch,
         "n_updates": trial.epoch * len(run.train),
         "records": [asdict(record) for record in trial.records],
         "model": run.model.state_dict(),
@@ -122,7 +122,11 @@ def _load(path: Path) -> dict[str, Any] | None:
         raise explain_os_error(error, path) from error
     except (ConfigError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         return None
-    return content if isinstance(content, dict) and content.get("format") == _FORMAT else None
+    if not isinstance(content, dict):
+        return None
+    if content.get("format") == 1:  # of version 0.1, the same but for this name
+        return {**content, "best_epoch": content.pop("kept_epoch")}
+    return content if content.get("format") == _FORMAT else None
 
 
 def _require_same(content: dict[str, Any], trial: TrainingState, path: Path) -> None:
@@ -139,48 +143,48 @@ def _require_same(content: dict[str, Any], trial: TrainingState, path: Path) -> 
         )
 
 
-def write_kept_epoch(run: TrainingSetup, trial: TrainingState) -> None:
-    """Writes the model as it is now as the kept checkpoint.
+def write_best_epoch(run: TrainingSetup, trial: TrainingState) -> None:
+    """Writes the model as it is now as the best checkpoint.
 
     Raises:
         StoreError: the disk refuses.
     """
     write_model_checkpoint(
-        trial.layout.kept,
+        trial.layout.best,
         run.model,
         config=trial.config,
         class_names=trial.data.tables.class_names,
-        epoch=trial.kept_epoch,
+        epoch=trial.best_epoch,
         accumulation=trial.accumulation,
         val_hash=trial.data.tables.val_hash,
         check=trial.context.check,
     )
 
 
-def repair_kept(run: TrainingSetup, trial: TrainingState) -> bool:
-    """Makes the kept checkpoint agree with the resume checkpoint that was just loaded.
+def repair_best(run: TrainingSetup, trial: TrainingState) -> bool:
+    """Makes the best checkpoint agree with the resume checkpoint that was just loaded.
 
     Returns:
         Whether training can go on from here; False where the weights of the best epoch are lost for good and only
         the very same training from the start brings them back.
     """
-    found = _kept_epoch_on_disk(trial)
-    if found == trial.kept_epoch:
+    found = _best_epoch_on_disk(trial)
+    if found == trial.best_epoch:
         return True
-    if trial.kept_epoch == trial.epoch:
-        write_kept_epoch(run, trial)
+    if trial.best_epoch == trial.epoch:
+        write_best_epoch(run, trial)
         return True
     if found > trial.epoch:  # the newest resume checkpoint was broken; that later epoch comes again and is better
-        logger.warning("%s is of epoch %d and will be written anew", trial.layout.kept, found)
-        trial.kept_epoch, trial.patient_from = 0, trial.epoch
+        logger.warning("%s is of epoch %d and will be written again", trial.layout.best, found)
+        trial.best_epoch, trial.patient_from = 0, trial.epoch
         return True
     return False
 
 
-def _kept_epoch_on_disk(trial: TrainingState) -> int:
+def _best_epoch_on_disk(trial: TrainingState) -> int:
     """0 where there is no readable one of these settings."""
     try:
-        kept = read_model_checkpoint(trial.layout.kept)
+        best = read_model_checkpoint(trial.layout.best)
     except ConfigError:
         return 0
-    return kept.epoch if kept.config.digest() == trial.config.digest() else 0
+    return best.epoch if best.config.digest() == trial.config.digest() else 0

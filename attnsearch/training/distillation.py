@@ -58,7 +58,7 @@ def read_teacher(settings: TeacherSettings, *, class_names: tuple[str, ...], val
     if settings.checkpoint.startswith(STUDY_PREFIX):
         raise ConfigError(
             f"train.teacher.checkpoint is {settings.checkpoint!r}, which is looked up when a run starts; "
-            "give the path of a kept.safetensors"
+            "give the path of a best.safetensors"
         )
     try:
         kept = read_model_checkpoint(settings.checkpoint)

@@ -24,8 +24,8 @@ class TrainingState:
     Attributes:
         accumulation: parts that a batch is worked on in; grows where memory runs out and that is allowed.
         records: of all finished epochs, training before validation.
-        kept_epoch: whose weights lie in the kept checkpoint, from 1; 0 while there is none.
-        patient_from: epoch from which early stopping counts, where the kept epoch before it was lost.
+        best_epoch: whose weights lie in the best checkpoint, from 1; 0 while there is none.
+        patient_from: epoch from which early stopping counts, where the best epoch before it was lost.
     """
 
     config: ExperimentConfig
@@ -33,7 +33,7 @@ class TrainingState:
     data: DataSource
     accumulation: int
     records: list[EpochRecord] = field(default_factory=list)
-    kept_epoch: int = 0
+    best_epoch: int = 0
     patient_from: int = 0
 
     @property
@@ -48,16 +48,16 @@ class TrainingState:
     def add(self, train: EpochRecord, val: EpochRecord) -> bool:
         """Takes in a finished epoch; returns whether it is the best so far.
 
-        Only a strict improvement counts, so the first of equal epochs is kept; NaN is never better.
+        Only a strict improvement counts, so the first of equal epochs is the best; NaN is never better.
 
         Raises:
             ConfigError: the monitor is not measured.
         """
         self.records += [train, val]
         value = self.monitored(val.epoch)
-        if math.isnan(value) or (self.kept_epoch and not self._is_better(value, self.monitored(self.kept_epoch))):
+        if math.isnan(value) or (self.best_epoch and not self._is_better(value, self.monitored(self.best_epoch))):
             return False
-        self.kept_epoch = val.epoch
+        self.best_epoch = val.epoch
         return True
 
     def _is_better(self, value: float, than: float) -> bool:
@@ -78,17 +78,17 @@ class TrainingState:
     def is_exhausted(self) -> bool:
         """Whether early stopping ends the trial: no better epoch for as long as it was asked to wait."""
         patience = self.config.train.early_stopping_epochs
-        return patience is not None and self.epoch - max(self.kept_epoch, self.patient_from) >= patience
+        return patience is not None and self.epoch - max(self.best_epoch, self.patient_from) >= patience
 
     def result(self, state: Literal["complete", "pruned"]) -> TrialResult:
-        """The row that ends the trial: values of the kept epoch, time of all of its epochs in whatever attempt."""
+        """The row that ends the trial: values of the best epoch, time of all of its epochs in whatever attempt."""
         train = [record for record in self.records if record.split == "train"]
         train_seconds = sum(record.seconds for record in train)
         return TrialResult(
             state=state,
-            kept_epoch=self.kept_epoch,
+            best_epoch=self.best_epoch,
             epochs_run=self.epoch,
-            metrics=self.metrics(self.kept_epoch),
+            metrics=self.metrics(self.best_epoch),
             seconds=sum(record.seconds for record in self.records),
             images_per_s=sum(record.n_images for record in train) / train_seconds if train_seconds else 0.0,
         )

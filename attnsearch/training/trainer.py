@@ -1,4 +1,4 @@
-"""One trial, from its settings to its kept checkpoint."""
+"""One trial, from its settings to its best checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnsearch.device import describe_device, device_errors, pick_device, relea
 from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.store.epochs import write_csv
-from attnsearch.training.checkpoint import read_resume, repair_kept, write_kept_epoch, write_resume
+from attnsearch.training.checkpoint import read_resume, repair_best, write_best_epoch, write_resume
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.setup import build_run
 from attnsearch.training.state import TrainingState, flatten, look_up
@@ -59,14 +59,14 @@ def log_to(path: Path) -> Iterator[None]:
 def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) -> TrialResult:
     """Trains one model, or goes on where an earlier attempt of the same trial stopped.
 
-    Writes into `context.directory`: log, resume and kept checkpoint, per-epoch CSV. Everything random derives from
+    Writes into `context.directory`: log, resume and best checkpoint, per-epoch CSV. Everything random derives from
     `config.seed`, so the config alone repeats the run. Resuming equals not stopping: on a CPU, bit for bit.
 
     Args:
         context: told each epoch, asked whether to stop; `report` hears of all epochs again after a resume.
         data: opened from `config.data`, or a source that serves it.
     Returns:
-        The result of the kept epoch, "complete" or, where the pruner ended the trial, "pruned". Its metrics have
+        The result of the best epoch, "complete" or, where the pruner ended the trial, "pruned". Its metrics have
         `train/accumulation` where memory forced another one.
     Raises:
         ConfigError, DataError, StoreError: the settings, the images or the disk cannot be used.
@@ -108,16 +108,16 @@ def run_epochs(trial: TrainingState) -> None:
         is_best = trial.add(_with_changes(trial, train), val)
         write_resume(run, trial)
         if is_best:
-            write_kept_epoch(run, trial)
+            write_best_epoch(run, trial)
         _log_epoch(trial, train, val, is_best=is_best)
         _publish(trial, range(epoch, epoch + 1))
-    if not trial.kept_epoch:
+    if not trial.best_epoch:
         raise TrialError(f"monitor {trial.config.monitor!r} was undefined (NaN) in all {trial.epoch} epochs")
 
 
 def _start(trial: TrainingState) -> TrainingSetup:
     """The run at the state of the resume checkpoint, or at its beginning where there is none."""
-    trial.records, trial.kept_epoch = [], 0
+    trial.records, trial.best_epoch = [], 0
     resume = read_resume(trial)
     if resume is not None:
         trial.accumulation = max(trial.accumulation, resume.accumulation)
@@ -128,11 +128,11 @@ def _start(trial: TrainingState) -> TrainingSetup:
     )
     if resume is not None:
         resume.load_into(run, trial)
-        if repair_kept(run, trial):
+        if repair_best(run, trial):
             logger.info("resumes after epoch %d from %s", trial.epoch, resume.path.name)
             return run
-        logger.warning("%s of epoch %d is lost, training starts again", trial.layout.kept, trial.kept_epoch)
-        trial.records, trial.kept_epoch = [], 0
+        logger.warning("%s of epoch %d is lost, training starts again", trial.layout.best, trial.best_epoch)
+        trial.records, trial.best_epoch = [], 0
         run = build_run(trial)
     if trial.config.monitor not in {f"val/{name}" for name in ("loss", *run.task.metrics)}:
         probe = validate_epoch(run, 1, check=trial.context.check, n_batches=1)
@@ -188,7 +188,7 @@ def _log_epoch(trial: TrainingState, train: EpochRecord, val: EpochRecord, *, is
         val.loss,
         trial.config.monitor,
         trial.monitored(trial.epoch),
-        " (kept)" if is_best else "",
+        " (best)" if is_best else "",
         train.lr,
         train.seconds + val.seconds,
         train.images_per_s,

@@ -39,7 +39,7 @@ def main() -> None:
 def students(arguments: argparse.Namespace, teacher: Outcome, folder: Path) -> list[Job]:
     settings = {
         "train.teacher": {
-            "checkpoint": str(teacher.kept),
+            "checkpoint": str(teacher.best),
             "temperature": arguments.temperature,
             "interpolation": arguments.interpolation,
         }

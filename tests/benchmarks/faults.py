@@ -111,7 +111,7 @@ def copy_faults(database: Path) -> tuple[list[str], int]:
     faults = [] if check == "ok" else [f"integrity: {check}"]
     for number in numbers:
         (folder,) = database.parent.glob(f"*/trials/{number:05d}")
-        names = ("config.yaml", "epochs.csv", "kept.safetensors", "attMaps_val.npy", "images_val.csv")
+        names = ("config.yaml", "epochs.csv", "best.safetensors", "attMaps_val.npy", "images_val.csv")
         faults += [f"trial {number} lacks {name}" for name in names if not (folder / name).exists()]
         if len(read_csv(folder / "epochs.csv")) != 4:
             faults.append(f"trial {number} lacks epochs")

@@ -38,9 +38,9 @@ def collect_and_print(n_images: int) -> None:
         layout = TrialLayout(Path(folder))
         model, names = build_model(config.model, LinearHeads(CLASSES)), data.tables.class_names
         write_model_checkpoint(
-            layout.kept, model, config=config, class_names=names, epoch=1, accumulation=1, val_hash=data.tables.val_hash
+            layout.best, model, config=config, class_names=names, epoch=1, accumulation=1, val_hash=data.tables.val_hash
         )
-        Evaluation.open(layout.kept, data, config=config).run("val", archive=layout.archive("val"))
+        Evaluation.open(layout.best, data, config=config).run("val", archive=layout.archive("val"))
         before, largest, done = anonymous_mb(), 0.0, threading.Event()
 
         def watch() -> None:
@@ -50,7 +50,7 @@ def collect_and_print(n_images: int) -> None:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        Evaluation.open(layout.kept, data, config=config).run("test", archive=layout.archive("test"))
+        Evaluation.open(layout.best, data, config=config).run("test", archive=layout.archive("test"))
         done.set()
         watcher.join()
         n_bytes = sum(path.stat().st_size for path in layout.archive("test").arrays.values() if path.exists())

@@ -43,7 +43,7 @@ def main() -> None:
             found[run.label, run.seed] = run
             said = {"precision": run.label, "seed": run.seed, "kept": run.accuracy, "last_three": last_three(run)}
             print(json.dumps(said), flush=True)
-    measures = {"kept epoch": lambda run: run.accuracy, "mean of the last three epochs": last_three}
+    measures = {"best epoch": lambda run: run.accuracy, "mean of the last three epochs": last_three}
     for name, measure in measures.items():
         of = {p: [measure(found[p, seed]) for seed in range(arguments.seeds)] for p in PRECISIONS}
         mean, half = interval([a - b for a, b in zip(of["bf16"], of["fp32"], strict=True)])

@@ -33,7 +33,7 @@ class Outcome:
     """One finished run.
 
     Attributes:
-        accuracy: of the kept epoch, on validation.
+        accuracy: of the best epoch, on validation.
         curve: validation accuracy of each epoch.
         mean_map: mean over images and cells of the first map after the last epoch, on validation; NaN without maps.
     """
@@ -78,7 +78,7 @@ def _run(job: Job) -> Outcome:
     maps = read_archive(files.archive("val")).maps
     curve = tuple(map(float, read_csv(files.epochs_csv)["val_accuracy"]))
     mean_map = math.nan if maps is None else float(maps[:, 0].mean(dtype=float))
-    return Outcome(job.label, job.seed, result.metrics["val/accuracy"], curve, mean_map, files.kept)
+    return Outcome(job.label, job.seed, result.metrics["val/accuracy"], curve, mean_map, files.best)
 
 
 def _last_epoch(files: TrialLayout) -> Path:
@@ -89,7 +89,7 @@ def _last_epoch(files: TrialLayout) -> Path:
     from attnsearch.models.weights import load_into
     from attnsearch.tasks.base import restore_model
 
-    kept = read_model_checkpoint(files.kept)
+    kept = read_model_checkpoint(files.best)
     model = restore_model(kept)
     resume = files.resume(1)
     load_into(model, torch.load(resume, weights_only=True)["model"], str(resume))

@@ -44,7 +44,7 @@ def score(trial: TrialLayout, settings: ScoreSettings, folder: Path) -> dict[str
     """The means of one trial; its files go to `folder`."""
     config = with_settings(load_experiment(str(trial.config)), {"runtime.n_threads": 1})
     scores = TrialLayout(folder).scores("val")
-    with Evaluation.open(trial.kept, open_data(config.data), config=config) as evaluation:
+    with Evaluation.open(trial.best, open_data(config.data), config=config) as evaluation:
         return evaluation.score(trial.archive("val"), scores, settings=settings).means()
 
 
@@ -64,7 +64,7 @@ def senseless(trial: TrialLayout, settings: ScoreSettings, own: Mapping[str, flo
     """Scores in which the true masks are not better than the model's map, or random maps not worse."""
     config = with_settings(load_experiment(str(trial.config)), {"runtime.n_threads": 1})
     names = (TRUTH, RANDOM)
-    with Evaluation.open(trial.kept, open_data(config.data), config=config) as evaluation:
+    with Evaluation.open(trial.best, open_data(config.data), config=config) as evaluation:
         tables = evaluation.baselines(trial.archive("val"), names, settings=settings)
     truth, random = (tables[name].means() for name in names)
     wrong = []
@@ -82,7 +82,7 @@ def scored_trials(layout: StudyLayout, n_trials: int) -> list[TrialLayout]:
     """The first trials that still have their weights and maps."""
     folders = sorted((layout.study_dir / "trials").iterdir())
     trials = [TrialLayout(folder) for folder in folders]
-    return [trial for trial in trials if trial.kept.exists() and trial.archive("val").saliency.exists()][:n_trials]
+    return [trial for trial in trials if trial.best.exists() and trial.archive("val").saliency.exists()][:n_trials]
 
 
 def main() -> None:

@@ -80,9 +80,9 @@ def test_scores_of_the_published_trial_bear_the_published_names(run: Run, result
 
 
 def test_scoring_test_images_is_a_look(run: Run, results: Path) -> None:
-    before = layout_of(results, "loupe").test_looks.read_text().splitlines()
+    before = layout_of(results, "loupe").test_evaluations.read_text().splitlines()
     run("faithfulness", "loupe", *FEW)
-    after = layout_of(results, "loupe").test_looks.read_text().splitlines()
+    after = layout_of(results, "loupe").test_evaluations.read_text().splitlines()
     assert len(after) == len(before) + 1
     assert after[-1].endswith(",0,1,test")
 
@@ -100,7 +100,7 @@ def test_baselines_and_randomised_weights_stand_beside_the_scores(run: Run, resu
     assert parts["map"] == "parts"
     assert parts["scores"]["random_deletion"] == own["scores"]["random_deletion"]  # the same orders
     assert [row["redrawn"] for row in sanity][:2] == ["head, gate", "backbone.layer4"]
-    with layout_of(results, "loupe").trial(0).references_csv("test").open() as file:
+    with layout_of(results, "loupe").trial(0).baselines_csv("test").open() as file:
         assert [row["map"] for row in csv.DictReader(file)] == ["own map", "random", "parts"]
 
 

@@ -31,7 +31,7 @@ STARTING = {"search", "train", "validate", "data make", "data check", "data orga
 READERS: Mapping[str, tuple[str, ...]] = {
     "list": ("list --json", "list"),
     "show": ("show hunt", "show hunt --json"),
-    "evaluate": ("evaluate hunt", "evaluate hunt --trial 0", "evaluate here/hunt/trials/00000/kept.safetensors"),
+    "evaluate": ("evaluate hunt", "evaluate hunt --trial 0", "evaluate here/hunt/trials/00000/best.safetensors"),
     "faithfulness": ("faithfulness hunt --trial 0",),
     "confusion": ("confusion hunt", "confusion hunt --trial 0"),
     "compare": ("compare hunt:0,1",),
@@ -111,7 +111,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, listener: socket.socket) -
     model = build_model(config.model, LinearHeads(len(CLASSES)), load_weights=False)
     kept = {"class_names": CLASSES, "epoch": 3, "accumulation": 1, "val_hash": "split-a"}
     for number in range(3):
-        write_model_checkpoint(built.layout.trial(number).kept, model, config=config, **kept)  # type: ignore[arg-type]
+        write_model_checkpoint(built.layout.trial(number).best, model, config=config, **kept)  # type: ignore[arg-type]
     return built
 
 

@@ -29,7 +29,7 @@ def test_one_of_each_class(kind: str, finished_run: Path, tmp_path: Path) -> Non
 
 
 def test_paper_of_a_run_and_its_checkpoint_in_pdf(finished_run: Path, tmp_path: Path) -> None:
-    kept = finished_run / "demo" / RUN / "trials/00000/kept.safetensors"
+    kept = finished_run / "demo" / RUN / "trials/00000/best.safetensors"
     words = (str(kept), "--kind", "paper", "--per-class", "1", "--format", "pdf", "--outlines")
     assert visualize(finished_run, tmp_path, *words) == 0
     assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
@@ -37,9 +37,9 @@ def test_paper_of_a_run_and_its_checkpoint_in_pdf(finished_run: Path, tmp_path: 
 
 def test_checkpoint_draws_what_the_archive_holds(finished_run: Path, tmp_path: Path) -> None:
     """The same image from the archive and through the model, to a grey level."""
-    kept = finished_run / "demo" / RUN / "trials/00000/kept.safetensors"
+    kept = finished_run / "demo" / RUN / "trials/00000/best.safetensors"
     assert visualize(finished_run, tmp_path, str(kept), "--per-class", "1") == 0
-    archived, run_again = (sorted((tmp_path / name).rglob("*.png")) for name in (f"{RUN}-0", "kept"))
+    archived, run_again = (sorted((tmp_path / name).rglob("*.png")) for name in (f"{RUN}-0", "best"))
     assert len(archived) == len(run_again) == 2
     for one, other in zip(archived, run_again, strict=True):
         first, second = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (one, other))
@@ -72,7 +72,7 @@ def test_only_the_wanted_pictures_are_opened(
 def test_small_copies_stand_in_for_the_data_set(finished_run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "results"
     shutil.copytree(finished_run, copied)
-    (copied / "demo" / RUN / "trials/00000/kept.safetensors").unlink()
+    (copied / "demo" / RUN / "trials/00000/best.safetensors").unlink()
     gone = "data.n_train_per_class=9"  # another data set, of which no picture has these ids
     assert visualize(copied, tmp_path / "to", "--split", "test", "--per-class", "1", gone) == 0
     assert len(drawn(tmp_path / "to")) == 2

@@ -1,4 +1,4 @@
-"""A kept checkpoint over a split."""
+"""A best checkpoint over a split."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def config(tiny_config: ConfigMaker) -> ExperimentConfig:
 def trial(
     config: ExperimentConfig, data: DataSource, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrialLayout, dict[str, float]]:
-    """A trained trial and the metrics of its kept epoch."""
+    """A trained trial and the metrics of its best epoch."""
     context = RecordingContext(tmp_path_factory.mktemp("trial"))
     return TrialLayout(context.directory), dict(fit(config, context, data=data).metrics)
 
 
-def test_validation_repeats_the_record_of_the_kept_epoch(
+def test_validation_repeats_the_record_of_the_best_epoch(
     trial: tuple[TrialLayout, dict[str, float]], config: ExperimentConfig, data: DataSource
 ) -> None:
     layout, recorded = trial
-    measured = Evaluation.open(layout.kept, data, config=config).run("val")
+    measured = Evaluation.open(layout.best, data, config=config).run("val")
     assert set(measured) == {
         f"val/{name}" for name in ("loss", "accuracy", "mean_class_accuracy", "cross_entropy", "sparsity")
     }
@@ -55,7 +55,7 @@ def test_the_archive_holds_what_the_model_makes(
     trial: tuple[TrialLayout, dict[str, float]], config: ExperimentConfig, data: DataSource, tmp_path: Path
 ) -> None:
     paths = TrialLayout(tmp_path).archive("test")
-    measured = Evaluation.open(trial[0].kept, data, config=config).run("test", archive=paths)
+    measured = Evaluation.open(trial[0].best, data, config=config).run("test", archive=paths)
     archive, table = read_archive(paths), data.tables.of("test")
     assert archive.image_ids == table.image_ids  # file order
     np.testing.assert_array_equal(archive.labels, table.labels)
@@ -80,7 +80,7 @@ def test_few_images_are_archived_and_all_are_scored(
     model = {"name": "br_npa", "stride_stage3": 1, "stride_stage4": 1}
     few = tiny_config(model=model, train={"epochs": 1}, evaluation={"n_images": 4})
     paths = TrialLayout(tmp_path).archive("val")
-    measured = Evaluation.open(trial[0].kept, data, config=few).run("val", archive=paths)
+    measured = Evaluation.open(trial[0].best, data, config=few).run("val", archive=paths)
     archive = read_archive(paths)
     assert measured["val/accuracy"] == trial[1]["val/accuracy"]
     assert len(archive.image_ids) == 4
@@ -88,7 +88,7 @@ def test_few_images_are_archived_and_all_are_scored(
     rows = fixed_subset(data.tables.val, 4)
     assert archive.image_ids == tuple(data.tables.val.image_ids[row] for row in rows)
     whole = TrialLayout(tmp_path / "all").archive("val")
-    Evaluation.open(trial[0].kept, data, config=few).run("test", archive=whole)
+    Evaluation.open(trial[0].best, data, config=few).run("test", archive=whole)
     assert len(read_archive(whole).image_ids) == 6  # the limit is for validation
 
 
@@ -151,7 +151,7 @@ def test_a_missing_split_is_refused(
 ) -> None:
     without = replace(data, tables=replace(data.tables, test=None))
     with pytest.raises(DataError, match="no test split"):
-        Evaluation.open(trial[0].kept, without, config=config).run("test")
+        Evaluation.open(trial[0].best, without, config=config).run("test")
 
 
 def test_a_stop_leaves_no_archive(
@@ -164,7 +164,7 @@ def test_a_stop_leaves_no_archive(
             raise TrialInterrupted
 
     with pytest.raises(TrialInterrupted):
-        Evaluation.open(trial[0].kept, data, config=config).run(
+        Evaluation.open(trial[0].best, data, config=config).run(
             "val", archive=TrialLayout(tmp_path).archive("val"), check=check
         )
     assert list(tmp_path.iterdir()) == []
@@ -184,7 +184,7 @@ def test_evaluation_keeps_no_graph(
         return seen[-1]  # type: ignore[no-any-return]
 
     monkeypatch.setattr(torch.nn.Linear, "forward", spy)
-    Evaluation.open(trial[0].kept, data, config=config).run("val")
+    Evaluation.open(trial[0].best, data, config=config).run("val")
     assert seen
     assert not any(logits.requires_grad for logits in seen)
 
@@ -199,7 +199,7 @@ def test_one_model_and_one_loader_serve_a_run_its_scores_and_its_baselines(
     for name in ("build_model", "BatchLoader", "read_model_checkpoint"):
         monkeypatch.setattr(base, name, _counted(name, getattr(base, name), calls))
     files = TrialLayout(tmp_path)
-    with Evaluation.open(trial[0].kept, data) as evaluation:
+    with Evaluation.open(trial[0].best, data) as evaluation:
         evaluation.run("val", archive=files.archive("val"))
         evaluation.score(files.archive("val"), files.scores("val"))
         evaluation.baselines(files.archive("val"), ["centre"])

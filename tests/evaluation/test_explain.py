@@ -26,7 +26,7 @@ MODEL = {"name": "br_npa", "stride_stage3": 1, "stride_stage4": 1}
 def checkpoint(tiny_config: ConfigMaker, data: DataSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     context = RecordingContext(tmp_path_factory.mktemp("trial"))
     fit(tiny_config(model=MODEL, train={"epochs": 1}), context, data=data)
-    return TrialLayout(context.directory).kept
+    return TrialLayout(context.directory).best
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def kept(tiny_config: ConfigMaker, tmp_path: Path) -> Path:
             if name.startswith("head"):
                 parameter.zero_()
                 parameter[1] = 1.0
-    path = tmp_path / "kept.safetensors"
+    path = tmp_path / "best.safetensors"
     write_model_checkpoint(
         path, model, config=config, class_names=("blue", "red"), epoch=3, accumulation=1, val_hash=""
     )

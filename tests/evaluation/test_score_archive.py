@@ -46,7 +46,7 @@ def trained(config: ExperimentConfig, data: DataSource, tmp_path_factory: pytest
     context = RecordingContext(tmp_path_factory.mktemp("trained"))
     fit(config, context, data=data)
     files = TrialLayout(context.directory)
-    Evaluation.open(files.kept, data).run("val", archive=files.archive("val"))
+    Evaluation.open(files.best, data).run("val", archive=files.archive("val"))
     return context.directory
 
 
@@ -57,7 +57,7 @@ def files(trained: Path, tmp_path: Path) -> TrialLayout:
 
 @pytest.fixture
 def scored(data: DataSource, files: TrialLayout) -> Scorer:
-    evaluation = Evaluation.open(files.kept, data)
+    evaluation = Evaluation.open(files.best, data)
 
     def run(**named: Any) -> ScoreTable:
         return evaluation.score(files.archive("val"), files.scores("val"), **{"settings": SETTINGS, **named})
@@ -209,7 +209,7 @@ def test_archive_of_another_data_set_is_refused(
 def test_archive_of_another_crop_is_refused(config: ExperimentConfig, data: DataSource, files: TrialLayout) -> None:
     other = with_settings(config, {"data.crop_ratio": 0.5})
     with pytest.raises(ConfigError, match=r"data\.crop_ratio: is 0\.5, and .*archive_val\.json was made with 0\.875"):
-        Evaluation.open(files.kept, data, config=other).score(files.archive("val"), files.scores("val"))
+        Evaluation.open(files.best, data, config=other).score(files.archive("val"), files.scores("val"))
 
 
 def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: TrialLayout) -> None:
@@ -258,7 +258,7 @@ def test_archive_without_saliency_is_refused(scored: Scorer, files: TrialLayout)
 
 
 def test_baselines_are_scored_on_the_same_images(data: DataSource, files: TrialLayout) -> None:
-    evaluation = Evaluation.open(files.kept, data)
+    evaluation = Evaluation.open(files.best, data)
     found = evaluation.baselines(files.archive("val"), ["uniform", "centre"], settings=SETTINGS)
     assert found["uniform"].image_ids == data.tables.val.image_ids
     assert found["uniform"].n_undefined()["relevance_gain"] == 6
@@ -267,7 +267,7 @@ def test_baselines_are_scored_on_the_same_images(data: DataSource, files: TrialL
 
 
 def test_sanity_steps_are_of_the_named_images(data: DataSource, files: TrialLayout) -> None:
-    steps = Evaluation.open(files.kept, data).sanity("val", data.tables.val.image_ids[:2])
+    steps = Evaluation.open(files.best, data).sanity("val", data.tables.val.image_ids[:2])
     assert {len(step.similarity) for step in steps} == {2}
     assert steps[0].parts == ("head",)
 
@@ -281,7 +281,7 @@ def test_ground_truth_is_scored_where_there_is_some(tmp_path: Path) -> None:
     context = RecordingContext(tmp_path)
     fit(config, context, data=data)
     files = TrialLayout(tmp_path)
-    evaluation = Evaluation.open(files.kept, data)
+    evaluation = Evaluation.open(files.best, data)
     evaluation.run("val", archive=files.archive("val"))
     table = evaluation.score(files.archive("val"), files.scores("val"))
     assert {"pointing_hit", "energy_in_mask", "rank_in_mask", "iou_in_mask", "best_iou_in_mask"} < set(table.values)

@@ -133,7 +133,7 @@ def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_e
     for number in range(n_trials):
         values = trial_scores(number)
         params = {"train.optimizer.name": ("adam", "sgd")[number % 2], "train.optimizer.lr": 1e-4 * (1 + number % 90)}
-        attributes = {**values, "val/loss": 1.0 / (number + 1), "kept_epoch": 3, "epochs_run": n_epochs}
+        attributes = {**values, "val/loss": 1.0 / (number + 1), "best_epoch": 3, "epochs_run": n_epochs}
         attributes["seconds"] = 60.0
         one = optuna.trial.create_trial(
             params=params, distributions=axes, values=list(values.values()), user_attrs=attributes

@@ -79,7 +79,7 @@ def build_whole(folder: Path) -> Built:
     experiment = loaded(built.data_root, "squash").experiment
     model = build_model(experiment.model, LinearHeads(len(CLASSES)), load_weights=False)
     for number in range(2):
-        kept = layout.trial(number).kept
+        kept = layout.trial(number).best
         write_model_checkpoint(
             kept, model, config=experiment, class_names=CLASSES, epoch=3, accumulation=1, val_hash="v"
         )
@@ -98,7 +98,7 @@ def _publish(layout: StudyLayout, *, number: int) -> None:
     about = json.loads(source.about.read_text(encoding="utf-8"))
     paths.about.write_text(json.dumps({**about, "split": "test"}), encoding="utf-8")
     target.model_csv("test").write_text("accuracy,loss\n0.5,1.25\n")
-    layout.test_looks.write_text(f"time,trial,epoch,split\n2026-01-01T00:00:00Z,{number},3,test\n")
+    layout.test_evaluations.write_text(f"time,trial,epoch,split\n2026-01-01T00:00:00Z,{number},3,test\n")
     sets = [{"trial": number, "epoch": 3, "folder": "."}]
     layout.published_json.write_text(json.dumps({"format": 1, "study": "hunt", "sets": sets, "files": []}))
 
@@ -129,7 +129,7 @@ def _readers(layout: StudyLayout, scratch: Path) -> Iterator[tuple[str, Callable
     target.unlink(missing_ok=True)
     yield "export", lambda: _run("export", "here", "--results", str(layout.root), "--to", str(target))
     for number in range(2):
-        yield f"kept {number}", lambda number=number: restore_model(read_model_checkpoint(layout.trial(number).kept))  # type: ignore[misc]
+        yield f"kept {number}", lambda number=number: restore_model(read_model_checkpoint(layout.trial(number).best))  # type: ignore[misc]
     yield "artifacts", lambda: open_trial_records(url, uuid, layout).read_artifacts()
     yield "score rows", lambda: open_trial_records(url, uuid, layout).read_scores()
     yield "classes", lambda: read_classes(layout.classes_csv)

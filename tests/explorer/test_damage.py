@@ -69,11 +69,11 @@ def test_what_optuna_dashboard_cannot_show_is_explained(copied: Built) -> None:
 
 def test_report_of_damaged_parts_names_them_and_shows_the_rest(copied: Built) -> None:
     layout = copied.layout
-    layout.test_looks.write_bytes(b"\xff\xfe")
+    layout.test_evaluations.write_bytes(b"\xff\xfe")
     for number in range(3):
         layout.trial(number).archive("val").images.write_text("row\n0\n", encoding="utf-8")
     html = build_report(copied.root).html
-    assert "here/hunt/test_looks.csv cannot be read" in html
+    assert "here/hunt/test_evaluations.csv cannot be read" in html
     assert "images_val.csv is not the index of an archive" in html
     assert "0.8" in html  # the accuracies of the trials
 

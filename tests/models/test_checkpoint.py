@@ -32,7 +32,7 @@ def model() -> AttentionModel:
 
 
 def test_what_is_written_is_read_again(model: AttentionModel, tmp_path: Path) -> None:
-    path = tmp_path / "kept.safetensors"
+    path = tmp_path / "best.safetensors"
     names = ("Ähre", "b")
     write_model_checkpoint(path, model, config=CONFIG, class_names=names, epoch=7, accumulation=4, val_hash="abc")
     kept = read_model_checkpoint(path)
@@ -43,7 +43,7 @@ def test_what_is_written_is_read_again(model: AttentionModel, tmp_path: Path) ->
 
 
 def test_a_failed_check_leaves_the_old_file(model: AttentionModel, tmp_path: Path) -> None:
-    path = tmp_path / "kept.safetensors"
+    path = tmp_path / "best.safetensors"
     write_model_checkpoint(path, model, config=CONFIG, class_names=("a", "b"), epoch=1, accumulation=1, val_hash="")
 
     def refuse() -> None:
@@ -54,7 +54,7 @@ def test_a_failed_check_leaves_the_old_file(model: AttentionModel, tmp_path: Pat
             path, model, config=CONFIG, class_names=("a", "b"), epoch=2, accumulation=1, val_hash="", check=refuse
         )
     assert read_model_checkpoint(path).epoch == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["kept.safetensors"]
+    assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]
 
 
 def test_settings_of_another_version_are_refused(model: AttentionModel, tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ WRONG = (
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_damaged_metadata_is_refused(model: AttentionModel, tmp_path: Path, key: str, value: str) -> None:
-    path = tmp_path / "kept.safetensors"
+    path = tmp_path / "best.safetensors"
     about = {"class_names": '["a", "b"]', "config": CONFIG.model_dump_json(), "epoch": "1"}
     save_checkpoint(path, model, {**about, key: value})
-    with pytest.raises(ConfigError, match=r"kept\.safetensors holds settings that this version cannot read"):
+    with pytest.raises(ConfigError, match=r"best\.safetensors holds settings that this version cannot read"):
         read_model_checkpoint(path)

@@ -57,7 +57,7 @@ def test_plain_run_is_a_study_of_one_trial(copied: Built) -> None:
     make_run(copied)
     study = load_results(copied.root).study("alone")
     rows = study.rows
-    assert [(trial.number, trial.state, trial.kept_epoch) for trial in rows.trials] == [(0, "complete", 3)]
+    assert [(trial.number, trial.state, trial.best_epoch) for trial in rows.trials] == [(0, "complete", 3)]
     assert rows.objectives == {"val/accuracy": "maximize"}
     assert rows.trials[0].values == pytest.approx((0.61,))  # 0.3 + 0.1 · epoch 3 + 0.01 · number 1
     assert list(study.epochs_of([0])[0]["val/accuracy"]) == pytest.approx([0.41, 0.51, 0.61])

@@ -82,10 +82,10 @@ def test_too_many_images_do_not_matter_where_nothing_is_scored(tables: DataTable
 @pytest.mark.parametrize("block", ["study", "experiment"])
 def test_score_is_no_monitor(block: str) -> None:
     if block == "study":
-        with pytest.raises(ConfigError, match=r"'val/deletion' is measured of the kept checkpoint alone"):
+        with pytest.raises(ConfigError, match=r"'val/deletion' is measured of the best checkpoint alone"):
             validate(StudyConfig, Layer({"name": "x", "base": "y", "monitor": "val/deletion"}))
     else:
-        with pytest.raises(ConfigError, match=r"'val/gini' is measured of the kept checkpoint alone"):
+        with pytest.raises(ConfigError, match=r"'val/gini' is measured of the best checkpoint alone"):
             with_settings(loaded_study().experiment, {"monitor": "val/gini"})
 
 

@@ -31,7 +31,7 @@ def train(_config: Any, context: SearchContext, data: Any) -> TrialResult:
         context.record(records)
         context.report(epoch / 4, epoch)
     final = {"val/accuracy": 0.5}
-    return TrialResult(state="complete", kept_epoch=2, epochs_run=2, metrics=final, seconds=2.0, images_per_s=4.0)
+    return TrialResult(state="complete", best_epoch=2, epochs_run=2, metrics=final, seconds=2.0, images_per_s=4.0)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def taught(open_tiny: Open) -> StudyHandle:
 def finish(handle: StudyHandle, accuracy: float, *, has_weights: bool = True) -> Path:
     trial = handle.study.ask()
     handle.study.tell(trial, accuracy)
-    checkpoint = handle.layout.trial(trial.number).kept
+    checkpoint = handle.layout.trial(trial.number).best
     if has_weights:
         atomic_write(checkpoint, "weights")
     return checkpoint
@@ -149,7 +149,7 @@ def test_backbone_of_the_best_trial_is_found(taught: StudyHandle, tmp_path: Path
 
 
 def test_path_of_a_checkpoint_stays(tmp_path: Path) -> None:
-    experiment = with_settings(STUDENT, {"train.teacher.checkpoint": "kept.safetensors"})
+    experiment = with_settings(STUDENT, {"train.teacher.checkpoint": "best.safetensors"})
     assert resolved(student(experiment), tmp_path) is experiment
 
 

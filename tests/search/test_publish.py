@@ -28,7 +28,7 @@ def test_files_of_a_published_trial_stay_when_a_better_one_is_not_published_yet(
     for accuracy in (0.5, 0.4, 0.9):
         trial = session.study.ask()
         session.study.tell(trial, accuracy)
-        atomic_write(session.layout.trial(trial.number).kept, "weights")
+        atomic_write(session.layout.trial(trial.number).best, "weights")
     sets = [{"trial": 0, "epoch": 2, "folder": "."}]
     atomic_write(session.layout.published_json, json.dumps({"format": FORMAT, "sets": sets, "files": []}))
     assert [file.number for file in removable(session)] == [1]
@@ -39,10 +39,10 @@ def test_a_trial_that_teaches_another_study_stays(open_tiny: Open) -> None:
     for accuracy in (0.5, 0.4, 0.9):
         trial = session.study.ask()
         session.study.tell(trial, accuracy)
-        atomic_write(session.layout.trial(trial.number).kept, "weights")
+        atomic_write(session.layout.trial(trial.number).best, "weights")
     assert [file.number for file in removable(session)] == [0, 1]
     student = loaded_study(name="student")
-    taught = with_settings(student.experiment, {"train.teacher": {"checkpoint": str(session.layout.trial(1).kept)}})
+    taught = with_settings(student.experiment, {"train.teacher": {"checkpoint": str(session.layout.trial(1).best)}})
     layout = StudyLayout(session.layout.root, session.layout.experiment, "student")
     atomic_write(layout.study_yaml, study_file(replace(student, experiment=taught)))
     assert [file.number for file in removable(session)] == [0]
@@ -54,7 +54,7 @@ def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
     session = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
     for accuracy, sparsity in ((0.9, 0.5), (0.4, 0.1)):
         trial = session.study.ask()
-        trial.set_user_attr("kept_epoch", 2)
+        trial.set_user_attr("best_epoch", 2)
         trial.set_user_attr("val/accuracy", accuracy)
         session.study.tell(trial, [accuracy, sparsity])
     looked_at: list[int] = []

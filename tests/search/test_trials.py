@@ -24,7 +24,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     database = open_database(sqlite_url(path), create=True)
     study = optuna.create_study(study_name="hunt", storage=database.storage)
     study.set_user_attr("note", "a")
-    attributes = {"val/accuracy": 0.5, "kept_epoch": 2, "seconds": 1.5}
+    attributes = {"val/accuracy": 0.5, "best_epoch": 2, "seconds": 1.5}
     axes = {"lr": optuna.distributions.FloatDistribution(0.0, 1.0)}
     study.add_trial(optuna.trial.create_trial(value=0.5, params={"lr": 0.1}, distributions=axes, user_attrs=attributes))
     database.close()
@@ -50,8 +50,8 @@ def change(path: Path, statement: str, *values: Any) -> None:
     [
         ("val/accuracy", "much", "val/accuracy of trial 0 must be a number, got 'much'"),
         ("val/accuracy", True, "val/accuracy of trial 0 must be a number, got True"),
-        ("kept_epoch", 2.5, "kept_epoch of trial 0 must be a whole number from 0 on, got 2.5"),
-        ("kept_epoch", 2**60, "kept_epoch of trial 0 must be a whole number from 0 on"),
+        ("best_epoch", 2.5, "best_epoch of trial 0 must be a whole number from 0 on, got 2.5"),
+        ("best_epoch", 2**60, "best_epoch of trial 0 must be a whole number from 0 on"),
         ("seconds", None, "seconds of trial 0 must be a number, got None"),
     ],
 )

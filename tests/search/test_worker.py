@@ -57,7 +57,7 @@ def record(epoch: int, accuracy: float) -> EpochRecord:
 
 def result(state: str = "complete", **metrics: float) -> TrialResult:
     values = {key.replace("_", "/", 1): value for key, value in metrics.items()}
-    return TrialResult(state=state, kept_epoch=2, epochs_run=3, metrics=values, seconds=1.0, images_per_s=9.0)  # type: ignore[arg-type]
+    return TrialResult(state=state, best_epoch=2, epochs_run=3, metrics=values, seconds=1.0, images_per_s=9.0)  # type: ignore[arg-type]
 
 
 @pytest.fixture

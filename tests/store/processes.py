@@ -53,7 +53,7 @@ def search(url: str, root: str, study_uuid: str, n_trials: str) -> None:
         trial = study.ask()
         records = [EpochRecord(epoch, "train", 10, 0.5, {}, {}, 0.1, 1.0, 10.0, 1.0) for epoch in (1, 2)]
         store.write_epochs(trial.number, records, attempt=None)
-        atomic_write(layout.trial(trial.number).kept, b"w" * 10_000)
+        atomic_write(layout.trial(trial.number).best, b"w" * 10_000)
         study.tell(trial, 0.0)
 
 

@@ -39,9 +39,9 @@ def running(engine: Engine, layout: StudyLayout) -> StudyLayout:
     atomic_write(layout.study_yaml, "name: br_npa\n")
     atomic_write(layout.published_json, "{}")
     done, at_work = layout.trial(0), layout.trial(1)
-    for path in (done.config, done.kept, at_work.log, at_work.resume(1), layout.ask_lock):
+    for path in (done.config, done.best, at_work.log, at_work.resume(1), layout.ask_lock):
         atomic_write(path, path.name)
-    temporary_path(at_work.kept).write_bytes(b"half")
+    temporary_path(at_work.best).write_bytes(b"half")
     with transaction(engine) as connection:
         connection.execute(insert(schema.meta), {"key": "k", "value": "v"})
     return layout
@@ -66,14 +66,14 @@ def test_copy_holds_the_complete_files_and_the_database(running: StudyLayout, tm
     assert unpack(target, tmp_path / "there") == [
         "CUB/br_npa/published.json",
         "CUB/br_npa/study.yaml",
+        "CUB/br_npa/trials/00000/best.safetensors",
         "CUB/br_npa/trials/00000/config.yaml",
-        "CUB/br_npa/trials/00000/kept.safetensors",
         "CUB/br_npa/trials/00001/log.txt",
         "CUB/hypSearch.db",
     ]
     assert (summary.target, summary.n_files, summary.n_vanished) == (target, 5, 0)
     copied = StudyLayout(tmp_path / "there", "CUB", "br_npa")
-    assert copied.trial(0).kept.read_text() == "kept.safetensors"
+    assert copied.trial(0).best.read_text() == "best.safetensors"
     with transaction(open_reader(default_url(copied))) as connection:
         assert connection.execute(schema.meta.select().where(schema.meta.c.key == "k")).one().value == "v"
 
@@ -142,7 +142,7 @@ def test_file_that_vanishes_meanwhile_is_counted(
     add = export._Zip.add
 
     def remove_first(self: export._Zip, path: Path, name: str) -> None:
-        if path == running.trial(0).kept:
+        if path == running.trial(0).best:
             path.unlink()
         add(self, path, name)
 
@@ -152,7 +152,7 @@ def test_file_that_vanishes_meanwhile_is_counted(
     assert (summary.n_files, summary.n_vanished) == (4, 1)
 
 
-def test_publication_meanwhile_starts_the_copy_anew(
+def test_publication_meanwhile_starts_the_copy_again(
     running: StudyLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = export._Zip.add
@@ -255,5 +255,5 @@ def test_every_finished_trial_in_a_copy_of_a_running_search_is_whole(
         epochs = open_trial_records(default_url(there), STUDY, there).read_epochs()
         for trial in optuna.load_study(study_name="gull", storage=storage).trials:
             if trial.state.is_finished():
-                assert there.trial(trial.number).kept.read_bytes() == b"w" * 10_000
+                assert there.trial(trial.number).best.read_bytes() == b"w" * 10_000
                 assert epochs[epochs["trial"] == trial.number]["epoch"].tolist() == [1, 2]

@@ -28,14 +28,14 @@ def test_shared_files_bear_the_documented_names(layout: StudyLayout) -> None:
 def test_trial_files_bear_the_documented_names(layout: StudyLayout) -> None:
     trial = layout.trial(7)
     archive = trial.archive("val")
-    paths = [trial.config, trial.epochs_csv, trial.log, trial.kept, trial.resume(2)]
+    paths = [trial.config, trial.epochs_csv, trial.log, trial.best, trial.resume(2)]
     paths += [archive.maps, archive.norms, archive.saliency, archive.images]
     scores = trial.scores("val")
     paths += [scores.table, scores.curves, scores.about, scores.journal]
 
     assert relative(layout, trial.directory) == "CUB/br_npa/trials/00007"
     assert [path.name for path in paths] == [
-        *("config.yaml", "epochs.csv", "log.txt", "kept.safetensors", "resume.2.pt"),
+        *("config.yaml", "epochs.csv", "log.txt", "best.safetensors", "resume.2.pt"),
         *("attMaps_val.npy", "norm_val.npy", "saliency_val.npy", "images_val.csv"),
         *("scores_val.csv", "curves_val.npy", "scores_val.json", "scores_val.part"),
     ]
@@ -57,7 +57,7 @@ def test_published_files_are_those_of_this_study_whatever_the_epoch(layout: Stud
     mine = [layout.published(3).model_csv("val"), layout.published(12).archive().maps]
     mine.append(layout.pareto(7, 3).model_csv("test"))
     mine += [temporary_path(path) for path in mine]  # a publication was cut off
-    others = [layout.shared.study("br_npa_2").published(3).model_csv("val"), layout.trial(3).kept]
+    others = [layout.shared.study("br_npa_2").published(3).model_csv("val"), layout.trial(3).best]
     for path in (*mine, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -137,7 +137,7 @@ def test_thumbnail_id_that_leads_out_of_the_folder_is_refused(layout: StudyLayou
 
 
 def test_temporary_names_are_fresh_hidden_and_recognised(tmp_path: Path) -> None:
-    path = tmp_path / "kept.safetensors"
+    path = tmp_path / "best.safetensors"
     one, other = temporary_path(path), temporary_path(path)
 
     assert one != other

@@ -9,7 +9,7 @@ from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import plan_removal, remove
 
 SMALL = ("config.yaml", "epochs.csv", "log.txt", "images_val.csv", "archive_val.json")
-LARGE = ("attMaps_val.npy", "kept.safetensors", "norm_val.npy", "resume.1.pt", "resume.2.pt", "saliency_val.npy")
+LARGE = ("attMaps_val.npy", "best.safetensors", "norm_val.npy", "resume.1.pt", "resume.2.pt", "saliency_val.npy")
 
 
 @pytest.fixture

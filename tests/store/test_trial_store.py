@@ -92,8 +92,8 @@ def test_array_is_described_by_shape_size_and_checksum(layout: StudyLayout) -> N
 
 
 def test_missing_file_is_named(layout: StudyLayout) -> None:
-    with pytest.raises(StoreError, match=r"kept\.safetensors: No such file"):
-        describe_file(layout.trial(7).kept, layout.experiment_dir)
+    with pytest.raises(StoreError, match=r"best\.safetensors: No such file"):
+        describe_file(layout.trial(7).best, layout.experiment_dir)
 
 
 def test_file_outside_the_experiment_is_refused(layout: StudyLayout, tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_no_test_evaluation_is_lost_when_several_are_logged_at_once(layout: Stud
         list(pool.map(log, range(4)))
     logged = sorted((line.trial, line.epoch) for line in read_test_evaluations(layout))
     assert logged == [(number, epoch) for number in range(4) for epoch in range(8)]
-    assert layout.test_looks.read_text().startswith("time,trial,epoch,split\n")
+    assert layout.test_evaluations.read_text().startswith("time,trial,epoch,split\n")
 
 
 def test_damaged_log_of_test_evaluations_is_named(layout: StudyLayout) -> None:
     layout.study_dir.mkdir(parents=True)
-    layout.test_looks.write_text("time,trial,epoch,split\n2026-01-01T00:00:00Z,one,2,test\n")
-    with pytest.raises(StoreError, match=layout.test_looks.name):
+    layout.test_evaluations.write_text("time,trial,epoch,split\n2026-01-01T00:00:00Z,one,2,test\n")
+    with pytest.raises(StoreError, match=layout.test_evaluations.name):
         read_test_evaluations(layout)

@@ -30,7 +30,7 @@ class CopyingContext(RecordingContext):
     def report(self, value: float, epoch: int) -> None:
         if epoch == 1:
             shutil.copy(TrialLayout(self.directory).resume(1), self.directory / "first.pt")
-            shutil.copy(TrialLayout(self.directory).kept, self.directory / "first.safetensors")
+            shutil.copy(TrialLayout(self.directory).best, self.directory / "first.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def improving(
     for direction in ("minimize", "maximize"):  # the loss moves one way or the other, whatever the machine
         directory = tmp_path_factory.mktemp(direction)
         config = tiny_config(monitor="val/loss", monitor_direction=direction)
-        if fit(config, CopyingContext(directory), data=data).kept_epoch == 2:
+        if fit(config, CopyingContext(directory), data=data).best_epoch == 2:
             return config, directory
     raise AssertionError("the loss of two epochs is the same")
 
@@ -77,7 +77,7 @@ def refit(folder: Path, config: ExperimentConfig, data: DataSource) -> list[int]
 
 def assert_same_weights(folder: Path, finished: Path) -> None:
     (found, about), (expected, about_expected) = (
-        read_checkpoint(TrialLayout(path).kept) for path in (folder, finished)
+        read_checkpoint(TrialLayout(path).best) for path in (folder, finished)
     )
     assert about == about_expected
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -85,7 +85,7 @@ def assert_same_weights(folder: Path, finished: Path) -> None:
 
 def test_a_resume_checkpoint_holds_plain_values_only(finished: Path) -> None:
     content = torch.load(TrialLayout(finished).resume(1), weights_only=True)
-    assert content["kept_epoch"] == 2
+    assert content["best_epoch"] == 2
     assert content["records"][0]["split"] == "train"
 
 
@@ -120,10 +120,10 @@ def test_a_disk_that_does_not_answer_costs_no_epoch(
         fit(config, RecordingContext(folder), data=data)
 
 
-def test_a_kept_checkpoint_that_was_not_written_is_made_from_the_resume_checkpoint(
+def test_a_best_checkpoint_that_was_not_written_is_made_from_the_resume_checkpoint(
     folder: Path, finished: Path, config: ExperimentConfig, data: DataSource
 ) -> None:
-    shutil.copy(folder / "first.safetensors", TrialLayout(folder).kept)  # killed just before the second one
+    shutil.copy(folder / "first.safetensors", TrialLayout(folder).best)  # killed just before the second one
     assert refit(folder, config, data) == []
     assert_same_weights(folder, finished)
 
@@ -133,8 +133,8 @@ def test_lost_weights_of_an_earlier_epoch_start_the_training_again(
 ) -> None:
     layout = TrialLayout(folder)
     content = torch.load(layout.resume(1), weights_only=True)
-    torch.save({**content, "kept_epoch": 1}, layout.resume(1))
-    layout.kept.unlink()
+    torch.save({**content, "best_epoch": 1}, layout.resume(1))
+    layout.best.unlink()
     assert refit(folder, config, data) == [1, 2]
     assert_same_weights(folder, finished)
 
@@ -174,8 +174,8 @@ def test_a_full_disk_is_a_store_error_and_leaves_the_old_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
 
 
-def test_a_kept_checkpoint_knows_its_run(finished: Path, config: ExperimentConfig, data: DataSource) -> None:
-    kept = read_model_checkpoint(TrialLayout(finished).kept)
+def test_a_best_checkpoint_knows_its_run(finished: Path, config: ExperimentConfig, data: DataSource) -> None:
+    kept = read_model_checkpoint(TrialLayout(finished).best)
     assert (kept.epoch, kept.accumulation, kept.class_names) == (2, 1, ("blue", "red"))
     assert kept.val_hash == data.tables.val_hash
     assert kept.config == config

@@ -21,8 +21,8 @@ from tests.tiny import ConfigMaker
 
 @pytest.fixture
 def trained(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> Path:
-    """The kept checkpoint of a cnn on the same data, of another number of classes."""
-    path = tmp_path / "kept.safetensors"
+    """The best checkpoint of a cnn on the same data, of another number of classes."""
+    path = tmp_path / "best.safetensors"
     config = tiny_config()
     torch.manual_seed(5)
     write_model_checkpoint(
@@ -79,7 +79,7 @@ def test_weights_from_other_data_may_have_any_split(
 def test_a_teacher_of_other_birds_is_refused(
     tiny_config: ConfigMaker, data: DataSource, tmp_path: Path, key: str, is_other: bool
 ) -> None:
-    path, config = tmp_path / "kept.safetensors", tiny_config()
+    path, config = tmp_path / "best.safetensors", tiny_config()
     write_model_checkpoint(
         path,
         build_model(config.model, LinearHeads(2)),

@@ -1,4 +1,4 @@
-"""Distillation from a kept checkpoint."""
+"""Distillation from a best checkpoint."""
 
 from __future__ import annotations
 

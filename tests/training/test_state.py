@@ -38,15 +38,15 @@ def played(config: Any, values: list[float], tmp_path: Path) -> TrainingState:
 
 
 @pytest.mark.parametrize(
-    ("losses", "kept"),
+    ("losses", "best"),
     [([0.5, 0.3, 0.4], 2), ([0.5, 0.3, 0.3], 2), ([math.nan, 0.3, math.nan], 2), ([0.2, 0.3], 1), ([math.nan], 0)],
 )
-def test_the_first_best_epoch_is_kept_in_either_direction(
-    losses: list[float], kept: int, tiny_config: ConfigMaker, tmp_path: Path
+def test_the_first_best_epoch_is_taken_in_either_direction(
+    losses: list[float], best: int, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
-    assert played(tiny_config(), losses, tmp_path).kept_epoch == kept
+    assert played(tiny_config(), losses, tmp_path).best_epoch == best
     by_loss = tiny_config(monitor="val/loss", monitor_direction="minimize")
-    assert played(by_loss, losses, tmp_path).kept_epoch == kept
+    assert played(by_loss, losses, tmp_path).best_epoch == best
 
 
 @pytest.mark.parametrize(
@@ -64,15 +64,15 @@ def test_patience_also_ends_a_trial_without_any_defined_value(tiny_config: Confi
     assert played(config, [math.nan, math.nan], tmp_path).is_exhausted()
 
 
-def test_patience_starts_anew_where_the_kept_epoch_was_lost(tiny_config: ConfigMaker, tmp_path: Path) -> None:
+def test_patience_starts_again_where_the_best_epoch_was_lost(tiny_config: ConfigMaker, tmp_path: Path) -> None:
     trial = played(tiny_config(train={"early_stopping_epochs": 2}), [0.3, 0.2, 0.4], tmp_path)
-    trial.kept_epoch, trial.patient_from = 0, 3
+    trial.best_epoch, trial.patient_from = 0, 3
     assert not trial.is_exhausted()
 
 
-def test_the_result_is_that_of_the_kept_epoch(tiny_config: ConfigMaker, tmp_path: Path) -> None:
+def test_the_result_is_that_of_the_best_epoch(tiny_config: ConfigMaker, tmp_path: Path) -> None:
     result = played(tiny_config(), [0.5, 0.3, 0.4], tmp_path).result("complete")
-    assert (result.kept_epoch, result.epochs_run) == (2, 3)
+    assert (result.best_epoch, result.epochs_run) == (2, 3)
     assert result.metrics["val/loss"] == 0.3
     assert result.metrics["val/accuracy"] == 0.7
     assert result.metrics["train/loss"] == 9.0

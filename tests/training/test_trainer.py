@@ -90,14 +90,14 @@ def test_a_run_leaves_its_files(uninterrupted: RecordingContext, three_epochs: E
     assert {path.name for path in layout.directory.iterdir()} == {
         "log.txt",
         "epochs.csv",
-        "kept.safetensors",
+        "best.safetensors",
         "resume.1.pt",
     }
     assert [(record.epoch, record.split) for record in uninterrupted.records] == [
         (epoch, split) for epoch in (1, 2, 3) for split in ("train", "val")
     ]
     assert list(read_csv(layout.epochs_csv)["epoch"]) == [1, 2, 3]
-    _, metadata = read_checkpoint(layout.kept)
+    _, metadata = read_checkpoint(layout.best)
     assert json.loads(metadata["class_names"]) == ["blue", "red"]
     assert ExperimentConfig.model_validate_json(metadata["config"]) == three_epochs
     assert [epoch for _, epoch in uninterrupted.reports] == [1, 2, 3]
@@ -128,18 +128,18 @@ def test_resuming_equals_not_stopping(
     assert context.reports == uninterrupted.reports
     assert list(TrialLayout(tmp_path).resumes()) == [2]
     assert_same(final_state(tmp_path, 2), final_state(uninterrupted.directory, 1))
-    assert_same(read_checkpoint(TrialLayout(tmp_path).kept), read_checkpoint(TrialLayout(uninterrupted.directory).kept))
+    assert_same(read_checkpoint(TrialLayout(tmp_path).best), read_checkpoint(TrialLayout(uninterrupted.directory).best))
 
 
 def test_a_finished_run_is_not_trained_again(
     three_epochs: ExperimentConfig, uninterrupted: RecordingContext, data: DataSource
 ) -> None:
     again = RecordingContext(uninterrupted.directory)
-    before = TrialLayout(again.directory).kept.stat().st_mtime_ns
+    before = TrialLayout(again.directory).best.stat().st_mtime_ns
     result = fit(three_epochs, again, data=data)
     assert again.records == uninterrupted.records  # with their timings
     assert again.reports == uninterrupted.reports
-    assert TrialLayout(again.directory).kept.stat().st_mtime_ns == before
+    assert TrialLayout(again.directory).best.stat().st_mtime_ns == before
     assert result.seconds == sum(record.seconds for record in uninterrupted.records)
 
 
@@ -176,7 +176,7 @@ def test_early_stopping_ends_the_run(tiny_config: ConfigMaker, data: DataSource,
         monitor="val/accuracy",
     )
     result = fit(config, RecordingContext(tmp_path), data=data)
-    assert result.epochs_run == result.kept_epoch + 2
+    assert result.epochs_run == result.best_epoch + 2
 
 
 def test_a_misspelled_monitor_is_refused_before_the_first_epoch(
@@ -252,7 +252,7 @@ def test_parts_are_halved_until_they_fit(tiny_config: ConfigMaker, data: DataSou
     assert result.epochs_run == 2
     assert "starts again with accumulation 4" in TrialLayout(tmp_path).log.read_text()
     assert final_state(tmp_path, 1)["accumulation"] == 4
-    _, metadata = read_checkpoint(TrialLayout(tmp_path).kept)
+    _, metadata = read_checkpoint(TrialLayout(tmp_path).best)
     assert metadata["accumulation"] == "4"
 
 
