@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -64,7 +65,7 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def model_free_maps(name: str, image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
-    """The maps (N, h, w) of a floor that sees no picture: `random`, `centre` or `uniform`."""
+    """The maps (N, h, w) of a floor that sees no image: `random`, `centre` or `uniform`."""
     makers: Mapping[str, Callable[[Sequence[str], tuple[int, int]], Tensor]] = {
         "random": _random,
         "centre": _centre,
@@ -74,6 +75,7 @@ def model_free_maps(name: str, image_ids: Sequence[str], grid: tuple[int, int]) 
 
 
 def _random(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    """(N, h, w), each drawn from a generator that its id alone seeds."""
     maps = []
     for image_id in image_ids:
         digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).digest()
@@ -83,18 +85,19 @@ def _random(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
 
 
 def _centre(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
-    """A Gaussian around the middle of the picture, the same for all images."""
+    """A Gaussian around the middle of the image, the same for all: (N, h, w)."""
     y, x = (((torch.arange(n) + 0.5) / n - 0.5) / _CENTRE_SIGMA for n in grid)
     one = torch.exp(-0.5 * (y[:, None] ** 2 + x[None, :] ** 2))
     return one.expand(len(image_ids), *grid).clone()
 
 
 def _uniform(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
+    """(N, h, w) of ones."""
     return torch.ones(len(image_ids), *grid)
 
 
 def _edges(batch: Batch, grid: tuple[int, int]) -> Tensor:
-    """Mean length of the Sobel gradient of the grey picture in each cell."""
+    """Mean length of the Sobel gradient of the grey image in each cell, (B, h, w)."""
     images = batch.images.float()
     grey = (images * images.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
     kernel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
@@ -104,14 +107,14 @@ def _edges(batch: Batch, grid: tuple[int, int]) -> Tensor:
 
 
 def _parts(batch: Batch, grid: tuple[int, int]) -> Tensor:
-    """The share of each cell that the masks cover."""
+    """The fraction of each cell that the masks cover, (B, h, w)."""
     if batch.part_masks is None:
         raise ConfigError(f"baseline {PARTS!r} needs part masks, which this data set does not have; leave it out")
     return F.adaptive_avg_pool2d(batch.part_masks[:, None].float(), grid)[:, 0]
 
 
 def _rollout(model: AttentionModel, batch: Batch, grid: tuple[int, int]) -> Tensor:
-    """Attention rollout (Abnar & Zuidema 2020), where the family makes it."""
+    """Attention rollout (Abnar & Zuidema 2020), where the family makes it: (B, h, w)."""
     try:
         with torch.no_grad():
             output = model(batch, maps=("rollout",))
@@ -123,6 +126,7 @@ def _rollout(model: AttentionModel, batch: Batch, grid: tuple[int, int]) -> Tens
 
 
 def _cam(name: str, model: AttentionModel, batch: Batch, target: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A class activation map (B, h, w) of the logit of the target (B,)."""
     try:
         import pytorch_grad_cam
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -147,6 +151,7 @@ class _Logits(nn.Module):
         self.model, self._batch = model, batch
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, n_classes)."""
         logits: Tensor = self.model(replace(self._batch, images=images)).logits
         return logits
 
@@ -171,21 +176,42 @@ def find_layer(model: AttentionModel, batch: Batch) -> tuple[nn.Module, Callable
     finally:
         for hook in hooks:
             hook.remove()
+    height, width = batch.images.shape[2:]
+    n_prefix = int(getattr(backbone, "num_prefix_tokens", 1))  # class token and registers come first
     for module, shape in reversed(seen):
-        if len(shape) == 4 and min(shape[2:]) > 1 and shape[2] == shape[3]:
+        if len(shape) == 4 and _is_grid((shape[2], shape[3]), (height, width)):
             return module, None
-        if len(shape) == 4 and shape[1] == shape[2] > 1:
+        if len(shape) == 4 and _is_grid((shape[1], shape[2]), (height, width)):
             return module, _channels_first
-        if len(shape) == 3 and shape[1] - 1 == round((shape[1] - 1) ** 0.5) ** 2 > 1:
-            return module, _tokens_to_grid
+        if len(shape) == 3 and (grid := _token_grid(shape[1] - n_prefix, (height, width))) is not None:
+            return module, partial(_tokens_to_grid, grid=grid)
     raise ConfigError(f"Grad-CAM needs a layer with places, and {type(model).__name__}'s backbone has none")
 
 
+def _is_grid(grid: tuple[int, int], image_hw: tuple[int, int]) -> bool:
+    """Whether two lengths can be the rows and columns of cells of an image: the same stride in both, but for rounding.
+
+    With strides s, h = H / s and w = W / s up to one cell; so h · W and w · H differ by less than the longer side.
+    """
+    (h, w), (height, width) = grid, image_hw
+    return min(h, w) > 1 and abs(h * width - w * height) < max(height, width)
+
+
+def _token_grid(n_tokens: int, image_hw: tuple[int, int]) -> tuple[int, int] | None:
+    """h and w of the cells of an image that are tokens; None where their number fits no grid."""
+    height, width = image_hw
+    h = round((max(n_tokens, 0) * height / width) ** 0.5)
+    if h < 1 or n_tokens % h or not _is_grid((h, n_tokens // h), image_hw):
+        return None
+    return h, n_tokens // h
+
+
 def _channels_first(features: Tensor) -> Tensor:
+    """(B, h, w, C) -> (B, C, h, w)."""
     return features.permute(0, 3, 1, 2)
 
 
-def _tokens_to_grid(tokens: Tensor) -> Tensor:
-    """(B, 1 + h·w, D) -> (B, D, h, w) of a square grid; the class token comes first."""
-    side = round((tokens.shape[1] - 1) ** 0.5)
-    return tokens[:, 1:].permute(0, 2, 1).reshape(len(tokens), -1, side, side)
+def _tokens_to_grid(tokens: Tensor, *, grid: tuple[int, int]) -> Tensor:
+    """(B, T, D) -> (B, D, h, w); tokens that are no cell come first."""
+    h, w = grid
+    return tokens[:, -h * w :].permute(0, 2, 1).reshape(len(tokens), -1, h, w)

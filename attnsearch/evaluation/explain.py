@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from attnsearch.config.data import DataConfig
+from attnsearch.config.evaluation import VERSION, ScoreSettings
 from attnsearch.config.load import with_settings, without_variables
 from attnsearch.data.images import decode_resized
-from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data
+from attnsearch.data.loader import DataSource, crop_boxes, open_data
 from attnsearch.data.pixel_cache import PixelCache
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import device_errors
 from attnsearch.errors import suggest
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
+from attnsearch.evaluation.scorer import SaliencyScorer
 from attnsearch.figures.explanation import Explanation, ImageToDraw
 from attnsearch.figures.image_maps import ClassMap
+from attnsearch.metrics.registry import find_metric
 from attnsearch.models.checkpoint import ModelCheckpoint
-from attnsearch.types import AttentionOutput, Batch, Split
+from attnsearch.store.image_scores import ImageScore
+from attnsearch.types import AttentionOutput, Batch, GroundTruth, Split
 
 BATCH = 16
 TOP_Q = 5
@@ -115,6 +120,40 @@ class TrainedModel(InferenceModel):
             raise ValueError(f"the family {self.config.model.name} offers no embedding of an image")
         return np.concatenate([_array(embedding) for embedding in embeddings if embedding is not None])
 
+    def score(
+        self,
+        images: AnyImage | list[Any],
+        metrics: Sequence[str],
+        *,
+        masks: Sequence[AnyImage] | None = None,
+        settings: ScoreSettings | None = None,
+    ) -> pd.DataFrame:
+        """Scores of the model's saliency of images: a row per image id, a column per metric, NaN where undefined.
+
+        Args:
+            metrics: names of image metrics, such as `relevance_gain`.
+            masks: an image per image that is bright on its discriminative parts, for metrics that need masks.
+            settings: how it is measured; None takes those of the config. Their `families` are not used.
+        Returns:
+            `.attrs` has the `version` and the `settings` of the measurement.
+        Raises:
+            ConfigError: no such metric.
+            DataError: an image cannot be read.
+            ValueError: a metric of a whole data set, or one that needs what is known of a data set alone.
+        """
+        check_image_metrics(metrics, has_masks=masks is not None)
+        groups = tuple(dict.fromkeys(find_metric(name).group for name in metrics))
+        settings = (settings or self.config.evaluation.scores).model_copy(update={"families": groups})
+        scorer = SaliencyScorer(self.model, replace(self.arithmetic, precision=settings.precision), settings)
+        source = open_images(name_images(images), self.config.data, self.class_names, masks=masks)
+        scores = [score for batch in _batches(self, source) for score in _score_batch(self, scorer, batch)]
+        frame = pd.DataFrame(
+            {name: [score.values[name] for score in scores] for name in metrics},
+            index=pd.Index([score.image_id for score in scores], name="image_id"),
+        )
+        frame.attrs = {"version": VERSION, "settings": settings.identity()}
+        return frame
+
     def evaluate(self, split: Split = "val", *, data: DataSource | None = None) -> dict[str, float]:
         """The metrics of a split as `split/name`; an evaluation on the test split is logged first.
 
@@ -140,6 +179,37 @@ def load_model(path: str | Path, *, device: str = "auto", on_test: Callable[[int
         ConfigError: the file is missing or broken, or the device does not exist.
     """
     return TrainedModel.load(path, device=device, on_test=on_test)
+
+
+def check_image_metrics(names: Sequence[str], *, has_masks: bool) -> None:
+    """Checks that metrics can be measured of single images.
+
+    Raises:
+        ConfigError: no such metric.
+        ValueError: one is of a whole data set, or needs what images alone do not tell.
+    """
+    for name in names:
+        metric = find_metric(name)
+        if metric.when != "image":
+            where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
+            raise ValueError(f"{name} is measured {where}, and not of single images; leave it out")
+        if metric.needs == "masks" and not has_masks:
+            raise ValueError(f"{name} needs masks of the parts; give one per image with masks=")
+        if metric.needs in ("boxes", "points"):
+            raise ValueError(f"{name} needs {metric.needs} of the parts, which only a data set has; score its archive")
+
+
+def _score_batch(inference: InferenceModel, scorer: SaliencyScorer, batch: Batch) -> list[ImageScore]:
+    """The scores of the images (B) of a batch under the saliency of their predicted classes."""
+    with device_errors():
+        output = inference.output(batch)
+        if output.maps is None:
+            raise ValueError(f"the family {inference.config.model.name} makes no maps that could be scored")
+        predictions = output.logits.argmax(dim=1)  # (B,)
+        saliency = inference.model.saliency(output, predictions)  # (B, h, w)
+        height, width = batch.images.shape[2:]
+        truth = GroundTruth(masks=batch.part_masks, size_hw=(height, width))
+        return scorer.score(batch, saliency, predictions, truth)
 
 
 def to_image(image: AnyImage) -> Path | Image.Image:
@@ -299,23 +369,33 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 def _batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
     """Images of one's own as evaluation batches."""
     cfg = inference.config.data
-    loader = BatchLoader(source, "val", cfg, batch_size=BATCH, device=inference.device, seed=0)
-    return loader.epoch(1)
+    with_masks = source.tables.val.mask_paths is not None
+    return source.loader("val", cfg, batch_size=BATCH, device=inference.device, with_masks=with_masks).epoch(1)
 
 
-def open_images(images: Sequence[ImageToDraw], cfg: DataConfig, class_names: tuple[str, ...]) -> DataSource:
+def open_images(
+    images: Sequence[ImageToDraw],
+    cfg: DataConfig,
+    class_names: tuple[str, ...],
+    *,
+    masks: Sequence[AnyImage] | None = None,
+) -> DataSource:
     """Images as the validation split of a data set that lies in memory; an unknown class has the label -1.
 
     Raises:
         DataError: an image cannot be read.
+        ValueError: another number of masks than of images.
     """
+    if masks is not None and len(masks) != len(images):
+        raise ValueError(f"give one mask per image, got {len(masks)} masks of {len(images)} images")
+    mask_images: Any = None if masks is None else tuple(to_image(mask) for mask in masks)  # read like files of masks
     decoded = [
         decode_resized(image.source, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for image in images
     ]
     label_of = {name: label for label, name in enumerate(class_names)}
     ids = tuple(image.image_id for image in images)
     labels = [-1 if image.true is None else label_of.get(image.true, -1) for image in images]
-    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), np.array(labels, dtype=np.int64))
+    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), np.array(labels, dtype=np.int64), mask_images)
     tables = DataTables(Path(), class_names, table, table, None, "")
     pixels = np.stack([pixels for pixels, _ in decoded])
     sizes = np.array([size for _, size in decoded], dtype=np.int64)

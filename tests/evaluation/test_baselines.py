@@ -124,3 +124,13 @@ def test_rollout_of_a_vision_transformer_is_its_map(batch: Batch) -> None:
 def test_unknown_baseline_is_named(batch: Batch) -> None:
     with pytest.raises(ConfigError, match=r"'gradcan' \(did you mean 'gradcam'\?\); known: random, "):
         saliency("gradcan", batch)
+
+
+@pytest.mark.parametrize(("name", "grid"), [("loupe", (2, 4)), ("dcal", (4, 8))])
+def test_maps_of_a_wide_image_are_wide(name: str, grid: tuple[int, int], batch: Batch) -> None:
+    wide = replace(batch, images=torch.cat([batch.images, batch.images], dim=3))  # 64 x 128 px
+    layer, arrange = find_layer(model_of(name), wide)
+    assert layer is not None
+    assert (arrange is None) == (name == "loupe")
+    if arrange is not None:
+        assert arrange(torch.zeros(2, 1 + grid[0] * grid[1], 5)).shape == (2, 5, *grid)

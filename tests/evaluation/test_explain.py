@@ -126,3 +126,53 @@ def test_a_model_says_what_it_is(model: TrainedModel) -> None:
     assert model.device == torch.device("cpu")
     assert "br_npa" in repr(model)
     assert "2 classes, 32 x 32 px, on cpu" in repr(model)
+
+
+def test_own_images_are_scored_a_row_each(model: TrainedModel, data: DataSource) -> None:
+    paths = list(data.tables.val.paths[:2])
+    frame = model.score(paths, ["relevance_gain", "gini"])
+    assert frame.index.tolist() == [str(path) for path in paths]
+    assert frame.columns.tolist() == ["relevance_gain", "gini"]
+    assert frame.notna().all(axis=None)
+    assert frame.attrs["version"] == 2
+
+
+def test_a_score_of_own_images_is_that_of_the_archive(
+    model: TrainedModel, checkpoint: Path, data: DataSource, tmp_path: Path
+) -> None:
+    files = TrialLayout(tmp_path)
+    with Evaluation.open(checkpoint, data) as evaluation:
+        evaluation.run("val", archive=files.archive("val"))
+        table = evaluation.score(files.archive("val"), files.scores("val"))
+    frame = model.score(list(data.tables.val.paths), ["gini", "relevance_gain"])
+    np.testing.assert_allclose(frame["gini"], table.values["gini"], atol=1e-5)
+    np.testing.assert_allclose(frame["relevance_gain"], table.values["relevance_gain"], atol=1e-4)
+
+
+def test_masks_are_taken_for_localisation_and_asked_for_without(model: TrainedModel, path: Path) -> None:
+    everywhere = np.full((36, 36, 3), 255, dtype=np.uint8)
+    assert model.score([path], ["pointing_hit"], masks=[everywhere])["pointing_hit"].tolist() == [1.0]
+    with pytest.raises(ValueError, match="pointing_hit needs masks of the parts"):
+        model.score([path], ["pointing_hit"])
+    with pytest.raises(ValueError, match="0 masks of 1 images"):
+        model.score([path], ["pointing_hit"], masks=[])
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        ("accuracy", "measured after each epoch"),
+        ("part_consistency", "of all images of a data set together"),
+        ("pointing_in_box", "needs boxes"),
+    ],
+)
+def test_metrics_that_images_do_not_have_are_refused(metric: str, shown: str, model: TrainedModel, path: Path) -> None:
+    with pytest.raises(ValueError, match=shown):
+        model.score(path, [metric])
+
+
+def test_an_embedding_per_image(model: TrainedModel, data: DataSource) -> None:
+    embedding = model.embed(list(data.tables.val.paths[:3]))
+    assert embedding.dtype == np.float32
+    assert embedding.shape[0] == 3
+    assert np.isfinite(embedding).all()
