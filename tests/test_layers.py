@@ -147,3 +147,28 @@ def test_torch_is_not_imported_by(name: str) -> None:
 def test_python_agrees_that_torch_is_not_imported() -> None:
     code = f"import sys, {', '.join(torch_free_modules())}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+SUITES = ("_contract", "_golden")
+"""Endings of files that hold all members of a family of modules, or one module, to something from outside."""
+WITHOUT_A_MODULE = {
+    *("cli/test_logs", "cli/test_quality", "cli/test_readers", "cli/test_storage", "config/test_files"),
+    *("explorer/test_browser", "explorer/test_browser_pixels", "explorer/test_damage", "explorer/test_real_run"),
+    *("search/test_faults", "search/test_lost_connections", "search/test_outage", "search/test_outcome"),
+    *("search/test_processes", "search/test_recover", "search/test_returned", "search/test_scoring"),
+    *("search/test_staging", "store/test_postgresql", "metrics/test_contract", "models/test_state_names"),
+}
+"""To be merged into the files of the modules that they test, but for tests of several modules at once."""
+
+
+def test_every_test_file_stands_where_its_module_does() -> None:
+    places = [path.relative_to(ROOT / "tests").with_suffix("") for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(places) > 80
+    alone = [
+        place.as_posix()
+        for place in places
+        if len(place.parts) > 1
+        and not place.name.endswith(SUITES)
+        and not (ROOT / "attnsearch" / place.parent / f"{place.name.removeprefix('test_')}.py").is_file()
+    ]
+    assert sorted(set(alone) - WITHOUT_A_MODULE) == []
