@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from attnsearch.config.load import load_experiment
 
@@ -56,10 +59,22 @@ def finished_run(private_cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     from attnsearch.search.plan import study_of_one
     from attnsearch.search.run import run_study
 
-    root = tmp_path_factory.mktemp("results")
-    experiment = load_experiment("br_npa_low_res", profile="demo", overrides=TINY)
-    run_study(study_of_one(experiment), root=root, n_workers=0)
-    return root
+    def train(root: Path) -> None:
+        experiment = load_experiment("br_npa_low_res", profile="demo", overrides=TINY)
+        run_study(study_of_one(experiment), root=root, n_workers=0)
+
+    return copy_of_shared("results", train, tmp_path_factory)
+
+
+def copy_of_shared(name: str, make: Callable[[Path], None], folders: pytest.TempPathFactory) -> Path:
+    """A copy of a folder that one process of this test run makes, whichever asks first."""
+    own = folders.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            make(shared / f"{name}.part")
+            (shared / f"{name}.part").rename(shared / name)
+    return Path(shutil.copytree(shared / name, folders.mktemp(name) / "copy"))
 
 
 @pytest.fixture

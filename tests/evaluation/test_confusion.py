@@ -1,24 +1,25 @@
 """Classes, branches and confidence from logits."""
 
 from __future__ import annotations
+
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from attnsearch.evaluation.confusion import Predictions, analyse_predictions, describe_maps, similar_queries
-from attnsearch.types import AttentionArchive
-from __future__ import annotations
-from pathlib import Path
-import pytest
-import torch
+
 from attnsearch.data.loader import DataSource
+from attnsearch.evaluation.confusion import Predictions, analyse_predictions, describe_maps, similar_queries
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import write_model_checkpoint
 from attnsearch.tasks.classification import LinearHeads
+from attnsearch.types import AttentionArchive
 from tests.tiny import ConfigMaker
+
 
 def predictions(labels: list[int], **predicted: list[int]) -> Predictions:
     """Heads that give their class a probability of 0.8 and share the rest among the other two."""
