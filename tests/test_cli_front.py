@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attnsearch.cli.listing import print_front
+from attnsearch.cli.show import print_front
 from attnsearch.search.trials import StudyRows, TrialRow
 
 

@@ -16,24 +16,21 @@ from rich.console import Console
 from attnsearch.cli._console import duration, number, size
 from attnsearch.cli._progress import (
     LineView,
-    Snapshot,
-    TrialView,
     Watcher,
     build_table,
-    epochs_left,
     headline,
-    view_trials,
 )
 from attnsearch.cli._signals import StopRequest, signals_to
+from attnsearch.results.progress import StudyProgress, TrialProgress, epochs_left, trials_of
 from attnsearch.search.handle import StudyHandle
 from attnsearch.types import EpochRecord
 from tests.search.conftest import backend, empty_database, make_database, open_tiny
 
 __all__ = ["backend", "empty_database", "make_database", "open_tiny"]
 
-RUNNING = TrialView(number=1, state="running", epoch=2, n_epochs=8, value=0.5, seconds=31.0)
-DONE = TrialView(number=0, state="complete", epoch=8, n_epochs=8, value=0.75, seconds=120.0)
-SNAPSHOT = Snapshot("hunt", "val/accuracy", (DONE, RUNNING), n_done=1, n_trials=4, seconds_left=330.0)
+RUNNING = TrialProgress(number=1, state="running", epoch=2, n_epochs=8, value=0.5, seconds=31.0)
+DONE = TrialProgress(number=0, state="complete", epoch=8, n_epochs=8, value=0.75, seconds=120.0)
+SNAPSHOT = StudyProgress("hunt", "val/accuracy", (DONE, RUNNING), n_done=1, n_trials=4, seconds_left=330.0)
 
 
 class Clock:
@@ -120,7 +117,7 @@ def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., Stu
     for key, value in {"epochs_run": 2, "seconds": 9.5, "val/accuracy": 1.0}.items():
         ended.set_user_attr(key, value)
     session.study.tell(ended, 1.0)
-    views = view_trials(session)
+    views = trials_of(session)
     assert [(v.number, v.state, v.epoch, v.n_epochs, v.value) for v in views] == [
         (0, "running", 3, 2, 0.75),
         (1, "running", 1, 2, 0.5),
@@ -134,11 +131,11 @@ def test_view_of_a_loss_shows_the_smallest(open_tiny: Callable[..., StudyHandle]
     trial = session.study.ask()
     records = [replace(validation(epoch, 0.5), loss=loss) for epoch, loss in ((1, 0.4), (2, 0.9))]
     session.store.write_epochs(trial.number, records, attempt=None)
-    assert view_trials(session)[0].value == 0.4
+    assert trials_of(session)[0].value == 0.4
 
 
 def test_time_left_follows_the_epochs_of_this_run(open_tiny: Callable[..., StudyHandle]) -> None:
-    session, clock, shown = open_tiny(n_trials=2), Clock(), list[Snapshot]()
+    session, clock, shown = open_tiny(n_trials=2), Clock(), list[StudyProgress]()
     watcher = Watcher(shown.append, every_s=1.0, clock=clock)
     trial = session.study.ask()
     watcher(session)
@@ -152,14 +149,14 @@ def test_time_left_follows_the_epochs_of_this_run(open_tiny: Callable[..., Study
 
 
 def test_watcher_has_nothing_to_refresh_before_the_first_tick() -> None:
-    shown: list[Snapshot] = []
+    shown: list[StudyProgress] = []
     Watcher(shown.append).refresh()
     assert shown == []
 
 
 def test_waiting_trials_take_no_time(open_tiny: Callable[..., StudyHandle]) -> None:
     session = open_tiny(enqueue=[{"train.optimizer.lr": 1e-3}])
-    assert [(view.state, view.seconds) for view in view_trials(session)] == [("waiting", 0.0)]
+    assert [(view.state, view.seconds) for view in trials_of(session)] == [("waiting", 0.0)]
     assert session.trials(TrialState.WAITING)
 
 

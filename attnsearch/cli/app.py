@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from attnsearch import __version__
-from attnsearch.cli import data, reading, weights
+from attnsearch.cli import data, weights
 from attnsearch.cli._console import (
     libraries_to_stderr,
     logging_to_stderr,
@@ -22,13 +22,17 @@ from attnsearch.cli._console import (
 )
 from attnsearch.cli._options import with_plugins
 from attnsearch.cli._signals import interruptible
-from attnsearch.cli.comparing import compare
+from attnsearch.cli.compare import compare
 from attnsearch.cli.confusion import confusion
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.evaluate import evaluate
+from attnsearch.cli.export import export
 from attnsearch.cli.faithfulness import faithfulness
+from attnsearch.cli.list import list_all
+from attnsearch.cli.prune_files import prune_files
 from attnsearch.cli.report import report
 from attnsearch.cli.search import search, worker
+from attnsearch.cli.show import show
 from attnsearch.cli.train import train
 from attnsearch.cli.validate import validate
 from attnsearch.cli.visualize import visualize
@@ -65,14 +69,14 @@ app.command()(evaluate)
 app.command()(faithfulness)
 app.command()(confusion)
 app.command()(compare)
-app.command("list")(reading.list_all)
-app.command()(reading.show)
+app.command("list")(list_all)
+app.command()(show)
 app.command()(validate)
 app.command()(dashboard)
 app.command()(visualize)
 app.command()(report)
-app.command()(reading.export)
-app.command("prune-files")(reading.prune_files)
+app.command()(export)
+app.command("prune-files")(prune_files)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 for verbs in (app, data.app, weights.app):

@@ -21,11 +21,10 @@ def dashboard(
 ) -> None:
     """Open studies, trials and attention maps in a browser, while a search runs or afterwards."""
     from attnsearch.cli._console import print_line
-    from attnsearch.cli.found import find_results
     from attnsearch.explorer.server import open_server
-    from attnsearch.results.reader import find_experiments
+    from attnsearch.results.reader import find_experiments, find_folder
 
-    experiments = find_experiments(find_results(results, RESULTS))
+    experiments = find_experiments(find_folder(results, RESULTS))
     served = open_server(experiments, host=host, port=port, allow_edit=allow_edit, storage=storage)
     if served.token is not None:
         print_line(f"warning: {host} can be reached from other machines; only who has the token below gets in")

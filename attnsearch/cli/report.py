@@ -20,11 +20,11 @@ def report(
 ) -> None:
     """Write one HTML file that tells of all studies of an experiment and needs no network."""
     from attnsearch.cli._console import print_line, size
-    from attnsearch.cli.found import find_results
     from attnsearch.files import atomic_write
     from attnsearch.report.page import build_report, save_figures
+    from attnsearch.results.reader import find_folder
 
-    folder = find_results(results, RESULTS)
+    folder = find_folder(results, RESULTS)
     built = build_report(folder, storage=storage)
     target = to or folder / "report.html"
     atomic_write(target, built.html)

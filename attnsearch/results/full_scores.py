@@ -16,6 +16,7 @@ from attnsearch.errors import ConfigError
 from attnsearch.files import atomic_write
 from attnsearch.results.checkpoints import open_evaluation
 from attnsearch.results.reader import find_study
+from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.study import UUID
 from attnsearch.search.trials import open_to_read, reader_url
@@ -62,7 +63,15 @@ def find_target(name: str, trial: int | None, root: Path) -> ScoringTarget:
     Raises:
         ConfigError: no such study, or nothing is published yet.
     """
-    study = find_study(name, root)
+    return target_of(find_study(name, root), trial)
+
+
+def target_of(study: StudyReader, trial: int | None) -> ScoringTarget:
+    """As `find_target`, of a study that is found.
+
+    Raises:
+        ConfigError: nothing is published yet.
+    """
     if trial is not None:
         files = study.layout.trial(trial)
         return ScoringTarget(study.trial(trial), files.archive("val"), files.scores("val"), "val", is_published=False)

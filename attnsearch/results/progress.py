@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from attnsearch.search.handle import StudyHandle
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -65,6 +67,19 @@ def epochs_left(trials: Sequence[TrialProgress], *, n_trials: int, n_epochs: int
     n_left = max(0, n_trials - n_done(trials))
     unfinished = sorted((one for one in trials if one.is_unfinished), key=lambda one: one.state == "waiting")[:n_left]
     return sum(one.n_epochs - one.epoch for one in unfinished) + (n_left - len(unfinished)) * n_epochs
+
+
+def trials_of(handle: StudyHandle) -> tuple[TrialProgress, ...]:
+    """All trials of a study that runs; of unfinished ones the epochs are read from the database."""
+    trials, config = handle.trials(), handle.loaded.study
+    unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
+    return progress_of(
+        trials,
+        handle.store.read_epochs(unfinished),
+        monitor=config.monitor,
+        direction=config.monitor_direction,
+        n_epochs=handle.loaded.experiment.train.epochs,
+    )
 
 
 def progress_of(

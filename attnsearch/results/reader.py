@@ -101,6 +101,11 @@ class Results:
         raise ConfigError(f"no study {name!r}{hint}; known: {known}")
 
 
+def studies_in(root: Path, *, storage: str | None = None) -> Results:
+    """As `load_results`, without any study where there is no such folder."""
+    return Results(experiments_in(root), SharedReads(StudyDatabases(storage)))
+
+
 def load_results(path: str | os.PathLike[str] = "results", *, storage: str | None = None) -> Results:
     """The studies of a results folder, or of one experiment in it, read-only.
 

@@ -8,24 +8,29 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.config.load import LoadedStudy, load_stored_study
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import load_stored_settings, load_stored_study
+from attnsearch.config.study import StudyConfig
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.results.cache import settled_stamp
 from attnsearch.results.plain_run import is_plain_run, read_plain_epochs, read_plain_rows
 from attnsearch.results.progress import DONE, StudyProgress, TrialProgress, n_done, progress_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
-from attnsearch.search.pareto import front_of, importances
+from attnsearch.search.pareto import Reliability, front_of, importances, reliability
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.damage import database_content_errors
 from attnsearch.store.image_scores import has_scores
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.manifest import read_manifest
+from attnsearch.store.retention import RemovableFile
 from attnsearch.types import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MIN_ALPHA = 0.4
+"""Krippendorff's alpha below which the order of the trials depends on the images that were scored."""
 MAX_COMPARED = 8
 """Trials that `compare` takes where none is named: each pair is tested, and corrected for all of them."""
 
@@ -94,13 +99,22 @@ class StudyReader:
         return is_plain_run(self.layout)
 
     @property
-    def settings(self) -> LoadedStudy:
-        """All settings of the study.
+    def settings(self) -> StudyConfig:
+        """The settings of the search, which name no model.
+
+        Raises:
+            ConfigError: they are missing or broken.
+        """
+        return load_stored_settings(self.layout.study_yaml)
+
+    @property
+    def experiment(self) -> ExperimentConfig:
+        """The settings that every trial starts from.
 
         Raises:
             ConfigError: they are missing or broken, or name a part that no plugin here has registered.
         """
-        return load_stored_study(self.layout.study_yaml)
+        return load_stored_study(self.layout.study_yaml).experiment
 
     @property
     def rows(self) -> StudyRows:
@@ -201,7 +215,7 @@ class StudyReader:
 
     def _monitor(self) -> tuple[str, int]:
         """The metric that the best epochs are chosen by, and 1 where more of it is better, else -1."""
-        config = self.settings.study
+        config = self.settings
         return config.monitor, 1 if config.monitor_direction == "maximize" else -1
 
     def summary(self) -> StudySummary:
@@ -209,7 +223,7 @@ class StudyReader:
         experiment, study = self.layout.experiment, self.layout.study
         try:
             rows, best = self.rows, self.best_row()
-            n_trials = len(rows.trials) if self.is_plain_run else self.settings.study.n_trials
+            n_trials = len(rows.trials) if self.is_plain_run else self.settings.n_trials
         except AttnSearchError as error:
             return StudySummary(experiment, study, "unreadable", error=str(error))
         states = [row.state for row in rows.trials]
@@ -235,7 +249,7 @@ class StudyReader:
         """
         if self.is_plain_run:
             return self._plain_progress()
-        config, experiment = self.settings.study, self.settings.experiment
+        config, experiment = self.settings, self.experiment
         trials = self.shared.databases.study(self.layout).get_trials(deepcopy=False)
         unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
         epochs = self.shared.databases.epochs(self.layout, unfinished)
@@ -291,6 +305,34 @@ class StudyReader:
             return {}
         with database_content_errors(self.shared.databases.url(self.layout)):
             return importances(self.shared.databases.study(self.layout))
+
+    def reliability(self, metric: str) -> Reliability | str | None:
+        """How stable the order of the front, or of all complete trials with one objective, is in one score.
+
+        Args:
+            metric: by its own name, such as `relevance_gain`.
+        Returns:
+            None where fewer than two trials were scored; a sentence where they were not scored alike.
+        Raises:
+            ConfigError, StoreError: the study or its scores cannot be read.
+        """
+        rows = self.rows
+        complete = [row.number for row in rows.trials if row.state == "complete"]
+        return reliability(self.layout, list(rows.best) if len(rows.objectives) > 1 else complete, metric)
+
+    def removable_files(self) -> list[RemovableFile]:
+        """Weights and maps that the retention of the study does not keep.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        from attnsearch.search.handle import open_handle
+        from attnsearch.search.publish import removable  # imports torch
+
+        url = self.shared.databases.url(self.layout)
+        self.rows  # noqa: B018  a damaged database is named before anything is planned
+        with database_content_errors(url):
+            return removable(open_handle(load_stored_study(self.layout.study_yaml), self.layout, url))
 
     def published_sets(self) -> list[Mapping[str, Any]]:
         """`trial`, `epoch` and `folder` of each published set; empty where nothing is, or the manifest is damaged."""

@@ -23,12 +23,14 @@ from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_split_scores
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.trial_store import log_test_evaluation
 from attnsearch.types import SPLITS, AttentionArchive, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from attnsearch.data.tables import ImageTable
+    from attnsearch.evaluation.explain import TrainedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,6 +353,34 @@ class TrialReader:
             return _by_image(self.score_table(split))
         except (ConfigError, StoreError):
             return NO_SCORES  # not scored yet, or being scored again
+
+    def model(self, device: str = "auto") -> TrainedModel:
+        """The trained model, which brings its own preprocessing and class names; imports torch.
+
+        An evaluation of it on the test split is logged in the folder of the study.
+
+        Args:
+            device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        Raises:
+            ConfigError: retention removed the weights, or the model is of a plugin: the message names the modules that
+                must be imported first.
+            StoreError: the weights are damaged.
+        """
+        from attnsearch.evaluation.explain import load_model
+
+        layout, number = self.study.layout, self.number
+        return load_model(
+            self.checkpoint, device=device, on_test=lambda epoch: log_test_evaluation(layout, number, epoch, "test")
+        )
+
+    def evaluate(self, split: Split = "val") -> dict[str, float]:
+        """`split/metric` -> value of the best checkpoint on one split of its data set; imports torch.
+
+        Raises:
+            ConfigError, StoreError: as `model`.
+            DataError: the data set is not on this machine, or has no such split.
+        """
+        return self.model().evaluate(split)
 
     def image_table(self, split: str = "val") -> ImageTable | None:
         """The split of the trial's data set with masks and boxes, if it is on this machine."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.cli import listing, main
+from attnsearch.cli import list as listing
+from attnsearch.cli import main
 from attnsearch.cli._console import libraries_to_stderr, print_json, print_line, print_table
 
 

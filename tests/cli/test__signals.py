@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from attnsearch import __main__ as entry
-from attnsearch.cli import listing, main
+from attnsearch.cli import list as listing
+from attnsearch.cli import main
 from attnsearch.cli._signals import interruptible
 from attnsearch.errors import INTERRUPTED
 

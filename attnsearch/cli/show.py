@@ -1,0 +1,131 @@
+"""`attnsearch show`: the trials of one study, its Pareto front, and how stable their order is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attnsearch.cli._console import duration, number, print_json, print_line, print_table
+from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
+from attnsearch.metrics.registry import all_metrics, is_score
+
+if TYPE_CHECKING:
+    from attnsearch.results.study import StudyReader
+    from attnsearch.search.pareto import Reliability
+    from attnsearch.search.trials import StudyRows, TrialRow
+
+Study = Annotated[str, typer.Argument(help="A study in the results: NAME, EXPERIMENT/NAME or its folder.")]
+
+
+def show(study: Study, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Show every trial of a study: state, objectives, best epoch, hyperparameters, time."""
+    from attnsearch.results.reader import find_study  # imports Optuna
+
+    reader = find_study(study, results, storage=storage)
+    rows = reader.rows
+    if as_json:
+        for trial in rows.trials:
+            print_json(trial_values(trial, rows))
+        return
+    print_trials(rows)
+    if len(rows.objectives) > 1:
+        print_front(rows, reader.importances())
+    for key in rows.objectives:
+        if is_score(key.partition("/")[2]):
+            print_reliability(key, reader)
+
+
+def print_trials(rows: StudyRows) -> None:
+    """The table of trials; the best ones carry a star, failed ones a line below."""
+    keys = list(dict.fromkeys(key for trial in rows.trials for key in trial.params))
+    columns = ("trial", "state", *rows.objectives, "best epoch", *short_names(keys), "time")
+    print_table(columns, [_cells(trial, rows, keys) for trial in rows.trials], title=f"study {rows.name} (* best)")
+    for trial in rows.trials:
+        if trial.error:
+            print_line(f"trial {trial.number}: {trial.error}")
+
+
+def print_front(rows: StudyRows, importances: Mapping[str, Mapping[str, float]]) -> None:
+    """The Pareto front of a study with several objectives, and how much each hyperparameter matters.
+
+    Args:
+        importances: objective -> hyperparameter -> fraction, empty while there are too few trials.
+    """
+    from attnsearch.search.pareto import front_of
+
+    front = front_of(rows)
+    if not front:
+        return
+    keys = list(dict.fromkeys(key for trial in front for key in trial.params))
+    raw = [f"val/{metric.name}" for metric in all_metrics() if metric.is_raw]
+    raw = [key for key in raw if key not in rows.objectives and any(key in trial.metrics for trial in front)]
+    columns = ("trial", *rows.objectives, *(key.removeprefix("val/") for key in raw), *short_names(keys))
+    cells = [
+        (
+            str(trial.number),
+            *map(number, trial.values),
+            *(number(trial.metrics.get(key)) for key in raw),
+            *_params(trial, keys),
+        )
+        for trial in front
+    ]
+    print_table(columns, cells, title=f"front of {rows.name}: {len(front)} trials")
+    if importances:
+        names = list(dict.fromkeys(name for fractions in importances.values() for name in fractions))
+        lines = [(key, *(number(fractions.get(name)) for name in names)) for key, fractions in importances.items()]
+        print_table(("objective", *short_names(names)), lines, title="importance of the hyperparameters")
+
+
+def print_reliability(key: str, study: StudyReader) -> None:
+    """How stable the order of the trials is in one objective, where they were scored."""
+    measured = study.reliability(key.partition("/")[2])
+    if isinstance(measured, str):
+        print_line(f"rank stability in {key} is unknown: {measured}")
+    elif measured is not None:
+        print_line(_reliability_line(key, measured))
+
+
+def _reliability_line(key: str, measured: Reliability) -> str:
+    from attnsearch.results.study import MIN_ALPHA
+
+    fills = "" if math.isnan(measured.second_fill) else f", under two fills {number(measured.second_fill)}"
+    if measured.n_undefined:
+        fills += f", {measured.n_undefined} of {measured.n_trials * measured.n_images} scores undefined"
+    weak = "; do not call a winner" if measured.alpha < MIN_ALPHA else ""
+    return (
+        f"rank stability of {measured.n_trials} trials in {key} over {measured.n_images} images: Krippendorff's alpha "
+        f"{number(measured.alpha)}, top-1 stability {number(measured.stable)}{fills}{weak}"
+    )
+
+
+def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:
+    values = [number(value) for value in trial.values] or ["-"] * len(rows.objectives)
+    star = "*" if trial.number in rows.best else ""
+    best_epoch = str(trial.kept_epoch or "-")
+    return (f"{trial.number}{star}", trial.state, *values, best_epoch, *_params(trial, keys), duration(trial.seconds))
+
+
+def _params(trial: TrialRow, keys: Iterable[str]) -> list[str]:
+    values = [trial.params.get(key, "-") for key in keys]
+    return [number(value) if isinstance(value, float) else str(value) for value in values]
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key, or the whole key where several end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def trial_values(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:
+    """One trial for machines; `kept_epoch` is the former name of `best_epoch` and goes with version 0.3."""
+    values = vars(trial)
+    best_epoch = values.get("best_epoch", values.get("kept_epoch"))
+    return {
+        "study": rows.name,
+        "best": trial.number in rows.best,
+        **values,
+        **{"best_epoch": best_epoch, "kept_epoch": best_epoch},
+    }

@@ -1,0 +1,112 @@
+"""Compares scored trials of any studies by name, and stores the comparison in the experiment of the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnsearch.errors import ConfigError
+from attnsearch.evaluation.compare import (
+    Comparison,
+    ScoredTrial,
+    check_comparable,
+    compare,
+    metrics_of,
+    write_comparison,
+)
+from attnsearch.metrics.registry import is_raw
+from attnsearch.results.full_scores import ScoringTarget, target_of
+from attnsearch.results.reader import experiments_in, find_study, studies_of
+from attnsearch.results.study import MIN_ALPHA, StudyReader
+from attnsearch.store.image_scores import has_scores
+
+
+@dataclass(frozen=True)
+class SavedComparison:
+    """A comparison, what should be known to read it, and the files that hold it."""
+
+    comparison: Comparison
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def compare_sources(sources: Sequence[str], metrics: Sequence[str], *, name: str, root: Path) -> SavedComparison:
+    """Compares the trials that the sources name, and writes `compare_<name>.csv`, its pairs and a figure per metric.
+
+    Args:
+        sources: `STUDY` is its published trial; `STUDY:1,2` are the trials 1 and 2, on validation; an experiment is all
+            of its studies that are scored.
+        metrics: empty for all that every trial has.
+    Raises:
+        ConfigError: an unknown source or metric, or scores that were measured differently.
+        StoreError: scores cannot be read, or the disk refuses.
+    """
+    at_least = 2 if len(sources) == 1 else 1
+    targets = [target for source in sources for target in _targets(source, root, at_least)]
+    targets = list({(str(one.layout.study_dir), one.number, one.split): one for one in targets}.values())
+    entries = [_scored(target, targets) for target in targets]
+    notes = check_comparable(entries)
+    comparison = compare(entries, metrics_of(entries, metrics))
+    files = write_comparison(comparison, entries, targets[0].layout.shared, name)
+    return SavedComparison(comparison, (*notes, *_raw_notes(comparison), *_order_notes(comparison)), tuple(files))
+
+
+def _targets(source: str, root: Path, at_least: int) -> Iterable[ScoringTarget]:
+    """Studies of an experiment that are not scored are left out, unless fewer than `at_least` remain."""
+    study, _, numbers = source.rpartition(":")
+    if not study:
+        studies = [one for one in _experiment(source, root) if one.layout.published_json.exists()]
+        targets = [target_of(one, None) for one in studies]
+        scored = [one for one in targets if has_scores(one.scores)]
+        return scored if len(scored) >= at_least else targets or [target_of(find_study(source, root), None)]
+    if not all(part.isdecimal() for part in numbers.split(",")):
+        raise ConfigError(f"trials are written STUDY:7 or STUDY:1,2,3, got {source!r}")
+    reader = find_study(study, root)
+    return [target_of(reader, int(part)) for part in numbers.split(",")]
+
+
+def _experiment(source: str, root: Path) -> list[StudyReader]:
+    """The studies of an experiment, by its name or folder; empty where the source is something else."""
+    for folder in (root / source, Path(source)):
+        for experiment in experiments_in(folder).values():
+            if experiment.directory == folder.absolute():
+                return [StudyReader(layout) for layout in studies_of(experiment)]
+    return []
+
+
+def _scored(target: ScoringTarget, others: Sequence[ScoringTarget]) -> ScoredTrial:
+    """Named by its study, and by more where that does not tell the trials apart."""
+    trial, study = target.trial, target.layout.study
+    same_name = [other for other in others if other.layout.study == study]
+    label = study
+    if len({other.layout.experiment for other in same_name}) > 1:
+        label = trial.study.name
+    if len({other.number for other in same_name}) > 1:
+        label = f"{label}:{trial.number}"
+    if not trial.files.directory.is_dir():
+        raise ConfigError(f"study {study!r} has no trial {trial.number}; `attnsearch show {study}` lists all")
+    if not has_scores(target.scores):
+        option = "" if target.is_published else f" --trial {trial.number}"
+        raise ConfigError(
+            f"trial {trial.number} of {study!r} has no scores on {target.split}; "
+            f"run `attnsearch faithfulness {study}{option}`"
+        )
+    return ScoredTrial(label, trial.score_table(target.split))
+
+
+def _raw_notes(comparison: Comparison) -> list[str]:
+    """A line if raw areas are compared, which measure the models as much as their maps."""
+    raw = [metric for metric in comparison.alphas if is_raw(metric)]
+    if not raw:
+        return []
+    return [
+        f"{', '.join(raw)}: raw, so a fragile model makes them small whatever its map; compare models by their gains"
+    ]
+
+
+def _order_notes(comparison: Comparison) -> list[str]:
+    weak = [metric for metric, alpha in comparison.alphas.items() if alpha < MIN_ALPHA]
+    if not weak:
+        return []
+    return [f"images disagree on the order in {', '.join(weak)} (alpha below {MIN_ALPHA}): do not call a winner there"]
