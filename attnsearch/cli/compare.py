@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,7 +31,7 @@ def compare(
     saved = compare_sources(studies, metrics.split(",") if metrics else (), name=name, root=results)
     if as_json:
         for row in (*saved.comparison.levels, *saved.comparison.pairs):
-            print_json(asdict(row))
+            print_json(vars(row))
         return
     print_comparison(saved.comparison)
     for note in saved.notes:
