@@ -104,7 +104,7 @@ def _reliability_line(key: str, measured: Reliability) -> str:
 def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:
     values = [number(value) for value in trial.values] or ["-"] * len(rows.objectives)
     star = "*" if trial.number in rows.best else ""
-    best_epoch = str(trial.kept_epoch or "-")
+    best_epoch = str(trial.best_epoch or "-")
     return (f"{trial.number}{star}", trial.state, *values, best_epoch, *_params(trial, keys), duration(trial.seconds))
 
 
@@ -120,12 +120,6 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 
 def trial_values(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:
-    """One trial for machines; `kept_epoch` is the former name of `best_epoch` and goes with version 0.3."""
-    values = vars(trial)
-    best_epoch = values.get("best_epoch", values.get("kept_epoch"))
-    return {
-        "study": rows.name,
-        "best": trial.number in rows.best,
-        **values,
-        **{"best_epoch": best_epoch, "kept_epoch": best_epoch},
-    }
+    """One trial for machines; `kept_epoch` is the name of `best_epoch` in version 0.1, printed until 0.3."""
+    names = {"study": rows.name, "best": trial.number in rows.best}
+    return {**names, **vars(trial), "kept_epoch": trial.best_epoch}
