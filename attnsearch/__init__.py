@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from attnsearch.errors import AttnSearchError
     from attnsearch.evaluation.explain import TrainedModel, load_model
     from attnsearch.figures.explanation import Explanation
+    from attnsearch.metrics.perturbation import SaliencyCase
     from attnsearch.metrics.registry import Metric, register_metric
     from attnsearch.models import register_model
     from attnsearch.models.backbones.generic import FeatureBackbone, build_backbone
-    from attnsearch.models.base import AttentionModel, Heads
+    from attnsearch.models.base import AttentionModel, Heads, select_maps
     from attnsearch.results.reader import Results, load_results, load_study
     from attnsearch.results.study import StudyReader
     from attnsearch.results.trial import TrialReader
-    from attnsearch.types import AttentionOutput, Batch, HeadOutput
+    from attnsearch.types import AttentionOutput, Batch, HeadOutput, Split
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "Listing",
     "Metric",
     "Results",
+    "SaliencyCase",
+    "Split",
     "StudyReader",
     "TrainedModel",
     "TrialReader",
@@ -53,6 +56,7 @@ __all__ = [
     "register_model",
     "run_search",
     "run_training",
+    "select_maps",
 ]
 
 _MODULE_OF = {
@@ -70,6 +74,8 @@ _MODULE_OF = {
     "Listing": "data.tables",
     "Metric": "metrics.registry",
     "Results": "results.reader",
+    "SaliencyCase": "metrics.perturbation",
+    "Split": "types",
     "StudyReader": "results.study",
     "TrainedModel": "evaluation.explain",
     "TrialReader": "results.trial",
@@ -82,6 +88,7 @@ _MODULE_OF = {
     "register_model": "models",
     "run_search": "api",
     "run_training": "api",
+    "select_maps": "models.base",
 }
 
 

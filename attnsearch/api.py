@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.config.load import load_experiment, load_study, with_storage
+from attnsearch.errors import ConfigError
 from attnsearch.plugins import of_main
 from attnsearch.results.reader import load_study as read_study
 from attnsearch.store.layout import StudyLayout
@@ -61,7 +62,7 @@ def run_search(
     if data is not None:
         layout = _layout(results, loaded.experiment.experiment, loaded.study.name)
         loaded = load(_written_table(data, layout))
-    return _run(loaded, results, 0 if workers is None and of_main() else workers)
+    return _run(loaded, results, _checked_workers(workers))
 
 
 def run_training(
@@ -100,6 +101,21 @@ def _run(loaded: LoadedStudy, results: str | os.PathLike[str], workers: int | No
 
     plan = run_study(loaded, root=Path(results), n_workers=workers).plan
     return read_study(plan.layout.study_dir, storage=loaded.study.storage)
+
+
+def _checked_workers(workers: int | None) -> int | None:
+    """The number of processes; 0 where parts are known to this process alone.
+
+    Raises:
+        ConfigError: processes are asked for that would not know a part.
+    """
+    own = of_main()
+    if own and workers:
+        raise ConfigError(
+            f"workers must be 0, got {workers}: no other process knows {', '.join(own)}, which this script or notebook "
+            "registers; put it into a module and name that in plugins"
+        )
+    return 0 if own else workers
 
 
 def _source(source: Source) -> str | Mapping[str, Any]:

@@ -91,7 +91,13 @@ def is_loaded(module: str) -> bool:
 
 
 def of_main() -> list[str]:
-    """The parts that the running script or notebook registered itself, as `kind name`: no other process has them."""
+    """The parts that the running script or notebook registered itself, as `kind name`: no other process has them.
+
+    Those of a script that is itself named as a plugin are left out, since other processes import it.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script and any(name.endswith(".py") and Path(name).resolve() == Path(script).resolve() for name in _loaded):
+        return []
     return [
         f"{kind} {name}"
         for kind, parts in _parts.items()
