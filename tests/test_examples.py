@@ -14,6 +14,7 @@ from attnsearch.cli import main
 from attnsearch.config.data import DataSettings
 from attnsearch.config.model import BackboneSettings
 from attnsearch.errors import ConfigError
+from attnsearch.evaluation.explain import load_model
 from attnsearch.results.reader import load_study
 from attnsearch.testing.data_set import DataSetContract
 from attnsearch.testing.model import ModelContract
@@ -91,7 +92,7 @@ def test_a_study_of_an_unknown_model_is_read_and_names_the_plugin(tmp_path: Path
         assert len(study.epochs) > 0
         assert main(["list", "--results", str(tmp_path / "results")]) == 0
         with pytest.raises(ConfigError, match=r"own_model.py"):
-            study.best.model()
+            load_model(study.best.checkpoint)
 
 
 @pytest.mark.slow
