@@ -63,7 +63,7 @@ class AttentionModel(nn.Module, ABC):
 
         Args:
             maps: None for no maps and no norms (training), an empty tuple for the family's default maps, or the names
-                of those wanted, in the order wanted.
+                of some, in the order to return them in.
         Returns:
             Heads, possibly in the autocast dtype; maps and norms in float32, attached to the graph.
         Raises:
@@ -92,14 +92,14 @@ class AttentionModel(nn.Module, ABC):
         """
 
 
-def select_maps(maps: Tensor, names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
-    """The maps (B, len(wanted), h, w) with these names, and their names; nothing wanted means all.
+def select_maps(maps: Tensor, names: tuple[str, ...], selected: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
+    """The maps (B, K, h, w) with the K selected names, and their names; an empty tuple selects all.
 
     Raises:
         ValueError: a name is unknown.
     """
-    if not wanted:
+    if not selected:
         return maps, names
-    if unknown := [name for name in wanted if name not in names]:
+    if unknown := [name for name in selected if name not in names]:
         raise ValueError(f"there is no map {', '.join(unknown)}, only {', '.join(names)}")
-    return maps[:, [names.index(name) for name in wanted]], wanted
+    return maps[:, [names.index(name) for name in selected]], selected

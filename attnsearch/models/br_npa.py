@@ -61,22 +61,24 @@ def representative_vectors(
     """
     n_images, _, height, width = features.shape
     with torch.autocast(features.device.type, enabled=False):
+        # Similarities divide by norms, and the activity is a product over picks: both need more than 8 bits.
         pixels = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2)  # (B, C, h·w)
         norms = torch.linalg.vector_norm(pixels, dim=1) + EPSILON  # (B, h·w)
         random_seeds = None
         if generator is not None:
             random_seeds = _draw_seeds(1 if shared_draw else n_images, n_vectors, height * width, generator=generator)
             random_seeds = random_seeds.to(features.device).expand(n_images, -1)  # (B, N)
-        activity = norms.detach()
+        # It starts as the norm and shrinks by 1 - cosine at each pick, so that the next seed resembles none before.
+        activity = norms.detach()  # (B, h·w)
         seeds, similarities = [], []
         for index in range(n_vectors):
             seed_index = activity.argmax(dim=1) if random_seeds is None else random_seeds[:, index]  # (B,)
-            seed, similarity = _similarity(pixels, norms, seed_index)
+            seed, similarity = _similarity(pixels, norms, seed_index)  # (B, C), (B, h·w)
             activity = (1.0 - similarity.detach()) * activity
             seeds.append(seed)
             similarities.append(similarity)
         weights = _normalise(torch.stack(similarities, dim=1))  # (B, N, h·w)
-        vectors = torch.bmm(weights, pixels.transpose(1, 2)) if refine else torch.stack(seeds, dim=1)
+        vectors = torch.bmm(weights, pixels.transpose(1, 2)) if refine else torch.stack(seeds, dim=1)  # (B, N, C)
         return vectors, weights.view(n_images, n_vectors, height, width)
 
 
@@ -181,7 +183,7 @@ class BrNpa(PooledResNet):
 
     With `random_vectors` the seed pixels come from torch's global CPU generator while training. In eval mode they come
     from a fixed seed and are the same for all images of one grid size, so that a score neither changes from call to
-    call nor depends on the batch (the released code draws anew at evaluation).
+    call nor depends on the batch (the released code draws again at each evaluation).
 
     With `auxiliary_heads` five linear probes classify single vectors and neighbouring pairs. They see the pooled vector
     detached, after dropout, so they train themselves and nothing else.
@@ -208,7 +210,7 @@ class BrNpa(PooledResNet):
         return vectors.flatten(1), maps
 
     def branches(self, pooled: Tensor) -> dict[str, HeadOutput]:
-        detached, n_channels = pooled.detach(), self.n_channels
+        detached, n_channels = pooled.detach(), self.n_channels  # (B, 3·C)
         slices = {name: slice(*(bound * n_channels for bound in AUXILIARY_HEADS[name])) for name in self.auxiliary}
         return {name: head(detached[:, slices[name]]) for name, head in self.auxiliary.items()}
 
@@ -233,7 +235,8 @@ def _similarity(pixels: Tensor, norms: Tensor, seed_index: Tensor) -> tuple[Tens
 
 
 def _normalise(similarities: Tensor) -> Tensor:
-    """Divides each map (last axis) by its sum; without a sum it becomes zero, with finite gradients."""
+    """Divides each map of (B, N, h·w) by its sum; without a sum it becomes zero, with finite gradients."""
     total = similarities.sum(dim=-1, keepdim=True)
-    is_empty = total.abs() < MIN_SIMILARITY_SUM
+    is_empty = total.abs() < MIN_SIMILARITY_SUM  # (B, N, 1)
+    # The inner fill keeps the quotient finite where the outer one hides it: a hidden 0 / 0 still has NaN gradients.
     return (similarities / total.masked_fill(is_empty, 1.0)).masked_fill(is_empty, 0.0)

@@ -80,8 +80,8 @@ class TokenStreams:
         queries: (B, Q, D) of global-local cross-attention, where the variant has it.
         picked: (B, k) indices of its local queries.
         attentions: head means (B, 1, T, T) of the first SA blocks, as many as were needed.
-        cls_attention: (B, H, T) of the class token in the last SA block, if wanted.
-        cls_queries: (B, T) per global-local block, the head mean of its class token, if wanted.
+        cls_attention: (B, H, T) of the class token in the last SA block, if a map needs it.
+        cls_queries: (B, T) per global-local block, the head mean of its class token, if a map needs it.
     """
 
     tokens: Tensor

@@ -54,8 +54,8 @@ class LoupeGate(nn.Module):
 def gate_mean_outside(gate: Tensor, part_masks: Tensor) -> Tensor:
     """The mean over batch and cells of what the gate lets pass outside of the parts, a scalar.
 
-    The masks are reduced to the share of each cell that they cover. No publication defines the "masked loss" that The
-    Loupe's authors mention; this definition is this package's own and reproduces nothing.
+    The masks are reduced to the fraction of each cell that they cover. No publication defines the "masked loss" that
+    the authors of The Loupe mention; this definition is this package's own and reproduces nothing.
 
     Args:
         gate: (B, 1, h, w) in [0, 1].

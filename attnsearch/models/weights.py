@@ -63,13 +63,13 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     Raises:
         ConfigError: names are missing, unexpected or of another shape; the first ten of each are listed.
     """
-    wanted = module.state_dict()
+    own = module.state_dict()
     # Files older than torch 0.4.1 lack the counters of batch norm; they only matter without a momentum.
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in wanted]
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
     misshapen = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
+        for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
     ]
     faults = [

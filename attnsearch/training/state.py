@@ -106,6 +106,6 @@ def look_up(metrics: dict[str, float], monitor: str) -> float:
         ConfigError: it is not measured; the message names what is.
     """
     if monitor not in metrics:
-        known = ", ".join(sorted(name for name in metrics if name.startswith("val/")))
-        raise ConfigError(f"monitor {monitor!r} is not measured for this model, use one of {known}")
+        measured = ", ".join(sorted(name for name in metrics if name.startswith("val/")))
+        raise ConfigError(f"monitor {monitor!r} is not measured for this model, use one of {measured}")
     return metrics[monitor]

@@ -29,8 +29,10 @@ class PixelStatistics(nn.Module):
 
     def __init__(self, backbone: str) -> None:
         super().__init__()
-        found = timm.get_pretrained_cfg(backbone)
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if found is None else (tuple(found.mean), tuple(found.std))
+        timm_cfg = timm.get_pretrained_cfg(backbone)
+        mean, std = (
+            (IMAGENET_MEAN, IMAGENET_STD) if timm_cfg is None else (tuple(timm_cfg.mean), tuple(timm_cfg.std))
+        )
         self.is_identity = (mean, std) == (IMAGENET_MEAN, IMAGENET_STD)
         columns = torch.tensor([IMAGENET_MEAN, IMAGENET_STD, mean, std], device="cpu").view(4, 1, 3, 1, 1)
         have_mean, have_std, want_mean, want_std = columns.unbind(0)
@@ -78,7 +80,7 @@ def build_any_backbone(cfg: BackboneSettings) -> nn.Module:
     options = next((kwargs for module, kwargs in _ANY_SIZE.items() if _is_in(cfg.backbone, module)), {})
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # timm maps old names and says so
+            warnings.simplefilter("ignore", UserWarning)  # timm renames old models and warns
             body: Any = timm.create_model(cfg.backbone, pretrained=False, num_classes=0, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -141,7 +143,7 @@ class StageSplit:
 
     Attributes:
         n_channels: of the features between the two.
-        is_channels_last: whether the backbone hands on (B, h, w, C) instead of (B, C, h, w).
+        is_channels_last: whether the backbone passes (B, h, w, C) instead of (B, C, h, w).
     """
 
     before: tuple[str, ...]

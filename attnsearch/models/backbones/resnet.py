@@ -55,8 +55,7 @@ def pad_circularly(module: nn.Module) -> None:
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        known = timm.list_models(module="resnet")
-        near = difflib.get_close_matches(name, known, n=3) or ["resnet18", "resnet50"]
+        near = difflib.get_close_matches(name, timm.list_models(module="resnet"), n=3) or ["resnet18", "resnet50"]
         raise ConfigError(f"model.backbone {name!r} is unknown to timm {timm.__version__}, try {' or '.join(near)}")
     if not is_model_in_modules(name, ["resnet"]):
         raise ConfigError(
@@ -69,7 +68,7 @@ def _create(name: str, width: float) -> ResNet:
     try:
         if width == 1.0:
             return _create_body(name)
-        with torch.device("meta"):  # only its channels are wanted
+        with torch.device("meta"):  # only its channels are needed
             channels = _scaled_channels(_create_body(name), width)
         scaled = _create_body(name, **channels)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -82,7 +81,7 @@ def _create(name: str, width: float) -> ResNet:
 
 def _create_body(name: str, **channels: Any) -> ResNet:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # timm maps old names such as tv_resnet50 and says so
+        warnings.simplefilter("ignore", UserWarning)  # timm renames old models such as tv_resnet50
         body = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **channels)
     assert isinstance(body, ResNet)
     return body

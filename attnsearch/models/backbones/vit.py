@@ -39,7 +39,7 @@ def build_vit(cfg: DcalSettings) -> VisionTransformer:
         ConfigError: timm does not know the backbone, it is not a plain ViT, or its weights cannot be loaded.
     """
     _check_name(cfg.backbone)
-    with torch.device("meta"):  # only its sizes are wanted
+    with torch.device("meta"):  # only its sizes are needed
         original = _create(cfg.backbone)
     _check_is_plain(original, cfg.backbone)
     stride = int(original.patch_embed.feat_ratio())
@@ -74,9 +74,9 @@ def embed(body: VisionTransformer, images: Tensor) -> tuple[Tensor, tuple[int, i
     patches = body.patch_embed(images)  # (B, h, w, D)
     n_images, height, width, _ = patches.shape
     class_token, positions = cast(Tensor, body.cls_token), cast(Tensor, body.pos_embed)
-    known = tuple(body.patch_embed.grid_size)
-    if (height, width) != known:
-        positions = resample_abs_pos_embed(positions, [height, width], old_size=list(known))
+    own_grid = tuple(body.patch_embed.grid_size)  # rows and columns that `positions` (1, 1 + rows·columns, D) is for
+    if (height, width) != own_grid:
+        positions = resample_abs_pos_embed(positions, [height, width], old_size=list(own_grid))
     tokens = torch.cat([class_token.expand(n_images, -1, -1), patches.flatten(1, 2)], dim=1)  # (B, T, D)
     return tokens + positions, (height, width)
 
@@ -94,7 +94,7 @@ class ConvStem(nn.Module):
         n_steps = stride.bit_length() - 1
         if 2**n_steps != stride or n_channels % 2 ** (n_steps - 1):
             raise ConfigError(
-                "model.stem conv halves the picture step by step, so patches must be a power of two and channels "
+                "model.stem conv halves the image step by step, so patches must be a power of two and channels "
                 f"divide by half of it, got patches of {stride} pixels and {n_channels} channels; use model.stem=patch"
             )
         self.grid_size = grid_size
@@ -121,7 +121,7 @@ def _create(name: str, **sizes: Any) -> VisionTransformer:
     options = {"num_classes": 0, "dynamic_img_size": True, "dynamic_img_pad": True, **sizes}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # timm maps old names and says so
+            warnings.simplefilter("ignore", UserWarning)  # timm renames old models and warns
             return cast(VisionTransformer, timm.create_model(name, pretrained=False, **options))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -130,9 +130,9 @@ def _create(name: str, **sizes: Any) -> VisionTransformer:
 
 def _check_is_plain(body: VisionTransformer, name: str) -> None:
     """Refuses what differs from the ViT of the paper: other blocks, tokens, norms or position embeddings."""
-    wanted = {f"blocks.{index}.{key}" for index in range(len(body.blocks)) for key in BLOCK_KEYS} | OUTER_KEYS
-    found = {key for key in body.state_dict() if not key.startswith(STEM_PREFIX)}
-    oddities = sorted(wanted ^ found)
+    expected = {f"blocks.{index}.{key}" for index in range(len(body.blocks)) for key in BLOCK_KEYS} | OUTER_KEYS
+    present = {key for key in body.state_dict() if not key.startswith(STEM_PREFIX)}
+    oddities = sorted(expected ^ present)
     oddities += sorted({type(block).__name__ for block in body.blocks if type(block) is not Block})
     if not oddities and cast(Tensor, body.pos_embed).shape[1] != 1 + math.prod(body.patch_embed.grid_size):
         oddities = ["a class token without position"]

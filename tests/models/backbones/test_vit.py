@@ -98,7 +98,7 @@ def test_conv_stem_doubles_its_channels():
 
 
 def test_conv_stem_is_refused_where_patches_do_not_halve():
-    message = r"model\.stem conv halves the picture step by step, .* got patches of 14 pixels and 1024 channels"
+    message = r"model\.stem conv halves the image step by step, .* got patches of 14 pixels and 1024 channels"
     with torch.device("meta"), pytest.raises(ConfigError, match=message):
         build_vit(settings(backbone="vit_large_patch14_224", stem="conv"))
 
