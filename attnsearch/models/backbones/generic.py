@@ -30,9 +30,7 @@ class PixelStatistics(nn.Module):
     def __init__(self, backbone: str) -> None:
         super().__init__()
         timm_cfg = timm.get_pretrained_cfg(backbone)
-        mean, std = (
-            (IMAGENET_MEAN, IMAGENET_STD) if timm_cfg is None else (tuple(timm_cfg.mean), tuple(timm_cfg.std))
-        )
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if timm_cfg is None else (tuple(timm_cfg.mean), tuple(timm_cfg.std))
         self.is_identity = (mean, std) == (IMAGENET_MEAN, IMAGENET_STD)
         columns = torch.tensor([IMAGENET_MEAN, IMAGENET_STD, mean, std], device="cpu").view(4, 1, 3, 1, 1)
         have_mean, have_std, want_mean, want_std = columns.unbind(0)
