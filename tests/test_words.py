@@ -37,10 +37,10 @@ ODD = {
 PATTERN = re.compile("|".join(rf"(?P<w{n}>\b(?:{word})\b)" for n, word in enumerate(ODD)), re.IGNORECASE)
 KINDS = (".py", ".md", ".html", ".js", ".css", ".sh", ".yaml", ".cfg", ".toml")
 LATER: tuple[str, ...] = (
-    *("attnsearch/cli/", "attnsearch/config/", "attnsearch/evaluation/", "attnsearch/explorer/", "attnsearch/figures/"),
+    *("attnsearch/cli/", "attnsearch/evaluation/", "attnsearch/explorer/", "attnsearch/figures/"),
     *("attnsearch/metrics/", "attnsearch/models/", "attnsearch/report/", "attnsearch/results/", "attnsearch/search/"),
-    *("attnsearch/store/", "attnsearch/tasks/", "attnsearch/testing/", "attnsearch/training/", "attnsearch/plugins.py"),
-    *("attnsearch/__init__.py", "configs/", "examples/", "studies/", "README.md", "results/README.md"),
+    *("attnsearch/store/", "attnsearch/tasks/", "attnsearch/training/"),
+    *("configs/", "studies/", "README.md", "results/README.md"),
 )
 """Files and folders whose words are still to be changed; everything else is clean."""
 

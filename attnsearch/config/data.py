@@ -93,12 +93,12 @@ class DataSettings(Settings):
         "instead of H x W of its pixels; fine detail needs a larger cache_px",
     )
     rand_augment: int | None = Field(
-        None, ge=1, le=10, description="strength, of 10, of RandAugment's two random operations per training picture"
+        None, ge=1, le=10, description="strength, of 10, of RandAugment's two random operations per training image"
     )
     multi_scale: MultiScale | None = Field(
-        None, description="scales of training pictures, padded to the largest of a batch; only with resize: pad"
+        None, description="scales of training images, padded to the largest of a batch; only with resize: pad"
     )
-    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability that a training picture is mirrored")
+    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability that a training image is mirrored")
     brightness: float = Field(
         0.126, ge=0.0, le=1.0, description="x: training brightness is scaled by a factor in [1 - x, 1 + x]"
     )
@@ -106,7 +106,7 @@ class DataSettings(Settings):
         0.5, ge=0.0, le=1.0, description="x: training saturation is scaled by a factor in [1 - x, 1 + x]"
     )
     val_share: float = Field(
-        0.1, gt=0.0, lt=1.0, description="share of each training class held out where there is no validation split"
+        0.1, gt=0.0, lt=1.0, description="fraction of each training class held out where there is no validation split"
     )
     split_seed: int = Field(1, ge=0, description="seed of that held-out share")
     cache_px: CacheSize | None = Field(
@@ -118,13 +118,13 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _views_go_together(self) -> Self:
         if self.resize == "pad" and self.crop_ratio != 1:
-            raise ValueError(f"resize pad shows whole pictures, so crop_ratio must be 1, got {self.crop_ratio:g}")
+            raise ValueError(f"resize pad shows whole images, so crop_ratio must be 1, got {self.crop_ratio:g}")
         if self.multi_scale is not None and (self.resize != "pad" or self.crop_scale is not None):
             raise ValueError("multi_scale needs resize: pad and no crop_scale; it has crops of its own")
         if self.resize == "pad" and self.crop_scale is not None:
             raise ValueError("crop_scale would show padding; set resize: squash or crop")
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale must be two rising shares in (0, 1], got {list(self.crop_scale)}")
+            raise ValueError(f"crop_scale must be two rising fractions in (0, 1], got {list(self.crop_scale)}")
         return self
 
     @model_validator(mode="after")
@@ -176,28 +176,30 @@ class RootedData(DataSettings):
 
 
 class SyntheticData(DataSettings):
-    """Drawn birds whose classes differ only in small planted parts; made on first use."""
+    """Synthetic birds whose classes differ only in small planted parts; made on first use."""
 
     drawn_by: ClassVar[tuple[str, ...]] = (
         *("n_classes", "n_val_per_class", "n_test_per_class", "picture_px", "n_differing_parts"),
         *("part_scale", "bird_scale", "translation", "data_seed"),
     )
-    name: Literal["synthetic"] = Field("synthetic", description="drawn birds, embedded in the package")
+    name: Literal["synthetic"] = Field("synthetic", description="synthetic birds, embedded in the package")
     image_size_px: InputSize = Field(96, description=_INPUT_SIZE)
     n_classes: int = Field(8, ge=2, le=max(MAX_SYNTHETIC_CLASSES.values()), description="number of bird species")
-    n_train_per_class: int = Field(100, ge=1, description="training pictures per class")
-    n_val_per_class: int = Field(40, ge=1, description="validation pictures per class")
-    n_test_per_class: int = Field(40, ge=1, description="test pictures per class")
-    picture_px: int = Field(112, ge=48, le=1024, description="side in pixels of the pictures as they are drawn")
+    n_train_per_class: int = Field(100, ge=1, description="training images per class")
+    n_val_per_class: int = Field(40, ge=1, description="validation images per class")
+    n_test_per_class: int = Field(40, ge=1, description="test images per class")
+    picture_px: int = Field(112, ge=48, le=1024, description="side in pixels of the images as they are drawn")
     n_differing_parts: int = Field(
         3, ge=1, le=4, description="any two classes differ in at least this many of the four parts; fewer is harder"
     )
     part_scale: float = Field(
         1.4, ge=0.5, le=2.0, description="size of the planted parts; 1 is natural, less is harder"
     )
-    bird_scale: float = Field(0.5, ge=0.2, le=0.8, description="mean length of a bird as a share of the picture's side")
+    bird_scale: float = Field(
+        0.5, ge=0.2, le=0.8, description="mean length of a bird as a fraction of the image's side"
+    )
     translation: float = Field(
-        1.0, ge=0.0, le=1.0, description="share of the free room that birds use; 0 puts all of them in the middle"
+        1.0, ge=0.0, le=1.0, description="fraction of the free room that birds use; 0 puts all of them in the middle"
     )
     data_seed: int = Field(0, ge=0, description="seed of the drawings")
 
@@ -213,7 +215,7 @@ class SyntheticData(DataSettings):
 
 
 class FolderData(RootedData):
-    """Pictures in `train`, `val` or `validation`, and `test` folders of class folders."""
+    """Images in `train`, `val` or `validation`, and `test` folders of class folders."""
 
     name: Literal["folder"] = Field(
         "folder", description="class folders under <root>/train, val, test, or under <root>_train, <root>_test"

@@ -65,7 +65,9 @@ class TeacherSettings(Settings):
         description="Path of a best checkpoint, or `study:NAME` for the best trial of a study of the experiment."
     )
     temperature: float = Field(1.0, gt=0, description="Softens both distributions.")
-    interpolation: float = Field(1.0, ge=0, le=1, description="Share of the teacher in the loss; 1 ignores the labels.")
+    interpolation: float = Field(
+        1.0, ge=0, le=1, description="Fraction of the teacher in the loss; 1 ignores the labels."
+    )
 
 
 class TrainSettings(Settings):
@@ -87,7 +89,7 @@ class TrainSettings(Settings):
         None, ge=1, description="Stop after this many epochs in a row without a better monitor; null never stops."
     )
     halve_on_oom: bool = Field(
-        False, description="Out of memory: halve the parts of a batch and go on, instead of failing the trial."
+        False, description="Out of memory: halve the parts of a batch and continue, instead of failing the trial."
     )
     teacher: TeacherSettings | None = Field(None, description="Teacher for distillation.")
 
@@ -112,7 +114,7 @@ class RuntimeSettings(Settings):
 
     device: str = Field("auto", pattern=DEVICE, description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     n_threads: int | None = Field(
-        None, ge=1, description="Processor threads; null means an equal share of the cores for each worker."
+        None, ge=1, description="Processor threads; null means an equal fraction of the cores for each worker."
     )
 
 

@@ -219,7 +219,7 @@ class DcalSettings(BackboneSettings):
     stem: Literal["patch", "conv"] = Field(
         default="patch",
         description="patch: one convolution per patch, as pretrained; conv: a few small ones, which learn from few "
-        "pictures, only with weights: none",
+        "images, only with weights: none",
     )
     position_grid: PositionGrid | None = Field(
         default=None,
@@ -234,8 +234,8 @@ class DcalSettings(BackboneSettings):
         default=0.1,
         gt=0.0,
         le=1.0,
-        description="share of the patches that become local queries of GLCA; under glca_readout: cls it cannot change "
-        "a prediction",
+        description="fraction of the patches that become local queries of GLCA; under glca_readout: cls it cannot "
+        "change a prediction",
     )
     glca_readout: Literal["query_mean", "local_mean", "cls"] = Field(
         default="query_mean",

@@ -120,7 +120,7 @@ def _registered(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    """The description in one style, whoever wrote it: no full stop, a small first letter unless it is a symbol."""
+    """The description in one style: no full stop, a small first letter unless it is a symbol."""
     text = (field.description or "").rstrip(".")
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 

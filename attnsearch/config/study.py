@@ -23,7 +23,7 @@ MAX_WORKERS = 256
 
 
 class Axis(Settings):
-    """One axis of the space; `when` makes it conditional on values of axes above it."""
+    """One hyperparameter of the space; `when` makes it conditional on values of axes above it."""
 
     when: Mapping[Key, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(
         {}, description="Axis -> values under which this axis exists, at least one."
@@ -130,16 +130,16 @@ class MedianPruner(Settings):
 
 
 class PercentilePruner(Settings):
-    """Ends a trial outside the best share of the earlier ones at the same epoch."""
+    """Ends a trial outside the best fraction of the earlier ones at the same epoch."""
 
     name: Literal["percentile"]
-    keep_share: float = Field(0.25, gt=0, lt=1, description="Share of trials that may go on, in (0, 1).")
+    keep_share: float = Field(0.25, gt=0, lt=1, description="Fraction of trials that may continue, in (0, 1).")
     n_startup_trials: int = Field(5, ge=0, description="Finished trials before anything is pruned.")
     n_warmup_epochs: int = Field(0, ge=0, description="Epochs of a trial before it may be pruned.")
 
 
 class SuccessiveHalvingPruner(Settings):
-    """Asynchronous successive halving: at each rung the best 1/reduction of the trials goes on."""
+    """Asynchronous successive halving: at each rung the best 1/reduction of the trials continues."""
 
     name: Literal["successive_halving"]
     min_epochs: int = Field(1, ge=1, description="Epochs before the first rung.")
@@ -204,7 +204,7 @@ class StudyConfig(Settings):
     time_limit_s: float | None = Field(
         None,
         gt=0,
-        description="This long after a start, running trials go back to waiting; null has no limit.",
+        description="This long after a start, running trials return to the queue; null has no limit.",
     )
     enqueue: tuple[Mapping[Key, Scalar], ...] = Field(
         (), description="Settings to try first; axes left out are sampled."

@@ -14,7 +14,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import (
     LoadedStudy,
     load_experiment,
-    load_stored_study,
+    load_stored_settings,
     load_study,
     resolved_study,
     with_settings,
@@ -271,7 +271,7 @@ def _best_checkpoint(
             f"{key}: no study {name!r} in {layout.experiment_dir}; run `attnsearch search {name}` first, or name "
             f"one of those that are there; known: {', '.join(sorted(studies)) or 'none'}"
         )
-    config = load_stored_study(studies[name].study_yaml).study
+    config = load_stored_settings(studies[name].study_yaml)
     study = None if storage is None else find_optuna_study(storage, name)
     if study is None and config.storage and not has_named_storage:
         raise StoreError(
