@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import duration, number, print_json, print_line, print_table
-from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
+from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
 from attnsearch.metrics.registry import all_metrics, is_score
 
 if TYPE_CHECKING:
@@ -17,10 +15,8 @@ if TYPE_CHECKING:
     from attnsearch.search.pareto import Reliability
     from attnsearch.search.trials import StudyRows, TrialRow
 
-Study = Annotated[str, typer.Argument(help="A study in the results: NAME, EXPERIMENT/NAME or its folder.")]
 
-
-def show(study: Study, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
+def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show every trial of a study: state, objectives, best epoch, hyperparameters, time."""
     from attnsearch.results.reader import find_study  # imports Optuna
 

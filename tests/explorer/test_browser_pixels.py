@@ -86,11 +86,11 @@ def test_cells_in_the_padding_neither_show_nor_set_the_scale(watched: Watched) -
     """A map of 4 x 4 cells over a square of 100 px: a picture of 100 x 60 px reaches into three rows of 25 px."""
     page = watched.open("/attention/")
     script = """async () => {
-      const { onPicture, rangeOf } = await import('/attention/static/field.js');
+      const { onImage, rangeOf } = await import('/attention/static/field.js');
       const map = { h: 4, w: 4, values: Float32Array.from({ length: 16 }, (_, cell) => cell) };
-      const wide = onPicture(map, [60, 100], [0, 0, 100, 100]);
-      const tall = onPicture(map, [100, 50], [0, 0, 100, 100]);
-      const whole = onPicture(map, [100, 100], [10, 10, 90, 90]);
+      const wide = onImage(map, [60, 100], [0, 0, 100, 100]);
+      const tall = onImage(map, [100, 50], [0, 0, 100, 100]);
+      const whole = onImage(map, [100, 100], [10, 10, 90, 90]);
       const told = ({ map, box }) => [map.h, map.w, box, rangeOf([map]).high];
       return [wide, tall, whole].map(told);
     }"""
