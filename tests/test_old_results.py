@@ -70,6 +70,7 @@ def test_tables(layout: StudyLayout) -> None:
     records = open_trial_records(url, read_study(url, "hunt").uuid, layout)
     scores = records.read_scores().set_index(["trial", "metric"])["value"]
     assert scores[1, "relevance_gain"] == 0.2242678850889206
+    assert (0, "saliency_sparsity") in scores.index
     assert list(records.read_artifacts([1])[1]) == ["best", "maps", "norms", "saliency"]
 
 

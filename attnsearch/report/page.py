@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -239,10 +239,10 @@ def commands(facts: StudyFacts) -> list[tuple[str, str]]:
     """What each number can be made again with, run beside a folder `results` that holds this experiment."""
     if facts.best is None:
         return []
-    base = f"results/{facts.layout.experiment}/{facts.name}"
+    layout = replace(facts.layout, root=Path("results"))
     number_ = facts.best.number
-    config = f"{base}/trials/{number_:05d}/config.yaml"
-    lines = [] if facts.is_run else [("the search", f"attnsearch search {base}/study.yaml")]
+    config = layout.trial(number_).config
+    lines = [] if facts.is_run else [("the search", f"attnsearch search {layout.study_yaml}")]
     lines.append(("its best trial", f"attnsearch train {config} name={facts.name}_again"))
     if not facts.is_run:
         evaluate = f"attnsearch evaluate {facts.title} --trial {number_} --split"

@@ -13,7 +13,7 @@ from attnsearch.results.databases import StudyDatabases
 from attnsearch.results.plain_run import is_plain_run
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.study import StudyReader
-from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.layout import ExperimentLayout, StudyLayout, study_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +135,7 @@ def load_study(path: str | os.PathLike[str], *, storage: str | None = None) -> S
 
 
 def _study_at(path: Path) -> StudyLayout | None:
-    folder = (path.parent if path.name == "study.yaml" else path).expanduser().absolute()
+    folder = study_folder(path).expanduser().absolute()
     if not folder.is_dir() or len(folder.parts) < 3:
         return None
     try:

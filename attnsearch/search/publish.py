@@ -74,11 +74,10 @@ def put_in_place(layout: StudyLayout, names: Sequence[str]) -> Path:
     staying = {layout.experiment_dir / name for name in names}
     with disk_errors(layout.experiment_dir):
         layout.published_json.unlink(missing_ok=True)
-        for path in sorted(layout.staging.rglob("*")):
-            if path.is_file() and path != layout.staged_json:
-                target = layout.experiment_dir / path.relative_to(layout.staging)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)  # noqa: PTH105 (as in store/files.py)
+        for path in layout.staged_files():
+            target = layout.experiment_dir / path.relative_to(layout.staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)  # noqa: PTH105 (as in files.py)
         for path in layout.published_files():
             if path not in staying:
                 path.unlink()

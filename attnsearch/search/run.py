@@ -168,5 +168,5 @@ def _explain_end(handle: StudyHandle, started_at: float) -> SearchStopped:
         return SearchStopped(f"study {study.name!r} stopped: {failed}")
     return SearchStopped(
         f"study {study.name!r} stopped: all workers ended by themselves after {n_finished(trials)} of "
-        f"{study.n_trials} trials; see {handle.layout.study_dir / 'worker*.log'}, then start the search again"
+        f"{study.n_trials} trials; see {handle.layout.worker_logs}, then start the search again"
     )

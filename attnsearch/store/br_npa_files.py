@@ -31,11 +31,11 @@ def write_areas(layout: StudyLayout, curve: Curve, table: ScoreTable) -> list[st
     metric = METRIC_OF_CURVE[curve]
     if metric not in table.curve_names:
         raise StoreError(f"{layout.study}: {metric} was not scored; add faithfulness to evaluation.scores.families")
-    folder = make_folder(layout.experiment_dir)
+    make_folder(layout.experiment_dir)
     atomic_write_array(layout.curves_npy(curve), with_cells_left(table, metric))
     areas = table.values[metric]
     means, images = layout.shared.areas_csv(curve), layout.shared.areas_csv(curve, per_image=True)
-    with locked(folder / "attMetrics.lock", timeout_s=LOCK_TIMEOUT_S):
+    with locked(layout.shared.areas_lock, timeout_s=LOCK_TIMEOUT_S):
         for path, cells in ((means, [_cell(table.means()[metric])]), (images, list(map(_cell, areas)))):
             with disk_errors(path):
                 before = path.read_text(encoding="utf-8") if path.exists() else ""

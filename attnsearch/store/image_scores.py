@@ -25,7 +25,7 @@ from attnsearch.types import Split
 
 FORMAT = 1
 _FIX = "score the trial again"
-_RENAMED = {"sparsity": "saliency_sparsity"}
+RENAMED = {"sparsity": "saliency_sparsity"}
 """Columns of version 0.1; the sparsity of all maps, which each epoch measures, keeps its name."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -154,7 +154,7 @@ class ScoreJournal:
             row = json.loads(line)
             if row["digest"] != self._digest:
                 return None
-            values = {_RENAMED.get(name, name): value for name, value in row["values"].items()}
+            values = {RENAMED.get(name, name): value for name, value in row["values"].items()}
             return ImageScore(row["image_id"], values, row["curves"])
         except (ValueError, KeyError, TypeError):
             return None
@@ -268,7 +268,7 @@ def _assemble(about: _About, header: list[str], rows: list[list[str]], curves: A
         raise ValueError(f"curves of shape {curves.shape}, not {shape}")
     ids, *columns = zip(*rows, strict=True)
     values = {
-        _RENAMED.get(name, name): np.array([float(cell or "nan") for cell in column], dtype=np.float64)
+        RENAMED.get(name, name): np.array([float(cell or "nan") for cell in column], dtype=np.float64)
         for name, column in zip(header[1:], columns, strict=True)
     }
     return ScoreTable(ids, values, curves, names, fractions, about.model_dump(exclude_unset=True))

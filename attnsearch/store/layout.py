@@ -228,6 +228,11 @@ class ExperimentLayout:
         """One line per model and no header: `attMetrics_<curve>.csv` has means, `…_pop.csv` the area of each image."""
         return self.directory / f"attMetrics_{curve}{'_pop' if per_image else ''}.csv"
 
+    @property
+    def areas_lock(self) -> Path:
+        """Held while a line of `areas_csv` is replaced."""
+        return self.directory / "attMetrics.lock"
+
     def comparison(self, name: str) -> Path:
         """The table of one comparison: a row per model and metric."""
         return self.directory / f"compare_{name}.csv"
@@ -337,6 +342,15 @@ class StudyLayout:
         """Held by the one process that runs the study."""
         return self.study_dir / "run.lock"
 
+    def worker_log(self, index: int) -> Path:
+        """What one worker process says."""
+        return self.study_dir / f"worker{index}.log"
+
+    @property
+    def worker_logs(self) -> Path:
+        """The logs of all worker processes, as a pattern for a message."""
+        return self.study_dir / "worker*.log"
+
     @property
     def thumbnails(self) -> Path:
         return self.study_dir / "thumbnails"
@@ -354,6 +368,11 @@ class StudyLayout:
 
     def trial(self, number: int) -> TrialLayout:
         return TrialLayout(self.study_dir / "trials" / f"{number:05d}")
+
+    def staged_files(self) -> list[Path]:
+        """The files of a publication that is made and not yet in place, without its manifest."""
+        files = (path for path in self.staging.rglob("*") if path.is_file())
+        return sorted(path for path in files if path != self.staged_json)
 
     def published(self, epoch: int) -> PublishedLayout:
         """The flat files of the chosen trial."""
@@ -373,6 +392,16 @@ class StudyLayout:
     def curves_npy(self, curve: Curve) -> Path:
         """(N, S + 1, 2): cells that are left, and the class probability."""
         return self.experiment_dir / f"attMetr{curve}_{self.study}.npy"
+
+
+def study_folder(path: Path) -> Path:
+    """The folder of a study, which is named by itself or by the `study.yaml` in it."""
+    return path.parent if path.name == "study.yaml" else path
+
+
+def creation_lock_of(database: Path) -> Path:
+    """Held while tables or a study are created in an SQLite file."""
+    return database.with_name("create.lock")
 
 
 def is_live_state(path: Path) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from attnsearch.errors import StoreError
 from attnsearch.files import locked
 from attnsearch.store.database import database_errors, open_writer
+from attnsearch.store.layout import creation_lock_of
 from attnsearch.store.urls import sqlite_path
 
 TIMEOUT_S = 120.0
@@ -27,7 +28,7 @@ def creation_lock(url: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     """
     path = sqlite_path(url)
     if path is not None:
-        with locked(path.with_name("create.lock"), timeout_s=timeout_s):
+        with locked(creation_lock_of(path), timeout_s=timeout_s):
             yield
         return
     engine = open_writer(url)

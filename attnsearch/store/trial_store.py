@@ -26,7 +26,7 @@ from attnsearch.store import schema
 from attnsearch.store.damage import content_errors, database_content_errors, open_array, url_of
 from attnsearch.store.database import Connections, create_database, open_reader, open_writer, transaction
 from attnsearch.store.epochs import epoch_rows, epochs_frame
-from attnsearch.store.image_scores import ScoreTable
+from attnsearch.store.image_scores import RENAMED, ScoreTable
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases, SqlLeases, require_lease
@@ -188,7 +188,8 @@ class SqlTrialRecords:
         table = schema.scores
         order = (table.c.trial, table.c.split, table.c.metric, table.c.digest)
         with self._reading() as connection:
-            return scores_frame([row._asdict() for row in connection.execute(self._select(table).order_by(*order))])
+            frame = scores_frame([row._asdict() for row in connection.execute(self._select(table).order_by(*order))])
+        return frame.replace({"metric": RENAMED})
 
     @repeated
     def read_artifacts(self, numbers: Collection[int] | None = None) -> dict[int, dict[str, FileRecord]]:

@@ -65,7 +65,7 @@ def start_worker(
     started_at: float,
 ) -> WorkerProcess:
     """Starts worker `index` in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
-    log = (layout.study_dir / f"worker{index}.log").open("a", encoding="utf-8")
+    log = layout.worker_log(index).open("a", encoding="utf-8")
     command = [
         sys.executable,
         "-m",

@@ -1,8 +1,9 @@
-"""Imports point down only: read from the import statements, so that no module has to be loaded."""
+"""Which module may import and name what, read from the sources, so that no module has to be loaded."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -172,3 +173,58 @@ def test_every_test_file_stands_where_its_module_does() -> None:
         and not (ROOT / "attnsearch" / place.parent / f"{place.name.removeprefix('test_')}.py").is_file()
     ]
     assert sorted(set(alone) - WITHOUT_A_MODULE) == []
+
+
+def modules_that_import(package: str) -> set[str]:
+    return {
+        name.removeprefix("attnsearch.")
+        for name in PATHS
+        if any(one.target.split(".")[0] == package for one in imports_of(name))
+    }
+
+
+def test_only_the_store_knows_the_database() -> None:
+    assert {name for name in modules_that_import("sqlalchemy") if not name.startswith("store.")} == set()
+    engines = {name for name in PATHS if part(name) != "store" and "engine" in PATHS[name].read_text().lower()}
+    assert engines <= {"attnsearch.device"}  # an error message of cuDNN
+
+
+def test_only_search_and_results_know_optuna() -> None:
+    others = {name for name in modules_that_import("optuna") if part(f"attnsearch.{name}") not in ("search", "results")}
+    assert others <= {"cli._progress", "explorer.server"}
+
+
+MAY_NAME_FILES = ("store.layout", "config.load", "data", "testing", "models.weights", "cli._console", "cli.found")
+"""Modules that spell names of files by themselves: the layout of results, and files that are no results."""
+MAY_LOOK_FOR_FILES = ("files", "store.export", "store.inspection", "figures.selection")
+"""Modules that look for files that are no results: temporary ones, Optuna's scripts, images of a user's folder."""
+FILE_NAME = re.compile(r"[\w*{}-]+\.(yaml|csv|json|npy|lock|db|safetensors)|.*\.(lock|log)|.*(^|/)trials/.*")
+
+
+def may(name: str, allowed: tuple[str, ...]) -> bool:
+    return f"{name}.".removeprefix("attnsearch.").startswith(tuple(f"{one}." for one in allowed))
+
+
+def file_names(tree: ast.AST) -> Iterator[str]:
+    """The texts of a module, docstrings and sentences apart, that are the name of a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and FILE_NAME.fullmatch(node.value):
+            yield node.value
+
+
+def test_names_of_result_files_stand_in_the_layout() -> None:
+    named = {
+        name: found
+        for name in PATHS
+        if not may(name, MAY_NAME_FILES) and (found := set(file_names(ast.parse(PATHS[name].read_text()))))
+    }
+    assert named == {}
+
+
+def test_only_the_layout_looks_for_result_files() -> None:
+    searching = {
+        name
+        for name in PATHS
+        if not may(name, (*MAY_NAME_FILES, *MAY_LOOK_FOR_FILES)) and re.search(r"glob\(", PATHS[name].read_text())
+    }
+    assert searching == set()
