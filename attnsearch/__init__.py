@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from attnsearch.api import run_search, run_training
     from attnsearch.config.data import DataSettings
     from attnsearch.config.model import BackboneSettings
-    from attnsearch.data.build import register_dataset
-    from attnsearch.data.tables import ListedImage, Listing
+    from attnsearch.data.tables import ListedImage, Listing, register_dataset
     from attnsearch.errors import AttnSearchError
     from attnsearch.evaluation.explain import TrainedModel, load_model
     from attnsearch.figures.explanation import Explanation
@@ -83,7 +82,7 @@ _MODULE_OF = {
     "load_model": "evaluation.explain",
     "load_results": "results.reader",
     "load_study": "results.reader",
-    "register_dataset": "data.build",
+    "register_dataset": "data.tables",
     "register_metric": "metrics.registry",
     "register_model": "models",
     "run_search": "api",

@@ -1,6 +1,5 @@
 """Images on disk, as tables, as cached pixels and as batches."""
 
-from attnsearch.data.build import build_tables
-from attnsearch.data.tables import DataTables, ImageTable
+from attnsearch.data.tables import DataTables, ImageTable, build_tables
 
 __all__ = ["DataTables", "ImageTable", "build_tables"]

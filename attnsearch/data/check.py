@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from attnsearch.config.data import DataConfig, as_setting
-from attnsearch.data.build import list_images
 from attnsearch.data.images import decode_resized
-from attnsearch.data.tables import DataProblem, DataTables, ListedImage, build_from_listing, is_utf8
+from attnsearch.data.tables import DataProblem, DataTables, ListedImage, build_from_listing, is_utf8, list_images
 from attnsearch.errors import DataError
 from attnsearch.progress import with_bar
 

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.config.data import CubData
-from attnsearch.data.cache_dir import check_free_space
 from attnsearch.data.folder import near_name
 from attnsearch.data.tables import DataProblem, ListedImage, Listing, class_problems, missing_files, size_problems
 from attnsearch.errors import DataError, StoreError
-from attnsearch.files import new_folder
+from attnsearch.files import new_folder, require_free_bytes
 from attnsearch.progress import with_bar
 from attnsearch.types import Split
 
@@ -171,7 +170,7 @@ def organize_cub(source: Path, target: Path, *, link: bool = False, progress: bo
         raise DataError("\n".join(problem.message for problem in listing.problems))
     with new_folder(target) as folder:
         if not link:
-            check_free_space(folder, sum(image.path.stat().st_size for image in listing.images))
+            require_free_bytes(folder, sum(image.path.stat().st_size for image in listing.images))
         for image in with_bar(listing.images, "Sorting images", n_steps=len(listing.images), force=progress):
             _put(image, folder, link=link)
     return len(listing.images)

@@ -26,10 +26,9 @@ from attnsearch.data.augment import (
     random_views,
     resample,
 )
-from attnsearch.data.build import build_tables
 from attnsearch.data.images import decode_mask
 from attnsearch.data.pixel_cache import PixelCache, open_cache
-from attnsearch.data.tables import DataTables, ImageTable
+from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import DataError
 from attnsearch.types import Batch, Split
 

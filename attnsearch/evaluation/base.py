@@ -147,8 +147,7 @@ class ModelOnData(InferenceModel):
             DataError: there is no such split.
         """
         if split not in self._loaders:
-            self._loaders[split] = BatchLoader(
-                self.data,
+            self._loaders[split] = self.data.loader(
                 split,
                 self.config.data,
                 batch_size=evaluation_batch_size(self.config.train.batch_size // self.checkpoint.accumulation),

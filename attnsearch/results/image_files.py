@@ -8,9 +8,8 @@ from pathlib import Path
 
 from attnsearch.config.data import DataConfig, SyntheticData
 from attnsearch.config.load import load_stored_experiment
-from attnsearch.data.build import build_tables
 from attnsearch.data.cache_dir import list_caches
-from attnsearch.data.tables import DataTables, ImageTable
+from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import AttnSearchError
 from attnsearch.files import lies_in
 from attnsearch.results.cache import FileCache, stamp_of

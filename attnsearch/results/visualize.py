@@ -9,8 +9,7 @@ from typing import Any
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_overrides, without_variables
-from attnsearch.data.build import build_tables
-from attnsearch.data.tables import ImageTable
+from attnsearch.data.tables import ImageTable, build_tables
 from attnsearch.errors import ConfigError, DataError, StoreError, suggest
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
 from attnsearch.figures.kinds import (

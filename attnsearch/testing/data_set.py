@@ -6,9 +6,8 @@ import pytest
 
 from attnsearch import plugins
 from attnsearch.config.data import DataSettings
-from attnsearch.data.build import build_tables, list_images
 from attnsearch.data.images import decode_resized
-from attnsearch.data.tables import Listing
+from attnsearch.data.tables import Listing, build_tables, list_images
 
 
 class DataSetContract:

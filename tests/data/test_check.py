@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from attnsearch.config.data import FolderData
-from attnsearch.data.build import build_tables
 from attnsearch.data.check import check_data
+from attnsearch.data.tables import build_tables
 from attnsearch.errors import DataError
 
 

@@ -14,7 +14,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import LoadedStudy, load_study, with_settings
 from attnsearch.config.validation import Problems
 from attnsearch.config.yaml_layers import to_yaml
-from attnsearch.data.build import build_tables
+from attnsearch.data.tables import build_tables
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import atomic_write
 from attnsearch.models import build_model

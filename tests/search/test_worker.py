@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_study
-from attnsearch.data.build import build_tables
 from attnsearch.data.loader import BatchLoader
+from attnsearch.data.tables import build_tables
 from attnsearch.errors import (
     ConfigError,
     ConnectionLost,
