@@ -31,11 +31,12 @@ from attnsearch.cli.faithfulness import faithfulness
 from attnsearch.cli.list import list_all
 from attnsearch.cli.prune_files import prune_files
 from attnsearch.cli.report import report
-from attnsearch.cli.search import search, worker
+from attnsearch.cli.search import search
 from attnsearch.cli.show import show
 from attnsearch.cli.train import train
 from attnsearch.cli.validate import validate
 from attnsearch.cli.visualize import visualize
+from attnsearch.cli.worker import worker
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, AttnSearchError
 
 app = typer.Typer(

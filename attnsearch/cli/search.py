@@ -1,28 +1,32 @@
-"""Commands that search: `search`, and the `worker` that it starts."""
+"""The command that searches, and the summary that it ends with."""
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 import resource
-import threading
+import shlex
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import print_json, print_line
+from attnsearch.cli._console import duration, number, print_json, print_line
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
 from attnsearch.cli._progress import watching
 from attnsearch.cli._signals import StopRequest, signals_to
-from attnsearch.cli.summary import SearchSummary
 from attnsearch.config.load import load_study, with_storage
-from attnsearch.config.variables import URL_VARIABLE
-from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
-from attnsearch.store.urls import hide
+from attnsearch.errors import DONE, INTERRUPTED
+from attnsearch.results.reader import load_study as read_study
+from attnsearch.results.trial import TrialReader
+from attnsearch.store.urls import default_url, redact
+from attnsearch.types import SPLITS
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from attnsearch.results.study import StudyReader
+    from attnsearch.search.run import SearchOutcome
 
 
 def search(
@@ -46,11 +50,12 @@ def search(
     with signals_to(stop.take), watching() as watcher:
         ended = run_study(loaded, root=results, n_workers=workers, should_stop=stop.is_asked, tick=watcher)
         watcher.refresh()
-    summary = SearchSummary.of(ended, time.monotonic() - started, processor_seconds())
+    reader = read_study(ended.plan.layout.study_dir, storage=loaded.study.storage)
+    times = {"seconds": time.monotonic() - started, "processor_seconds": processor_seconds()}
     if as_json:
-        print_json(summary.values())
+        print_json(summary_values(reader, ended, times))
     else:
-        print_line("\n".join(summary.lines()))
+        print_line("\n".join(summary_lines(reader, ended, times)))
     return INTERRUPTED if ended.outcome == "interrupted" else DONE
 
 
@@ -60,32 +65,80 @@ def processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def worker(
-    study_yaml: Annotated[Path, typer.Argument(help="The study.yaml of the study's folder.")],
-    parent: Annotated[int, typer.Option("--parent", help="Process id of the search.")],
-    started_at: Annotated[float, typer.Option("--started-at", help="Start of the search, UTC seconds since 1970.")],
-) -> int:
-    """Run trials for a search, which starts this command by itself.
-
-    What it prints, the error that ended it, is what the search then reports: nobody reads its output before the end.
-    """
-    stop = threading.Event()
-    with signals_to(lambda _signal, _frame: stop.set()):
-        try:
-            from attnsearch.search.run import work  # imports torch
-
-            storage = os.environ.get(URL_VARIABLE)
-            work(study_yaml, storage=storage, parent=parent, started_at=started_at, stop=stop)
-        except Exception as error:
-            logger.warning("this worker ends with an error", exc_info=True)
-            return _report(error)
-    return INTERRUPTED if stop.is_set() else DONE
+def summary_values(study: StudyReader, ended: SearchOutcome, times: dict[str, float]) -> dict[str, Any]:
+    """What is said when a search ends, for machines; `times` are of this run, workers included."""
+    return {
+        "study": study.layout.study,
+        "outcome": ended.outcome,
+        "trials": dict(Counter(row.state for row in study.rows.trials)),
+        "best": [_best_values(trial) for trial in _best(study)],
+        "published": [str(path) for path in _published(study)],
+        "folder": str(study.layout.study_dir),
+        "storage": redact(ended.plan.url),
+        **{name: round(value, 3) for name, value in times.items()},
+    }
 
 
-def _report(error: Exception) -> int:
-    """Prints an error in one line, and returns the exit code: another one where the next worker may not meet it."""
-    if not isinstance(error, AttnSearchError):
-        print_line(hide(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"))
-        return TRANSIENT
-    print_line(hide("; ".join(line.strip() for line in str(error).splitlines())))
-    return TRANSIENT if isinstance(error, TransientError) else error.exit_code
+def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, float]) -> list[str]:
+    """The same for people."""
+    layout, url = study.layout, ended.plan.url
+    counts = ", ".join(f"{n} {state}" for state, n in Counter(row.state for row in study.rows.trials).items())
+    artifacts = f" --artifact-dir {_shown(layout.artifacts)}" if layout.artifacts.is_dir() else ""
+    storage = "" if url == default_url(layout) else f" --storage {shlex.quote(redact(url))}"
+    return [
+        f"study {layout.study}: {ended.outcome.replace('_', ' ')}; trials: {counts or 'none'}",
+        *(line for trial in _best(study) for line in _best_lines(trial)),
+        *(f"  published  {_shown(path)}" for path in _published(study)),
+        f"  all files  {_shown(layout.study_dir)}",
+        f"  dashboard  attnsearch dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",
+        f"  or         optuna-dashboard {redact(url)}{artifacts}",
+        f"  time       {duration(times['seconds'])}, {times['processor_seconds']:.0f} s of processor time",
+    ]
+
+
+def _best(study: StudyReader) -> list[TrialReader]:
+    """The best trial, or the Pareto front, by number."""
+    return [study.trial(number) for number in sorted(study.rows.best)]
+
+
+def _best_values(trial: TrialReader) -> dict[str, Any]:
+    row = trial.row
+    return {
+        "trial": trial.number,
+        "best_epoch": row.best_epoch,
+        "kept_epoch": row.best_epoch,  # its name until 0.3
+        "values": trial.values,
+        "params": row.params,
+        "test": _test_metrics(trial),
+    }
+
+
+def _test_metrics(trial: TrialReader) -> dict[str, float]:
+    """Those that are defined."""
+    return {name: value for name, value in trial.test_metrics().items() if not math.isnan(value)}
+
+
+def _best_lines(trial: TrialReader) -> list[str]:
+    values, tests = trial.values, _test_metrics(trial)
+    text = ", ".join(f"{key} {number(value)}" for key, value in values.items())
+    names = [name for name in tests if name in [key.partition("/")[2] for key in values]]
+    test = "".join(f", test/{name} {number(tests[name])}" for name in names)
+    params = "  ".join(f"{key}={value}" for key, value in trial.params.items())
+    return [f"  best       trial {trial.number}, epoch {trial.row.best_epoch}: {text}{test}", f"             {params}"]
+
+
+def _published(study: StudyReader) -> list[Path]:
+    """The published files that a person opens first: metrics, maps and norms of the best trial."""
+    for entry in study.published_sets()[:1]:
+        files = study.layout.published(entry["epoch"])
+        for split in reversed(SPLITS):
+            archive = files.archive(split)
+            if archive.images.exists():
+                return [path for path in (files.model_csv(split), archive.maps, archive.norms) if path.exists()]
+    return []
+
+
+def _shown(path: Path) -> str:
+    """Relative to where the user is, if it lies below."""
+    here = Path.cwd()
+    return os.fspath(path.relative_to(here) if path.is_relative_to(here) else path)
