@@ -108,16 +108,16 @@ def test_end_of_a_trial_is_a_line_with_the_progress(caplog: pytest.LogCaptureFix
 
 
 def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., StudyHandle]) -> None:
-    session = open_tiny()
+    handle = open_tiny()
     for accuracies in ((0.25, 0.75, 0.5), (0.5,)):
-        trial = session.study.ask()
+        trial = handle.study.ask()
         records = [validation(epoch, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
-        session.store.write_epochs(trial.number, records, attempt=None)
-    ended = session.study.ask()
+        handle.store.write_epochs(trial.number, records, attempt=None)
+    ended = handle.study.ask()
     for key, value in {"epochs_run": 2, "seconds": 9.5, "val/accuracy": 1.0}.items():
         ended.set_user_attr(key, value)
-    session.study.tell(ended, 1.0)
-    views = trials_of(session)
+    handle.study.tell(ended, 1.0)
+    views = trials_of(handle)
     assert [(v.number, v.state, v.epoch, v.n_epochs, v.value) for v in views] == [
         (0, "running", 3, 2, 0.75),
         (1, "running", 1, 2, 0.5),
@@ -127,23 +127,23 @@ def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., Stu
 
 
 def test_view_of_a_loss_shows_the_smallest(open_tiny: Callable[..., StudyHandle]) -> None:
-    session = open_tiny(monitor="val/loss", objectives={"val/loss": "minimize"})
-    trial = session.study.ask()
+    handle = open_tiny(monitor="val/loss", objectives={"val/loss": "minimize"})
+    trial = handle.study.ask()
     records = [replace(validation(epoch, 0.5), loss=loss) for epoch, loss in ((1, 0.4), (2, 0.9))]
-    session.store.write_epochs(trial.number, records, attempt=None)
-    assert trials_of(session)[0].value == 0.4
+    handle.store.write_epochs(trial.number, records, attempt=None)
+    assert trials_of(handle)[0].value == 0.4
 
 
 def test_time_left_follows_the_epochs_of_this_run(open_tiny: Callable[..., StudyHandle]) -> None:
-    session, clock, shown = open_tiny(n_trials=2), Clock(), list[StudyProgress]()
+    handle, clock, shown = open_tiny(n_trials=2), Clock(), list[StudyProgress]()
     watcher = Watcher(shown.append, every_s=1.0, clock=clock)
-    trial = session.study.ask()
-    watcher(session)
+    trial = handle.study.ask()
+    watcher(handle)
     clock.now += 0.5
-    watcher(session)  # too early for another one
+    watcher(handle)  # too early for another one
     clock.now += 9.5
-    session.store.write_epochs(trial.number, [validation(1, 0.5)], attempt=None)
-    watcher(session)
+    handle.store.write_epochs(trial.number, [validation(1, 0.5)], attempt=None)
+    watcher(handle)
     # 10 s for one epoch; one is left of this trial and two of the other
     assert [snapshot.seconds_left for snapshot in shown] == [None, pytest.approx(30.0)]
 
@@ -155,9 +155,9 @@ def test_watcher_has_nothing_to_refresh_before_the_first_tick() -> None:
 
 
 def test_waiting_trials_take_no_time(open_tiny: Callable[..., StudyHandle]) -> None:
-    session = open_tiny(enqueue=[{"train.optimizer.lr": 1e-3}])
-    assert [(view.state, view.seconds) for view in trials_of(session)] == [("waiting", 0.0)]
-    assert session.trials(TrialState.WAITING)
+    handle = open_tiny(enqueue=[{"train.optimizer.lr": 1e-3}])
+    assert [(view.state, view.seconds) for view in trials_of(handle)] == [("waiting", 0.0)]
+    assert handle.trials(TrialState.WAITING)
 
 
 def test_first_signal_asks_and_second_ends(caplog: pytest.LogCaptureFixture) -> None:

@@ -115,27 +115,27 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._show, self._every_s, self._clock = show, every_s, clock
-        self._session: StudyHandle | None = None
+        self._handle: StudyHandle | None = None
         self._shown_at = -math.inf
         self._begun: tuple[float, int] | None = None  # moment and epochs of the first snapshot
 
-    def __call__(self, session: StudyHandle) -> None:
+    def __call__(self, handle: StudyHandle) -> None:
         """The supervisor's tick."""
-        self._session = session
+        self._handle = handle
         if self._clock() - self._shown_at >= self._every_s:
             self.refresh()
 
     def refresh(self) -> None:
         """Takes and shows a snapshot at once, of the study of the last tick."""
-        if self._session is not None:
+        if self._handle is not None:
             self._shown_at = self._clock()
-            self._show(self._snapshot(self._session))
+            self._show(self._snapshot(self._handle))
 
-    def _snapshot(self, session: StudyHandle) -> StudyProgress:
-        config, views = session.loaded.study, trials_of(session)
+    def _snapshot(self, handle: StudyHandle) -> StudyProgress:
+        config, views = handle.loaded.study, trials_of(handle)
         n_epochs = sum(view.epoch for view in views)
         begun_at, n_before = self._begun = self._begun or (self._shown_at, n_epochs)
-        left = epochs_left(views, n_trials=config.n_trials, n_epochs=session.loaded.experiment.train.epochs)
+        left = epochs_left(views, n_trials=config.n_trials, n_epochs=handle.loaded.experiment.train.epochs)
         return StudyProgress(
             study=config.name,
             monitor=config.monitor,

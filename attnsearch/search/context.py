@@ -51,7 +51,7 @@ class SearchContext:
 
     def __init__(
         self,
-        session: StudyHandle,
+        handle: StudyHandle,
         worker: Worker,
         trial: optuna.Trial,
         *,
@@ -64,8 +64,8 @@ class SearchContext:
         self.attempt = attempt
         self.seed = seed
         self.directory = directory
-        self._session, self._worker, self._trial, self._clock = session, worker, trial, clock
-        self._lease_s = session.loaded.study.lease_s
+        self._handle, self._worker, self._trial, self._clock = handle, worker, trial, clock
+        self._lease_s = handle.loaded.study.lease_s
         self._verified_at = clock()
         self._curve = self._stored_curve()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"trial {self.number}")
@@ -97,7 +97,7 @@ class SearchContext:
         for record in records:
             seconds[record.epoch] = seconds.get(record.epoch, 0.0) + record.seconds
         self._lease_s = max(
-            self._session.loaded.study.lease_s, SLOWEST_EPOCHS_PER_LEASE * max(seconds.values(), default=0.0)
+            self._handle.loaded.study.lease_s, SLOWEST_EPOCHS_PER_LEASE * max(seconds.values(), default=0.0)
         )
         so_far = list(records)
         self._submit(lambda: self._write(so_far))
@@ -120,13 +120,13 @@ class SearchContext:
 
     def should_prune(self) -> bool:
         """Whether the pruner would end the trial now; not while the server is away, where it cannot be asked."""
-        config = self._session.loaded.study
+        config = self._handle.loaded.study
         if config.pruner is None or self._pending:
             return False
         if not self._is_shadowed():
             return self._trial.should_prune()
         return pruning.should_prune(
-            self._session.trials(), self._trial, pruner=build_pruner(config), direction=config.monitor_direction
+            self._handle.trials(), self._trial, pruner=build_pruner(config), direction=config.monitor_direction
         )
 
     def flush(self) -> None:
@@ -140,7 +140,7 @@ class SearchContext:
 
     def _settle(self) -> None:
         """As `flush`, but returns at once while the server is away."""
-        while wait(self._pending, timeout=_ASK_WHETHER_AWAY_S).not_done and not self._session.store.is_away:
+        while wait(self._pending, timeout=_ASK_WHETHER_AWAY_S).not_done and not self._handle.store.is_away:
             pass
         self._raise_faults()
 
@@ -152,20 +152,20 @@ class SearchContext:
             self._pending.pop(0).result()
 
     def _renew(self) -> None:
-        self._session.store.leases.renew(self.number, self.attempt, duration_s=self._lease_s)
+        self._handle.store.leases.renew(self.number, self.attempt, duration_s=self._lease_s)
         self._verified_at = self._clock()
 
     def _write(self, records: list[EpochRecord]) -> None:
-        self._session.store.write_epochs(self.number, records, attempt=self.attempt)
+        self._handle.store.write_epochs(self.number, records, attempt=self.attempt)
         last = max((record.epoch for record in records), default=0)
-        self._session.store.leases.renew(self.number, self.attempt, epoch=last, duration_s=self._lease_s)
+        self._handle.store.leases.renew(self.number, self.attempt, epoch=last, duration_s=self._lease_s)
         self._verified_at = self._clock()
 
     def _is_shadowed(self) -> bool:
         """Whether what is reported, the monitor, is anything else than the one objective that Optuna prunes by."""
-        config = self._session.loaded.study
+        config = self._handle.loaded.study
         return list(config.objectives) != [config.monitor]
 
     def _stored_curve(self) -> dict[int, float]:
-        frozen = self._session.database.storage.get_trial(self._trial._trial_id)
+        frozen = self._handle.database.storage.get_trial(self._trial._trial_id)
         return pruning.read_curve(frozen) if self._is_shadowed() else dict(frozen.intermediate_values)

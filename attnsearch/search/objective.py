@@ -66,13 +66,13 @@ def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
         )
 
 
-def list_scores(session: StudyHandle, trial: optuna.Trial, attempt: int) -> None:
+def list_scores(handle: StudyHandle, trial: optuna.Trial, attempt: int) -> None:
     """Puts the scores of a running trial into the database, with how they were measured."""
-    paths = session.layout.trial(trial.number).scores("val")
+    paths = handle.layout.trial(trial.number).scores("val")
     if not has_scores(paths):
         return
     table = read_scores(paths)
-    session.store.write_scores(trial.number, table, attempt=attempt)
+    handle.store.write_scores(trial.number, table, attempt=attempt)
     about = {key: table.about[key] for key in ("version", "settings", "grid", "images", "digest")}
     trial.set_user_attr(SETTINGS, {**about, "n_images": len(table.image_ids), "n_undefined": table.n_undefined()})
 
@@ -100,17 +100,17 @@ def evaluate_best(
     return replace(result, metrics={**measured, **result.metrics})
 
 
-def list_files(session: StudyHandle, number: int, attempt: int) -> None:
+def list_files(handle: StudyHandle, number: int, attempt: int) -> None:
     """Puts the large files of a trial, with sizes and checksums, into the database."""
-    layout = session.layout.trial(number)
+    layout = handle.layout.trial(number)
     archive = layout.archive("val")
     named = {"best": layout.best, "maps": archive.maps, "norms": archive.norms, "saliency": archive.saliency}
-    files = {kind: describe_file(path, session.layout.experiment_dir) for kind, path in named.items() if path.exists()}
-    session.store.write_artifacts(number, files, attempt=attempt)
+    files = {kind: describe_file(path, handle.layout.experiment_dir) for kind, path in named.items() if path.exists()}
+    handle.store.write_artifacts(number, files, attempt=attempt)
 
 
 def attach_pictures(
-    session: StudyHandle, trial: optuna.Trial, data: DataSource, *, check: Callable[[], None] = lambda: None
+    handle: StudyHandle, trial: optuna.Trial, data: DataSource, *, check: Callable[[], None] = lambda: None
 ) -> None:
     """Gives optuna-dashboard a sheet of overlays, the curves and the per-epoch table of a trial that still runs.
 
@@ -119,21 +119,21 @@ def attach_pictures(
     Raises:
         StoreError: the disk refuses. Whatever `check`, asked before each file, raises.
     """
-    layout = session.layout.trial(trial.number)
+    layout = handle.layout.trial(trial.number)
     with tempfile.TemporaryDirectory() as folder:
         overlays, curves = Path(folder, "overlays.png"), Path(folder, "curves.png")
         write_contact_sheet(read_archive(layout.archive("val")), data.tables.val, overlays)
         draw_curves(read_csv(layout.epochs_csv), curves)
         for path in (overlays, curves, layout.epochs_csv):
             check()
-            _attach(session, trial, path)
+            _attach(handle, trial, path)
 
 
-def _attach(session: StudyHandle, trial: optuna.Trial, path: Path) -> None:
-    storage = session.database.storage
-    store = FileSystemArtifactStore(str(make_folder(session.layout.artifacts)))
+def _attach(handle: StudyHandle, trial: optuna.Trial, path: Path) -> None:
+    storage = handle.database.storage
+    store = FileSystemArtifactStore(str(make_folder(handle.layout.artifacts)))
     linked = [meta.artifact_id for meta in get_all_artifact_meta(trial, storage=storage) if meta.filename == path.name]
-    with disk_errors(session.layout.artifacts):
+    with disk_errors(handle.layout.artifacts):
         if not linked:
             upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
         for artifact_id in linked:

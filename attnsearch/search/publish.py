@@ -103,7 +103,7 @@ class TrialToPublish:
     target: PublishedLayout
 
 
-def publish_study(session: StudyHandle, data: DataSource) -> Path | None:
+def publish_study(handle: StudyHandle, data: DataSource) -> Path | None:
     """Publishes the best trial, and each Pareto trial of a study with several objectives.
 
     Where the right sets are published already, nothing is evaluated again; else a second publication replaces the
@@ -112,16 +112,16 @@ def publish_study(session: StudyHandle, data: DataSource) -> Path | None:
     Returns:
         The manifest, or None while no feasible trial is complete.
     """
-    chosen = choose(session)
+    chosen = choose(handle)
     if not chosen:
         return None
-    return publish(session.layout, chosen, data)
+    return publish(handle.layout, chosen, data)
 
 
-def choose(session: StudyHandle) -> list[TrialToPublish]:
+def choose(handle: StudyHandle) -> list[TrialToPublish]:
     """The trial for the flat files first, then the Pareto trials, each with its own folder."""
-    config, layout = session.loaded.study, session.layout
-    best = best_trials(session.study, config, k=1)
+    config, layout = handle.loaded.study, handle.layout
+    best = best_trials(handle.study, config, k=1)
     if not best:
         return []
     flat = _chosen(layout, best[0], layout.published(_best_epoch(best[0])))
@@ -233,22 +233,22 @@ def _relative(path: Path, layout: StudyLayout) -> str:
     return path.relative_to(layout.experiment_dir).as_posix()
 
 
-def removable(session: StudyHandle) -> list[RemovableFile]:
+def removable(handle: StudyHandle) -> list[RemovableFile]:
     """What retention would delete now: weights and maps of all but the best k, published and unfinished trials.
 
     A trial that another study of the experiment has as its teacher, or starts from, stays as well.
     """
-    config = session.loaded.study
-    trials = session.trials()
-    best = {trial.number for trial in best_trials(session.study, config, k=config.retention.best_k)}
-    manifest = read_manifest(session.layout)
+    config = handle.loaded.study
+    trials = handle.trials()
+    best = {trial.number for trial in best_trials(handle.study, config, k=config.retention.best_k)}
+    manifest = read_manifest(handle.layout)
     published = {one["trial"] for one in manifest["sets"]} if manifest is not None else set()
     unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
     numbers = [trial.number for trial in trials]
-    used = _used_elsewhere(session.layout)
-    sources = {number for number in numbers if real_path(session.layout.trial(number).best) in used}
+    used = _used_elsewhere(handle.layout)
+    sources = {number for number in numbers if real_path(handle.layout.trial(number).best) in used}
     stay = best | published | sources
-    return plan_removal(numbers, best_numbers=stay, unfinished_numbers=unfinished, layout=session.layout)
+    return plan_removal(numbers, best_numbers=stay, unfinished_numbers=unfinished, layout=handle.layout)
 
 
 def _used_elsewhere(layout: StudyLayout) -> set[Path]:

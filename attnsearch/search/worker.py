@@ -50,7 +50,7 @@ KILLED = "the worker was killed; often too little memory: lower train.batch_size
 
 
 @repeated
-def reclaim_lost_trials(session: StudyHandle, *, is_dead: Callable[[str], bool]) -> list[int]:
+def reclaim_lost_trials(handle: StudyHandle, *, is_dead: Callable[[str], bool]) -> list[int]:
     """Takes back every running trial that no living worker holds.
 
     Args:
@@ -59,37 +59,37 @@ def reclaim_lost_trials(session: StudyHandle, *, is_dead: Callable[[str], bool])
     Returns:
         Numbers of the trials that were taken back.
     """
-    with session.store.exclusive():
-        seen = [(trial, session.store.leases.of_trial(trial.number)) for trial in session.trials(TrialState.RUNNING)]
+    with handle.store.exclusive():
+        seen = [(trial, handle.store.leases.of_trial(trial.number)) for trial in handle.trials(TrialState.RUNNING)]
         return [
             trial.number
             for trial, lease in seen
-            if _is_lost(session, lease, is_dead) and _take_back(session, trial, lease)
+            if _is_lost(handle, lease, is_dead) and _take_back(handle, trial, lease)
         ]
 
 
-def _is_lost(session: StudyHandle, lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
+def _is_lost(handle: StudyHandle, lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
     """Whether no living worker holds the trial; ask and claim share a lock, so one without a lease died in between.
 
     While the server was away nobody could renew a lease, so that one that ran out then may still be alive.
     """
     if lease is None or lease.state != HELD or is_dead(lease.worker):
         return True
-    return lease.expires_at < session.store.now() and not session.store.was_away_within(session.loaded.study.lease_s)
+    return lease.expires_at < handle.store.now() and not handle.store.was_away_within(handle.loaded.study.lease_s)
 
 
-def _take_back(session: StudyHandle, trial: FrozenTrial, seen: Lease | None) -> bool:
+def _take_back(handle: StudyHandle, trial: FrozenTrial, seen: Lease | None) -> bool:
     """Whether it was still the attempt that was seen; the lock does not reach a search on another machine."""
     try:
-        stalled = session.store.leases.take_back(trial.number, seen.attempt if seen is not None else None)
+        stalled = handle.store.leases.take_back(trial.number, seen.attempt if seen is not None else None)
     except LeaseLost:
         return False
-    return_trial(session, trial, stalled=stalled, reason=KILLED)
+    return_trial(handle, trial, stalled=stalled, reason=KILLED)
     return True
 
 
-def return_trial(session: StudyHandle, trial: FrozenTrial | optuna.Trial, *, stalled: int, reason: str) -> None:
-    """Makes the next claim continue a trial from its last epoch; its lease has ended. Needs `session.store.exclusive`.
+def return_trial(handle: StudyHandle, trial: FrozenTrial | optuna.Trial, *, stalled: int, reason: str) -> None:
+    """Makes the next claim continue a trial from its last epoch; its lease has ended. Needs `handle.store.exclusive`.
 
     After three attempts in a row without a new epoch the trial fails, but only if other trials have finished epochs
     since the first of them: otherwise the fault may be the machine's.
@@ -98,22 +98,22 @@ def return_trial(session: StudyHandle, trial: FrozenTrial | optuna.Trial, *, sta
         stalled: attempts in a row that finished no new epoch, the last one included.
         reason: what ended the last attempt, shown with the trial.
     """
-    storage, elsewhere = session.database.storage, session.store.leases.n_epochs(without=trial.number)
+    storage, elsewhere = handle.database.storage, handle.store.leases.n_epochs(without=trial.number)
     before = trial.user_attrs.get(RETURNED, {}).get("epochs_elsewhere", elsewhere) if stalled > 1 else elsewhere
     if stalled >= MAX_STALLED_ATTEMPTS and elsewhere > before:
-        _fail(session, trial, f"{stalled} attempts in a row finished no epoch: {reason}")
+        _fail(handle, trial, f"{stalled} attempts in a row finished no epoch: {reason}")
         return
     note = {"reason": reason, "attempts": stalled, "epochs_elsewhere": before}
     storage.set_trial_user_attr(trial._trial_id, RETURNED, note)
-    session.return_to_waiting(trial)
-    logger.info("trial %d goes back to waiting: %s", trial.number, reason)
+    handle.return_to_waiting(trial)
+    logger.info("trial %d returns to the queue: %s", trial.number, reason)
 
 
-def _fail(session: StudyHandle, trial: FrozenTrial | optuna.Trial, error: str) -> None:
+def _fail(handle: StudyHandle, trial: FrozenTrial | optuna.Trial, error: str) -> None:
     logger.warning("trial %d failed: %s", trial.number, error)
     for key, value in {"error": error, ENDED_AT: time.time()}.items():
-        session.database.storage.set_trial_user_attr(trial._trial_id, key, value)
-    session.study.tell(trial.number, state=TrialState.FAIL)
+        handle.database.storage.set_trial_user_attr(trial._trial_id, key, value)
+    handle.study.tell(trial.number, state=TrialState.FAIL)
 
 
 POLL_S = 0.5
@@ -127,7 +127,7 @@ class ClaimedTrial:
     attempt: int
 
 
-def run_worker(session: StudyHandle, worker: Worker, data: DataSource, *, started_at: float) -> None:
+def run_worker(handle: StudyHandle, worker: Worker, data: DataSource, *, started_at: float) -> None:
     """Runs trials until the budget is spent, the study is failing, or someone asks to stop.
 
     Args:
@@ -135,54 +135,54 @@ def run_worker(session: StudyHandle, worker: Worker, data: DataSource, *, starte
         started_at: UTC seconds since 1970; failures before it do not count towards "three in a row".
 
     Raises:
-        AttnSearchError: a fault that is not the setting's; the trial is returned first. A `TransientError` may pass,
+        AttnSearchError: an error that is not the setting's; the trial is returned first. A `TransientError` may pass,
             and another worker may continue; after any other the study cannot.
     """
     while not worker.stop.is_set() and not worker.is_orphan():
-        claim = claim_next(session, worker, started_at=started_at)
+        claim = claim_next(handle, worker, started_at=started_at)
         if claim == "done":
             return
         if claim == "wait":
             worker.stop.wait(POLL_S)
         else:
-            run_claim(session, worker, claim, data)
+            run_claim(handle, worker, claim, data)
 
 
 @repeated
-def claim_next(session: StudyHandle, worker: Worker, *, started_at: float) -> ClaimedTrial | Literal["done", "wait"]:
+def claim_next(handle: StudyHandle, worker: Worker, *, started_at: float) -> ClaimedTrial | Literal["done", "wait"]:
     """The next trial under a fresh lease; "wait" while running trials may still fill the budget."""
-    config = session.loaded.study
-    with session.store.exclusive():
-        trials = session.trials()
-        held = session.store.leases.held_by(worker.name)
+    config = handle.loaded.study
+    with handle.store.exclusive():
+        trials = handle.trials()
+        held = handle.store.leases.held_by(worker.name)
         if held is not None:  # claimed before, but the answer was lost
-            return ClaimedTrial(optuna.Trial(session.study, trials[held.number]._trial_id), held.attempt)
+            return ClaimedTrial(optuna.Trial(handle.study, trials[held.number]._trial_id), held.attempt)
         if n_finished(trials) >= config.n_trials or is_failing(trials, since=started_at):
             return "done"
-        chosen = _choose(session, trials)
+        chosen = _choose(handle, trials)
         if chosen == "wait":
             return "wait"
         number = len(trials) if chosen is None else chosen.number
-        session.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
-        trial = take_trial(session.study, chosen)
-        attempt = session.store.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
+        handle.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
+        trial = take_trial(handle.study, chosen)
+        attempt = handle.store.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
     return ClaimedTrial(trial, attempt)
 
 
-def _choose(session: StudyHandle, trials: Sequence[FrozenTrial]) -> FrozenTrial | Literal["wait"] | None:
+def _choose(handle: StudyHandle, trials: Sequence[FrozenTrial]) -> FrozenTrial | Literal["wait"] | None:
     """The waiting trial to run next; None is a new one.
 
     Trials whose last attempts finished no epoch come last, so that others show whether the fault is theirs, and before
     one is blamed it is tried alone: its neighbours may have filled the device.
     """
-    n_trials, n_running = session.loaded.study.n_trials, sum(trial.state == TrialState.RUNNING for trial in trials)
+    n_trials, n_running = handle.loaded.study.n_trials, sum(trial.state == TrialState.RUNNING for trial in trials)
     n_taken = n_finished(trials) + n_running
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     if n_taken >= n_trials:
         return "wait"
     if not waiting:
         return None
-    stalled = session.store.leases.stalled()
+    stalled = handle.store.leases.stalled()
     first = min(waiting, key=lambda trial: (trial.number in stalled, trial.number))
     if first.number in stalled and n_taken + len(waiting) < n_trials:
         return None
@@ -190,7 +190,7 @@ def _choose(session: StudyHandle, trials: Sequence[FrozenTrial]) -> FrozenTrial 
     return "wait" if needs_device_alone and n_running else first
 
 
-def run_claim(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> None:
+def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> None:
     """Runs one trial to its end, whatever that is.
 
     Raises:
@@ -199,24 +199,24 @@ def run_claim(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: D
             continues.
     """
     try:
-        ended = _run(session, worker, claim, data)
-        _tell(session, claim, ended)
+        ended = _run(handle, worker, claim, data)
+        _tell(handle, claim, ended)
     except (LeaseLost, UpdateFinishedTrialError):  # the second: the attempt that took over has ended the trial too
         logger.warning(
             "trial %d was taken over by another worker; this attempt (%d) ends", claim.trial.number, claim.attempt
         )
     except TrialInterrupted:
-        return_to_queue(session, claim)
+        return_to_queue(handle, claim)
     except Exception as error:
-        fault = explain_fault(error, session)
-        if isinstance(fault, TrialError) and not session.loaded.study.is_fixed:
-            _tell_failed(session, claim, str(fault))
+        fault = explain_fault(error, handle)
+        if isinstance(fault, TrialError) and not handle.loaded.study.is_fixed:
+            _tell_failed(handle, claim, str(fault))
             return
-        _give_back_after(session, claim, fault)
+        _give_back_after(handle, claim, fault)
         raise fault from (None if fault is error else error)
 
 
-def explain_fault(error: Exception, session: StudyHandle) -> AttnSearchError:
+def explain_fault(error: Exception, handle: StudyHandle) -> AttnSearchError:
     """What an exception out of a trial means; its type decides what becomes of the trial and of the study.
 
     `TrialError`: the setting is bad, the trial fails and the study continues. `TransientError`: the trial is returned
@@ -225,76 +225,76 @@ def explain_fault(error: Exception, session: StudyHandle) -> AttnSearchError:
     if isinstance(error, AttnSearchError):
         return error
     if isinstance(error, OSError):
-        return explain_os_error(error, session.layout.study_dir)
+        return explain_os_error(error, handle.layout.study_dir)
     text = " ".join(str(error).split())
     return classify_device_error(error) or UnexpectedError(f"unexpected {type(error).__name__}: {text}")
 
 
-def _give_back_after(session: StudyHandle, claim: ClaimedTrial, fault: AttnSearchError) -> None:
+def _give_back_after(handle: StudyHandle, claim: ClaimedTrial, fault: AttnSearchError) -> None:
     """Returns the trial where the store still takes it; else `reclaim_lost_trials` does, once this worker is gone."""
     if isinstance(fault, ServerUnavailable):
         return
     try:
-        return_to_queue(session, claim, fault=fault)
+        return_to_queue(handle, claim, fault=fault)
     except StoreError as error:
         logger.warning("trial %d stays with this worker until the next start: %s", claim.trial.number, error)
 
 
-def _run(session: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> TrialResult:
+def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> TrialResult:
     number, attempt = claim.trial.number, claim.attempt
-    config = trial_config(session, claim.trial)
-    layout = session.layout.trial(number)
+    config = trial_config(handle, claim.trial)
+    layout = handle.layout.trial(number)
     with closing(
-        SearchContext(session, worker, claim.trial, attempt=attempt, seed=config.seed, directory=layout.directory)
+        SearchContext(handle, worker, claim.trial, attempt=attempt, seed=config.seed, directory=layout.directory)
     ) as context:
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
         source = data.serving(config.data)
         result = fit(config, context, data=source)
         if result.state == "complete":
             result = evaluate_best(config, result, layout, source, check=context.check)
-            list_files(session, number, attempt)
-            list_scores(session, claim.trial, attempt)
-            attach_pictures(session, claim.trial, source, check=context.check)
+            list_files(handle, number, attempt)
+            list_scores(handle, claim.trial, attempt)
+            attach_pictures(handle, claim.trial, source, check=context.check)
         context.flush()
     return result
 
 
-def trial_config(session: StudyHandle, trial: optuna.Trial) -> ExperimentConfig:
+def trial_config(handle: StudyHandle, trial: optuna.Trial) -> ExperimentConfig:
     """The experiment of one trial; its seed derives from the study's seed and its number, that of a fixed one stays.
 
     Raises:
         TrialError: the drawn values do not fit together.
     """
-    if session.loaded.study.is_fixed:
-        return session.loaded.experiment
-    settings = suggest_settings(trial, session.loaded.study.space)
-    seed = derive_seed(session.loaded.study.seed, "trial", trial.number)
+    if handle.loaded.study.is_fixed:
+        return handle.loaded.experiment
+    settings = suggest_settings(trial, handle.loaded.study.space)
+    seed = derive_seed(handle.loaded.study.seed, "trial", trial.number)
     try:
-        return with_settings(session.loaded.experiment, {**settings, "seed": seed})
+        return with_settings(handle.loaded.experiment, {**settings, "seed": seed})
     except ConfigError as error:
         raise TrialError("; ".join(str(error).splitlines())) from error
 
 
 @repeated
-def return_to_queue(session: StudyHandle, claim: ClaimedTrial, *, fault: AttnSearchError | None = None) -> None:
+def return_to_queue(handle: StudyHandle, claim: ClaimedTrial, *, fault: AttnSearchError | None = None) -> None:
     """Returns a running trial to WAITING, from where it continues after its last epoch.
 
     Args:
         fault: what ended the attempt, which then counts; None for a stop that somebody asked for.
     """
     number = claim.trial.number
-    with session.store.exclusive(), suppress(LeaseLost):
-        stalled = session.store.leases.release(number, claim.attempt, stalled=fault is not None)
+    with handle.store.exclusive(), suppress(LeaseLost):
+        stalled = handle.store.leases.release(number, claim.attempt, stalled=fault is not None)
         if fault is None:
-            session.return_to_waiting(claim.trial)
-            logger.info("trial %d goes back to waiting", number)
+            handle.return_to_waiting(claim.trial)
+            logger.info("trial %d returns to the queue", number)
         else:
-            return_trial(session, claim.trial, stalled=stalled, reason=str(fault))
+            return_trial(handle, claim.trial, stalled=stalled, reason=str(fault))
 
 
-def _tell_failed(session: StudyHandle, claim: ClaimedTrial, reason: str) -> None:
+def _tell_failed(handle: StudyHandle, claim: ClaimedTrial, reason: str) -> None:
     with suppress(LeaseLost):
-        _tell(session, claim, _failed(reason))
+        _tell(handle, claim, _failed(reason))
 
 
 def _failed(reason: str) -> TrialResult:
@@ -304,28 +304,28 @@ def _failed(reason: str) -> TrialResult:
 
 
 @repeated
-def _tell(session: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
+def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
     """The one place where a trial ends: attributes for the dashboard, constraints, state and values."""
-    config, trial = session.loaded.study, claim.trial
+    config, trial = handle.loaded.study, claim.trial
     values = objective_values(config, ended)
     if values is None and ended.state == "complete":
         ended = _failed(_undefined(config, ended))
-    with session.store.exclusive():
-        if not session.is_finished(trial):  # else it was told already, and only the answer was lost
-            session.store.leases.check(trial.number, claim.attempt)
-            for key, value in attributes(session, trial.number, ended).items():
+    with handle.store.exclusive():
+        if not handle.is_finished(trial):  # else it was told already, and only the answer was lost
+            handle.store.leases.check(trial.number, claim.attempt)
+            for key, value in attributes(handle, trial.number, ended).items():
                 trial.set_user_attr(key, value)
             if ended.state == "complete":
                 for name, excess in constraint_values(config, ended.metrics).items():
                     trial.set_constraint(name, excess)
             state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-            session.study.tell(trial, values if ended.state == "complete" else None, state=state[ended.state])
-        session.store.leases.release(trial.number, claim.attempt, stalled=False)
+            handle.study.tell(trial, values if ended.state == "complete" else None, state=state[ended.state])
+        handle.store.leases.release(trial.number, claim.attempt, stalled=False)
     logger.info(
         "trial %d ended %s%s", trial.number, ended.state, f": {ended.error}" if ended.error else f" with {values}"
     )
     if not config.retention.resume:
-        remove_resumes([trial.number], session.layout)
+        remove_resumes([trial.number], handle.layout)
 
 
 def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | None:
@@ -351,7 +351,7 @@ def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict
     return excess
 
 
-def attributes(session: StudyHandle, number: int, ended: TrialResult) -> dict[str, object]:
+def attributes(handle: StudyHandle, number: int, ended: TrialResult) -> dict[str, object]:
     """What a person wants to see and sort in the dashboard's table."""
     shown: dict[str, object] = {
         "best_epoch": ended.best_epoch,
@@ -359,7 +359,7 @@ def attributes(session: StudyHandle, number: int, ended: TrialResult) -> dict[st
         "seconds": round(ended.seconds, 3),
         "images_per_s": round(ended.images_per_s, 1),
         **{key: value for key, value in ended.metrics.items() if math.isfinite(value)},
-        "folder": str(session.layout.trial(number).directory.relative_to(session.layout.root)),
+        "folder": str(handle.layout.trial(number).directory.relative_to(handle.layout.root)),
         ENDED_AT: time.time(),
     }
     return {**shown, "error": ended.error} if ended.error else shown

@@ -26,8 +26,8 @@ def test_log_on_a_full_disk_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     log = FullDisk()
     monkeypatch.setattr(sys, "stderr", log)
     with logging_to_stderr():
-        logging.getLogger("attnsearch.search").warning("trial 3 goes back to waiting")
-    assert "trial 3 goes back to waiting" in log.refused
+        logging.getLogger("attnsearch.search").warning("trial 3 returns to the queue")
+    assert "trial 3 returns to the queue" in log.refused
 
 
 def test_log_is_lines_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,36 +62,36 @@ def breaking(at: int | None, *, is_committed: bool) -> Iterator[list[int]]:
         yield commits
 
 
-def run_all(session: StudyHandle) -> None:
+def run_all(handle: StudyHandle) -> None:
     """What a worker does until the study is done, and the supervisor beside it."""
     worker = Worker("here:1:a", None)
-    while (claim := claim_next(session, worker, started_at=0.0)) != "done":
+    while (claim := claim_next(handle, worker, started_at=0.0)) != "done":
         if claim == "wait":
-            reclaim_lost_trials(session, is_dead=lambda name: False)
+            reclaim_lost_trials(handle, is_dead=lambda name: False)
         else:
             assert not isinstance(claim, str)
-            run_claim(session, worker, claim, PLAYED_DATA)
+            run_claim(handle, worker, claim, PLAYED_DATA)
 
 
-def check(session: StudyHandle) -> None:
-    (trial,) = session.trials()
+def check(handle: StudyHandle) -> None:
+    (trial,) = handle.trials()
     assert (trial.state, trial.values) == (TrialState.COMPLETE, [0.5])
     assert trial.intermediate_values == {0: 0.25, 1: 0.5}
-    assert session.store.read_epochs()["epoch"].tolist() == [1, 2]
-    lease = session.store.leases.of_trial(0)
+    assert handle.store.read_epochs()["epoch"].tolist() == [1, 2]
+    lease = handle.store.leases.of_trial(0)
     assert lease is not None
     assert (lease.attempt, lease.stalled, lease.state) == (1, 0, RELEASED)
-    session.database.close()
+    handle.database.close()
 
 
 def test_no_broken_commit_loses_or_doubles_anything(open_tiny: Callable[..., StudyHandle]) -> None:
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     with breaking(None, is_committed=False) as commits:
-        run_all(session)
-    check(session)
+        run_all(handle)
+    check(handle)
     assert len(commits) > 20
     for index in commits:
-        session = open_tiny(n_trials=1, name=f"hunt{index}")
+        handle = open_tiny(n_trials=1, name=f"hunt{index}")
         with breaking(index, is_committed=index % 2 == 0):  # either way at neighbouring commits: both take too long
-            run_all(session)
-        check(session)
+            run_all(handle)
+        check(handle)

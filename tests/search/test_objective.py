@@ -44,9 +44,9 @@ def test_pictures_of_a_killed_attempt_are_replaced_and_not_doubled(
             raise Killed
         write(store, artifact_id, content)
 
-    session, write = open_tiny(), FileSystemArtifactStore.write
-    trial = session.study.ask()
-    atomic_write(session.layout.trial(0).epochs_csv, "epoch\n1\n")
+    handle, write = open_tiny(), FileSystemArtifactStore.write
+    trial = handle.study.ask()
+    atomic_write(handle.layout.trial(0).epochs_csv, "epoch\n1\n")
     monkeypatch.setattr(module, "read_archive", lambda _paths: None)
     monkeypatch.setattr(module, "write_contact_sheet", lambda _archive, _table, path: path.write_text("sheet"))
     monkeypatch.setattr(module, "draw_curves", lambda _epochs, path: path.write_text("curves"))
@@ -54,10 +54,10 @@ def test_pictures_of_a_killed_attempt_are_replaced_and_not_doubled(
     with monkeypatch.context() as killing:
         killing.setattr(FileSystemArtifactStore, "write", cut_off)
         with pytest.raises(Killed):
-            attach_pictures(session, trial, data)
-    attach_pictures(session, trial, data)
-    found = get_all_artifact_meta(trial, storage=session.database.storage)
+            attach_pictures(handle, trial, data)
+    attach_pictures(handle, trial, data)
+    found = get_all_artifact_meta(trial, storage=handle.database.storage)
     assert sorted(meta.filename for meta in found) == ["curves.png", "epochs.csv", "overlays.png"]
-    sizes = {meta.filename: (session.layout.artifacts / meta.artifact_id).stat().st_size for meta in found}
+    sizes = {meta.filename: (handle.layout.artifacts / meta.artifact_id).stat().st_size for meta in found}
     assert (sizes["curves.png"], sizes["epochs.csv"]) == (6, 8)
-    assert len(list(session.layout.artifacts.iterdir())) == 3
+    assert len(list(handle.layout.artifacts.iterdir())) == 3

@@ -35,11 +35,11 @@ def stopped(server: PostgresServer) -> Iterator[None]:
         server.start()
 
 
-def context_of(session: StudyHandle, folder: Path) -> SearchContext:
+def context_of(handle: StudyHandle, folder: Path) -> SearchContext:
     worker = Worker("here:1:a", None)
-    claim = claim_next(session, worker, started_at=0.0)
+    claim = claim_next(handle, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    return SearchContext(session, worker, claim.trial, attempt=claim.attempt, seed=1, directory=folder)
+    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, directory=folder)
 
 
 def train(context: SearchContext, epochs: range) -> None:
@@ -52,26 +52,26 @@ def train(context: SearchContext, epochs: range) -> None:
 def test_training_continues_and_its_epochs_are_written_later(
     open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    session = open_tiny(n_trials=1, pruner={"name": "median", "n_startup_trials": 0})
-    context = context_of(session, tmp_path)
+    handle = open_tiny(n_trials=1, pruner={"name": "median", "n_startup_trials": 0})
+    context = context_of(handle, tmp_path)
     train(context, range(1, 2))
     with stopped(postgres_server):
         train(context, range(2, 5))
-        assert session.store.is_away
+        assert handle.store.is_away
         assert not context.should_prune()  # nobody can be asked
     context.flush()
-    assert not session.store.is_away
-    assert session.store.read_epochs()["epoch"].tolist() == [1, 2, 3, 4]
-    assert session.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
-    assert session.store.leases.of_trial(0).epoch == 4  # type: ignore[union-attr]
+    assert not handle.store.is_away
+    assert handle.store.read_epochs()["epoch"].tolist() == [1, 2, 3, 4]
+    assert handle.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
+    assert handle.store.leases.of_trial(0).epoch == 4  # type: ignore[union-attr]
     context.close()
 
 
 def test_outage_beyond_the_patience_ends_the_trial(
     open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    session = open_tiny(n_trials=1, storage_patience_s=0)
-    context = context_of(session, tmp_path)
+    handle = open_tiny(n_trials=1, storage_patience_s=0)
+    context = context_of(handle, tmp_path)
     with stopped(postgres_server), pytest.raises(ServerUnavailable, match="does not answer"):
         train(context, range(1, 100))
     context.close()

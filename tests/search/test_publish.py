@@ -24,39 +24,39 @@ Open = Callable[..., StudyHandle]
 
 
 def test_files_of_a_published_trial_stay_when_a_better_one_is_not_published_yet(open_tiny: Open) -> None:
-    session = open_tiny(retention={"best_k": 1})
+    handle = open_tiny(retention={"best_k": 1})
     for accuracy in (0.5, 0.4, 0.9):
-        trial = session.study.ask()
-        session.study.tell(trial, accuracy)
-        atomic_write(session.layout.trial(trial.number).best, "weights")
+        trial = handle.study.ask()
+        handle.study.tell(trial, accuracy)
+        atomic_write(handle.layout.trial(trial.number).best, "weights")
     sets = [{"trial": 0, "epoch": 2, "folder": "."}]
-    atomic_write(session.layout.published_json, json.dumps({"format": FORMAT, "sets": sets, "files": []}))
-    assert [file.number for file in removable(session)] == [1]
+    atomic_write(handle.layout.published_json, json.dumps({"format": FORMAT, "sets": sets, "files": []}))
+    assert [file.number for file in removable(handle)] == [1]
 
 
 def test_a_trial_that_teaches_another_study_stays(open_tiny: Open) -> None:
-    session = open_tiny(retention={"best_k": 1})
+    handle = open_tiny(retention={"best_k": 1})
     for accuracy in (0.5, 0.4, 0.9):
-        trial = session.study.ask()
-        session.study.tell(trial, accuracy)
-        atomic_write(session.layout.trial(trial.number).best, "weights")
-    assert [file.number for file in removable(session)] == [0, 1]
+        trial = handle.study.ask()
+        handle.study.tell(trial, accuracy)
+        atomic_write(handle.layout.trial(trial.number).best, "weights")
+    assert [file.number for file in removable(handle)] == [0, 1]
     student = loaded_study(name="student")
-    taught = with_settings(student.experiment, {"train.teacher": {"checkpoint": str(session.layout.trial(1).best)}})
-    layout = StudyLayout(session.layout.root, session.layout.experiment, "student")
+    taught = with_settings(student.experiment, {"train.teacher": {"checkpoint": str(handle.layout.trial(1).best)}})
+    layout = StudyLayout(handle.layout.root, handle.layout.experiment, "student")
     atomic_write(layout.study_yaml, study_file(replace(student, experiment=taught)))
-    assert [file.number for file in removable(session)] == [0]
+    assert [file.number for file in removable(handle)] == [0]
 
 
 def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
+    handle = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
     for accuracy, sparsity in ((0.9, 0.5), (0.4, 0.1)):
-        trial = session.study.ask()
+        trial = handle.study.ask()
         trial.set_user_attr("best_epoch", 2)
         trial.set_user_attr("val/accuracy", accuracy)
-        session.study.tell(trial, [accuracy, sparsity])
+        handle.study.tell(trial, [accuracy, sparsity])
     looked_at: list[int] = []
 
     def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: object) -> list[Path]:
@@ -67,9 +67,9 @@ def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
 
     monkeypatch.setattr(module, "publish_trial", publish_trial)
     unused: Any = None
-    publish_study(session, unused)
+    publish_study(handle, unused)
     assert looked_at == [0, 1]
-    layout = session.layout
+    layout = handle.layout
     sets = [layout.published(2), layout.pareto(0, 2), layout.pareto(1, 2)]
     assert [one.model_csv("test").read_text() for one in sets] == ["trial 0", "trial 0", "trial 1"]
     assert len(json.loads(layout.published_json.read_text())["files"]) == 3

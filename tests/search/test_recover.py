@@ -1,4 +1,4 @@
-"""Trials of dead workers go back to waiting, and fail after three attempts without an epoch that others had."""
+"""Trials of dead workers return to the queue, and fail after three attempts without an epoch that others had."""
 
 from __future__ import annotations
 
@@ -19,111 +19,111 @@ pytestmark = ON_EACH_DATABASE
 Open = Callable[..., StudyHandle]
 
 
-def claim(session: StudyHandle, name: str = "here:1:a") -> None:
-    assert not isinstance(claim_next(session, Worker(name, None), started_at=0.0), str)
+def claim(handle: StudyHandle, name: str = "here:1:a") -> None:
+    assert not isinstance(claim_next(handle, Worker(name, None), started_at=0.0), str)
 
 
-def state(session: StudyHandle) -> TrialState:
-    return session.trials()[0].state
+def state(handle: StudyHandle) -> TrialState:
+    return handle.trials()[0].state
 
 
 def test_trial_of_a_living_worker_is_left_alone(open_tiny: Open) -> None:
-    session = open_tiny()
-    claim(session)
-    assert reclaim_lost_trials(session, is_dead=lambda name: False) == []
-    assert state(session) == TrialState.RUNNING
+    handle = open_tiny()
+    claim(handle)
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
+    assert state(handle) == TrialState.RUNNING
 
 
 def test_trial_of_a_dead_worker_goes_back_under_its_number(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=1)
-    claim(session)
-    assert reclaim_lost_trials(session, is_dead=lambda name: name == "here:1:a") == [0]
-    assert state(session) == TrialState.WAITING
-    claim(session, "here:2:b")
-    assert len(session.trials()) == 1
-    assert session.store.leases.of_trial(0).attempt == 2  # type: ignore[union-attr]
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+    assert reclaim_lost_trials(handle, is_dead=lambda name: name == "here:1:a") == [0]
+    assert state(handle) == TrialState.WAITING
+    claim(handle, "here:2:b")
+    assert len(handle.trials()) == 1
+    assert handle.store.leases.of_trial(0).attempt == 2  # type: ignore[union-attr]
 
 
 def test_expired_lease_is_taken_back(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=1)
-    claim(session)
-    session.store.leases.renew(0, 1, duration_s=-1.0)
-    assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+    handle.store.leases.renew(0, 1, duration_s=-1.0)
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
 
 
 def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = open_tiny(n_trials=1)
-    claim(session)
-    session.store.leases.renew(0, 1, duration_s=-1.0)
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+    handle.store.leases.renew(0, 1, duration_s=-1.0)
     with monkeypatch.context() as outage:
         outage.setattr(Connections, "was_away_within", lambda _connections, seconds: seconds == 300.0)
-        assert reclaim_lost_trials(session, is_dead=lambda name: False) == []
-    assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
+        assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
 
 
 def test_trial_that_was_asked_for_but_never_claimed_goes_back(open_tiny: Open) -> None:
-    session = open_tiny()
-    session.study.ask()
-    assert reclaim_lost_trials(session, is_dead=lambda name: False) == [0]
-    assert state(session) == TrialState.WAITING
+    handle = open_tiny()
+    handle.study.ask()
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
+    assert state(handle) == TrialState.WAITING
 
 
-def kill(session: StudyHandle, name: str) -> None:
+def kill(handle: StudyHandle, name: str) -> None:
     """One more worker takes the first trial and is killed."""
-    claim(session, name)
-    reclaim_lost_trials(session, is_dead=lambda holder: holder == name)
+    claim(handle, name)
+    reclaim_lost_trials(handle, is_dead=lambda holder: holder == name)
 
 
 def test_third_attempt_without_an_epoch_fails_the_trial_if_others_progress(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=2)
-    kill(session, "here:1:a")
-    claim(session, "here:2:b")  # another trial: the stalled one comes last
-    session.store.leases.renew(1, 1, epoch=1, duration_s=100.0)
-    kill(session, "here:3:c")
-    session.study.tell(1, 0.5)  # the last attempt is alone
-    kill(session, "here:4:d")
-    assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE"]
-    assert session.trials()[0].user_attrs["error"] == f"3 attempts in a row finished no epoch: {KILLED}"
+    handle = open_tiny(n_trials=2)
+    kill(handle, "here:1:a")
+    claim(handle, "here:2:b")  # another trial: the stalled one comes last
+    handle.store.leases.renew(1, 1, epoch=1, duration_s=100.0)
+    kill(handle, "here:3:c")
+    handle.study.tell(1, 0.5)  # the last attempt is alone
+    kill(handle, "here:4:d")
+    assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE"]
+    assert handle.trials()[0].user_attrs["error"] == f"3 attempts in a row finished no epoch: {KILLED}"
 
 
 def test_third_attempt_without_an_epoch_fails_nothing_while_no_trial_progresses(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     for name in ("here:1:a", "here:2:b", "here:3:c", "here:4:d"):
-        kill(session, name)
-    assert state(session) == TrialState.WAITING
-    assert session.trials()[0].user_attrs[RETURNED] == {"reason": KILLED, "attempts": 4, "epochs_elsewhere": 0}
-    assert read_study(session.database.url, "hunt").trials[0].error == KILLED
+        kill(handle, name)
+    assert state(handle) == TrialState.WAITING
+    assert handle.trials()[0].user_attrs[RETURNED] == {"reason": KILLED, "attempts": 4, "epochs_elsewhere": 0}
+    assert read_study(handle.database.url, "hunt").trials[0].error == KILLED
 
 
 def test_progress_before_the_first_return_blames_no_trial(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=2)
-    claim(session, "here:1:a")
-    session.store.leases.renew(0, 1, epoch=9, duration_s=100.0)
-    session.study.tell(0, 0.5)
+    handle = open_tiny(n_trials=2)
+    claim(handle, "here:1:a")
+    handle.store.leases.renew(0, 1, epoch=9, duration_s=100.0)
+    handle.study.tell(0, 0.5)
     for name in ("here:2:b", "here:3:c", "here:4:d"):
-        kill(session, name)
-    assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "WAITING"]
+        kill(handle, name)
+    assert [trial.state.name for trial in handle.trials()] == ["COMPLETE", "WAITING"]
 
 
 def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     for attempt in (1, 2, 3, 4):
-        claim(session, f"here:{attempt}:a")
-        session.store.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
-        reclaim_lost_trials(session, is_dead=lambda name: True)
-    assert state(session) == TrialState.WAITING
+        claim(handle, f"here:{attempt}:a")
+        handle.store.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
+        reclaim_lost_trials(handle, is_dead=lambda name: True)
+    assert state(handle) == TrialState.WAITING
 
 
 def test_attempt_that_another_supervisor_started_meanwhile_is_left_alone(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=1)
-    claim(session)
+    handle = open_tiny(n_trials=1)
+    claim(handle)
 
     def is_dead(name: str) -> bool:
-        session.store.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
+        handle.store.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
         return name == "here:1:a"
 
-    assert reclaim_lost_trials(session, is_dead=is_dead) == []
-    assert state(session) == TrialState.RUNNING
-    session.store.leases.check(0, 2)
+    assert reclaim_lost_trials(handle, is_dead=is_dead) == []
+    assert state(handle) == TrialState.RUNNING
+    handle.store.leases.check(0, 2)

@@ -33,14 +33,14 @@ def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
         raise OSError(errno.ENOSPC, "No space left on device", str(archive.maps))
 
     monkeypatch.setattr(training, "train_epoch", count)
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     monkeypatch.setattr(Evaluation, "run", fill_disk)
     with pytest.raises(StoreError, match=r"attMaps_val\.npy: No space left on device; .* prune-files"):
-        run_worker(session, Worker("here:1:a", None), open_data(session.loaded.experiment.data), started_at=0.0)
-    assert (session.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
+        run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    assert (handle.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
 
     monkeypatch.setattr(Evaluation, "run", run)
-    run_worker(session, Worker("here:2:b", None), open_data(session.loaded.experiment.data), started_at=0.0)
-    assert (session.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
-    assert session.store.read_epochs()["epoch"].tolist() == [1, 2]
-    assert not session.layout.trial(0).resumes()
+    run_worker(handle, Worker("here:2:b", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    assert (handle.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
+    assert handle.store.read_epochs()["epoch"].tolist() == [1, 2]
+    assert not handle.layout.trial(0).resumes()

@@ -21,13 +21,13 @@ Open = Callable[..., StudyHandle]
 
 
 def test_trial_of_a_killed_search_goes_back_though_the_budget_is_spent(open_tiny: Open, play: Any) -> None:
-    session = open_tiny(n_trials=1)
-    session.study.tell(session.study.ask(), 0.5)
-    session.study.ask()  # under a larger budget than now
+    handle = open_tiny(n_trials=1)
+    handle.study.tell(handle.study.ask(), 0.5)
+    handle.study.ask()  # under a larger budget than now
     started = play([])
-    launcher = WorkerPool(session, n_workers=1)
-    assert supervise(session, launcher, should_stop=lambda: False, tick=lambda _session: None) == "finished"
-    assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "WAITING"]
+    launcher = WorkerPool(handle, n_workers=1)
+    assert supervise(handle, launcher, should_stop=lambda: False, tick=lambda _handle: None) == "finished"
+    assert [trial.state.name for trial in handle.trials()] == ["COMPLETE", "WAITING"]
     assert not started
 
 

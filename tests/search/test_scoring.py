@@ -28,12 +28,12 @@ Open = Callable[..., StudyHandle]
 @pytest.fixture
 def searched(open_tiny: Open) -> StudyHandle:
     """One real trial of one epoch, with maps of 4 x 4 cells."""
-    session = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/gini": {"at_least": 2.0}})
+    handle = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/gini": {"at_least": 2.0}})
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
-    experiment = with_settings(session.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
-    object.__setattr__(session.loaded, "experiment", experiment)
-    run_worker(session, Worker("here:1:a", None), open_data(session.loaded.experiment.data), started_at=0.0)
-    return session
+    experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
+    object.__setattr__(handle.loaded, "experiment", experiment)
+    run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    return handle
 
 
 def test_scores_go_where_the_accuracy_goes(searched: StudyHandle) -> None:
@@ -58,18 +58,18 @@ def test_score_that_no_image_has_fails_no_trial(
 ) -> None:
     """A fill that takes no evidence away, whatever the model, leaves the gains undefined."""
     monkeypatch.setattr("attnsearch.metrics.faithfulness.MIN_DROP", 2.0)
-    session = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/deletion_gain": {"at_least": 0.1}})
+    handle = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/deletion_gain": {"at_least": 0.1}})
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
-    experiment = with_settings(session.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
-    object.__setattr__(session.loaded, "experiment", experiment)
-    run_worker(session, Worker("here:1:a", None), open_data(session.loaded.experiment.data), started_at=0.0)
-    (trial,) = session.trials()
+    experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
+    object.__setattr__(handle.loaded, "experiment", experiment)
+    run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    (trial,) = handle.trials()
     assert trial.state.name == "COMPLETE", trial.user_attrs
     assert trial.values[1] == trial.user_attrs["val/relevance_gain"] == 0.0
     assert trial.constraints == {"val/deletion_gain": 0.1}
     assert trial.user_attrs[SETTINGS]["n_undefined"] == {"relevance_gain": 4, "deletion_gain": 4}
     assert "relevance_gain, deletion_gain are undefined for all 4 scored images" in caplog.text
-    rows = session.store.read_scores().set_index("metric")
+    rows = handle.store.read_scores().set_index("metric")
     assert rows.loc["relevance_gain", "n_undefined"] == 4
     assert math.isnan(rows.loc["relevance_gain", "value"])
 
@@ -90,9 +90,9 @@ def test_full_measure_stands_beside_that_of_the_search(
 
 def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first attempt dies after the archive; the second one trains no epoch and scores."""
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
-    object.__setattr__(session.loaded, "experiment", with_settings(session.loaded.experiment, settings))
+    object.__setattr__(handle.loaded, "experiment", with_settings(handle.loaded.experiment, settings))
     worker = Worker("here:1:a", None)
 
     def stop(*arguments: object, **named: object) -> ScoreTable:
@@ -102,13 +102,13 @@ def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr("attnsearch.evaluation.evaluation.Evaluation.score", stop)
-        claim = claim_next(session, worker, started_at=0.0)
+        claim = claim_next(handle, worker, started_at=0.0)
         assert not isinstance(claim, str)
-        run_claim(session, worker, claim, open_data(session.loaded.experiment.data))
-    assert session.trials()[0].state.name == "WAITING"
-    run_worker(session, Worker("here:2:b", None), open_data(session.loaded.experiment.data), started_at=0.0)
-    assert session.trials()[0].state.name == "COMPLETE"
-    assert read_scores(session.layout.trial(0).scores("val")).about["version"] == VERSION
+        run_claim(handle, worker, claim, open_data(handle.loaded.experiment.data))
+    assert handle.trials()[0].state.name == "WAITING"
+    run_worker(handle, Worker("here:2:b", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    assert handle.trials()[0].state.name == "COMPLETE"
+    assert read_scores(handle.layout.trial(0).scores("val")).about["version"] == VERSION
 
 
 def test_nothing_is_scored_where_nothing_is_asked_for(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def test_start_after_one_that_was_killed_between_our_tables_and_optunas(tmp_path
 @pytest.mark.slow
 @ON_EACH_DATABASE
 def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend: str, tmp_path: Path) -> None:
-    session = open_tiny(n_trials=4)
+    handle = open_tiny(n_trials=4)
     roots = [tmp_path if backend == "sqlite" else tmp_path / str(index) for index in range(6)]  # a server has no folder
 
     def claim_all(index: int) -> int:
-        own = open_handle(session.loaded, layout_of(session.loaded, roots[index]), session.database.url)
+        own = open_handle(handle.loaded, layout_of(handle.loaded, roots[index]), handle.database.url)
         n_claims = 0
         while claim_next(own, Worker(f"here:{index}:{n_claims}", None), started_at=0.0) not in ("wait", "done"):
             n_claims += 1
@@ -97,4 +97,4 @@ def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend:
         return n_claims
 
     assert sum(at_once(6, claim_all)) == 4
-    assert len(session.trials()) == 4
+    assert len(handle.trials()) == 4

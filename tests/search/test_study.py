@@ -29,97 +29,95 @@ from tests.search.studies import ON_EACH_DATABASE, identity_of, loaded_study
 Open = Callable[..., StudyHandle]
 
 
-def finish(session: StudyHandle, *values: float, monitor: float | None = None) -> None:
-    trial = session.study.ask()
+def finish(handle: StudyHandle, *values: float, monitor: float | None = None) -> None:
+    trial = handle.study.ask()
     trial.set_user_attr("val/accuracy", values[0] if monitor is None else monitor)
-    session.study.tell(trial, list(values))
+    handle.study.tell(trial, list(values))
 
 
 @ON_EACH_DATABASE
 def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
-    session = open_tiny()
-    again = create_study(session.database, session.loaded.study, identity_of(session.loaded))
-    assert again.user_attrs == session.study.user_attrs
+    handle = open_tiny()
+    again = create_study(handle.database, handle.loaded.study, identity_of(handle.loaded))
+    assert again.user_attrs == handle.study.user_attrs
 
 
 @ON_EACH_DATABASE
 def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
-    session = open_tiny()
-    changed = type(session.loaded)(
-        session.loaded.study, with_settings(session.loaded.experiment, {"model.n_vectors": 5})
-    )
+    handle = open_tiny()
+    changed = type(handle.loaded)(handle.loaded.study, with_settings(handle.loaded.experiment, {"model.n_vectors": 5}))
     with pytest.raises(ConfigError, match=r"experiment\.model\.n_vectors: was 3, is 5"):
-        create_study(session.database, changed.study, identity_of(changed))
+        create_study(handle.database, changed.study, identity_of(changed))
 
 
 def test_another_space_is_refused_with_the_difference(open_tiny: Open) -> None:
-    session = open_tiny()
+    handle = open_tiny()
     changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
     with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
-        create_study(session.database, changed.study, identity_of(changed))
+        create_study(handle.database, changed.study, identity_of(changed))
 
 
 def test_another_validation_split_is_refused(open_tiny: Open) -> None:
-    session = open_tiny()
+    handle = open_tiny()
     with pytest.raises(ConfigError, match="validation split: was 'split-a', is 'split-b'"):
-        create_study(session.database, session.loaded.study, identity_of(session.loaded, val_hash="split-b"))
+        create_study(handle.database, handle.loaded.study, identity_of(handle.loaded, val_hash="split-b"))
 
 
 def test_budget_may_change(open_tiny: Open) -> None:
-    session = open_tiny()
+    handle = open_tiny()
     larger = loaded_study(n_trials=9)
-    create_study(session.database, larger.study, identity_of(larger))
-    assert session.study.user_attrs[IDENTITY] == identity_of(larger)
+    create_study(handle.database, larger.study, identity_of(larger))
+    assert handle.study.user_attrs[IDENTITY] == identity_of(larger)
 
 
 @ON_EACH_DATABASE
 def test_trials_are_enqueued_once(open_tiny: Open) -> None:
     point = {"train.optimizer.lr": 2e-3}
-    session = open_tiny(enqueue=[point])
-    create_study(session.database, session.loaded.study, identity_of(session.loaded))
-    assert [trial.system_attrs["fixed_params"] for trial in session.trials(TrialState.WAITING)] == [point]
+    handle = open_tiny(enqueue=[point])
+    create_study(handle.database, handle.loaded.study, identity_of(handle.loaded))
+    assert [trial.system_attrs["fixed_params"] for trial in handle.trials(TrialState.WAITING)] == [point]
 
 
 @pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 0)])
 def test_direction_is_respected(open_tiny: Open, direction: str, best: int) -> None:
-    session = open_tiny(objectives={"val/accuracy": direction})
-    finish(session, 0.2)
-    finish(session, 0.9)
-    finish(session, 0.5)
-    assert best_trials(session.study, session.loaded.study, k=1)[0].number == best
+    handle = open_tiny(objectives={"val/accuracy": direction})
+    finish(handle, 0.2)
+    finish(handle, 0.9)
+    finish(handle, 0.5)
+    assert best_trials(handle.study, handle.loaded.study, k=1)[0].number == best
 
 
 def test_first_of_equal_trials_is_best(open_tiny: Open) -> None:
-    session = open_tiny()
-    finish(session, 0.9)
-    finish(session, 0.9)
-    assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=2)] == [0, 1]
+    handle = open_tiny()
+    finish(handle, 0.9)
+    finish(handle, 0.9)
+    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=2)] == [0, 1]
 
 
 @ON_EACH_DATABASE
 def test_pareto_front_comes_first_and_is_ordered_by_the_monitor(open_tiny: Open) -> None:
-    session = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
-    finish(session, 0.5, 0.1)
-    finish(session, 0.8, 0.5)
-    finish(session, 0.7, 0.6)  # dominated by the second
-    assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=1)] == [1, 0]
+    handle = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
+    finish(handle, 0.5, 0.1)
+    finish(handle, 0.8, 0.5)
+    finish(handle, 0.7, 0.6)  # dominated by the second
+    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=1)] == [1, 0]
 
 
 @ON_EACH_DATABASE
 def test_infeasible_trial_is_never_best(open_tiny: Open) -> None:
-    session = open_tiny()
-    trial = session.study.ask()
+    handle = open_tiny()
+    trial = handle.study.ask()
     trial.set_constraint("val/sparsity", 0.1)
-    session.study.tell(trial, 0.99)
-    finish(session, 0.5)
-    assert [trial.number for trial in best_trials(session.study, session.loaded.study, k=5)] == [1]
+    handle.study.tell(trial, 0.99)
+    finish(handle, 0.5)
+    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=5)] == [1]
 
 
-def ended(session: StudyHandle, states: list[TrialState]) -> None:
+def ended(handle: StudyHandle, states: list[TrialState]) -> None:
     for index, state in enumerate(states):
-        trial = session.study.ask()
+        trial = handle.study.ask()
         trial.set_user_attr(ENDED_AT, 100.0 + index)
-        session.study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
+        handle.study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
 
 
 FAIL, COMPLETE = TrialState.FAIL, TrialState.COMPLETE
@@ -139,9 +137,9 @@ FAIL, COMPLETE = TrialState.FAIL, TrialState.COMPLETE
 def test_three_failures_in_a_row_are_too_many(
     open_tiny: Open, states: list[TrialState], since: float, failing: bool
 ) -> None:
-    session = open_tiny()
-    ended(session, states)
-    assert is_failing(session.trials(), since=since) is failing
+    handle = open_tiny()
+    ended(handle, states)
+    assert is_failing(handle.trials(), since=since) is failing
 
 
 def test_seeds_depend_on_all_parts_and_stay() -> None:
@@ -163,11 +161,11 @@ def test_resumed_sampler_repeats_no_draw(open_tiny: Open) -> None:
 
 
 def test_changed_study_is_refused_before_anything_is_written(open_tiny: Open) -> None:
-    session = open_tiny()
+    handle = open_tiny()
     changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
     with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
-        SearchPlan.check(changed, session.layout.root)
-    assert not session.layout.study_yaml.exists()
+        SearchPlan.check(changed, handle.layout.root)
+    assert not handle.layout.study_yaml.exists()
 
 
 def test_folder_of_a_plain_run_is_refused(tmp_path: Path) -> None:
@@ -198,27 +196,27 @@ def test_credentials_stay_out_of_the_study_file(tmp_path: Path) -> None:
 
 
 def test_study_that_is_scored_differently_is_another_study(open_tiny: Open) -> None:
-    session = open_tiny()
-    changed = with_settings(session.loaded.experiment, {"evaluation.scores.n_steps": 4})
+    handle = open_tiny()
+    changed = with_settings(handle.loaded.experiment, {"evaluation.scores.n_steps": 4})
     with pytest.raises(ConfigError, match=r"n_steps: was 16, is 4"):
-        check_unchanged(session.study, identity_of(LoadedStudy(session.loaded.study, changed)))
+        check_unchanged(handle.study, identity_of(LoadedStudy(handle.loaded.study, changed)))
 
 
 def test_study_from_before_there_were_scores_goes_on(open_tiny: Open) -> None:
-    session = open_tiny()
-    stored = {key: value for key, value in session.study.user_attrs[IDENTITY].items() if key != SCORES_KEY}
-    session.study.set_user_attr(IDENTITY, stored)
-    check_unchanged(session.study, identity_of(session.loaded))
+    handle = open_tiny()
+    stored = {key: value for key, value in handle.study.user_attrs[IDENTITY].items() if key != SCORES_KEY}
+    handle.study.set_user_attr(IDENTITY, stored)
+    check_unchanged(handle.study, identity_of(handle.loaded))
 
 
 @pytest.mark.parametrize(("objective", "is_refused"), [("val/relevance_gain", True), ("val/accuracy", False)])
 def test_study_that_chooses_by_scores_keeps_to_their_version(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch, objective: str, is_refused: bool
 ) -> None:
-    session = open_tiny(objectives={objective: "maximize"})
+    handle = open_tiny(objectives={objective: "maximize"})
     monkeypatch.setattr("attnsearch.search.study.VERSION", 99)
     if not is_refused:
-        check_unchanged(session.study, identity_of(session.loaded))
+        check_unchanged(handle.study, identity_of(handle.loaded))
         return
     with pytest.raises(ConfigError, match=r"evaluation\.scores\.version: was \d+, is 99"):
-        check_unchanged(session.study, identity_of(session.loaded))
+        check_unchanged(handle.study, identity_of(handle.loaded))

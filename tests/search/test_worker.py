@@ -73,17 +73,17 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
     return install
 
 
-def work(session: StudyHandle, *, started_at: float = 0.0) -> None:
-    run_worker(session, Worker("here:1:a", None), PLAYED_DATA, started_at=started_at)
+def work(handle: StudyHandle, *, started_at: float = 0.0) -> None:
+    run_worker(handle, Worker("here:1:a", None), PLAYED_DATA, started_at=started_at)
 
 
 @ON_EACH_DATABASE
 def test_budget_counts_complete_and_pruned_trials(open_tiny: Open, play: Callable[[Run], None]) -> None:
     ends = iter(["complete", "pruned", "complete", "pruned"])
     play(lambda config, context: result(next(ends), val_accuracy=0.5))
-    session = open_tiny(n_trials=4)
-    work(session)
-    assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED"]
+    handle = open_tiny(n_trials=4)
+    work(handle)
+    assert [trial.state.name for trial in handle.trials()] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED"]
 
 
 @ON_EACH_DATABASE
@@ -94,10 +94,10 @@ def test_failed_trial_keeps_its_reason_and_the_study_goes_on(open_tiny: Open, pl
         return result(val_accuracy=0.5)
 
     play(run)
-    session = open_tiny(n_trials=2)
-    work(session)
-    assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert session.trials()[0].user_attrs["error"] == "train/loss became nan in epoch 1"
+    handle = open_tiny(n_trials=2)
+    work(handle)
+    assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert handle.trials()[0].user_attrs["error"] == "train/loss became nan in epoch 1"
 
 
 def test_three_failures_in_a_row_stop_the_worker(open_tiny: Open, play: Callable[[Run], None]) -> None:
@@ -105,9 +105,9 @@ def test_three_failures_in_a_row_stop_the_worker(open_tiny: Open, play: Callable
         raise NonFiniteLoss("nan")
 
     play(run)
-    session = open_tiny(n_trials=9)
-    work(session)
-    assert [trial.state.name for trial in session.trials()] == ["FAIL"] * 3
+    handle = open_tiny(n_trials=9)
+    work(handle)
+    assert [trial.state.name for trial in handle.trials()] == ["FAIL"] * 3
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_fault_that_is_not_the_settings_returns_the_trial(
         raise raised
 
     play(run)
-    session = open_tiny()
+    handle = open_tiny()
     with pytest.raises(reported, match=words):
-        work(session)
-    (trial,) = session.trials()
+        work(handle)
+    (trial,) = handle.trials()
     assert trial.state == TrialState.WAITING
     assert re.search(words, trial.user_attrs[RETURNED]["reason"])
-    assert session.store.leases.stalled() == {0: 1}
+    assert handle.store.leases.stalled() == {0: 1}
 
 
 def test_faults_between_epochs_are_forgiven(open_tiny: Open, play: Callable[[Run], None]) -> None:
@@ -147,13 +147,13 @@ def test_faults_between_epochs_are_forgiven(open_tiny: Open, play: Callable[[Run
         raise RuntimeError("CUDA error: unknown error")
 
     play(run)
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     for _ in range(5):
         with pytest.raises(DeviceError):
-            work(session)
-    work(session)
-    assert [trial.state.name for trial in session.trials()] == ["COMPLETE"]
-    assert session.store.leases.of_trial(0).attempt == 6  # type: ignore[union-attr]
+            work(handle)
+    work(handle)
+    assert [trial.state.name for trial in handle.trials()] == ["COMPLETE"]
+    assert handle.store.leases.of_trial(0).attempt == 6  # type: ignore[union-attr]
 
 
 def test_trial_whose_every_attempt_faults_fails_after_three_while_others_run(
@@ -166,34 +166,34 @@ def test_trial_whose_every_attempt_faults_fails_after_three_while_others_run(
         return result(val_accuracy=0.5)
 
     play(run)
-    session = open_tiny(n_trials=3)
+    handle = open_tiny(n_trials=3)
     for _ in range(3):
         with pytest.raises(DeviceError):
-            work(session)
-    work(session)
-    assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
-    assert "device-side assert" in session.trials()[0].user_attrs["error"]
+            work(handle)
+    work(handle)
+    assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert "device-side assert" in handle.trials()[0].user_attrs["error"]
 
 
 def test_last_attempt_before_a_trial_is_blamed_is_alone(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=2)
-    stall(session, claim_of(session, "here:1:a"))
-    other = claim_of(session, "here:2:b")
-    stall(session, claim_of(session, "here:3:c"))
-    assert session.store.leases.stalled() == {0: 2}
-    assert claim_next(session, Worker("here:4:d", None), started_at=0.0) == "wait"
-    session.study.tell(other.trial, 0.5)
-    assert claim_of(session, "here:4:d").trial.number == 0
+    handle = open_tiny(n_trials=2)
+    stall(handle, claim_of(handle, "here:1:a"))
+    other = claim_of(handle, "here:2:b")
+    stall(handle, claim_of(handle, "here:3:c"))
+    assert handle.store.leases.stalled() == {0: 2}
+    assert claim_next(handle, Worker("here:4:d", None), started_at=0.0) == "wait"
+    handle.study.tell(other.trial, 0.5)
+    assert claim_of(handle, "here:4:d").trial.number == 0
 
 
-def stall(session: StudyHandle, claim: ClaimedTrial) -> None:
+def stall(handle: StudyHandle, claim: ClaimedTrial) -> None:
     """Returns a trial that has finished no epoch."""
-    session.store.leases.release(claim.trial.number, claim.attempt, stalled=True)
-    session.return_to_waiting(claim.trial)
+    handle.store.leases.release(claim.trial.number, claim.attempt, stalled=True)
+    handle.return_to_waiting(claim.trial)
 
 
-def claim_of(session: StudyHandle, name: str) -> ClaimedTrial:
-    claim = claim_next(session, Worker(name, None), started_at=0.0)
+def claim_of(handle: StudyHandle, name: str) -> ClaimedTrial:
+    claim = claim_next(handle, Worker(name, None), started_at=0.0)
     assert not isinstance(claim, str)
     return claim
 
@@ -202,26 +202,26 @@ def test_drawn_values_that_do_not_fit_together_fail_their_trial_alone(
     open_tiny: Open, play: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play(lambda config, context: result(val_accuracy=0.5))
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     original = module.with_settings
 
     def refuse_first(experiment: ExperimentConfig, settings: Any) -> ExperimentConfig:
-        if len(session.trials()) == 1:
+        if len(handle.trials()) == 1:
             raise ConfigError("model.stage must lie before the last one, got 4")
         return original(experiment, settings)
 
     monkeypatch.setattr(module, "with_settings", refuse_first)
-    work(session)
-    assert [trial.state.name for trial in session.trials()] == ["FAIL", "COMPLETE"]
-    assert session.trials()[0].user_attrs["error"] == "model.stage must lie before the last one, got 4"
+    work(handle)
+    assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE"]
+    assert handle.trials()[0].user_attrs["error"] == "model.stage must lie before the last one, got 4"
 
 
 def test_end_whose_answer_was_lost_is_told_once(
     open_tiny: Open, play: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play(lambda config, context: result(val_accuracy=0.5))
-    session = open_tiny(n_trials=1)
-    tell, answers = session.study.tell, iter([ConnectionLost("server closed the connection")])
+    handle = open_tiny(n_trials=1)
+    tell, answers = handle.study.tell, iter([ConnectionLost("server closed the connection")])
 
     def tell_without_answer(*arguments: Any, **settings: Any) -> Any:
         told = tell(*arguments, **settings)
@@ -229,11 +229,11 @@ def test_end_whose_answer_was_lost_is_told_once(
             raise lost
         return told
 
-    monkeypatch.setattr(session.study, "tell", tell_without_answer)
-    work(session)
-    (trial,) = session.trials()
+    monkeypatch.setattr(handle.study, "tell", tell_without_answer)
+    work(handle)
+    (trial,) = handle.trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
-    assert session.store.leases.of_trial(0).state == RELEASED  # type: ignore[union-attr]
+    assert handle.store.leases.of_trial(0).state == RELEASED  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -245,16 +245,16 @@ def test_finished_trial_keeps_its_resume_checkpoint_only_if_asked(
         return result(val_accuracy=0.5)
 
     play(run)
-    session = open_tiny(n_trials=1, retention={"resume": keep})
-    work(session)
-    assert bool(session.layout.trial(0).resumes()) is keep
+    handle = open_tiny(n_trials=1, retention={"resume": keep})
+    work(handle)
+    assert bool(handle.layout.trial(0).resumes()) is keep
 
 
 def test_objective_that_is_not_finite_fails_the_trial(open_tiny: Open, play: Callable[[Run], None]) -> None:
     play(lambda config, context: result(val_accuracy=float("nan")))
-    session = open_tiny(n_trials=1)
-    work(session)
-    assert session.trials()[0].user_attrs["error"] == "val/accuracy is not a finite number"
+    handle = open_tiny(n_trials=1)
+    work(handle)
+    assert handle.trials()[0].user_attrs["error"] == "val/accuracy is not a finite number"
 
 
 @ON_EACH_DATABASE
@@ -270,14 +270,14 @@ def test_interrupted_trial_continues_under_its_number_and_parameters(
         return result(val_accuracy=0.5)
 
     play(run)
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     worker = Worker("here:1:a", None)
-    claim = claim_next(session, worker, started_at=0.0)
+    claim = claim_next(handle, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    run_claim(session, worker, claim, PLAYED_DATA)
-    assert session.trials()[0].state == TrialState.WAITING
-    work(session)
-    assert [trial.state for trial in session.trials()] == [TrialState.COMPLETE]
+    run_claim(handle, worker, claim, PLAYED_DATA)
+    assert handle.trials()[0].state == TrialState.WAITING
+    work(handle)
+    assert [trial.state for trial in handle.trials()] == [TrialState.COMPLETE]
     (first, second) = seen
     assert first[::2] == second[::2]  # number and learning rate
     assert (first[1], second[1]) == (1, 2)
@@ -285,46 +285,46 @@ def test_interrupted_trial_continues_under_its_number_and_parameters(
 
 @ON_EACH_DATABASE
 def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -> None:
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     worker = Worker("here:1:a", None)
 
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
-        session.store.leases.take_back(0)
-        session.store.leases.claim(0, "here:2:b", duration_s=100.0)
+        handle.store.leases.take_back(0)
+        handle.store.leases.claim(0, "here:2:b", duration_s=100.0)
         return result(val_accuracy=0.9)
 
     play(run)
-    claim = claim_next(session, worker, started_at=0.0)
+    claim = claim_next(handle, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    run_claim(session, worker, claim, PLAYED_DATA)
-    assert session.trials()[0].state == TrialState.RUNNING
-    assert session.store.leases.of_trial(0).worker == "here:2:b"  # type: ignore[union-attr]
+    run_claim(handle, worker, claim, PLAYED_DATA)
+    assert handle.trials()[0].state == TrialState.RUNNING
+    assert handle.store.leases.of_trial(0).worker == "here:2:b"  # type: ignore[union-attr]
 
 
 @ON_EACH_DATABASE
 def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, play: Callable[[Run], None]) -> None:
-    session = open_tiny(n_trials=1)
+    handle = open_tiny(n_trials=1)
     worker = Worker("here:1:a", None)
 
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
-        session.store.leases.take_back(0)
-        session.store.leases.claim(0, "here:2:b", duration_s=100.0)
-        session.study.tell(0, 0.4)
+        handle.store.leases.take_back(0)
+        handle.store.leases.claim(0, "here:2:b", duration_s=100.0)
+        handle.study.tell(0, 0.4)
         context.report(0.9, 1)
         raise AssertionError("a trial that has ended takes no report")
 
     play(run)
-    claim = claim_next(session, worker, started_at=0.0)
+    claim = claim_next(handle, worker, started_at=0.0)
     assert not isinstance(claim, str)
-    run_claim(session, worker, claim, PLAYED_DATA)
-    assert session.trials()[0].value == 0.4
+    run_claim(handle, worker, claim, PLAYED_DATA)
+    assert handle.trials()[0].value == 0.4
 
 
 @ON_EACH_DATABASE
 def test_full_budget_of_running_trials_makes_others_wait(open_tiny: Open) -> None:
-    session = open_tiny(n_trials=1)
-    assert claim_next(session, Worker("here:1:a", None), started_at=0.0) not in ("wait", "done")
-    assert claim_next(session, Worker("here:2:b", None), started_at=0.0) == "wait"
+    handle = open_tiny(n_trials=1)
+    assert claim_next(handle, Worker("here:1:a", None), started_at=0.0) not in ("wait", "done")
+    assert claim_next(handle, Worker("here:2:b", None), started_at=0.0) == "wait"
 
 
 def test_trial_seed_derives_from_its_number(open_tiny: Open, play: Callable[[Run], None]) -> None:
@@ -342,23 +342,23 @@ def test_trial_seed_derives_from_its_number(open_tiny: Open, play: Callable[[Run
 @ON_EACH_DATABASE
 def test_constraint_is_the_distance_outside_the_bound(open_tiny: Open, play: Callable[[Run], None]) -> None:
     play(lambda config, context: result(val_accuracy=0.5, val_sparsity=0.4))
-    session = open_tiny(n_trials=1, constraints={"val/sparsity": {"at_most": 0.3}, "val/accuracy": {"at_least": 0.4}})
-    work(session)
-    assert session.trials()[0].constraints == pytest.approx({"val/sparsity": 0.1, "val/accuracy": -0.1})
+    handle = open_tiny(n_trials=1, constraints={"val/sparsity": {"at_most": 0.3}, "val/accuracy": {"at_least": 0.4}})
+    work(handle)
+    assert handle.trials()[0].constraints == pytest.approx({"val/sparsity": 0.1, "val/accuracy": -0.1})
 
 
-def context_of(session: StudyHandle, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
+def context_of(handle: StudyHandle, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
     worker = Worker("here:1:a", None)
-    claim = claim_next(session, worker, started_at=0.0)
+    claim = claim_next(handle, worker, started_at=0.0)
     assert not isinstance(claim, str)
     own = {} if clock is None else {"clock": clock}
-    return SearchContext(session, worker, claim.trial, attempt=claim.attempt, seed=1, directory=tmp_path, **own)
+    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, directory=tmp_path, **own)
 
 
 def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_path: Path) -> None:
-    session, now = open_tiny(), [0.0]
-    context = context_of(session, tmp_path, lambda: now[0])
-    session.store.leases.take_back(0)
+    handle, now = open_tiny(), [0.0]
+    context = context_of(handle, tmp_path, lambda: now[0])
+    handle.store.leases.take_back(0)
     context.check()  # the last answer is fresh
     now[0] = 400.0  # the process was paused
     with pytest.raises(LeaseLost, match="trial 0"):
@@ -369,9 +369,9 @@ def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_pat
 def test_sleep_of_the_whole_machine_is_a_pause_too(
     open_tiny: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = open_tiny()
-    context = context_of(session, tmp_path)
-    session.store.leases.take_back(0)
+    handle = open_tiny()
+    context = context_of(handle, tmp_path)
+    handle.store.leases.take_back(0)
     awake = time.clock_gettime(time.CLOCK_BOOTTIME)
     monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 400.0)  # `time.monotonic` stood still
     with pytest.raises(LeaseLost, match="trial 0"):
@@ -380,30 +380,30 @@ def test_sleep_of_the_whole_machine_is_a_pause_too(
 
 @ON_EACH_DATABASE
 def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open, tmp_path: Path) -> None:
-    session = open_tiny()
-    context = context_of(session, tmp_path, lambda: 0.0)
-    session.store.leases.take_back(0)
+    handle = open_tiny()
+    context = context_of(handle, tmp_path, lambda: 0.0)
+    handle.store.leases.take_back(0)
     with pytest.raises(LeaseLost):
         context.record([record(1, 0.5)])
 
 
 @ON_EACH_DATABASE
 def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open, tmp_path: Path) -> None:
-    session = open_tiny(lease_s=1.0)
-    context = context_of(session, tmp_path, lambda: 0.0)
+    handle = open_tiny(lease_s=1.0)
+    context = context_of(handle, tmp_path, lambda: 0.0)
     context.record([record(1, 0.5)])  # one second long
-    assert session.store.leases.seconds_left(0) == pytest.approx(3.0, abs=0.5)
-    lease = session.store.leases.of_trial(0)
+    assert handle.store.leases.seconds_left(0) == pytest.approx(3.0, abs=0.5)
+    lease = handle.store.leases.of_trial(0)
     assert lease is not None
     assert (lease.state, lease.epoch) == (HELD, 1)
 
 
 def test_resumed_trial_reports_no_epoch_twice(open_tiny: Open, tmp_path: Path) -> None:
-    session = open_tiny(pruner={"name": "median"})
-    context = context_of(session, tmp_path, lambda: 0.0)
+    handle = open_tiny(pruner={"name": "median"})
+    context = context_of(handle, tmp_path, lambda: 0.0)
     for epoch in (1, 2, 1, 2, 3):
         context.report(epoch / 10, epoch)
-    assert session.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
+    assert handle.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
 
 
 @pytest.mark.parametrize("pruner", [{"name": "median", "n_startup_trials": 2}, {"name": "successive_halving"}])
@@ -427,9 +427,9 @@ def test_poor_curve_is_pruned_whatever_the_objectives(
         return result(val_accuracy=level, val_sparsity=0.5)
 
     play(run)
-    session = open_tiny(n_trials=4, objectives=objectives, pruner=pruner)
-    work(session)
-    assert [trial.state.name for trial in session.trials()] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED"]
+    handle = open_tiny(n_trials=4, objectives=objectives, pruner=pruner)
+    work(handle)
+    assert [trial.state.name for trial in handle.trials()] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED"]
 
 
 def test_trial_builds_two_models_and_three_loaders(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def crew_of(session: StudyHandle) -> WorkerPool:
-    pool = WorkerPool(session, n_workers=1)
+def crew_of(handle: StudyHandle) -> WorkerPool:
+    pool = WorkerPool(handle, n_workers=1)
     pool.start(0.0)
     return pool
 
@@ -127,9 +127,9 @@ def test_what_comes_while_workers_are_started_leaves_none_behind(
         return start(layout, url, index, **settings)
 
     monkeypatch.setattr(module, "start_worker", start_harmed)
-    session = open_tiny()
+    handle = open_tiny()
     with pytest.raises(kind):
-        supervise(session, WorkerPool(session, n_workers=3), should_stop=lambda: False, tick=lambda _session: None)
+        supervise(handle, WorkerPool(handle, n_workers=3), should_stop=lambda: False, tick=lambda _handle: None)
     assert [worker.poll() for worker in started] == [-signal.SIGTERM] * n_started
     assert all(worker.log.closed for worker in started)
 
