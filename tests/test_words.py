@@ -37,7 +37,7 @@ ODD = {
 PATTERN = re.compile("|".join(rf"(?P<w{n}>\b(?:{word})\b)" for n, word in enumerate(ODD)), re.IGNORECASE)
 KINDS = (".py", ".md", ".html", ".js", ".css", ".sh", ".yaml", ".cfg", ".toml")
 LATER: tuple[str, ...] = (
-    *("attnsearch/cli/", "attnsearch/evaluation/", "attnsearch/explorer/", "attnsearch/figures/"),
+    *("attnsearch/cli/", "attnsearch/explorer/"),
     *("attnsearch/metrics/", "attnsearch/models/", "attnsearch/report/", "attnsearch/results/", "attnsearch/search/"),
     *("attnsearch/store/", "attnsearch/tasks/", "attnsearch/training/"),
     *("configs/", "studies/", "README.md", "results/README.md"),

@@ -77,12 +77,12 @@ def _print_classes(shown: TrialConfusion, n_pairs: int) -> None:
     title = (
         f"{shown.trial.study.layout.study}, trial {shown.trial.number}, {int(report.matrix.sum())} {shown.split} images"
     )
-    columns: tuple[str, ...] = ("head", "top-1", "top-5", "mean of classes", "calibration error", "mean confidence")
+    columns: tuple[str, ...] = ("head", "top-1", "top-5", "balanced accuracy", "calibration error", "mean confidence")
     print_table(columns, heads, title=title)
     pairs = [
         (names[row.first], names[row.second], str(row.n_errors), str(row.first_as_second), str(row.second_as_first),
          number(row.rate))
         for row in report.pairs(n_pairs)
     ]  # fmt: skip
-    columns = ("class", "and class", "errors", "first as second", "second as first", "share of their images")
+    columns = ("class", "and class", "errors", "first as second", "second as first", "fraction of their images")
     print_table(columns, pairs, title="most confused pairs")

@@ -88,7 +88,7 @@ class Comparison:
 
     Attributes:
         alphas: metric -> Krippendorff's alpha of the order, with images as raters.
-        stable: metric -> share of resampled sets of images in which the best trial stays the best.
+        stable: metric -> fraction of resampled sets of images in which the same trial is the best.
     """
 
     levels: tuple[MetricMean, ...]

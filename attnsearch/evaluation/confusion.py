@@ -170,8 +170,8 @@ def _class_rows(
 ) -> tuple[ClassRow, ...]:
     counts = matrix.sum(axis=1), matrix.sum(axis=0), class_accuracies(matrix), class_precisions(matrix)
     return tuple(
-        ClassRow(name, int(n), int(m), float(right), float(share), names[other] if other >= 0 else "", probability)
-        for name, n, m, right, share, (other, probability) in zip(names, *counts, closest, strict=True)
+        ClassRow(name, int(n), int(m), float(right), float(precision), names[other] if other >= 0 else "", probability)
+        for name, n, m, right, precision, (other, probability) in zip(names, *counts, closest, strict=True)
     )
 
 

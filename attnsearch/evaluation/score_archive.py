@@ -42,11 +42,11 @@ from attnsearch.types import AttentionArchive, Split
 logger = logging.getLogger(__name__)
 
 VIEW = ("image_size_px", "crop_ratio", "resize")
-"""Settings of the data that say what a model sees of a picture."""
+"""Settings of the data that say what a model sees of an image."""
 UNTOUCHED = "random_deletion"
 """A curve that each image with a finite map has, and that starts with the untouched image."""
 MAX_GAP = 0.25
-"""Between the probability of an untouched image and that of the archive, for the same picture at any precision."""
+"""Between the probability of an untouched image and that of the archive, for the same image at any precision."""
 
 
 def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: ArchivePaths) -> None:
@@ -56,22 +56,22 @@ def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: Arc
         ConfigError: it is of another checkpoint, has no saliency, or was made of other crops or other synthetic birds.
         DataError: the split has other images or other classes.
     """
-    kept = opened.checkpoint
-    digest = kept.config.digest()
-    if (archived.epoch, archived.config_digest) != (kept.epoch, digest):
+    checkpoint = opened.checkpoint
+    digest = checkpoint.config.digest()
+    if (archived.epoch, archived.config_digest) != (checkpoint.epoch, digest):
         raise ConfigError(
             f"{paths.about} is of epoch {archived.epoch} of the settings {archived.config_digest[:8]}, and "
-            f"{kept.path} of epoch {kept.epoch} of {digest[:8]}; archive the checkpoint again"
+            f"{checkpoint.path} of epoch {checkpoint.epoch} of {digest[:8]}; archive the checkpoint again"
         )
     if archived.saliency is None:
         raise ConfigError(f"{paths.about} has no saliency, which is what is scored; the model makes no maps")
-    _check_view(opened.config, kept, paths)
+    _check_view(opened.config, checkpoint, paths)
     _check_images(archived, opened.table(archived.split), paths)
 
 
-def _check_view(config: ExperimentConfig, kept: ModelCheckpoint, paths: ArchivePaths) -> None:
-    """Maps lie where the crop of the training put them, and drawn birds have the same names whatever they look like."""
-    ours, theirs = config.data, kept.config.data
+def _check_view(config: ExperimentConfig, checkpoint: ModelCheckpoint, paths: ArchivePaths) -> None:
+    """Maps lie where the crop of the training put them, and the names of synthetic birds do not tell their looks."""
+    ours, theirs = config.data, checkpoint.config.data
     drawn = [key for key in ours.drawn_by if not key.endswith("_per_class")]  # how many there are, their names show
     for key in (*VIEW, *(drawn if ours.name == theirs.name else ())):
         if getattr(ours, key) != getattr(theirs, key):
@@ -102,14 +102,14 @@ def check_same_images(scores: Sequence[ImageScore], confidences: NDArray[np.floa
     """Untouched images must get the probability that the archive has; arithmetic moves it far less than the limit.
 
     Raises:
-        DataError: most of these images get another one, so their pictures are not those of the archive.
+        DataError: most of these images get another one, so they are not the images of the archive.
     """
     untouched = [score.curves[UNTOUCHED][0] for score in scores if UNTOUCHED in score.curves]
     gaps = [abs(p - q) for p, q in zip(untouched, confidences, strict=False) if math.isfinite(p)]
     if gaps and float(np.median(gaps)) > MAX_GAP:
         raise DataError(
             f"{split} images such as {scores[0].image_id!r} get other probabilities than in the archive (median gap "
-            f"{np.median(gaps):.2f}), so their pictures differ; use the data set that the trial was trained on"
+            f"{np.median(gaps):.2f}), so their pixels differ; use the data set that the trial was trained on"
         )
 
 
@@ -218,7 +218,7 @@ def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | No
 
 
 def _about(
-    kept: ModelCheckpoint,
+    checkpoint: ModelCheckpoint,
     archived: AttentionArchive,
     settings: ScoreSettings,
     ids: Sequence[str],
@@ -234,7 +234,7 @@ def _about(
         "grid": list(grid_of(archived, settings)),
         "iou_thresholds": dict(iou_thresholds or {}),
         "n_archived": len(archived.image_ids),
-        "checkpoint": {"epoch": kept.epoch, "config": kept.config.digest()},
+        "checkpoint": {"epoch": checkpoint.epoch, "config": checkpoint.config.digest()},
         "images": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
         "saliency": hashlib.sha256(np.ascontiguousarray(archived.saliency[chosen]).tobytes()).hexdigest(),
         **_other_versions(settings),

@@ -1,4 +1,4 @@
-"""The kinds of figures: from what a model made of an image to panels."""
+"""The figure types: from what a model made of an image to panels."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class FigureContext:
         return raster.place(np.asarray(maps), self.box, self.size_hw, rule or self.style.rule)
 
     def overlays(self, maps: Mapping[str, Floats], bounds: tuple[float, float] | None = None) -> list[Panel]:
-        """A panel for each map, named by its key, under one scale, by default of these maps, or each under its own."""
+        """A panel for each map (h, w), named by its key, under one scale (of these maps) or each under its own."""
         placed = self.placed(list(maps.values()))
         shared = None if self.style.own_scale else bounds or raster.limits(placed)
         is_seen = raster.seen(self.box, self.size_hw)

@@ -246,7 +246,7 @@ def _overhang(grid: Grid, width: float) -> float:
 
 
 def _in_figure(extent: _Extent, bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Left, top, width, height in inches from the top left -> matplotlib's shares from the bottom left."""
+    """Left, top, width, height in inches from the top left -> matplotlib's fractions from the bottom left."""
     left, top, width, height = bounds
     bottom = extent.height - top - height
     return left / extent.width, bottom / extent.height, width / extent.width, height / extent.height
@@ -290,8 +290,8 @@ def fill_axes(axes: Axes, panel: Panel) -> None:
 def _draw_scale(figure: Figure, extent: _Extent, scale: tuple[str, str, str], bottom: float) -> None:
     colours, low, high = scale
     left, width, height = extent.left + _text_width(low, _SMALL_PT) + 0.06, 0.9, 0.08
-    shares = (left / extent.width, (bottom + 0.02) / extent.height, width / extent.width, height / extent.height)
-    axes = figure.add_axes(shares)
+    bounds = (left / extent.width, (bottom + 0.02) / extent.height, width / extent.width, height / extent.height)
+    axes = figure.add_axes(bounds)
     axes.imshow(palette(colours)[None], aspect="auto")
     axes.set_axis_off()
     y = (bottom + 0.02 + height / 2) / extent.height

@@ -128,7 +128,7 @@ def levels(values: Floats, bounds: tuple[float, float] | None = None) -> Pixels:
     """Values as 0 to 255, truncated; 0 where undefined, and everywhere where the bounds are equal but for rounding.
 
     Args:
-        bounds: what becomes 0 and 255; None takes the range of these values. Panels that share bounds can be compared.
+        bounds: what becomes 0 and 255; None takes the range of these values. Panels of equal bounds can be compared.
     Source: the published drawing of INTR scales to [0, 1], multiplies by 255 and truncates.
     """
     low, high = limits(values) if bounds is None else bounds
