@@ -25,6 +25,8 @@ from attnsearch.plugins import is_loaded
 from attnsearch.plugins import load as load_plugins
 
 Kind = Literal["configs", "studies", "configs/profiles"]
+Source = str | Mapping[str, Any]
+"""A bare name or a path, or the settings themselves."""
 STUDY_KEYS = frozenset(StudyConfig.model_fields)
 
 
@@ -79,11 +81,7 @@ def _known(kinds: tuple[Kind, ...]) -> str:
 
 
 def load_experiment(
-    name: str | Mapping[str, Any],
-    *,
-    profile: str | None = None,
-    overrides: Iterable[str] = (),
-    plugins: Sequence[str] = (),
+    name: Source, *, profile: str | None = None, overrides: Iterable[str] = (), plugins: Sequence[str] = ()
 ) -> ExperimentConfig:
     """The experiment in `configs/NAME.yaml` or a file, under a profile and `key=value` overrides.
 
@@ -100,11 +98,7 @@ def load_experiment(
 
 
 def load_study(
-    name: str | Mapping[str, Any],
-    *,
-    profile: str | None = None,
-    overrides: Iterable[str] = (),
-    plugins: Sequence[str] = (),
+    name: Source, *, profile: str | None = None, overrides: Iterable[str] = (), plugins: Sequence[str] = ()
 ) -> LoadedStudy:
     """The study in `studies/NAME.yaml` or a file, with its experiment, under a profile and `key=value` overrides.
 
@@ -263,16 +257,14 @@ def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
     return over.only(of_study), over.without(*of_study, *unknown)
 
 
-def _read(source: str | Mapping[str, Any], kind: Kind, problems: Problems) -> Layer:
+def _read(source: Source, kind: Kind, problems: Problems) -> Layer:
     """The file of this name or path, or the settings as a person gave them in Python."""
     if isinstance(source, str):
         return problems.read(lambda: read_yaml(find_file(source, (kind,))))
     return Layer(json.loads(json.dumps(dict(source))), {(): "given settings"})
 
 
-def _experiment_layers(
-    name: str | Mapping[str, Any], profile: str | None, overrides: Iterable[str], problems: Problems
-) -> list[Layer]:
+def _experiment_layers(name: Source, profile: str | None, overrides: Iterable[str], problems: Problems) -> list[Layer]:
     """The file of an experiment and what is laid over it."""
     base = _read(name, "configs", problems)
     shared, own = _profile(profile, problems), _own_profile(base, profile, problems)
@@ -292,9 +284,7 @@ class _StudyLayers:
     experiment: list[Layer]
 
 
-def _study_layers(
-    name: str | Mapping[str, Any], profile: str | None, overrides: Iterable[str], problems: Problems
-) -> _StudyLayers:
+def _study_layers(name: Source, profile: str | None, overrides: Iterable[str], problems: Problems) -> _StudyLayers:
     written = _read(name, "studies", problems)
     shared, own = _profile(profile, problems), _own_profile(written, profile, problems)
     over = problems.read(lambda: read_overrides(overrides))
