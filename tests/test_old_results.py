@@ -95,3 +95,11 @@ def test_search_continues_a_stopped_trial(layout: StudyLayout) -> None:
     log = layout.trial(2).log.read_text()
     assert log.count("epoch 1/2") == 1  # the first epoch was not trained again
     assert handle.store.read_epochs([2])["epoch"].tolist() == [1, 2]
+
+
+def test_the_sparsity_of_saliency_has_its_name_of_today(layout: StudyLayout) -> None:
+    paths = layout.trial(1).scores("val")
+    assert "sparsity" in paths.table.read_text().splitlines()[0].split(",")
+    table = read_scores(paths)
+    assert "sparsity" not in table.values
+    assert 0.0 < table.means()["saliency_sparsity"] <= 1.0

@@ -148,17 +148,17 @@ def score_archive(
         StoreError: files are missing, or the disk refuses.
         OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
-    job = _Job.start(opened, archive, settings)
-    about = job.about(iou_thresholds)
+    scoring = _Scoring.start(opened, archive, settings)
+    about = scoring.about(iou_thresholds)
     if has_scores(scores) and (stored := read_scores(scores)).digest == about["digest"]:
         return stored
     journal = ScoreJournal(scores.journal, about["digest"])
-    done = _score_rest(job, journal, check=check, progress=progress)
-    _warn_of_nan(job.archived, job.ids, archive)
-    rows = [done[image_id] for image_id in job.ids]
-    rows, thresholds = with_best_setting(rows, job.archived.split, iou_thresholds or {})
-    whole = archive_scores(job.archived, job.table, job.settings, opened.config.data.image_hw)
-    table = make_table(rows, job.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
+    done = _score_rest(scoring, journal, check=check, progress=progress)
+    _warn_of_nan(scoring.archived, scoring.ids, archive)
+    rows = [done[image_id] for image_id in scoring.ids]
+    rows, thresholds = with_best_setting(rows, scoring.archived.split, iou_thresholds or {})
+    whole = archive_scores(scoring.archived, scoring.table, scoring.settings, opened.config.data.image_hw)
+    table = make_table(rows, scoring.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
     write_score_files(scores, table, check=check)
     journal.remove()
     return table
@@ -181,17 +181,17 @@ def score_baselines(
         ConfigError: as `score_archive` and `baseline_saliency`.
         DataError, StoreError: as `score_archive`.
     """
-    job = _Job.start(opened, archive, settings)
+    scoring = _Scoring.start(opened, archive, settings)
     for name in names:  # a baseline that this model cannot have fails at once, and not after the others
-        job.score(slice(1), baseline=name)
-    return {name: _score_baseline(job, name, progress=progress) for name in names}
+        scoring.score(slice(1), baseline=name)
+    return {name: _score_baseline(scoring, name, progress=progress) for name in names}
 
 
-def _score_baseline(job: _Job, name: str, *, progress: bool) -> ScoreTable:
-    steps = with_bar(job.chunks, f"Scoring {name}", n_steps=len(job.chunks), force=progress)
-    rows = [score for chunk in steps for score in job.score(chunk, baseline=name)]
-    rows, thresholds = with_best_setting(rows, job.archived.split, {})
-    return make_table(rows, job.fractions, {**job.about(), "reference": name, "iou_thresholds": thresholds})
+def _score_baseline(scoring: _Scoring, name: str, *, progress: bool) -> ScoreTable:
+    steps = with_bar(scoring.chunks, f"Scoring {name}", n_steps=len(scoring.chunks), force=progress)
+    rows = [score for chunk in steps for score in scoring.score(chunk, baseline=name)]
+    rows, thresholds = with_best_setting(rows, scoring.archived.split, {})
+    return make_table(rows, scoring.fractions, {**scoring.about(), "reference": name, "iou_thresholds": thresholds})
 
 
 def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | None) -> tuple[str, ...]:
@@ -278,7 +278,7 @@ def _warn_of_nan(archived: AttentionArchive, ids: Sequence[str], paths: ArchiveP
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Scoring:
     """One scoring of n images: the model on its data, and an archive of them.
 
     Attributes:
@@ -294,7 +294,7 @@ class _Job:
     places: NDArray[np.int64]
 
     @classmethod
-    def start(cls, opened: ModelOnData, archive: ArchivePaths, settings: ScoreSettings | None) -> _Job:
+    def start(cls, opened: ModelOnData, archive: ArchivePaths, settings: ScoreSettings | None) -> _Scoring:
         """Of an archive that fits the checkpoint and its data."""
         settings = opened.config.evaluation.scores if settings is None else settings
         archived = read_archive(archive)
@@ -343,14 +343,14 @@ class _Job:
 
 
 def _score_rest(
-    job: _Job, journal: ScoreJournal, *, check: Callable[[], None], progress: bool
+    scoring: _Scoring, journal: ScoreJournal, *, check: Callable[[], None], progress: bool
 ) -> dict[str, ImageScore]:
     """Image id -> score of all images; those that the journal lacks are measured and added to it."""
     done = journal.read()
-    missing = [chunk for chunk in job.chunks if not done.keys() >= set(job.ids[chunk])]
+    missing = [chunk for chunk in scoring.chunks if not done.keys() >= set(scoring.ids[chunk])]
     for chunk in with_bar(missing, "Scoring the saliency", n_steps=len(missing), force=progress):
         check()
-        scores = job.score(chunk)
+        scores = scoring.score(chunk)
         journal.append(scores)
         done |= {score.image_id: score for score in scores}
     return done

@@ -23,6 +23,8 @@ from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCas
 from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, score_metrics
 from attnsearch.models.base import AttentionModel
 from attnsearch.store.image_scores import ImageScore
+from attnsearch.tasks.base import Target
+from attnsearch.tasks.classification import ClassTarget
 from attnsearch.types import AttentionArchive, Batch, GroundTruth, Split
 
 Columns = dict[str, Tensor]
@@ -199,21 +201,22 @@ class SaliencyScorer:
         settings = RemovalSettings(
             **self.settings.model_dump(include={"n_steps", "n_random", "fill", "protocol", "batch_images"})
         )
-        case = SaliencyCase(batch.images, finite, self._follow(batch, target), truth, settings, batch.image_ids)
+        follow = self._follow(ClassTarget(target), batch.padding)
+        case = SaliencyCase(batch.images, finite, follow, truth, settings, batch.image_ids)
         columns = measure_case(case, selected_metrics(self.settings, truth.known), self.settings)
         return _rows(batch.image_ids, columns, case.own_curves(), is_finite)
 
-    def _follow(self, batch: Batch, target: Tensor) -> Follow:
-        """The probability of the target (B,) of masked copies; all have the padding of the batch, which is one."""
+    def _follow(self, target: Target, padding: Tensor | None) -> Follow:
+        """What the target follows of masked copies; all have the padding (B, H, W), which is the same in each row."""
 
         @torch.no_grad()
         def follow(masked: Tensor, rows: Tensor) -> Tensor:
             n_images = len(masked)
-            padding = None if batch.padding is None else batch.padding[:1].expand(n_images, -1, -1)
-            copies = Batch(masked, target[rows], ("",) * n_images, rows, padding)
+            expanded = None if padding is None else padding[:1].expand(n_images, -1, -1)  # (M, H, W)
+            copies = Batch(masked, torch.zeros_like(rows), ("",) * n_images, rows, expanded)
             with self.arithmetic.autocast():
-                logits: Tensor = self.model(self.arithmetic.place_images(copies)).logits  # (M, n_classes)
-            return logits.float().softmax(dim=1).gather(1, target[rows][:, None])[:, 0]  # (M,)
+                output = self.model(self.arithmetic.place_images(copies))
+            return target.take(rows).score(output)  # (M,)
 
         return follow
 

@@ -26,7 +26,8 @@ def check_models(limits: Sequence[tuple[str, ExperimentConfig]], *, n_classes: i
     Raises:
         ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per fault.
     """
-    faults = [fault for key in metrics if (fault := _metric_fault(key))]
+    task = limits[0][1].task.name
+    faults = [fault for key in metrics if (fault := _metric_fault(key, task))]
     try:
         worker_gpus(limits[0][1].runtime.device)
     except ConfigError as error:
@@ -52,11 +53,14 @@ def _build_fault(experiment: ExperimentConfig, n_classes: int) -> str:
     return ""
 
 
-def _metric_fault(key: str) -> str | None:
+def _metric_fault(key: str, task: str) -> str | None:
+    """One line for a metric that is unknown, or that the task does not measure."""
     name = key.partition("/")[2]
-    if is_metric(name):
+    names = [metric.name for metric in all_metrics() if task in (metric.tasks or (task,))]
+    if name in names:
         return None
-    names = [metric.name for metric in all_metrics()]
+    if is_metric(name):
+        return f"{key}: is no metric of the task {task!r}, but of {', '.join(find_metric(name).tasks)}"
     return f"no metric {key!r}{suggest(name, names)}; known: {', '.join(f'val/{one}' for one in names)}"
 
 

@@ -380,7 +380,8 @@ def scores_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest"]
-    return pd.DataFrame(list(rows), columns=columns).astype({"value": "float64"})
+    frame = pd.DataFrame(list(rows), columns=columns).astype({"value": "float64"})
+    return frame.replace({"metric": RENAMED})
 
 
 @dataclass(frozen=True)

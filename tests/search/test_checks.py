@@ -15,7 +15,9 @@ from attnsearch.config.validation import validate
 from attnsearch.config.yaml_layers import Layer
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import ConfigError
-from attnsearch.search.checks import check_scores
+from attnsearch.metrics.registry import Metric, register_metric
+from attnsearch.search.checks import check_models, check_scores
+from attnsearch.testing.registry import temporary_parts
 from tests.search.studies import loaded_study
 
 N_VAL = 4
@@ -98,3 +100,10 @@ def test_number_of_images_at_once_changes_no_score() -> None:
     scores = loaded_study().experiment.evaluation.scores
     assert scores.model_copy(update={"batch_images": 2}).digest() == scores.digest()
     assert scores.model_copy(update={"n_steps": 2}).digest() != scores.digest()
+
+
+def test_metric_of_another_task_is_refused() -> None:
+    with temporary_parts():
+        register_metric(Metric("rank1", when="epoch", group="reid", tasks=("reid",), summary="of another task"))
+        with pytest.raises(ConfigError, match="val/rank1: is no metric of the task 'classification', but of reid"):
+            check_models([("base", loaded_study().experiment)], n_classes=2, metrics=["val/accuracy", "val/rank1"])
