@@ -1,4 +1,4 @@
-"""What a trial needs to go on after a kill: the resume checkpoint, and a best checkpoint that agrees with it.
+"""What a trial needs to continue after a kill: the resume checkpoint, and a best checkpoint that agrees with it.
 
 At the end of an epoch the resume checkpoint is written first and the best one second. Killed between the two, a trial
 finds that its resume checkpoint names the epoch that it itself holds, and writes the best one again from there; in any
@@ -165,7 +165,7 @@ def repair_best(run: TrainingSetup, trial: TrainingState) -> bool:
     """Makes the best checkpoint agree with the resume checkpoint that was just loaded.
 
     Returns:
-        Whether training can go on from here; False where the weights of the best epoch are lost for good and only
+        Whether training can continue from here; False where the weights of the best epoch are lost for good and only
         the very same training from the start brings them back.
     """
     found = _best_epoch_on_disk(trial)

@@ -57,7 +57,7 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) -> TrialResult:
-    """Trains one model, or goes on where an earlier attempt of the same trial stopped.
+    """Trains one model, or continues where an earlier attempt of the same trial stopped.
 
     Writes into `context.directory`: log, resume and best checkpoint, per-epoch CSV. Everything random derives from
     `config.seed`, so the config alone repeats the run. Resuming equals not stopping: on a CPU, bit for bit.
