@@ -77,12 +77,7 @@ class TrainedModel(InferenceModel):
 
     @overload
     def explain(
-        self,
-        images: list[Any],
-        target: str | int | None = None,
-        *,
-        maps: tuple[str, ...] = (),
-        top_q: int = TOP_Q,
+        self, images: list[Any], target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
     ) -> list[Explanation]: ...
 
     def explain(
