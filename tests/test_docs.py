@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from attnsearch import types
 from attnsearch.cli.app import app
-from attnsearch.config import experiment, study
 from attnsearch.config.base import members, tag_of
 from attnsearch.config.experiment import OptimizerSettings, TrainSettings
 from attnsearch.config.load import load_experiment, load_study, names
@@ -22,6 +20,8 @@ from attnsearch.tasks.classification import LinearHeads
 from tests.documents import ROOT, blocks, commands, run_example, undocumented
 
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs/architecture.md"
+PACKAGE = ROOT / "attnsearch"
 RESULTS_README = ROOT / "results/README.md"
 
 
@@ -96,8 +96,16 @@ def test_every_metric_is_listed(metric: Metric) -> None:
 
 def test_nouns_of_the_readme_exist() -> None:
     nouns = [cell for cell in table_cells(README) if cell.isidentifier() and cell[0].isupper()]
+    classes = {match for path in PACKAGE.rglob("*.py") for match in re.findall(r"^class (\w+)", path.read_text(), re.M)}
     assert len(nouns) >= 8
-    assert not [noun for noun in nouns if not any(hasattr(module, noun) for module in (types, experiment, study))]
+    assert set(nouns) <= classes
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    named = [name for name in re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text) if "<" not in name]
+    assert len(named) >= 10
+    assert not [name for name in named if not ((PACKAGE / name).is_file() or (PACKAGE.parent / name).is_file())]
 
 
 def test_commands_of_the_readme_exist() -> None:
