@@ -16,11 +16,12 @@ from attnsearch.search.plan import SearchPlan
 from attnsearch.search.trials import read_study
 from attnsearch.search.worker import run_worker
 from attnsearch.store.archive import read_archive
+from attnsearch.store.evaluation_log import log_test_evaluation, read_test_evaluations
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 from attnsearch.store.manifest import read_manifest
 from attnsearch.store.retention import plan_removal
-from attnsearch.store.trial_store import log_test_evaluation, open_trial_records, read_test_evaluations
+from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import default_url
 
 
@@ -67,7 +68,7 @@ def test_files_of_a_trial(layout: StudyLayout) -> None:
 
 def test_tables(layout: StudyLayout) -> None:
     url = default_url(layout)
-    records = open_trial_records(url, read_study(url, "hunt").uuid, layout)
+    records = open_trial_records(url, read_study(url, "hunt").uuid)
     scores = records.read_scores().set_index(["trial", "metric"])["value"]
     assert scores[1, "relevance_gain"] == 0.2242678850889206
     assert (0, "saliency_sparsity") in scores.index

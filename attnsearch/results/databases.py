@@ -106,4 +106,4 @@ class StudyDatabases:
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
-        return open_trial_records(self.url(layout), self.rows(layout).uuid, layout).read_epochs(numbers)
+        return open_trial_records(self.url(layout), self.rows(layout).uuid).read_epochs(numbers)

@@ -23,11 +23,11 @@ from attnsearch.search.study import best_trials
 from attnsearch.search.trials import best_epoch
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
+from attnsearch.store.evaluation_log import log_test_evaluation
 from attnsearch.store.image_scores import has_scores, read_scores
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.manifest import FORMAT, read_manifest
 from attnsearch.store.retention import RemovableFile, plan_removal
-from attnsearch.store.trial_store import log_test_evaluation
 from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
 from attnsearch.search.study import RETURNED, UUID, find_optuna_study, is_feasible
-from attnsearch.store.damage import database_content_errors
-from attnsearch.store.database import connect_reader
+from attnsearch.store.database import connect_reader, database_content_errors
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import shown, url_named

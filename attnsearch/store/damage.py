@@ -11,15 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attnsearch.errors import AttnSearchError, StoreError
 from attnsearch.files import explain_os_error
-from attnsearch.store.urls import redact, shown
+from attnsearch.store.urls import redact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from sqlalchemy import Engine
 
 MAX_REASON = 200
 """Characters of a reason that are shown: damaged content may be quoted in it, at any length."""
-_RESTORE = "check its disk or server, or restore it from an `attnsearch export`"
 
 Model = TypeVar("Model", bound="Content")
 
@@ -51,22 +49,6 @@ def content_errors(path: Path, fix: str, *, what: str = "cannot be read") -> Ite
         raise explain_os_error(error, path) from error
     except Exception as error:
         raise StoreError(f"{path} {what} ({reason_of(error)}), {fix}") from error
-
-
-@contextlib.contextmanager
-def database_content_errors(url: str) -> Iterator[None]:
-    """As `content_errors`, for what the rows of a database raise while they become objects, in Optuna too."""
-    try:
-        yield
-    except AttnSearchError:
-        raise
-    except Exception as error:
-        raise StoreError(f"database {shown(url)} cannot be read ({reason_of(error)}); {_RESTORE}") from error
-
-
-def url_of(engine: Engine) -> str:
-    """The URL of an engine, for a message."""
-    return engine.url.render_as_string(hide_password=True)
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The door to the database: engines for writers and readers, and our tables."""
+"""The database of an experiment: engines for writers and readers, our tables, transactions and errors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from attnsearch.errors import StoreError, TransientStoreError
+from attnsearch.errors import AttnSearchError, StoreError, TransientStoreError
 from attnsearch.files import free_bytes, make_folder
 from attnsearch.store import schema
-from attnsearch.store.inspection import CONNECT_TIMEOUT_S, server_errors
-from attnsearch.store.servers import Connector, connector_of, raise_lost_connections
-from attnsearch.store.urls import (
-    driver_url,
-    network_file_system,
-    read_only_uri,
-    redact,
-    shown,
-    sqlite_path,
+from attnsearch.store.damage import reason_of
+from attnsearch.store.servers import (
+    CONNECT_TIMEOUT_S,
+    Connector,
+    connector_of,
+    raise_lost_connections,
+    server_errors,
 )
+from attnsearch.store.urls import driver_url, network_file_system, read_only_uri, redact, shown, sqlite_path
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,7 @@ BUSY_TIMEOUT_S = 60
 LOCK_ATTEMPTS = 60
 """How often a writer waits that long for one that was stopped inside a transaction, before it gives up."""
 _LOCKED = "another process has held it for %d s, wake or stop that one, or move the database to a local disk"
+_RESTORE = "check its disk or server, or restore it from an `attnsearch export`"
 _MIB = 2**20
 _SERVER_REMEDIES = {
     "25006": "name a server that may be written, this one is read-only",
@@ -76,7 +76,7 @@ def _warn_of_network(path: Path) -> None:
 
 
 def create_tables(engine: Engine) -> None:
-    """Creates our tables where they are missing and, once for ever, switches SQLite to write-ahead logging.
+    """Creates our tables where they are missing and switches SQLite to write-ahead logging, which its file remembers.
 
     Raises:
         StoreError: the disk or the server refuses.
@@ -91,15 +91,15 @@ def create_tables(engine: Engine) -> None:
 
 
 def _set_wal(engine: Engine) -> None:
-    """The mode lies in the file; it cannot be changed inside a transaction, so past SQLAlchemy's."""
+    """Past SQLAlchemy, which would begin a transaction: the mode cannot be changed inside one."""
     with contextlib.closing(engine.raw_connection()) as raw:
         cursor = raw.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         (mode,) = cursor.fetchone() or ("",)
     if mode != "wal":
         raise StoreError(
-            f"database {_name_of(engine)}: this disk cannot hold a write-ahead log (SQLite stays in mode {mode!r}), "
-            "put the database on a local disk or use a postgresql:// storage"
+            f"database {shown(url_of(engine))}: this disk cannot hold a write-ahead log "
+            f"(SQLite stays in mode {mode!r}), put the database on a local disk or use a postgresql:// storage"
         )
 
 
@@ -110,8 +110,8 @@ def tune_writer(engine: Engine) -> Engine:
     several workers (Optuna's SELECT … FOR UPDATE does nothing there). On a server a connection that breaks is a
     `ConnectionLost`. Listeners do not survive pickling: pass URLs between processes, never engines or storages.
 
-    A writer waits for another one that was paused inside a transaction, and says so. What the database refuses in the
-    end is a `StoreError`, through Optuna too.
+    A writer waits for another one that was paused inside a transaction, with a warning a minute. What the database
+    refuses in the end is a `StoreError`, through Optuna too.
 
     Returns:
         The same engine.
@@ -135,7 +135,7 @@ def tune_writer(engine: Engine) -> Engine:
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or attempt == LOCK_ATTEMPTS:
                     raise _store_error(engine, error) from error
-                logger.warning("database %s is locked: %s", _name_of(engine), _LOCKED % (attempt * BUSY_TIMEOUT_S))
+                logger.warning("database %s is locked: %s", shown(url_of(engine)), _LOCKED % (attempt * BUSY_TIMEOUT_S))
 
     @event.listens_for(engine, "handle_error")
     def _on_error(context: ExceptionContext) -> None:
@@ -203,7 +203,7 @@ def reader_arguments(url: str) -> tuple[str, dict[str, Any]]:
 
 
 class HasEngine(Protocol):
-    """Someone else's view of a database, such as Optuna's `RDBStorage`."""
+    """Another library's view of a database, such as Optuna's `RDBStorage`."""
 
     engine: Engine
 
@@ -235,7 +235,7 @@ class Connections:
 
 
 def connect_writer(url: str, make: Callable[..., S], *, patience_s: float) -> tuple[S, Connections]:
-    """Opens someone else's view of a database for writing, and the connections that our tables share with it.
+    """Opens another library's view of a database for writing, and the connections that our tables share with it.
 
     Args:
         make: called with the URL and the keyword argument `engine_kwargs`.
@@ -268,31 +268,43 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def database_errors(engine: Engine) -> Iterator[None]:
-    """Turns errors of the database into a `StoreError` that names it and the mend."""
+    """Turns errors of the database into a `StoreError` that names it and says what to do."""
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:
         raise _store_error(engine, error.orig if isinstance(error, DBAPIError) else error) from error
 
 
+@contextlib.contextmanager
+def database_content_errors(url: str) -> Iterator[None]:
+    """Turns whatever the rows of a database raise while they become objects, in Optuna too, into a `StoreError`."""
+    try:
+        yield
+    except AttnSearchError:
+        raise
+    except Exception as error:
+        raise StoreError(f"database {shown(url)} cannot be read ({reason_of(error)}); {_RESTORE}") from error
+
+
+def url_of(engine: Engine) -> str:
+    """The URL of an engine, for a message."""
+    return engine.url.render_as_string(hide_password=True)
+
+
 def _store_error(engine: Engine, cause: BaseException | None) -> StoreError:
-    """A `TransientStoreError` where nothing is known that a person must change first."""
+    """A `TransientStoreError` where no cause is known that a user must remove first."""
     reason = redact(str(cause).strip().partition("\n")[0])
     code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None))  # psycopg 3, psycopg 2
     remedy = _SERVER_REMEDIES.get(code) or _remedy(reason, engine)
     kind = StoreError if remedy else TransientStoreError
-    return kind(f"database {_name_of(engine)}: {reason}; {remedy or 'check the disk or the server'}")
-
-
-def _name_of(engine: Engine) -> str:
-    return shown(engine.url.render_as_string(hide_password=True))
+    return kind(f"database {shown(url_of(engine))}: {reason}; {remedy or 'check the disk or the server'}")
 
 
 def _remedy(reason: str, engine: Engine) -> str | None:
     if "locked" in reason:
         return _LOCKED % (LOCK_ATTEMPTS * BUSY_TIMEOUT_S)
     if "full" in reason:
-        path = sqlite_path(engine.url.render_as_string())
+        path = sqlite_path(url_of(engine))
         free = f"{free_bytes(path) // _MIB} MiB are free, " if path is not None else ""
         return f"{free}free some with `attnsearch prune-files`"
     if "readonly" in reason or "unable to open" in reason:
@@ -308,7 +320,7 @@ def checkpoint_wal(url: str) -> bool:
     """Moves everything from SQLite's `-wal` file into the database, for a clean stop; nothing to do for a server.
 
     Returns:
-        False if a reader held on to old pages, so that the `-wal` file is still needed.
+        False if a reader still uses old pages, so that the `-wal` file is still needed.
     Raises:
         StoreError: the disk refuses.
     """

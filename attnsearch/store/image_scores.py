@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from attnsearch.metrics.registry import find_metric, is_score
 from attnsearch.store.damage import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import ScorePaths
 from attnsearch.types import Split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 _FIX = "score the trial again"
@@ -272,3 +275,39 @@ def _assemble(about: _About, header: list[str], rows: list[list[str]], curves: A
         for name, column in zip(header[1:], columns, strict=True)
     }
     return ScoreTable(ids, values, curves, names, fractions, about.model_dump(exclude_unset=True))
+
+
+def score_rows(table: ScoreTable) -> list[dict[str, Any]]:
+    """The means of one scoring, a row per metric, each with the version and the settings that it was measured with."""
+    shared = {
+        "digest": table.digest,
+        "split": str(table.about["split"]),
+        "version": int(table.about["version"]),
+        "settings": json.dumps(table.about["settings"], sort_keys=True),
+    }
+    undefined, n_images = table.n_undefined(), len(table.image_ids)
+    return [
+        {
+            **shared,
+            "metric": name,
+            "value": None if math.isnan(mean) else mean,
+            "n_images": table.about["n_archived"] if name in table.whole else n_images,
+            "n_undefined": undefined.get(name, 0),
+        }
+        for name, mean in table.means().items()
+    ]
+
+
+def best_epoch_rows(table: ScoreTable) -> list[dict[str, Any]]:
+    """The scores of a running trial as metrics of its best epoch."""
+    where = {"epoch": int(table.about["checkpoint"]["epoch"]), "split": str(table.about["split"])}
+    return [{**where, "metric": name, "value": mean} for name, mean in table.trial_means().items()]
+
+
+def scores_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of scores as `TrialRecords.read_scores` returns them."""
+    import pandas as pd
+
+    columns = ["trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest"]
+    frame = pd.DataFrame(list(rows), columns=columns).astype({"value": "float64"})
+    return frame.replace({"metric": RENAMED})

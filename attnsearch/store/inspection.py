@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import Connection, create_engine, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from attnsearch.errors import StoreError
 from attnsearch.store.schema import PREFIX, SCHEMA
-from attnsearch.store.urls import driver_url, near_names, redact, shown, sqlite_path, untouched_uri
+from attnsearch.store.servers import CONNECT_TIMEOUT_S, server_errors
+from attnsearch.store.urls import driver_url, near_names, shown, sqlite_path, untouched_uri
 
 DatabaseState = Literal["absent", "unfinished", "ours"]
 
 _MAX_DIGITS = 10
 _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
-CONNECT_TIMEOUT_S = 15
 
 
 @dataclass(frozen=True)
@@ -150,27 +149,6 @@ _SCHEMA = f"SELECT value FROM {PREFIX}meta WHERE key = 'schema'"
 
 def _contents(tables: frozenset[str], revision: str | None, schema: str | None) -> _Contents:
     return _Contents(tables, revision, schema)
-
-
-@contextlib.contextmanager
-def server_errors(url: str) -> Iterator[None]:
-    """Turns the errors of a missing driver or an unreachable server into a `StoreError` without the password."""
-    try:
-        yield
-    except ImportError as error:  # psycopg raises it too where the library of PostgreSQL is missing
-        raise StoreError(
-            f"{redact(url)} needs a driver that is not installed ({redact(_first_line(error))}), "
-            "pip install 'attnsearch[postgres]' brings the one of postgresql://"
-        ) from error
-    except SQLAlchemyError as error:
-        raise StoreError(
-            f"{redact(url)} cannot be opened ({redact(_first_line(error))}), check server, name and password"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    reason = getattr(error, "orig", None) or error
-    return str(reason).strip().partition("\n")[0]
 
 
 def _refuse_foreign(tables: Collection[str], name: str) -> None:

@@ -6,23 +6,25 @@ functions whose work is idempotent are repeated by `repeated`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, ExceptionContext, event
+from sqlalchemy.exc import SQLAlchemyError
 
 from attnsearch.errors import ConnectionLost, ServerUnavailable, StoreError
-from attnsearch.store.inspection import CONNECT_TIMEOUT_S, server_errors
 from attnsearch.store.urls import driver_url, parse_url, redact, sqlite_path
 
 logger = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_S = 15
 _RETRY_S = (0.2, 5.0)
 """First and longest pause between two attempts to connect."""
 _MAX_LOSSES = 10
@@ -149,6 +151,27 @@ def wait_for_server(url: str, *, patience_s: float) -> None:
     connector = connector_of(url, patience_s=patience_s)
     if connector is not None:
         connector().close()
+
+
+@contextlib.contextmanager
+def server_errors(url: str) -> Iterator[None]:
+    """Turns the errors of a missing driver or an unreachable server into a `StoreError` without the password."""
+    try:
+        yield
+    except ImportError as error:  # psycopg raises it too where the library of PostgreSQL is missing
+        raise StoreError(
+            f"{redact(url)} needs a driver that is not installed ({redact(_first_line(error))}), "
+            "pip install 'attnsearch[postgres]' brings the one of postgresql://"
+        ) from error
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"{redact(url)} cannot be opened ({redact(_first_line(error))}), check server, name and password"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    reason = getattr(error, "orig", None) or error
+    return str(reason).strip().partition("\n")[0]
 
 
 def raise_lost_connections(engine: Engine) -> None:

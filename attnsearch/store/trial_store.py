@@ -1,4 +1,4 @@
-"""What a search writes down of its trials, and what others read: epochs, scores, files, test evaluations.
+"""What a search writes down of its trials, and what others read: epochs, scores and the checksums of files.
 
 `TrialStore` is the interface, `SqlTrialStore` keeps it in the database of the study; a form in memory is in
 `attnsearch.testing`.
@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,24 +17,32 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import Connection, Engine, Select, Table, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from attnsearch.files import atomic_write, disk_errors, locked
+from attnsearch.errors import StoreError
+from attnsearch.files import disk_errors
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.store import schema
-from attnsearch.store.damage import content_errors, database_content_errors, open_array, url_of
-from attnsearch.store.database import Connections, create_database, open_reader, open_writer, transaction
+from attnsearch.store.damage import open_array
+from attnsearch.store.database import (
+    Connections,
+    create_database,
+    database_content_errors,
+    open_reader,
+    open_writer,
+    transaction,
+    url_of,
+)
 from attnsearch.store.epochs import epoch_rows, epochs_frame
-from attnsearch.store.image_scores import RENAMED, ScoreTable
+from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases, SqlLeases, require_lease
 from attnsearch.store.locks import creation_lock, study_lock
 from attnsearch.store.servers import repeated
-from attnsearch.types import EpochRecord, Split
+from attnsearch.types import EpochRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_LOG_TIMEOUT_S = 60
 _OLD_KINDS = {"kept": "best"}
 """What version 0.1 called a kind of file -> its name now."""
 
@@ -84,13 +89,6 @@ class TrialRecords(Protocol):
 
         Raises:
             StoreError: the database refuses.
-        """
-
-    def read_test_evaluations(self) -> list[LoggedEvaluation]:
-        """As the function of this name.
-
-        Raises:
-            StoreError: the file is damaged.
         """
 
 
@@ -157,24 +155,16 @@ class TrialStore(TrialRecords, Protocol):
             StoreError: the database refuses.
         """
 
-    def log_test_evaluation(self, number: int, epoch: int, split: Split) -> None:
-        """As the function of this name.
-
-        Raises:
-            StoreError: the disk refuses, or another process never ends its line.
-        """
-
 
 class SqlTrialRecords:
-    """`TrialRecords` in a database; the test evaluations are a file that users read.
+    """`TrialRecords` in a database.
 
     Args:
         engine: a reader's or a writer's.
-        layout: of the study's files.
     """
 
-    def __init__(self, engine: Engine, study_uuid: str, layout: StudyLayout) -> None:
-        self._engine, self._study, self._layout = engine, study_uuid, layout
+    def __init__(self, engine: Engine, study_uuid: str) -> None:
+        self._engine, self._study = engine, study_uuid
 
     @repeated
     def read_epochs(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
@@ -188,8 +178,7 @@ class SqlTrialRecords:
         table = schema.scores
         order = (table.c.trial, table.c.split, table.c.metric, table.c.digest)
         with self._reading() as connection:
-            frame = scores_frame([row._asdict() for row in connection.execute(self._select(table).order_by(*order))])
-        return frame.replace({"metric": RENAMED})
+            return scores_frame([row._asdict() for row in connection.execute(self._select(table).order_by(*order))])
 
     @repeated
     def read_artifacts(self, numbers: Collection[int] | None = None) -> dict[int, dict[str, FileRecord]]:
@@ -201,9 +190,6 @@ class SqlTrialRecords:
                 file = FileRecord(row.path, shape, row.dtype, row.sha256, row.bytes)
                 files.setdefault(row.trial, {})[_OLD_KINDS.get(row.kind, row.kind)] = file
         return files
-
-    def read_test_evaluations(self) -> list[LoggedEvaluation]:
-        return read_test_evaluations(self._layout)
 
     def _select(self, table: Table, numbers: Collection[int] | None = None) -> Select[Any]:
         query = select(table).where(table.c.study == self._study)
@@ -219,6 +205,7 @@ class SqlTrialStore(SqlTrialRecords):
     """`TrialStore` in a database: its lock is the server's own on PostgreSQL, and a file beside SQLite's.
 
     Args:
+        layout: of the study's files, for the lock.
         clock: UTC seconds since 1970.
     """
 
@@ -230,8 +217,8 @@ class SqlTrialStore(SqlTrialRecords):
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(connections.engine, study_uuid, layout)
-        self._connections, self.now = connections, clock
+        super().__init__(connections.engine, study_uuid)
+        self._connections, self._lock_file, self.now = connections, layout.ask_lock, clock
         self.leases: Leases = SqlLeases(connections.engine, study_uuid, clock=clock)
 
     @property
@@ -242,7 +229,7 @@ class SqlTrialStore(SqlTrialRecords):
         return self._connections.was_away_within(seconds)
 
     def exclusive(self) -> AbstractContextManager[None]:
-        return study_lock(self._engine, self._study, file=self._layout.ask_lock)
+        return study_lock(self._engine, self._study, file=self._lock_file)
 
     @repeated
     def write_epochs(self, number: int, records: Sequence[EpochRecord], *, attempt: int | None) -> None:
@@ -279,9 +266,6 @@ class SqlTrialStore(SqlTrialRecords):
         with self._writing(number, attempt) as connection:
             connection.execute(_upsert(connection, schema.artifacts), self._keyed(number, rows))
 
-    def log_test_evaluation(self, number: int, epoch: int, split: Split) -> None:
-        log_test_evaluation(self._layout, number, epoch, split)
-
     @contextmanager
     def _writing(self, number: int, attempt: int | None) -> Iterator[Connection]:
         """One transaction; it begins with a check that the attempt, where there is one, still holds the trial."""
@@ -304,14 +288,14 @@ def _upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.
     return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
 
 
-def open_trial_records(url: str, study_uuid: str, layout: StudyLayout) -> TrialRecords:
+def open_trial_records(url: str, study_uuid: str) -> TrialRecords:
     """What is stored of a study: it blocks no writer, and holds no connection between two calls.
 
     Raises:
         StoreError: the driver of the server is missing.
         ConfigError: not a URL of a usable kind.
     """
-    return SqlTrialRecords(open_reader(url), study_uuid, layout)
+    return SqlTrialRecords(open_reader(url), study_uuid)
 
 
 @contextmanager
@@ -339,84 +323,27 @@ def describe_file(path: Path, experiment_dir: Path) -> FileRecord:
         ValueError: it lies outside the experiment's folder.
     """
     relative = path.relative_to(experiment_dir).as_posix()
-    with disk_errors(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        n_bytes = file.tell()
+    digest, n_bytes = _sha256(path)
     if path.suffix != ".npy":
         return FileRecord(relative, (), "", digest, n_bytes)
     array = open_array(path, "evaluate the trial again")
     return FileRecord(relative, array.shape, str(array.dtype), digest, n_bytes)
 
 
-def score_rows(table: ScoreTable) -> list[dict[str, Any]]:
-    """The means of one scoring, a row per metric, each with the version and the settings that it was measured with."""
-    shared = {
-        "digest": table.digest,
-        "split": str(table.about["split"]),
-        "version": int(table.about["version"]),
-        "settings": json.dumps(table.about["settings"], sort_keys=True),
-    }
-    undefined, n_images = table.n_undefined(), len(table.image_ids)
-    return [
-        {
-            **shared,
-            "metric": name,
-            "value": None if math.isnan(mean) else mean,
-            "n_images": table.about["n_archived"] if name in table.whole else n_images,
-            "n_undefined": undefined.get(name, 0),
-        }
-        for name, mean in table.means().items()
-    ]
+def _sha256(path: Path) -> tuple[str, int]:
+    """Checksum and size in bytes."""
+    with disk_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
-def best_epoch_rows(table: ScoreTable) -> list[dict[str, Any]]:
-    """The scores of a running trial as metrics of its best epoch."""
-    where = {"epoch": int(table.about["checkpoint"]["epoch"]), "split": str(table.about["split"])}
-    return [{**where, "metric": name, "value": mean} for name, mean in table.trial_means().items()]
-
-
-def scores_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of scores as `TrialRecords.read_scores` returns them."""
-    import pandas as pd
-
-    columns = ["trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest"]
-    frame = pd.DataFrame(list(rows), columns=columns).astype({"value": "float64"})
-    return frame.replace({"metric": RENAMED})
-
-
-@dataclass(frozen=True)
-class LoggedEvaluation:
-    """One time that a trial was evaluated on images which search and training never see; `time` is ISO 8601, UTC."""
-
-    time: str
-    trial: int
-    epoch: int
-    split: str
-
-
-def log_test_evaluation(layout: StudyLayout, number: int, epoch: int, split: Split) -> None:
-    """Adds a line to the log of test evaluations; done before the split is opened, so that none goes unseen.
+def check_recorded(path: Path, record: FileRecord | None) -> None:
+    """Checks that a file is still the one that was described; one that never was passes.
 
     Raises:
-        StoreError: the disk refuses, or another process never ends its line.
+        StoreError: its content has changed since, or it cannot be read.
     """
-    path = layout.test_evaluations
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with locked(layout.test_evaluations_lock, timeout_s=_LOG_TIMEOUT_S):
-        with disk_errors(path):
-            before = path.read_text(encoding="utf-8") if path.exists() else "time,trial,epoch,split\n"
-        atomic_write(path, f"{before}{now},{number},{epoch},{split}\n")
-
-
-def read_test_evaluations(layout: StudyLayout) -> list[LoggedEvaluation]:
-    """What `log_test_evaluation` wrote, in that order.
-
-    Raises:
-        StoreError: the file is damaged.
-    """
-    path = layout.test_evaluations
-    if not path.is_file():
-        return []
-    with content_errors(path, "restore it from an `attnsearch export`"):
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        return [LoggedEvaluation(row["time"], int(row["trial"]), int(row["epoch"]), row["split"]) for row in rows]
+    if record is not None and _sha256(path) != (record.sha256, record.bytes):
+        raise StoreError(
+            f"{path} is not the file that its trial was measured with (its checksum was {record.sha256[:12]}…), "
+            "restore it from an `attnsearch export`"
+        )

@@ -353,11 +353,3 @@ class TrialStoreContract(LeasesContract):
         store.write_artifacts(7, {"best": CHECKPOINT}, attempt=None)
         store.write_artifacts(7, {"best": later}, attempt=None)
         assert store.read_artifacts() == {7: {"best": later}}
-
-    def test_test_evaluations_are_logged_in_order(self, store: TrialStore) -> None:
-        assert store.read_test_evaluations() == []
-        store.log_test_evaluation(3, 7, "test")
-        store.log_test_evaluation(1, 2, "val")
-        logged = store.read_test_evaluations()
-        assert [(line.trial, line.epoch, line.split) for line in logged] == [(3, 7, "test"), (1, 2, "val")]
-        assert all(line.time.endswith("Z") for line in logged)

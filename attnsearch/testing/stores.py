@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from attnsearch.errors import LeaseLost
 from attnsearch.metrics.registry import is_score
 from attnsearch.store.epochs import epoch_rows, epochs_frame
-from attnsearch.store.image_scores import ScoreTable
+from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
 from attnsearch.store.leases import HELD, RELEASED, TAKEN, Lease
-from attnsearch.store.trial_store import FileRecord, LoggedEvaluation, best_epoch_rows, score_rows, scores_frame
-from attnsearch.types import EpochRecord, Split
+from attnsearch.store.trial_store import FileRecord
+from attnsearch.types import EpochRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ class MemoryTrialStore:
     """`TrialStore` of one study in dictionaries, for the threads of one process.
 
     Attributes:
-        is_away: what the store says of its server; a test sets it.
+        is_away: whether its server is away; a test sets it.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -135,7 +135,6 @@ class MemoryTrialStore:
         self._epochs: dict[tuple[int, int, str, str], float | None] = {}
         self._scores: dict[tuple[int, str], list[dict[str, Any]]] = {}
         self._artifacts: dict[int, dict[str, FileRecord]] = {}
-        self._evaluations: list[LoggedEvaluation] = []
 
     def was_away_within(self, seconds: float) -> bool:
         return self.is_away
@@ -190,13 +189,6 @@ class MemoryTrialStore:
             for number, files in sorted(self._artifacts.items())
             if numbers is None or number in numbers
         }
-
-    def log_test_evaluation(self, number: int, epoch: int, split: Split) -> None:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.now()))
-        self._evaluations.append(LoggedEvaluation(moment, number, epoch, split))
-
-    def read_test_evaluations(self) -> list[LoggedEvaluation]:
-        return list(self._evaluations)
 
     def _check(self, number: int, attempt: int | None) -> None:
         if attempt is not None:

@@ -199,7 +199,7 @@ class Chaos:
     def epoch_faults(self, harmed: Harmed) -> list[str]:
         """Epochs that CSV, database or log have twice or differently, and numbers that harm has changed."""
         rows, found = harmed.rows(), []
-        stored = open_trial_records(harmed.url, rows.uuid, harmed.layout).read_epochs()
+        stored = open_trial_records(harmed.url, rows.uuid).read_epochs()
         for trial in rows.trials:
             frame = read_csv(harmed.layout.trial(trial.number).epochs_csv)
             in_database = stored.loc[stored["trial"] == trial.number]

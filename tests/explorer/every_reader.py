@@ -130,8 +130,8 @@ def _readers(layout: StudyLayout, scratch: Path) -> Iterator[tuple[str, Callable
     yield "export", lambda: _run("export", "here", "--results", str(layout.root), "--to", str(target))
     for number in range(2):
         yield f"kept {number}", lambda number=number: restore_model(read_model_checkpoint(layout.trial(number).best))  # type: ignore[misc]
-    yield "artifacts", lambda: open_trial_records(url, uuid, layout).read_artifacts()
-    yield "score rows", lambda: open_trial_records(url, uuid, layout).read_scores()
+    yield "artifacts", lambda: open_trial_records(url, uuid).read_artifacts()
+    yield "score rows", lambda: open_trial_records(url, uuid).read_scores()
     yield "classes", lambda: read_classes(layout.classes_csv)
 
 

@@ -13,7 +13,6 @@ from attnsearch.store.damage import (
     MAX_REASON,
     Content,
     content_errors,
-    database_content_errors,
     open_array,
     read_json,
     reason_of,
@@ -40,13 +39,6 @@ def test_own_errors_pass_and_those_of_the_disk_say_what_to_do(tmp_path: Path) ->
         raise DataError("mine")
     with pytest.raises(StoreError, match=r"a: No such file or directory; check"), content_errors(path, "make it again"):
         path.read_text()
-
-
-def test_damaged_rows_name_the_database_and_hide_its_password() -> None:
-    url, said = "postgresql://ann:s3cret@host/db", r"^database postgresql://.*@host/db cannot be read \(KeyError: 3\); "
-    with pytest.raises(StoreError, match=said) as caught, database_content_errors(url):
-        raise KeyError(3)
-    assert "s3cret" not in str(caught.value)
 
 
 def test_reason_is_one_short_printable_line_of_the_first_cause() -> None:

@@ -23,6 +23,7 @@ from attnsearch.store.database import (
     checkpoint_wal,
     create_database,
     create_tables,
+    database_content_errors,
     open_reader,
     open_writer,
     reader_arguments,
@@ -300,3 +301,10 @@ def test_reading_works_while_another_process_holds_a_write(engine: Engine, url: 
 
     assert during == (1, "unfinished")
     assert n_meta(open_reader(url)) == 2
+
+
+def test_damaged_rows_name_the_database_and_hide_its_password() -> None:
+    url, said = "postgresql://ann:s3cret@host/db", r"^database postgresql://.*@host/db cannot be read \(KeyError: 3\); "
+    with pytest.raises(StoreError, match=said) as caught, database_content_errors(url):
+        raise KeyError(3)
+    assert "s3cret" not in str(caught.value)

@@ -252,7 +252,7 @@ def test_every_finished_trial_in_a_copy_of_a_running_search_is_whole(
         there = StudyLayout(tmp_path / copy.stem, "CUB", "br_npa")
         reader_url, options = reader_arguments(default_url(there))
         storage = optuna.storages.RDBStorage(reader_url, engine_kwargs=options, skip_table_creation=True)
-        epochs = open_trial_records(default_url(there), STUDY, there).read_epochs()
+        epochs = open_trial_records(default_url(there), STUDY).read_epochs()
         for trial in optuna.load_study(study_name="gull", storage=storage).trials:
             if trial.state.is_finished():
                 assert there.trial(trial.number).best.read_bytes() == b"w" * 10_000

@@ -17,11 +17,10 @@ from attnsearch.store.database import Connections, connect_writer
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.trial_store import (
     SqlTrialStore,
+    check_recorded,
     describe_file,
-    log_test_evaluation,
     open_trial_records,
     opened_trial_store,
-    read_test_evaluations,
 )
 from attnsearch.testing.store_contract import OpenStore, TrialStoreContract, epoch_record
 
@@ -41,12 +40,9 @@ class TestSqlTrialStore(TrialStoreContract):
             list(pool.map(write, (1, 2)))
         assert store.read_epochs()["epoch"].tolist() == [*range(1, 11), *range(1, 11)]
 
-    def test_reader_sees_what_was_written(self, store: SqlTrialStore, url: str, layout: StudyLayout) -> None:
+    def test_reader_sees_what_was_written(self, store: SqlTrialStore, url: str) -> None:
         store.write_epochs(7, [epoch_record(1)], attempt=None)
-        store.log_test_evaluation(7, 1, "test")
-        records = open_trial_records(url, "study", layout)
-        assert records.read_epochs()["trial"].tolist() == [7]
-        assert [line.trial for line in records.read_test_evaluations()] == [7]
+        assert open_trial_records(url, "study").read_epochs()["trial"].tolist() == [7]
 
 
 def test_store_is_opened_by_its_url(engine: Engine, url: str, layout: StudyLayout) -> None:
@@ -54,7 +50,7 @@ def test_store_is_opened_by_its_url(engine: Engine, url: str, layout: StudyLayou
     layout.study_dir.mkdir(parents=True, exist_ok=True)
     with opened_trial_store(url, "study", layout) as store:
         store.write_epochs(7, [epoch_record(1)], attempt=None)
-    assert open_trial_records(url, "study", layout).read_epochs()["trial"].tolist() == [7]
+    assert open_trial_records(url, "study").read_epochs()["trial"].tolist() == [7]
 
 
 def test_store_of_an_absent_database_is_not_opened(file_url: str, layout: StudyLayout) -> None:
@@ -67,7 +63,7 @@ def test_store_of_an_absent_database_is_not_opened(file_url: str, layout: StudyL
 def test_processes_write_while_a_reader_looks(
     engine: Engine, url: str, layout: StudyLayout, run_processes: Callable[..., list[str]]
 ) -> None:
-    records = open_trial_records(url, "study", layout)
+    records = open_trial_records(url, "study")
     seen: list[list[int]] = []
 
     def look() -> None:
@@ -101,22 +97,13 @@ def test_file_outside_the_experiment_is_refused(layout: StudyLayout, tmp_path: P
         describe_file(tmp_path / "x.npy", layout.experiment_dir)
 
 
-def test_no_test_evaluation_is_lost_when_several_are_logged_at_once(layout: StudyLayout) -> None:
-    layout.study_dir.mkdir(parents=True)
-
-    def log(number: int) -> None:
-        for epoch in range(8):
-            log_test_evaluation(layout, number, epoch, "test")
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(log, range(4)))
-    logged = sorted((line.trial, line.epoch) for line in read_test_evaluations(layout))
-    assert logged == [(number, epoch) for number in range(4) for epoch in range(8)]
-    assert layout.test_evaluations.read_text().startswith("time,trial,epoch,split\n")
-
-
-def test_damaged_log_of_test_evaluations_is_named(layout: StudyLayout) -> None:
-    layout.study_dir.mkdir(parents=True)
-    layout.test_evaluations.write_text("time,trial,epoch,split\n2026-01-01T00:00:00Z,one,2,test\n")
-    with pytest.raises(StoreError, match=layout.test_evaluations.name):
-        read_test_evaluations(layout)
+def test_file_that_changed_after_it_was_recorded_is_refused(layout: StudyLayout) -> None:
+    path = layout.trial(7).best
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    record = describe_file(path, layout.experiment_dir)
+    check_recorded(path, record)
+    path.write_bytes(b"Weights")
+    check_recorded(path, None)
+    with pytest.raises(StoreError, match=rf"best\.safetensors is not the file .* {record.sha256[:12]}.*, restore it"):
+        check_recorded(path, record)
