@@ -28,7 +28,7 @@ class _Published:
     Attributes:
         folder: what lies in the data root; the root may also be that folder.
         splits: our split -> theirs, and its number of images.
-        files, labels: where the reader keeps them.
+        files: name of the reader's attribute that holds them.
     """
 
     reader: Reader
