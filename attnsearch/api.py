@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.config.load import load_experiment, load_study, with_storage
 from attnsearch.errors import ConfigError
+from attnsearch.files import make_folder
 from attnsearch.plugins import of_main
 from attnsearch.results.reader import load_study as read_study
-from attnsearch.store.layout import StudyLayout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,16 +54,12 @@ def run_search(
         AttnSearchError: what stopped the study.
     """
 
-    def load(extra: Mapping[str, Any]) -> LoadedStudy:
-        named = _assignments({**(overrides or {}), **extra})
+    def load(table: Mapping[str, str]) -> LoadedStudy:
+        named = _assignments({**(overrides or {}), **table})
         loaded = load_study(_source(study), profile=profile, overrides=named, plugins=plugins)
         return with_storage(loaded, storage, named)
 
-    loaded = load({})
-    if data is not None:
-        layout = _layout(results, loaded.experiment.experiment, loaded.study.name)
-        loaded = load(_written_table(data, layout))
-    return _run(loaded, results, _checked_workers(workers))
+    return _run(load, data, Path(results), _checked_workers(workers))
 
 
 def run_training(
@@ -86,21 +83,43 @@ def run_training(
     """
     from attnsearch.search.plan import study_of_one  # imports torch
 
-    experiment = load_experiment(
-        _source(config), profile=profile, overrides=_assignments(overrides or {}), plugins=plugins
-    )
-    if data is not None:
-        table = _written_table(data, _layout(results, experiment.experiment, experiment.name))
+    def load(table: Mapping[str, str]) -> LoadedStudy:
         named = _assignments({**(overrides or {}), **table})
         experiment = load_experiment(_source(config), profile=profile, overrides=named, plugins=plugins)
-    return _run(study_of_one(experiment, storage=storage), results, 0).trial(0)
+        return study_of_one(experiment, storage=storage)
+
+    return _run(load, data, Path(results), 0).trial(0)
 
 
-def _run(loaded: LoadedStudy, results: str | os.PathLike[str], workers: int | None) -> StudyReader:
+Load = Callable[[Mapping[str, str]], "LoadedStudy"]
+"""The study with the settings that read a table of images, or with none."""
+
+
+def _run(load: Load, data: pd.DataFrame | None, root: Path, workers: int | None) -> StudyReader:
     from attnsearch.search.run import run_study  # imports torch
 
-    plan = run_study(loaded, root=Path(results), n_workers=workers).plan
+    loaded = load({}) if data is None else load(_stored_table(load, data, root))
+    plan = run_study(loaded, root=root, n_workers=workers).plan
     return read_study(plan.layout.study_dir, storage=loaded.study.storage)
+
+
+def _stored_table(load: Load, data: pd.DataFrame, root: Path) -> dict[str, str]:
+    """The settings that read a table of images from the study's folder, where it is put once a start passes all checks.
+
+    A table that is refused so replaces none that a study of this name has begun with.
+    """
+    from attnsearch.data.csv_table import write_table
+    from attnsearch.search.plan import SearchPlan
+
+    def settings(path: Path) -> dict[str, str]:
+        return {"data.name": "csv", "data.root": str(path)}
+
+    with TemporaryDirectory() as folder:
+        write_table(data, Path(folder, "table"))
+        layout = SearchPlan.check(load(settings(Path(folder, "table"))), root).layout
+    make_folder(layout.study_dir)
+    write_table(data, layout.data_csv)
+    return settings(layout.data_csv)
 
 
 def _checked_workers(workers: int | None) -> int | None:
@@ -125,16 +144,3 @@ def _source(source: Source) -> str | Mapping[str, Any]:
 def _assignments(overrides: Mapping[str, Any]) -> list[str]:
     """Overrides as the command line writes them; JSON is YAML."""
     return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-
-
-def _layout(results: str | os.PathLike[str], experiment: str, study: str) -> StudyLayout:
-    return StudyLayout(Path(results).absolute(), experiment, study)
-
-
-def _written_table(data: pd.DataFrame, layout: StudyLayout) -> dict[str, str]:
-    """The overrides that read a table of images, which is kept with the study."""
-    from attnsearch.data.csv_table import write_table
-
-    layout.study_dir.mkdir(parents=True, exist_ok=True)
-    write_table(data, layout.data_csv)
-    return {"data.name": "csv", "data.root": str(layout.data_csv)}

@@ -104,3 +104,17 @@ def test_the_sparsity_of_saliency_has_its_name_of_today(layout: StudyLayout) -> 
     table = read_scores(paths)
     assert "sparsity" not in table.values
     assert 0.0 < table.means()["saliency_sparsity"] <= 1.0
+
+
+def test_a_plain_run_that_is_trained_again_is_a_study_that_trains_nothing(
+    old_results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = ExperimentLayout(old_results, "here").study("one")
+    log, epochs = layout.trial(0).log.read_text(), layout.trial(0).epochs_csv.read_text()
+    assert main(["train", str(layout.trial(0).config), "--results", str(old_results), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["best_epoch"], shown["epochs_run"]) == ("complete", 2, 2)
+    assert {"val/accuracy", "val/loss_cross_entropy", "train/loss_cross_entropy"} <= set(shown["metrics"])
+    assert layout.trial(0).epochs_csv.read_text() == epochs
+    assert "epoch 1/2" not in layout.trial(0).log.read_text().removeprefix(log)
+    assert layout.study_yaml.is_file()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +11,12 @@ from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile
 from attnsearch.cli._signals import StopRequest, signals_to
 from attnsearch.config.load import load_experiment
 from attnsearch.errors import DONE, INTERRUPTED
-from attnsearch.search.trials import TrialRow, read_study
+from attnsearch.results.reader import load_study as read_study
 
 if TYPE_CHECKING:
-    from attnsearch.search.plan import SearchPlan
+    from attnsearch.results.trial import TrialReader
 
-SHOWN = ("state", "best_epoch", "epochs_run", "metrics", "seconds", "images_per_s", "error")
+SHOWN = ("state", "best_epoch", "epochs_run", "seconds", "images_per_s", "error")
 
 
 def train(
@@ -37,25 +36,34 @@ def train(
 
     stop = StopRequest("stopping: the next start continues after the last finished epoch")
     with signals_to(stop.take):
-        study = study_of_one(experiment, storage=storage)
-        ended = run_study(study, root=results, n_workers=0, should_stop=stop.is_asked)
+        loaded = study_of_one(experiment, storage=storage)
+        ended = run_study(loaded, root=results, n_workers=0, should_stop=stop.is_asked)
     if ended.outcome == "interrupted":
         return INTERRUPTED
-    trial = read_study(ended.plan.url, experiment.name).trials[0]
-    if as_json:
-        values = {key: value for key, value in asdict(trial).items() if key in SHOWN}
-        values["kept_epoch"] = trial.best_epoch  # its name in 0.1, until 0.3
-        print_json({"name": experiment.name, "folder": ended.plan.layout.study_dir, **values})
-    else:
-        print_line("\n".join(_lines(trial, ended.plan)))
+    trial = read_study(ended.plan.layout.study_dir, storage=storage).trial(0)
+    print_json(_values(trial)) if as_json else print_line("\n".join(_lines(trial)))
     return DONE
 
 
-def _lines(trial: TrialRow, plan: SearchPlan) -> list[str]:
-    """What a person wants to know of a finished training."""
-    metrics = ", ".join(f"{key} {number(value)}" for key, value in trial.metrics.items() if key.startswith("val/"))
+def _values(trial: TrialReader) -> dict[str, Any]:
+    """The trial for machines, with the terms of the loss at its best epoch among its metrics."""
+    row = trial.row
+    terms = trial.epochs.loc[row.best_epoch].filter(like="/loss_")
+    return {
+        "name": trial.study.layout.study,
+        "folder": trial.study.layout.study_dir,
+        **{key: value for key, value in vars(row).items() if key in SHOWN},
+        "metrics": {**row.metrics, **terms.dropna()},
+        "kept_epoch": row.best_epoch,  # its name in 0.1, until 0.3
+    }
+
+
+def _lines(trial: TrialReader) -> list[str]:
+    """What a training ended with, and where its files lie."""
+    layout, row = trial.study.layout, trial.row
+    metrics = ", ".join(f"{key} {number(value)}" for key, value in row.metrics.items() if key.startswith("val/"))
     return [
-        f"{plan.study.name}: best epoch {trial.best_epoch} of {trial.epochs_run}: {metrics}",
-        f"  published  {plan.layout.experiment_dir}",
-        f"  all files  {plan.layout.study_dir}",
+        f"{layout.study}: best epoch {row.best_epoch} of {row.epochs_run}: {metrics}",
+        f"  published  {layout.experiment_dir}",
+        f"  all files  {layout.study_dir}",
     ]
