@@ -92,8 +92,8 @@ def test_interrupted_search_in_this_process_returns_its_trial_to_the_queue(
 
     search = {"name": "stopped", "base": "br_npa_low_res", "n_trials": 1}
     overrides = {**NUMBERS, "train.epochs": 2, "space": {"model.dropout": {"kind": "float", "low": 0.0, "high": 0.1}}}
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "train_epoch", interrupt)
+    monkeypatch.setattr(trainer, "train_epoch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
         at.run_search(search, profile="demo", overrides=overrides, results=tmp_path, workers=0)
     (trial,) = at.load_study(tmp_path / "demo" / "stopped").rows.trials
     assert trial.state == "waiting"
