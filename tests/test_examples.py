@@ -16,9 +16,9 @@ from attnsearch.config.model import BackboneSettings
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.explain import load_model
 from attnsearch.results.reader import load_study
+from attnsearch.testing import temporary_parts
 from attnsearch.testing.data_set import DataSetContract
 from attnsearch.testing.model import ModelContract
-from attnsearch.testing.registry import temporary_parts
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))

@@ -13,6 +13,7 @@ from attnsearch.errors import suggest
 from attnsearch.metrics.registry import score_groups
 from attnsearch.normalisation import Fill
 
+TargetChoice = Literal["predicted", "label"]
 VERSION = 2
 """Raised when the same settings would give other numbers; scores of different versions are never compared."""
 DEFAULT_N_IMAGES = 32
@@ -65,7 +66,7 @@ class ScoreSettings(Settings):
         description="How raw areas are taken; `br_npa` leaves out the untouched image and inserts into a box blur, as "
         "BR-NPA's tables do.",
     )
-    target: Literal["predicted", "label"] = Field("predicted", description="The class whose probability is followed.")
+    target: TargetChoice = Field("predicted", description="The class whose probability is followed.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the masked forward passes.")
     batch_images: int = Field(64, ge=1, description="Masked images that are classified at once; changes no score.")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.models.base import AttentionModel
+from attnsearch.tasks.base import Target
 from attnsearch.types import Batch
 
 FLOORS = ("random", "centre", "uniform", "edges")
@@ -27,12 +28,12 @@ _CENTRE_SIGMA = 0.25  # of the side
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Tensor, grid: tuple[int, int]) -> Tensor:
+def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
     """The baseline maps of the images of a batch.
 
     Args:
         name: one of `BASELINES`.
-        target: (B,) int64, the class that Grad-CAM and its kin explain.
+        target: what Grad-CAM and its kin explain.
         grid: h and w.
     Returns:
         (B, h, w) float32, not negative. `random` depends on the image's id alone.
@@ -125,35 +126,33 @@ def _rollout(model: AttentionModel, batch: Batch, grid: tuple[int, int]) -> Tens
     return F.adaptive_avg_pool2d(output.maps.float(), grid)[:, 0]
 
 
-def _cam(name: str, model: AttentionModel, batch: Batch, target: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A class activation map (B, h, w) of the logit of the target (B,)."""
+def _cam(name: str, model: AttentionModel, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
+    """A class activation map (B, h, w) of the target's raw score, such as the logit of a class."""
     try:
         import pytorch_grad_cam
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError:
         raise ConfigError(f"baseline {name!r} needs the package grad-cam; install attnsearch[gradcam]") from None
     layer, arrange = find_layer(model, batch)
-    explained = _Logits(model, batch)
+    explained = _RawScore(model, batch, target)
     with (
         torch.enable_grad(),
         getattr(pytorch_grad_cam, CAMS[name])(explained, [layer], reshape_transform=arrange) as cam,
     ):
-        maps = cam(input_tensor=batch.images, targets=[ClassifierOutputTarget(int(one)) for one in target])
+        maps = cam(input_tensor=batch.images, targets=[lambda score: score] * len(batch.image_ids))
     model.zero_grad(set_to_none=True)
     return F.adaptive_avg_pool2d(torch.from_numpy(maps).float()[:, None], grid)[:, 0].to(batch.images.device)
 
 
-class _Logits(nn.Module):
-    """The model as a function of images alone."""
+class _RawScore(nn.Module):
+    """What a target makes of the model's output, as a function of images alone."""
 
-    def __init__(self, model: AttentionModel, batch: Batch) -> None:
+    def __init__(self, model: AttentionModel, batch: Batch, target: Target) -> None:
         super().__init__()
-        self.model, self._batch = model, batch
+        self.model, self._batch, self._target = model, batch, target
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, n_classes)."""
-        logits: Tensor = self.model(replace(self._batch, images=images)).logits
-        return logits
+        """(B, 3, H, W) -> (B,)."""
+        return self._target.raw_score(self.model(replace(self._batch, images=images)))
 
 
 def find_layer(model: AttentionModel, batch: Batch) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:

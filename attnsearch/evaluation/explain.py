@@ -11,19 +11,15 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from attnsearch.config.data import DataConfig
 from attnsearch.config.evaluation import VERSION, ScoreSettings
 from attnsearch.config.load import with_settings, without_variables
-from attnsearch.data.images import decode_resized
 from attnsearch.data.loader import DataSource, crop_boxes, open_data
-from attnsearch.data.pixel_cache import PixelCache
-from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import device_errors
 from attnsearch.errors import suggest
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
+from attnsearch.evaluation.own_images import IMAGE_TYPES, AnyImage, name_images, open_images, own_batches
 from attnsearch.evaluation.scorer import SaliencyScorer
 from attnsearch.figures.explanation import Explanation, ImageToDraw
 from attnsearch.figures.image_maps import ClassMap
@@ -32,9 +28,7 @@ from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.types import AttentionOutput, Batch, GroundTruth, Split
 
-BATCH = 16
 TOP_Q = 5
-AnyImage = str | Path | Image.Image | NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,9 +92,8 @@ class TrainedModel(InferenceModel):
             DataError: an image cannot be read.
             ValueError: no such class or map, or an array that is no 8-bit RGB image.
         """
-        is_one = isinstance(images, str | Path | Image.Image | np.ndarray)
         explained = list(explain_images(self, name_images(images), target=target, maps=maps, top_q=top_q))
-        return explained[0] if is_one else explained
+        return explained[0] if isinstance(images, IMAGE_TYPES) else explained
 
     def embed(self, images: AnyImage | list[Any]) -> NDArray[np.float32]:
         """(N, D) float32, what the model's head sees of each image.
@@ -109,7 +102,7 @@ class TrainedModel(InferenceModel):
             DataError: an image cannot be read.
             ValueError: the family offers no embedding, or an array is no 8-bit RGB image.
         """
-        batches = _batches(self, open_images(name_images(images), self.config.data, self.class_names))
+        batches = own_batches(self, open_images(name_images(images), self.config.data, self.class_names))
         embeddings = [self.output(batch, maps=None).embedding for batch in batches]
         if any(embedding is None for embedding in embeddings):
             raise ValueError(f"the family {self.config.model.name} offers no embedding of an image")
@@ -128,7 +121,8 @@ class TrainedModel(InferenceModel):
         Args:
             metrics: names of image metrics, such as `relevance_gain`.
             masks: an image per image that is bright on its discriminative parts, for metrics that need masks.
-            settings: how it is measured; None takes those of the config. Their `families` are not used.
+            settings: how it is measured; None takes those of the config. Their `families` and `target` are not used,
+                as images of one's own have no labels.
         Returns:
             `.attrs` has the `version` and the `settings` of the measurement.
         Raises:
@@ -138,10 +132,12 @@ class TrainedModel(InferenceModel):
         """
         check_image_metrics(metrics, has_masks=masks is not None)
         groups = tuple(dict.fromkeys(find_metric(name).group for name in metrics))
-        settings = (settings or self.config.evaluation.scores).model_copy(update={"families": groups})
+        settings = (settings or self.config.evaluation.scores).model_copy(
+            update={"families": groups, "target": "predicted"}
+        )
         scorer = SaliencyScorer(self.model, replace(self.arithmetic, precision=settings.precision), settings)
         source = open_images(name_images(images), self.config.data, self.class_names, masks=masks)
-        scores = [score for batch in _batches(self, source) for score in _score_batch(self, scorer, batch)]
+        scores = [score for batch in own_batches(self, source) for score in _score_batch(self, scorer, batch)]
         frame = pd.DataFrame(
             {name: [score.values[name] for score in scores] for name in metrics},
             index=pd.Index([score.image_id for score in scores], name="image_id"),
@@ -204,44 +200,7 @@ def _score_batch(inference: InferenceModel, scorer: SaliencyScorer, batch: Batch
         saliency = inference.model.saliency(output, predictions)  # (B, h, w)
         height, width = batch.images.shape[2:]
         truth = GroundTruth(masks=batch.part_masks, size_hw=(height, width))
-        return scorer.score(batch, saliency, predictions, truth)
-
-
-def to_image(image: AnyImage) -> Path | Image.Image:
-    """A path, or an image in memory.
-
-    Raises:
-        ValueError: an array that is not (H, W, 3) uint8; floats have no agreed range, so they are not guessed.
-    """
-    if isinstance(image, str | Path):
-        return Path(image)
-    if isinstance(image, Image.Image):
-        return image
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(
-            f"an array must be (H, W, 3) uint8 RGB, got {array.shape} {array.dtype}; floats may be in [0, 1], in "
-            "[0, 255] or normalised, so scale them to 0 to 255 and use .astype(np.uint8)"
-        )
-    return Image.fromarray(array)
-
-
-def name_images(images: AnyImage | list[Any]) -> list[ImageToDraw]:
-    """Each image under its path, or `image_<number>` from 1; a repeated name gets a number.
-
-    Raises:
-        ValueError: as `to_image`; or there is none.
-    """
-    listed = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else list(images)
-    if not listed:
-        raise ValueError("give at least one image")
-    named: dict[str, ImageToDraw] = {}
-    for number, image in enumerate(listed, start=1):
-        source = to_image(image)
-        name = str(source) if isinstance(source, Path) else f"image_{number}"
-        name = name if name not in named else f"{name}#{number}"
-        named[name] = ImageToDraw(name, source)
-    return list(named.values())
+        return scorer.score(batch, saliency, inference.task.target(output), truth)
 
 
 def explain_images(
@@ -265,7 +224,7 @@ def explain_images(
     index = None if target is None else class_index(target, inference.class_names)
     source = open_images(images, inference.config.data, inference.class_names)
     boxes, sizes = crop_boxes(source, "val", inference.config.data), source.cache.sizes_hw
-    for batch in _batches(inference, source):
+    for batch in own_batches(inference, source):
         with device_errors():
             outputs = _BatchOutputs(inference, batch, target=index, maps=maps, top_q=top_q)
         for place, row in enumerate(batch.rows.tolist()):
@@ -359,40 +318,3 @@ def _named_maps(output: AttentionOutput) -> dict[str, NDArray[np.float32]]:
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     """The same shape on the CPU."""
     return tensor.float().cpu().numpy()
-
-
-def _batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
-    """Images of one's own as evaluation batches."""
-    cfg = inference.config.data
-    with_masks = source.tables.val.mask_paths is not None
-    return source.loader("val", cfg, batch_size=BATCH, device=inference.device, with_masks=with_masks).epoch(1)
-
-
-def open_images(
-    images: Sequence[ImageToDraw],
-    cfg: DataConfig,
-    class_names: tuple[str, ...],
-    *,
-    masks: Sequence[AnyImage] | None = None,
-) -> DataSource:
-    """Images as the validation split of a data set that lies in memory; an unknown class has the label -1.
-
-    Raises:
-        DataError: an image cannot be read.
-        ValueError: another number of masks than of images.
-    """
-    if masks is not None and len(masks) != len(images):
-        raise ValueError(f"give one mask per image, got {len(masks)} masks of {len(images)} images")
-    mask_images: Any = None if masks is None else tuple(to_image(mask) for mask in masks)  # read like files of masks
-    decoded = [
-        decode_resized(image.source, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for image in images
-    ]
-    label_of = {name: label for label, name in enumerate(class_names)}
-    ids = tuple(image.image_id for image in images)
-    labels = [-1 if image.true is None else label_of.get(image.true, -1) for image in images]
-    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), np.array(labels, dtype=np.int64), mask_images)
-    tables = DataTables(Path(), class_names, table, table, None, "")
-    pixels = np.stack([pixels for pixels, _ in decoded])
-    sizes = np.array([size for _, size in decoded], dtype=np.int64)
-    row_of = {image_id: row for row, image_id in enumerate(ids)}
-    return DataSource(cfg, tables, PixelCache(pixels, sizes, cfg.cached_hw, cfg.resize, cfg.aspect, "", row_of))

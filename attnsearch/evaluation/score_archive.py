@@ -21,8 +21,7 @@ from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.baselines import PARTS
-from attnsearch.evaluation.ground_truth import ground_truth
-from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, with_best_setting
+from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth, with_best_setting
 from attnsearch.metrics.registry import BUILT_IN, score_metrics
 from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.progress import with_bar
@@ -335,8 +334,8 @@ class _Scoring:
         truth = ground_truth(batch, self.table, self.archived.crop_boxes[places])
         assert self.archived.saliency is not None
         saliency = torch.from_numpy(np.array(self.archived.saliency[places]))  # (B, h, w)
-        predictions = torch.from_numpy(self.archived.predictions[places])
-        scores = self.scorer.score(batch, saliency, predictions, truth, baseline=baseline)
+        target = self.opened.task.archived_target(self.archived, places, choice=self.settings.target)
+        scores = self.scorer.score(batch, saliency, target, truth, baseline=baseline)
         if self.settings.target == "predicted":
             check_same_images(scores, self.archived.confidences[places], self.archived.split)
         return scores

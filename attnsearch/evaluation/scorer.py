@@ -12,19 +12,19 @@ from itertools import groupby
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from attnsearch import geometry
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.tables import ImageTable
 from attnsearch.device import Arithmetic
 from attnsearch.evaluation.baselines import FLOORS, baseline_saliency, model_free_maps
-from attnsearch.evaluation.ground_truth import visible_points
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase, curve_fractions
 from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, score_metrics
 from attnsearch.models.base import AttentionModel
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.tasks.base import Target
-from attnsearch.tasks.classification import ClassTarget
 from attnsearch.types import AttentionArchive, Batch, GroundTruth, Split
 
 Columns = dict[str, Tensor]
@@ -106,6 +106,39 @@ def _with_one_setting(score: ImageScore, settings: Mapping[str, float], name_of:
     return replace(score, values=values)
 
 
+def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64]) -> GroundTruth:
+    """The ground truth of a batch, through the same crop as its images.
+
+    Args:
+        batch: with part masks, if they are wanted and there are any.
+        table: the split that `batch.rows` count in.
+        crop_boxes: (B, 4) what the model sees of each image, in original pixels.
+    """
+    height, width = batch.images.shape[-2:]
+    image_hw, device = (height, width), batch.images.device
+    rows = batch.rows.numpy()
+    boxes = None if table.boxes is None else box_masks(table.boxes[rows], crop_boxes, image_hw).to(device)
+    points = None if table.points is None else visible_points(table.points[rows], crop_boxes, image_hw).to(device)
+    return GroundTruth(batch.part_masks, boxes, points, image_hw)
+
+
+def box_masks(boxes: NDArray[np.float64], crop_boxes: NDArray[np.float64], image_hw: geometry.Size) -> Tensor:
+    """(B, H, W) bool: the pixels of the input whose middle lies inside the box, given in original pixels (B, 4)."""
+    corners = boxes.reshape(len(boxes), 2, 2)  # left top, right bottom
+    inside = geometry.original_to_input(corners, crop_boxes[:, None], image_hw=image_hw).reshape(-1, 4)
+    left, top, right, bottom = (torch.from_numpy(inside[:, index])[:, None] for index in range(4))
+    y, x = (torch.arange(side, dtype=torch.float64)[None] + 0.5 for side in image_hw)
+    in_columns, in_rows = (x >= left) & (x < right), (y >= top) & (y < bottom)  # (B, W), (B, H)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def visible_points(points: NDArray[np.float64], crop_boxes: NDArray[np.float64], image_hw: geometry.Size) -> Tensor:
+    """(B, P, 2) points in input pixels; NaN where a part is hidden or the model does not see it."""
+    inside = geometry.original_to_input(points, crop_boxes[:, None], image_hw=image_hw)
+    is_seen = np.all((inside >= 0) & (inside < image_hw[::-1]), axis=-1, keepdims=True)
+    return torch.from_numpy(np.where(is_seen, inside, np.nan))
+
+
 def archive_scores(
     archived: AttentionArchive, table: ImageTable, settings: ScoreSettings, image_hw: tuple[int, int]
 ) -> dict[str, dict[str, float]]:
@@ -168,7 +201,7 @@ class SaliencyScorer:
         self,
         batch: Batch,
         saliency: Tensor,
-        predictions: Tensor,
+        target: Target,
         truth: GroundTruth,
         *,
         baseline: str | None = None,
@@ -177,16 +210,17 @@ class SaliencyScorer:
 
         Args:
             saliency: (B, h, w), not negative.
-            predictions: (B,) int64, of the unmasked images.
+            target: what the saliency explains, which is followed while cells are removed.
             baseline: scores these baseline maps in the place of the saliency, on its grid.
         """
-        target = batch.labels if self.settings.target == "label" else predictions.to(self.device)  # (B,)
+        target = target.to(self.device)
         maps = pooled(saliency.to(self.device).float(), self.settings.grid)
         if baseline is not None:
             grid = (maps.shape[1], maps.shape[2])
             maps = baseline_saliency(baseline, self.model, self.arithmetic.place_images(batch), target, grid)
         parts = [
-            self._score(batch.take(rows), maps[rows], target[rows], truth.take(rows)) for rows in _of_one_padding(batch)
+            self._score(batch.take(rows), maps[rows], target.take(rows), truth.take(rows))
+            for rows in _of_one_padding(batch)
         ]
         return [score for part in parts for score in part]
 
@@ -194,14 +228,14 @@ class SaliencyScorer:
         """The fractions of cells at the points of the curves of maps of a grid (h, w)."""
         return tuple(curve_fractions(torch.zeros(1, *grid), self.settings.n_steps).tolist())
 
-    def _score(self, batch: Batch, maps: Tensor, target: Tensor, truth: GroundTruth) -> list[ImageScore]:
+    def _score(self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth) -> list[ImageScore]:
         """Scores under maps (B, h, w); one that is not finite is replaced by zeros, and its scores by NaN."""
         is_finite = maps.isfinite().flatten(1).all(dim=1)  # (B,)
         finite = torch.where(is_finite[:, None, None], maps, 0.0)
         settings = RemovalSettings(
             **self.settings.model_dump(include={"n_steps", "n_random", "fill", "protocol", "batch_images"})
         )
-        follow = self._follow(ClassTarget(target), batch.padding)
+        follow = self._follow(target, batch.padding)
         case = SaliencyCase(batch.images, finite, follow, truth, settings, batch.image_ids)
         columns = measure_case(case, selected_metrics(self.settings, truth.known), self.settings)
         return _rows(batch.image_ids, columns, case.own_curves(), is_finite)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnsearch import plugins
+from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.task import TaskSettings
 from attnsearch.tasks.sampling import equal_parts, shuffled
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from attnsearch.metrics.classification import PassMetrics
     from attnsearch.models.base import AttentionModel, Heads
     from attnsearch.models.checkpoint import ModelCheckpoint
-    from attnsearch.types import AttentionOutput, Batch
+    from attnsearch.types import AttentionArchive, AttentionOutput, Batch
 
 
 def build_task(settings: TaskSettings) -> Task:
@@ -63,13 +64,22 @@ class Meter(Protocol):
 
 
 class Target(Protocol):
-    """What an explanation explains: one number of each image, which removing pixels may lower."""
+    """What an explanation explains: one number of each image, which removing pixels may lower.
+
+    What the number needs beside the output, such as the class or the embedding of a reference, is held for each image.
+    """
 
     def score(self, output: AttentionOutput) -> Tensor:
-        """The number of each image, (B,) float32."""
+        """The number of each image, (B,) float32, on a scale on which images compare."""
+
+    def raw_score(self, output: AttentionOutput) -> Tensor:
+        """The number whose gradients Grad-CAM and its kin weigh features by, (B,): before a softmax."""
 
     def take(self, rows: Tensor | slice) -> Target:
-        """The target of some images of the batch."""
+        """The target of some images, in that order; an image may come more than once."""
+
+    def to(self, device: torch.device) -> Target:
+        """The same target on a device."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,21 @@ class Task(ABC):
         Args:
             n_classes: of the split.
             in_training: measures only what costs next to nothing.
+        """
+
+    @abstractmethod
+    def target(self, output: AttentionOutput) -> Target:
+        """What an explanation of a batch explains where nothing else is asked for."""
+
+    @abstractmethod
+    def archived_target(
+        self, archived: AttentionArchive, places: NDArray[np.int64], *, choice: TargetChoice = "predicted"
+    ) -> Target:
+        """What the saliency of some archived images is scored for, on the CPU.
+
+        Args:
+            places: (B,) of the images in the archive.
+            choice: whether it is what the model predicts or what is true.
         """
 
     def row_order(self, table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:

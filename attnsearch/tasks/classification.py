@@ -6,16 +6,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.task import ClassificationSettings
 from attnsearch.metrics.classification import MetricTotals
 from attnsearch.tasks.base import SoftTargets, Task
-from attnsearch.types import AttentionOutput, Batch, HeadOutput
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, HeadOutput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class LinearHead(nn.Linear):
@@ -115,8 +120,15 @@ class ClassTarget:
         probabilities = output.logits.float().softmax(dim=1)  # (B, n_classes)
         return probabilities.gather(1, self.classes[:, None])[:, 0]
 
+    def raw_score(self, output: AttentionOutput) -> Tensor:
+        """The logit of the class, (B,)."""
+        return output.logits.gather(1, self.classes[:, None])[:, 0]
+
     def take(self, rows: Tensor | slice) -> ClassTarget:
         return ClassTarget(self.classes[rows])
+
+    def to(self, device: torch.device) -> ClassTarget:
+        return ClassTarget(self.classes.to(device))
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,16 @@ class ClassificationTask(Task):
                 name = f"cross_entropy_{branch}" if losses else "cross_entropy"
                 losses[branch] = {name: F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)}
         return losses
+
+    def target(self, output: AttentionOutput) -> ClassTarget:
+        """The predicted class of each image."""
+        return ClassTarget(output.logits.argmax(dim=1))
+
+    def archived_target(
+        self, archived: AttentionArchive, places: NDArray[np.int64], *, choice: TargetChoice = "predicted"
+    ) -> ClassTarget:
+        classes = archived.labels if choice == "label" else archived.predictions  # (N,)
+        return ClassTarget(torch.from_numpy(classes[places]))
 
     def meter(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> MetricTotals:
         return MetricTotals(n_classes, device, in_training=in_training)

@@ -2,3 +2,22 @@
 
 A suite is a class of tests that is subclassed with a fixture for the part. Importing a suite needs pytest.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from attnsearch import plugins
+
+
+@contextmanager
+def temporary_parts() -> Iterator[None]:
+    """What is registered inside is forgotten at the end; what stood before stays."""
+    parts = {kind: dict(of_kind) for kind, of_kind in plugins._parts.items()}
+    loaded = set(plugins._loaded)
+    try:
+        yield
+    finally:
+        plugins._parts.clear()
+        plugins._parts.update(parts)
+        plugins._loaded.clear()
+        plugins._loaded.update(loaded)

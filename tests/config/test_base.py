@@ -28,7 +28,7 @@ from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.config.reference import reference
 from attnsearch.errors import ConfigError
 from attnsearch.plugins import load as load_plugins
-from attnsearch.testing.registry import temporary_parts
+from attnsearch.testing import temporary_parts
 
 DIGESTS: dict[str, str] = json.loads((Path(__file__).parents[1] / "golden" / "digests.json").read_text())
 

@@ -16,7 +16,7 @@ from attnsearch.errors import ConfigError
 from attnsearch.evaluation.baselines import CAMS, baseline_saliency, find_layer
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
-from attnsearch.tasks.classification import LinearHeads
+from attnsearch.tasks.classification import ClassTarget, LinearHeads
 from attnsearch.types import Batch
 
 GRID = (4, 4)
@@ -43,7 +43,7 @@ def batch() -> Batch:
 
 def saliency(name: str, batch: Batch, model: AttentionModel | None = None) -> torch.Tensor:
     unused: Any = None
-    return baseline_saliency(name, model or unused, batch, torch.tensor([0, 1]), GRID)
+    return baseline_saliency(name, model or unused, batch, ClassTarget(torch.tensor([0, 1])), GRID)
 
 
 def test_random_map_depends_on_the_image_alone(batch: Batch) -> None:
@@ -95,7 +95,7 @@ def test_gradcam_fits_every_family(name: str, batch: Batch) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     alone = Batch(batch.images[1:], batch.labels[1:], ("b.jpg",), batch.rows[1:])
     torch.testing.assert_close(
-        baseline_saliency("gradcam", model, alone, torch.tensor([1]), GRID), maps[1:], atol=1e-4, rtol=1e-3
+        baseline_saliency("gradcam", model, alone, ClassTarget(torch.tensor([1])), GRID), maps[1:], atol=1e-4, rtol=1e-3
     )
 
 

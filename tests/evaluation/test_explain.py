@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import DataError
 from attnsearch.evaluation.evaluation import Evaluation
@@ -147,6 +148,12 @@ def test_a_score_of_own_images_is_that_of_the_archive(
     frame = model.score(list(data.tables.val.paths), ["gini", "relevance_gain"])
     np.testing.assert_allclose(frame["gini"], table.values["gini"], atol=1e-5)
     np.testing.assert_allclose(frame["relevance_gain"], table.values["relevance_gain"], atol=1e-4)
+
+
+def test_own_images_have_no_label_so_that_the_predicted_class_is_followed(model: TrainedModel, path: Path) -> None:
+    frame = model.score([path], ["relevance_gain"], settings=ScoreSettings(target="label"))
+    assert frame["relevance_gain"].tolist() == model.score([path], ["relevance_gain"])["relevance_gain"].tolist()
+    assert frame.attrs["settings"]["target"] == "predicted"
 
 
 def test_masks_are_taken_for_localisation_and_asked_for_without(model: TrainedModel, path: Path) -> None:

@@ -1,22 +1,32 @@
-"""Scores that need all images: part consistency beside that of blind maps, and one threshold for all images."""
+"""Scores of batches and of whole archives, and boxes and points in the pixels of the input."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.tables import ImageTable
-from attnsearch.evaluation.scorer import archive_scores, measure_case, with_best_setting
+from attnsearch.device import Arithmetic
+from attnsearch.evaluation.scorer import (
+    SaliencyScorer,
+    archive_scores,
+    box_masks,
+    measure_case,
+    visible_points,
+    with_best_setting,
+)
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import find_metric
 from attnsearch.store.image_scores import ImageScore
-from attnsearch.types import AttentionArchive, GroundTruth
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, GroundTruth, HeadOutput
 
 SIDE = 64
 
@@ -98,3 +108,65 @@ def test_test_images_choose_no_threshold(scores: list[ImageScore]) -> None:
     found, thresholds = with_best_setting(scores, "test", {"iou_in_mask": 0.9})
     assert found[0].values["best_iou_in_mask"] == 0.5
     assert thresholds == {"iou_in_mask": 0.9}
+
+
+CROP = np.array([[10.0, 20.0, 50.0, 60.0]])  # 40 px wide and high, shown in 8 px: 5 px each
+
+
+def test_box_covers_the_pixels_whose_middle_lies_inside() -> None:
+    # left (20 - 10) / 5 = 2, top (20 - 20) / 5 = 0, right 3.6 (no middle of the fourth pixel), bottom beyond the input
+    mask = box_masks(np.array([[20.0, 20.0, 27.0, 90.0]]), CROP, (8, 8))
+    expected = torch.zeros(1, 8, 8, dtype=torch.bool)
+    expected[:, :, 2] = True
+    torch.testing.assert_close(mask, expected)
+
+
+def test_box_outside_of_the_crop_covers_nothing() -> None:
+    assert not box_masks(np.array([[0.0, 0.0, 9.0, 9.0]]), CROP, (8, 8)).any()
+
+
+def test_points_are_moved_and_those_that_are_not_seen_are_undefined() -> None:
+    points = np.array([[[30.0, 25.0], [9.0, 30.0], [np.nan, np.nan]]])
+    found = visible_points(points, CROP, (8, 8))
+    torch.testing.assert_close(found[0, 0], torch.tensor([4.0, 1.0], dtype=torch.float64))
+    assert found[0, 1:].isnan().all()
+
+
+@dataclass(frozen=True)
+class SimilarityTarget:
+    """The cosine to the embedding of a reference of each image, (B, D): what a task without classes explains."""
+
+    references: torch.Tensor
+
+    def score(self, output: AttentionOutput) -> torch.Tensor:
+        assert output.embedding is not None
+        return F.cosine_similarity(output.embedding.float(), self.references)
+
+    raw_score = score
+
+    def take(self, rows: torch.Tensor | slice) -> SimilarityTarget:
+        return SimilarityTarget(self.references[rows])
+
+    def to(self, device: torch.device) -> SimilarityTarget:
+        return SimilarityTarget(self.references.to(device))
+
+
+class Embedder(nn.Module):
+    """Embeds an image by the light of its left and its right half; it predicts nothing."""
+
+    def forward(self, batch: Batch) -> AttentionOutput:
+        halves = batch.images.mean(dim=(1, 2)).view(len(batch.images), 2, -1).mean(dim=2)  # (B, 2)
+        return AttentionOutput(HeadOutput(logits=halves.new_empty(len(halves), 0), embedding=halves))
+
+
+def test_a_similarity_is_followed_like_the_probability_of_a_class() -> None:
+    images = torch.ones(2, 3, 8, 8)
+    batch = Batch(images, torch.tensor([-1, -1]), ("a", "b"), torch.arange(2))
+    target = SimilarityTarget(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # one shows the left half, one the right half
+    left_first = torch.tensor([[[2.0, 1.0]]]).repeat(2, 1, 1)
+    settings = ScoreSettings(families=("faithfulness",), n_steps=2, n_random=1)
+    scorer = SaliencyScorer(Embedder(), Arithmetic(torch.device("cpu")), settings)  # type: ignore[arg-type]
+    left, right = scorer.score(batch, left_first, target, GroundTruth(size_hw=(8, 8)))
+    # without its left half an image of ones is like the right half alone, and an empty image like nothing
+    assert left.curves["deletion"] == pytest.approx([math.sqrt(0.5), 0.0, 0.0])
+    assert right.curves["deletion"] == pytest.approx([math.sqrt(0.5), 1.0, 0.0])

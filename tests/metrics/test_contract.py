@@ -24,8 +24,9 @@ from attnsearch.metrics.registry import (
     register_metric,
     score_metrics,
 )
+from attnsearch.tasks.classification import ClassTarget
+from attnsearch.testing import temporary_parts
 from attnsearch.testing.metric import MetricContract, make_case, make_maps
-from attnsearch.testing.registry import temporary_parts
 from attnsearch.types import Batch
 
 WEIGHTS = torch.arange(1.0, 17.0).view(1, 4, 4) / 136  # of the cells, as in an additive model
@@ -78,7 +79,7 @@ def score_some(settings: ScoreSettings) -> list:
     zeros = torch.zeros(len(case.images), dtype=torch.int64)
     batch = Batch(case.images, zeros, tuple(case.image_ids), zeros)
     scorer = SaliencyScorer(Net(), Arithmetic(torch.device("cpu")), settings)  # type: ignore[arg-type]
-    return scorer.score(batch, case.saliency, zeros, case.regions)
+    return scorer.score(batch, case.saliency, ClassTarget(zeros), case.regions)
 
 
 def additive_case(n_steps: int = 16) -> SaliencyCase:

@@ -17,7 +17,7 @@ from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import ConfigError
 from attnsearch.metrics.registry import Metric, register_metric
 from attnsearch.search.checks import check_models, check_scores
-from attnsearch.testing.registry import temporary_parts
+from attnsearch.testing import temporary_parts
 from tests.search.studies import loaded_study
 
 N_VAL = 4

@@ -1,7 +1,9 @@
 """Heads, losses and targets of classification; the distillation loss against the released code."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,7 +86,17 @@ def test_the_target_is_the_probability_of_the_class():
     target = ClassTarget(torch.tensor([1, 0]))
     probabilities = make_output().logits.softmax(dim=1)
     assert target.score(make_output()).tolist() == [float(probabilities[0, 1]), float(probabilities[1, 0])]
+    assert target.raw_score(make_output()).tolist() == make_output().logits[[0, 1], [1, 0]].tolist()
     assert target.take(slice(1, 2)).classes.tolist() == [0]
+
+
+def test_an_explanation_explains_the_predicted_class_or_the_label():
+    output = make_output()
+    assert torch.equal(TASK.target(output).classes, output.logits.argmax(dim=1))
+    archived = SimpleNamespace(labels=np.array([0, 1, 2]), predictions=np.array([0, 2, 1]))
+    places = np.array([2, 1])
+    assert TASK.archived_target(archived, places).classes.tolist() == [1, 2]
+    assert TASK.archived_target(archived, places, choice="label").classes.tolist() == [2, 1]
 
 
 def test_losses_of_the_released_code(golden):
