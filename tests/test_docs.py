@@ -11,7 +11,8 @@ import typer
 from attnsearch.cli.app import app
 from attnsearch.config.base import members, tag_of
 from attnsearch.config.experiment import OptimizerSettings, TrainSettings
-from attnsearch.config.load import load_experiment, load_study, names
+from attnsearch.config.files import names
+from attnsearch.config.load import load_experiment, load_study
 from attnsearch.config.model import ModelConfig
 from attnsearch.config.reference import reference, with_metric_tables
 from attnsearch.metrics.registry import Metric, all_metrics

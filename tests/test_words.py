@@ -39,7 +39,7 @@ KINDS = (".py", ".md", ".html", ".js", ".css", ".sh", ".yaml", ".cfg", ".toml")
 LATER: tuple[str, ...] = (
     *("attnsearch/cli/", "attnsearch/explorer/"),
     *("attnsearch/metrics/", "attnsearch/models/", "attnsearch/report/", "attnsearch/results/", "attnsearch/search/"),
-    *("attnsearch/store/", "attnsearch/tasks/", "attnsearch/training/"),
+    *("attnsearch/tasks/", "attnsearch/training/"),
     *("configs/", "studies/", "README.md", "results/README.md"),
 )
 """Files and folders whose words are still to be changed; everything else is clean."""

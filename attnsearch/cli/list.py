@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
-from attnsearch.config.load import Kind, find_file, names
+from attnsearch.config.files import Kind, find_file, names
 
 if TYPE_CHECKING:
     from attnsearch.results.study import StudySummary

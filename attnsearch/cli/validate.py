@@ -9,7 +9,8 @@ import typer
 
 from attnsearch.cli._console import print_line
 from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
-from attnsearch.config.load import find_file, is_study, load_experiment, load_study, with_storage
+from attnsearch.config.files import find_file
+from attnsearch.config.load import is_study, load_experiment, load_study, with_storage
 
 if TYPE_CHECKING:
     from attnsearch.search.plan import SearchPlan

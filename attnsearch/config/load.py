@@ -1,4 +1,4 @@
-"""Finds configs, studies and profiles by name and turns them, with overrides, into checked settings."""
+"""Turns files of settings, a profile and overrides into a checked experiment or study, and reads stored ones."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
 from attnsearch.config.base import dotted_keys
 from attnsearch.config.data import RootedData
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.files import Kind, find_file
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
 from attnsearch.config.variables import literal
 from attnsearch.config.yaml_layers import Layer, merge, overlay, to_yaml
-from attnsearch.config.yaml_nodes import Place, dotted, format_error
+from attnsearch.config.yaml_nodes import Place, format_error
 from attnsearch.config.yaml_reader import COMMAND_LINE, read_overrides, read_yaml
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.plugins import is_loaded
 from attnsearch.plugins import load as load_plugins
 
-Kind = Literal["configs", "studies", "configs/profiles"]
 Source = str | Mapping[str, Any]
 """A bare name or a path, or the settings themselves."""
 STUDY_KEYS = frozenset(StudyConfig.model_fields)
@@ -36,48 +36,6 @@ class LoadedStudy:
 
     study: StudyConfig
     experiment: ExperimentConfig
-
-
-def folders(kind: Kind) -> list[Path]:
-    """Where files of a kind lie: the current folder first, then the checkout or the installed package."""
-    package = Path(__file__).resolve().parents[1]
-    found = [Path(kind), package.parent / kind, package / kind]
-    return [folder for folder in found if folder.is_dir()]
-
-
-def names(kind: Kind) -> list[str]:
-    """Bare names of all files of a kind, sorted."""
-    return sorted({path.stem for folder in folders(kind) for path in folder.glob("*.yaml")})
-
-
-def find_file(name: str, kinds: tuple[Kind, ...]) -> Path:
-    """The file behind a path or a bare name; the first kind wins.
-
-    Raises:
-        ConfigError: nothing has this name; the message lists what is known.
-    """
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        if _is_file(Path(name)):
-            return Path(name)
-        raise ConfigError(f"{dotted((name,))}: no such file; pass a YAML file or one of: {_known(kinds)}")
-    for kind in kinds:
-        for folder in folders(kind):
-            if _is_file(folder / f"{name}.yaml"):
-                return folder / f"{name}.yaml"
-    hint = suggest(name, [known for kind in kinds for known in names(kind)])
-    raise ConfigError(f"unknown name {short(name)}{hint}; known: {_known(kinds)}")
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a file has this path; a name that no file can have is one that none has."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _known(kinds: tuple[Kind, ...]) -> str:
-    return ", ".join(sorted({name for kind in kinds for name in names(kind)})) or "none"
 
 
 def load_experiment(
@@ -188,7 +146,7 @@ def naming_plugins(plugins: Iterable[str]) -> Iterator[None]:
 def without_variables(experiment: ExperimentConfig) -> ExperimentConfig:
     """The experiment with the root of its data as it stands: its $VARIABLES are not expanded.
 
-    For settings out of a results folder; what a person writes beside them is merged afterwards.
+    For settings out of a results folder; overrides are merged afterwards.
     """
     if not isinstance(experiment.data, RootedData):
         return experiment
@@ -206,7 +164,7 @@ def with_storage(loaded: LoadedStudy, storage: str | None, overrides: Iterable[s
 
 
 def is_study(path: Path) -> bool:
-    """Whether a file is a study: it names a base. One that cannot be read is what its folder says."""
+    """Whether a file is a study, which names a base; where it cannot be read, its folder decides."""
     try:
         return "base" in read_yaml(path).values
     except ConfigError:
@@ -214,7 +172,7 @@ def is_study(path: Path) -> bool:
 
 
 def _laid(base: Layer, layers: Iterable[Layer], model: type[BaseModel]) -> Layer:
-    """All layers on each other; in each of them keys may be dotted."""
+    """The layers merged over `base`, the last one first in rank; in each of them keys may be dotted."""
     result = Layer({}, {(): base.origin(())})
     for over in (base, *layers):
         result = merge(result, over, model)
@@ -226,7 +184,7 @@ def _profile(profile: str | None, problems: Problems) -> Layer:
 
 
 def _own_profile(layer: Layer, profile: str | None, problems: Problems) -> Layer:
-    """What a file itself says under `profiles` of a profile."""
+    """What a file itself holds for a profile, under `profiles`."""
     profiles = problems.block(layer, "profiles")
     parts = {name: problems.block(profiles, name, inside="profiles") for name in profiles.values}
     return parts.get(profile or "", Layer())
@@ -239,12 +197,12 @@ def _base(layer: Layer, problems: Problems) -> Layer:
         where = f"{layer.origin(('base',))}: base: "
         return problems.read(lambda: read_yaml(find_file(base, ("configs",))), origin=where)
     if not isinstance(base, dict):
-        problems.is_complete = False  # what is wrong with it is said of the study
+        problems.is_complete = False  # its problem is one of the study
     return layer.part("base")
 
 
 def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
-    """(overrides of the study, of the experiment); what is of neither is a problem."""
+    """(overrides of the study, of the experiment); a key that neither has is a problem."""
     known = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
     first = {key: key.split(".")[0] for key in over.values}
     unknown = [key for key, head in first.items() if head not in known and key not in MOVED_KEYS]
@@ -258,14 +216,14 @@ def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
 
 
 def _read(source: Source, kind: Kind, problems: Problems) -> Layer:
-    """The file of this name or path, or the settings as a person gave them in Python."""
+    """The file of this name or path, or settings that Python code passed."""
     if isinstance(source, str):
         return problems.read(lambda: read_yaml(find_file(source, (kind,))))
     return Layer(json.loads(json.dumps(dict(source))), {(): "given settings"})
 
 
 def _experiment_layers(name: Source, profile: str | None, overrides: Iterable[str], problems: Problems) -> list[Layer]:
-    """The file of an experiment and what is laid over it."""
+    """The file of an experiment and its overrides, the strongest last."""
     base = _read(name, "configs", problems)
     shared, own = _profile(profile, problems), _own_profile(base, profile, problems)
     over = problems.read(lambda: read_overrides(overrides))
@@ -278,7 +236,7 @@ def _checked_experiment(layers: Sequence[Layer], problems: Problems) -> Experime
 
 @dataclass(frozen=True)
 class _StudyLayers:
-    """The settings of a study, laid on each other, and the layers of its experiment."""
+    """The merged settings of a study, and the layers of its experiment, the strongest last."""
 
     study: Layer
     experiment: list[Layer]
@@ -291,7 +249,7 @@ def _study_layers(name: Source, profile: str | None, overrides: Iterable[str], p
     of_study, of_experiment = _split(over, problems)
 
     over_study = (shared.without("overrides"), own.without("overrides"), of_study)
-    study = _drop_null_axes(_laid(written.without("profiles"), over_study, StudyConfig))
+    study = _without_null_parameters(_laid(written.without("profiles"), over_study, StudyConfig))
     base = _base(study, problems)
     experiment = [
         base.without("profiles"),
@@ -305,7 +263,7 @@ def _study_layers(name: Source, profile: str | None, overrides: Iterable[str], p
 
 
 def _checked_study(layers: _StudyLayers, problems: Problems) -> LoadedStudy:
-    study = problems.check(StudyConfig, layers.study, _unknown_axes(layers.study))
+    study = problems.check(StudyConfig, layers.study, _unknown_parameters(layers.study))
     shared = STAND_IN if study is None else _of_the_study(study)
     laid = _laid(layers.experiment[0], [*layers.experiment[1:], shared], ExperimentConfig)
     experiment = problems.check(ExperimentConfig, laid)
@@ -313,13 +271,13 @@ def _checked_study(layers: _StudyLayers, problems: Problems) -> LoadedStudy:
 
 
 def _plugins(layers: Iterable[Layer]) -> list[str]:
-    """The plugins that the last of the layers names that names some; anything but text is refused later."""
+    """The plugins of the last layer that names any; what is no text is refused later."""
     written = [layer.values["plugins"] for layer in layers if isinstance(layer.values.get("plugins"), list)]
     return [plugin for plugin in written[-1] if isinstance(plugin, str)] if written else []
 
 
 def _imported(layers: Iterable[Layer], named: Sequence[str]) -> Layer:
-    """Imports what the layers and a caller name, before names are looked up; the layer that keeps all of them.
+    """Imports the plugins of the layers and of a caller, which registers their parts; the layer that names them all.
 
     Raises:
         ConfigError: a plugin cannot be imported.
@@ -329,19 +287,19 @@ def _imported(layers: Iterable[Layer], named: Sequence[str]) -> Layer:
     return Layer({"plugins": plugins}, {("plugins",): COMMAND_LINE}) if named else Layer()
 
 
-def _unknown_axes(layer: Layer) -> dict[Place, str]:
-    """A line for each axis that no experiment has as a key."""
+def _unknown_parameters(layer: Layer) -> dict[Place, str]:
+    """The place in the study -> a line, for each hyperparameter that no experiment has as a key."""
     known = dotted_keys(ExperimentConfig)
-    axes = layer.part("space").values
-    found: dict[Place, str] = {}
-    for key in [key for key in axes if key not in known][:MAX_LINES]:
-        message = f"is no key of an experiment{suggest(key, known)}, got {short(axes[key])}"
-        found["space", key] = format_error(layer.origin(("space", key)), ("space", key), message)
-    return found
+    space = layer.part("space").values
+    lines: dict[Place, str] = {}
+    for key in [key for key in space if key not in known][:MAX_LINES]:
+        message = f"is no key of an experiment{suggest(key, known)}, got {short(space[key])}"
+        lines["space", key] = format_error(layer.origin(("space", key)), ("space", key), message)
+    return lines
 
 
 STAND_IN = Layer({"name": "study", "seed": 1, "monitor": "val/accuracy", "monitor_direction": "maximize"})
-"""What the trials take from a study with problems, so that these are not said again of the experiment."""
+"""What the trials take from a study with problems, so that they are not reported twice."""
 
 
 def _of_the_study(study: StudyConfig) -> Layer:
@@ -351,13 +309,13 @@ def _of_the_study(study: StudyConfig) -> Layer:
     )
 
 
-def _drop_null_axes(layer: Layer) -> Layer:
-    """An axis set to null by a profile or override is no axis."""
+def _without_null_parameters(layer: Layer) -> Layer:
+    """The study without hyperparameters that a profile or an override sets to null."""
     space = layer.values.get("space")
     if not isinstance(space, dict):
         return layer
-    kept = {key: axis for key, axis in space.items() if axis is not None}
-    return replace(layer, values={**layer.values, "space": kept})
+    searched = {key: parameter for key, parameter in space.items() if parameter is not None}
+    return replace(layer, values={**layer.values, "space": searched})
 
 
 def with_settings(experiment: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:

@@ -130,7 +130,7 @@ def _typed(columns: Mapping[str, Sequence[str]]) -> ArchiveIndex:
 
 
 def _require_sane(index: ArchiveIndex) -> None:
-    """Sizes and boxes that a picture can have; labels are compared with the classes by who knows those."""
+    """Refuses sizes and boxes that no image has; labels are compared with the classes where these are known."""
     if (index.sizes_hw < 1).any():
         raise ValueError(f"height_px and width_px must be at least 1, got {index.sizes_hw.min()}")
     if not np.isfinite(index.crop_boxes).all():
@@ -264,7 +264,7 @@ class ArchiveWriter:
     def _replace(self, shared: dict[str, Any]) -> None:
         if self._check is not None:
             self._check()
-        _remove(self._paths.images)  # no index, no archive: nobody reads a mixture of two
+        _remove(self._paths.images)  # without an index nobody reads a mixture of two archives
         for name, path in self._paths.arrays.items():
             if name in self._files:
                 rename(self._files[name].temporary, path, check=self._check)

@@ -1,4 +1,4 @@
-"""Reads what may be damaged or foreign: whatever breaks becomes one line with the place and the fix."""
+"""Reads files that may be damaged or foreign: whatever breaks becomes one line with the place and the fix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_REASON = 200
-"""Characters of a reason that are shown: damaged content may be quoted in it, at any length."""
+"""Characters of a reason that are shown, because it may quote damaged content at any length."""
 
 Model = TypeVar("Model", bound="Content")
 
@@ -39,7 +39,7 @@ def content_errors(path: Path, fix: str, *, what: str = "cannot be read") -> Ite
     Parsers raise nearly anything on damaged bytes, and all of it means the same here; keep the block to reading.
 
     Args:
-        what: is said of the file, before the reason.
+        what: the predicate of the message, before the reason.
     """
     try:
         yield
@@ -52,30 +52,30 @@ def content_errors(path: Path, fix: str, *, what: str = "cannot be read") -> Ite
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what caused an error at last, with its type where it is not made for readers."""
+    """The first line of the innermost cause of an error, with its type unless that is `ValueError`."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
     else:
-        said = str(error).strip().partition("\n")[0]
-        text = said if type(error) is ValueError and said else f"{type(error).__name__}: {said}"
+        message = str(error).strip().partition("\n")[0]
+        text = message if type(error) is ValueError and message else f"{type(error).__name__}: {message}"
     text = "".join(letter if letter.isprintable() else "?" for letter in redact(text))
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
 
 
 def read_json(path: Path, model: type[Model], *, version: int, fix: str) -> Model:
-    """A JSON file that says its own `format`.
+    """A JSON file that holds its own `format`.
 
     Raises:
         StoreError: the file is missing or damaged, or of another format.
     """
     with content_errors(path, fix):
         text = path.read_bytes()
-        found = _Version.model_validate_json(text).format
-        if found != version:
-            raise StoreError(f"{path} has the format {found}, this version reads {version}, update attnsearch")
+        stored = _Version.model_validate_json(text).format
+        if stored != version:
+            raise StoreError(f"{path} has the format {stored}, this version reads {version}, update attnsearch")
         return model.model_validate_json(text)
 
 

@@ -54,12 +54,12 @@ def export_experiment(
 
     The database is copied first, by SQLite's backup, and files only after it: a trial's files are complete before the
     database calls it so. Temporary files and locks stay out. A publication that happens meanwhile makes it start again.
-    What a killed export has left beside the target goes.
+    What a killed export has left beside the target is removed.
 
     Args:
         target: ends in .tar.gz, .tgz or .zip; must not exist.
         url: of the database; None = the experiment's own file, or none if there is no such file.
-        with_resume: also takes the resume checkpoints of unfinished trials, to go on elsewhere.
+        with_resume: also takes the resume checkpoints of unfinished trials, to continue elsewhere.
     Raises:
         ConfigError: another suffix, an existing target, or a folder that is no experiment.
         StoreError: the disk refuses, or the database lies on a server.
@@ -91,7 +91,7 @@ def _check_request(experiment_dir: Path, target: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of killed exports; those of others, also in the same folder, are none of ours."""
+    """Removes the temporary files of killed exports, and no others of the folder."""
     if not folder.is_dir():
         return
     endings = (*SUFFIXES, *(suffix + _COPY_SUFFIX for suffix in SUFFIXES))

@@ -77,7 +77,7 @@ class ScoreTable:
     Attributes:
         values: metric -> (N,) float64, NaN where undefined.
         curves: (N, n_curves, n_steps + 1) float32; no curve where nothing was measured in steps.
-        fractions: n_steps + 1 shares of the cells that were removed, or inserted, from 0 to 1.
+        fractions: n_steps + 1 fractions of the cells that were removed, or inserted, from 0 to 1.
         about: format, version, settings, digest and checkpoint.
     """
 
@@ -95,9 +95,9 @@ class ScoreTable:
 
     @property
     def whole(self) -> dict[str, float]:
-        """Metric -> value, of what is measured of the archive as a whole and not of single images; NaN undefined."""
-        found: Mapping[str, float | None] = self.about.get("whole", {})
-        return {name: math.nan if value is None else float(value) for name, value in found.items()}
+        """Metric -> value of the scores that need all images of the archive at once; NaN = undefined."""
+        values: Mapping[str, float | None] = self.about.get("whole", {})
+        return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
     def means(self) -> dict[str, float]:
         """Metric -> mean over the images where it is defined, NaN where that is none; and what `whole` has."""
@@ -106,7 +106,7 @@ class ScoreTable:
     def trial_means(self) -> dict[str, float]:
         """Registered score -> mean over all scored images, as trials are chosen by it: never NaN.
 
-        An undefined score counts as that of a map that says nothing, see `Metric.undefined_as`.
+        An undefined score counts as that of an uninformative map, see `Metric.undefined_as`.
         """
         columns = {**self.values, **{name: np.array([value]) for name, value in self.whole.items()}}
         return {
@@ -127,10 +127,9 @@ def _mean(column: NDArray[np.float64]) -> float:
 
 
 class ScoreJournal:
-    """Images that were scored so far: whole lines, so that a kill loses at most the chunk that was not written yet.
+    """Images that were scored so far, a line each, so that a kill loses at most the chunk that was not written yet.
 
-    Two processes that score the same archive repeat each other's work and disturb nothing: lines of one scoring are
-    equal wherever they come from.
+    Two processes that score the same archive repeat each other's work and may both write here: their lines are equal.
 
     Args:
         digest: of the scoring; lines of another one are passed over.
@@ -149,8 +148,8 @@ class ScoreJournal:
             return {}
         with disk_errors(self._path):
             lines = self._path.read_text(encoding="utf-8").splitlines()
-        found = [score for line in lines if (score := self._parse(line)) is not None]
-        return {score.image_id: score for score in found}
+        scores = [score for line in lines if (score := self._parse(line)) is not None]
+        return {score.image_id: score for score in scores}
 
     def _parse(self, line: str) -> ImageScore | None:
         try:
@@ -177,7 +176,7 @@ class ScoreJournal:
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """Deletes the journal; the finished files stand for it."""
+        """Deletes the journal, once the files hold what it held."""
         with disk_errors(self._path):
             self._path.unlink(missing_ok=True)
 

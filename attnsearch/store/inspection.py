@@ -1,4 +1,4 @@
-"""Looks at a database before anyone opens it for real; never creates or writes anything."""
+"""Tells what a database is before it is opened for use; never creates or writes anything."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ from attnsearch.store.urls import driver_url, near_names, shown, sqlite_path, un
 DatabaseState = Literal["absent", "unfinished", "ours"]
 
 _MAX_DIGITS = 10
+_REVISION = "SELECT version_num FROM alembic_version"
+_SCHEMA = f"SELECT value FROM {PREFIX}meta WHERE key = 'schema'"
 _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """What decides whose a database is; None where the table is missing."""
+    """What tells the program that made a database; None where the table is missing."""
 
     tables: frozenset[str]
     optuna_revision: str | None
@@ -37,7 +39,7 @@ class _Contents:
 
 
 def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
-    """Says whether the database is there and ours, without touching it.
+    """Whether the database is there and ours; it is not touched.
 
     Args:
         must_exist: readers set it; for them an absent or empty database is an error.
@@ -56,10 +58,10 @@ def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
         if must_exist:
             raise StoreError(f"{shown(url)} is empty, start a search or `attnsearch train` first")
         return "absent"
-    _refuse_foreign(contents.tables, shown(url))
-    if must_exist and contents.optuna_revision is None:  # written last; a reader must not step in before
+    _check_ours(contents.tables, shown(url))
+    if must_exist and contents.optuna_revision is None:  # written last; a reader must wait for it
         raise StoreError(f"{shown(url)} holds no study yet, start a search or wait until it has made the tables")
-    _refuse_newer(contents, shown(url))
+    _check_version(contents, shown(url))
     return "ours" if contents.optuna_revision is not None else "unfinished"
 
 
@@ -79,9 +81,9 @@ def _is_there(path: Path, *, must_exist: bool) -> bool:
 
 
 def _read_file(path: Path) -> _Contents:
-    """What an SQLite file holds, asked of SQLite alone.
+    """What an SQLite file holds, read through SQLite alone.
 
-    The file is never opened past SQLite: closing such a handle drops the POSIX locks of this whole process, after which
+    Opened in any other way, it would lose the POSIX locks of this whole process when that handle is closed, after which
     other processes delete the write-ahead log under a connection that this one still has open.
     """
     with _reading(path):
@@ -120,7 +122,7 @@ def _read_sqlite(db: sqlite3.Connection) -> _Contents:
         row = db.execute(query).fetchone() if table in tables else None
         return None if row is None else str(row[0])
 
-    return _contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
+    return _Contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
 
 
 def _read_server(url: str) -> _Contents:
@@ -140,18 +142,10 @@ def _read_connection(connection: Connection) -> _Contents:
         value = connection.execute(text(query)).scalar() if table in tables else None
         return None if value is None else str(value)
 
-    return _contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
+    return _Contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
 
 
-_REVISION = "SELECT version_num FROM alembic_version"
-_SCHEMA = f"SELECT value FROM {PREFIX}meta WHERE key = 'schema'"
-
-
-def _contents(tables: frozenset[str], revision: str | None, schema: str | None) -> _Contents:
-    return _Contents(tables, revision, schema)
-
-
-def _refuse_foreign(tables: Collection[str], name: str) -> None:
+def _check_ours(tables: Collection[str], name: str) -> None:
     if any(table.startswith(PREFIX) for table in tables):
         return
     kind = "an Optuna database of another program" if _OPTUNA_TABLES.issubset(tables) else "another program's database"
@@ -160,7 +154,7 @@ def _refuse_foreign(tables: Collection[str], name: str) -> None:
     )
 
 
-def _refuse_newer(contents: _Contents, name: str) -> None:
+def _check_version(contents: _Contents, name: str) -> None:
     if contents.schema is not None and not _is_version(contents.schema):
         raise StoreError(
             f"{name} is damaged (the version of its tables is {contents.schema[:20]!r}), "
@@ -194,7 +188,7 @@ def optuna_revisions() -> tuple[frozenset[str], str]:
     """Schema revisions that the installed Optuna knows, and the one it writes.
 
     Read from the text of its migration scripts, because importing them imports all of Optuna (more than a second).
-    Empty where Optuna keeps them elsewhere; then Optuna's own check, made when it opens the database, stands alone.
+    Empty where Optuna keeps them elsewhere; then only Optuna itself checks, when it opens the database.
     """
     spec = importlib.util.find_spec("optuna")
     if spec is None or spec.origin is None:

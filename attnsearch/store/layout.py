@@ -20,22 +20,15 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 STAGING = "publishing"
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
-_RESERVED_STUDIES = frozenset({"artifacts", "figures"})
 
 
-def check_name(key: str, value: str) -> str:
-    """Returns `value` if it can name a folder everywhere.
-
-    Raises:
-        ConfigError: other than 1 to 100 ASCII letters, digits, `_`, `-` and `.`, a leading `.`, or `..`.
-    """
-    fault = _name_fault(value)
-    if fault is not None:
-        raise ConfigError(f"{key} {fault}, got {value!r}")
-    return value
+def _check_name(key: str, value: str, problem: str | None) -> None:
+    if problem is not None:
+        raise ConfigError(f"{key} {problem}, got {value!r}")
 
 
-def _name_fault(value: str) -> str | None:
+def _name_problem(value: str) -> str | None:
+    """Why the value cannot name a folder everywhere; None where it can."""
     if len(value) > MAX_NAME_LENGTH:
         return f"must have at most {MAX_NAME_LENGTH} characters ({len(value)} now)"
     if not _NAME.fullmatch(value) or ".." in value:
@@ -43,16 +36,16 @@ def _name_fault(value: str) -> str | None:
     return None
 
 
-def _study_fault(value: str) -> str | None:
-    if value in _RESERVED_STUDIES or value.startswith("hypSearch.db"):
+def _study_problem(value: str) -> str | None:
+    if value in ("artifacts", "figures") or value.startswith("hypSearch.db"):
         return "must leave the names of the experiment's own files alone"
     if "_epoch" in value:  # `model<study>_epoch*` must find the files of one study only
         return "must not contain '_epoch', which ends it in the published file names"
-    return _name_fault(value)
+    return _name_problem(value)
 
 
 def _named(folder: Path, name: str, *, before: str) -> Path:
-    """A file by its name, or by the one that version 0.1 gave it where such a file lies there alone."""
+    """A file under its name, or under the one that version 0.1 gave it where only such a file is there."""
     path, old = folder / name, folder / before
     return old if old.exists() and not path.exists() else path
 
@@ -66,6 +59,12 @@ class ArchivePaths:
     saliency: Path
     images: Path
     about: Path
+
+    @classmethod
+    def of(cls, folder: Path, ending: str) -> ArchivePaths:
+        """The files of a folder whose names end in `ending`."""
+        maps, norms, saliency = (folder / f"{kind}{ending}.npy" for kind in ("attMaps", "norm", "saliency"))
+        return cls(maps, norms, saliency, folder / f"images{ending}.csv", folder / f"archive{ending}.json")
 
     @property
     def arrays(self) -> Mapping[str, Path]:
@@ -96,20 +95,14 @@ class PublishedLayout:
 
     def model_csv(self, split: Split) -> Path:
         """One row of scores: `model<study>_epoch<E>_<split>.csv`."""
-        return self._path("model", split, "csv")
+        return self.directory / f"model{self._ending(split)}.csv"
 
     def archive(self, split: Split = "test") -> ArchivePaths:
         """Maps, norms and index; `split` is "val" where a data set has no test images."""
-        return ArchivePaths(
-            maps=self._path("attMaps", split, "npy"),
-            norms=self._path("norm", split, "npy"),
-            saliency=self._path("saliency", split, "npy"),
-            images=self._path("images", split, "csv"),
-            about=self._path("archive", split, "json"),
-        )
+        return ArchivePaths.of(self.directory, self._ending(split))
 
-    def _path(self, kind: str, split: Split, suffix: str) -> Path:
-        return self.directory / f"{kind}{self.study}_epoch{self.epoch}_{split}.{suffix}"
+    def _ending(self, split: Split) -> str:
+        return f"{self.study}_epoch{self.epoch}_{split}"
 
 
 @dataclass(frozen=True)
@@ -142,19 +135,15 @@ class TrialLayout:
     def resumes(self) -> dict[int, Path]:
         """Attempt -> resume checkpoint, those that exist, latest attempt first."""
         files = self.directory.iterdir() if self.directory.is_dir() else ()
-        found = {int(match[1]): file for file in files if (match := _RESUME.fullmatch(file.name))}
-        return dict(sorted(found.items(), reverse=True))
+        checkpoints = {int(match[1]): file for file in files if (match := _RESUME.fullmatch(file.name))}
+        return dict(sorted(checkpoints.items(), reverse=True))
 
     def archive(self, split: Split) -> ArchivePaths:
-        return ArchivePaths(
-            maps=self.directory / f"attMaps_{split}.npy",
-            norms=self.directory / f"norm_{split}.npy",
-            saliency=self.directory / f"saliency_{split}.npy",
-            images=self.directory / f"images_{split}.csv",
-            about=self.directory / f"archive_{split}.json",
-        )
+        """Maps, norms and index of the best epoch on one split."""
+        return ArchivePaths.of(self.directory, f"_{split}")
 
     def scores(self, split: Split) -> ScorePaths:
+        """The scores of the saliency in `archive(split)`."""
         return ScorePaths(
             table=self.directory / f"scores_{split}.csv",
             curves=self.directory / f"curves_{split}.npy",
@@ -195,7 +184,7 @@ class ExperimentLayout:
     experiment: str
 
     def __post_init__(self) -> None:
-        check_name("experiment", self.experiment)
+        _check_name("experiment", self.experiment, _name_problem(self.experiment))
 
     @classmethod
     def at(cls, folder: Path) -> ExperimentLayout:
@@ -252,7 +241,7 @@ class ExperimentLayout:
         if not self.directory.is_dir():
             return []
         names = sorted(path.parent.name for path in self.directory.glob("*/study.yaml"))
-        return [self.study(name) for name in names if _study_fault(name) is None]
+        return [self.study(name) for name in names if _study_problem(name) is None]
 
 
 @dataclass(frozen=True)
@@ -268,14 +257,12 @@ class StudyLayout:
     study: str
 
     def __post_init__(self) -> None:
-        check_name("experiment", self.experiment)
-        fault = _study_fault(self.study)
-        if fault is not None:
-            raise ConfigError(f"study {fault}, got {self.study!r}")
+        _check_name("experiment", self.experiment, _name_problem(self.experiment))
+        _check_name("study", self.study, _study_problem(self.study))
 
     @property
     def shared(self) -> ExperimentLayout:
-        """What the study shares with the others of its experiment."""
+        """The files of all studies of the experiment."""
         return ExperimentLayout(self.root, self.experiment)
 
     @property
@@ -343,7 +330,7 @@ class StudyLayout:
         return self.study_dir / "run.lock"
 
     def worker_log(self, index: int) -> Path:
-        """What one worker process says."""
+        """The output of one worker process."""
         return self.study_dir / f"worker{index}.log"
 
     @property
@@ -356,7 +343,7 @@ class StudyLayout:
         return self.study_dir / "thumbnails"
 
     def thumbnail(self, image_id: str) -> Path:
-        """The small JPEG copy of one image; keeps the id's own suffix, so that `a.png` and `a.jpg` do not meet.
+        """The small JPEG copy of one image; keeps the id's own suffix, so that `a.png` and `a.jpg` stay apart.
 
         Raises:
             ValueError: the id would lead out of the folder.
@@ -382,8 +369,8 @@ class StudyLayout:
         """All published files of any trial; of a publication that was cut off, the temporary ones too."""
         kinds = ("model", "attMaps", "norm", "saliency", "images", "archive")
         patterns = [f"{start}{kind}{self.study}_epoch*" for kind in kinds for start in ("", ".")]
-        found = [path for pattern in patterns for path in self.experiment_dir.glob(pattern)]
-        return sorted([*found, *(path for path in self.study_dir.glob("pareto/*/*") if path.is_file())])
+        best = [path for pattern in patterns for path in self.experiment_dir.glob(pattern)]
+        return sorted([*best, *(path for path in self.study_dir.glob("pareto/*/*") if path.is_file())])
 
     def pareto(self, number: int, epoch: int) -> PublishedLayout:
         """The published set of one Pareto trial."""

@@ -1,4 +1,4 @@
-"""Who may write a trial: each attempt holds a lease, and its number fences off earlier attempts that wake up late."""
+"""Who may write a trial: each attempt holds a lease, and its number refuses writes of earlier attempts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Leases(Protocol):
         """
 
     def check(self, number: int, attempt: int) -> None:
-        """Asks whether this attempt may still write.
+        """Checks that this attempt may still write.
 
         Raises:
             LeaseLost: the attempt no longer holds the trial.
@@ -63,7 +63,7 @@ class Leases(Protocol):
         """
 
     def release(self, number: int, attempt: int, *, stalled: bool) -> int:
-        """Ends the attempt from inside; releasing it twice counts once.
+        """Ends the attempt by its own worker; a second call counts nothing.
 
         Args:
             stalled: whether an attempt without a new epoch counts as one; False for an end, a clean stop or Ctrl-C.
@@ -75,7 +75,7 @@ class Leases(Protocol):
         """
 
     def take_back(self, number: int, attempt: int | None = None) -> int:
-        """Ends the attempt from outside, for a worker that died or went silent; asking twice counts once.
+        """Ends the attempt of a worker that died or went silent; a second call counts nothing.
 
         Args:
             attempt: the attempt that was seen dead, which saves a newer one from a second supervisor; None = any.

@@ -1,4 +1,4 @@
-"""Locks between processes that share a database: the server's own on PostgreSQL, a file on SQLite."""
+"""Locks between the processes that use a database: the server's own on PostgreSQL, a file on SQLite."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _server_lock(engine: Engine, name: str, *, timeout_s: float) -> Iterator[Non
     """An advisory lock of a transaction: the server releases it with the connection, however the process ends.
 
     Raises:
-        ConnectionLost: after the block, if the lock was lost on the way and others may have done the same.
+        ConnectionLost: after the block, if the connection broke, so that others may have held the lock meanwhile.
     """
     with database_errors(engine):
         connection = engine.connect()

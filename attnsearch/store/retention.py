@@ -1,4 +1,4 @@
-"""Which large files of a study may go, and their removal: first a plan that a person can read, then the deletion."""
+"""Which large files of a study may go, and their removal: first a plan that can be shown, then the deletion."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_coun
 """A network that swallows packets is noticed within a minute."""
 _CLOSING = ("08", "57P01", "57P02", "57P03")
 """PostgreSQL's error codes of connections that fail, and of a server that shuts down, has crashed or starts up."""
-#: What a server, or the look-up of its name, says where waiting does not help.
 _REFUSAL = re.compile(
     r"authentication failed|does not exist|no pg_hba\.conf entry|no password supplied|permission denied"
     r"|could not translate host name|failed to resolve host|invalid (port|connection option)|SSL was required",
     re.IGNORECASE,
 )
+"""Messages of a server, or of the look-up of its name, after which waiting does not help."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class Connector:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line that says something: the driver lists every address that it tried."""
+    """The first line that is not empty: the driver lists every address that it tried."""
     lines = [line.strip(" \t-") for line in redact(str(error)).splitlines()]
     return next((line for line in lines if line), type(error).__name__)
 
@@ -177,7 +177,7 @@ def _first_line(error: Exception) -> str:
 def raise_lost_connections(engine: Engine) -> None:
     """Makes a connection that breaks during a transaction a `ConnectionLost`, through Optuna too.
 
-    A server that shuts down announces it before it closes the connection, which the driver then still takes for whole.
+    A server that shuts down announces it before it closes the connection, which the driver until then takes for usable.
     """
 
     @event.listens_for(engine, "handle_error")
@@ -190,7 +190,7 @@ def raise_lost_connections(engine: Engine) -> None:
 
 
 def repeated(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorates a function whose work is idempotent: it is repeated when its connection breaks on the way.
+    """Decorates a function whose work is idempotent: it is repeated when its connection breaks.
 
     The next connection waits for the server, so there is no pause here.
     """

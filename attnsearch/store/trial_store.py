@@ -59,7 +59,7 @@ class FileRecord:
 
 
 class TrialRecords(Protocol):
-    """What is stored of the trials of one study, for looking only."""
+    """What is stored of the trials of one study, for reading only."""
 
     def read_epochs(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
         """The epochs as a wide table.
@@ -104,7 +104,7 @@ class TrialStore(TrialRecords, Protocol):
         """Whether the server of the database does not answer just now; a file always does."""
 
     def was_away_within(self, seconds: float) -> bool:
-        """Whether the server was away at some time in the last `seconds`, so that nobody could renew a lease."""
+        """Whether the server was away at some time in the last `seconds`, so that no lease could be renewed."""
 
     def now(self) -> float:
         """UTC seconds since 1970, by the clock that leases expire by."""

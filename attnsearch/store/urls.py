@@ -36,7 +36,7 @@ def sqlite_url(path: Path) -> str:
 
 
 def connection_url(written: str) -> str:
-    """The URL that a person wrote, its $VARIABLES expanded; `hide` knows their values and the credentials from then on.
+    """The URL that a user wrote, its $VARIABLES expanded; `hide` then replaces their values and its credentials.
 
     Raises:
         ConfigError: not a usable URL, or one from a `study.yaml` of the results, which holds no credentials.
@@ -44,8 +44,7 @@ def connection_url(written: str) -> str:
     _hide(written, expand(written))
     if f"{REMOVED}@" in written:
         raise ConfigError(
-            f"storage {redact(written)!r} has no user name and no password any more; write storage=URL, "
-            f"or set {URL_VARIABLE}"
+            f"storage {redact(written)!r} has lost its user name and password; write storage=URL, or set {URL_VARIABLE}"
         )
     parse_url(expand(written))
     return expand(written)
@@ -56,7 +55,7 @@ _hidden: dict[str, str] = {}
 
 
 def _hide(written: str, expanded: str) -> None:
-    """Notes the values of variables, the parts of the URL that they fill, and, as drivers quote them, credentials."""
+    """Remembers the values of variables, the parts of the URL that they fill, and credentials as drivers quote them."""
     before = _parts(written)
     for key, value in _parts(expanded).items():
         as_written = before.get(key, REMOVED)
@@ -93,7 +92,7 @@ def _pattern(value: str) -> str:
 
 
 def url_named(written: str | None, layout: StudyLayout | ExperimentLayout) -> str:
-    """The database that a person named, or the experiment's own file.
+    """The database that a user named, or the experiment's own file.
 
     Raises:
         ConfigError: as `connection_url`.
@@ -170,7 +169,7 @@ def shown(url: str) -> str:
 
 
 def read_only_uri(path: Path) -> str:
-    """The SQLite URI that opens `path` for looking only.
+    """The SQLite URI that opens `path` for reading only.
 
     A reader of a WAL database needs its `-shm` file. Where the folder is read-only and no writer has left one, nobody
     can be writing, and `immutable` lets SQLite read without it.
@@ -181,7 +180,7 @@ def read_only_uri(path: Path) -> str:
 
 
 def untouched_uri(path: Path) -> str:
-    """As `read_only_uri`, but creates no side file in a writable folder either: for one short look."""
+    """As `read_only_uri`, but creates no side file in a writable folder either: for one short read."""
     idle = not _side_file(path, "-wal").exists()
     return f"file:{quote(os.fspath(path))}?mode=ro{'&immutable=1' if idle else ''}"
 

@@ -13,13 +13,13 @@ from pydantic import Field, ValidationError
 from attnsearch.config.base import Settings, dotted_keys, register_part
 from attnsearch.config.data import DataSettings
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.files import names
 from attnsearch.config.load import (
     load_experiment,
     load_stored_experiment,
     load_stored_settings,
     load_stored_study,
     load_study,
-    names,
     parse_experiment,
     resolved_study,
     with_settings,

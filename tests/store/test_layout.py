@@ -6,7 +6,7 @@ import pytest
 
 from attnsearch.errors import ConfigError
 from attnsearch.files import is_temporary, temporary_path
-from attnsearch.store.layout import ExperimentLayout, StudyLayout, check_name, is_live_state
+from attnsearch.store.layout import ExperimentLayout, StudyLayout, is_live_state
 
 
 def relative(layout: StudyLayout, path: Path) -> str:
@@ -83,7 +83,7 @@ def test_name_that_cannot_be_a_folder_is_refused_with_key_and_value(value: str) 
 
 @pytest.mark.parametrize("value", ["a", "br_npa-1.5", "_x", "-x", "x" * 100])
 def test_name_of_allowed_letters_is_taken(value: str) -> None:
-    assert check_name("study", value) == value
+    assert StudyLayout(Path("results"), value, value).study_dir == Path("results", value, value)
 
 
 @pytest.mark.parametrize("value", ["artifacts", "figures", "hypSearch.db", "br_npa_epoch3", "a/b"])

@@ -145,5 +145,7 @@ def test_file_of_a_variable_is_shown_by_its_name(secrets: None, monkeypatch: pyt
 
 
 def test_url_without_its_credentials_is_refused(secrets: None) -> None:
-    with pytest.raises(ConfigError, match=r"'postgresql://\*\*\*:\*\*\*@host/db' has no user name .* storage=URL"):
+    with pytest.raises(
+        ConfigError, match=r"'postgresql://\*\*\*:\*\*\*@host/db' has lost its user name .* storage=URL"
+    ):
         connection_url("postgresql://***:***@host/db")
