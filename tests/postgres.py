@@ -148,7 +148,7 @@ class PostgresServer:
         self.execute(sql.SQL("SET lock_timeout = '10s'; {}").format(rows), database=database)
 
     def drop_database(self, name: str) -> None:
-        """Removes a database, whoever is connected to it."""
+        """Removes a database and ends the connections to it."""
         self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def end_connection(self, backend_pid: int) -> None:

@@ -27,7 +27,7 @@ RESULTS_README = ROOT / "results/README.md"
 
 
 def verbs(group: typer.Typer, prefix: str = "") -> list[str]:
-    """The verbs that a user may write, `data check` for one inside a group."""
+    """The commands that a user may write, `data check` for one inside a group."""
     own = [
         prefix + (command.name or command.callback.__name__.replace("_", "-"))
         for command in group.registered_commands

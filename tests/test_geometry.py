@@ -1,4 +1,4 @@
-"""Map cell, model input and original picture."""
+"""Map cell, model input and original image."""
 
 import numpy as np
 import pytest

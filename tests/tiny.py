@@ -1,4 +1,4 @@
-"""Fixtures of the trainer's tests: a few small pictures, a small model, a context that remembers what it is told."""
+"""Fixtures of the trainer's tests: a few small images, a small model, a context that remembers what it is told."""
 
 from __future__ import annotations
 

@@ -9,14 +9,11 @@ from tests.architecture.sources import PACKAGE, ROOT
 SUITES = ("_contract", "_golden")
 """Endings of files that hold all members of a family of modules, or one module, to something from outside."""
 WITHOUT_A_MODULE = {
-    *("cli/test_logs", "cli/test_quality", "cli/test_readers", "cli/test_storage"),
-    *("explorer/test_browser", "explorer/test_browser_pixels", "explorer/test_damage", "explorer/test_real_run"),
-    *("search/test_faults", "search/test_lost_connections", "search/test_outage", "search/test_outcome"),
-    *("search/test_processes", "search/test_recover", "search/test_returned", "search/test_scoring"),
-    *("search/test_staging", "store/test_postgresql", "metrics/test_contract", "models/test_state_names"),
+    *("cli/test_quality", "cli/test_readers", "cli/test_storage", "search/test_faults"),
+    *("explorer/test_browser", "explorer/test_browser_pixels", "explorer/test_damage"),
 }
 """Tests of several modules at once."""
-MAX_WITHOUT_A_MODULE = 21
+MAX_WITHOUT_A_MODULE = 7
 
 
 def files_of_tests() -> list[Path]:

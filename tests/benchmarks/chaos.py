@@ -190,7 +190,7 @@ class Chaos:
             search, n_starts = self.start_again(harmed, search), n_starts - 1
             code = search.wait(timeout=900)
         found = [f"exit code {code}"] if code else []
-        found += [*harmed.faults(), *left_over(harmed), *self.epoch_faults(harmed)]
+        found += [*harmed.problems(), *left_over(harmed), *self.epoch_faults(harmed)]
         self.faults += [f"{harmed.name}: {fault}" for fault in found]
         self.counts["studies"] += 1
         self.counts["trials"] += len(harmed.rows().trials)
@@ -221,7 +221,7 @@ def same_numbers(frame: pd.DataFrame, other: pd.DataFrame) -> bool:
 
 
 def left_over(harmed: Harmed) -> list[str]:
-    """Resume checkpoints of finished trials; `Harmed.faults` looks for temporary files."""
+    """Resume checkpoints of finished trials; `Harmed.problems` looks for temporary files."""
     return [f"left over: {path.name}" for path in harmed.layout.study_dir.rglob("resume.*.pt")]
 
 
@@ -271,7 +271,7 @@ def undisturbed(folder: Path) -> list[pd.DataFrame]:
 
 
 def harm(arguments: argparse.Namespace, folder: Path, reference: list[pd.DataFrame]) -> int:
-    """Everything on one kind of database; returns the number of faults."""
+    """Everything on one kind of database; returns the number of problems."""
     with contextlib.ExitStack() as stack:
         server = None
         if arguments.database == "postgresql":

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/benchmarks/explorer.py [--n-trials 5000] [--n-epochs 50] [--folder FOLDER]
 
-Asks a real server over its socket: the first page of the study in a fresh server and again, the page and the pictures
+Asks a real server over its socket: the first page of the study in a fresh server and again, the page and the images
 of one grid (48 images), learning curves, and what optuna-dashboard polls. Prints wall seconds, and beside
 them the processor seconds of server and asker, for a machine that is not idle. A folder that was made before is used
 again.

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/faithfulness.py --photos FOLDER
 
-The published way masks one image at one step, classifies it alone, and goes on. Ours gives the same numbers. Then what
-the other metrics cost beside deletion and insertion. `--photos` takes the first pictures below a folder.
+The published way masks one image at one step, classifies it alone, and continues. Ours gives the same numbers. Then
+what the other metrics cost beside deletion and insertion. `--photos` takes the first images below a folder.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def killed_workers(folder: Path, n_kills: int) -> list[str]:
         wait_for(lambda pid=pid: True if pid not in [held[2] for held in harmed.held()] else None)  # type: ignore[misc]
         print(f"  killed a worker at trial {trial} after epoch {epoch}", flush=True)
     code = harmed.finish(search)
-    return [*exit_fault(code, 0), *harmed.faults(), *not_resumed(harmed, victims)]
+    return [*exit_fault(code, 0), *harmed.problems(), *not_resumed(harmed, victims)]
 
 
 def killed_supervisors(folder: Path, n_kills: int) -> list[str]:
@@ -52,7 +52,7 @@ def killed_supervisors(folder: Path, n_kills: int) -> list[str]:
         victims[trial] = epoch
         print(f"  killed the search at trial {trial} after epoch {epoch}", flush=True)
     code = harmed.finish(harmed.start())
-    return [*exit_fault(code, 0), *harmed.faults(), *not_resumed(harmed, victims)]
+    return [*exit_fault(code, 0), *harmed.problems(), *not_resumed(harmed, victims)]
 
 
 def sleeping_worker(folder: Path, _: int) -> list[str]:
@@ -68,7 +68,7 @@ def sleeping_worker(folder: Path, _: int) -> list[str]:
     code = harmed.finish(search)
     logs = "".join(path.read_text() for path in harmed.layout.study_dir.glob("worker*.log"))
     lost = [] if "was taken over" in logs else ["the sleeper did not notice"]
-    return [*exit_fault(code, 0), *harmed.faults(), *lost]
+    return [*exit_fault(code, 0), *harmed.problems(), *lost]
 
 
 def many_writers(folder: Path, _: int) -> list[str]:
@@ -83,7 +83,7 @@ def many_writers(folder: Path, _: int) -> list[str]:
     twice = [] if drawn == [point["train.optimizer.lr"] for point in points] else ["settings were lost or run twice"]
     logs = "".join(path.read_text() for path in harmed.layout.study_dir.glob("worker*.log"))
     print(f"  100 trials in {time.monotonic() - started:.0f} s; 'locked' in the logs: {logs.count('locked')}")
-    return [*exit_fault(code, 0), *harmed.faults(), *errors, *twice]
+    return [*exit_fault(code, 0), *harmed.problems(), *errors, *twice]
 
 
 def export_while_running(folder: Path, _: int) -> list[str]:
@@ -100,7 +100,7 @@ def export_while_running(folder: Path, _: int) -> list[str]:
         archive.extractall(folder / "copy", filter="data")
     faults, n_whole = copy_faults(next((folder / "copy").rglob("hypSearch.db")))
     print(f"  the copy holds {n_whole} finished trials, all whole" if not faults else "  the copy is damaged")
-    return [*exit_fault(exported.returncode, 0), *exit_fault(code, 0), *faults, *harmed.faults()]
+    return [*exit_fault(exported.returncode, 0), *exit_fault(code, 0), *faults, *harmed.problems()]
 
 
 def copy_faults(database: Path) -> tuple[list[str], int]:

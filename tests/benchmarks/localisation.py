@@ -5,7 +5,7 @@
 
 A hit: the most salient cell of the map (the first one of equals) touches the mask of the discriminative parts. All
 floors are on the grid of the map: a cell chosen at random, the best *fixed* cell, and the same network without training
-(mean over seeds). The best fixed cell of a 12 x 12 grid is printed as a property of the pictures.
+(mean over seeds). The best fixed cell of a 12 x 12 grid is printed as a property of the images.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_masks(data: DataSource, *, batch_size: int = 64) -> tuple[Masks, torch.
 
 
 def touched(masks: Masks, height: int, width: int) -> Masks:
-    """(N, height, width): whether any pixel of a cell lies on a part; cells cut the picture as evenly as they can."""
+    """(N, height, width): whether any pixel of a cell lies on a part; cells cut the image as evenly as they can."""
     side = masks.shape[1]
     rows, columns = (np.arange(n + 1) * side // n for n in (height, width))
     cells = [
@@ -65,7 +65,7 @@ def hits(saliency: NDArray[np.float32], masks: Masks) -> NDArray[np.bool_]:
 
 
 def best_fixed_cell(masks: Masks, height: int, width: int) -> float:
-    """The largest share of images in which one and the same cell touches a part."""
+    """The largest fraction of images in which one and the same cell touches a part."""
     return float(touched(masks, height, width).mean(axis=0).max())
 
 

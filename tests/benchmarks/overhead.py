@@ -3,8 +3,8 @@
     python tests/benchmarks/overhead.py [--n-trials 20]
 
 Runs one worker in this process over many short trials (two epochs of the demo's size) and times what is neither
-training nor evaluation: asking, telling, database, list of files, dashboard pictures. Prints seconds per trial, their
-share of a demo trial, and anonymous resident memory after each trial.
+training nor evaluation: asking, telling, database, list of files, dashboard images. Prints seconds per trial, their
+fraction of a demo trial, and anonymous resident memory after each trial.
 """
 
 from __future__ import annotations

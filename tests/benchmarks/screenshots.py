@@ -1,4 +1,4 @@
-"""The two pictures of the README, taken from the demo.
+"""The two images of the README, taken from the demo.
 
     bash shell/train.sh br_npa_high_res --demo
     attnsearch faithfulness demo/br_npa_high_res n_images=64
@@ -104,7 +104,7 @@ def take(browser: Any, address: str, height: int, path: Path) -> None:
 
 
 def shrink(path: Path) -> None:
-    """A palette where the picture would be large for a repository."""
+    """A palette where the image would be large for a repository."""
     if path.stat().st_size > MAX_KB * 1000:
         with Image.open(path) as picture:
             small = picture.convert("RGB").quantize(N_COLOURS, kmeans=2, dither=Image.Dither.FLOYDSTEINBERG)

@@ -1,4 +1,4 @@
-"""The verb `dashboard`: where it listens, what it says, how it refuses."""
+"""The command `dashboard`: where it listens, what it says, how it refuses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_name_is_an_experiment_before_it_is_a_folder(tmp_path: Path, monkeypat
     built = build(tmp_path, n_trials=1)
     monkeypatch.chdir(tmp_path)
     (experiment,) = {path.parent.parent.name for path in built.root.glob("*/*/trials")}
-    Path(experiment).mkdir()  # such as the pictures that an experiment is named after
+    Path(experiment).mkdir()  # such as the images that an experiment is named after
     assert main(["report", experiment]) == 0
     assert (built.root / experiment / "report.html").is_file()
 

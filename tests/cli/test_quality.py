@@ -49,7 +49,7 @@ def results(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(results: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a verb on the results; returns the lines that it printed."""
+    """Runs a command on the results; returns the lines that it printed."""
 
     def call(*words: str, code: int = 0) -> list[str]:
         assert main([*words, "--results", str(results)]) == code

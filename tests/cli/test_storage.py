@@ -1,4 +1,4 @@
-"""Which database a command opens, who says so, and what its messages show of it."""
+"""Which database a command opens, who sets it, and what its messages show of it."""
 
 from __future__ import annotations
 

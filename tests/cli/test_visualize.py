@@ -73,7 +73,7 @@ def test_small_copies_stand_in_for_the_data_set(finished_run: Path, tmp_path: Pa
     copied = tmp_path / "results"
     shutil.copytree(finished_run, copied)
     (copied / "demo" / RUN / "trials/00000/best.safetensors").unlink()
-    gone = "data.n_train_per_class=9"  # another data set, of which no picture has these ids
+    gone = "data.n_train_per_class=9"  # another data set, of which no image has these ids
     assert visualize(copied, tmp_path / "to", "--split", "test", "--per-class", "1", gone) == 0
     assert len(drawn(tmp_path / "to")) == 2
 

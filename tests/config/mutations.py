@@ -63,7 +63,7 @@ class Case:
 
 
 def cases(seed: int, n_cases: int) -> Iterator[Case]:
-    """Commands with one to three faults each; the same for the same seed."""
+    """Commands with one to three problems each; the same for the same seed."""
     rng = random.Random(seed)
     for _ in range(n_cases):
         verb = rng.choice(("search", "search", "train", "evaluate"))

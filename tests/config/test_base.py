@@ -145,7 +145,7 @@ def test_a_name_of_the_package_is_taken() -> None:
 
 @pytest.mark.parametrize("key", DIGESTS)
 def test_digests_of_shipped_files_never_change(key: str) -> None:
-    """Studies that were started go on only under the same digest; these are those of version 0.1."""
+    """Studies that were started continue only under the same digest; these are those of version 0.1."""
     file, _, profile = key.partition(" --profile ")
     kind, name = file.split("/")
     overrides = ["data.root=x"] if profile == "photos" else []

@@ -1,4 +1,4 @@
-"""Files, profiles and overrides become settings, and every fault is reported with its place."""
+"""Files, profiles and overrides become settings, and every problem is reported with its place."""
 
 from pathlib import Path
 

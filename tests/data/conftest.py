@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def write_picture(path: Path, size_hw: tuple[int, int] = (12, 16)) -> Path:
-    """A picture whose colours follow from its name, with the name written into the file, so that no two are equal."""
+    """An image whose colours follow from its name, with the name written into the file, so that no two are equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = size_hw
     y, x = np.mgrid[0:height, 0:width]
@@ -32,7 +32,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_tree(tmp_path: Path) -> Callable[..., Path]:
-    """Writes `counts[folder]` pictures named 0.jpg, 1.jpg … into each folder below a new root."""
+    """Writes `counts[folder]` images named 0.jpg, 1.jpg … into each folder below a new root."""
 
     def make(counts: Mapping[str, int], *, root: str = "birds", size_hw: tuple[int, int] = (12, 16)) -> Path:
         base = tmp_path / root

@@ -21,7 +21,7 @@ from attnsearch.data.augment import (
 
 
 def square(n_images: int) -> NDArray[np.int64]:
-    """Sizes of square pictures."""
+    """Sizes of square images."""
     return np.full((n_images, 2), 20, dtype=np.int64)
 
 
@@ -117,7 +117,7 @@ def test_many_scales_keep_the_aspect_and_the_bounds() -> None:
     sizes_hw = np.tile(np.array([[300, 400]]), (2000, 1))
     windows = random_views(sizes_hw, cfg, seed=0, epoch=1).windows
     assert windows is not None
-    shown = windows.boxes[:, 2:] - windows.boxes[:, :2]  # (N, 2) width, height in shares of 400 px
+    shown = windows.boxes[:, 2:] - windows.boxes[:, :2]  # (N, 2) width, height in fractions of 400 px
     is_whole = (shown[:, 0] > 0.999) & (np.abs(shown[:, 1] - 0.75) < 1e-6)
     assert is_whole.mean() == pytest.approx(0.5, abs=0.04)
     assert {tuple(size) for size in windows.sizes_hw[is_whole]} == {(48, 64), (60, 80)}

@@ -1,4 +1,4 @@
-"""All faults of a data set at once."""
+"""All problems of a data set at once."""
 
 import os
 import shutil

@@ -19,7 +19,7 @@ NAMES = [f"{folder}/{index}.jpg" for folder in ("001.Albatross", "002.Auklet") f
 
 
 def write_cub(folder: Path) -> Path:
-    """Two classes of four pictures, of which the last of each is for testing."""
+    """Two classes of four images, of which the last of each is for testing."""
     root = folder / "CUB_200_2011"
     lists = {
         "images.txt": [f"{n} {name}" for n, name in enumerate(NAMES, start=1)],
@@ -148,7 +148,7 @@ def test_a_part_of_cub_is_told_from_the_whole(cub: Path) -> None:
 
 @pytest.fixture
 def small_cub(tmp_path: Path) -> Path:
-    """Two classes of three pictures, the last of each for testing."""
+    """Two classes of three images, the last of each for testing."""
     root = tmp_path / "CUB_200_2011"
     names = [f"{folder}/{index}.jpg" for folder in ("001.Auk", "002.Owl") for index in range(3)]
     lists = {

@@ -19,7 +19,7 @@ from attnsearch.geometry import ResizeRule
 
 @pytest.fixture
 def table(tmp_path: Path) -> ImageTable:
-    """A wide picture, a small one, and one that the camera turned."""
+    """A wide image, a small one, and one that the camera turned."""
     folder = tmp_path / "data"
     folder.mkdir()
     Image.new("RGB", (1024, 600), (10, 200, 30)).save(folder / "wide.jpg")
@@ -96,7 +96,7 @@ def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
     return [tuple((255 * (pixels[y, x] > 127)).tolist()) for y in (0, -1) for x in (0, -1)]
 
 
-# Where red lies after each EXIF orientation has been undone, for a picture stored with red on its left.
+# Where red lies after each EXIF orientation has been undone, for an image stored with red on its left.
 @pytest.mark.parametrize(
     ("orientation", "red_side"),
     [(1, "left"), (2, "right"), (3, "right"), (4, "left"), (5, "top"), (6, "top"), (7, "bottom"), (8, "bottom")],

@@ -163,7 +163,7 @@ def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, 
         mask = (root / "masks" / picture.relative_to(root)).with_suffix(".png")
         mask.parent.mkdir(parents=True, exist_ok=True)
         white.save(mask)
-        white.convert("RGB").save(picture, quality=95)  # the picture is its own mask
+        white.convert("RGB").save(picture, quality=95)  # the image is its own mask
     cfg = settings(root, cache_px=cache_px, brightness=0.0, saturation=0.0)
     made = BatchLoader(open_data(cfg), "train", cfg, batch_size=8, device="cpu", row_order=shuffled, with_masks=True)
     (batch,) = made.epoch(1)
@@ -230,7 +230,7 @@ def test_padding_is_told_and_has_the_mean_colour(make_tree: MakeTree, split: str
     scales = MultiScale(shorter_px=(24,), longest_px=64, crop_probability=0.0, crop_from_px=(20,), crop_px=(16, 20))
     cfg = settings(root, image_size_px=32, crop_ratio=1.0, resize="pad", multi_scale=scales)
     (batch, *_) = batches(open_data(cfg), cfg, split=split, batch_size=6)
-    if split == "train":  # a batch is as large as its largest picture, and here all are alike
+    if split == "train":  # a batch is as large as its largest image, and here all are alike
         assert batch.images.shape[2:] == (24, 32)
         assert batch.padding is None
         return

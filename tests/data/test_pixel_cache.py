@@ -132,7 +132,7 @@ def test_of_many_bad_files_twenty_are_shown(make_tree: Callable[..., Path]) -> N
 
 def test_too_little_space_is_told_before_anything_is_decoded(small_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
-    # 16 pictures of 8 x 8 x 3 bytes
+    # 16 images of 8 x 8 x 3 bytes
     with pytest.raises(StoreError, match=r"needs 3072 bytes and has 100 free.*ATTNSEARCH_CACHE"):
         opened(small_tree)
 

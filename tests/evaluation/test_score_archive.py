@@ -1,4 +1,4 @@
-"""Scores of an archive: what they are of, that they go on where they were cut off, and what is refused."""
+"""Scores of an archive: what they are of, that they continue where they were cut off, and what is refused."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_archive_of_another_crop_is_refused(config: ExperimentConfig, data: Data
 
 
 def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: TrialLayout) -> None:
-    """The model is as sure of the archived pictures as it can be, and of these ones it is not at all."""
+    """The model is as sure of the archived images as it can be, and of these ones it is not at all."""
     path = files.archive("val").images
     head, *rows = [line.split(",") for line in path.read_text().splitlines()]
     column = head.index("confidence")

@@ -1,4 +1,4 @@
-"""Results made on the spot: real pictures, a small Optuna study, and maps of which every cell is known."""
+"""Results made on the spot: real images, a small Optuna study, and maps of which every cell is known."""
 
 from __future__ import annotations
 

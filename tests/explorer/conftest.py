@@ -34,7 +34,7 @@ def client(built: Built) -> Client:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `copied` copies: `results`, whose settings name `pictures` here, and the images themselves."""
+    """What `copied` copies: `results`, whose settings name a link to the images, and the images."""
     folder = tmp_path_factory.mktemp("template")
     build(folder)
     (folder / "pictures").rename(folder / "images")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def turned(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Built, str]]:
-    """A server on pictures that are landscape, portrait, turned by EXIF and square, under both resize rules."""
+    """A server on images that are landscape, portrait, turned by EXIF and square, under both resize rules."""
     rule = str(request.param)
     built = build(tmp_path_factory.mktemp(rule), resize=rule, n_trials=1, n_per_class=2)
     with serving(built) as served:
@@ -27,7 +27,7 @@ def turned(
 
 
 SIZES_HW = {0: (64, 96), 1: (96, 64), 2: (100, 60), 3: (80, 80)}
-"""Height and width as a person sees the picture; the third file is 60 x 100, turned by EXIF."""
+"""Height and width as a person sees the image; the third file is 60 x 100, turned by EXIF."""
 
 
 @pytest.mark.parametrize("row", SIZES_HW)
@@ -83,7 +83,7 @@ def test_smooth_map_is_bilinear_between_cell_centres(turned: tuple[str, Built, s
 
 
 def test_cells_in_the_padding_neither_show_nor_set_the_scale(watched: Watched) -> None:
-    """A map of 4 x 4 cells over a square of 100 px: a picture of 100 x 60 px reaches into three rows of 25 px."""
+    """A map of 4 x 4 cells over a square of 100 px: an image of 100 x 60 px reaches into three rows of 25 px."""
     page = watched.open("/attention/")
     script = """async () => {
       const { onImage, rangeOf } = await import('/attention/static/field.js');
@@ -102,7 +102,7 @@ def test_cells_in_the_padding_neither_show_nor_set_the_scale(watched: Watched) -
 
 
 def test_mask_hides_the_strongest_cells_in_the_order_of_the_map(turned: tuple[str, Built, str], browser: Any) -> None:
-    """A share of 5 % of 20 cells is the one hot cell: hidden by deletion, alone kept by insertion."""
+    """A fraction of 5 % of 20 cells is the one hot cell: hidden by deletion, alone kept by insertion."""
     _, _, base = turned
     one = Watched(browser, base)
     shares = []

@@ -1,4 +1,4 @@
-"""Whether the strongest cell meets the object, counted by hand."""
+"""Whether the cell of largest saliency meets the object, counted by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnsearch.explorer.hits import TargetHits, strongest_on_target
 from attnsearch.results.study import StudyReader
 from tests.explorer.built import Built, write_trial_scores
 
-# A 64 x 96 picture, of which the model sees the middle half: x 24..72, y 16..48, in 4 x 5 cells of 9.6 x 8 pixels.
+# A 64 x 96 image, of which the model sees the middle half: x 24..72, y 16..48, in 4 x 5 cells of 9.6 x 8 pixels.
 # The hot cell (row 1, column 3) lies at x 52.8..62.4, y 24..32.
 INSIDE, LEFT_OF_IT, TOUCHING = (55, 25, 60, 30), (0, 0, 52, 64), (0, 0, 53, 25)
 
@@ -63,7 +63,7 @@ def test_image_that_the_data_set_lacks_gives_no_answer(opened: OpenArchive) -> N
 
 
 def test_score_decides_and_the_data_set_answers_for_images_without_one(copied: Built) -> None:
-    """A picture whose box holds the hot cell counts as missed if its score says so."""
+    """An image whose box holds the hot cell counts as missed if its score is a miss."""
     ids = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
     write_trial_scores(copied.layout, 0, ids[:2], {"pointing_in_box": [0, 1]})
     trial = StudyReader(copied.layout).trial(0)

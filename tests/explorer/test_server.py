@@ -296,3 +296,24 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
         find_experiments(tmp_path / "absent")
     with pytest.raises(StoreError, match="holds no study and no run"):
         find_experiments(tmp_path)
+
+
+WHERE = "demo/br_npa_low_res/0"
+
+
+def test_copied_run_shows_pictures_and_maps_of_both_splits(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNSEARCH_CACHE", str(tmp_path / "empty"))  # where synthetic images would be
+    target = tmp_path / "results"
+    shutil.copytree(finished_run, target)
+    app, _ = build_app(find_experiments(target))
+    client = Client(app)
+    for split in ("val", "test"):
+        page = json.loads(client.get(f"/attention/api/grid/{WHERE}?split={split}").text)
+        assert page["total"] == 8
+        assert {image["source"] for image in page["images"]} == {"copy"}
+        assert all(image["map"]["cells"] for image in page["images"])
+        assert client.get(f"/attention/picture/{WHERE}/{split}/0?px=256").mimetype == "image/jpeg"
+    assert client.get(f"/attention/trial/{WHERE}").status_code == 200
+    assert not list((tmp_path / "empty").glob("synthetic/*"))  # looking draws nothing

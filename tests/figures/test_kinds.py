@@ -1,4 +1,4 @@
-"""Each kind of figure, from maps whose place is known and from small models."""
+"""Each figure type, from maps whose place is known and from small models."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_weak_part_stays_weak_unless_it_asks_for_its_own_scale() -> None:
         for own_scale in (False, True)
     )
     assert own == 255
-    assert shared == pytest.approx(127 + 100 * 0.35 / 2, abs=2)  # half light, half of the dark picture
+    assert shared == pytest.approx(127 + 100 * 0.35 / 2, abs=2)  # half light, half of the dark image
 
 
 def test_maps_are_weighted_by_the_norm() -> None:

@@ -1,4 +1,4 @@
-"""Maps on the pixels of the original picture."""
+"""Maps on the pixels of the original image."""
 
 from __future__ import annotations
 

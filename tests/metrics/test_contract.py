@@ -67,7 +67,7 @@ def test_a_registered_metric_is_forgotten_with_its_test() -> None:
 
 
 class Net(nn.Module):
-    """The share of light in the upper half as the probability of class 0."""
+    """The fraction of light in the upper half as the probability of class 0."""
 
     def forward(self, batch: Batch) -> SimpleNamespace:
         seen = batch.images.mean(dim=(1, 3))

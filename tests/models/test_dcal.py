@@ -23,7 +23,7 @@ VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")
 
 @pytest.fixture
 def make(fill):
-    """Builds a model of 3 blocks of width 64 for pictures of 64 pixels, whose weights are a formula."""
+    """Builds a model of 3 blocks of width 64 for images of 64 pixels, whose weights are a formula."""
 
     def copy_of_model(**changes):
         small = {"width": 0.34, "depth": 3, "position_grid": 4, "drop_path": 0.0}

@@ -166,7 +166,7 @@ def whole():
 
 
 def padded_batch(pictures, labels):
-    """Normalised pictures (H, W, 3) of bytes, zero-padded at the bottom and right to the largest."""
+    """Normalised images (H, W, 3) of bytes, zero-padded at the bottom and right to the largest."""
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
     images, padding = torch.zeros(len(pictures), 3, height, width), torch.ones(len(pictures), height, width).bool()
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)

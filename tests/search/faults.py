@@ -51,7 +51,7 @@ class Harmed:
         return self.server or sqlite_url(self.layout.database)
 
     def write(self, *, n_images: int = 32, n_workers: int = 2, **study: object) -> None:
-        """The study file: trials of a second or more, on two classes of drawn birds."""
+        """The study file: trials of a second or more, on two classes of synthetic birds."""
         data = {
             "name": "synthetic",
             "n_classes": 2,
@@ -125,7 +125,7 @@ class Harmed:
         path = self.layout.trial(number).log
         return path.read_text() if path.exists() else ""
 
-    def faults(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Everything that a harmed and then finished study must not show; empty if all is well."""
         trials = self.rows().trials
         found = [f"{len(trials)} trials, not {self.n_trials}"] if len(trials) != self.n_trials else []

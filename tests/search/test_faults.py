@@ -28,7 +28,7 @@ def test_killed_worker_loses_no_trial_and_no_epoch(harmed: Harmed) -> None:
     trial, epoch, pid = harmed.in_mid_trial()
     os.kill(pid, signal.SIGKILL)
     assert harmed.finish(search) == 0
-    assert harmed.faults() == []
+    assert harmed.problems() == []
     assert harmed.attempts(trial) == 2
     assert "resumes after epoch" in harmed.log(trial)
     assert epoch >= 1
@@ -40,7 +40,7 @@ def test_killed_supervisor_is_replaced_by_the_next_start(harmed: Harmed) -> None
     os.kill(search.pid, signal.SIGKILL)
     search.wait()
     assert harmed.finish(harmed.start()) == 0
-    assert harmed.faults() == []
+    assert harmed.problems() == []
     assert harmed.attempts(trial) == 2
 
 
@@ -52,7 +52,7 @@ def test_stopped_search_returns_its_trials_and_goes_on(harmed: Harmed) -> None:
     assert {row.state for row in harmed.rows().trials} <= {"waiting", "complete"}
     assert harmed.rows().trials[trial].state == "waiting"
     assert harmed.finish(harmed.start()) == 0
-    assert harmed.faults() == []
+    assert harmed.problems() == []
     assert "resumes after epoch" in harmed.log(trial)
 
 
@@ -69,7 +69,7 @@ def test_worker_that_slept_through_its_lease_overwrites_nothing(tmp_path: Path) 
     finally:
         os.kill(pid, signal.SIGCONT)
     assert harmed.finish(search) == 0
-    assert harmed.faults() == []
+    assert harmed.problems() == []
     assert (
         "was taken over"
         in (harmed.layout.study_dir / "worker0.log").read_text() + (harmed.layout.study_dir / "worker1.log").read_text()
@@ -83,7 +83,7 @@ def test_enqueued_trials_run_once_each_under_many_workers_and_a_reader(tmp_path:
     with polling(harmed) as errors:
         assert harmed.finish(harmed.start()) == 0
     assert errors == []
-    assert harmed.faults() == []
+    assert harmed.problems() == []
     drawn = sorted(trial.params["train.optimizer.lr"] for trial in harmed.rows().trials)
     assert drawn == [point["train.optimizer.lr"] for point in points]
 

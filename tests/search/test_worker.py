@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_study
-from attnsearch.data.loader import BatchLoader
+from attnsearch.data.loader import BatchLoader, open_data
 from attnsearch.data.tables import build_tables
 from attnsearch.errors import (
     ConfigError,
@@ -28,6 +28,7 @@ from attnsearch.errors import (
     TrialInterrupted,
     UnexpectedError,
 )
+from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.search import worker as module
@@ -36,8 +37,11 @@ from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import SearchPlan
 from attnsearch.search.publish import publish_study
 from attnsearch.search.study import RETURNED
-from attnsearch.search.worker import ClaimedTrial, claim_next, run_claim, run_worker
+from attnsearch.search.trials import read_study
+from attnsearch.search.worker import KILLED, ClaimedTrial, claim_next, reclaim_lost_trials, run_claim, run_worker
+from attnsearch.store.database import Connections
 from attnsearch.store.leases import HELD, RELEASED
+from attnsearch.training import trainer as training
 from attnsearch.training.loop import train_epoch
 from attnsearch.types import EpochRecord, TrialResult
 from tests.conftest import TINY
@@ -451,3 +455,151 @@ def test_trial_builds_two_models_and_three_loaders(tmp_path: Path) -> None:
     handle.database.close()
     assert counts["models"] == counts["checkpoints"] == 1
     assert counts["listings"] == 0
+
+
+def claim(handle: StudyHandle, name: str = "here:1:a") -> None:
+    assert not isinstance(claim_next(handle, Worker(name, None), started_at=0.0), str)
+
+
+def state(handle: StudyHandle) -> TrialState:
+    return handle.trials()[0].state
+
+
+@ON_EACH_DATABASE
+def test_trial_of_a_living_worker_is_left_alone(open_tiny: Open) -> None:
+    handle = open_tiny()
+    claim(handle)
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
+    assert state(handle) == TrialState.RUNNING
+
+
+@ON_EACH_DATABASE
+def test_trial_of_a_dead_worker_goes_back_under_its_number(open_tiny: Open) -> None:
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+    assert reclaim_lost_trials(handle, is_dead=lambda name: name == "here:1:a") == [0]
+    assert state(handle) == TrialState.WAITING
+    claim(handle, "here:2:b")
+    assert len(handle.trials()) == 1
+    assert handle.store.leases.of_trial(0).attempt == 2  # type: ignore[union-attr]
+
+
+@ON_EACH_DATABASE
+def test_expired_lease_is_taken_back(open_tiny: Open) -> None:
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+    handle.store.leases.renew(0, 1, duration_s=-1.0)
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
+
+
+@ON_EACH_DATABASE
+def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+    handle.store.leases.renew(0, 1, duration_s=-1.0)
+    with monkeypatch.context() as outage:
+        outage.setattr(Connections, "was_away_within", lambda _connections, seconds: seconds == 300.0)
+        assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
+
+
+@ON_EACH_DATABASE
+def test_trial_that_was_asked_for_but_never_claimed_goes_back(open_tiny: Open) -> None:
+    handle = open_tiny()
+    handle.study.ask()
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
+    assert state(handle) == TrialState.WAITING
+
+
+def kill(handle: StudyHandle, name: str) -> None:
+    """One more worker takes the first trial and is killed."""
+    claim(handle, name)
+    reclaim_lost_trials(handle, is_dead=lambda holder: holder == name)
+
+
+@ON_EACH_DATABASE
+def test_third_attempt_without_an_epoch_fails_the_trial_if_others_progress(open_tiny: Open) -> None:
+    handle = open_tiny(n_trials=2)
+    kill(handle, "here:1:a")
+    claim(handle, "here:2:b")  # another trial: the stalled one comes last
+    handle.store.leases.renew(1, 1, epoch=1, duration_s=100.0)
+    kill(handle, "here:3:c")
+    handle.study.tell(1, 0.5)  # the last attempt is alone
+    kill(handle, "here:4:d")
+    assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE"]
+    assert handle.trials()[0].user_attrs["error"] == f"3 attempts in a row finished no epoch: {KILLED}"
+
+
+@ON_EACH_DATABASE
+def test_third_attempt_without_an_epoch_fails_nothing_while_no_trial_progresses(open_tiny: Open) -> None:
+    handle = open_tiny(n_trials=1)
+    for name in ("here:1:a", "here:2:b", "here:3:c", "here:4:d"):
+        kill(handle, name)
+    assert state(handle) == TrialState.WAITING
+    assert handle.trials()[0].user_attrs[RETURNED] == {"reason": KILLED, "attempts": 4, "epochs_elsewhere": 0}
+    assert read_study(handle.database.url, "hunt").trials[0].error == KILLED
+
+
+@ON_EACH_DATABASE
+def test_progress_before_the_first_return_blames_no_trial(open_tiny: Open) -> None:
+    handle = open_tiny(n_trials=2)
+    claim(handle, "here:1:a")
+    handle.store.leases.renew(0, 1, epoch=9, duration_s=100.0)
+    handle.study.tell(0, 0.5)
+    for name in ("here:2:b", "here:3:c", "here:4:d"):
+        kill(handle, name)
+    assert [trial.state.name for trial in handle.trials()] == ["COMPLETE", "WAITING"]
+
+
+@ON_EACH_DATABASE
+def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) -> None:
+    handle = open_tiny(n_trials=1)
+    for attempt in (1, 2, 3, 4):
+        claim(handle, f"here:{attempt}:a")
+        handle.store.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
+        reclaim_lost_trials(handle, is_dead=lambda name: True)
+    assert state(handle) == TrialState.WAITING
+
+
+@ON_EACH_DATABASE
+def test_attempt_that_another_supervisor_started_meanwhile_is_left_alone(open_tiny: Open) -> None:
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+
+    def is_dead(name: str) -> bool:
+        handle.store.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
+        return name == "here:1:a"
+
+    assert reclaim_lost_trials(handle, is_dead=is_dead) == []
+    assert state(handle) == TrialState.RUNNING
+    handle.store.leases.check(0, 2)
+
+
+@pytest.mark.slow
+def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
+    open_tiny: Callable[..., StudyHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    train_epoch, run = training.train_epoch, Evaluation.run
+
+    def count(setup: Any, epoch: int, **settings: Any) -> Any:
+        trained.append(epoch)
+        return train_epoch(setup, epoch, **settings)
+
+    def fill_disk(*arguments: Any, archive: Any, **settings: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", str(archive.maps))
+
+    monkeypatch.setattr(training, "train_epoch", count)
+    handle = open_tiny(n_trials=1)
+    monkeypatch.setattr(Evaluation, "run", fill_disk)
+    with pytest.raises(StoreError, match=r"attMaps_val\.npy: No space left on device; .* prune-files"):
+        run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    assert (handle.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
+
+    monkeypatch.setattr(Evaluation, "run", run)
+    run_worker(handle, Worker("here:2:b", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    assert (handle.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
+    assert handle.store.read_epochs()["epoch"].tolist() == [1, 2]
+    assert not handle.layout.trial(0).resumes()

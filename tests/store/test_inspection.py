@@ -207,7 +207,7 @@ def test_looking_keeps_the_locks_of_connections_that_this_process_has_open(tmp_p
         assert held.execute(count).fetchone() == (1,)
         inspect_database(sqlite_url(path))
         # Another process writes and leaves. Had this one lost its locks, the other would take itself for the last
-        # user and delete the write-ahead log, and `held` would go on reading the deleted one.
+        # user and delete the write-ahead log, and `held` would still read the deleted one.
         script = (
             f'import sqlite3; d = sqlite3.connect({str(path)!r}); d.execute("insert into attnsearch_meta values '
             "('k', 'v')\"); d.commit(); d.close()"

@@ -1,4 +1,4 @@
-"""Locks between processes that share a database, played by two holders in one."""
+"""Locks between processes on one database, played by two holders in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trial from end to end: what it writes, how it goes on, how it ends."""
+"""One trial from end to end: what it writes, how it continues, how it ends."""
 
 from __future__ import annotations
 

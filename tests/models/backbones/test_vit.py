@@ -114,7 +114,7 @@ def test_other_grid_resamples_the_positions_as_timm_does():
 
 @pytest.fixture
 def pretrained(fill):
-    """A small timm ViT of 2 blocks with a classifier, for pictures of 64 pixels."""
+    """A small timm ViT of 2 blocks with a classifier, for images of 64 pixels."""
     return fill(timm.create_model(NAME, depth=2, img_size=64, num_classes=7))
 
 

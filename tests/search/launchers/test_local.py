@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
+from attnsearch.config.variables import URL_VARIABLE
+from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, pick_device, worker_gpus
 from attnsearch.errors import ConfigError, SearchStopped, StoreError
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import local as module
-from attnsearch.search.launchers.local import Restarts, WorkerPool, signals_held
+from attnsearch.search.launchers.local import Restarts, WorkerPool, signals_held, worker_environment
 from attnsearch.search.run import supervise
 
 Open = Callable[..., StudyHandle]
@@ -146,3 +149,41 @@ def test_held_signals_arrive_after_the_block() -> None:
         step()
     assert seen == ["rest of the block"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def assigned(n_workers: int, gpus: tuple[str, ...]) -> list[tuple[str | None, str | None]]:
+    environments = [
+        worker_environment(None, index, n_workers=n_workers, gpus=gpus, n_threads=1) for index in range(n_workers)
+    ]
+    return [(environment.get(VISIBLE_GPUS), environment.get(ASSIGNED_GPU)) for environment in environments]
+
+
+def test_workers_take_the_gpus_in_turn_and_see_their_own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE_GPUS, "4,GPU-8f3c")
+    assert assigned(3, ("4", "GPU-8f3c")) == [("4", "4"), ("GPU-8f3c", "GPU-8f3c"), ("4", "4")]
+    assert assigned(2, ("GPU-8f3c",)) == [("GPU-8f3c", "GPU-8f3c")] * 2
+
+
+def test_workers_of_the_processor_keep_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE_GPUS, "")
+    assert assigned(1, ()) == [("", None)]
+
+
+def test_a_search_on_the_third_gpu_runs_on_the_third_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv(VISIBLE_GPUS, "5,6,7")
+    environment = worker_environment(None, 1, n_workers=2, gpus=worker_gpus("cuda:2"), n_threads=None)
+    monkeypatch.setattr("os.environ", environment)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert environment[VISIBLE_GPUS] == "7"
+    assert pick_device("cuda:2") == torch.device("cuda", 0)
+
+
+def test_worker_gets_the_database_as_it_was_written_and_never_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, "sqlite:///other.db")
+    written = "postgresql://$NAME:$WORD@host/x"
+    for storage, expected in ((written, written), (None, "")):
+        assert worker_environment(storage, 0, n_workers=1, gpus=(), n_threads=1)[URL_VARIABLE] == expected
