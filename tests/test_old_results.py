@@ -16,11 +16,10 @@ from attnsearch.search.plan import SearchPlan
 from attnsearch.search.trials import read_study
 from attnsearch.search.worker import run_worker
 from attnsearch.store.archive import read_archive
-from attnsearch.store.evaluation_log import log_test_evaluation, read_test_evaluations
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
-from attnsearch.store.manifest import read_manifest
 from attnsearch.store.retention import plan_removal
+from attnsearch.store.study_files import log_test_evaluation, read_manifest, read_test_evaluations
 from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import default_url
 

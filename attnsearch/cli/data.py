@@ -115,7 +115,7 @@ def cache(
     as_json: AsJson = False,
 ) -> None:
     """Show or clear the decoded pictures and drawn birds."""
-    from attnsearch.data.cache_dir import cache_dir, clear_cache, list_caches
+    from attnsearch.data.cache import cache_dir, clear_cache, list_caches
 
     if clear:
         print_line(f"{size(clear_cache())} freed in {cache_dir()}")

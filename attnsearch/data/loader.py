@@ -26,8 +26,8 @@ from attnsearch.data.augment import (
     random_views,
     resample,
 )
+from attnsearch.data.cache import PixelCache, open_cache
 from attnsearch.data.images import decode_mask
-from attnsearch.data.pixel_cache import PixelCache, open_cache
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import DataError
 from attnsearch.types import Batch, Split

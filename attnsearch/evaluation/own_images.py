@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnsearch.config.data import DataConfig
+from attnsearch.data.cache import PixelCache
 from attnsearch.data.images import decode_resized
 from attnsearch.data.loader import DataSource
-from attnsearch.data.pixel_cache import PixelCache
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.evaluation.base import InferenceModel
 from attnsearch.figures.explanation import ImageToDraw

@@ -12,7 +12,7 @@ from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.errors import ConfigError
 from attnsearch.results.reader import find_study
 from attnsearch.results.trial import TrialReader
-from attnsearch.store.evaluation_log import log_test_evaluation
+from attnsearch.store.study_files import log_test_evaluation
 from attnsearch.types import Split
 
 if TYPE_CHECKING:

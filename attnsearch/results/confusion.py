@@ -13,7 +13,7 @@ from attnsearch.results.reader import find_study
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive
-from attnsearch.store.manifest import read_manifest
+from attnsearch.store.study_files import read_manifest
 from attnsearch.types import Split
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from attnsearch.store.archive import read_archive
 from attnsearch.store.br_npa_files import METRIC_OF_CURVE, write_areas
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
-from attnsearch.store.manifest import read_manifest
+from attnsearch.store.study_files import read_manifest
 from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.types import Split
 

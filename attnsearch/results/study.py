@@ -22,8 +22,8 @@ from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.database import database_content_errors
 from attnsearch.store.image_scores import has_scores
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.manifest import read_manifest
 from attnsearch.store.retention import RemovableFile
+from attnsearch.store.study_files import read_manifest
 from attnsearch.types import SPLITS
 
 if TYPE_CHECKING:

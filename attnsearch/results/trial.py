@@ -21,9 +21,9 @@ from attnsearch.results.shared import SharedReads
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_split_scores
-from attnsearch.store.evaluation_log import log_test_evaluation
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.study_files import log_test_evaluation
 from attnsearch.types import SPLITS, AttentionArchive, Split
 
 if TYPE_CHECKING:

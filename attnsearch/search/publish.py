@@ -23,11 +23,10 @@ from attnsearch.search.study import best_trials
 from attnsearch.search.trials import best_epoch
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
-from attnsearch.store.evaluation_log import log_test_evaluation
 from attnsearch.store.image_scores import has_scores, read_scores
 from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
-from attnsearch.store.manifest import FORMAT, read_manifest
 from attnsearch.store.retention import RemovableFile, plan_removal
+from attnsearch.store.study_files import MANIFEST_FORMAT, log_test_evaluation, read_manifest
 from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def finish_staging(layout: StudyLayout, sets: Sequence[dict[str, Any]], files: S
         The names of the files in the experiment's folder.
     """
     names = [path.relative_to(layout.staging).as_posix() for path in files]
-    about = {"format": FORMAT, "study": layout.study, "sets": list(sets), "files": names}
+    about = {"format": MANIFEST_FORMAT, "study": layout.study, "sets": list(sets), "files": names}
     atomic_write(layout.staged_json, json.dumps(about, indent=1) + "\n")
     return names
 

@@ -24,9 +24,9 @@ from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.study import N_FAILED_TO_STOP, is_failing, n_finished
 from attnsearch.search.worker import reclaim_lost_trials, run_worker
-from attnsearch.store.archive import write_classes
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.retention import remove, remove_resumes
+from attnsearch.store.study_files import write_classes
 
 logger = logging.getLogger(__name__)
 

@@ -33,33 +33,6 @@ from attnsearch.store.damage import Content, content_errors, open_array, read_js
 from attnsearch.store.layout import ArchivePaths
 from attnsearch.types import AttentionArchive, Split
 
-_CLASSES_FIX = "a search or `attnsearch train` writes it again"
-
-
-def write_classes(path: Path, names: Sequence[str]) -> None:
-    """Writes `label,class_name`, labels from 0.
-
-    Raises:
-        StoreError: the disk refuses.
-    """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("label", "class_name"), *enumerate(names)])
-    atomic_write(path, text.getvalue())
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """The names that `write_classes` wrote.
-
-    Raises:
-        StoreError: the file is missing or damaged.
-    """
-    with content_errors(path, _CLASSES_FIX), path.open(encoding="utf-8", newline="") as file:
-        names = tuple(row["class_name"] for row in csv.DictReader(file))
-        if None in names:
-            raise ValueError(f"label {names.index(None)} has no class_name")
-        return names
-
-
 COLUMNS = (
     *("row", "image_id", "label", "class_name", "prediction", "predicted_class", "confidence"),
     *("height_px", "width_px", "crop_left", "crop_top", "crop_right", "crop_bottom"),

@@ -26,10 +26,11 @@ from attnsearch.explorer.server import RunningServer, open_server
 from attnsearch.results.reader import find_experiments
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import UUID, create_study, study_identity
-from attnsearch.store.archive import ArchiveWriter, write_classes
+from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.epochs import write_csv
 from attnsearch.store.image_scores import ImageScore, make_table, write_score_files
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.study_files import write_classes
 from attnsearch.store.trial_store import SqlTrialStore
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive, EpochRecord

@@ -23,7 +23,6 @@ from attnsearch.models.checkpoint import read_model_checkpoint, write_model_chec
 from attnsearch.report.page import build_report
 from attnsearch.results.reader import find_experiments
 from attnsearch.search.trials import read_study
-from attnsearch.store.archive import read_classes
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
@@ -132,7 +131,6 @@ def _readers(layout: StudyLayout, scratch: Path) -> Iterator[tuple[str, Callable
         yield f"kept {number}", lambda number=number: restore_model(read_model_checkpoint(layout.trial(number).best))  # type: ignore[misc]
     yield "artifacts", lambda: open_trial_records(url, uuid).read_artifacts()
     yield "score rows", lambda: open_trial_records(url, uuid).read_scores()
-    yield "classes", lambda: read_classes(layout.classes_csv)
 
 
 def _run(*words: str) -> None:

@@ -19,7 +19,7 @@ from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import study_file
 from attnsearch.search.publish import TrialToPublish, publish, publish_study, removable
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.manifest import FORMAT
+from attnsearch.store.study_files import MANIFEST_FORMAT
 from tests.search.studies import loaded_study
 
 Open = Callable[..., StudyHandle]
@@ -32,7 +32,7 @@ def test_files_of_a_published_trial_stay_when_a_better_one_is_not_published_yet(
         handle.study.tell(trial, accuracy)
         atomic_write(handle.layout.trial(trial.number).best, "weights")
     sets = [{"trial": 0, "epoch": 2, "folder": "."}]
-    atomic_write(handle.layout.published_json, json.dumps({"format": FORMAT, "sets": sets, "files": []}))
+    atomic_write(handle.layout.published_json, json.dumps({"format": MANIFEST_FORMAT, "sets": sets, "files": []}))
     assert [file.number for file in removable(handle)] == [1]
 
 

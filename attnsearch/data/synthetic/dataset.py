@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from attnsearch.config.data import SyntheticData
-from attnsearch.data.cache_dir import build_once, check_free_space
+from attnsearch.data.cache import build_once, check_free_space
 from attnsearch.data.folder import MASKS, list_folder
 from attnsearch.data.synthetic.birds import PARTS, Code, class_codes, draw_bird
 from attnsearch.data.tables import Listing

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from attnsearch.config.data import FolderData
-from attnsearch.data import DataTables, build_tables, pixel_cache
+from attnsearch.data import DataTables, build_tables, cache
+from attnsearch.data.cache import PixelCache, cache_dir, clear_cache, list_caches, open_cache
 from attnsearch.data.images import decode_resized
-from attnsearch.data.pixel_cache import PixelCache, cache_dir, clear_cache, list_caches, open_cache
 from attnsearch.errors import DataError, StoreError
 
 
@@ -54,7 +54,7 @@ def test_pixels_are_mapped_read_only_bytes(small_tree: Path) -> None:
 
 def test_the_second_opening_decodes_nothing(small_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = opened(small_tree)
-    monkeypatch.setattr(pixel_cache, "decode_resized", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "decode_resized", lambda *_, **__: pytest.fail("decoded again"))
     np.testing.assert_array_equal(opened(small_tree).pixels, first.pixels)
 
 
@@ -230,7 +230,7 @@ def _open_in_child(root: str, side_px: int, results: "Queue[tuple[str, int, int]
         n_decoded += 1
         return decode_resized(path, **settings)  # type: ignore[arg-type]
 
-    pixel_cache.decode_resized = counted  # type: ignore[assignment]
+    cache.decode_resized = counted  # type: ignore[assignment]
     found = opened(Path(root), side_px)
     results.put((found.fingerprint, int(found.pixels.sum()), n_decoded))
 
