@@ -24,26 +24,25 @@ def check_models(limits: Sequence[tuple[str, ExperimentConfig]], *, n_classes: i
         limits: (description, experiment), the base first.
         metrics: keys that the study needs.
     Raises:
-        ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per fault.
+        ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per problem.
     """
     task = limits[0][1].task.name
-    faults = [fault for key in metrics if (fault := _metric_fault(key, task))]
+    problems = [problem for key in metrics if (problem := _metric_problem(key, task))]
     try:
         worker_gpus(limits[0][1].runtime.device)
     except ConfigError as error:
-        faults.append(str(error))
+        problems.append(str(error))
     seen: set[str] = set()
     for description, experiment in limits:
         text = experiment.model.model_dump_json()
-        fault = "" if text in seen else _build_fault(experiment, n_classes)
-        if fault and fault not in seen:  # what is wrong everywhere is said once
-            faults.append(fault if description == "base" else f"space at {description}: {fault}")
-        seen |= {text, fault}
-    if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
+        problem = "" if text in seen else _build_problem(experiment, n_classes)
+        if problem and problem not in seen:  # a problem of all limits is reported once
+            problems.append(problem if description == "base" else f"space at {description}: {problem}")
+        seen |= {text, problem}
+    _raise(problems)
 
 
-def _build_fault(experiment: ExperimentConfig, n_classes: int) -> str:
+def _build_problem(experiment: ExperimentConfig, n_classes: int) -> str:
     """What is wrong with a model; empty if nothing is."""
     try:
         with torch.device("meta" if experiment.model.weights == "none" else "cpu"):
@@ -53,7 +52,7 @@ def _build_fault(experiment: ExperimentConfig, n_classes: int) -> str:
     return ""
 
 
-def _metric_fault(key: str, task: str) -> str | None:
+def _metric_problem(key: str, task: str) -> str | None:
     """One line for a metric that is unknown, or that the task does not measure."""
     name = key.partition("/")[2]
     names = [metric.name for metric in all_metrics() if task in (metric.tasks or (task,))]
@@ -61,28 +60,28 @@ def _metric_fault(key: str, task: str) -> str | None:
         return None
     if is_metric(name):
         return f"{key}: is no metric of the task {task!r}, but of {', '.join(find_metric(name).tasks)}"
-    return f"no metric {key!r}{suggest(name, names)}; known: {', '.join(f'val/{one}' for one in names)}"
+    return f"no metric {key!r}{suggest(name, names)}; known: {', '.join(f'val/{name}' for name in names)}"
 
 
 _CALLED: dict[Need, str] = {"masks": "part masks", "boxes": "boxes", "points": "part points"}
 
 
 def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:
-    """Checks what a study wants of the saliency's scores.
+    """Checks the scores of the saliency that a study chooses by.
 
     Returns:
         A warning where it optimises raw areas.
     Raises:
         ConfigError: a score that its settings or its data cannot give, or settings that differ between trials; one
-            line per fault.
+            line per problem.
     """
-    wanted = [*loaded.study.objectives, *loaded.study.constraints]
-    faults = [
+    keys = [*loaded.study.objectives, *loaded.study.constraints]
+    problems = [
         f"space.{key}: trials would be measured differently and could not be compared; write it in the base"
         for key in loaded.study.space
         if key.startswith("evaluation.")
     ]
-    _refuse([*faults, *score_faults(loaded.experiment, tables, wanted)])
+    _raise([*problems, *score_problems(loaded.experiment, tables, keys)])
     raw = [key for key in loaded.study.objectives if is_raw(key.partition("/")[2])]
     return [_raw_warning(raw)] if raw else []
 
@@ -94,26 +93,26 @@ def _raw_warning(keys: Sequence[str]) -> str:
     )
 
 
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
-def score_faults(experiment: ExperimentConfig, tables: DataTables, wanted: Iterable[str]) -> list[str]:
-    """One line for each score among the wanted metric keys that a trial will not have."""
+def score_problems(experiment: ExperimentConfig, tables: DataTables, metrics: Iterable[str]) -> list[str]:
+    """One line for each score among the metric keys that a trial will not have."""
     settings, n_images = experiment.evaluation.scores, experiment.evaluation.n_images
     n_archived = min(n_images or len(tables.val), len(tables.val))
-    keys = [key for key in wanted if is_score(key.partition("/")[2])]
-    faults = [fault for key in keys if (fault := _score_fault(key, experiment, tables.val))]
+    keys = [key for key in metrics if is_score(key.partition("/")[2])]
+    problems = [problem for key in keys if (problem := _score_problem(key, experiment, tables.val))]
     if settings.families and settings.n_images is not None and settings.n_images > n_archived:
-        faults.append(
+        problems.append(
             f"evaluation.scores.n_images: must be at most the {n_archived} validation images whose maps are stored, "
             f"got {settings.n_images}"
         )
-    return faults
+    return problems
 
 
-def _score_fault(key: str, experiment: ExperimentConfig, val: ImageTable) -> str | None:
+def _score_problem(key: str, experiment: ExperimentConfig, val: ImageTable) -> str | None:
     split, _, name = key.partition("/")
     if split != "val":
         return f"{key}: the saliency is scored on validation alone; write val/{name}"

@@ -1,10 +1,12 @@
-"""What happens between the last epoch of a trial and its end: maps, scores, artifacts."""
+"""What happens between the last epoch of a trial and its end: maps, scores, artifacts, objective values."""
 
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.study import StudyConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import OutOfMemory
 from attnsearch.evaluation.evaluation import Evaluation
@@ -20,6 +23,7 @@ from attnsearch.figures.plots import draw_curves
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.metrics.registry import is_score
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.study import ENDED_AT
 from attnsearch.store.archive import read_archive
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
@@ -36,8 +40,8 @@ SETTINGS = "scores"
 def score_trial(evaluation: Evaluation, layout: TrialLayout, *, check: Callable[[], None]) -> dict[str, float]:
     """Scores the archived saliency of a best checkpoint on validation: `val/metric` -> mean over the scored images.
 
-    A score that is undefined for some images, or for all, fails no trial: there it counts as that of a map that says
-    nothing, see `ScoreTable.trial_means`.
+    A score that is undefined for some images, or for all, fails no trial: there it counts as that of an uninformative
+    map, see `ScoreTable.trial_means`.
 
     Returns:
         Nothing where the settings ask for nothing, or where the model makes no saliency.
@@ -85,7 +89,7 @@ def evaluate_best(
     What the record of the best epoch holds stays as it is: the objective is the number that the CSV shows.
 
     Raises:
-        OutOfMemory: the maps do not fit, which is a fault of the setting.
+        OutOfMemory: the maps do not fit, which is an error of the setting.
         DeviceError: the device failed, or other processes fill it.
         ConfigError, DataError, StoreError: as `Evaluation`.
     """
@@ -109,12 +113,12 @@ def list_files(handle: StudyHandle, number: int, attempt: int) -> None:
     handle.store.write_artifacts(number, files, attempt=attempt)
 
 
-def attach_pictures(
+def attach_images(
     handle: StudyHandle, trial: optuna.Trial, data: DataSource, *, check: Callable[[], None] = lambda: None
 ) -> None:
     """Gives optuna-dashboard a sheet of overlays, the curves and the per-epoch table of a trial that still runs.
 
-    Each is there once: what an attempt that was killed has left, whole or not, is written anew under the same link.
+    Each is there once: what an attempt that was killed has left, whole or not, is written again under the same link.
 
     Raises:
         StoreError: the disk refuses. Whatever `check`, asked before each file, raises.
@@ -139,3 +143,40 @@ def _attach(handle: StudyHandle, trial: optuna.Trial, path: Path) -> None:
         for artifact_id in linked:
             with path.open("rb") as content:
                 store.write(artifact_id, content)
+
+
+def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | None:
+    """The objectives in the order of the study file, or None where one is missing or not finite."""
+    values = [ended.metrics.get(key, math.nan) for key in config.objectives]
+    return values if all(math.isfinite(value) for value in values) else None
+
+
+def undefined_objective(config: StudyConfig, ended: TrialResult) -> str:
+    """Which objective has no value, and for a score why: an undefined one has a value, see `score_trial`."""
+    key = next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
+    reason = ": the model makes no maps that could be scored" if is_score(key.partition("/")[2]) else ""
+    return f"{key} is not a finite number{reason}"
+
+
+def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Constraint name -> how far the best checkpoint lies outside it; <= 0 is feasible."""
+    excess = {}
+    for key, bound in config.constraints.items():
+        value = metrics.get(key, math.nan)
+        outside = value - bound.at_most if bound.at_most is not None else (bound.at_least or 0.0) - value
+        excess[key] = outside if math.isfinite(outside) else math.inf
+    return excess
+
+
+def attributes(handle: StudyHandle, number: int, ended: TrialResult) -> dict[str, object]:
+    """The user attributes of a trial that ended: columns of the dashboard's table."""
+    values: dict[str, object] = {
+        "best_epoch": ended.best_epoch,
+        "epochs_run": ended.epochs_run,
+        "seconds": round(ended.seconds, 3),
+        "images_per_s": round(ended.images_per_s, 1),
+        **{key: value for key, value in ended.metrics.items() if math.isfinite(value)},
+        "folder": str(handle.layout.trial(number).directory.relative_to(handle.layout.root)),
+        ENDED_AT: time.time(),
+    }
+    return {**values, "error": ended.error} if ended.error else values

@@ -32,14 +32,13 @@ from attnsearch.search.handle import StudyHandle, handle_on, open_handle
 from attnsearch.search.space import extreme_experiments, extreme_settings, needed_cache_px
 from attnsearch.search.storage import create_tables
 from attnsearch.search.study import (
-    best_trials,
     check_unchanged,
     create_study,
     describe_difference,
     find_optuna_study,
     study_identity,
 )
-from attnsearch.search.trials import find_stored, open_read_storage
+from attnsearch.search.trials import best_trials, find_stored, open_read_storage
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.servers import wait_for_server

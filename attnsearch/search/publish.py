@@ -19,8 +19,7 @@ from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_path, atomic_write, disk_errors, make_folder, real_path
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.study import best_trials
-from attnsearch.search.trials import best_epoch
+from attnsearch.search.trials import best_epoch, best_trials
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
 from attnsearch.store.image_scores import has_scores, read_scores

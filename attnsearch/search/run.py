@@ -18,12 +18,12 @@ from attnsearch.files import atomic_write, remove_stale_temporaries
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle, only_runner
 from attnsearch.search.launchers.base import Launcher
-from attnsearch.search.launchers.in_process import InProcess
-from attnsearch.search.launchers.local import WorkerPool, worker_name
+from attnsearch.search.launchers.local import InProcess, WorkerPool, worker_name
 from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.publish import publish_study, removable
-from attnsearch.search.study import N_FAILED_TO_STOP, is_failing, n_finished
-from attnsearch.search.worker import reclaim_lost_trials, run_worker
+from attnsearch.search.queue import reclaim_lost_trials
+from attnsearch.search.trials import N_FAILED_TO_STOP, is_failing, n_finished
+from attnsearch.search.worker import run_worker
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.retention import remove, remove_resumes
 from attnsearch.store.study_files import write_classes

@@ -1,4 +1,4 @@
-"""The search space: checks it against the base experiment and draws one setting per trial."""
+"""The search space: checks it against the base experiment and samples the settings of a trial."""
 
 from __future__ import annotations
 
@@ -19,44 +19,48 @@ Settings = dict[str, Scalar]
 
 
 def suggest_settings(trial: optuna.Trial, space: Space) -> Settings:
-    """One value for every axis whose condition holds, drawn in the order of the study file."""
+    """One value for every hyperparameter whose condition holds, sampled in the order of the study file."""
     settings: Settings = {}
-    for key, axis in space.items():
-        if _is_active(axis, settings):
-            settings[key] = _suggest(trial, key, axis)
+    for key, parameter in space.items():
+        if _is_active(parameter, settings):
+            settings[key] = _suggest(trial, key, parameter)
     return settings
 
 
-def _suggest(trial: optuna.Trial, key: str, axis: Parameter) -> Scalar:
-    if isinstance(axis, FloatParameter):
-        return trial.suggest_float(key, axis.low, axis.high, log=axis.log, step=axis.step)
-    if isinstance(axis, IntParameter):
-        return trial.suggest_int(key, axis.low, axis.high, log=axis.log, step=axis.step)
-    return trial.suggest_categorical(key, axis.choices)
+def _suggest(trial: optuna.Trial, key: str, parameter: Parameter) -> Scalar:
+    if isinstance(parameter, FloatParameter):
+        return trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    if isinstance(parameter, IntParameter):
+        return trial.suggest_int(key, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    return trial.suggest_categorical(key, parameter.choices)
 
 
-def _is_active(axis: Parameter, settings: Mapping[str, Scalar]) -> bool:
-    return all(parent in settings and settings[parent] in values for parent, values in axis.when.items())
+def _is_active(parameter: Parameter, settings: Mapping[str, Scalar]) -> bool:
+    return all(parent in settings and settings[parent] in values for parent, values in parameter.when.items())
 
 
-def distribution(axis: Parameter) -> BaseDistribution:
-    """Optuna's distribution of an axis."""
-    if isinstance(axis, FloatParameter):
-        return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
-    if isinstance(axis, IntParameter):
-        return IntDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
-    return CategoricalDistribution(axis.choices)
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Optuna's distribution of a hyperparameter."""
+    if isinstance(parameter, FloatParameter):
+        return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    if isinstance(parameter, IntParameter):
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    return CategoricalDistribution(parameter.choices)
 
 
 def extreme_settings(space: Space) -> Iterator[tuple[str, Settings]]:
-    """Every end and choice of every axis, as (description, settings that the axis and its conditions need)."""
-    for key, axis in space.items():
-        for value in axis.ends():
+    """Every range limit and choice of every hyperparameter, with the settings under which its conditions hold.
+
+    Returns:
+        (description, settings), the key of the hyperparameter last.
+    """
+    for key, parameter in space.items():
+        for value in parameter.ends():
             yield f"{key} = {value!r}", {**_conditions(space, key), key: value}
 
 
 def _conditions(space: Space, key: str) -> Settings:
-    """The first value under which each axis above exists, so that the conditional one may be set."""
+    """The first value under which each hyperparameter above exists, so that the conditional one may be set."""
     settings: Settings = {}
     conditional = [key]
     while conditional:
@@ -73,58 +77,60 @@ def extreme_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig
     Raises:
         ConfigError: one line for each limit or enqueued setting that does not fit.
     """
-    found, faults = [("base", loaded.experiment)], enqueue_faults(loaded.study)
+    experiments, problems = [("base", loaded.experiment)], enqueue_problems(loaded.study)
     for description, settings in extreme_settings(loaded.study.space):
         try:
             experiment = with_settings(loaded.experiment, settings)
         except ConfigError as error:
-            faults.append(f"study {loaded.study.name}: space at {description}: {_reason(error)}")
+            problems.append(f"study {loaded.study.name}: space at {description}: {_reason(error)}")
             continue
-        found.append((description, experiment))
-        faults += _inert_faults(loaded.study.name, list(settings)[-1], experiment)
-    if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
-    return found
+        experiments.append((description, experiment))
+        problems += _unused_problems(loaded.study.name, list(settings)[-1], experiment)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return experiments
 
 
 def _reason(error: ConfigError) -> str:
     return "; ".join(line.removeprefix("defaults: ") for line in str(error).splitlines())
 
 
-def _inert_faults(study: str, key: str, experiment: ExperimentConfig) -> list[str]:
-    """A line if an axis of the model cannot change a prediction under the experiment's other settings."""
+def _unused_problems(study: str, key: str, experiment: ExperimentConfig) -> list[str]:
+    """A line if a hyperparameter of the model cannot change a prediction under the experiment's other settings."""
     block, _, name = key.partition(".")
     reason = experiment.model.unused_parameters().get(name) if block == "model" else None
     return [] if reason is None else [f"study {study}: space.{key}: would search for nothing: {reason}"]
 
 
-def enqueue_faults(study: StudyConfig) -> list[str]:
-    """A line for each enqueued value outside its axis (Optuna would run it, and later refuse to copy the study)."""
-    faults = []
+def enqueue_problems(study: StudyConfig) -> list[str]:
+    """A line for each enqueued value outside its range (Optuna would run it, and later refuse to copy the study)."""
+    problems = []
     for index, point in enumerate(study.enqueue):
         for key, value in point.items():
             if not _contains(study.space[key], value):
-                faults.append(
+                problems.append(
                     f"study {study.name}: enqueue[{index}].{key}: "
-                    f"must lie inside its axis {_range(study.space[key])}, got {value!r}"
+                    f"must lie in its range {_range(study.space[key])}, got {value!r}"
                 )
-    return faults
+    return problems
 
 
-def _contains(axis: Parameter, value: Scalar) -> bool:
-    if isinstance(axis, ChoiceParameter):
-        return value in axis.choices
+def _contains(parameter: Parameter, value: Scalar) -> bool:
+    if isinstance(parameter, ChoiceParameter):
+        return value in parameter.choices
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or (isinstance(axis, IntParameter) and not isinstance(value, int))
+        or (isinstance(parameter, IntParameter) and not isinstance(value, int))
     ):
         return False
-    return distribution(axis)._contains(value)
+    return distribution(parameter)._contains(value)
 
 
-def _range(axis: Parameter) -> str:
-    return str(list(axis.choices)) if isinstance(axis, ChoiceParameter) else f"{axis.low} to {axis.high}"
+def _range(parameter: Parameter) -> str:
+    if isinstance(parameter, ChoiceParameter):
+        return str(list(parameter.choices))
+    return f"{parameter.low} to {parameter.high}"
 
 
 def needed_cache_px(space: Space, limits: Iterable[tuple[str, ExperimentConfig]]) -> int | tuple[int, int]:

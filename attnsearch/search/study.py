@@ -30,7 +30,6 @@ SCORES_KEY = "evaluation.scores"
 ENDED_AT = "ended_at"
 RETURNED = "returned"
 """The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
-N_FAILED_TO_STOP = 3
 
 
 def build_sampler(study: StudyConfig, *, seed: int) -> BaseSampler:
@@ -184,26 +183,6 @@ def changes(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]
         yield key, old, new
 
 
-def n_finished(trials: Iterable[FrozenTrial]) -> int:
-    """Trials that count against the budget: complete and pruned ones."""
-    return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-
-
-def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
-    """Whether three trials that ended one after the other after `since` (UTC seconds since 1970) all failed.
-
-    It stays so when a trial that was still running ends well: the workers that stopped for it do not come back.
-    """
-    ended = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get(ENDED_AT, -1.0) >= since]
-    ended.sort(key=lambda trial: trial.user_attrs[ENDED_AT])
-    n_in_a_row = 0
-    for trial in ended:
-        n_in_a_row = n_in_a_row + 1 if trial.state == TrialState.FAIL else 0
-        if n_in_a_row == N_FAILED_TO_STOP:
-            return True
-    return False
-
-
 def take_trial(study: optuna.Study, waiting: FrozenTrial | None) -> optuna.Trial:
     """Makes a waiting trial, or a new one, a running trial. Needs the lock of the study.
 
@@ -218,28 +197,3 @@ def take_trial(study: optuna.Study, waiting: FrozenTrial | None) -> optuna.Trial
     if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
         raise TransientStoreError(f"trial {waiting.number} was taken by another process that does not share the lock")
     return optuna.Trial(study, waiting._trial_id)
-
-
-def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[FrozenTrial]:
-    """The best k feasible trials: by the one objective, or the whole Pareto front and then the rest, by the monitor."""
-    complete = [
-        trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(trial)
-    ]
-    front = {trial.number for trial in study.best_trials} if len(config.objectives) > 1 else set()
-    sign = -1 if config.monitor_direction == "maximize" else 1
-    if not front:
-        sign = -1 if next(iter(config.objectives.values())) == "maximize" else 1
-        return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:k]
-    ordered = sorted(
-        complete, key=lambda trial: (trial.number not in front, sign * _monitor(trial, config), trial.number)
-    )
-    return ordered[: max(k, len(front))]
-
-
-def _monitor(trial: FrozenTrial, config: StudyConfig) -> float:
-    return float(trial.user_attrs.get(config.monitor, float("nan")))
-
-
-def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether all constraints of a trial hold (value <= 0)."""
-    return all(value <= 0 for value in trial.constraints.values()) if trial.constraints else True

@@ -1,8 +1,8 @@
-"""A study as frozen rows, read without writing and without torch: what tables, the explorer and reports show."""
+"""Trials of a study, read without writing and without torch: as frozen rows, the best ones, how many count."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -13,10 +13,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import load_stored_settings
+from attnsearch.config.study import StudyConfig
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
-from attnsearch.search.study import RETURNED, UUID, find_optuna_study, is_feasible
+from attnsearch.search.study import ENDED_AT, RETURNED, UUID, find_optuna_study
 from attnsearch.store.database import connect_reader, database_content_errors
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
@@ -25,6 +26,8 @@ from attnsearch.types import SPLITS
 
 MAX_COUNT = 2**53
 """Whole numbers below it are exact in the scripts of the pages."""
+N_FAILED_TO_STOP = 3
+"""A study stops after so many trials in a row that failed."""
 
 
 def best_epoch(attributes: Mapping[str, Any]) -> Any:
@@ -176,6 +179,51 @@ def best_feasible(study: optuna.Study) -> list[FrozenTrial]:
         return [study.best_trial]
     except ValueError:
         return []
+
+
+def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[FrozenTrial]:
+    """The best k feasible trials: by the one objective, or the whole Pareto front and then the rest, by the monitor."""
+    complete = [
+        trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(trial)
+    ]
+    front = {trial.number for trial in study.best_trials} if len(config.objectives) > 1 else set()
+    sign = -1 if config.monitor_direction == "maximize" else 1
+    if not front:
+        sign = -1 if next(iter(config.objectives.values())) == "maximize" else 1
+        return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:k]
+    ordered = sorted(
+        complete, key=lambda trial: (trial.number not in front, sign * _monitor(trial, config), trial.number)
+    )
+    return ordered[: max(k, len(front))]
+
+
+def _monitor(trial: FrozenTrial, config: StudyConfig) -> float:
+    return float(trial.user_attrs.get(config.monitor, float("nan")))
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether all constraints of a trial hold (value <= 0)."""
+    return all(value <= 0 for value in trial.constraints.values()) if trial.constraints else True
+
+
+def n_finished(trials: Iterable[FrozenTrial]) -> int:
+    """Trials that count against the budget: complete and pruned ones."""
+    return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
+    """Whether `N_FAILED_TO_STOP` trials in a row that ended after `since` (UTC seconds since 1970) failed.
+
+    It stays so when a trial that was still running ends well: the workers that stopped for it do not come back.
+    """
+    ended = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get(ENDED_AT, -1.0) >= since]
+    ended.sort(key=lambda trial: trial.user_attrs[ENDED_AT])
+    n_in_a_row = 0
+    for trial in ended:
+        n_in_a_row = n_in_a_row + 1 if trial.state == TrialState.FAIL else 0
+        if n_in_a_row == N_FAILED_TO_STOP:
+            return True
+    return False
 
 
 def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:

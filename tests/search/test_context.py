@@ -1,7 +1,8 @@
-"""A trial whose server is away or whose connection breaks: training continues, and nothing is lost."""
+"""What a running trial tells its study, when it learns that it lost it, and what an outage or a broken commit costs."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +12,22 @@ import psycopg
 import pytest
 from optuna.trial import TrialState
 
-from attnsearch.errors import ServerUnavailable
+from attnsearch.errors import (
+    LeaseLost,
+    ServerUnavailable,
+)
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.worker import claim_next, reclaim_lost_trials, run_claim
-from attnsearch.store.leases import RELEASED
+from attnsearch.search.queue import claim_next, reclaim_lost_trials
+from attnsearch.search.worker import run_claim
+from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
 from tests.postgres import PostgresServer
-from tests.search.studies import PLAYED_DATA
+from tests.search.studies import ON_EACH_DATABASE, PLAYED_DATA
 
 Open = Callable[..., StudyHandle]
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["postgresql"], indirect=True)]
+ON_A_SERVER = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
 def record(epoch: int) -> EpochRecord:
@@ -30,6 +35,65 @@ def record(epoch: int) -> EpochRecord:
         epoch=epoch, split="val", n_images=4, loss=0.5, terms={}, metrics={"accuracy": epoch / 10},
         lr=0.1, seconds=1.0, images_per_s=4.0, peak_memory_mb=1.0,
     )  # fmt: skip
+
+
+def context_of(handle: StudyHandle, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
+    worker = Worker("here:1:a", None)
+    claim = claim_next(handle, worker, started_at=0.0)
+    assert not isinstance(claim, str)
+    own = {} if clock is None else {"clock": clock}
+    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, directory=tmp_path, **own)
+
+
+def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_path: Path) -> None:
+    handle, now = open_tiny(), [0.0]
+    context = context_of(handle, tmp_path, lambda: now[0])
+    handle.store.leases.take_back(0)
+    context.check()  # the last answer is fresh
+    now[0] = 400.0  # the process was paused
+    with pytest.raises(LeaseLost, match="trial 0"):
+        context.check()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock that counts a machine's sleep")
+def test_sleep_of_the_whole_machine_is_a_pause_too(
+    open_tiny: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = open_tiny()
+    context = context_of(handle, tmp_path)
+    handle.store.leases.take_back(0)
+    awake = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 400.0)  # `time.monotonic` stood still
+    with pytest.raises(LeaseLost, match="trial 0"):
+        context.check()
+
+
+@ON_EACH_DATABASE
+def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open, tmp_path: Path) -> None:
+    handle = open_tiny()
+    context = context_of(handle, tmp_path, lambda: 0.0)
+    handle.store.leases.take_back(0)
+    with pytest.raises(LeaseLost):
+        context.record([record(1)])
+
+
+@ON_EACH_DATABASE
+def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open, tmp_path: Path) -> None:
+    handle = open_tiny(lease_s=1.0)
+    context = context_of(handle, tmp_path, lambda: 0.0)
+    context.record([record(1)])  # one second long
+    assert handle.store.leases.seconds_left(0) == pytest.approx(3.0, abs=0.5)
+    lease = handle.store.leases.of_trial(0)
+    assert lease is not None
+    assert (lease.state, lease.epoch) == (HELD, 1)
+
+
+def test_resumed_trial_reports_no_epoch_twice(open_tiny: Open, tmp_path: Path) -> None:
+    handle = open_tiny(pruner={"name": "median"})
+    context = context_of(handle, tmp_path, lambda: 0.0)
+    for epoch in (1, 2, 1, 2, 3):
+        context.report(epoch / 10, epoch)
+    assert handle.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
 
 
 @contextmanager
@@ -41,13 +105,6 @@ def stopped(server: PostgresServer) -> Iterator[None]:
         server.start()
 
 
-def context_of(handle: StudyHandle, folder: Path) -> SearchContext:
-    worker = Worker("here:1:a", None)
-    claim = claim_next(handle, worker, started_at=0.0)
-    assert not isinstance(claim, str)
-    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, directory=folder)
-
-
 def train(context: SearchContext, epochs: range) -> None:
     for epoch in epochs:
         context.check()
@@ -55,6 +112,8 @@ def train(context: SearchContext, epochs: range) -> None:
         context.report(epoch / 10, epoch)
 
 
+@pytest.mark.slow
+@ON_A_SERVER
 def test_training_continues_and_its_epochs_are_written_later(
     open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
@@ -73,6 +132,8 @@ def test_training_continues_and_its_epochs_are_written_later(
     context.close()
 
 
+@pytest.mark.slow
+@ON_A_SERVER
 def test_outage_beyond_the_patience_ends_the_trial(
     open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
@@ -96,12 +157,12 @@ def train_two_epochs(_config: Any, context: SearchContext, data: Any) -> TrialRe
     return TrialResult(state="complete", best_epoch=2, epochs_run=2, metrics=final, seconds=2.0, images_per_s=4.0)
 
 
-@pytest.fixture(autouse=True)
-def _play(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "fit", train_two_epochs)
     monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
-    monkeypatch.setattr(module, "attach_pictures", lambda *arguments, check: None)
+    monkeypatch.setattr(module, "attach_images", lambda *arguments, check: None)
 
 
 @contextmanager
@@ -146,6 +207,9 @@ def check(handle: StudyHandle) -> None:
     handle.database.close()
 
 
+@pytest.mark.usefixtures("played")
+@pytest.mark.slow
+@ON_A_SERVER
 def test_no_broken_commit_loses_or_doubles_anything(open_tiny: Callable[..., StudyHandle]) -> None:
     handle = open_tiny(n_trials=1)
     with breaking(None, is_committed=False) as commits:

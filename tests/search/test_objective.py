@@ -21,8 +21,9 @@ from attnsearch.errors import OutOfMemory
 from attnsearch.files import atomic_write
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.objective import SETTINGS, attach_pictures, evaluate_best
-from attnsearch.search.worker import claim_next, run_claim, run_worker
+from attnsearch.search.objective import SETTINGS, attach_images, evaluate_best
+from attnsearch.search.queue import claim_next
+from attnsearch.search.worker import run_claim, run_worker
 from attnsearch.store.image_scores import ScoreTable, read_scores
 from attnsearch.store.layout import TrialLayout
 from tests.search.studies import loaded_study
@@ -62,8 +63,8 @@ def test_pictures_of_a_killed_attempt_are_replaced_and_not_doubled(
     with monkeypatch.context() as killing:
         killing.setattr(FileSystemArtifactStore, "write", cut_off)
         with pytest.raises(Killed):
-            attach_pictures(handle, trial, data)
-    attach_pictures(handle, trial, data)
+            attach_images(handle, trial, data)
+    attach_images(handle, trial, data)
     found = get_all_artifact_meta(trial, storage=handle.database.storage)
     assert sorted(meta.filename for meta in found) == ["curves.png", "epochs.csv", "overlays.png"]
     sizes = {meta.filename: (handle.layout.artifacts / meta.artifact_id).stat().st_size for meta in found}

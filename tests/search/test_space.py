@@ -7,7 +7,7 @@ import pytest
 
 from attnsearch.errors import ConfigError
 from attnsearch.search.space import (
-    enqueue_faults,
+    enqueue_problems,
     extreme_experiments,
     extreme_settings,
     needed_cache_px,
@@ -69,7 +69,7 @@ def test_axis_that_no_setting_reads_is_reported() -> None:
     ("key", "value"), [("train.optimizer.lr", 0.5), ("train.optimizer.name", "lion"), ("train.optimizer.lr", "x")]
 )
 def test_enqueued_value_outside_its_axis_is_reported(key: str, value: object) -> None:
-    (fault,) = enqueue_faults(loaded_study(enqueue=[{key: value}]).study)
+    (fault,) = enqueue_problems(loaded_study(enqueue=[{key: value}]).study)
     assert f"enqueue[0].{key}" in fault
     assert repr(value) in fault
 

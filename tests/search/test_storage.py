@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle, open_handle
 from attnsearch.search.plan import SearchPlan, layout_of
+from attnsearch.search.queue import claim_next
 from attnsearch.search.storage import open_database
 from attnsearch.search.study import UUID, create_study
 from attnsearch.search.trials import read_storage
-from attnsearch.search.worker import claim_next
 from attnsearch.store.database import create_database
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.urls import default_url

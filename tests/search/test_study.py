@@ -1,4 +1,4 @@
-"""Studies are created once, re-opened only with the same settings, and ranked by their objectives."""
+"""Studies are created once, and opened again only with the same settings."""
 
 from __future__ import annotations
 
@@ -14,25 +14,16 @@ from attnsearch.errors import ConfigError
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import SearchPlan, layout_of, study_file
 from attnsearch.search.study import (
-    ENDED_AT,
     IDENTITY,
     SCORES_KEY,
-    best_trials,
     build_sampler,
     check_unchanged,
     create_study,
     derive_seed,
-    is_failing,
 )
 from tests.search.studies import ON_EACH_DATABASE, identity_of, loaded_study
 
 Open = Callable[..., StudyHandle]
-
-
-def finish(handle: StudyHandle, *values: float, monitor: float | None = None) -> None:
-    trial = handle.study.ask()
-    trial.set_user_attr("val/accuracy", values[0] if monitor is None else monitor)
-    handle.study.tell(trial, list(values))
 
 
 @ON_EACH_DATABASE
@@ -76,70 +67,6 @@ def test_trials_are_enqueued_once(open_tiny: Open) -> None:
     handle = open_tiny(enqueue=[point])
     create_study(handle.database, handle.loaded.study, identity_of(handle.loaded))
     assert [trial.system_attrs["fixed_params"] for trial in handle.trials(TrialState.WAITING)] == [point]
-
-
-@pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 0)])
-def test_direction_is_respected(open_tiny: Open, direction: str, best: int) -> None:
-    handle = open_tiny(objectives={"val/accuracy": direction})
-    finish(handle, 0.2)
-    finish(handle, 0.9)
-    finish(handle, 0.5)
-    assert best_trials(handle.study, handle.loaded.study, k=1)[0].number == best
-
-
-def test_first_of_equal_trials_is_best(open_tiny: Open) -> None:
-    handle = open_tiny()
-    finish(handle, 0.9)
-    finish(handle, 0.9)
-    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=2)] == [0, 1]
-
-
-@ON_EACH_DATABASE
-def test_pareto_front_comes_first_and_is_ordered_by_the_monitor(open_tiny: Open) -> None:
-    handle = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
-    finish(handle, 0.5, 0.1)
-    finish(handle, 0.8, 0.5)
-    finish(handle, 0.7, 0.6)  # dominated by the second
-    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=1)] == [1, 0]
-
-
-@ON_EACH_DATABASE
-def test_infeasible_trial_is_never_best(open_tiny: Open) -> None:
-    handle = open_tiny()
-    trial = handle.study.ask()
-    trial.set_constraint("val/sparsity", 0.1)
-    handle.study.tell(trial, 0.99)
-    finish(handle, 0.5)
-    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=5)] == [1]
-
-
-def ended(handle: StudyHandle, states: list[TrialState]) -> None:
-    for index, state in enumerate(states):
-        trial = handle.study.ask()
-        trial.set_user_attr(ENDED_AT, 100.0 + index)
-        handle.study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
-
-
-FAIL, COMPLETE = TrialState.FAIL, TrialState.COMPLETE
-
-
-@pytest.mark.parametrize(
-    ("states", "since", "failing"),
-    [
-        ([FAIL, FAIL, FAIL], 0.0, True),
-        ([COMPLETE, FAIL, FAIL, FAIL], 0.0, True),
-        ([FAIL, FAIL, FAIL, COMPLETE], 0.0, True),  # the last one was still running when the others failed
-        ([FAIL, FAIL, COMPLETE, FAIL], 0.0, False),
-        ([FAIL, FAIL], 0.0, False),
-        ([FAIL, FAIL, FAIL], 101.0, False),  # the first one belongs to an earlier start
-    ],
-)
-def test_three_failures_in_a_row_are_too_many(
-    open_tiny: Open, states: list[TrialState], since: float, failing: bool
-) -> None:
-    handle = open_tiny()
-    ended(handle, states)
-    assert is_failing(handle.trials(), since=since) is failing
 
 
 def test_seeds_depend_on_all_parts_and_stay() -> None:

@@ -1,20 +1,27 @@
-"""Damaged rows of Optuna's tables are one line with the database and the value."""
+"""Trials are ranked by their objectives; damaged rows are one line with the database and the value."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from attnsearch.errors import StoreError
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.storage import open_database
-from attnsearch.search.trials import find_stored, read_storage, read_study
+from attnsearch.search.study import (
+    ENDED_AT,
+)
+from attnsearch.search.trials import best_trials, find_stored, is_failing, read_storage, read_study
 from attnsearch.store.urls import sqlite_url
+from tests.search.studies import ON_EACH_DATABASE
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +128,76 @@ def test_search_starts_on_no_damaged_trial(damaged: Path) -> None:
     change(damaged, "UPDATE trial_user_attributes SET value_json = '{'")
     with pytest.raises(StoreError, match=r"hypSearch\.db cannot be read \(JSONDecodeError"):
         find_stored(read_storage(sqlite_url(damaged)), sqlite_url(damaged), "hunt")
+
+
+Open = Callable[..., StudyHandle]
+
+
+def finish(handle: StudyHandle, *values: float, monitor: float | None = None) -> None:
+    trial = handle.study.ask()
+    trial.set_user_attr("val/accuracy", values[0] if monitor is None else monitor)
+    handle.study.tell(trial, list(values))
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 0)])
+def test_direction_is_respected(open_tiny: Open, direction: str, best: int) -> None:
+    handle = open_tiny(objectives={"val/accuracy": direction})
+    finish(handle, 0.2)
+    finish(handle, 0.9)
+    finish(handle, 0.5)
+    assert best_trials(handle.study, handle.loaded.study, k=1)[0].number == best
+
+
+def test_first_of_equal_trials_is_best(open_tiny: Open) -> None:
+    handle = open_tiny()
+    finish(handle, 0.9)
+    finish(handle, 0.9)
+    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=2)] == [0, 1]
+
+
+@ON_EACH_DATABASE
+def test_pareto_front_comes_first_and_is_ordered_by_the_monitor(open_tiny: Open) -> None:
+    handle = open_tiny(objectives={"val/accuracy": "maximize", "val/sparsity": "minimize"})
+    finish(handle, 0.5, 0.1)
+    finish(handle, 0.8, 0.5)
+    finish(handle, 0.7, 0.6)  # dominated by the second
+    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=1)] == [1, 0]
+
+
+@ON_EACH_DATABASE
+def test_infeasible_trial_is_never_best(open_tiny: Open) -> None:
+    handle = open_tiny()
+    trial = handle.study.ask()
+    trial.set_constraint("val/sparsity", 0.1)
+    handle.study.tell(trial, 0.99)
+    finish(handle, 0.5)
+    assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=5)] == [1]
+
+
+def ended(handle: StudyHandle, states: list[TrialState]) -> None:
+    for index, state in enumerate(states):
+        trial = handle.study.ask()
+        trial.set_user_attr(ENDED_AT, 100.0 + index)
+        handle.study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
+
+
+FAIL, COMPLETE = TrialState.FAIL, TrialState.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("states", "since", "failing"),
+    [
+        ([FAIL, FAIL, FAIL], 0.0, True),
+        ([COMPLETE, FAIL, FAIL, FAIL], 0.0, True),
+        ([FAIL, FAIL, FAIL, COMPLETE], 0.0, True),  # the last one was still running when the others failed
+        ([FAIL, FAIL, COMPLETE, FAIL], 0.0, False),
+        ([FAIL, FAIL], 0.0, False),
+        ([FAIL, FAIL, FAIL], 101.0, False),  # the first one belongs to an earlier start
+    ],
+)
+def test_three_failures_in_a_row_are_too_many(
+    open_tiny: Open, states: list[TrialState], since: float, failing: bool
+) -> None:
+    handle = open_tiny()
+    ended(handle, states)
+    assert is_failing(handle.trials(), since=since) is failing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from attnsearch.errors import (
     ConnectionLost,
     DataError,
     DeviceError,
-    LeaseLost,
     NonFiniteLoss,
     StoreError,
     TransientError,
@@ -36,11 +34,10 @@ from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import SearchPlan
 from attnsearch.search.publish import publish_study
+from attnsearch.search.queue import claim_next
 from attnsearch.search.study import RETURNED
-from attnsearch.search.trials import read_study
-from attnsearch.search.worker import KILLED, ClaimedTrial, claim_next, reclaim_lost_trials, run_claim, run_worker
-from attnsearch.store.database import Connections
-from attnsearch.store.leases import HELD, RELEASED
+from attnsearch.search.worker import run_claim, run_worker
+from attnsearch.store.leases import RELEASED
 from attnsearch.training import trainer as training
 from attnsearch.training.loop import train_epoch
 from attnsearch.types import EpochRecord, TrialResult
@@ -73,7 +70,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
 
     monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
-    monkeypatch.setattr(module, "attach_pictures", lambda *arguments, check: None)
+    monkeypatch.setattr(module, "attach_images", lambda *arguments, check: None)
     return install
 
 
@@ -177,29 +174,6 @@ def test_trial_whose_every_attempt_faults_fails_after_three_while_others_run(
     work(handle)
     assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert "device-side assert" in handle.trials()[0].user_attrs["error"]
-
-
-def test_last_attempt_before_a_trial_is_blamed_is_alone(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=2)
-    stall(handle, claim_of(handle, "here:1:a"))
-    other = claim_of(handle, "here:2:b")
-    stall(handle, claim_of(handle, "here:3:c"))
-    assert handle.store.leases.stalled() == {0: 2}
-    assert claim_next(handle, Worker("here:4:d", None), started_at=0.0) == "wait"
-    handle.study.tell(other.trial, 0.5)
-    assert claim_of(handle, "here:4:d").trial.number == 0
-
-
-def stall(handle: StudyHandle, claim: ClaimedTrial) -> None:
-    """Returns a trial that has finished no epoch."""
-    handle.store.leases.release(claim.trial.number, claim.attempt, stalled=True)
-    handle.return_to_waiting(claim.trial)
-
-
-def claim_of(handle: StudyHandle, name: str) -> ClaimedTrial:
-    claim = claim_next(handle, Worker(name, None), started_at=0.0)
-    assert not isinstance(claim, str)
-    return claim
 
 
 def test_drawn_values_that_do_not_fit_together_fail_their_trial_alone(
@@ -324,13 +298,6 @@ def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, pl
     assert handle.trials()[0].value == 0.4
 
 
-@ON_EACH_DATABASE
-def test_full_budget_of_running_trials_makes_others_wait(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=1)
-    assert claim_next(handle, Worker("here:1:a", None), started_at=0.0) not in ("wait", "done")
-    assert claim_next(handle, Worker("here:2:b", None), started_at=0.0) == "wait"
-
-
 def test_trial_seed_derives_from_its_number(open_tiny: Open, play: Callable[[Run], None]) -> None:
     seeds: list[int] = []
 
@@ -349,65 +316,6 @@ def test_constraint_is_the_distance_outside_the_bound(open_tiny: Open, play: Cal
     handle = open_tiny(n_trials=1, constraints={"val/sparsity": {"at_most": 0.3}, "val/accuracy": {"at_least": 0.4}})
     work(handle)
     assert handle.trials()[0].constraints == pytest.approx({"val/sparsity": 0.1, "val/accuracy": -0.1})
-
-
-def context_of(handle: StudyHandle, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
-    worker = Worker("here:1:a", None)
-    claim = claim_next(handle, worker, started_at=0.0)
-    assert not isinstance(claim, str)
-    own = {} if clock is None else {"clock": clock}
-    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, directory=tmp_path, **own)
-
-
-def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_path: Path) -> None:
-    handle, now = open_tiny(), [0.0]
-    context = context_of(handle, tmp_path, lambda: now[0])
-    handle.store.leases.take_back(0)
-    context.check()  # the last answer is fresh
-    now[0] = 400.0  # the process was paused
-    with pytest.raises(LeaseLost, match="trial 0"):
-        context.check()
-
-
-@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock that counts a machine's sleep")
-def test_sleep_of_the_whole_machine_is_a_pause_too(
-    open_tiny: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handle = open_tiny()
-    context = context_of(handle, tmp_path)
-    handle.store.leases.take_back(0)
-    awake = time.clock_gettime(time.CLOCK_BOOTTIME)
-    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 400.0)  # `time.monotonic` stood still
-    with pytest.raises(LeaseLost, match="trial 0"):
-        context.check()
-
-
-@ON_EACH_DATABASE
-def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open, tmp_path: Path) -> None:
-    handle = open_tiny()
-    context = context_of(handle, tmp_path, lambda: 0.0)
-    handle.store.leases.take_back(0)
-    with pytest.raises(LeaseLost):
-        context.record([record(1, 0.5)])
-
-
-@ON_EACH_DATABASE
-def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open, tmp_path: Path) -> None:
-    handle = open_tiny(lease_s=1.0)
-    context = context_of(handle, tmp_path, lambda: 0.0)
-    context.record([record(1, 0.5)])  # one second long
-    assert handle.store.leases.seconds_left(0) == pytest.approx(3.0, abs=0.5)
-    lease = handle.store.leases.of_trial(0)
-    assert lease is not None
-    assert (lease.state, lease.epoch) == (HELD, 1)
-
-
-def test_resumed_trial_reports_no_epoch_twice(open_tiny: Open, tmp_path: Path) -> None:
-    handle = open_tiny(pruner={"name": "median"})
-    context = context_of(handle, tmp_path, lambda: 0.0)
-    for epoch in (1, 2, 1, 2, 3):
-        context.report(epoch / 10, epoch)
-    assert handle.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
 
 
 @pytest.mark.parametrize("pruner", [{"name": "median", "n_startup_trials": 2}, {"name": "successive_halving"}])
@@ -455,126 +363,6 @@ def test_trial_builds_two_models_and_three_loaders(tmp_path: Path) -> None:
     handle.database.close()
     assert counts["models"] == counts["checkpoints"] == 1
     assert counts["listings"] == 0
-
-
-def claim(handle: StudyHandle, name: str = "here:1:a") -> None:
-    assert not isinstance(claim_next(handle, Worker(name, None), started_at=0.0), str)
-
-
-def state(handle: StudyHandle) -> TrialState:
-    return handle.trials()[0].state
-
-
-@ON_EACH_DATABASE
-def test_trial_of_a_living_worker_is_left_alone(open_tiny: Open) -> None:
-    handle = open_tiny()
-    claim(handle)
-    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
-    assert state(handle) == TrialState.RUNNING
-
-
-@ON_EACH_DATABASE
-def test_trial_of_a_dead_worker_goes_back_under_its_number(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=1)
-    claim(handle)
-    assert reclaim_lost_trials(handle, is_dead=lambda name: name == "here:1:a") == [0]
-    assert state(handle) == TrialState.WAITING
-    claim(handle, "here:2:b")
-    assert len(handle.trials()) == 1
-    assert handle.store.leases.of_trial(0).attempt == 2  # type: ignore[union-attr]
-
-
-@ON_EACH_DATABASE
-def test_expired_lease_is_taken_back(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=1)
-    claim(handle)
-    handle.store.leases.renew(0, 1, duration_s=-1.0)
-    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
-
-
-@ON_EACH_DATABASE
-def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
-    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handle = open_tiny(n_trials=1)
-    claim(handle)
-    handle.store.leases.renew(0, 1, duration_s=-1.0)
-    with monkeypatch.context() as outage:
-        outage.setattr(Connections, "was_away_within", lambda _connections, seconds: seconds == 300.0)
-        assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
-    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
-
-
-@ON_EACH_DATABASE
-def test_trial_that_was_asked_for_but_never_claimed_goes_back(open_tiny: Open) -> None:
-    handle = open_tiny()
-    handle.study.ask()
-    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
-    assert state(handle) == TrialState.WAITING
-
-
-def kill(handle: StudyHandle, name: str) -> None:
-    """One more worker takes the first trial and is killed."""
-    claim(handle, name)
-    reclaim_lost_trials(handle, is_dead=lambda holder: holder == name)
-
-
-@ON_EACH_DATABASE
-def test_third_attempt_without_an_epoch_fails_the_trial_if_others_progress(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=2)
-    kill(handle, "here:1:a")
-    claim(handle, "here:2:b")  # another trial: the stalled one comes last
-    handle.store.leases.renew(1, 1, epoch=1, duration_s=100.0)
-    kill(handle, "here:3:c")
-    handle.study.tell(1, 0.5)  # the last attempt is alone
-    kill(handle, "here:4:d")
-    assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE"]
-    assert handle.trials()[0].user_attrs["error"] == f"3 attempts in a row finished no epoch: {KILLED}"
-
-
-@ON_EACH_DATABASE
-def test_third_attempt_without_an_epoch_fails_nothing_while_no_trial_progresses(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=1)
-    for name in ("here:1:a", "here:2:b", "here:3:c", "here:4:d"):
-        kill(handle, name)
-    assert state(handle) == TrialState.WAITING
-    assert handle.trials()[0].user_attrs[RETURNED] == {"reason": KILLED, "attempts": 4, "epochs_elsewhere": 0}
-    assert read_study(handle.database.url, "hunt").trials[0].error == KILLED
-
-
-@ON_EACH_DATABASE
-def test_progress_before_the_first_return_blames_no_trial(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=2)
-    claim(handle, "here:1:a")
-    handle.store.leases.renew(0, 1, epoch=9, duration_s=100.0)
-    handle.study.tell(0, 0.5)
-    for name in ("here:2:b", "here:3:c", "here:4:d"):
-        kill(handle, name)
-    assert [trial.state.name for trial in handle.trials()] == ["COMPLETE", "WAITING"]
-
-
-@ON_EACH_DATABASE
-def test_attempt_that_finished_an_epoch_starts_the_count_again(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=1)
-    for attempt in (1, 2, 3, 4):
-        claim(handle, f"here:{attempt}:a")
-        handle.store.leases.renew(0, attempt, epoch=attempt, duration_s=100.0)
-        reclaim_lost_trials(handle, is_dead=lambda name: True)
-    assert state(handle) == TrialState.WAITING
-
-
-@ON_EACH_DATABASE
-def test_attempt_that_another_supervisor_started_meanwhile_is_left_alone(open_tiny: Open) -> None:
-    handle = open_tiny(n_trials=1)
-    claim(handle)
-
-    def is_dead(name: str) -> bool:
-        handle.store.leases.claim(0, "there:1:b", duration_s=100.0)  # a machine that the lock does not reach
-        return name == "here:1:a"
-
-    assert reclaim_lost_trials(handle, is_dead=is_dead) == []
-    assert state(handle) == TrialState.RUNNING
-    handle.store.leases.check(0, 2)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, and the pool that keeps them alive."""
+"""Workers on this machine: a thread of this process, or a pool of processes that is kept alive."""
 
 from __future__ import annotations
 
@@ -12,26 +12,89 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
 from attnsearch.config.variables import URL_VARIABLE
+from attnsearch.data.loader import DataSource
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, worker_gpus
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, SearchStopped, StoreError
 from attnsearch.files import is_running
+from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.worker import reclaim_lost_trials
+from attnsearch.search.queue import reclaim_lost_trials
+from attnsearch.search.worker import run_worker
 from attnsearch.store.layout import StudyLayout
 
 logger = logging.getLogger(__name__)
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RECOVER_EVERY_S = 5.0
+STOP_GRACE_S = 60.0
+PAUSES_S = (1.0, 5.0, 30.0)
+"""Before an ended worker is replaced, by the number of workers before it that ended without progress."""
+
+
+def worker_name() -> str:
+    """The name of this process in the leases: host, process and a random part, which no two workers share."""
+    return f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process behind a worker's name is known to be gone; one of another host never is."""
+    host, pid, _ = name.rsplit(":", 2)
+    return host == platform.node() and not is_running(int(pid))
+
+
+class InProcess:
+    """One worker in a thread, so that the search still hears signals and shows progress.
+
+    Parts that a notebook or a script registers in `__main__` are known here, and to no other process.
+
+    Args:
+        data: opened from the study's experiment.
+    """
+
+    def __init__(self, handle: StudyHandle, data: DataSource) -> None:
+        self._handle, self._data = handle, data
+        self._worker = Worker(worker_name(), None)
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="attnsearch-worker")
+        self._work: Future[None] | None = None
+
+    def start(self, started_at: float) -> None:
+        """Starts the thread."""
+        self._work = self._threads.submit(run_worker, self._handle, self._worker, self._data, started_at=started_at)
+
+    def is_working(self) -> bool:
+        """Whether the thread runs.
+
+        Raises:
+            AttnSearchError: what ended it.
+        """
+        if self._work is None or not self._work.done():
+            return self._work is not None
+        self._work.result()
+        return False
+
+    def stop(self) -> None:
+        """Asks the thread to return its trial to the queue, and waits until it has."""
+        self._worker.stop.set()
+        if self._work is not None:
+            wait([self._work])
+        self._threads.shutdown()
+
+    def is_dead(self, worker: str) -> bool:
+        """As for other workers of this machine, but this one is gone when its thread has ended."""
+        if worker == self._worker.name:
+            return self._work is None or self._work.done()
+        return is_dead(worker)
 
 
 @dataclass
 class WorkerProcess:
-    """One worker process and the share of the machine it may use."""
+    """One worker process, with its pipe and its log."""
 
     index: int
     popen: subprocess.Popen[str]
@@ -96,7 +159,7 @@ def start_worker(
 def worker_environment(
     storage: str | None, index: int, *, n_workers: int, gpus: Sequence[str], n_threads: int | None
 ) -> dict[str, str]:
-    """The environment of a worker: a GPU or a share of the cores of its own (shared cores slow all down many times).
+    """The environment of a worker: a GPU or some cores of its own (shared cores slow all down many times).
 
     Args:
         storage: the database as the person who started the search wrote it, for the worker to expand; None is the
@@ -114,17 +177,6 @@ def worker_environment(
 def n_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def worker_name() -> str:
-    """The name of this process in the leases: host, process and a random part, which no two workers share."""
-    return f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
-
-
-def is_dead(name: str) -> bool:
-    """Whether the process behind a worker's name is known to be gone; one of another host never is."""
-    host, pid, _ = name.rsplit(":", 2)
-    return host == platform.node() and not is_running(int(pid))
 
 
 def ask_to_stop(process: WorkerProcess) -> None:
@@ -166,12 +218,6 @@ def signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         for held in came:
             signal.raise_signal(held)
-
-
-RECOVER_EVERY_S = 5.0
-STOP_GRACE_S = 60.0
-PAUSES_S = (1.0, 5.0, 30.0)
-"""Before an ended worker is replaced, by the number of workers before it that ended without progress."""
 
 
 @dataclass
@@ -252,7 +298,7 @@ class WorkerPool:
         """Whether any worker still has, or may get, something to do; replaces those that ended early.
 
         Raises:
-            AttnSearchError: a worker met a fault that no other one can pass.
+            AttnSearchError: a worker met an error that no other one can pass.
             SearchStopped: three workers in a row ended without a new epoch of any trial.
         """
         ended = [worker for worker in self._workers.values() if worker.index not in self._due and worker.poll()]
