@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from optuna.trial import TrialState
 
@@ -168,10 +167,12 @@ def played(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def breaking(at: int | None, *, is_committed: bool) -> Iterator[list[int]]:
     """Breaks the connection of the commit with this number, from 0; the list gets the numbers of all commits."""
+    import psycopg  # an extra that the other tests do not need
+
     commits: list[int] = []
     commit = psycopg.Connection.commit
 
-    def commit_or_break(connection: psycopg.Connection[Any]) -> None:
+    def commit_or_break(connection: Any) -> None:
         commits.append(len(commits))
         if commits[-1] == at:
             if is_committed:
