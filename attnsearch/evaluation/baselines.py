@@ -18,7 +18,7 @@ from attnsearch.tasks.base import Target
 from attnsearch.types import Batch
 
 FLOORS = ("random", "centre", "uniform", "edges")
-"""Maps that know nothing of the model; `uniform` is undefined in every metric of order."""
+"""Maps that do not depend on the model; `uniform` is undefined in every metric of order."""
 CAMS = {"gradcam": "GradCAM", "gradcam_plus_plus": "GradCAMPlusPlus", "layercam": "LayerCAM", "eigencam": "EigenCAM"}
 """Name -> class in the package `grad-cam`, which is an optional extra."""
 PARTS = "parts"
@@ -33,7 +33,7 @@ def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Ta
 
     Args:
         name: one of `BASELINES`.
-        target: what Grad-CAM and its kin explain.
+        target: what Grad-CAM and its variants explain.
         grid: h and w.
     Returns:
         (B, h, w) float32, not negative. `random` depends on the image's id alone.
@@ -88,8 +88,8 @@ def _random(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
 def _centre(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
     """A Gaussian around the middle of the image, the same for all: (N, h, w)."""
     y, x = (((torch.arange(n) + 0.5) / n - 0.5) / _CENTRE_SIGMA for n in grid)
-    one = torch.exp(-0.5 * (y[:, None] ** 2 + x[None, :] ** 2))
-    return one.expand(len(image_ids), *grid).clone()
+    gaussian = torch.exp(-0.5 * (y[:, None] ** 2 + x[None, :] ** 2))
+    return gaussian.expand(len(image_ids), *grid).clone()
 
 
 def _uniform(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:

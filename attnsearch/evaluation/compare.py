@@ -65,7 +65,7 @@ class PairedDifference:
 
     Attributes:
         n_images: on which both are defined; paired numbers are of those alone.
-        p_paired, p_welch: of the test that knows the pairs of images, and of the one that BR-NPA uses.
+        p_paired, p_welch: of the test that uses the pairs of images, and of the one that BR-NPA uses.
         p_paired_corrected, p_welch_corrected: after Holm's correction for all pairs of the comparison in this metric.
     """
 
@@ -98,16 +98,16 @@ class Comparison:
 
     def p_values(self, metric: str, names: Sequence[str]) -> NDArray[np.float64]:
         """(M, M) symmetric, corrected p-values of the paired test; 1 on the diagonal."""
-        found = np.ones((len(names), len(names)))
+        p_values = np.ones((len(names), len(names)))
         for pair in self.pairs:
             if pair.metric == metric:
                 i, j = names.index(pair.first), names.index(pair.second)
-                found[i, j] = found[j, i] = pair.p_paired_corrected
-        return found
+                p_values[i, j] = p_values[j, i] = pair.p_paired_corrected
+        return p_values
 
 
 def check_comparable(entries: Sequence[ScoredTrial]) -> list[str]:
-    """Refuses trials whose numbers do not belong on one axis, and says what a reader should know of the others.
+    """Refuses trials whose numbers cannot be compared, and notes what limits the comparison of the others.
 
     Returns:
         Notes, one line each: grids that differ.
@@ -145,18 +145,18 @@ def _short(mine: object, other: object) -> str:
     return f"{mine!r} and {other!r}"
 
 
-def metrics_of(entries: Sequence[ScoredTrial], wanted: Sequence[str]) -> list[str]:
-    """The wanted metrics, or all that every trial has and some image defines.
+def metrics_of(entries: Sequence[ScoredTrial], names: Sequence[str]) -> list[str]:
+    """The metrics of these names, or all that every trial has and some image defines.
 
     Raises:
         ConfigError: a metric that a trial does not have.
     """
     shared = [name for name in entries[0].table.values if all(name in entry.table.values for entry in entries)]
-    for name in wanted:
+    for name in names:
         if name not in shared:
             hint = suggest(name, shared)
             raise ConfigError(f"metric {name!r} was not scored for all trials{hint}; known: {', '.join(shared)}")
-    return list(dict.fromkeys(wanted)) or [
+    return list(dict.fromkeys(names)) or [
         name for name in shared if all(_is_defined(entry.table, name) for entry in entries)
     ]
 
@@ -183,7 +183,7 @@ def compare(entries: Sequence[ScoredTrial], metrics: Iterable[str]) -> Compariso
 
 def _level(entry: ScoredTrial, metric: str) -> MetricMean:
     values = entry.table.values[metric]
-    found = bootstrap_interval(values, seed=SEED)
+    interval = bootstrap_interval(values, seed=SEED)
     n_undefined = int(np.isnan(values).sum())
     return MetricMean(
         name=entry.name,
@@ -191,21 +191,21 @@ def _level(entry: ScoredTrial, metric: str) -> MetricMean:
         grid=entry.grid,
         n_images=len(values),
         n_undefined=n_undefined,
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
+        mean=interval.mean,
+        low=interval.low,
+        high=interval.high,
         version=int(entry.table.about["version"]),
         settings=json.dumps(entry.table.about["settings"], sort_keys=True),
     )
 
 
 def _pairs(entries: Sequence[ScoredTrial], metric: str) -> list[PairedDifference]:
-    found = []
+    pairs = []
     for first, second in combinations(entries, 2):
         a, b = (_aligned(entry, entries[0], metric) for entry in (first, second))
         by_image, by_group = paired(a, b), welch(a, b)
         interval = bootstrap_interval(a - b, seed=SEED)
-        found.append(
+        pairs.append(
             PairedDifference(
                 metric=metric,
                 first=first.name,
@@ -220,21 +220,21 @@ def _pairs(entries: Sequence[ScoredTrial], metric: str) -> list[PairedDifference
                 p_welch_corrected=by_group.p,
             )
         )
-    corrected = [holm(np.array([getattr(pair, key) for pair in found])) for key in ("p_paired", "p_welch")]
+    corrected = [holm(np.array([getattr(pair, key) for pair in pairs])) for key in ("p_paired", "p_welch")]
     return [
         replace(pair, p_paired_corrected=float(p_paired), p_welch_corrected=float(p_welch))
-        for pair, p_paired, p_welch in zip(found, *corrected, strict=True)
+        for pair, p_paired, p_welch in zip(pairs, *corrected, strict=True)
     ]
 
 
 def _aligned(entry: ScoredTrial, first: ScoredTrial, metric: str) -> NDArray[np.float64]:
-    """The values in the order of the first trial's images."""
+    """The values (N,) of a metric in the order of the first trial's images."""
     row_of = {image_id: row for row, image_id in enumerate(entry.table.image_ids)}
     return entry.table.values[metric][[row_of[image_id] for image_id in first.table.image_ids]]
 
 
 def write_comparison(
-    found: Comparison, entries: Sequence[ScoredTrial], layout: ExperimentLayout, name: str
+    comparison: Comparison, entries: Sequence[ScoredTrial], layout: ExperimentLayout, name: str
 ) -> list[Path]:
     """Writes both tables, and BR-NPA's figure of the paired tests for each metric.
 
@@ -243,18 +243,18 @@ def write_comparison(
     """
     names = [entry.name for entry in entries]
     paths = [layout.comparison(name), layout.comparison_pairs(name)]
-    atomic_write(paths[0], _csv(found.levels, MetricMean))
-    atomic_write(paths[1], _csv(found.pairs, PairedDifference))
-    for metric in found.alphas:
-        means = {one.name: one.mean for one in found.levels if one.metric == metric}
+    atomic_write(paths[0], _csv(comparison.levels, MetricMean))
+    atomic_write(paths[1], _csv(comparison.pairs, PairedDifference))
+    for metric in comparison.alphas:
+        means = {level.name: level.mean for level in comparison.levels if level.metric == metric}
         if any(np.isnan(mean) for mean in means.values()):
             continue
         path = layout.tests_figure(name, metric)
         with atomic_path(path) as temporary:
             draw_tests(
                 names,
-                [means[one] for one in names],
-                found.p_values(metric, names),
+                [means[name] for name in names],
+                comparison.p_values(metric, names),
                 temporary,
                 metric=metric,
                 direction=better_direction(f"val/{metric}", "maximize"),

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from attnsearch.evaluation.base import ModelOnData
 from attnsearch.files import atomic_write
-from attnsearch.metrics.complexity import entropy, gini, sparsity
-from attnsearch.metrics.confusion import (
+from attnsearch.metrics.classification import (
     ConfusedPair,
     calibration_error,
     class_accuracies,
@@ -26,6 +25,7 @@ from attnsearch.metrics.confusion import (
     most_confused,
     top_k_accuracy,
 )
+from attnsearch.metrics.complexity import entropy, gini, sparsity
 from attnsearch.progress import with_bar
 from attnsearch.store.layout import TrialLayout
 from attnsearch.types import AttentionArchive, Split
@@ -84,7 +84,7 @@ class BranchRow:
     Attributes:
         top_5: NaN with fewer than six classes, where it says nothing.
         mean_class_accuracy: over the classes that have images.
-        calibration_error: expected, see `metrics.confusion.calibration_error`.
+        calibration_error: expected, see `metrics.classification.calibration_error`.
         confidence: mean probability of the predicted class.
     """
 
@@ -168,6 +168,7 @@ def analyse_predictions(predictions: Predictions) -> ConfusionReport:
 def _class_rows(
     names: tuple[str, ...], matrix: NDArray[np.int64], closest: list[tuple[int, float]]
 ) -> tuple[ClassRow, ...]:
+    """A row per class of a confusion matrix (n_classes, n_classes), with the class that each is closest to."""
     counts = matrix.sum(axis=1), matrix.sum(axis=0), class_accuracies(matrix), class_precisions(matrix)
     return tuple(
         ClassRow(name, int(n), int(m), float(right), float(precision), names[other] if other >= 0 else "", probability)
@@ -176,17 +177,17 @@ def _class_rows(
 
 
 def _closest(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> list[tuple[int, float]]:
-    """For each class the other one with the highest mean probability on its images; (-1, NaN) without images."""
-    found = []
+    """For each class the one with the next highest mean of probabilities (N, n_classes); (-1, NaN) without images."""
+    closest = []
     for label in range(probabilities.shape[1]):
         of_class = probabilities[labels == label]
         if not len(of_class):
-            found.append((-1, math.nan))
+            closest.append((-1, math.nan))
             continue
         mean = of_class.mean(axis=0)
         mean[label] = -1.0
-        found.append((int(mean.argmax()), float(mean.max())))
-    return found
+        closest.append((int(mean.argmax()), float(mean.max())))
+    return closest
 
 
 def similar_queries(queries: Tensor, class_names: tuple[str, ...]) -> tuple[QueryRow, ...]:
@@ -219,12 +220,14 @@ def _map_scores(maps: Tensor) -> Tensor:
 
 
 def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The softmax of (N, n_classes)."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities
 
 
 def _head(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> BranchRow:
+    """The numbers of one branch, from logits (N, n_classes) and labels (N,)."""
     n_classes = logits.shape[1]
     predicted = logits.argmax(axis=1)
     confidences = _probabilities(logits)[np.arange(len(labels)), predicted].astype(np.float32)

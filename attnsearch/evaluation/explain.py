@@ -316,5 +316,5 @@ def _named_maps(output: AttentionOutput) -> dict[str, NDArray[np.float32]]:
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
-    """The same shape on the CPU."""
+    """(B, ...) to the same on the CPU."""
     return tensor.float().cpu().numpy()

@@ -74,8 +74,8 @@ def rank_correlation(first: NDArray[np.float32], second: NDArray[np.float32]) ->
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     products = (centred[0] * centred[1]).sum(axis=1)
     scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
-    found: NDArray[np.float64] = np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
-    return found
+    correlations: NDArray[np.float64] = np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
+    return correlations
 
 
 def _parts(model: AttentionModel) -> Iterator[tuple[str, ...]]:
@@ -112,7 +112,7 @@ def _redraw(model: nn.Module, name: str, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def _predict(model: AttentionModel, batch: Batch) -> Tensor:
-    logits: Tensor = model(batch).logits
+    logits: Tensor = model(batch).logits  # (B, n_classes)
     return logits.argmax(dim=1)
 
 
@@ -122,4 +122,4 @@ def _saliency(model: AttentionModel, batches: Sequence[Batch], targets: Sequence
         model.saliency(model(batch, maps=()), target).float().cpu()
         for batch, target in zip(batches, targets, strict=True)
     ]
-    return torch.cat(maps).numpy()
+    return torch.cat(maps).numpy()  # (N, h, w)

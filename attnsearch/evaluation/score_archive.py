@@ -70,12 +70,12 @@ def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: Arc
 
 def _check_view(config: ExperimentConfig, checkpoint: ModelCheckpoint, paths: ArchivePaths) -> None:
     """Maps lie where the crop of the training put them, and the names of synthetic birds do not tell their looks."""
-    ours, theirs = config.data, checkpoint.config.data
-    drawn = [key for key in ours.drawn_by if not key.endswith("_per_class")]  # how many there are, their names show
-    for key in (*VIEW, *(drawn if ours.name == theirs.name else ())):
-        if getattr(ours, key) != getattr(theirs, key):
+    data, trained_on = config.data, checkpoint.config.data
+    drawn = [key for key in data.drawn_by if not key.endswith("_per_class")]  # how many there are, their names show
+    for key in (*VIEW, *(drawn if data.name == trained_on.name else ())):
+        if getattr(data, key) != getattr(trained_on, key):
             raise ConfigError(
-                f"data.{key}: is {getattr(ours, key)}, and {paths.about} was made with {getattr(theirs, key)}; "
+                f"data.{key}: is {getattr(data, key)}, and {paths.about} was made with {getattr(trained_on, key)}; "
                 "leave it as the trial was trained"
             )
 
@@ -98,7 +98,7 @@ def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchiveP
 
 
 def check_same_images(scores: Sequence[ImageScore], confidences: NDArray[np.float32], split: Split) -> None:
-    """Untouched images must get the probability that the archive has; arithmetic moves it far less than the limit.
+    """Untouched images must get the confidences (B,) of the archive; arithmetic moves them far less than the limit.
 
     Raises:
         DataError: most of these images get another one, so they are not the images of the archive.
@@ -225,7 +225,7 @@ def _about(
 ) -> dict[str, Any]:
     """What the numbers were measured with; the digest is of all of it, and of the images and their saliency."""
     assert archived.saliency is not None
-    chosen = np.isin(archived.image_ids, ids)
+    is_scored = np.isin(archived.image_ids, ids)
     about = {
         "version": VERSION,
         "settings": settings.identity(),
@@ -235,7 +235,7 @@ def _about(
         "n_archived": len(archived.image_ids),
         "checkpoint": {"epoch": checkpoint.epoch, "config": checkpoint.config.digest()},
         "images": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
-        "saliency": hashlib.sha256(np.ascontiguousarray(archived.saliency[chosen]).tobytes()).hexdigest(),
+        "saliency": hashlib.sha256(np.ascontiguousarray(archived.saliency[is_scored]).tobytes()).hexdigest(),
         **_other_versions(settings),
     }
     return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
@@ -268,8 +268,8 @@ def grid_of(archived: AttentionArchive, settings: ScoreSettings) -> tuple[int, i
 
 def _warn_of_nan(archived: AttentionArchive, ids: Sequence[str], paths: ArchivePaths) -> None:
     assert archived.saliency is not None
-    chosen = archived.saliency[np.isin(archived.image_ids, ids)]
-    n_broken = int((~np.isfinite(chosen).all(axis=(1, 2))).sum())
+    saliency = archived.saliency[np.isin(archived.image_ids, ids)]
+    n_broken = int((~np.isfinite(saliency).all(axis=(1, 2))).sum())
     if n_broken:
         logger.warning(
             "%s: %d of %d maps are not finite; their scores are undefined", paths.saliency, n_broken, len(ids)

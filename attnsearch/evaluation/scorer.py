@@ -29,17 +29,17 @@ from attnsearch.types import AttentionArchive, Batch, GroundTruth, Split
 
 Columns = dict[str, Tensor]
 _AT = "@"
-_BLIND = FLOORS[:2]  # random and centre, which have a maximum and know nothing
+_BLIND = FLOORS[:2]  # random and centre, which have a maximum and see no image
 
 
-def selected_metrics(settings: ScoreSettings, known: Collection[str]) -> tuple[Metric, ...]:
+def selected_metrics(settings: ScoreSettings, truths: Collection[str]) -> tuple[Metric, ...]:
     """The scores of the selected groups, in the order of registration.
 
     Args:
-        known: of `masks`, `boxes` and `points`, what the images have; metrics that need another one are left out.
+        truths: of `masks`, `boxes` and `points`, what the images have; metrics that need another one are left out.
     """
     of_groups = [metric for metric in score_metrics() if metric.group in settings.families]
-    return tuple(metric for metric in of_groups if metric.needs is None or metric.needs in known)
+    return tuple(metric for metric in of_groups if metric.needs is None or metric.needs in truths)
 
 
 def measure_case(case: SaliencyCase, metrics: Sequence[Metric], settings: ScoreSettings) -> Columns:
@@ -66,24 +66,28 @@ def _columns_of(metric: Metric, case: SaliencyCase) -> Columns:
         return {}
     if isinstance(function, BestSetting):
         values = function.measure(case)  # (B, M)
-        return {f"{function.name}{_AT}{one}": values[:, index] for index, one in enumerate(function.settings)}
+        return {f"{function.name}{_AT}{setting}": values[:, index] for index, setting in enumerate(function.settings)}
     return {metric.name: function(case)}
 
 
 def with_best_setting(
-    scores: Sequence[ImageScore], split: Split, known: Mapping[str, float]
+    scores: Sequence[ImageScore], split: Split, of_validation: Mapping[str, float]
 ) -> tuple[list[ImageScore], dict[str, float]]:
     """Scores with one value in the place of the columns of single settings, and the setting of each metric.
 
     Args:
-        known: name -> setting that was chosen on validation. Without one it is chosen here, but on test images, where
-            it would flatter: those go without a best one.
+        of_validation: name -> setting that was chosen there. A missing one is chosen here; but on test images, where
+            the choice would flatter, there is then no best setting.
     """
-    name_of = {one.function.name: one.name for one in score_metrics() if isinstance(one.function, BestSetting)}
+    name_of = {
+        metric.function.name: metric.name for metric in score_metrics() if isinstance(metric.function, BestSetting)
+    }
     measured = dict.fromkeys(column.partition(_AT)[0] for column in scores[0].values if _AT in column)
-    settings = {name: known[name] if name in known else _best_setting(scores, name) for name in measured}
+    settings = {
+        name: of_validation[name] if name in of_validation else _best_setting(scores, name) for name in measured
+    }
     if split == "test":
-        settings = {name: setting for name, setting in settings.items() if name in known}
+        settings = {name: setting for name, setting in settings.items() if name in of_validation}
     return [_with_one_setting(score, settings, name_of) for score in scores], settings
 
 
@@ -110,7 +114,7 @@ def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64
     """The ground truth of a batch, through the same crop as its images.
 
     Args:
-        batch: with part masks, if they are wanted and there are any.
+        batch: with part masks where a metric needs them and the data set has them.
         table: the split that `batch.rows` count in.
         crop_boxes: (B, 4) what the model sees of each image, in original pixels.
     """

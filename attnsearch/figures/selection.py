@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from attnsearch.data.folder import SUFFIXES
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import ConfigError, suggest
-from attnsearch.metrics.confusion import confusion_matrix, most_confused
+from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import higher_is_better
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.types import AttentionArchive

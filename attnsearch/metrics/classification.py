@@ -1,96 +1,105 @@
-"""Running totals of one pass over a split: losses and scores as means over images, with one device sync at the end."""
+"""Where a classifier errs: per class, pair by pair, and how far its confidence can be believed.
+
+All arrays are numpy; importing this file does not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from attnsearch.metrics.complexity import sparsity
-from attnsearch.types import AttentionOutput, Batch
+N_BINS = 15
 
 
 @dataclass(frozen=True)
-class PassMetrics:
-    """Means over the images of a pass; `loss` is the sum of `terms`."""
+class ConfusedPair:
+    """Two classes that are taken for each other.
 
-    n_images: int
-    loss: float
-    terms: Mapping[str, float]
-    metrics: Mapping[str, float]
-
-
-class MetricTotals:
-    """Sums over batches, in float64 on the device of the batches.
-
-    Metrics are `accuracy`, `accuracy_<name>` of each branch, and `sparsity` where the outputs carry maps or norms.
-    Outside of training also `cross_entropy`, without label smoothing or teacher, and `mean_class_accuracy`, the mean
-    over the classes that occur.
+    Attributes:
+        first, second: class indices, `first` being the smaller one.
+        n_errors: images of either class that are predicted as the other.
+        first_as_second, second_as_first: the two directions.
+        rate: errors as a fraction of the images of both classes.
     """
 
-    def __init__(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> None:
-        self.n_images = 0
-        self._in_training = in_training
-        self._terms: dict[str, Tensor] = {}
-        self._metrics: dict[str, Tensor] = {}
-        self._seen, self._hits = (torch.zeros(n_classes, dtype=torch.float64, device=device) for _ in range(2))
-
-    @torch.no_grad()
-    def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
-        """Adds one batch.
-
-        Args:
-            terms: of the loss; scalars, each a mean over the batch.
-        """
-        n_images = len(batch.labels)
-        self.n_images += n_images
-        for name, value in terms.items():
-            _accumulate(self._terms, name, value.double() * n_images)
-        if not self._in_training:
-            cross_entropy = F.cross_entropy(output.logits, batch.labels)
-            _accumulate(self._metrics, "cross_entropy", cross_entropy.double() * n_images)
-        for name, logits in {"accuracy": output.logits, **_named(output)}.items():
-            hits = (logits.argmax(dim=1) == batch.labels).double()
-            _accumulate(self._metrics, name, hits.sum())
-            if name == "accuracy" and not self._in_training:
-                self._hits.index_add_(0, batch.labels, hits)
-                self._seen.index_add_(0, batch.labels, torch.ones_like(hits))
-        if output.maps is not None or output.norms is not None:
-            _accumulate(self._metrics, "sparsity", _sparsity(output).double().sum())
-
-    def loss(self) -> float:
-        """The mean loss so far. One device sync."""
-        return float(sum(self._terms.values(), torch.zeros(()))) / self.n_images
-
-    def scores(self) -> PassMetrics:
-        """All means. One device sync.
-
-        Raises:
-            ValueError: no batch was added.
-        """
-        if not self.n_images:
-            raise ValueError("there are no scores without images")
-        sums = torch.stack([*self._terms.values(), *self._metrics.values()]) / self.n_images
-        per_class = (self._hits / self._seen).nanmean()  # classes that do not occur are 0 / 0
-        *means, class_accuracy = torch.cat([sums, per_class[None]]).tolist()
-        terms = dict(zip(self._terms, means, strict=False))
-        metrics = dict(zip(self._metrics, means[len(terms) :], strict=True))
-        if not self._in_training:
-            metrics["mean_class_accuracy"] = class_accuracy
-        return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
+    first: int
+    second: int
+    n_errors: int
+    first_as_second: int
+    second_as_first: int
+    rate: float
 
 
-def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
-    totals[name] = totals[name] + value if name in totals else value
+def top_k_accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> float:
+    """Fraction of images whose class is among the k highest logits; of equal ones, the smaller class index is higher.
+
+    Args:
+        logits: (N, n_classes).
+        labels: (N,).
+    Raises:
+        ValueError: no images, or k outside of 1 to n_classes.
+    """
+    if not len(logits) or not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"k must be between 1 and {logits.shape[1]} on at least one image, got {k} on {len(logits)}")
+    top = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((top == labels[:, None]).any(axis=1).mean())
 
 
-def _named(output: AttentionOutput) -> dict[str, Tensor]:
-    return {f"accuracy_{name}": branch.logits for name, branch in output.branches.items()}
+def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
+    """(n_classes, n_classes) counts: rows are true classes, columns predicted ones."""
+    flat = np.bincount(labels * n_classes + predictions, minlength=n_classes * n_classes)
+    return flat.reshape(n_classes, n_classes).astype(np.int64)
 
 
-def _sparsity(output: AttentionOutput) -> Tensor:
-    """Per image; where the only map is the norm itself (a plain CNN), it counts once."""
-    return sparsity(None if output.map_names == ("norm",) else output.maps, output.norms)
+def class_accuracies(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n_classes,) fraction of each class's images that are predicted right; NaN for a class without images."""
+    n_images = matrix.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        accuracies: NDArray[np.float64] = np.diag(matrix) / n_images
+    return accuracies
+
+
+def class_precisions(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n_classes,) fraction of each class's predictions that are right; NaN for a class that is never predicted."""
+    return class_accuracies(matrix.T)
+
+
+def most_confused(matrix: NDArray[np.int64], *, n_pairs: int) -> list[ConfusedPair]:
+    """The pairs of classes with the most errors between them, both directions counted; then by rate, then by index.
+
+    The matrix is that of `confusion_matrix`, (n_classes, n_classes). Pairs without an error are left out, so fewer may
+    come back.
+
+    Source: the question is that of The Loupe's analysis, whose code counts one direction and lists a pair twice.
+    """
+    both = matrix + matrix.T
+    n_images = matrix.sum(axis=1)
+    pairs = [
+        ConfusedPair(
+            first=int(first),
+            second=int(second),
+            n_errors=int(both[first, second]),
+            first_as_second=int(matrix[first, second]),
+            second_as_first=int(matrix[second, first]),
+            rate=float(both[first, second] / (n_images[first] + n_images[second])),
+        )
+        for first, second in zip(*np.nonzero(np.triu(both, k=1)), strict=True)
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.n_errors, -pair.rate, pair.first, pair.second))[:n_pairs]
+
+
+def calibration_error(confidences: NDArray[np.float32], is_right: NDArray[np.bool_], *, n_bins: int = N_BINS) -> float:
+    """Expected calibration error: mean gap between confidence and accuracy over equal bins of (0, 1], by their images.
+
+    Args:
+        confidences: (N,) probability of the predicted class.
+        is_right: (N,).
+    Source: Guo et al. 2017 (arXiv 1706.04599), section 2.
+    """
+    if not len(confidences):
+        return float("nan")
+    bins = np.clip(np.ceil(confidences.astype(np.float64) * n_bins).astype(int) - 1, 0, n_bins - 1)
+    gaps = np.bincount(bins, weights=confidences.astype(np.float64) - is_right, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(confidences))

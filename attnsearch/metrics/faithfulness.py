@@ -228,7 +228,7 @@ def average_drop(
 ) -> AverageDrop:
     """Drop, increase and drop in deletion, with the map itself, scaled to [0, 1], as a soft mask; NaN for flat maps.
 
-    Args: as `deletion_curve`.
+    Args: as `deletion_curve`, images (B, 3, H, W) and saliency (B, h, w).
     Source: Chattopadhyay et al. 2018 (arXiv 1710.11063), Jung and Oh 2021 (arXiv 2102.05228).
     """
     settings = RemovalSettings(fill=fill, batch_images=batch_images)
@@ -247,8 +247,12 @@ def _soft_masking(case: SaliencyCase) -> AverageDrop:
     mask = F.interpolate(scaled[:, None].float(), size=images.shape[2:], mode="bilinear", align_corners=False)
     mask = mask.to(images.device)  # (B, 1, H, W)
     whole = case.untouched  # (B,)
-    kept = case.scores(mask * images + (1 - mask) * filled)
-    removed = case.scores((1 - mask) * images + mask * filled)
+    only_salient = case.scores(mask * images + (1 - mask) * filled)
+    without_salient = case.scores((1 - mask) * images + mask * filled)
     floor = whole.clamp_min(torch.finfo(torch.float32).tiny)
-    drops = ((whole - kept).clamp_min(0) / floor, (kept > whole).float(), (whole - removed) / floor)
+    drops = (
+        (whole - only_salient).clamp_min(0) / floor,
+        (only_salient > whole).float(),
+        (whole - without_salient) / floor,
+    )
     return AverageDrop(*map(case.unless_flat, drops))

@@ -34,7 +34,7 @@ def pointing_game(saliency: Tensor, regions: Tensor, *, tolerance_px: int = 0) -
 
 
 def energy_in_region(saliency: Tensor, regions: Tensor) -> Tensor:
-    """The share of all saliency that lies inside the region: (B,). A uniform map scores the region's area share.
+    """The fraction of all saliency that lies inside the region: (B,). A uniform map scores the region's relative area.
 
     Source: Wang et al. 2020 (Score-CAM), energy-based pointing game.
     """
@@ -46,15 +46,15 @@ def energy_in_region(saliency: Tensor, regions: Tensor) -> Tensor:
 
 
 def rank_in_region(saliency: Tensor, regions: Tensor) -> Tensor:
-    """Of the k most salient cells, the share that touches the region, which touches k cells: (B,).
+    """Of the k most salient cells, the fraction that touches the region, which touches k cells: (B,).
 
     Source: Arras et al. 2022 (CLEVR-XAI), relevance rank accuracy, on cells.
     """
     touched = _touched(saliency, regions)  # (B, h, w)
     n_touched = touched.sum(dim=(1, 2))
     is_top = removal_ranks(saliency) < n_touched[:, None, None]
-    share = (is_top & touched).sum(dim=(1, 2)) / n_touched.clamp_min(1)
-    return torch.where(_is_undefined(saliency, regions), torch.nan, share)
+    fraction = (is_top & touched).sum(dim=(1, 2)) / n_touched.clamp_min(1)
+    return torch.where(_is_undefined(saliency, regions), torch.nan, fraction)
 
 
 def iou(saliency: Tensor, regions: Tensor, *, threshold: float = 0.5) -> Tensor:
@@ -98,7 +98,7 @@ def pointing_at_part(saliency: Tensor, points: Tensor, *, size_hw: tuple[int, in
 
 
 def part_consistency(inside: Tensor, labels: Tensor) -> float:
-    """The share of classes whose map keeps to one part: some part is in the square in 80 % of the images that show it.
+    """The fraction of classes whose map keeps to one part: one is in the square in 80 % of the images that show it.
 
     Args:
         inside: (N, P), from `parts_in_box`, of one map of every image.
@@ -107,20 +107,22 @@ def part_consistency(inside: Tensor, labels: Tensor) -> float:
         In [0, 1]; NaN without a class that shows a part.
     Source: Huang et al. 2023 (arXiv 2212.05946), consistency score.
     """
-    found = []
+    keeps = []
     for label in sorted(set(labels.tolist())):
         of_class = inside[labels == label]
         rates = of_class.nanmean(dim=0)  # (P,)
         if not torch.isnan(rates).all():
-            found.append(float((rates.nan_to_num(0.0) >= PART_FRACTION).any()))
-    return sum(found) / len(found) if found else float("nan")
+            keeps.append(float((rates.nan_to_num(0.0) >= PART_FRACTION).any()))
+    return sum(keeps) / len(keeps) if keeps else float("nan")
 
 
 def _peak_pixels(saliency: Tensor, regions: Tensor) -> Tensor:
+    """(B, H, W) bool: the pixels of the most salient cell."""
     return upscale_cells(removal_ranks(saliency) == 0, _size(regions))
 
 
 def _with_tolerance(pixels: Tensor, tolerance_px: int) -> Tensor:
+    """Pixels (B, H, W) bool, grown by a square on each side."""
     if not tolerance_px:
         return pixels
     side = 2 * tolerance_px + 1
@@ -139,10 +141,12 @@ def _touched(saliency: Tensor, regions: Tensor) -> Tensor:
 
 
 def _is_undefined(saliency: Tensor, regions: Tensor) -> Tensor:
+    """(B,) bool: a map without order, or an empty region."""
     return is_flat(saliency) | ~regions.flatten(1).any(dim=1)
 
 
 def _size(regions: Tensor) -> tuple[int, int]:
+    """(H, W) of regions (B, H, W)."""
     return regions.shape[1], regions.shape[2]
 
 

@@ -53,6 +53,7 @@ def random_ranks(saliency: Tensor, seeds: Tensor) -> Tensor:
 
 
 def _inverse(order: Tensor) -> Tensor:
+    """The inverse of each permutation (B, n): when each cell comes in the order."""
     positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, positions)
 
@@ -83,6 +84,7 @@ def upscale_cells(cells: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def _cell_of_pixel(n_cells: int, n_px: int, device: torch.device) -> Tensor:
+    """(n_px,) int64: the cell that each pixel of a side belongs to."""
     borders = (2 * torch.arange(1, n_cells, device=device) * n_px + n_cells) // (2 * n_cells)
     return torch.searchsorted(borders, torch.arange(n_px, device=device), right=True)
 
@@ -105,7 +107,7 @@ def fill_images(images: Tensor, fill: Fill | Literal["box"]) -> Tensor:
 
 
 def box_blur(images: Tensor, side_px: int = BR_NPA_BLUR_PX) -> Tensor:
-    """The mean over a square of an odd side around each pixel, zeros beyond the border.
+    """The mean over a square of an odd side around each pixel of (B, 3, H, W), zeros beyond the border.
 
     Source: BR-NPA (Gomez et al. 2022), released code, with 121 pixels whatever the image's size.
     """
@@ -116,7 +118,7 @@ def box_blur(images: Tensor, side_px: int = BR_NPA_BLUR_PX) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, *, sigma_px: float) -> Tensor:
-    """A Gaussian blur cut off at three deviations; the border is reflected."""
+    """A Gaussian blur of (B, 3, H, W), cut off at three deviations; the border is reflected."""
     radius = max(1, round(3 * sigma_px))
     steps = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (steps / sigma_px) ** 2)
@@ -124,7 +126,7 @@ def gaussian_blur(images: Tensor, *, sigma_px: float) -> Tensor:
 
 
 def _convolve(images: Tensor, kernel: Tensor, *, is_reflected: bool) -> Tensor:
-    """One kernel along both axes, as one after the other."""
+    """Images (B, 3, H, W) under one kernel (2 radius + 1,), along the columns and then along the rows."""
     radius, n_channels = len(kernel) // 2, images.shape[1]
     for axis in (2, 3):
         shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
@@ -226,7 +228,7 @@ class SaliencyCase:
         return cls(saliency.new_empty(len(saliency), 3, 0, 0), saliency, follow, regions=regions)
 
     def under(self, fill: Fill | Tensor) -> SaliencyCase:
-        """The same case with another fill; what was classified already is kept."""
+        """The same case under another fill, by name or (B, 3, H, W); what was classified already is not repeated."""
         other = replace(self, settings=replace(self.settings, fill=fill))
         other._made.update(self._made)
         return other

@@ -110,6 +110,8 @@ def _solve(colours: NDArray[np.float32], is_gone: NDArray[np.bool_]) -> NDArray[
         colours: (3, h, w) of all cells.
         is_gone: (h, w), at least one cell False.
     """
+    if not is_gone.any():  # a map of one cell, which is never removed
+        return colours
     height, width = is_gone.shape
     n_gone = int(is_gone.sum())
     index = np.cumsum(is_gone).reshape(height, width) - 1  # (h, w): row of A of each removed cell

@@ -59,6 +59,8 @@ def bootstrap_interval(
 def welch(first: Floats, second: Floats) -> TestResult:
     """Welch's test of two means, of unequal variances and images that need not be the same.
 
+    Args:
+        first, second: (N,) each, of any number of images.
     Source: BR-NPA's comparison of models (released code, processResults.py), which takes no account of the pairing.
     """
     a, b = _defined(first), _defined(second)
@@ -85,7 +87,7 @@ def paired(first: Floats, second: Floats) -> TestResult:
 
 
 def holm(p_values: Floats) -> Floats:
-    """p-values corrected for their number by Holm's method, in the same order; NaN stays and does not count."""
+    """p-values (n,) corrected for their number by Holm's method, in the same order; NaN stays and does not count."""
     p = np.asarray(p_values, dtype=np.float64)
     corrected = np.full(p.shape, np.nan)
     defined = np.flatnonzero(~np.isnan(p))
@@ -127,7 +129,7 @@ def krippendorff_alpha(scores: Floats) -> float:
 
 
 def rank_reliability(scores: Floats, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> float:
-    """Share of resampled sets of images whose best model, by mean, is that of all images: in [0, 1].
+    """Fraction of resampled sets of images whose best model, by mean, is that of all images: in [0, 1].
 
     Args:
         scores: (M, N), larger is better; an image is left out where a model has no score.
@@ -143,16 +145,18 @@ def rank_reliability(scores: Floats, *, n_resamples: int = N_RESAMPLES, seed: in
 
 
 def _defined(values: Floats) -> Floats:
+    """The values of (N,) that are not NaN."""
     array = np.asarray(values, dtype=np.float64).ravel()
     return array[~np.isnan(array)]
 
 
 def _difference(first: Floats, second: Floats) -> float:
+    """Of the means of (N,) and (M,)."""
     return float(first.mean() - second.mean()) if len(first) and len(second) else float("nan")
 
 
 def _variance(values: Floats) -> float:
-    """Unbiased, and 0 for equal values, whatever the rounding of their mean."""
+    """Of (N,), unbiased, and 0 for equal values, whatever the rounding of their mean."""
     return float(values.var(ddof=1)) if np.ptp(values) else 0.0
 
 

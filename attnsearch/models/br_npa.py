@@ -130,7 +130,7 @@ class PooledResNet(AttentionModel):
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if output.maps is None or output.norms is None or output.map_names != self.map_names:
             raise ValueError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
-        return self.combine(output.maps, output.norms)
+        return self.combine(output.maps, output.norms)  # (B, h, w)
 
     @abstractmethod
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
@@ -147,10 +147,10 @@ class Cnn(PooledResNet):
         super().__init__(cfg, heads, n_pooled=1, map_names=("norm",))
 
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        return features.mean(dim=(2, 3)), None
+        return features.mean(dim=(2, 3)), None  # (B, C)
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
-        return norms[:, 0]
+        return norms[:, 0]  # (B, h, w)
 
 
 class BCnn(PooledResNet):
@@ -175,7 +175,7 @@ class BCnn(PooledResNet):
         return part_pooling(features, maps[:, :-1]), maps
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
-        return maps.mean(dim=1) * norms[:, 0]
+        return maps.mean(dim=1) * norms[:, 0]  # (B, h, w)
 
 
 class BrNpa(PooledResNet):
@@ -207,7 +207,7 @@ class BrNpa(PooledResNet):
         vectors, maps = representative_vectors(
             features, self.n_vectors, refine=self.refine, generator=generator, shared_draw=not self.training
         )
-        return vectors.flatten(1), maps
+        return vectors.flatten(1), maps  # (B, N·C), (B, N, h, w)
 
     def branches(self, pooled: Tensor) -> dict[str, HeadOutput]:
         detached, n_channels = pooled.detach(), self.n_channels  # (B, 3·C)
@@ -215,11 +215,11 @@ class BrNpa(PooledResNet):
         return {name: head(detached[:, slices[name]]) for name, head in self.auxiliary.items()}
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
-        return maps[:, 0] * norms[:, 0]
+        return maps[:, 0] * norms[:, 0]  # (B, h, w)
 
 
 def _draw_seeds(n_images: int, n_vectors: int, n_cells: int, *, generator: torch.Generator) -> Tensor:
-    """Flat pixel positions (n_images, n_vectors), uniform and with replacement.
+    """Flat pixel positions (B, N), uniform and with replacement.
 
     The released code takes the maximum of uniform draws over all pixels, which is the same distribution.
     """

@@ -93,16 +93,16 @@ def export_intr(model: AttentionModel, path: Path) -> None:
 
 
 def _read(family: Family, path: str | Path) -> dict[str, Tensor]:
-    """A foreign state under our names; names that nobody knows stay as they are and are reported later."""
+    """A foreign state under our names; names without a rule stay as they are and are reported later."""
     if family == "intr":
         with torch.serialization.safe_globals([argparse.Namespace]):
             return from_official(load_file(path))
     state = load_file(path)
     if family == "loupe":
-        kept = {name: tensor for name, tensor in state.items() if not name.endswith(_LOUPE_BUFFERS)}
-        return {_renamed(name, _LOUPE_NAMES): tensor for name, tensor in kept.items()}
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(_BR_NPA_CLASSIFIER)}
-    return {_renamed(name, _BR_NPA_NAMES): tensor for name, tensor in kept.items()}
+        weights = {name: tensor for name, tensor in state.items() if not name.endswith(_LOUPE_BUFFERS)}
+        return {_renamed(name, _LOUPE_NAMES): tensor for name, tensor in weights.items()}
+    weights = {name: tensor for name, tensor in state.items() if not name.startswith(_BR_NPA_CLASSIFIER)}
+    return {_renamed(name, _BR_NPA_NAMES): tensor for name, tensor in weights.items()}
 
 
 def _check_n_classes(state: dict[str, Tensor], n_classes: int, path: str | Path) -> None:

@@ -185,7 +185,7 @@ class Dcal(AttentionModel):
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if output.maps is None or output.map_names != self.map_names:
             raise ValueError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
-        return output.maps.mean(dim=1)
+        return output.maps.mean(dim=1)  # (B, h, w)
 
     def _run(self, tokens: Tensor, *, maps: frozenset[str]) -> TokenStreams:
         """Sends the embedded tokens (B, T, D) through all blocks and keeps what the heads and the named maps need.
@@ -229,7 +229,7 @@ class Dcal(AttentionModel):
         return self.first_glca if self._picks(maps) else 0
 
     def _picks(self, maps: frozenset[str]) -> bool:
-        """Whether somebody reads the picked patches: the readout, or a map."""
+        """Whether the readout or a map reads the picked patches."""
         return self.glca is not None and (self.glca.readout != "cls" or LOCAL_PATCHES in maps)
 
     def _run_glca(self, streams: TokenStreams, index: int, *, maps: frozenset[str]) -> None:

@@ -64,7 +64,7 @@ def pairwise_attention(query: Tensor, key: Tensor, value: Tensor, partner_key: T
 
 
 def draw_partners(n_images: int, *, device: torch.device) -> Tensor:
-    """For each image the index of another one, (B,) int64: a random cycle through the batch, so nobody meets itself.
+    """For each image the index of another one, (B,) int64: a random cycle through the batch, in which none is its own.
 
     Drawn from torch's global generator of the device.
 

@@ -180,15 +180,15 @@ class Intr(AttentionModel):
             return head
 
     def default_maps(self, labels: Tensor) -> tuple[str, ...]:
-        """All heads of the last layer, for the predicted and, where all labels are known, for the true class."""
+        """All heads of the last layer, for the predicted and, where all labels (B,) are known, for the true class."""
         classes = ("predicted", "true") if bool((labels >= 0).all()) else ("predicted",)
         heads = range(1, self.n_heads + 1)
-        return tuple(f"layer_{self.n_layers}/{one}/head_{head}" for one in classes for head in heads)
+        return tuple(f"layer_{self.n_layers}/{whose}/head_{head}" for whose in classes for head in heads)
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if not isinstance(output, IntrOutput) or output.last_attention is None:
             raise ValueError("saliency needs the cross-attention of the last layer: call forward with maps=()")
-        return output.last_attention.weights(target).mean(dim=1).view(-1, *output.grid)
+        return output.last_attention.weights(target).mean(dim=1).view(-1, *output.grid)  # (B, h, w)
 
     def _show(
         self, names: tuple[str, ...], attention: tuple[CrossAttention, ...], *, logits: Tensor, labels: Tensor
@@ -273,7 +273,7 @@ def _renamed(name: str, old: str, new: str) -> str:
 def _build_backbone(cfg: IntrSettings) -> nn.Module:
     body = build_any_backbone(cfg)
     if not hasattr(body, "forward_intermediates") or not hasattr(body, "prune_intermediate_layers"):
-        raise ConfigError(f"model.backbone {cfg.backbone!r} cannot hand out its features, use one such as resnet50")
+        raise ConfigError(f"model.backbone {cfg.backbone!r} does not offer its features, use one such as resnet50")
     cast(Any, body).prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     if not cfg.frozen_batch_norm:
         return body

@@ -82,13 +82,15 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
+    """Self-attention layers over the cells (B, L, d) with their positions (B, L, d) and padding (B, L)."""
+
     def __init__(self, layers: list[EncoderLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
     def forward(self, cells: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         for layer in self.layers:
-            cells = layer(cells, positions, padding)
+            cells = layer(cells, positions, padding)  # (B, L, d)
         return cells
 
 
@@ -107,9 +109,9 @@ class Decoder(nn.Module):
         self, memory: Tensor, queries: Tensor, padding: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[CrossAttention, ...]]:
         states, attention = [], []
-        state = torch.zeros_like(queries)
+        state = torch.zeros_like(queries)  # (B, n_classes, d)
         for layer in self.layers:
-            state, attended = layer(state, queries, memory, padding)
+            state, attended = layer(state, queries, memory, padding)  # (B, n_classes, d)
             states.append(state)
             attention.append(attended)
         return tuple(states), tuple(attention)
@@ -129,7 +131,7 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None
     ) -> tuple[Tensor, CrossAttention]:
-        """(B, T, d) and twice (B, L, d) -> (B, T, d), and what the weights can be told from."""
+        """(B, T, d) and twice (B, L, d) -> (B, T, d), and what its attention weights follow from."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         queries, keys, values = (
             F.linear(tokens, weight, bias).view(*tokens.shape[:2], self.n_heads, -1).transpose(1, 2)  # (B, H, T, d / H)
@@ -150,10 +152,10 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, cells: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        placed = cells + positions
+        placed = cells + positions  # (B, L, d)
         attended, _ = self.self_attn(placed, placed, cells, padding)
         cells = self.norm1(cells + self.dropout(attended))
-        hidden = self.linear2(self.dropout(F.relu(self.linear1(cells))))
+        hidden = self.linear2(self.dropout(F.relu(self.linear1(cells))))  # (B, L, d), within it (B, L, width)
         normed: Tensor = self.norm2(cells + self.dropout(hidden))
         return normed
 
@@ -170,10 +172,10 @@ class DecoderLayer(nn.Module):
     def forward(
         self, state: Tensor, queries: Tensor, memory: Tensor, padding: Tensor | None
     ) -> tuple[Tensor, CrossAttention]:
-        placed = state + queries
+        placed = state + queries  # (B, n_classes, d)
         mixed, _ = self.self_attn(placed, placed, state, None)
         state = self.norm1(state + self.dropout(mixed))
         seen, attention = self.multihead_attn(state + queries, memory, memory, padding)
         state = self.norm2(state + self.dropout(seen))
-        hidden = self.linear2(self.dropout(F.relu(self.linear1(state))))
+        hidden = self.linear2(self.dropout(F.relu(self.linear1(state))))  # (B, n_classes, d)
         return self.norm3(state + self.dropout(hidden)), attention

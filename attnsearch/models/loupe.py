@@ -47,7 +47,7 @@ class LoupeGate(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.attention_net(features)
+        logits: Tensor = self.attention_net(features)  # (B, 1, h, w)
         return logits.float().sigmoid()
 
 
@@ -115,7 +115,7 @@ class Plain(HierarchicalClassifier):
         return AttentionOutput(head, maps=selected, map_names=names, norms=norms)
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
-        return _only_map(output, self.map_names)
+        return _only_map(output, self.map_names)  # (B, h, w)
 
 
 class Loupe(HierarchicalClassifier):
@@ -166,10 +166,11 @@ class Loupe(HierarchicalClassifier):
         return super().weigh_losses(losses, output)
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
-        return _only_map(output, self.map_names)
+        return _only_map(output, self.map_names)  # (B, h, w)
 
 
 def _only_map(output: AttentionOutput, names: tuple[str, ...]) -> Tensor:
+    """The map (B, h, w) of a family that has one alone."""
     if output.maps is None or output.map_names != names:
         raise ValueError(f"saliency needs the map {', '.join(names)}: call forward with maps=()")
     return output.maps[:, 0]

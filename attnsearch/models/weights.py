@@ -72,13 +72,13 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    faults = [
-        f"{len(names)} {fault}: {_first(names)}"
-        for fault, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+    problems = [
+        f"{len(names)} {problem}: {_first(names)}"
+        for problem, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
         if names
     ]
-    if faults:
-        raise ConfigError(f"{source} does not fit the model ({'; '.join(faults)}); use weights of the same model")
+    if problems:
+        raise ConfigError(f"{source} does not fit the model ({'; '.join(problems)}); use weights of the same model")
     module.load_state_dict(dict(state), strict=False)
 
 
@@ -159,24 +159,24 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
     return state, metadata
 
 
-def check_class_names(expected: tuple[str, ...], found: tuple[str, ...], source: str) -> None:
+def check_class_names(expected: tuple[str, ...], names: tuple[str, ...], source: str) -> None:
     """Compares ordered class names by name.
 
     Args:
         expected: the names of the data at hand.
-        found: the names in `source`, a checkpoint or an archive.
+        names: those in `source`, a checkpoint or an archive.
     Raises:
         DataError: they differ; the first ten differences stand side by side, with the class index.
     """
-    if expected == found:
+    if expected == names:
         return
     differences = [
         f"{index}: {left!r} | {right!r}"
-        for index, (left, right) in enumerate(zip_longest(expected, found))
+        for index, (left, right) in enumerate(zip_longest(expected, names))
         if left != right
     ]
     raise DataError(
-        f"the data has {len(expected)} classes and {source} has {len(found)}, and they differ "
+        f"the data has {len(expected)} classes and {source} has {len(names)}, and they differ "
         f"(index: data | {source}): {_first(differences)}; use the data it was trained on, or train a new classifier "
         "on its backbone with model.weights=FILE"
     )
@@ -242,10 +242,10 @@ def _download(backbone: str) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    mend = "pass a file with model.weights=/path/to/file.safetensors or start from random ones with model.weights=none"
+    hint = "pass a file with model.weights=/path/to/file.safetensors or start from random ones with model.weights=none"
     pretrained_cfg = timm.get_pretrained_cfg(backbone)
     if pretrained_cfg is None or not pretrained_cfg.hf_hub_id:
-        raise ConfigError(f"timm has no pretrained weights for {backbone!r}; {mend}")
+        raise ConfigError(f"timm has no pretrained weights for {backbone!r}; {hint}")
     place = pretrained_cfg.hf_hub_id
     with contextlib.suppress(LocalEntryNotFoundError):
         return Path(hf_hub_download(place, "model.safetensors", local_files_only=True))
@@ -257,7 +257,7 @@ def _download(backbone: str) -> Path:
     except Exception as error:  # the hub's client lets errors of its HTTP library through, which changes with versions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"cannot get the weights of {backbone!r} from {constants.ENDPOINT} ({reason}); {mend}"
+            f"cannot get the weights of {backbone!r} from {constants.ENDPOINT} ({reason}); {hint}"
         ) from error
 
 

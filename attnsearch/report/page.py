@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.evaluation.compare import Comparison, ScoredTrial, check_comparable, compare, metrics_of
-from attnsearch.metrics.confusion import confusion_matrix, most_confused
+from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics
 from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, read_facts

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attnsearch.data.tables import ImageTable
-    from attnsearch.metrics.classification import PassMetrics
     from attnsearch.models.base import AttentionModel, Heads
     from attnsearch.models.checkpoint import ModelCheckpoint
     from attnsearch.types import AttentionArchive, AttentionOutput, Batch
@@ -44,6 +43,16 @@ def restore_model(checkpoint: ModelCheckpoint) -> AttentionModel:
     """
     heads = build_task(checkpoint.config.task).heads(len(checkpoint.class_names))
     return checkpoint.build_model(heads)
+
+
+@dataclass(frozen=True)
+class PassMetrics:
+    """Means over the images of a pass; `loss` is the sum of `terms`."""
+
+    n_images: int
+    loss: float
+    terms: Mapping[str, float]
+    metrics: Mapping[str, float]
 
 
 class Meter(Protocol):
@@ -73,10 +82,10 @@ class Target(Protocol):
         """The number of each image, (B,) float32, on a scale on which images compare."""
 
     def raw_score(self, output: AttentionOutput) -> Tensor:
-        """The number whose gradients Grad-CAM and its kin weigh features by, (B,): before a softmax."""
+        """The number whose gradients Grad-CAM and its variants weigh features by, (B,): before a softmax."""
 
     def take(self, rows: Tensor | slice) -> Target:
-        """The target of some images, in that order; an image may come more than once."""
+        """The target of the images at rows (M,), in that order; an image may come more than once."""
 
     def to(self, device: torch.device) -> Target:
         """The same target on a device."""

@@ -36,14 +36,18 @@ def make_case(saliency: Tensor) -> SaliencyCase:
 
 
 def _case_of_rows(saliency: Tensor, rows: Tensor) -> SaliencyCase:
-    """Of the images (B,) of the endless series."""
+    """A case of the images at rows (B,) of a series without end."""
     height, width = SIZE_HW
     generators = [torch.Generator().manual_seed(int(row)) for row in rows]
-    images = torch.stack([torch.rand(3, height, width, generator=one) + 0.1 for one in generators])  # (B, 3, H, W)
-    masks = torch.stack([torch.rand(height, width, generator=one) > 0.9 for one in generators])  # (B, H, W)
+    images = torch.stack(
+        [torch.rand(3, height, width, generator=generator) + 0.1 for generator in generators]
+    )  # (B, 3, H, W)
+    masks = torch.stack([torch.rand(height, width, generator=generator) > 0.9 for generator in generators])  # (B, H, W)
     boxes = torch.zeros(len(rows), height, width, dtype=torch.bool)
     boxes[:, 4:15, 3:12] = True
-    points = torch.stack([torch.rand(3, 2, generator=one) for one in generators]).double() * min(SIZE_HW)  # (B, P, 2)
+    points = torch.stack([torch.rand(3, 2, generator=generator) for generator in generators]).double() * min(
+        SIZE_HW
+    )  # (B, P, 2)
     weights = torch.linspace(0.0, 1.0, height * width).view(height, width)
 
     def follow(masked: Tensor, _rows: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ def _case_of_rows(saliency: Tensor, rows: Tensor) -> SaliencyCase:
 def make_maps(grid: tuple[int, int] = (6, 5), n_images: int = N_IMAGES) -> Tensor:
     """Maps (B, h, w) in (0, 1) without ties."""
     generators = [torch.Generator().manual_seed(100 + row) for row in range(n_images)]
-    return torch.stack([torch.rand(grid, generator=one) + 0.05 for one in generators])
+    return torch.stack([torch.rand(grid, generator=generator) + 0.05 for generator in generators])
 
 
 def measured(metric: Metric, case: SaliencyCase, labels: Tensor = LABELS) -> Tensor:

@@ -55,6 +55,7 @@ def loss_terms(
 
 
 def _loss(model: AttentionModel, output: AttentionOutput, batch: Batch) -> Tensor:
+    """The loss, a scalar."""
     return torch.stack(list(loss_terms(model, output, batch).values())).sum()
 
 
@@ -134,8 +135,8 @@ class ModelContract:
     def test_state_survives_a_file(self, model: AttentionModel, settings: BackboneSettings, tmp_path: Path) -> None:
         metadata = {"class_names": "[]", "config": settings.model_dump_json(), "epoch": "1"}
         save_checkpoint(tmp_path / "best.safetensors", model, metadata)
-        state, found = read_checkpoint(tmp_path / "best.safetensors")
-        copy = build_model(type(settings).model_validate_json(found["config"]), TASK.heads(N_CLASSES))
+        state, metadata = read_checkpoint(tmp_path / "best.safetensors")
+        copy = build_model(type(settings).model_validate_json(metadata["config"]), TASK.heads(N_CLASSES))
         load_into(copy, state, "best.safetensors")
         assert torch.equal(copy.eval()(wave_batch()).logits, model.eval()(wave_batch()).logits)
 
@@ -200,6 +201,6 @@ class ModelContract:
         if not model.channels_last:
             pytest.skip("the family does not ask for channels-last memory")
         batch.images.data = batch.images.contiguous(memory_format=torch.channels_last)
-        found = model.to(memory_format=torch.channels_last)(batch, maps=())
-        torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.maps, expected.maps, atol=1e-5, rtol=1e-4)
+        output = model.to(memory_format=torch.channels_last)(batch, maps=())
+        torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output.maps, expected.maps, atol=1e-5, rtol=1e-4)

@@ -168,14 +168,14 @@ def repair_best(run: TrainingSetup, trial: TrainingState) -> bool:
         Whether training can continue from here; False where the weights of the best epoch are lost for good and only
         the very same training from the start brings them back.
     """
-    found = _best_epoch_on_disk(trial)
-    if found == trial.best_epoch:
+    stored = _best_epoch_on_disk(trial)
+    if stored == trial.best_epoch:
         return True
     if trial.best_epoch == trial.epoch:
         write_best_epoch(run, trial)
         return True
-    if found > trial.epoch:  # the newest resume checkpoint was broken; that later epoch comes again and is better
-        logger.warning("%s is of epoch %d and will be written again", trial.layout.best, found)
+    if stored > trial.epoch:  # the newest resume checkpoint was broken; that later epoch comes again and is better
+        logger.warning("%s is of epoch %d and will be written again", trial.layout.best, stored)
         trial.best_epoch, trial.patient_from = 0, trial.epoch
         return True
     return False

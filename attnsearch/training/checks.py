@@ -1,4 +1,4 @@
-"""What a run starts from besides its settings: checkpoints of other runs, and whether they may be used on its data."""
+"""Whether a run may start: the checkpoints of other runs that it begins with, on its data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
     """
     _check_masks(experiment, tables)
     if (teacher := experiment.train.teacher) is not None:
-        kept = read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
-        _check_same_generator(experiment.data, kept.config.data, kept.path)
+        checkpoint = read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
+        _check_same_generator(experiment.data, checkpoint.config.data, checkpoint.path)
     _check_warm_start(experiment, tables)
 
 
@@ -43,15 +43,15 @@ def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:
         )
 
 
-def _check_same_generator(data: DataConfig, theirs: DataConfig, path: Path) -> None:
+def _check_same_generator(data: DataConfig, teachers: DataConfig, path: Path) -> None:
     """Synthetic images have the same names whatever they show, so that names and hash cannot tell them apart."""
-    if data.name != theirs.name:
+    if data.name != teachers.name:
         return
     for key in data.drawn_by:
-        if getattr(data, key) != getattr(theirs, key):
+        if getattr(data, key) != getattr(teachers, key):
             raise DataError(
-                f"the teacher {path} was trained on other synthetic images: its data.{key} is {getattr(theirs, key)}, "
-                f"here {getattr(data, key)}; use its settings or another teacher"
+                f"the teacher {path} was trained on other synthetic images: its data.{key} is "
+                f"{getattr(teachers, key)}, here {getattr(data, key)}; use its settings or another teacher"
             )
 
 
@@ -60,22 +60,22 @@ def _check_warm_start(experiment: ExperimentConfig, tables: DataTables) -> None:
     model = experiment.model
     if model.weights in ("none", "hub") or model.weights.startswith(STUDY_PREFIX) or not is_checkpoint(model.weights):
         return
-    kept = read_model_checkpoint(model.weights)
-    theirs = kept.config.model
-    if (theirs.backbone, theirs.width) != (model.backbone, model.width):
+    checkpoint = read_model_checkpoint(model.weights)
+    source = checkpoint.config.model
+    if (source.backbone, source.width) != (model.backbone, model.width):
         raise ConfigError(
-            f"model.weights: {kept.path} holds a {theirs.backbone} of width {theirs.width:g}, the model has a "
-            f"{model.backbone} of width {model.width:g}; set model.backbone={theirs.backbone} "
-            f"model.width={theirs.width:g}"
+            f"model.weights: {checkpoint.path} holds a {source.backbone} of width {source.width:g}, the model has a "
+            f"{model.backbone} of width {model.width:g}; set model.backbone={source.backbone} "
+            f"model.width={source.width:g}"
         )
-    if kept.val_hash != tables.val_hash and _is_same(kept.config.data, experiment.data):
+    if checkpoint.val_hash != tables.val_hash and _is_same(checkpoint.config.data, experiment.data):
         raise DataError(
-            f"model.weights: {kept.path} was trained on this data with other validation images (hash "
-            f"{kept.val_hash[:12] or 'none'}, here {tables.val_hash[:12]}), so it may know those of this run; use its "
-            "data.val_share and data.split_seed"
+            f"model.weights: {checkpoint.path} was trained on this data with other validation images (hash "
+            f"{checkpoint.val_hash[:12] or 'none'}, here {tables.val_hash[:12]}), so it may know those of this run; "
+            "use its data.val_share and data.split_seed"
         )
 
 
-def _is_same(one: DataConfig, other: DataConfig) -> bool:
-    roots = [None if data.root_path is None else data.root_path.resolve() for data in (one, other)]
-    return one.name == other.name and roots[0] == roots[1]
+def _is_same(data: DataConfig, other: DataConfig) -> bool:
+    roots = [None if cfg.root_path is None else cfg.root_path.resolve() for cfg in (data, other)]
+    return data.name == other.name and roots[0] == roots[1]

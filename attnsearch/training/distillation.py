@@ -18,14 +18,14 @@ from attnsearch.types import Batch
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen model in eval mode, and how much it is listened to."""
+    """A frozen model in eval mode, and how much it counts beside the labels."""
 
     model: AttentionModel
     arithmetic: Arithmetic
     settings: TeacherSettings
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
-        """What the teacher makes of the student's batch."""
+        """The teacher's logits (B, n_classes) of the student's batch."""
         with torch.no_grad(), self.arithmetic.autocast():
             logits = self.model(self.arithmetic.place_images(batch)).logits
         return SoftTargets(logits, self.settings.temperature, self.settings.interpolation)
@@ -41,8 +41,8 @@ def load_teacher(
     Raises:
         ConfigError, DataError: as `read_teacher`; or its weights do not fit its config.
     """
-    kept = read_teacher(settings, class_names=class_names, val_hash=val_hash)
-    model = restore_model(kept).requires_grad_(False).eval()
+    checkpoint = read_teacher(settings, class_names=class_names, val_hash=val_hash)
+    model = restore_model(checkpoint).requires_grad_(False).eval()
     own = Arithmetic(arithmetic.device, arithmetic.precision, channels_last=model.channels_last)
     return Teacher(own.place_model(model), own, settings)
 
@@ -61,13 +61,14 @@ def read_teacher(settings: TeacherSettings, *, class_names: tuple[str, ...], val
             "give the path of a best.safetensors"
         )
     try:
-        kept = read_model_checkpoint(settings.checkpoint)
+        checkpoint = read_model_checkpoint(settings.checkpoint)
     except ConfigError as error:
         raise ConfigError(f"train.teacher.checkpoint: {error}") from error
-    check_class_names(class_names, kept.class_names, f"the teacher {kept.path}")
-    if kept.val_hash != val_hash:
+    check_class_names(class_names, checkpoint.class_names, f"the teacher {checkpoint.path}")
+    if checkpoint.val_hash != val_hash:
         raise DataError(
-            f"the teacher {kept.path} was chosen on other validation images (hash {kept.val_hash[:12] or 'none'}, here "
-            f"{val_hash[:12]}); use its data.val_share and data.split_seed, or another teacher"
+            f"the teacher {checkpoint.path} was chosen on other validation images (hash "
+            f"{checkpoint.val_hash[:12] or 'none'}, here {val_hash[:12]}); use its data.val_share and "
+            "data.split_seed, or another teacher"
         )
-    return kept
+    return checkpoint

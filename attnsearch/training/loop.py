@@ -18,16 +18,15 @@ from torch.optim import Optimizer
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.device import Arithmetic, peak_mb, seed_torch, start_peak
 from attnsearch.errors import NonFiniteLoss
-from attnsearch.metrics.classification import PassMetrics
 from attnsearch.models.base import AttentionModel
-from attnsearch.tasks.base import Task
+from attnsearch.tasks.base import PassMetrics, Task
 from attnsearch.training.distillation import Teacher
 from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
 
 if TYPE_CHECKING:
     from attnsearch.data.loader import BatchLoader
 
-#: Updates between two looks at the loss; each look waits for the device.
+#: Updates between two readings of the loss; each waits for the device.
 CHECK_LOSS_EVERY = 50
 
 

@@ -1,4 +1,4 @@
-"""One trial on its way: what was asked, and what has become of it so far."""
+"""A trial in training: its settings, and its epochs so far."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrainingState:
         return max((record.epoch for record in self.records), default=0)
 
     def add(self, train: EpochRecord, val: EpochRecord) -> bool:
-        """Takes in a finished epoch; returns whether it is the best so far.
+        """Adds a finished epoch; returns whether it is the best so far.
 
         Only a strict improvement counts, so the first of equal epochs is the best; NaN is never better.
 

@@ -1,99 +1,52 @@
-"""Means over the images of a pass."""
+"""Errors by class and by pair, on a table that can be counted by hand."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from attnsearch.metrics.classification import MetricTotals
-from attnsearch.types import AttentionOutput, Batch, HeadOutput
+from attnsearch.metrics.classification import (
+    calibration_error,
+    class_accuracies,
+    class_precisions,
+    confusion_matrix,
+    most_confused,
+    top_k_accuracy,
+)
 
-CPU = torch.device("cpu")
-
-
-def batch(*labels: int) -> Batch:
-    n_images = len(labels)
-    return Batch(torch.zeros(n_images, 3, 1, 1), torch.tensor(labels), ("",) * n_images, torch.arange(n_images))
-
-
-def votes(*classes: int, n_classes: int = 3) -> Tensor:
-    return torch.eye(n_classes)[list(classes)]
+LABELS = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3])
+PREDICTIONS = np.array([0, 1, 1, 0, 1, 1, 0, 2, 2])
+MATRIX = np.array([[1, 2, 0, 0], [1, 2, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
 
 
-def test_losses_are_weighted_by_images() -> None:
-    totals = MetricTotals(3, CPU, in_training=True)
-    totals.add(
-        batch(0, 1, 2), AttentionOutput(HeadOutput(votes(0, 1, 2))), {"a": torch.tensor(1.0), "b": torch.tensor(10.0)}
-    )
-    totals.add(batch(0), AttentionOutput(HeadOutput(votes(1))), {"a": torch.tensor(5.0), "b": torch.tensor(2.0)})
-    scores = totals.scores()
-    assert scores.terms == {"a": 2.0, "b": 8.0}  # (3·1 + 5) / 4, (3·10 + 2) / 4
-    assert scores.loss == totals.loss() == 10.0
-    assert scores.metrics == {"accuracy": 0.75}
-    assert scores.n_images == 4
+def test_matrix_has_true_classes_in_rows() -> None:
+    np.testing.assert_array_equal(confusion_matrix(LABELS, PREDICTIONS, 4), MATRIX)
+    np.testing.assert_allclose(class_accuracies(MATRIX), [1 / 3, 2 / 3, 1 / 2, 0])
+    np.testing.assert_allclose(class_precisions(MATRIX), [1 / 3, 1 / 2, 1 / 2, math.nan])
 
 
-def test_mean_class_accuracy_leaves_out_classes_that_do_not_occur() -> None:
-    totals = MetricTotals(3, CPU)
-    totals.add(batch(0, 0, 0, 1), AttentionOutput(HeadOutput(votes(0, 0, 2, 0))), {"a": torch.tensor(0.0)})
-    scores = totals.scores()
-    assert scores.metrics["accuracy"] == 0.5
-    assert scores.metrics["mean_class_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
+def test_a_pair_counts_both_directions_and_stands_once() -> None:
+    pairs = most_confused(MATRIX, n_pairs=10)
+    assert [(pair.first, pair.second, pair.n_errors) for pair in pairs] == [(0, 1, 3), (2, 3, 1), (0, 2, 1)]
+    assert (pairs[0].first_as_second, pairs[0].second_as_first) == (2, 1)
+    assert pairs[1].rate == pytest.approx(1 / 3)  # ties go by rate
+    assert most_confused(MATRIX, n_pairs=1) == pairs[:1]
 
 
-def test_further_heads_have_their_own_accuracy() -> None:
-    totals = MetricTotals(3, CPU, in_training=True)
-    output = AttentionOutput(HeadOutput(votes(0, 0)), branches={"01": HeadOutput(votes(0, 1))})
-    totals.add(batch(0, 1), output, {"a": torch.tensor(0.0)})
-    assert totals.scores().metrics == {"accuracy": 0.5, "accuracy_01": 1.0}
+def test_top_k_breaks_ties_by_class() -> None:
+    logits = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]], dtype=np.float32)
+    assert top_k_accuracy(logits, np.array([1, 2]), 1) == 0.0
+    assert top_k_accuracy(logits, np.array([1, 2]), 2) == 1.0
+    with pytest.raises(ValueError, match="between 1 and 3 on at least one image, got 4"):
+        top_k_accuracy(logits, np.array([1, 2]), 4)
 
 
-def test_sparsity_is_a_mean_over_images() -> None:
-    totals = MetricTotals(3, CPU, in_training=True)
-    maps = torch.stack([torch.ones(1, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])])
-    totals.add(
-        batch(0, 1), AttentionOutput(HeadOutput(votes(0, 1)), maps=maps, map_names=("one",)), {"a": torch.tensor(0.0)}
-    )
-    assert totals.scores().metrics["sparsity"] == pytest.approx((1 + 0.25) / 2, abs=1e-4)  # epsilon 1e-5 in each
-
-
-def test_a_map_that_is_the_norm_itself_counts_once() -> None:
-    totals = MetricTotals(3, CPU, in_training=True)
-    norms = torch.tensor([[[[1.0, 0.5], [0.5, 0.0]]]])
-    output = AttentionOutput(HeadOutput(votes(0)), maps=norms, map_names=("norm",), norms=norms)
-    totals.add(batch(0), output, {"a": torch.tensor(0.0)})
-    assert totals.scores().metrics["sparsity"] == pytest.approx(0.5, abs=1e-4)
-
-
-def test_the_cross_entropy_of_validation_is_a_mean_over_images_and_no_part_of_the_loss() -> None:
-    totals = MetricTotals(2, CPU)
-    for size, logit in ((3, 0.0), (1, 2.0)):
-        logits = torch.tensor([[logit, 0.0]]).expand(size, 2)
-        totals.add(batch(*[0] * size), AttentionOutput(HeadOutput(logits)), {"a": torch.tensor(1.0)})
-    scores = totals.scores()
-    expected = (3 * math.log(2) + math.log(1 + math.exp(-2))) / 4
-    assert scores.metrics["cross_entropy"] == pytest.approx(expected, rel=1e-6)
-    assert scores.loss == 1.0
-
-
-def test_an_undefined_loss_stays_undefined() -> None:
-    totals = MetricTotals(3, CPU, in_training=True)
-    totals.add(batch(0), AttentionOutput(HeadOutput(votes(0))), {"a": torch.tensor(math.nan)})
-    totals.add(batch(0), AttentionOutput(HeadOutput(votes(0))), {"a": torch.tensor(1.0)})
-    assert math.isnan(totals.loss())
-    assert math.isnan(totals.scores().loss)
-
-
-def test_there_are_no_scores_without_images() -> None:
-    with pytest.raises(ValueError, match="without images"):
-        MetricTotals(3, CPU, in_training=True).scores()
-
-
-def test_totals_hold_no_graph() -> None:
-    totals = MetricTotals(2, CPU)
-    value = torch.ones((), requires_grad=True)
-    totals.add(batch(0), AttentionOutput(HeadOutput(votes(0, n_classes=2) * value)), {"a": value * 2})
-    assert not any(total.requires_grad for total in totals._terms.values())
+def test_calibration_compares_confidence_with_hits_bin_by_bin() -> None:
+    confidences = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55], dtype=np.float32)
+    is_right = np.array([True, True, True, False, True, False])
+    expected = (4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 0.5)) / 6
+    assert calibration_error(confidences, is_right, n_bins=10) == pytest.approx(expected)
+    assert calibration_error(np.array([1.0], dtype=np.float32), np.array([True])) == pytest.approx(0.0)
+    assert math.isnan(calibration_error(np.array([], dtype=np.float32), np.array([], dtype=bool)))

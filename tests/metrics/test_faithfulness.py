@@ -284,6 +284,10 @@ def test_imputation_continues_a_plane_and_hides_the_outline() -> None:
     assert torch.equal(noisy, impute(plane, ranks, 4 / 64, seeds=seeds))
 
 
+def test_road_of_a_map_of_one_cell_is_undefined() -> None:
+    assert math.isnan(float(road(planted(), ONES, torch.ones(1, 1, 1), FIRST, seeds=torch.tensor([1]))))
+
+
 def test_road_prefers_the_faithful_map() -> None:
     images = torch.zeros(1, 3, 4, 4)
     images[0, :, 3, 3] = 5.0  # one bright cell, all the evidence

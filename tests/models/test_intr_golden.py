@@ -13,12 +13,11 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from attnsearch.config.model import IntrSettings
-from attnsearch.metrics.classification import MetricTotals
 from attnsearch.models import build_model, intr
 from attnsearch.models.intr import adapt_detr_state, from_official, grid_padding, sine_position_encoding, to_official
 from attnsearch.models.weights import load_into
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
-from attnsearch.tasks.classification import LinearHeads
+from attnsearch.tasks.classification import ClassificationMeter, LinearHeads
 from attnsearch.testing.model import loss_terms
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
@@ -286,7 +285,7 @@ def test_grid_padding_of_the_released_code(golden):
 
 def test_accuracy_counts_images_where_the_released_code_averages_batches(golden):
     g = golden("intr_metrics")
-    totals = MetricTotals(g["in/logits"].shape[1], torch.device("cpu"))
+    totals = ClassificationMeter(g["in/logits"].shape[1], torch.device("cpu"))
     start = 0
     for size in g["in/batch_sizes"].tolist():
         part = slice(start, start + size)

@@ -38,6 +38,7 @@ class PixelStatistics(nn.Module):
         self.shift = nn.Buffer((have_mean - want_mean) / want_std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to the same."""
         return images if self.is_identity else images * self.scale + self.shift
 
 
@@ -84,7 +85,7 @@ def build_any_backbone(cfg: BackboneSettings) -> nn.Module:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"model.backbone {cfg.backbone!r} cannot be built: {reason}") from error
     if "strict_img_size" in options:
-        body.patch_embed.dynamic_img_pad = True  # its constructor does not hand this one on
+        body.patch_embed.dynamic_img_pad = True  # its constructor does not pass this option
     load_backbone(body, cfg.weights, cfg.backbone)
     return cast(nn.Module, body)
 
@@ -107,7 +108,7 @@ class FeatureBackbone(nn.Module):
         stages: list[Tensor] = body.forward_intermediates(
             self.pixels(images), indices=1, norm=True, intermediates_only=True
         )
-        return stages[-1]
+        return stages[-1]  # (B, C, h, w)
 
 
 def build_backbone(cfg: BackboneSettings) -> FeatureBackbone:
@@ -183,7 +184,7 @@ def _children(body: nn.Module, stages: Sequence[str]) -> tuple[str, ...]:
 
 
 def run_children(body: nn.Module, names: Sequence[str], inputs: Tensor) -> Tensor:
-    """The named children of a body, one after the other."""
+    """What the named children of a body make, one after the other, of images (B, 3, H, W) or the features between."""
     for name in names:
         inputs = body.get_submodule(name)(inputs)
     return inputs
