@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from attnsearch.config.model import DcalSettings, LoupeSettings
 from attnsearch.device import Arithmetic, pick_device
 from attnsearch.models import build_model
+from attnsearch.models.base import AttentionModel
 from attnsearch.tasks.classification import LinearHeads
 from attnsearch.testing.model import loss_terms
 from attnsearch.types import Batch
@@ -28,7 +28,7 @@ MODELS: dict[str, LoupeSettings | DcalSettings] = {
 }
 
 
-def make_step(model: nn.Module, arithmetic: Arithmetic, batch: Batch) -> Callable[[], None]:
+def make_step(model: AttentionModel, arithmetic: Arithmetic, batch: Batch) -> Callable[[], None]:
     batch = arithmetic.place_images(batch)
 
     def step() -> None:

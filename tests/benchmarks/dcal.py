@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from attnsearch.config.model import DcalSettings
 from attnsearch.models.dcal import attention_rollout, build
+from attnsearch.tasks.classification import LinearHeads
 from attnsearch.testing.model import loss_terms
 from attnsearch.types import Batch
 
@@ -28,7 +29,7 @@ SMALL = {"width": 0.67, "depth": 4, "stem": "conv", "position_grid": 6}
 VARIANTS = ("sa_only", "sa_glca", "sa_pwca", "full")
 
 
-def by_turns(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def by_turns(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each side, after one round that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats + 1):
@@ -63,7 +64,7 @@ def compare_rollouts(arguments: argparse.Namespace, device: torch.device) -> Non
 
 def make_step(variant: str, arguments: argparse.Namespace, device: torch.device) -> Callable[[], None]:
     sizes = {"position_grid": 28} if arguments.full else SMALL
-    model = build(DcalSettings.model_validate({"variant": variant, **sizes}), N_CLASSES).to(device).train()
+    model = build(DcalSettings.model_validate({"variant": variant, **sizes}), LinearHeads(N_CLASSES)).to(device).train()
     n_images, side = (arguments.batch_size or (4 if arguments.full else 16)), (448 if arguments.full else 96)
     labels = torch.arange(n_images, device=device)
     images = torch.rand(n_images, 3, side, side, device=device)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attnsearch.config.data import SyntheticData
 from attnsearch.config.load import load_experiment
 from attnsearch.data.loader import BatchLoader, DataSource, open_data
 from attnsearch.models import build_model
@@ -82,10 +83,12 @@ def untrained(config_path: Path, images: torch.Tensor, masks: Masks, *, n_seeds:
     from attnsearch.types import Batch
 
     config = load_experiment(str(config_path))
+    assert isinstance(config.data, SyntheticData)
+    n_classes = config.data.n_classes
     rates = []
     for seed in range(n_seeds):
         torch.manual_seed(seed)
-        model = build_model(config.model, LinearHeads(config.data.n_classes)).eval()  # type: ignore[union-attr]
+        model = build_model(config.model, LinearHeads(n_classes)).eval()
         labels = torch.zeros(len(images), dtype=torch.int64)
         batch = Batch(images, labels, tuple(map(str, range(len(images)))), labels)
         with torch.no_grad():

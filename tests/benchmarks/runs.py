@@ -43,7 +43,7 @@ class Outcome:
     accuracy: float
     curve: tuple[float, ...]
     mean_map: float
-    kept: Path
+    best: Path
 
 
 def make_job(study: str, profile: str, label: str, seed: int, overrides: Mapping[str, object], folder: Path) -> Job:
@@ -82,26 +82,26 @@ def _run(job: Job) -> Outcome:
 
 
 def _last_epoch(files: TrialLayout) -> Path:
-    """A checkpoint like the kept one, of the last epoch, which is the same for all runs."""
+    """A checkpoint like the best one, but of the last epoch, which is the same for all runs."""
     import torch
 
     from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
     from attnsearch.models.weights import load_into
     from attnsearch.tasks.base import restore_model
 
-    kept = read_model_checkpoint(files.best)
-    model = restore_model(kept)
+    best = read_model_checkpoint(files.best)
+    model = restore_model(best)
     resume = files.resume(1)
     load_into(model, torch.load(resume, weights_only=True)["model"], str(resume))
     last = files.directory / "last.safetensors"
     write_model_checkpoint(
         last,
         model,
-        config=kept.config,
-        class_names=kept.class_names,
-        epoch=kept.config.train.epochs,
-        accumulation=kept.accumulation,
-        val_hash=kept.val_hash,
+        config=best.config,
+        class_names=best.class_names,
+        epoch=best.config.train.epochs,
+        accumulation=best.accumulation,
+        val_hash=best.val_hash,
     )
     return last
 

@@ -106,8 +106,8 @@ def take(browser: Any, address: str, height: int, path: Path) -> None:
 def shrink(path: Path) -> None:
     """A palette where the image would be large for a repository."""
     if path.stat().st_size > MAX_KB * 1000:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB").quantize(N_COLOURS, kmeans=2, dither=Image.Dither.FLOYDSTEINBERG)
+        with Image.open(path) as image:
+            small = image.convert("RGB").quantize(N_COLOURS, kmeans=2, dither=Image.Dither.FLOYDSTEINBERG)
         small.save(path, optimize=True)
 
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,8 +97,8 @@ def plain_loader(root: Path, config: ExperimentConfig) -> DataLoader[tuple[torch
     data = config.data
     steps = transforms.Compose(
         [
-            transforms.Resize((data.resized_px, data.resized_px)),
-            transforms.RandomCrop(data.image_size_px),
+            transforms.Resize(data.resized_hw),
+            transforms.RandomCrop(data.image_hw),
             transforms.RandomHorizontalFlip(data.flip),
             transforms.ColorJitter(brightness=data.brightness, saturation=data.saturation),
             transforms.ToTensor(),
@@ -141,7 +141,7 @@ def cost_of(work: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - start, sum(os.times()[:4]) - used)
 
 
-def by_turns(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
+def by_turns(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
     """The least of each side's rounds (a busy machine only ever adds), after one that is not counted."""
     rounds: list[dict[str, Cost]] = []
     for index in range(repeats + 1):
@@ -182,12 +182,12 @@ def compare(root: Path, arguments: argparse.Namespace) -> None:
     model = build_model(config.model, LinearHeads(run.n_classes)).to(run.arithmetic.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     resident = replace(run, train=Resident(next(run.train.epoch(1)), len(run.train)))  # type: ignore[arg-type]
-    sides = {
+    passes: dict[str, Callable[[], object]] = {
         "plain": lambda: plain_epoch(run, model, optimizer, plain),
         "ours": lambda: train_epoch(run, 1, accumulation=1, check=lambda: None),
         "resident": lambda: train_epoch(resident, 1, accumulation=1, check=lambda: None),
     }
-    times = by_turns(sides, arguments.repeats)
+    times = by_turns(passes, arguments.repeats)
     tell_ratio("epoch, times faster", times["plain"], times["ours"])
     tell_ratio("throughput with the loader, as a share of that on a resident batch", times["resident"], times["ours"])
 
