@@ -18,7 +18,7 @@ ODD = {
     r"(go|goes|going|went) on(?! (cuda|cpu|gpu|the (gpu|disk)))": "continues",
     r"says so|hands on": "a plain sentence",
     r"the same company|its company": "the same batch",
-    r"pictures?": "image",
+    r"pictures?(?![/\"])": "image",  # a path of the explorer has this name
     r"(a|the|its|their|same|this|that|each|smallest|largest) share|shares? (of|in)": "fraction",
     r"faults?(?!\.py)": "problem, error",
     r"drawn (birds?|images?|pictures?|ones)": "synthetic birds",
@@ -37,8 +37,7 @@ ODD = {
 PATTERN = re.compile("|".join(rf"(?P<w{n}>\b(?:{word})\b)" for n, word in enumerate(ODD)), re.IGNORECASE)
 KINDS = (".py", ".md", ".html", ".js", ".css", ".sh", ".yaml", ".cfg", ".toml")
 LATER: tuple[str, ...] = (
-    *("attnsearch/cli/", "attnsearch/explorer/"),
-    *("attnsearch/report/", "attnsearch/results/", "attnsearch/search/"),
+    *("attnsearch/cli/", "attnsearch/report/", "attnsearch/results/", "attnsearch/search/"),
     *("configs/README.md", "README.md", "results/README.md"),
 )
 """Files and folders whose words are still to be changed; everything else is clean."""

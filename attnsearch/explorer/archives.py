@@ -1,24 +1,27 @@
-"""The maps of a trial by name: what was archived, and each map weighted by the feature norm."""
+"""What the pages show of a trial's images: maps by name, also weighted by the feature norm, and scores by image."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.errors import AttnSearchError, ConfigError
+from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.results.cache import FileCache, stamp_of
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive
+from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ArchivePaths
-from attnsearch.types import AttentionArchive
+from attnsearch.types import AttentionArchive, Split
 
 
 @dataclass(frozen=True, eq=False)
 class OpenArchive:
-    """One archive, opened; `error` is a line that says why its arrays cannot be shown, or None."""
+    """One archive, opened; `error` is why its arrays cannot be shown, in one line, or None."""
 
     archive: AttentionArchive
     stamp: tuple[tuple[int, int, int], ...]
@@ -26,7 +29,7 @@ class OpenArchive:
 
     @property
     def map_labels(self) -> dict[str, str]:
-        """Key of each map -> how a person calls it; the saliency first."""
+        """Key of each map -> its label; the saliency first."""
         archive = self.archive
         labels = {} if archive.saliency is None else {"saliency": "saliency"}
         if archive.maps is not None:
@@ -44,8 +47,7 @@ class OpenArchive:
             ConfigError: no such map.
         """
         if key not in self.map_labels:
-            known = ", ".join(self.map_labels) or "none"
-            raise ConfigError(f"map must be one of {known}, got {key!r}")
+            raise ConfigError(f"map must be one of {', '.join(self.map_labels) or 'none'}, got {key!r}")
         archive = self.archive
         if key == "saliency" and archive.saliency is not None:
             return np.asarray(archive.saliency[row])
@@ -89,3 +91,66 @@ def _open_archive(paths: ArchivePaths, stamp: tuple[tuple[int, int, int], ...]) 
 
 def _without_folder(text: str, paths: ArchivePaths) -> str:
     return text.replace(f"{paths.images.parent}/", "")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """What was measured of the saliency of some images, by image id.
+
+    Attributes:
+        values: metric -> image id -> score; undefined ones are NaN. Metrics that no image has are left out.
+        curves: (N, n_curves, n_steps + 1) float32 mapped from disk, or None.
+        rows: image id -> row of `curves`.
+        fractions: n_steps + 1 fractions of the cells that were removed or inserted, from 0 to 1.
+        settings: how the scores were measured.
+    """
+
+    values: Mapping[str, Mapping[str, float]]
+    curves: NDArray[np.float32] | None
+    curve_names: tuple[str, ...]
+    rows: Mapping[str, int]
+    fractions: tuple[float, ...]
+    settings: Mapping[str, Any]
+
+    def of_image(self, image_id: str) -> dict[str, float | None]:
+        """Metric -> score of one image; None where it is undefined, nothing for an image that was not scored."""
+        scores = {name: values[image_id] for name, values in self.values.items() if image_id in values}
+        return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+
+    def means(self) -> dict[str, float]:
+        """Metric -> mean over the images where it is defined."""
+        return {name: float(np.nanmean(list(values.values()))) for name, values in self.values.items()}
+
+    def curves_of(self, image_id: str) -> dict[str, list[float | None]]:
+        """Curve -> its n_steps + 1 points for one image; empty where no curves were stored."""
+        if self.curves is None or image_id not in self.rows:
+            return {}
+        rows = np.asarray(self.curves[self.rows[image_id]], dtype=np.float64)  # (n_curves, n_steps + 1)
+        return {
+            name: [float(value) if math.isfinite(value) else None for value in row]
+            for name, row in zip(self.curve_names, rows, strict=True)
+        }
+
+
+NO_SCORES = ImageScores({}, None, (), {}, (), {})
+
+
+def image_scores(trial: TrialReader, split: Split) -> ImageScores:
+    """The scores of a trial by image; `NO_SCORES` where its maps were not scored or the files do not fit together."""
+    try:
+        return _by_image(trial.score_table(split))
+    except (ConfigError, StoreError):
+        return NO_SCORES  # not scored yet, or being scored again
+
+
+def _by_image(table: ScoreTable) -> ImageScores:
+    columns = {name: column for name, column in table.values.items() if np.isfinite(column).any()}
+    settings = table.about.get("settings")
+    return ImageScores(
+        values={name: dict(zip(table.image_ids, column.tolist(), strict=True)) for name, column in columns.items()},
+        curves=table.curves if table.curve_names else None,
+        curve_names=table.curve_names,
+        rows={image_id: row for row, image_id in enumerate(table.image_ids)},
+        fractions=table.fractions,
+        settings=settings if isinstance(settings, dict) else {},
+    )

@@ -1,4 +1,4 @@
-"""Whether a map points at the object or its parts, where masks, boxes or a score tell where they are."""
+"""The pointing game per image: whether the most salient cell lies on the object, by scores, masks or boxes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attnsearch import geometry
 from attnsearch.data.images import open_upright
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import DataError
-from attnsearch.explorer.archives import OpenArchive
+from attnsearch.explorer.archives import OpenArchive, image_scores
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.results.cache import FileCache
 from attnsearch.results.trial import TrialReader
@@ -23,18 +23,18 @@ _MASK_PX = 512  # masks are read in this size; a cell is far larger than one of 
 
 
 class TargetHits:
-    """Which images of an archive have their strongest cell on the object, or on its discriminative parts."""
+    """The pointing game: which images have their most salient cell on the object, or on its discriminative parts."""
 
     def __init__(self) -> None:
         self._measured: FileCache[NDArray[np.bool_] | None] = FileCache(64)
 
     def hits(self, trial: TrialReader, opened: OpenArchive) -> list[bool | None]:
-        """One answer per image; None where nothing tells.
+        """Hit (True) or miss (False) of each image; None where no score, mask or box says where the object is.
 
-        A pointing score of the image decides, that of masks before those of boxes and parts; without one the strongest
-        cell of the saliency must touch the mask of the image, or its box.
+        A pointing score of the image decides, that of masks before those of boxes and parts; without one the most
+        salient cell must touch the mask of the image, or its box.
         """
-        scores, ids = trial.image_scores(opened.archive.split), opened.archive.image_ids
+        scores, ids = image_scores(trial, opened.archive.split), opened.archive.image_ids
         pointing = [metric.name for metric in score_metrics() if metric.is_hit]
         column = next((scores.values[name] for name in pointing if name in scores.values), {})
         scored = [column.get(image_id, math.nan) for image_id in ids]
@@ -47,16 +47,16 @@ class TargetHits:
         ]
 
     def _by_targets(self, trial: TrialReader, opened: OpenArchive) -> NDArray[np.bool_] | None:
-        """(N,) what the masks or boxes of the data set say, if it is on this machine and has some."""
+        """(N,) hits in the masks or boxes of the data set; None where it is not on this machine, or has none."""
         table = trial.image_table(opened.archive.split)
         if table is None or opened.archive.saliency is None or (table.mask_paths is None and table.boxes is None):
             return None
         key = (trial.study.layout.study_dir, trial.number, opened.archive.split)
-        return self._measured.get(key, (opened.stamp, id(table)), lambda: strongest_on_target(opened, table))
+        return self._measured.get(key, (opened.stamp, id(table)), lambda: hits_in_targets(opened, table))
 
 
-def strongest_on_target(opened: OpenArchive, table: ImageTable) -> NDArray[np.bool_] | None:
-    """(N,) whether the strongest cell of the saliency touches the mask or box; None if an image is not in the table."""
+def hits_in_targets(opened: OpenArchive, table: ImageTable) -> NDArray[np.bool_] | None:
+    """(N,) whether the most salient cell touches the mask or box; None if an image is not in the table."""
     archive = opened.archive
     row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
     if archive.saliency is None or any(image_id not in row_of for image_id in archive.image_ids):

@@ -1,4 +1,4 @@
-"""Which images of an archive a page shows: filters, order and pages, from the words of a URL."""
+"""Which images of an archive a page shows: filters, order and pages, from the query of a URL."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnsearch.errors import ConfigError
-from attnsearch.explorer.archives import OpenArchive
-from attnsearch.results.trial import ImageScores
+from attnsearch.explorer.archives import ImageScores, OpenArchive
 
 PAGE = 48
+"""Images of a page."""
 VERDICTS = ("all", "right", "wrong", "misplaced")
 ORDERS = ("row", "confidence", "image", "true", "predicted")
 
@@ -21,7 +21,7 @@ class ImageQuery:
 
     Attributes:
         true, predicted: labels, or None for any class.
-        verdict: one of `VERDICTS`; "misplaced" is the right class with the strongest cell in the wrong place.
+        verdict: one of `VERDICTS`; "misplaced" is the correct class with a miss in the pointing game.
         low, high: bounds of the confidence, in [0, 1].
         metric: a score, its bounds being `least` and `most`; "" for none.
         order: one of `ORDERS`, or the name of a score.
@@ -43,33 +43,33 @@ class ImageQuery:
     spread: int = 0
 
 
-def parse_query(words: Mapping[str, str]) -> ImageQuery:
+def parse_query(arguments: Mapping[str, str]) -> ImageQuery:
     """Reads the query of a URL.
 
     Raises:
-        ConfigError: a word that cannot be read.
+        ConfigError: a value that cannot be read.
     """
-    verdict = words.get("verdict") or "all"
+    verdict = arguments.get("verdict") or "all"
     if verdict not in VERDICTS:
         raise ConfigError(f"verdict must be one of {', '.join(VERDICTS)}, got {verdict!r}")
     return ImageQuery(
-        true=_whole(words, "true"),
-        predicted=_whole(words, "predicted"),
+        true=_whole(arguments, "true"),
+        predicted=_whole(arguments, "predicted"),
         verdict=verdict,
-        low=_number(words, "low", 0.0),
-        high=_number(words, "high", 1.0),
-        metric=words.get("metric", ""),
-        least=_number(words, "least", -math.inf),
-        most=_number(words, "most", math.inf),
-        order=words.get("order") or "row",
-        is_descending=words.get("down", "") == "1",
-        page=max(1, _whole(words, "page") or 1),
-        spread=min(PAGE, _whole(words, "spread") or 0),
+        low=_number(arguments, "low", 0.0),
+        high=_number(arguments, "high", 1.0),
+        metric=arguments.get("metric", ""),
+        least=_number(arguments, "least", -math.inf),
+        most=_number(arguments, "most", math.inf),
+        order=arguments.get("order") or "row",
+        is_descending=arguments.get("down", "") == "1",
+        page=max(1, _whole(arguments, "page") or 1),
+        spread=min(PAGE, _whole(arguments, "spread") or 0),
     )
 
 
-def _number(words: Mapping[str, str], key: str, default: float) -> float:
-    text = words.get(key, "")
+def _number(arguments: Mapping[str, str], key: str, default: float) -> float:
+    text = arguments.get(key, "")
     try:
         value = float(text) if text else default
     except ValueError:
@@ -79,8 +79,8 @@ def _number(words: Mapping[str, str], key: str, default: float) -> float:
     return value
 
 
-def _whole(words: Mapping[str, str], key: str) -> int | None:
-    text = words.get(key, "")
+def _whole(arguments: Mapping[str, str], key: str) -> int | None:
+    text = arguments.get(key, "")
     if not text:
         return None
     if not (text.isascii() and text.isdecimal()) or len(text) > 9:
@@ -103,9 +103,9 @@ def matching_rows(opened: OpenArchive, query: ImageQuery, scores: ImageScores, h
 def _fits(opened: OpenArchive, query: ImageQuery, scores: ImageScores, hit: bool | None, row: int) -> bool:
     archive = opened.archive
     true, predicted = int(archive.labels[row]), int(archive.predictions[row])
-    is_right = true == predicted
-    verdict = {"all": True, "right": is_right, "wrong": not is_right, "misplaced": is_right and hit is False}
-    if not verdict[query.verdict] or not query.low <= float(archive.confidences[row]) <= query.high:
+    is_correct = true == predicted
+    fits = {"all": True, "right": is_correct, "wrong": not is_correct, "misplaced": is_correct and hit is False}
+    if not fits[query.verdict] or not query.low <= float(archive.confidences[row]) <= query.high:
         return False
     if query.true not in (None, true) or query.predicted not in (None, predicted):
         return False

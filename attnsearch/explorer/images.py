@@ -13,7 +13,7 @@ from PIL import Image
 from attnsearch.data.images import open_upright
 from attnsearch.errors import ConfigError
 from attnsearch.results.cache import FileCache, stamp_of
-from attnsearch.results.image_files import copy_of
+from attnsearch.results.shared import copy_of
 from attnsearch.results.trial import TrialReader
 from attnsearch.types import Split
 
@@ -28,7 +28,7 @@ Source = Literal["copy", "original"]
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """Bytes for the browser, and what tells whether it has them already."""
+    """A JPEG for the browser, and its ETag."""
 
     body: bytes
     etag: str

@@ -1,4 +1,4 @@
-"""What may reach the server: known hosts, known people, and by default nothing that changes anything.
+"""Which requests reach the server: of known hosts, with the token, and by default only those that read.
 
 A web page from elsewhere can make a browser send requests to 127.0.0.1. It cannot read the answers, unless its own name
 is made to point there (DNS rebinding); so the Host header must be a name of this server. It can still send changes
@@ -25,7 +25,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PREFIX = "/attention"
 """Where the explorer lies beside optuna-dashboard."""
 API = f"{PREFIX}/api/"
-"""What scripts ask: there, errors are JSON too."""
+"""Requests of scripts: errors are JSON too."""
 _LARGEST = 2**63 - 1
 _LONG_NUMBER = re.compile(r"[+-]?0*([1-9]\d{18,})")
 _READING = ("GET", "HEAD")
@@ -35,7 +35,7 @@ _ADDED = [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "SAMEORIGIN
 
 
 def new_token() -> str:
-    """A token that nobody guesses."""
+    """A random token of 24 bytes, as URL-safe text."""
     return secrets.token_urlsafe(24)
 
 
@@ -83,8 +83,8 @@ class Guard:
         return name in self._hosts or (self._token is not None and _is_address(name))
 
     def _gives_token(self, environ: WSGIEnvironment) -> bool:
-        given = parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0]
-        return self._token is not None and hmac.compare_digest(given.encode(), self._token.encode())
+        token = parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0]
+        return self._token is not None and hmac.compare_digest(token.encode(), self._token.encode())
 
     def _ask(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         """Takes the token from the URL into a cookie, or refuses."""
@@ -120,15 +120,15 @@ def _is_own_page(environ: WSGIEnvironment, host: str) -> bool:
 
 
 def _digits_of_too_large(environ: WSGIEnvironment) -> int:
-    """How many digits a number of the address has that no database can take; 0 where there is none."""
+    """The number of digits of an integer in the address that is too large for a database; 0 where there is none."""
     path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
     values = [word for _, value in parse_qsl(query) for word in re.split("[,:]", value)]
     numbers = [match[1] for word in [*path.split("/"), *values] if (match := _LONG_NUMBER.fullmatch(word))]
-    return next((len(one) for one in numbers if len(one) > len(str(_LARGEST)) or int(one) > _LARGEST), 0)
+    return next((len(digits) for digits in numbers if len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST), 0)
 
 
 def _refuse(environ: WSGIEnvironment, start: StartResponse, status: str, text: str) -> Iterable[bytes]:
-    """One line of text; JSON where a script asks."""
+    """The answer to a refused request: one line of text, or JSON below `API`."""
     is_api = environ.get("PATH_INFO", "").startswith(API)
     body = (json.dumps({"error": text}) if is_api else f"{text}\n").encode()
     kind = "application/json" if is_api else "text/plain; charset=utf-8"
@@ -138,9 +138,9 @@ def _refuse(environ: WSGIEnvironment, start: StartResponse, status: str, text: s
 
 def _with_headers(start_response: StartResponse) -> StartResponse:
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        kept = [(name, value) for name, value in headers if name.lower() not in _DROPPED]
-        named = {name.lower() for name, _ in kept}
-        added = [(name, value) for name, value in _ADDED if name.lower() not in named]
-        return start_response(status, [*kept, *added], exc_info)
+        own = [(name, value) for name, value in headers if name.lower() not in _DROPPED]
+        names = {name.lower() for name, _ in own}
+        added = [(name, value) for name, value in _ADDED if name.lower() not in names]
+        return start_response(status, [*own, *added], exc_info)
 
     return start

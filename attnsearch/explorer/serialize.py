@@ -1,10 +1,10 @@
-"""What the pages and their scripts are given: plain values, ready for JSON."""
+"""The values of pages and their scripts, ready for JSON."""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,14 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from attnsearch.explorer.archives import OpenArchive
-from attnsearch.metrics.registry import better_direction
+from attnsearch.metrics.registry import better_direction, metric_of, title_of
 from attnsearch.results.study import StudyReader
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
 
 
 def plain(value: Any) -> Any:
-    """A value for JSON: an undefined number becomes null, a time is in UTC, what is unknown its text."""
+    """A value for JSON: an undefined number becomes null, a time is in UTC, any other object its text."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -43,6 +43,29 @@ def summary_values(study: StudyReader) -> dict[str, Any]:
     }
 
 
+def metric_values(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Name of each metric -> how pages show it: `label`, one line of `summary` and the `better` direction.
+
+    Args:
+        keys: `split/name`, or bare names.
+    """
+    names = sorted({key.rpartition("/")[2] for key in keys})
+    return {
+        name: {
+            "label": title_of(name),
+            "summary": summary_of(name),
+            "better": better_direction(f"val/{name}", "maximize"),
+        }
+        for name in names
+    }
+
+
+def summary_of(key: str) -> str:
+    """What a metric measures, in one line; empty for one that is not registered here."""
+    metric = metric_of(key)
+    return "" if metric is None else metric.summary
+
+
 def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[int]) -> dict[str, Any]:
     """A study and all its trials.
 
@@ -56,7 +79,7 @@ def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[
         "objectives": dict(rows.objectives),
         "best": list(rows.best),
         "metrics": metrics,
-        "better": {key: better_direction(key, "maximize") for key in metrics} | dict(rows.objectives),
+        "about": metric_values([*metrics, *rows.objectives]),
         "params": list(dict.fromkeys(key for trial in rows.trials for key in trial.params)),
         "trials": [trial_values(trial, rows, has_maps=trial.number in with_maps) for trial in rows.trials],
     }

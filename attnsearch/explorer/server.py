@@ -1,4 +1,4 @@
-"""One server: optuna-dashboard at the root, the attention explorer beside it, the guard in front of both."""
+"""One server: optuna-dashboard at the root, the attention explorer below it, and a guard in front of both."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import errno
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna_dashboard
-from optuna.artifacts import FileSystemArtifactStore
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.utils import redirect
+from werkzeug.wsgi import ClosingIterator
 
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
-from attnsearch.explorer.connections import MAX_WAITING, Server
 from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token
 from attnsearch.explorer.views import create_explorer
 from attnsearch.files import lies_in
-from attnsearch.results.databases import StudyDatabases
-from attnsearch.results.optuna_storage import DashboardStorage
+from attnsearch.results.optuna_storage import DashboardStorage, StudyDatabases, artifact_store
 from attnsearch.results.reader import Results
 from attnsearch.results.shared import SharedReads
 from attnsearch.search.storage import open_database
@@ -36,6 +38,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HIGHEST_PORT = 65535
+MAX_CONNECTIONS = 64
+MAX_WAITING = 1024
+"""Connections that the system holds until one of those before them ends."""
+REQUEST_S = 10.0
+"""Seconds until the head of a request must have arrived, and for which a connection may stand still after it."""
+_WAIT_S = 0.25
+_PIECE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ def open_server(
         host: an address of this machine; anything but the loopback asks for a token.
         port: 0 takes a free one.
         allow_edit: lets optuna-dashboard change studies.
-        storage: the database that a person named; None is each experiment's own file.
+        storage: URL of the database of all experiments; None is each experiment's own file.
     Raises:
         ConfigError: the port is taken, or there is no such address.
         StoreError: a database cannot be read.
@@ -101,7 +110,7 @@ def build_app(
     allow_edit: bool = False,
     storage: str | None = None,
 ) -> tuple[WSGIApplication, str | None]:
-    """The whole as one WSGI app, and the experiment that optuna-dashboard shows."""
+    """Dashboard, explorer and guard as one WSGI app, and the experiment that optuna-dashboard shows."""
     results = Results(experiments, SharedReads(StudyDatabases(storage)))
     for study in results:
         with suppress(AttnSearchError):  # its page shows the error
@@ -109,8 +118,8 @@ def build_app(
     newest = _written_last(results)
     root: WSGIApplication = _to_explorer
     if newest is not None:
-        dashboard = _explained(_dashboard(results, newest, allow_edit=allow_edit), results, newest)
-        root = _while_there(_contained(dashboard, newest), newest)
+        dashboard = _with_reason(_dashboard(results, newest, allow_edit=allow_edit), results, newest)
+        root = _unless_deleted(_without_scripts(dashboard, newest), newest)
     explorer = create_explorer(results, dashboard_of=None if newest is None else newest.experiment)
     both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
     guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
@@ -118,7 +127,7 @@ def build_app(
 
 
 def _at_prefix(app: WSGIApplication) -> WSGIApplication:
-    """Gives the path back that the dispatcher took off: the explorer's routes name their prefix themselves."""
+    """Restores the path that the dispatcher cut: the routes of the explorer contain their prefix."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["SCRIPT_NAME"] + (environ["PATH_INFO"] or "/")
@@ -131,7 +140,7 @@ def _to_explorer(environ: WSGIEnvironment, start_response: StartResponse) -> Ite
     return redirect(f"{PREFIX}/")(environ, start_response)
 
 
-def _contained(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
+def _without_scripts(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
     """Keeps an attached file from running as a page of this server: an HTML artifact may hold scripts.
 
     A file that is missing, or lies outside of the experiment behind a link in copied results, is not found.
@@ -153,8 +162,8 @@ def _contained(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplic
     return call
 
 
-def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
-    """Says in one line that results were deleted while they are open."""
+def _unless_deleted(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
+    """Answers with one line where results were deleted while they are open."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if experiment.directory.is_dir():
@@ -166,8 +175,8 @@ def _while_there(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIAppl
     return call
 
 
-def _explained(app: WSGIApplication, results: Results, experiment: ExperimentLayout) -> WSGIApplication:
-    """Says in one line why optuna-dashboard fails, in place of its `internal server error` and its traceback."""
+def _with_reason(app: WSGIApplication, results: Results, experiment: ExperimentLayout) -> WSGIApplication:
+    """Answers with the reason where optuna-dashboard fails, not with its `internal server error` and a traceback."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         has_failed = False
@@ -209,8 +218,7 @@ def _dashboard(results: Results, experiment: ExperimentLayout, *, allow_edit: bo
     databases = results.shared.databases
     url = databases.shared_url(experiment)
     storage = open_database(url).storage if allow_edit else databases.storage(url)
-    store = FileSystemArtifactStore(experiment.artifacts) if experiment.artifacts.is_dir() else None
-    app = optuna_dashboard.wsgi(DashboardStorage(storage, experiment), artifact_store=store)
+    app = optuna_dashboard.wsgi(DashboardStorage(storage, experiment), artifact_store=artifact_store(experiment))
     app.config["catchall"] = False  # Bottle would print a traceback and answer with another one
     logging.getLogger(optuna_dashboard.__name__).addHandler(logging.NullHandler())  # and so would its JSON pages
     typed: WSGIApplication = app
@@ -218,8 +226,14 @@ def _dashboard(results: Results, experiment: ExperimentLayout, *, allow_edit: bo
 
 
 def _written_last(results: Results) -> ExperimentLayout | None:
-    with_database = [one for one in results.experiments.values() if one.studies() and _has_database(results, one)]
-    return max(with_database, key=lambda one: (_written(one.database), one.experiment), default=None)
+    with_database = [
+        experiment
+        for experiment in results.experiments.values()
+        if experiment.studies() and _has_database(results, experiment)
+    ]
+    return max(
+        with_database, key=lambda experiment: (_written(experiment.database), experiment.experiment), default=None
+    )
 
 
 def _written(path: Path) -> float:
@@ -257,3 +271,97 @@ def bind(host: str, port: int) -> socket.socket:
             raise ConfigError(f"--port {port} is taken on {host}; choose another, or 0 for a free one") from error
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another --host or --port") from error
     return listener
+
+
+class Server(ThreadedWSGIServer):
+    """One thread per connection, at most `max_connections` of them; the rest wait until they are accepted.
+
+    Args:
+        listener: is copied and may be closed.
+        request_s: seconds, as `REQUEST_S`.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        app: WSGIApplication,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        request_s: float = REQUEST_S,
+    ) -> None:
+        host, port = listener.getsockname()[:2]
+        self._request_s = request_s
+        self._free = threading.BoundedSemaphore(max_connections)
+        self._arriving: dict[socket.socket, float] = {}
+        super().__init__(host, port, _in_pieces(app), _Handler, fd=listener.fileno())
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection.
+
+        Raises:
+            OSError: there is no place for one, or no file handle; it waits, and `serve_forever` asks again.
+        """
+        if not self._free.acquire(timeout=_WAIT_S):
+            raise TimeoutError("all connections are in use")
+        try:
+            request, address = super().get_request()
+        except OSError:
+            self._free.release()
+            time.sleep(_WAIT_S)  # without it the loop would use a whole core until a file handle is free
+            raise
+        request.settimeout(self._request_s)
+        self._arriving[request] = time.monotonic()
+        return request, address
+
+    def note_arrived(self, request: socket.socket) -> None:
+        """The head of the request is complete, or the connection has ended."""
+        self._arriving.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Ends connections that have sent no whole head in time, however steadily they send single bytes."""
+        latest = time.monotonic() - self._request_s
+        for request, since in list(self._arriving.items()):
+            if since < latest:
+                self.note_arrived(request)
+                with suppress(OSError):  # it has ended by itself
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called once for each connection, at its end."""
+        self.note_arrived(request)
+        super().shutdown_request(request)
+        self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        logger.warning("a request from %s ended with %r", client_address[0], sys.exception())
+
+
+class _Handler(WSGIRequestHandler):
+    """Requests are logged for debugging only."""
+
+    server: Server
+
+    def run_wsgi(self) -> None:
+        self.server.note_arrived(self.connection)
+        super().run_wsgi()
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        logger.debug(message, *args)
+
+
+def _in_pieces(app: WSGIApplication) -> WSGIApplication:
+    """Sends a long answer in pieces, so that the time limit of a connection is that of one write."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        answer = app(environ, start_response)
+        close: Callable[[], None] = getattr(answer, "close", lambda: None)
+        return ClosingIterator(_pieces(answer), close)
+
+    return call
+
+
+def _pieces(answer: Iterable[bytes]) -> Iterator[bytes]:
+    for data in answer:
+        yield data[:_PIECE_BYTES]
+        for start in range(_PIECE_BYTES, len(data), _PIECE_BYTES):
+            yield data[start : start + _PIECE_BYTES]

@@ -6,13 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Flask, Response, abort, current_app, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import AttnSearchError, ConfigError, DataError
-from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive, image_scores
 from attnsearch.explorer.hits import TargetHits
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.images import SIZES_PX, EncodedImage, Images
@@ -22,15 +22,18 @@ from attnsearch.explorer.serialize import (
     epochs_values,
     image_values,
     map_values,
+    metric_values,
     plain,
     study_values,
+    summary_of,
     summary_values,
     trial_values,
 )
+from attnsearch.metrics.registry import title_of
 from attnsearch.results.cache import FileCache
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
-from attnsearch.results.trial import NO_SCORES, TrialReader
+from attnsearch.results.trial import TrialReader
 from attnsearch.types import Split
 
 MAX_COMPARED = 24
@@ -44,7 +47,7 @@ pages = Blueprint("attention", __name__, url_prefix=PREFIX)
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """What the pages of one server read from."""
+    """The results that the pages of one server show, and what was read of them."""
 
     results: Results
     archives: Archives = field(default_factory=Archives)
@@ -53,8 +56,7 @@ class Site:
     studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
 
 
-@dataclass(frozen=True, eq=False)
-class TrialArchive:
+class TrialArchive(NamedTuple):
     """One trial's archive of one split."""
 
     trial: TrialReader
@@ -78,6 +80,7 @@ def create_explorer(results: Results, *, dashboard_of: str | None = None) -> Fla
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["site"] = Site(results)
     app.jinja_env.globals["dashboard_of"] = dashboard_of
+    app.jinja_env.filters |= {"title_of": title_of, "summary_of": summary_of}
     app.register_blueprint(pages)
     app.register_error_handler(AttnSearchError, _show_error)
     app.register_error_handler(HTTPException, _show_http_error)
@@ -105,7 +108,7 @@ def _protect(response: Response) -> Response:
 
 
 def _show_error(error: AttnSearchError) -> tuple[Response, int]:
-    """Why something cannot be found or read, in one line; JSON for scripts."""
+    """The message of an error as a page, or as JSON for scripts; 404 for a wrong name, 503 for damaged results."""
     code = 404 if isinstance(error, ConfigError | DataError) else 503
     return _error_page(str(error), code), code
 
@@ -166,7 +169,7 @@ def trial(experiment: str, study: str, number: int) -> str:
     archives = reader.archives()
     split = _split_of(list(archives))
     opened = _site().archives.open(reader, split) if archives else None
-    scores = NO_SCORES if opened is None else reader.image_scores(opened.archive.split)
+    scores = NO_SCORES if opened is None else image_scores(reader, opened.archive.split)
     return render_template(
         "trial.html",
         layout=reader.study.layout,
@@ -185,16 +188,16 @@ def trial(experiment: str, study: str, number: int) -> str:
 @pages.get("/api/grid/<experiment>/<study>/<int:number>")
 def grid_json(experiment: str, study: str, number: int) -> Response:
     """One page of images with one map each."""
-    found = _open(experiment, study, number)
-    archive, query = found.opened.archive, parse_query(request.args)
-    scores, hits = found.trial.image_scores(archive.split), _site().hits.hits(found.trial, found.opened)
-    rows = matching_rows(found.opened, query, scores, hits)
+    reader, opened = _open(experiment, study, number)
+    archive, query = opened.archive, parse_query(request.args)
+    scores, hits = image_scores(reader, archive.split), _site().hits.hits(reader, opened)
+    rows = matching_rows(opened, query, scores, hits)
     shown, page, n_pages = rows_to_show(rows, query)
-    key = _map_key(found.opened)
+    key = _map_key(opened)
     images = [
-        image_values(found.opened, row)
-        | {"map": None if key is None else map_values(found.opened.map_at(key, row)), "hit": hits[row]}
-        | {"source": _site().images.source(found.trial, archive.split, archive.image_ids[row])}
+        image_values(opened, row)
+        | {"map": None if key is None else map_values(opened.map_at(key, row)), "hit": hits[row]}
+        | {"source": _site().images.source(reader, archive.split, archive.image_ids[row])}
         | {"scores": scores.of_image(archive.image_ids[row])}
         for row in shown
     ]
@@ -205,7 +208,7 @@ def grid_json(experiment: str, study: str, number: int) -> Response:
 
 
 def _map_key(opened: OpenArchive) -> str | None:
-    """The map that the URL names, or the first one; None where there are no arrays."""
+    """The map in the URL, or the first one; None where there are no arrays."""
     labels = opened.map_labels
     return None if not labels else (request.args.get("map") or next(iter(labels)))
 
@@ -213,45 +216,46 @@ def _map_key(opened: OpenArchive) -> str | None:
 @pages.get("/image/<experiment>/<study>/<int:number>/<int:row>")
 def image(experiment: str, study: str, number: int, row: int) -> str:
     """One image in detail."""
-    found = _open(experiment, study, number)
-    archive = found.opened.archive
+    reader, opened = _open(experiment, study, number)
+    archive = opened.archive
     return render_template(
         "image.html",
-        layout=found.trial.study.layout,
+        layout=reader.study.layout,
         number=number,
         split=archive.split,
         row=row,
         n_rows=len(archive.image_ids),
-        image_id=_image_id(found.opened, row),
+        image_id=_image_id(opened, row),
         true_class=class_name(archive.class_names, int(archive.labels[row])),
-        maps=found.opened.map_labels,
-        error=found.opened.error,
+        maps=opened.map_labels,
+        error=opened.error,
     )
 
 
 @pages.get("/api/image/<experiment>/<study>/<int:number>/<int:row>")
 def image_json(experiment: str, study: str, number: int, row: int) -> Response:
     """Every map of one image, its scores and its curves."""
-    found = _open(experiment, study, number)
-    trial, opened, split = found.trial, found.opened, found.opened.archive.split
-    image_id, scores = _image_id(opened, row), trial.image_scores(split)
+    reader, opened = _open(experiment, study, number)
+    split = opened.archive.split
+    image_id, scores = _image_id(opened, row), image_scores(reader, split)
     values = image_values(opened, row) | {
         "maps": {key: map_values(opened.map_at(key, row)) for key in opened.map_labels},
         "labels": opened.map_labels,
-        "source": _site().images.source(trial, split, image_id),
-        "original": trial.original(image_id, split) is not None,
+        "source": _site().images.source(reader, split, image_id),
+        "original": reader.original(image_id, split) is not None,
         "scores": scores.of_image(image_id),
+        "metrics": metric_values(scores.values),
         "curves": scores.curves_of(image_id),
         "fractions": list(scores.fractions),
         "settings": plain(dict(scores.settings or {})),
-        "hit": _site().hits.hits(trial, opened)[row],
+        "hit": _site().hits.hits(reader, opened)[row],
     }
     return _json(values)
 
 
 @pages.get("/compare/<experiment>")
 def compare(experiment: str) -> str:
-    """The same image under several trials; the script asks for the rest."""
+    """The same image under several trials; the script of the page loads the maps."""
     return render_template("compare.html", experiment=experiment, choices=_trials_with_maps(experiment))
 
 
@@ -293,9 +297,9 @@ def _archive_or_error(experiment: str, word: str, split: str) -> TrialArchive | 
         return {"study": study, "number": number, "error": str(error)}
 
 
-def _compared(found: TrialArchive, image_id: str) -> dict[str, Any]:
-    trial, opened = found.trial, found.opened
-    name = {"study": trial.study.layout.study, "number": trial.number}
+def _compared(trial_archive: TrialArchive, image_id: str) -> dict[str, Any]:
+    reader, opened = trial_archive
+    name = {"study": reader.study.layout.study, "number": reader.number}
     try:
         row = _site().archives.rows_of(opened).get(image_id)
         if row is None:
@@ -303,7 +307,7 @@ def _compared(found: TrialArchive, image_id: str) -> dict[str, Any]:
         key = _map_key(opened)
         if key is None:
             return {**name, "error": opened.error or "it has no maps"}
-        source = _site().images.source(trial, opened.archive.split, image_id)
+        source = _site().images.source(reader, opened.archive.split, image_id)
         cells = map_values(opened.map_at(key if key in opened.map_labels else "saliency", row))
         return {**name, **image_values(opened, row), "map": cells, "labels": opened.map_labels, "source": source}
     except AttnSearchError as error:
@@ -332,7 +336,7 @@ def _jpeg(encoded: EncodedImage) -> Response:
 
 
 def _split_of(splits: list[Split]) -> str:
-    """The split that the URL names, else validation, else the first one that has maps."""
+    """The split in the URL, else validation, else the first one that has maps."""
     return request.args.get("split") or ("val" if "val" in splits or not splits else splits[0])
 
 

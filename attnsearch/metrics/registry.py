@@ -276,6 +276,26 @@ def is_raw(name: str) -> bool:
     return is_metric(name) and find_metric(name).is_raw
 
 
+def metric_of(key: str) -> Metric | None:
+    """The metric of a key (`split/name`, or a bare name), also of one branch or under a second fill.
+
+    Returns:
+        None for a metric that is not registered here, such as one in the results folder of somebody else.
+    """
+    name = key.rpartition("/")[2]
+    matching = [metric for metric in all_metrics() if metric.name == name or metric.is_variant(name)]
+    return max(matching, key=lambda metric: len(metric.name), default=None)
+
+
+def title_of(key: str) -> str:
+    """A metric key as people read it: `val/relevance_gain_blur` is `val relevance gain (LeRF - MoRF), blur`."""
+    split, _, name = key.rpartition("/")
+    metric = metric_of(key)
+    words = [name] if metric is None else [metric.title, name.removeprefix(metric.name).removeprefix("_")]
+    title = ", ".join(word.replace("_", " ") for word in words if word)
+    return f"{split} {title}".lstrip()
+
+
 def better_direction(key: str, default: Direction | None = None) -> Direction:
     """Whether a larger or a smaller value of a metric key (`split/name`) is the better one.
 
@@ -287,11 +307,10 @@ def better_direction(key: str, default: Direction | None = None) -> Direction:
     Raises:
         ConfigError: the metric is unknown and there is no default.
     """
-    name = key.partition("/")[2]
-    of_this = [metric for metric in all_metrics() if metric.name == name or metric.is_variant(name)]
-    if of_this:
-        return max(of_this, key=lambda metric: len(metric.name)).better
-    return find_metric(name).better if default is None else default
+    metric = metric_of(key)
+    if metric is not None:
+        return metric.better
+    return find_metric(key.partition("/")[2]).better if default is None else default
 
 
 def higher_is_better(key: str) -> bool:

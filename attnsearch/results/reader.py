@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnsearch.errors import ConfigError, StoreError, suggest
-from attnsearch.results.databases import StudyDatabases
+from attnsearch.results.optuna_storage import StudyDatabases
 from attnsearch.results.plain_run import is_plain_run
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.study import StudyReader

@@ -1,14 +1,58 @@
-"""What the readers of one results folder share: open databases, and what was read from files."""
+"""What the readers of one results folder share: open databases, what was read from files, and where images lie."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from attnsearch.results.cache import FileCache
-from attnsearch.results.databases import StudyDatabases
-from attnsearch.results.image_files import ImageFiles
+from attnsearch.config.data import DataConfig, SyntheticData
+from attnsearch.config.load import load_stored_experiment
+from attnsearch.data.cache_dir import list_caches
+from attnsearch.data.tables import DataTables, ImageTable, build_tables
+from attnsearch.errors import AttnSearchError
+from attnsearch.files import lies_in
+from attnsearch.results.cache import FileCache, stamp_of
+from attnsearch.results.optuna_storage import StudyDatabases
 from attnsearch.store.image_scores import ScoreTable
+from attnsearch.store.layout import StudyLayout
 from attnsearch.types import AttentionArchive
+
+_LOOK_AGAIN_S = 60
+_NOT_THE_FILES = {"image_size_px", "crop_ratio", "resize", "flip", "brightness", "saturation", "cache_px"}
+"""Settings of a data set that change what the model sees of its files, but not the files."""
+
+
+class ImageFiles:
+    """Originals by the config of a trial and image id. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._configs: FileCache[DataConfig | None] = FileCache(512)
+        self._tables: FileCache[DataTables | None] = FileCache(8)
+        self._paths: FileCache[Mapping[str, Path]] = FileCache(16)
+
+    def table(self, config: Path, split: str) -> ImageTable | None:
+        """The split of a trial's data set, if it is on this machine; nothing is drawn or downloaded for it.
+
+        Args:
+            config: `config.yaml` of the trial.
+        """
+        data = self._configs.get(config, stamp_of(config), lambda: _data_config(config))
+        if data is None:
+            return None
+        key = data.model_dump_json(exclude=_NOT_THE_FILES)
+        tables = self._tables.get(key, int(time.monotonic() / _LOOK_AGAIN_S), lambda: _tables(data))
+        return None if tables is None else {"train": tables.train, "val": tables.val, "test": tables.test}.get(split)
+
+    def original(self, config: Path, split: str, image_id: str) -> Path | None:
+        """The file of an image in the data set of a trial, if it is on this machine."""
+        table = self.table(config, split)
+        if table is None:
+            return None
+        paths = self._paths.get(id(table), table, lambda: dict(zip(table.image_ids, table.paths, strict=True)))
+        path = paths.get(image_id)
+        return path if path is not None and path.is_file() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,3 +65,33 @@ class SharedReads:
     scores: FileCache[ScoreTable] = field(default_factory=lambda: FileCache(64))
     has_maps: FileCache[bool] = field(default_factory=lambda: FileCache(100_000))
     intervals: FileCache[dict[str, float]] = field(default_factory=lambda: FileCache(10_000))
+
+
+def copy_of(layout: StudyLayout, image_id: str) -> Path | None:
+    """The small copy of an image in the results; None where it is missing, or not a file of the study's folder."""
+    try:
+        path = layout.thumbnail(image_id)
+    except ValueError:
+        return None
+    return path if lies_in(path, layout.study_dir) else None
+
+
+def _data_config(path: Path) -> DataConfig | None:
+    try:
+        return load_stored_experiment(path).data
+    except AttnSearchError:
+        return None
+
+
+def _tables(data: DataConfig) -> DataTables | None:
+    try:
+        return build_tables(data) if not isinstance(data, SyntheticData) or _is_drawn(data) else None
+    except AttnSearchError:
+        return None  # the data set is somewhere else, which is allowed
+
+
+def _is_drawn(data: SyntheticData) -> bool:
+    """Whether the synthetic images lie in the cache; reading results must not draw them."""
+    settings = data.model_dump()
+    abouts = [entry.about for entry in list_caches() if entry.kind == "synthetic"]
+    return any(all(settings[key] == value for key, value in about.items() if key in settings) for about in abouts)

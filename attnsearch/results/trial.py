@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -14,10 +13,9 @@ from numpy.typing import NDArray
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_experiment
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError
 from attnsearch.results.cache import stamp_of
-from attnsearch.results.image_files import copy_of
-from attnsearch.results.shared import SharedReads
+from attnsearch.results.shared import SharedReads, copy_of
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_split_scores
@@ -31,48 +29,6 @@ if TYPE_CHECKING:
 
     from attnsearch.data.tables import ImageTable
     from attnsearch.evaluation.explain import TrainedModel
-
-
-@dataclass(frozen=True, eq=False)
-class ImageScores:
-    """What was measured of the saliency of some images, by image id.
-
-    Attributes:
-        values: metric -> image id -> score; undefined ones are NaN. Metrics that no image has are left out.
-        curves: (N, n_curves, n_steps + 1) float32 mapped from disk, or None.
-        rows: image id -> row of `curves`.
-        fractions: n_steps + 1 fractions of the cells that were removed or inserted, from 0 to 1.
-        settings: how the scores were measured.
-    """
-
-    values: Mapping[str, Mapping[str, float]]
-    curves: NDArray[np.float32] | None
-    curve_names: tuple[str, ...]
-    rows: Mapping[str, int]
-    fractions: tuple[float, ...]
-    settings: Mapping[str, Any]
-
-    def of_image(self, image_id: str) -> dict[str, float | None]:
-        """Metric -> score of one image; None where it is undefined, nothing for an image that was not scored."""
-        scores = {name: values[image_id] for name, values in self.values.items() if image_id in values}
-        return {name: value if math.isfinite(value) else None for name, value in scores.items()}
-
-    def means(self) -> dict[str, float]:
-        """Metric -> mean over the images where it is defined."""
-        return {name: float(np.nanmean(list(values.values()))) for name, values in self.values.items()}
-
-    def curves_of(self, image_id: str) -> dict[str, list[float | None]]:
-        """Curve -> its n_steps + 1 points for one image; empty where no curves were stored."""
-        if self.curves is None or image_id not in self.rows:
-            return {}
-        rows = np.asarray(self.curves[self.rows[image_id]], dtype=np.float64)  # (n_curves, n_steps + 1)
-        return {
-            name: [float(value) if math.isfinite(value) else None for value in row]
-            for name, row in zip(self.curve_names, rows, strict=True)
-        }
-
-
-NO_SCORES = ImageScores({}, None, (), {}, (), {})
 
 
 class Study(Protocol):
@@ -347,13 +303,6 @@ class TrialReader:
 
         return self.study.shared.intervals.get(paths.about, stamp_of(paths.about, paths.table), measure)
 
-    def image_scores(self, split: Split = "val") -> ImageScores:
-        """The scores by image; `NO_SCORES` where the maps were not scored or the files do not fit together."""
-        try:
-            return _by_image(self.score_table(split))
-        except (ConfigError, StoreError):
-            return NO_SCORES  # not scored yet, or being scored again
-
     def model(self, device: str = "auto") -> TrainedModel:
         """The trained model, which brings its own preprocessing and class names; imports torch.
 
@@ -398,19 +347,6 @@ class TrialReader:
 def _names(archive: AttentionArchive, labels: NDArray[np.int64]) -> list[str]:
     names = archive.class_names
     return [names[label] if 0 <= label < len(names) else f"class {label}" for label in labels.tolist()]
-
-
-def _by_image(table: ScoreTable) -> ImageScores:
-    columns = {name: column for name, column in table.values.items() if np.isfinite(column).any()}
-    settings = table.about.get("settings")
-    return ImageScores(
-        values={name: dict(zip(table.image_ids, column.tolist(), strict=True)) for name, column in columns.items()},
-        curves=table.curves if table.curve_names else None,
-        curve_names=table.curve_names,
-        rows={image_id: row for row, image_id in enumerate(table.image_ids)},
-        fractions=table.fractions,
-        settings=settings if isinstance(settings, dict) else {},
-    )
 
 
 def _short(value: Any) -> str:

@@ -31,7 +31,7 @@ from attnsearch.figures.raster import RULES, palette
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, images_at
 from attnsearch.files import atomic_path
 from attnsearch.results.checkpoints import find_trial, is_file_name
-from attnsearch.results.image_files import copy_of
+from attnsearch.results.shared import copy_of
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.study_files import log_test_evaluation

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tests.architecture.sources import Module, modules
 
-OPTUNA = ("search", "results", "cli._progress", "explorer.server")
+OPTUNA = ("search", "results", "cli._progress")
 """The last two show a running search, and Optuna's own dashboard."""
 MAY_NAME_FILES = ("store.layout", "config.files", "data", "testing", "models.weights", "cli._console")
 """Modules that spell names of files by themselves: the layout of results, and files that are no results."""

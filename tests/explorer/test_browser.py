@@ -25,7 +25,7 @@ def test_from_study_to_shared_link(watched: Watched, browser: Any) -> None:
     page = watched.open("/attention/")
     page.get_by_role("link", name="hunt", exact=True).click()
     page.get_by_role("button", name=re.compile("^trial 1: ")).click()
-    page.locator("#peek .tile").first.wait_for()
+    page.locator("#preview .tile").first.wait_for()
     page.locator("#open-trial").click()
     page.locator("#grid .tile").first.wait_for()
     assert page.locator("#grid .tile").count() == 6
@@ -103,14 +103,14 @@ def test_point_of_the_pareto_plot_shows_its_maps_and_back_undoes_it(watched: Wat
 def test_table_sorts_filters_and_keeps_both_in_the_url(watched: Watched) -> None:
     page = watched.open(STUDY)
     first = page.locator("#table tbody tr").first.locator("td").nth(1)
-    page.get_by_role("button", name="val/accuracy", exact=True).click()
-    page.get_by_role("button", name="val/accuracy", exact=True).click()
+    page.get_by_role("button", name="val accuracy", exact=True).click()
+    page.get_by_role("button", name="val accuracy", exact=True).click()
     assert first.inner_text().startswith("2")  # accuracy climbs with the number
     page.locator("#filter").fill("adam accuracy<0.55")
     assert page.locator("#table tbody tr").count() == 1
     watched.open(page.url.removeprefix(watched.base))
     assert page.locator("#table tbody tr").count() == 1
-    assert page.locator("th[aria-sort=descending]").inner_text().startswith("val/accuracy")
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("val accuracy")
 
 
 def test_curves_of_ticked_trials(watched: Watched) -> None:
@@ -218,7 +218,7 @@ def test_plots_are_saved_as_they_look(watched: Watched) -> None:
         with page.expect_download() as svg:
             page.locator(f"[data-save={name}][data-kind=svg]").click()
         text = Path(svg.value.path()).read_text(encoding="utf-8")
-        assert "val/accuracy" in text
+        assert "val accuracy" in text
         assert "class=" not in text.partition(">")[2]  # no style sheet is needed
         with page.expect_download() as png:
             page.locator(f"[data-save={name}][data-kind=png]").click()

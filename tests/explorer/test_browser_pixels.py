@@ -67,7 +67,7 @@ def test_smooth_map_is_bilinear_between_cell_centres(turned: tuple[str, Built, s
       const map = { h: 4, w: 5, values: new Float32Array(20) };
       map.values[1 * 5 + 3] = 1;
       const [left, top, right, bottom] = BOX;
-      const view = { opacity: 1, colours: 'viridis', smooth: true, blend: 'strength' };
+      const view = { opacity: 1, colours: 'viridis', smooth: true, isUniform: false };
       const layer = mapImage({ width: 80, height: 80 }, map, { left, top, right, bottom }, view, { low: 0, high: 1 });
       return { left: layer.left, top: layer.top, w: layer.image.width, data: [...layer.image.data] };
     }""".replace("BOX", str([float(edge) for edge in box]))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from attnsearch.data.tables import ImageTable
 from attnsearch.explorer.archives import Archives, OpenArchive
-from attnsearch.explorer.hits import TargetHits, strongest_on_target
+from attnsearch.explorer.hits import TargetHits, hits_in_targets
 from attnsearch.results.study import StudyReader
 from tests.explorer.built import Built, write_trial_scores
 
@@ -39,7 +39,7 @@ def table(opened: OpenArchive, **truth: object) -> ImageTable:
 @pytest.mark.parametrize(("box", "is_hit"), [(INSIDE, True), (LEFT_OF_IT, False), (TOUCHING, True)])
 def test_box(opened: OpenArchive, box: tuple[int, ...], is_hit: bool) -> None:
     boxes = np.tile(np.array(box, dtype=np.float64), (6, 1))
-    hits = strongest_on_target(opened, table(opened, boxes=boxes))
+    hits = hits_in_targets(opened, table(opened, boxes=boxes))
     assert hits is not None
     assert bool(hits[0]) is is_hit
 
@@ -52,14 +52,14 @@ def test_mask(opened: OpenArchive, tmp_path: Path, box: tuple[int, ...], is_hit:
         mask[box[1] : box[3], box[0] : box[2]] = 255
         paths.append(tmp_path / f"{index}.png")
         Image.fromarray(mask).save(paths[-1])
-    hits = strongest_on_target(opened, table(opened, mask_paths=tuple(paths)))
+    hits = hits_in_targets(opened, table(opened, mask_paths=tuple(paths)))
     assert hits is not None
     assert bool(hits[0]) is is_hit
 
 
 def test_image_that_the_data_set_lacks_gives_no_answer(opened: OpenArchive) -> None:
     other = ImageTable("val", ("a", "b"), ("x",), (Path("x"),), np.zeros(1, dtype=np.int64), boxes=np.zeros((1, 4)))
-    assert strongest_on_target(opened, other) is None
+    assert hits_in_targets(opened, other) is None
 
 
 def test_score_decides_and_the_data_set_answers_for_images_without_one(copied: Built) -> None:

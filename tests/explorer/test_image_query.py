@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive
 from attnsearch.explorer.image_query import ImageQuery, matching_rows, parse_query, rows_to_show
 from attnsearch.results.study import StudyReader
-from attnsearch.results.trial import NO_SCORES
 from tests.explorer.built import Built
 
 NO_PLACE: list[bool | None] = [None] * 6

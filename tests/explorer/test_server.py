@@ -1,4 +1,4 @@
-"""optuna-dashboard and the explorer behind one address."""
+"""optuna-dashboard and the explorer behind one address; how many connections it keeps, and for how long."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import shutil
 import socket
 import sqlite3
+import threading
 import urllib.request
 import warnings
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -18,7 +21,7 @@ from optuna.exceptions import ExperimentalWarning
 from werkzeug.test import Client
 
 from attnsearch.errors import ConfigError, StoreError
-from attnsearch.explorer.server import RunningServer, bind, build_app, open_server
+from attnsearch.explorer.server import RunningServer, Server, bind, build_app, open_server
 from attnsearch.report.page import build_report
 from attnsearch.results.optuna_storage import MAX_NOTES, noted
 from attnsearch.results.reader import find_experiments
@@ -26,7 +29,47 @@ from attnsearch.search.storage import open_database
 from attnsearch.store.urls import default_url, sqlite_url
 from tests.explorer.built import Built
 
+WHOLE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HALF = WHOLE[:-2]
 LOCAL = {"Host": "localhost", "Origin": "http://localhost"}
+
+
+def answer(_environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Length", "200000")])
+    return [b"a" * 200000]
+
+
+@contextmanager
+def serving(app: Any, **settings: Any) -> Iterator[Callable[..., socket.socket]]:
+    """Serves an app; the result connects and sends some bytes."""
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(listener, app, **settings)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    with ExitStack() as clients:
+
+        def connect(data: bytes) -> socket.socket:
+            client = clients.enter_context(closing(socket.create_connection(server.server_address, timeout=20)))
+            client.sendall(data)
+            return client
+
+        try:
+            yield connect
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def received(client: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    return b"".join(iter(lambda: client.recv(2**16), b""))
+
+
+def trickle(client: socket.socket) -> None:
+    """Sends a byte at a time for much longer than any limit of these tests."""
+    for _ in range(1000):
+        client.sendall(b"a")
+        threading.Event().wait(0.01)
 
 
 def test_dashboard_stands_at_the_root_with_metric_names_and_columns(client: Client) -> None:
@@ -301,7 +344,7 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
 WHERE = "demo/br_npa_low_res/0"
 
 
-def test_copied_run_shows_pictures_and_maps_of_both_splits(
+def test_copied_run_shows_images_and_maps_of_both_splits(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTNSEARCH_CACHE", str(tmp_path / "empty"))  # where synthetic images would be
@@ -317,3 +360,53 @@ def test_copied_run_shows_pictures_and_maps_of_both_splits(
         assert client.get(f"/attention/picture/{WHERE}/{split}/0?px=256").mimetype == "image/jpeg"
     assert client.get(f"/attention/trial/{WHERE}").status_code == 200
     assert not list((tmp_path / "empty").glob("synthetic/*"))  # looking draws nothing
+
+
+def test_a_long_answer_arrives_whole() -> None:
+    with serving(answer) as connect:
+        assert received(connect(WHOLE)).endswith(b"\r\n\r\n" + b"a" * 200000)
+
+
+@pytest.mark.parametrize("data", [b"", HALF])
+def test_a_half_sent_request_is_closed(data: bytes) -> None:
+    with serving(answer, request_s=0.1) as connect:
+        assert received(connect(data)) == b""
+
+
+def test_a_request_that_comes_byte_by_byte_is_closed_as_well() -> None:
+    """Its bytes never pause for as long as the limit."""
+    with serving(answer, request_s=0.3) as connect, pytest.raises(ConnectionError):
+        trickle(connect(HALF))
+
+
+def test_a_body_that_never_comes_is_closed() -> None:
+    def read(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["wsgi.input"].read(100)
+        return answer(environ, start_response)
+
+    with serving(read, request_s=0.1) as connect:
+        head = WHOLE.replace(b"GET", b"POST").replace(b"Host", b"Content-Length: 100\r\nHost")
+        assert received(connect(head + b"only this")) == b""
+
+
+def test_connections_beyond_the_limit_wait_for_their_turn() -> None:
+    inside, peaks, free = [0], [0], threading.Event()
+
+    def slow(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        inside[0] += 1
+        peaks.append(inside[0])
+        free.wait(0.1)
+        inside[0] -= 1
+        return answer(environ, start_response)
+
+    with serving(slow, max_connections=2) as connect:
+        clients = [connect(WHOLE) for _ in range(6)]
+        assert [len(received(client)) > 200000 for client in clients] == [True] * 6
+    assert max(peaks) == 2
+
+
+def test_a_page_is_answered_after_all_places_were_held() -> None:
+    with serving(answer, max_connections=2, request_s=0.1) as connect:
+        held = [connect(HALF) for _ in range(5)]
+        assert len(received(connect(WHOLE))) > 200000
+        assert [received(client) for client in held] == [b""] * 5

@@ -10,7 +10,6 @@ import pytest
 
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.results.study import StudyReader
-from attnsearch.results.trial import NO_SCORES
 from tests.explorer.built import CLASSES, Built, planted_maps, write_trial_scores
 
 IDS = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
@@ -48,7 +47,6 @@ def test_scores_are_a_table_with_their_settings(copied: Built) -> None:
     trial = StudyReader(copied.layout).trial(0)
     with pytest.raises(ConfigError, match="has no scores on val"):
         trial.scores("val")
-    assert trial.image_scores("val") is NO_SCORES
     write_trial_scores(copied.layout, 0, IDS, {"gini": [0.1, 0.2, float("nan"), 0.4, 0.5, 0.6]})
     scores = trial.scores("val")
     assert scores["gini"].isna().tolist() == [False, False, True, False, False, False]

@@ -1,27 +1,27 @@
 // The same image under several trials, on one colour scale, and the difference of two maps.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { asShares, decodeMap, difference, onImage, rangeOf, scaleOf } from "./field.js";
-import { State, ask, bindPage, byId, el, given, onKeys, percent, place, showError, withWords } from "./page.js";
+import { asFractions, decodeMap, difference, onImage, rangeOf, scaleOf } from "./field.js";
+import { State, bindPage, byId, el, getJson, onKeys, pageData, pathTo, percent, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
 import { imageFileUrl } from "./tile.js";
-import { VIEW, bindView, showLegend, viewOf, viewWords } from "./view.js";
+import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
 
-const where = given("where");
+const where = pageData("where");
 const state = new State({ ...VIEW, t: [], image: "", split: "val", map: "", scale: "", difference: "0", first: "0", second: "1" });
-let found = { trials: [] };
+let answer = { trials: [] };
 let tiles = [];
-let asked = 0;
+let lastRequest = 0;
 
 async function load() {
-  asked += 1;
-  const mine = asked;
-  const words = { t: state.get("t"), image: state.get("image"), split: state.get("split"), map: state.get("map") };
+  lastRequest += 1;
+  const request = lastRequest;
+  const query = { t: state.get("t"), image: state.get("image"), split: state.get("split"), map: state.get("map") };
   try {
-    const answer = await ask(place("api", "compare", where.experiment), words);
-    if (mine !== asked) return;
-    found = answer;
-    state.set({ image: found.image, split: found.split });
+    const latest = await getJson(pathTo("api", "compare", where.experiment), query);
+    if (request !== lastRequest) return;
+    answer = latest;
+    state.set({ image: answer.image, split: answer.split });
     await show();
   } catch (error) {
     showError(byId("tiles"), error);
@@ -29,12 +29,12 @@ async function load() {
 }
 
 async function show() {
-  tiles = await Promise.all(found.trials.map(makeTile));
+  tiles = await Promise.all(answer.trials.map(makeTile));
   byId("tiles").replaceChildren(...tiles.map((tile) => tile.element));
   if (!tiles.length) byId("tiles").replaceChildren(el("p", { class: "quiet" }, "Add a trial to begin."));
-  byId("title").textContent = found.image ? found.image.split("/").pop() : "One image, several trials";
-  byId("title").title = found.image;
-  for (const [id, target] of [["previous", found.previous], ["next", found.next]]) byId(id).disabled = !target;
+  byId("title").textContent = answer.image ? answer.image.split("/").pop() : "One image, several trials";
+  byId("title").title = answer.image;
+  for (const [id, target] of [["previous", answer.previous], ["next", answer.next]]) byId(id).disabled = !target;
   fillMaps();
   fillPair();
   draw();
@@ -43,27 +43,27 @@ async function show() {
 
 async function makeTile(trial) {
   const name = `${trial.study} ${trial.number}`;
-  const remove = el("button", { type: "button", class: "remove", "aria-label": `remove ${name}`, onclick: () => drop(trial) }, "×");
+  const remove = el("button", { type: "button", class: "remove", "aria-label": `remove ${name}`, onclick: () => removeTrial(trial) }, "×");
   if (trial.error) {
     return { trial, name, element: el("div", { class: "tile" }, el("span", { class: "names" }, el("strong", {}, name), remove, el("span", { class: "error" }, trial.error))) };
   }
   const canvas = el("canvas", { role: "img", "aria-label": `${name}: predicted ${trial.predicted}` });
   fit(canvas, trial.size, 340, 340, 1.5);
-  const at = { ...where, study: trial.study, number: trial.number, split: found.split };
+  const at = { ...where, study: trial.study, number: trial.number, split: answer.split };
   const image = await loadImage(trial.source ? imageFileUrl(at, trial.row, 512) : null);
   const { map: raw, box } = onImage(decodeMap(trial.map), trial.size, trial.box);
-  const words = el("span", { class: "names" },
+  const caption = el("span", { class: "names" },
     el("a", { class: "true", href: imageUrl(trial) }, name), remove,
     el("span", { class: trial.correct ? "verdict correct" : "verdict incorrect" }, `${trial.correct ? "✓" : "✗"} ${trial.predicted}`, el("span", { class: "confidence" }, percent(trial.confidence))));
-  return { trial, name, canvas, raw, shown: { size: trial.size, box, image, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "image" }, canvas), words) };
+  return { trial, name, canvas, raw, shown: { size: trial.size, box, image, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "image" }, canvas), caption) };
 }
 
 const imageUrl = (trial) =>
-  withWords(place("image", where.experiment, trial.study, trial.number, trial.row), { split: found.split, ...state.words(["map"]), ...viewWords(state) });
+  withQuery(pathTo("image", where.experiment, trial.study, trial.number, trial.row), { split: answer.split, ...state.query(["map"]), ...viewQuery(state) });
 
 const painted = () => tiles.filter((tile) => tile.canvas);
 
-/** One scale for all; as shares where trials are of several studies, whose maps have other units. */
+/** One scale for all; as fractions of the sum where trials are of several studies, whose maps have other units. */
 function scaleRule() {
   const isMixed = new Set(painted().map((tile) => tile.trial.study)).size > 1;
   return state.get("scale") || (isMixed ? "shares" : "one");
@@ -71,16 +71,16 @@ function scaleRule() {
 
 function draw() {
   const view = viewOf(state);
-  const how = scaleRule();
-  byId("scale").value = how;
-  for (const tile of painted()) tile.shown.map = how === "shares" ? asShares(tile.raw) : tile.raw;
+  const rule = scaleRule();
+  byId("scale").value = rule;
+  for (const tile of painted()) tile.shown.map = rule === "shares" ? asFractions(tile.raw) : tile.raw;
   const shared = painted().length ? scaleOf(rangeOf(painted().map((tile) => tile.shown.map))) : null;
   for (const tile of painted()) {
-    tile.scale = how === "own" ? scaleOf(rangeOf([tile.raw])) : shared;
+    tile.scale = rule === "own" ? scaleOf(rangeOf([tile.raw])) : shared;
     paint(tile.canvas, tile.shown, view, { scale: tile.scale });
   }
-  byId("legend").hidden = how === "own" || !shared;
-  if (how !== "own" && shared) showLegend(byId("legend"), view, shared);
+  byId("legend").hidden = rule === "own" || !shared;
+  if (rule !== "own" && shared) showLegend(byId("legend"), view, shared);
   drawDifference(view);
 }
 
@@ -102,8 +102,8 @@ function drawDifference(view) {
   const legend = byId("legend").cloneNode(true);
   legend.removeAttribute("id");
   showLegend(legend, signed, scale);
-  const words = el("span", { class: "names" }, el("span", { class: "true" }, `${first.name} − ${second.name}`));
-  box.replaceChildren(el("div", { class: "tile" }, el("span", { class: "image" }, canvas), words, legend));
+  const caption = el("span", { class: "names" }, el("span", { class: "true" }, `${first.name} − ${second.name}`));
+  box.replaceChildren(el("div", { class: "tile" }, el("span", { class: "image" }, canvas), caption, legend));
 }
 
 function fillMaps() {
@@ -126,20 +126,20 @@ function fillAdd() {
   byId("add").replaceChildren(el("option", { value: "" }, options.length ? "choose…" : "no other trial has maps"), ...options);
 }
 
-function add(t) {
+function addTrial(t) {
   if (!t) return;
   state.set({ t: [...state.get("t"), t] }, { isStep: true });
   fillAdd();
   load();
 }
 
-function drop(trial) {
+function removeTrial(trial) {
   state.set({ t: state.get("t").filter((t) => t !== `${trial.study}:${trial.number}`) }, { isStep: true });
   fillAdd();
   load();
 }
 
-function go(image) {
+function showImage(image) {
   if (!image) return;
   state.set({ image }, { isStep: true });
   load();
@@ -174,13 +174,13 @@ function svgPanels() {
   return plain;
 }
 
-const name = () => fileName(where.experiment, "compare", found.image, byId("map").value);
+const name = () => fileName(where.experiment, "compare", answer.image, byId("map").value);
 const png = () => painted().length && savePng(panels(), name());
 
 bindPage();
 bindView(state, draw);
 fillAdd();
-byId("add").addEventListener("change", (event) => add(event.target.value));
+byId("add").addEventListener("change", (event) => addTrial(event.target.value));
 byId("map").addEventListener("change", (event) => chooseMap(event.target.value));
 for (const id of ["scale", "first", "second"]) {
   byId(id).addEventListener("change", (event) => {
@@ -194,12 +194,12 @@ function setDifference(isOn) {
   draw();
 }
 byId("difference").addEventListener("change", (event) => setDifference(event.target.checked));
-byId("previous").addEventListener("click", () => go(found.previous));
-byId("next").addEventListener("click", () => go(found.next));
+byId("previous").addEventListener("click", () => showImage(answer.previous));
+byId("next").addEventListener("click", () => showImage(answer.next));
 byId("save-png").addEventListener("click", png);
 byId("save-svg").addEventListener("click", () => painted().length && saveSvg(svgPanels(), name()));
 onKeys({
-  ArrowLeft: () => go(found.previous), ArrowRight: () => go(found.next), "[": () => stepMap(-1), "]": () => stepMap(1),
+  ArrowLeft: () => showImage(answer.previous), ArrowRight: () => showImage(answer.next), "[": () => stepMap(-1), "]": () => stepMap(1),
   d: () => setDifference(state.get("difference") !== "1"), e: png,
 });
 window.addEventListener("popstate", () => {

@@ -1,6 +1,6 @@
-// Saves what is on the screen: a canvas as PNG, or image, map, contour and words as SVG.
+// Saves what a page shows: a canvas as PNG; image, map, contour and text as SVG.
 
-import { el, say } from "./page.js";
+import { el, notify } from "./page.js";
 
 const GAP = 12;
 const LINE = 20;
@@ -12,24 +12,24 @@ function save(blob, name) {
   link.click();
   link.remove();
   window.setTimeout(() => URL.revokeObjectURL(url), 10000);
-  say(`${name} saved`);
+  notify(`${name} saved`);
 }
 
 const toBlob = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 
-/** A name that every system takes. */
+/** A file name that is valid on every system. */
 export const fileName = (...parts) => parts.join("_").replace(/[^A-Za-z0-9_.-]+/g, "-").slice(0, 120);
 
-/** Panels in rows: where each lies and how large the whole is. */
+/** Panels in rows: the position of each, and the size of the sheet. */
 function arrange(panels, columns) {
   const width = Math.max(...panels.map((panel) => panel.canvas.width));
   const height = Math.max(...panels.map((panel) => panel.canvas.height)) + LINE * 2;
   const places = panels.map((panel, index) => ({
     ...panel, x: GAP + (index % columns) * (width + GAP), y: GAP + Math.floor(index / columns) * (height + GAP),
   }));
-  const across = Math.min(columns, panels.length);
-  const down = Math.ceil(panels.length / columns);
-  return { places, width: GAP + across * (width + GAP), height: GAP + down * (height + GAP) };
+  const nColumns = Math.min(columns, panels.length);
+  const nRows = Math.ceil(panels.length / columns);
+  return { places, width: GAP + nColumns * (width + GAP), height: GAP + nRows * (height + GAP) };
 }
 
 /** Saves panels [{canvas, lines: text under it}] as one PNG. */
@@ -48,7 +48,7 @@ export async function savePng(panels, name, columns = 4) {
   save(await toBlob(sheet), `${name}.png`);
 }
 
-/** Saves the same as SVG: pixels stay pixels, words and contours stay words and lines. */
+/** Saves the same as SVG: images as pixels, text and contours as text and lines. */
 export function saveSvg(panels, name, columns = 4) {
   const { places, width, height } = arrange(panels, columns);
   const svg = el("svg:svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${width} ${height}`, width, height });
@@ -69,7 +69,7 @@ export function saveSvg(panels, name, columns = 4) {
   save(new Blob([text], { type: "image/svg+xml" }), `${name}.svg`);
 }
 
-const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width", "stroke-dasharray", "stroke-linejoin", "font-family", "font-size", "font-weight"];
+const STYLE_PROPERTIES = ["fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width", "stroke-dasharray", "stroke-linejoin", "font-family", "font-size", "font-weight"];
 
 /** A copy of a plot that looks the same without the style sheet. */
 function standalone(plot) {
@@ -78,11 +78,11 @@ function standalone(plot) {
   const originals = plot.querySelectorAll("*");
   copy.querySelectorAll("*").forEach((element, index) => {
     const style = window.getComputedStyle(originals[index]);
-    for (const look of LOOKS) element.setAttribute(look, style.getPropertyValue(look));
+    for (const property of STYLE_PROPERTIES) element.setAttribute(property, style.getPropertyValue(property));
     for (const name of ["class", "tabindex", "role"]) element.removeAttribute(name);
   });
-  const sheet = window.getComputedStyle(plot.closest(".panel")).backgroundColor;
-  copy.prepend(el("svg:rect", { width: "100%", height: "100%", fill: sheet }));
+  const background = window.getComputedStyle(plot.closest(".panel")).backgroundColor;
+  copy.prepend(el("svg:rect", { width: "100%", height: "100%", fill: background }));
   return new XMLSerializer().serializeToString(copy);
 }
 

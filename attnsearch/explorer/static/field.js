@@ -8,7 +8,7 @@ export function decodeMap(sent) {
 
 const SLIVER = 1e-6;
 
-/** The cells of a map that lie on the image, and their box: where images are padded, the others show nothing. */
+/** The cells of a map that lie on the image, and their box: cells in the padding of the image are cut off. */
 export function onImage(map, size, box) {
   const [height, width] = size;
   const [firstColumn, lastColumn] = inside(box[0], box[2], map.w, width);
@@ -56,7 +56,7 @@ export function scaleOf({ low, high }) {
   return { low, high, isSigned: false };
 }
 
-/** Value -> [place on the colour map, strength], both in [0, 1]; strength 0 where nothing can be told. */
+/** Value -> [place on the colour map, strength], both in [0, 1]; strength 0 where the value or the scale is undefined. */
 export function onScale(value, scale) {
   const extent = scale.high - scale.low;
   if (!Number.isFinite(value) || !(extent > 0)) return [0, 0];
@@ -64,8 +64,8 @@ export function onScale(value, scale) {
   return [t, scale.isSigned ? Math.abs(2 * t - 1) : t];
 }
 
-/** Where a position in cells lies between two cell centres: [first, second, share of the second]. */
-export function between(position, n) {
+/** Where a position in cells lies between two cell centres: [first, second, weight of the second]. */
+export function neighbourCells(position, n) {
   const centred = Math.min(n - 1, Math.max(0, position - 0.5));
   const first = Math.min(n - 1, Math.floor(centred));
   return [first, Math.min(n - 1, first + 1), centred - first];
@@ -78,22 +78,22 @@ export function sample(map, x, y, isSmooth) {
     const row = Math.min(map.h - 1, Math.max(0, Math.floor(y)));
     return map.values[row * map.w + column];
   }
-  const [left, right, toRight] = between(x, map.w);
-  const [top, bottom, down] = between(y, map.h);
+  const [left, right, toRight] = neighbourCells(x, map.w);
+  const [top, bottom, down] = neighbourCells(y, map.h);
   const at = (row, column) => map.values[row * map.w + column];
   const upper = at(top, left) * (1 - toRight) + at(top, right) * toRight;
   const lower = at(bottom, left) * (1 - toRight) + at(bottom, right) * toRight;
   return upper * (1 - down) + lower * down;
 }
 
-/** Cells from the strongest to the weakest; equal ones in row-major order, as the scores do. */
+/** Cells from the most to the least salient; equal ones in row-major order, as the scores do. */
 export function orderOf(map) {
   const key = (cell) => (Number.isFinite(map.values[cell]) ? map.values[cell] : -Infinity);
   return Array.from(map.values.keys()).sort((a, b) => key(b) - key(a) || a - b);
 }
 
-/** Each map divided by the sum of its sizes, so that maps of other models share a scale. */
-export function asShares(map) {
+/** The map divided by the sum of its absolute values, so that maps of several models fit one scale. */
+export function asFractions(map) {
   let total = 0;
   for (const value of map.values) total += Number.isFinite(value) ? Math.abs(value) : 0;
   return { ...map, values: map.values.map((value) => (total > 0 ? value / total : value)) };
@@ -134,16 +134,16 @@ export function contour(map, level) {
       grid[row * (w + 1) + column] = sample(map, column / FINER, row / FINER, true);
     }
   }
-  const found = [];
+  const segments = [];
   for (let row = 0; row < h; row += 1) {
     for (let column = 0; column < w; column += 1) {
-      crossings(grid, row, column, w + 1, level, found);
+      crossings(grid, row, column, w + 1, level, segments);
     }
   }
-  return found;
+  return segments;
 }
 
-function crossings(grid, row, column, stride, level, found) {
+function crossings(grid, row, column, stride, level, segments) {
   const at = row * stride + column;
   const corners = [grid[at], grid[at + 1], grid[at + stride + 1], grid[at + stride]];
   if (!corners.every(Number.isFinite)) return;
@@ -152,10 +152,10 @@ function crossings(grid, row, column, stride, level, found) {
   for (let side = 0; side < 4; side += 1) {
     const [from, to] = [corners[side], corners[(side + 1) % 4]];
     if (from >= level !== to >= level) {
-      const share = (level - from) / (to - from);
+      const fraction = (level - from) / (to - from);
       const [[x1, y1], [x2, y2]] = [places[side], places[(side + 1) % 4]];
-      points.push([(column + x1 + share * (x2 - x1)) / FINER, (row + y1 + share * (y2 - y1)) / FINER]);
+      points.push([(column + x1 + fraction * (x2 - x1)) / FINER, (row + y1 + fraction * (y2 - y1)) / FINER]);
     }
   }
-  for (let index = 0; index + 1 < points.length; index += 2) found.push([...points[index], ...points[index + 1]]);
+  for (let index = 0; index + 1 < points.length; index += 2) segments.push([...points[index], ...points[index + 1]]);
 }

@@ -1,20 +1,23 @@
-// One image in detail: every map, the masked image, the curves.
+// One image in detail: every map, the masked image, deletion and insertion curves.
 
 import { fileName, savePng, saveSvg } from "./export.js";
 import { decodeMap, onImage, orderOf, rangeOf, scaleOf, valueAt } from "./field.js";
-import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showError, withWords } from "./page.js";
+import {
+  State, bindPage, byId, el, formatNumber, getJson, hintOf, onKeys, pageData, pathTo, percent, showError, titleOf, withQuery,
+} from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
 import { curvePlot } from "./curve.js";
 import { imageFileUrl } from "./tile.js";
-import { VIEW, bindView, showLegend, viewOf, viewWords } from "./view.js";
+import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
 
-const where = given("where");
+const where = pageData("where");
 const MASKS = ["off", "deletion", "insertion"];
+// `share` is the fraction of masked cells in percent, under the name that it has in the URL
 const state = new State({ ...VIEW, split: where.split, map: "", mask: "off", share: "20", original: "0" });
 const canvas = byId("canvas");
 let image = null;
 let maps = {};
-let seen = {};
+let visible = {};
 let loaded = {};
 
 const currentMap = () => (state.get("map") in maps ? state.get("map") : Object.keys(maps)[0]);
@@ -23,13 +26,13 @@ const isOriginal = () => state.get("original") === "1" && Boolean(image?.origina
 
 async function load() {
   try {
-    image = await ask(place("api", "image", where.experiment, where.study, where.number, where.row), { split: split() });
+    image = await getJson(pathTo("api", "image", where.experiment, where.study, where.number, where.row), { split: split() });
   } catch (error) {
     showError(byId("frame"), error);
     return;
   }
   maps = Object.fromEntries(Object.entries(image.maps).map(([key, sent]) => [key, decodeMap(sent)]));
-  seen = Object.fromEntries(Object.entries(maps).map(([key, map]) => [key, onImage(map, image.size, image.box)]));
+  visible = Object.fromEntries(Object.entries(maps).map(([key, map]) => [key, onImage(map, image.size, image.box)]));
   loaded.small = await loadImage(image.source ? imageFileUrl(where, where.row, 512) : null);
   showFacts();
   makeStrip();
@@ -42,17 +45,17 @@ async function load() {
 /** What is painted: the cells on the image; under a mask all of them, as they were counted when it was scored. */
 function shown() {
   const key = currentMap();
-  const whole = { map: key ? maps[key] : null, box: image.box };
-  return { size: image.size, image: isOriginal() ? loaded.full : loaded.small, ...(masked() || !key ? whole : seen[key]) };
+  const uncut = { map: key ? maps[key] : null, box: image.box };
+  return { size: image.size, image: isOriginal() ? loaded.full : loaded.small, ...(masked() || !key ? uncut : visible[key]) };
 }
 
-const scaleNow = () => (currentMap() ? scaleOf(rangeOf([seen[currentMap()].map])) : null);
+const scaleNow = () => (currentMap() ? scaleOf(rangeOf([visible[currentMap()].map])) : null);
 
 function masked() {
   const mask = state.get("mask");
   if (!MASKS.includes(mask) || mask === "off") return null;
   const isBlurred = image.settings.protocol === "br_npa" && mask === "insertion";
-  return { share: state.number("share") / 100, keeps: mask === "insertion", fill: isBlurred ? "blur" : (image.settings.fill ?? "mean") };
+  return { fraction: state.number("share") / 100, keeps: mask === "insertion", fill: isBlurred ? "blur" : (image.settings.fill ?? "mean") };
 }
 
 async function draw() {
@@ -63,7 +66,7 @@ async function draw() {
   showLegend(byId("legend"), viewOf(state), scaleNow());
   drawStrip();
   drawCurves();
-  showShare();
+  showFraction();
   followView();
 }
 
@@ -80,7 +83,7 @@ function size() {
 }
 
 function showFacts() {
-  const row = (label, value, kind) => el("div", {}, el("dt", {}, label), el("dd", { class: kind ?? null }, value));
+  const row = (label, value, kind, hint) => el("div", { title: hint }, el("dt", {}, label), el("dd", { class: kind }, value));
   const verdict = image.correct ? "verdict correct" : "verdict incorrect";
   byId("facts").replaceChildren(
     row("true", image.true),
@@ -92,7 +95,7 @@ function showFacts() {
   );
   const scores = Object.entries(image.scores);
   byId("scores").hidden = !scores.length;
-  byId("scores-list").replaceChildren(...scores.map(([name, value]) => row(name.replaceAll("_", " "), short(value))));
+  byId("scores-list").replaceChildren(...scores.map(([name, value]) => row(titleOf(image.metrics, name), formatNumber(value), null, hintOf(image.metrics, name))));
 }
 
 /** Small images of every map, to choose from. */
@@ -109,7 +112,7 @@ function makeStrip() {
 function drawStrip() {
   const view = { ...viewOf(state), contour: 0, opacity: Math.max(0.6, viewOf(state).opacity) };
   for (const item of byId("strip").children) {
-    const part = seen[item.dataset.map];
+    const part = visible[item.dataset.map];
     const isChosen = item.dataset.map === currentMap();
     item.setAttribute("aria-checked", String(isChosen));
     item.tabIndex = isChosen ? 0 : -1;
@@ -132,7 +135,7 @@ function stepMap(by) {
 
 function showMask() {
   for (const radio of document.querySelectorAll("input[name=mask]")) radio.checked = radio.value === state.get("mask");
-  byId("share").value = state.get("share");
+  byId("fraction").value = state.get("share");
 }
 
 function chooseMask(mask) {
@@ -141,17 +144,17 @@ function chooseMask(mask) {
   draw();
 }
 
-function setShare(share) {
-  state.set({ share: String(Math.min(100, Math.max(0, share))), ...(state.get("mask") === "off" ? { mask: "deletion" } : {}) });
+function setFraction(value) {
+  state.set({ share: String(Math.min(100, Math.max(0, value))), ...(state.get("mask") === "off" ? { mask: "deletion" } : {}) });
   showMask();
   draw();
 }
 
-function showShare() {
+function showFraction() {
   const map = maps[currentMap()];
   const nCells = map ? Math.round((state.number("share") / 100) * orderOf(map).length) : 0;
-  const word = { deletion: "hidden", insertion: "kept" }[state.get("mask")];
-  byId("share-value").textContent = word ? `${state.get("share")} %: ${nCells} ${word}` : `${state.get("share")} %`;
+  const effect = { deletion: "hidden", insertion: "visible" }[state.get("mask")];
+  byId("fraction-value").textContent = effect ? `${state.get("share")} %: ${nCells} ${effect}` : `${state.get("share")} %`;
 }
 
 function drawCurves() {
@@ -160,7 +163,7 @@ function drawCurves() {
     box.replaceChildren(el("p", { class: "quiet" }, "No curves: this image was not scored. The mask follows the map's own order."));
     return;
   }
-  curvePlot(box, image, { share: state.number("share") / 100, mask: state.get("mask"), onShare: (share) => setShare(Math.round(100 * share)) });
+  curvePlot(box, image, { fraction: state.number("share") / 100, mask: state.get("mask"), onFraction: (fraction) => setFraction(Math.round(100 * fraction)) });
 }
 
 function bindOriginal() {
@@ -178,25 +181,25 @@ function setOriginal(isOn) {
 
 /** Links to other images keep the map and the view. */
 function followView() {
-  const words = { split: split(), ...state.words(["map", "mask", "share", "original"]), ...viewWords(state) };
+  const query = { split: split(), ...state.query(["map", "mask", "share", "original"]), ...viewQuery(state) };
   for (const id of ["previous", "next"]) {
     const link = byId(id);
-    if (link.hasAttribute("href")) link.href = withWords(new URL(link.href).pathname, words);
+    if (link.hasAttribute("href")) link.href = withQuery(new URL(link.href).pathname, query);
   }
-  byId("back").href = withWords(new URL(byId("back").href).pathname, { split: split(), ...state.words(["map"]), ...viewWords(state) });
-  byId("compare").href = withWords(place("compare", where.experiment), {
-    image: where.image, split: split(), t: [`${where.study}:${where.number}`], ...state.words(["map"]), ...viewWords(state),
+  byId("back").href = withQuery(new URL(byId("back").href).pathname, { split: split(), ...state.query(["map"]), ...viewQuery(state) });
+  byId("compare").href = withQuery(pathTo("compare", where.experiment), {
+    image: where.image, split: split(), t: [`${where.study}:${where.number}`], ...state.query(["map"]), ...viewQuery(state),
   });
 }
 
-/** Tells the value of the map under the pointer. */
+/** Shows the value of the map under the pointer. */
 function point(event) {
   const frame = canvas.getBoundingClientRect();
   const x = ((event.clientX - frame.left) / frame.width) * image.size[1];
   const y = ((event.clientY - frame.top) / frame.height) * image.size[0];
   const { map, box } = shown();
   const value = map ? valueAt(map, box, x, y) : NaN;
-  byId("pointed").textContent = `x ${Math.floor(x)}, y ${Math.floor(y)}: ${Number.isNaN(value) ? "not seen by the model" : short(value)}`;
+  byId("pointed").textContent = `x ${Math.floor(x)}, y ${Math.floor(y)}: ${Number.isNaN(value) ? "not visible by the model" : formatNumber(value)}`;
 }
 
 const name = () => fileName(where.study, `trial${where.number}`, where.image, currentMap() ?? "image");
@@ -223,7 +226,7 @@ bindView(state, draw);
 byId("save-png").addEventListener("click", png);
 byId("save-svg").addEventListener("click", svg);
 byId("original").addEventListener("change", (event) => setOriginal(event.target.checked));
-byId("share").addEventListener("input", (event) => setShare(Number(event.target.value)));
+byId("fraction").addEventListener("input", (event) => setFraction(Number(event.target.value)));
 for (const radio of document.querySelectorAll("input[name=mask]")) radio.addEventListener("change", () => chooseMask(radio.value));
 canvas.addEventListener("pointermove", (event) => image && point(event));
 byId("strip").addEventListener("keydown", (event) => {
@@ -236,7 +239,7 @@ byId("strip").addEventListener("keydown", (event) => {
 });
 onKeys({
   ArrowLeft: () => follow("previous"), ArrowRight: () => follow("next"), "[": () => stepMap(-1), "]": () => stepMap(1),
-  ",": () => setShare(state.number("share") - 5), ".": () => setShare(state.number("share") + 5),
+  ",": () => setFraction(state.number("share") - 5), ".": () => setFraction(state.number("share") + 5),
   m: () => chooseMask(MASKS[(MASKS.indexOf(state.get("mask")) + 1) % MASKS.length]),
   o: () => setOriginal(!isOriginal()), x: () => follow("compare"), e: png,
 });

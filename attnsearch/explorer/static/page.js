@@ -17,32 +17,32 @@ export function el(tag, attributes = {}, ...children) {
 export const byId = (id) => document.getElementById(id);
 
 /** The values that the server put into the page. */
-export const given = (id) => JSON.parse(byId(id).textContent);
+export const pageData = (id) => JSON.parse(byId(id).textContent);
 
-/** JSON from the server; throws its own message where it refuses. */
-export async function ask(path, words = {}) {
-  const answer = await fetch(withWords(path, words), { headers: { Accept: "application/json" } });
-  const values = await answer.json();
-  if (!answer.ok) throw new Error(values.error ?? `the server answered ${answer.status}`);
+/** JSON from the server; throws an error with the message of the server where it refuses. */
+export async function getJson(path, query = {}) {
+  const response = await fetch(withQuery(path, query), { headers: { Accept: "application/json" } });
+  const values = await response.json();
+  if (!response.ok) throw new Error(values.error ?? `the server answered ${response.status}`);
   return values;
 }
 
 /** A path with a query; empty values are left out. */
-export function withWords(path, words) {
-  const query = new URLSearchParams();
-  for (const [key, value] of Object.entries(words)) {
-    for (const one of Array.isArray(value) ? value : [value]) {
-      if (one !== "" && one !== null && one !== undefined) query.append(key, one);
+export function withQuery(path, query) {
+  const parameters = new URLSearchParams();
+  for (const [key, value] of Object.entries(query)) {
+    for (const item of Array.isArray(value) ? value : [value]) {
+      if (item !== "" && item !== null && item !== undefined) parameters.append(key, item);
     }
   }
-  const text = query.toString();
+  const text = parameters.toString();
   return text ? `${path}?${text}` : path;
 }
 
 /** A path below /attention, each part made safe. */
-export const place = (...parts) => `/attention/${parts.map(encodeURIComponent).join("/")}`;
+export const pathTo = (...parts) => `/attention/${parts.map(encodeURIComponent).join("/")}`;
 
-/** The state of a page: its defaults, and what its URL says instead. */
+/** The state of a page: its defaults, and what its URL sets. */
 export class State {
   constructor(defaults) {
     this.defaults = defaults;
@@ -50,11 +50,11 @@ export class State {
   }
 
   read() {
-    const words = new URLSearchParams(window.location.search);
+    const query = new URLSearchParams(window.location.search);
     this.values = Object.fromEntries(
       Object.entries(this.defaults).map(([key, value]) => {
-        if (Array.isArray(value)) return [key, words.getAll(key).length ? words.getAll(key) : value];
-        return [key, words.has(key) ? words.get(key) : value];
+        if (Array.isArray(value)) return [key, query.getAll(key).length ? query.getAll(key) : value];
+        return [key, query.has(key) ? query.get(key) : value];
       }),
     );
   }
@@ -71,13 +71,13 @@ export class State {
   /** Changes the state and the URL; `isStep` makes the browser's back button return to the state before. */
   set(changes, { isStep = false } = {}) {
     Object.assign(this.values, changes);
-    const url = withWords(window.location.pathname, this.words());
+    const url = withQuery(window.location.pathname, this.query());
     if (isStep) window.history.pushState(null, "", url);
     else window.history.replaceState(null, "", url);
   }
 
   /** What differs from the defaults. */
-  words(only = Object.keys(this.defaults)) {
+  query(only = Object.keys(this.defaults)) {
     return Object.fromEntries(
       only
         .filter((key) => String(this.values[key]) !== String(this.defaults[key]))
@@ -86,8 +86,8 @@ export class State {
   }
 }
 
-/** A number as a person reads it: four digits, no tail. */
-export function short(value) {
+/** A number with four significant digits. */
+export function formatNumber(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (typeof value !== "number") return String(value);
   if (value === 0) return "0";
@@ -95,17 +95,36 @@ export function short(value) {
   return size >= 1e5 || size < 1e-3 ? value.toExponential(2).replace("e+", "e") : String(Number(value.toPrecision(4)));
 }
 
+/** A metric key (`split/name`) with the label of the metric: "val accuracy". metrics: name -> {label, summary, better}. */
+export function titleOf(metrics, key) {
+  const [name, split] = key.split("/").reverse();
+  const label = metrics[name]?.label ?? name.replaceAll("_", " ");
+  return split ? `${split} ${label}` : label;
+}
+
+/** What a metric measures and which direction is better; only the key where the metric is unknown. */
+export function hintOf(metrics, key) {
+  const metric = metrics[key.split("/").pop()];
+  return metric ? `${key}: ${metric.summary ? `${metric.summary}; ` : ""}${metric.better === "minimize" ? "lower" : "higher"} is better` : key;
+}
+
+/** The label of an axis: the title with an arrow in the better direction. */
+export function axisOf(metrics, key) {
+  const arrow = { minimize: " ↓", maximize: " ↑" }[metrics[key.split("/").pop()]?.better] ?? "";
+  return titleOf(metrics, key) + arrow;
+}
+
 export const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value >= 0.995 || value < 0.1 ? 1 : 0)} %`);
 
-let spoken = 0;
+let hideTimer = 0;
 
 /** A short message at the foot of the page, also for screen readers. */
-export function say(text) {
+export function notify(text) {
   const box = byId("message");
   box.textContent = text;
   box.classList.add("shown");
-  window.clearTimeout(spoken);
-  spoken = window.setTimeout(() => box.classList.remove("shown"), 3000);
+  window.clearTimeout(hideTimer);
+  hideTimer = window.setTimeout(() => box.classList.remove("shown"), 3000);
 }
 
 const isTyping = (target) =>
@@ -113,7 +132,7 @@ const isTyping = (target) =>
   (target.matches("select, textarea") ||
     (target.matches("input") && !["range", "checkbox", "radio", "button"].includes(target.type)));
 
-/** Binds keys to actions; keys of a text field or of a menu stay with it. */
+/** Binds keys to actions; a text field or a menu keeps its own keys. */
 export function onKeys(actions) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
@@ -128,10 +147,10 @@ export function onKeys(actions) {
 }
 
 /** Copies the address of the page as it is now. */
-export async function share() {
+export async function copyLink() {
   try {
     await navigator.clipboard.writeText(window.location.href);
-    say("Link copied");
+    notify("Link copied");
   } catch {
     window.prompt("The link to this view:", window.location.href);
   }
@@ -139,7 +158,7 @@ export async function share() {
 
 /** Buttons that every page has. */
 export function bindPage() {
-  for (const button of document.querySelectorAll("[data-share]")) button.addEventListener("click", share);
+  for (const button of document.querySelectorAll("[data-share]")) button.addEventListener("click", copyLink);
   const help = byId("help");
   if (help) {
     for (const button of document.querySelectorAll("[data-help]")) button.addEventListener("click", () => help.showModal());

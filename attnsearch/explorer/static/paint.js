@@ -1,10 +1,10 @@
-// Paints a image under its map. The map covers the model's view, a box in pixels of the original image.
+// Paints an image under its map. The map covers the model's view, a box in pixels of the original image.
 
 import { TABLES, entry } from "./colours.js";
-import { between, contour, onScale, orderOf, rangeOf, scaleOf } from "./field.js";
+import { contour, neighbourCells, onScale, orderOf, rangeOf, scaleOf } from "./field.js";
 
 const UNSEEN = "rgba(0, 0, 0, 0.55)";
-const PAPER = "#8a8f98";
+const NO_IMAGE = "#8a8f98";
 const FILLS = { mean: "rgb(124, 116, 104)", black: "#000", white: "#fff" }; // the mean colour is that of ImageNet
 
 /** The colour map that a scale is shown in: the chosen one, or by default one that fits its sign. */
@@ -26,8 +26,8 @@ export function boxOn(canvas, shown) {
  * Paints one image.
  *
  * shown: {size: [height, width] of the original, box, image: an image or null, map: or null}
- * view: {opacity, colours, smooth, blend, contour: share of the scale or 0}
- * options: {scale, masked: {share, keeps}}
+ * view: {opacity, colours, smooth, isUniform, contour: fraction of the scale or 0}
+ * options: {scale, masked: {fraction, keeps, fill}}
  */
 export function paint(canvas, shown, view, options = {}) {
   const context = canvas.getContext("2d");
@@ -37,7 +37,7 @@ export function paint(canvas, shown, view, options = {}) {
   if (shown.image) {
     context.drawImage(shown.image, 0, 0, canvas.width, canvas.height);
   } else {
-    context.fillStyle = PAPER;
+    context.fillStyle = NO_IMAGE;
     context.fillRect(0, 0, canvas.width, canvas.height);
   }
   if (!shown.map) return;
@@ -93,30 +93,30 @@ export function mapImage(canvas, map, box, view, scale) {
       image.data[at] = table[row];
       image.data[at + 1] = table[row + 1];
       image.data[at + 2] = table[row + 2];
-      image.data[at + 3] = 255 * view.opacity * (view.blend === "even" ? (strength > 0 || t > 0 || scale.high > scale.low ? 1 : 0) : strength);
+      image.data[at + 3] = 255 * view.opacity * (view.isUniform ? Number(strength > 0 || t > 0 || scale.high > scale.low) : strength);
       at += 4;
     }
   }
   return { image, left, top };
 }
 
-/** a and b by their shares; a share of 0 does not let an undefined neighbour in. */
-const mix = (a, b, share) => (share === 0 ? a : a * (1 - share) + b * share);
+/** The mean of a and b with the weight of b; with weight 0 an undefined b has no effect. */
+const mix = (a, b, weight) => (weight === 0 ? a : a * (1 - weight) + b * weight);
 
 function positions(n, first, from, to, nCells, isSmooth) {
   return Array.from({ length: n }, (_, index) => {
     const cell = ((first + index + 0.5 - from) / (to - from)) * nCells;
-    if (isSmooth) return between(cell, nCells);
+    if (isSmooth) return neighbourCells(cell, nCells);
     const whole = Math.min(nCells - 1, Math.max(0, Math.floor(cell)));
     return [whole, whole, 0];
   });
 }
 
-/** Hides the strongest cells (deletion), or all but the strongest (insertion). */
+/** Hides the most salient cells (deletion), or all others (insertion). */
 function maskCells(context, canvas, shown, box, masked) {
   const { map } = shown;
   const order = orderOf(map);
-  const nFirst = Math.round(masked.share * order.length);
+  const nFirst = Math.round(masked.fraction * order.length);
   const hidden = masked.keeps ? order.slice(nFirst) : order.slice(0, nFirst);
   const stepX = (box.right - box.left) / map.w;
   const stepY = (box.bottom - box.top) / map.h;
@@ -181,7 +181,7 @@ export function fit(canvas, size, maxWidth, maxHeight, density = Math.min(2, win
   canvas.style.height = "auto";
 }
 
-/** A image of the server, or null where it has none. */
+/** The image at a URL; null without a URL or where loading fails. */
 export function loadImage(url) {
   if (!url) return Promise.resolve(null);
   return new Promise((resolve) => {

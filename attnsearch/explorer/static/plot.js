@@ -1,33 +1,33 @@
 // Two plots in SVG, drawn by hand: points to click, and lines by epoch.
 
-import { el, short } from "./page.js";
+import { el, formatNumber } from "./page.js";
 
 const MARGIN = { left: 62, right: 14, top: 12, bottom: 44 };
-export const INKS = ["#2f6fde", "#d9622b", "#2a9d6f", "#a04ec4", "#b8860b", "#d1477a", "#0f8fa8", "#6b7280"];
+export const LINE_COLOURS = ["#2f6fde", "#d9622b", "#2a9d6f", "#a04ec4", "#b8860b", "#d1477a", "#0f8fa8", "#6b7280"];
 
-/** Ends of an axis a little wider than its values. */
-function ends(values) {
+/** The range of some values with a margin on both sides. */
+function paddedRange(values) {
   const low = Math.min(...values);
   const high = Math.max(...values);
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   return [low - room, high + room];
 }
 
-/** Round places on an axis, at most about n of them. */
+/** About n round numbers within a range. */
 export function ticks(low, high, n = 5) {
   const rough = (high - low) / n;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
-  const found = [];
-  for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at += 1) found.push(Number((at * step).toPrecision(12)));
-  return found;
+  const places = [];
+  for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at += 1) places.push(Number((at * step).toPrecision(12)));
+  return places;
 }
 
 function frame(box, xs, ys, { xLabel, yLabel, height, wholeX = false, label }) {
   const width = Math.max(280, box.clientWidth || 480);
   const inner = { w: width - MARGIN.left - MARGIN.right, h: height - MARGIN.top - MARGIN.bottom };
-  const [x0, x1] = ends(xs);
-  const [y0, y1] = ends(ys);
+  const [x0, x1] = paddedRange(xs);
+  const [y0, y1] = paddedRange(ys);
   const x = (value) => MARGIN.left + ((value - x0) / (x1 - x0)) * inner.w;
   const y = (value) => MARGIN.top + inner.h - ((value - y0) / (y1 - y0)) * inner.h;
   const svg = el("svg:svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "plot", role: "group", "aria-label": label });
@@ -35,11 +35,11 @@ function frame(box, xs, ys, { xLabel, yLabel, height, wholeX = false, label }) {
   for (const value of ticks(y0, y1)) {
     svg.append(
       el("svg:line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value), class: "rule" }),
-      el("svg:text", { x: MARGIN.left - 8, y: y(value) + 4, class: "tick", "text-anchor": "end" }, short(value)),
+      el("svg:text", { x: MARGIN.left - 8, y: y(value) + 4, class: "tick", "text-anchor": "end" }, formatNumber(value)),
     );
   }
   for (const value of xTicks) {
-    svg.append(el("svg:text", { x: x(value), y: height - MARGIN.bottom + 18, class: "tick", "text-anchor": "middle" }, short(value)));
+    svg.append(el("svg:text", { x: x(value), y: height - MARGIN.bottom + 18, class: "tick", "text-anchor": "middle" }, formatNumber(value)));
   }
   svg.append(
     el("svg:text", { x: MARGIN.left + inner.w / 2, y: height - 6, class: "axis", "text-anchor": "middle" }, xLabel),
@@ -49,34 +49,35 @@ function frame(box, xs, ys, { xLabel, yLabel, height, wholeX = false, label }) {
 }
 
 /**
- * Points to click. points: [{x, y, name, isBest, isChosen, key}]; the best ones are joined by a line where `isFront`.
+ * Points to click. points: [{x, y, name, isBest, isSelected, key}]; the best ones are joined by a line where `isFront`.
+ * Names stand in tooltips, labels at the axes.
  */
-export function scatter(box, points, { xLabel, yLabel, isFront, onPick, height = 320 }) {
+export function scatter(box, points, { xName, yName, xLabel, yLabel, isFront, onPick, height = 320 }) {
   const shown = points.filter((one) => Number.isFinite(one.x) && Number.isFinite(one.y));
   if (!shown.length) {
     box.replaceChildren(el("p", { class: "quiet" }, "No trial has both values yet."));
     return;
   }
-  const label = `${yLabel} by ${xLabel}, one point per trial`;
+  const label = `${yName} by ${xName}, one point per trial`;
   const { svg, x, y } = frame(box, shown.map((one) => one.x), shown.map((one) => one.y), { xLabel, yLabel, height, label, wholeX: shown.every((one) => Number.isInteger(one.x)) });
   const front = shown.filter((one) => one.isBest).sort((a, b) => a.x - b.x);
   if (isFront && front.length > 1) {
     svg.append(el("svg:polyline", { points: front.map((one) => `${x(one.x)},${y(one.y)}`).join(" "), class: "front" }));
   }
-  for (const one of [...shown].sort((a, b) => a.isBest - b.isBest || a.isChosen - b.isChosen)) {
-    svg.append(point(one, x(one.x), y(one.y), { xLabel, yLabel, onPick }));
+  for (const one of [...shown].sort((a, b) => a.isBest - b.isBest || a.isSelected - b.isSelected)) {
+    svg.append(point(one, x(one.x), y(one.y), { xName, yName, onPick }));
   }
   box.replaceChildren(svg);
 }
 
-function point(one, cx, cy, { xLabel, yLabel, onPick }) {
-  const name = `${one.name}: ${yLabel} ${short(one.y)}, ${xLabel} ${short(one.x)}${one.isBest ? ", best" : ""}`;
+function point(one, cx, cy, { xName, yName, onPick }) {
+  const name = `${one.name}: ${yName} ${formatNumber(one.y)}, ${xName} ${formatNumber(one.x)}${one.isBest ? ", best" : ""}`;
   const pick = () => onPick(one.key);
   const group = el(
     "svg:g",
     {
-      class: `point${one.isBest ? " best" : ""}${one.isChosen ? " chosen" : ""}`,
-      tabindex: "0", role: "button", "aria-label": name, "aria-pressed": one.isChosen ? "true" : "false", "data-key": one.key,
+      class: `point${one.isBest ? " best" : ""}${one.isSelected ? " selected" : ""}`,
+      tabindex: "0", role: "button", "aria-label": name, "aria-pressed": one.isSelected ? "true" : "false", "data-key": one.key,
       onclick: pick,
       onkeydown: (event) => {
         if (event.key === "Enter" || event.key === " ") {
@@ -92,7 +93,7 @@ function point(one, cx, cy, { xLabel, yLabel, onPick }) {
   return group;
 }
 
-/** Lines by epoch. lines: [{name, xs, ys, ink, isDashed}]; values that are null leave a gap. */
+/** Lines by epoch. lines: [{name, xs, ys, colour, isDashed}]; values that are null leave a gap. */
 export function lines(box, series, { yLabel, height = 280 }) {
   const pairs = series.flatMap((one) => one.xs.map((at, index) => [at, one.ys[index]])).filter(([, value]) => Number.isFinite(value));
   if (!pairs.length) {
@@ -102,11 +103,11 @@ export function lines(box, series, { yLabel, height = 280 }) {
   const options = { xLabel: "epoch", yLabel, height, wholeX: true, label: `${yLabel} by epoch` };
   const { svg, x, y } = frame(box, pairs.map(([at]) => at), pairs.map(([, value]) => value), options);
   for (const one of series) {
-    for (const run of runsOf(one)) {
+    for (const run of segmentsOf(one)) {
       const points = run.map(([at, value]) => `${x(at)},${y(value)}`).join(" ");
-      svg.append(el("svg:polyline", { points, class: "line", stroke: one.ink, "stroke-dasharray": one.isDashed ? "5 4" : null }));
+      svg.append(el("svg:polyline", { points, class: "line", stroke: one.colour, "stroke-dasharray": one.isDashed ? "5 4" : null }));
       for (const [at, value] of run) {
-        svg.append(el("svg:circle", { cx: x(at), cy: y(value), r: 2.6, fill: one.ink }, el("svg:title", {}, `${one.name}, epoch ${at}: ${short(value)}`)));
+        svg.append(el("svg:circle", { cx: x(at), cy: y(value), r: 2.6, fill: one.colour }, el("svg:title", {}, `${one.name}, epoch ${at}: ${formatNumber(value)}`)));
       }
     }
   }
@@ -114,7 +115,7 @@ export function lines(box, series, { yLabel, height = 280 }) {
 }
 
 /** Stretches of a line without gaps. */
-function runsOf(one) {
+function segmentsOf(one) {
   const runs = [[]];
   one.xs.forEach((at, index) => {
     if (Number.isFinite(one.ys[index])) runs[runs.length - 1].push([at, one.ys[index]]);

@@ -1,29 +1,29 @@
-// The list of studies: sorting, filter, kept fresh while studies run.
+// The list of studies: sorting, filter, reloaded while studies run.
 
-import { State, bindPage, byId, el, given, onKeys, place, short, withWords } from "./page.js";
-import { drawTable, fits, sorted } from "./table.js";
+import { State, bindPage, byId, el, formatNumber, onKeys, pageData, pathTo, withQuery } from "./page.js";
+import { drawTable, matchesFilter, sorted } from "./table.js";
 
-const FRESH_MS = 10000;
+const REFRESH_MS = 10000;
 const state = new State({ sort: "", down: "", q: "" });
-let studies = given("studies");
+let studies = pageData("studies");
 
 const columns = [
-  { key: "study", label: "study", value: (row) => row.study, cell: (row) => el("a", { href: place("study", row.experiment, row.study) }, row.study) },
+  { key: "study", label: "study", value: (row) => row.study, cell: (row) => el("a", { href: pathTo("study", row.experiment, row.study) }, row.study) },
   { key: "experiment", label: "experiment", value: (row) => row.experiment },
-  { key: "trials", label: "trials", isNumber: true, value: (row) => row.n_trials ?? null, cell: (row) => (row.is_run ? "one run" : short(row.n_trials)) },
+  { key: "trials", label: "trials", isNumber: true, value: (row) => row.n_trials ?? null, cell: (row) => (row.is_run ? "one run" : formatNumber(row.n_trials)) },
   { key: "running", label: "running", isNumber: true, value: (row) => row.n_running ?? null, cell: (row) => row.n_running ? el("span", { class: "badge running" }, String(row.n_running)) : "–" },
-  { key: "failed", label: "failed", isNumber: true, value: (row) => row.n_failed ?? null, cell: (row) => short(row.n_failed || null) },
+  { key: "failed", label: "failed", isNumber: true, value: (row) => row.n_failed ?? null, cell: (row) => formatNumber(row.n_failed || null) },
   { key: "best", label: "best value", isNumber: true, value: (row) => row.values?.[0] ?? null },
   { key: "objective", label: "of", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.error ? el("span", { class: "error" }, row.error) : row.objectives.join(", ") },
-  { key: "maps", label: "", value: () => null, cell: (row) => row.best === null || row.error ? "" : el("a", { href: place("trial", row.experiment, row.study, row.best) }, `maps of trial ${row.best}`) },
+  { key: "maps", label: "", value: () => null, cell: (row) => row.best === null || row.error ? "" : el("a", { href: pathTo("trial", row.experiment, row.study, row.best) }, `maps of trial ${row.best}`) },
 ];
 
 function draw() {
-  const shown = studies.filter((row) => fits(row, columns, state.get("q")));
+  const shown = studies.filter((row) => matchesFilter(row, columns, state.get("q")));
   const column = columns.find((one) => one.key === state.get("sort"));
   drawTable(byId("table"), columns, sorted(shown, column, state.get("down") === "1"), {
     sort: state.get("sort"),
-    isDown: state.get("down") === "1",
+    isDescending: state.get("down") === "1",
     onSort: (key) => {
       state.set({ sort: key, down: state.get("sort") === key && state.get("down") !== "1" ? "1" : "" });
       draw();
@@ -35,15 +35,15 @@ function draw() {
 async function refresh() {
   if (document.visibilityState === "visible" && !document.querySelector("a:focus")) {
     try {
-      const answer = await fetch(withWords(window.location.pathname, {}));
+      const answer = await fetch(withQuery(window.location.pathname, {}));
       const text = await answer.text();
       studies = JSON.parse(new DOMParser().parseFromString(text, "text/html").getElementById("studies").textContent);
       draw();
     } catch {
-      // the server is gone; what is shown stays
+      // the server has stopped; the page keeps what it shows
     }
   }
-  window.setTimeout(refresh, FRESH_MS);
+  window.setTimeout(refresh, REFRESH_MS);
 }
 
 byId("filter").value = state.get("q");
@@ -54,4 +54,4 @@ byId("filter").addEventListener("input", (event) => {
 onKeys({ "/": () => byId("filter").focus() });
 bindPage();
 draw();
-window.setTimeout(refresh, FRESH_MS);
+window.setTimeout(refresh, REFRESH_MS);

@@ -1,16 +1,18 @@
-// A study: the Pareto plot, learning curves, and all trials as a table. Fresh while it runs.
+// A study: the Pareto plot, learning curves, and all trials as a table. Reloaded while it runs.
 
 import { fileName, savePlot } from "./export.js";
-import { State, ask, bindPage, byId, el, given, onKeys, percent, place, short, showError, withWords } from "./page.js";
-import { INKS, lines, scatter } from "./plot.js";
-import { drawTable, fits, shortNames, sorted } from "./table.js";
+import {
+  State, axisOf, bindPage, byId, el, formatNumber, getJson, hintOf, onKeys, pageData, pathTo, percent, showError, titleOf, withQuery,
+} from "./page.js";
+import { LINE_COLOURS, lines, scatter } from "./plot.js";
+import { drawTable, matchesFilter, shortNames, sorted } from "./table.js";
 import { Tile } from "./tile.js";
-import { VIEW, viewOf, viewWords } from "./view.js";
+import { VIEW, viewOf, viewQuery } from "./view.js";
 
-const FRESH_MS = 5000;
-const N_PEEK = 8;
-const MAX_LINES = INKS.length;
-let study = given("values");
+const REFRESH_MS = 5000;
+const N_PREVIEW = 8;
+const MAX_LINES = LINE_COLOURS.length;
+let study = pageData("values");
 const objectives = Object.keys(study.objectives);
 const state = new State({
   ...VIEW, x: objectives[1] ?? "trial", y: objectives[0], point: "", ticked: [], q: "", which: "all", sort: "", down: "", curve: objectives[0],
@@ -20,24 +22,28 @@ let columns = [];
 const numeric = () => ["trial", ...new Set([...objectives, ...study.metrics]), ...study.params.filter((key) => study.trials.some((trial) => typeof trial.params[key] === "number"))];
 const valueOf = (trial, key) => (key === "trial" ? trial.number : (trial.values[key] ?? trial.metrics[key] ?? trial.params[key] ?? null));
 const ticked = () => state.get("ticked").map(Number);
-const inkOf = (number) => INKS[ticked().indexOf(number) % INKS.length];
+const colourOf = (number) => LINE_COLOURS[ticked().indexOf(number) % LINE_COLOURS.length];
+
+const title = (key) => (key.includes("/") ? titleOf(study.about, key) : key);
+const axis = (key) => (key.includes("/") ? axisOf(study.about, key) : key);
+const metricColumn = (key) => ({ key, label: title(key), hint: hintOf(study.about, key), isNumber: true });
 
 function makeColumns() {
   const names = shortNames(study.params);
   const others = study.metrics.filter((key) => !objectives.includes(key));
   columns = [
-    { key: "ticked", label: "", value: () => null, cell: tick },
+    { key: "ticked", label: "", value: () => null, cell: checkbox },
     { key: "trial", label: "trial", isNumber: true, value: (trial) => trial.number, cell: trialLink },
     { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? "" }, trial.state) },
-    ...objectives.map((key) => ({ key, label: key, isNumber: true, value: (trial) => trial.values[key] ?? null })),
-    ...others.map((key) => ({ key, label: key, isNumber: true, value: (trial) => trial.metrics[key] ?? null })),
+    ...objectives.map((key) => ({ ...metricColumn(key), value: (trial) => trial.values[key] ?? null })),
+    ...others.map((key) => ({ ...metricColumn(key), value: (trial) => trial.metrics[key] ?? null })),
     ...study.params.map((key, index) => ({ key, label: names[index], isNumber: study.trials.some((trial) => typeof trial.params[key] === "number"), value: (trial) => trial.params[key] ?? null })),
     { key: "best_epoch", label: "best epoch", isNumber: true, value: (trial) => trial.best_epoch || null },
     { key: "seconds", label: "minutes", isNumber: true, value: (trial) => (trial.seconds ? trial.seconds / 60 : null) },
   ];
 }
 
-function tick(trial) {
+function checkbox(trial) {
   const box = el("input", { type: "checkbox", "aria-label": `curves of trial ${trial.number}`, "data-tick": trial.number });
   box.checked = ticked().includes(trial.number);
   box.addEventListener("change", () => {
@@ -54,16 +60,16 @@ function trialLink(trial) {
   return trial.maps ? el("a", { href: trialUrl(trial.number), title: "its images" }, name) : name;
 }
 
-const trialUrl = (number) => withWords(place("trial", study.experiment, study.study, number), viewWords(state));
+const trialUrl = (number) => withQuery(pathTo("trial", study.experiment, study.study, number), viewQuery(state));
 
 function drawTrials() {
   const which = state.get("which");
-  const fitting = study.trials.filter((trial) => (which === "all" || trial.state === which) && fits(trial, columns, state.get("q")));
+  const fitting = study.trials.filter((trial) => (which === "all" || trial.state === which) && matchesFilter(trial, columns, state.get("q")));
   const column = columns.find((one) => one.key === state.get("sort"));
   const focused = document.activeElement?.dataset?.tick;
   drawTable(byId("table"), columns, sorted(fitting, column, state.get("down") === "1"), {
     sort: state.get("sort"),
-    isDown: state.get("down") === "1",
+    isDescending: state.get("down") === "1",
     onSort: (key) => {
       state.set({ sort: key, down: state.get("sort") === key && state.get("down") !== "1" ? "1" : "" });
       drawTrials();
@@ -80,44 +86,44 @@ const compared = () => ticked().filter((number) => study.trials.some((trial) => 
 
 function openCompare() {
   if (!compared().length) return;
-  window.location.href = withWords(place("compare", study.experiment), { t: compared().map((number) => `${study.study}:${number}`), ...viewWords(state) });
+  window.location.href = withQuery(pathTo("compare", study.experiment), { t: compared().map((number) => `${study.study}:${number}`), ...viewQuery(state) });
 }
 
 function drawPareto() {
   const [xKey, yKey] = [state.get("x"), state.get("y")];
   const points = study.trials
     .filter((trial) => trial.state === "complete")
-    .map((trial) => ({ x: valueOf(trial, xKey), y: valueOf(trial, yKey), name: `trial ${trial.number}`, key: String(trial.number), isBest: trial.best, isChosen: String(trial.number) === state.get("point") }));
+    .map((trial) => ({ x: valueOf(trial, xKey), y: valueOf(trial, yKey), name: `trial ${trial.number}`, key: String(trial.number), isBest: trial.best, isSelected: String(trial.number) === state.get("point") }));
   const focused = document.activeElement?.dataset?.key;
   const isFront = objectives.length > 1 && objectives.includes(xKey) && objectives.includes(yKey);
-  scatter(byId("pareto"), points, { xLabel: xKey, yLabel: yKey, isFront, onPick: pick, height: window.innerWidth > 900 ? 360 : 290 });
+  scatter(byId("pareto"), points, { xName: title(xKey), yName: title(yKey), xLabel: axis(xKey), yLabel: axis(yKey), isFront, onPick: pick, height: window.innerWidth > 900 ? 360 : 290 });
   if (focused !== undefined) document.querySelector(`.point[data-key="${Number(focused)}"]`)?.focus();
 }
 
 function pick(key) {
   state.set({ point: key }, { isStep: true });
   drawPareto();
-  peek();
+  showPreview();
 }
 
-async function peek() {
-  const box = byId("peek");
+async function showPreview() {
+  const box = byId("preview");
   const trial = study.trials.find((one) => String(one.number) === state.get("point"));
   if (!trial) {
     box.replaceChildren(el("p", { class: "quiet" }, "No point is chosen."));
     return;
   }
-  const words = objectives.map((key) => `${key} ${short(trial.values[key])}`).join(" · ");
-  const head = el("p", {}, el("strong", {}, `Trial ${trial.number}`), ` ${words}`);
+  const values = objectives.map((key) => `${title(key)} ${formatNumber(trial.values[key])}`).join(" · ");
+  const head = el("p", {}, el("strong", {}, `Trial ${trial.number}`), ` ${values}`);
   if (!trial.maps) {
-    box.replaceChildren(head, el("p", { class: "quiet" }, "Its maps are not kept."));
+    box.replaceChildren(head, el("p", { class: "quiet" }, "Its maps were removed or not written yet."));
     return;
   }
   try {
-    const page = await ask(place("api", "grid", study.experiment, study.study, trial.number), { spread: N_PEEK });
+    const page = await getJson(pathTo("api", "grid", study.experiment, study.study, trial.number), { spread: N_PREVIEW });
     if (state.get("point") !== String(trial.number)) return;
     const where = { ...study, number: trial.number, split: page.split };
-    const tiles = page.images.map((image) => new Tile(image, where, withWords(place("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewWords(state) }), { side: 150 }));
+    const tiles = page.images.map((image) => new Tile(image, where, withQuery(pathTo("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewQuery(state) }), { side: 150 }));
     const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, `All ${page.total} images`);
     box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(page.correct / Math.max(1, page.matching))} of ${page.split} correct`)));
     for (const tile of tiles) tile.load(viewOf(state));
@@ -127,41 +133,41 @@ async function peek() {
 }
 
 async function drawCurves() {
-  const chosen = ticked().length ? ticked() : study.best.slice(0, MAX_LINES);
-  const ink = (number) => (ticked().length ? inkOf(number) : INKS[chosen.indexOf(number) % INKS.length]);
-  if (!chosen.length) {
+  const shown = ticked().length ? ticked() : study.best.slice(0, MAX_LINES);
+  const colour = (number) => (ticked().length ? colourOf(number) : LINE_COLOURS[shown.indexOf(number) % LINE_COLOURS.length]);
+  if (!shown.length) {
     byId("curves").replaceChildren(el("p", { class: "quiet" }, "Tick trials in the table to see their curves."));
     return;
   }
   try {
-    const found = await ask(place("api", "epochs", study.experiment, study.study), { trials: chosen.join(",") });
-    const names = [...new Set(Object.values(found).flatMap((columns_) => Object.keys(columns_)))].filter((name) => name !== "epoch");
+    const epochs = await getJson(pathTo("api", "epochs", study.experiment, study.study), { trials: shown.join(",") });
+    const names = [...new Set(Object.values(epochs).flatMap((columns_) => Object.keys(columns_)))].filter((name) => name !== "epoch");
     fill(byId("curve"), names, state.get("curve"));
     const key = names.includes(state.get("curve")) ? state.get("curve") : names[0];
     const [, metric] = key?.split("/") ?? [];
-    const twin = key?.startsWith("val/") && names.includes(`train/${metric}`) ? `train/${metric}` : null;
-    const series = chosen.filter((number) => found[number]).flatMap((number) => [
-      { name: `trial ${number}`, xs: found[number].epoch, ys: found[number][key] ?? [], ink: ink(number) },
-      ...(twin ? [{ name: `trial ${number}, training`, xs: found[number].epoch, ys: found[number][twin] ?? [], ink: ink(number), isDashed: true }] : []),
+    const trainingKey = key?.startsWith("val/") && names.includes(`train/${metric}`) ? `train/${metric}` : null;
+    const series = shown.filter((number) => epochs[number]).flatMap((number) => [
+      { name: `trial ${number}`, xs: epochs[number].epoch, ys: epochs[number][key] ?? [], colour: colour(number) },
+      ...(trainingKey ? [{ name: `trial ${number}, training`, xs: epochs[number].epoch, ys: epochs[number][trainingKey] ?? [], colour: colour(number), isDashed: true }] : []),
     ]);
-    lines(byId("curves"), series, { yLabel: key ?? "" });
+    lines(byId("curves"), series, { yLabel: key ? axis(key) : "" });
     byId("keys-of-lines").replaceChildren(
-      ...chosen.map((number) => {
+      ...shown.map((number) => {
         const swatch = el("span", { class: "swatch" });
-        swatch.style.background = ink(number);
+        swatch.style.background = colour(number);
         return el("span", {}, swatch, `trial ${number}`);
       }),
-      ...(twin ? [el("span", { class: "quiet" }, "dashed: training")] : []),
+      ...(trainingKey ? [el("span", { class: "quiet" }, "dashed: training")] : []),
     );
   } catch (error) {
     showError(byId("curves"), error);
   }
 }
 
-function fill(select, names, chosen) {
+function fill(select, names, shown) {
   if ([...select.options].map((option) => option.value).join("\n") === names.join("\n")) return;
-  select.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
-  if (names.includes(chosen)) select.value = chosen;
+  select.replaceChildren(...names.map((name) => el("option", { value: name }, title(name))));
+  if (names.includes(shown)) select.value = shown;
 }
 
 function drawState() {
@@ -183,16 +189,16 @@ function drawAll() {
 async function refresh() {
   if (document.visibilityState === "visible") {
     try {
-      const fresh = await ask(place("api", "study", study.experiment, study.study));
-      if (JSON.stringify(fresh) !== JSON.stringify(study)) {
-        study = fresh;
+      const latest = await getJson(pathTo("api", "study", study.experiment, study.study));
+      if (JSON.stringify(latest) !== JSON.stringify(study)) {
+        study = latest;
         drawAll();
       }
     } catch {
-      // the server is gone; what is shown stays
+      // the server has stopped; the page keeps what it shows
     }
   }
-  window.setTimeout(refresh, FRESH_MS);
+  window.setTimeout(refresh, REFRESH_MS);
 }
 
 byId("filter").value = state.get("q");
@@ -226,9 +232,9 @@ window.addEventListener("resize", () => {
 window.addEventListener("popstate", () => {
   state.read();
   drawAll();
-  peek();
+  showPreview();
 });
 bindPage();
 drawAll();
-peek();
-window.setTimeout(refresh, FRESH_MS);
+showPreview();
+window.setTimeout(refresh, REFRESH_MS);

@@ -1,12 +1,12 @@
 // One painted image in a grid: canvas, names, verdict.
 
 import { decodeMap, onImage, rangeOf, scaleOf } from "./field.js";
-import { el, percent, place, withWords } from "./page.js";
+import { el, pathTo, percent, withQuery } from "./page.js";
 import { fit, loadImage, paint } from "./paint.js";
 
-/** The address of a image. */
+/** The address of an image file. */
 export const imageFileUrl = (where, row, px) =>
-  withWords(place("picture", where.experiment, where.study, where.number, where.split, row), { px });
+  withQuery(pathTo("picture", where.experiment, where.study, where.number, where.split, row), { px });
 
 /** A tile of the grid; `draw(view)` paints it again. */
 export class Tile {

@@ -1,29 +1,29 @@
 // The images of a trial as a grid, with filters, order and pages.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { State, ask, bindPage, byId, el, given, onKeys, place, showError, withWords } from "./page.js";
+import { State, bindPage, byId, el, getJson, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
 import { Tile } from "./tile.js";
-import { VIEW, bindView, viewOf, viewWords } from "./view.js";
+import { VIEW, bindView, viewOf, viewQuery } from "./view.js";
 
-const where = given("where");
+const where = pageData("where");
 const FILTERS = { verdict: "all", true: "", predicted: "", low: "", high: "", metric: "", least: "", most: "", order: "row", down: "" };
 const keys = Object.keys(where.maps);
 const state = new State({ ...VIEW, ...FILTERS, split: where.split, map: keys[0] ?? "", page: "1" });
 let tiles = [];
-let asked = 0;
+let lastRequest = 0;
 
-const filterWords = () => state.words(Object.keys(FILTERS));
+const filterQuery = () => state.query(Object.keys(FILTERS));
 const split = () => state.get("split") || where.split;
 const link = (row) =>
-  withWords(place("image", where.experiment, where.study, where.number, row), { split: split(), ...state.words(["map"]), ...viewWords(state) });
+  withQuery(pathTo("image", where.experiment, where.study, where.number, row), { split: split(), ...state.query(["map"]), ...viewQuery(state) });
 
 async function load() {
-  asked += 1;
-  const mine = asked;
-  const words = { ...filterWords(), split: split(), map: state.get("map"), page: state.get("page") };
+  lastRequest += 1;
+  const request = lastRequest;
+  const query = { ...filterQuery(), split: split(), map: state.get("map"), page: state.get("page") };
   try {
-    const page = await ask(place("api", "grid", where.experiment, where.study, where.number), words);
-    if (mine === asked) show(page);
+    const page = await getJson(pathTo("api", "grid", where.experiment, where.study, where.number), query);
+    if (request === lastRequest) show(page);
   } catch (error) {
     showError(byId("grid"), error);
   }
@@ -36,7 +36,7 @@ function show(page) {
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
   byId("count").textContent = page.images.some((image) => !image.source) ? `${part}; grey where neither a small copy nor the data set is here` : part;
   byId("no-targets").hidden = page.has_targets;
-  byId("filter-words").textContent = Object.keys(filterWords()).length ? `(${Object.entries(filterWords()).map(([key, value]) => `${key} ${value}`).join(", ")})` : "";
+  byId("filter-words").textContent = Object.keys(filterQuery()).length ? `(${Object.entries(filterQuery()).map(([key, value]) => `${key} ${value}`).join(", ")})` : "";
   showPages(page);
 }
 
@@ -65,7 +65,7 @@ function showState() {
     if (control.type === "checkbox") control.checked = state.get(id) === "1";
     else control.value = state.get(id);
   }
-  if (Object.keys(filterWords()).length && window.innerWidth > 560) byId("filters").open = true;
+  if (Object.keys(filterQuery()).length && window.innerWidth > 560) byId("filters").open = true;
 }
 
 function bindFilters() {
@@ -83,7 +83,7 @@ function bindFilters() {
   });
   byId("map").addEventListener("change", (event) => chooseMap(event.target.value));
   byId("split")?.addEventListener("change", (event) => {
-    window.location.href = withWords(window.location.pathname, { ...state.words(), split: event.target.value, page: "" });
+    window.location.href = withQuery(window.location.pathname, { ...state.query(), split: event.target.value, page: "" });
   });
 }
 
@@ -96,10 +96,10 @@ function chooseMap(key) {
 const stepMap = (by) => chooseMap(keys[(keys.indexOf(state.get("map")) + by + keys.length) % keys.length]);
 
 /** Moves the focus from tile to tile. */
-function walk(across, down) {
+function moveFocus(columns, rows) {
   const at = tiles.findIndex((tile) => tile.element === document.activeElement);
   const perRow = Math.max(1, tiles.filter((tile) => tile.element.offsetTop === tiles[0].element.offsetTop).length);
-  const next = at < 0 ? 0 : at + across + down * perRow;
+  const next = at < 0 ? 0 : at + columns + rows * perRow;
   tiles[Math.min(tiles.length - 1, Math.max(0, next))]?.element.focus();
 }
 
@@ -115,11 +115,11 @@ if (keys.length) {
   showState();
   byId("save-png").addEventListener("click", png);
   byId("save-svg").addEventListener("click", () => saveSvg(panels(), name(), 6));
-  // links keep the view of the moment at which they are followed
+  // a link carries the view as it is when it is followed
   byId("grid").addEventListener("pointerdown", keepView);
   byId("grid").addEventListener("focusin", keepView);
   onKeys({
-    ArrowLeft: () => walk(-1, 0), ArrowRight: () => walk(1, 0), ArrowUp: () => walk(0, -1), ArrowDown: () => walk(0, 1),
+    ArrowLeft: () => moveFocus(-1, 0), ArrowRight: () => moveFocus(1, 0), ArrowUp: () => moveFocus(0, -1), ArrowDown: () => moveFocus(0, 1),
     "[": () => stepMap(-1), "]": () => stepMap(1), n: () => turn(state.number("page") + 1), p: () => turn(state.number("page") - 1), e: png,
   });
   window.addEventListener("popstate", () => {

@@ -1,7 +1,7 @@
 // The controls of how maps are painted: opacity, colours, contour, smoothness. Shared by all pages with maps.
 
 import { gradient } from "./colours.js";
-import { byId, onKeys, say, short } from "./page.js";
+import { byId, formatNumber, notify, onKeys } from "./page.js";
 import { tableName } from "./paint.js";
 
 export const VIEW = { opacity: "75", colours: "auto", contour: "0", smooth: "1", blend: "strength" };
@@ -14,12 +14,12 @@ export function viewOf(state) {
     colours: COLOURS.includes(state.get("colours")) ? state.get("colours") : "auto",
     contour: Math.min(1, Math.max(0, state.number("contour") / 100)),
     smooth: state.get("smooth") === "1",
-    blend: state.get("blend"),
+    isUniform: state.get("blend") === "even",
   };
 }
 
-/** The words of the view for links to other pages. */
-export const viewWords = (state) => state.words(Object.keys(VIEW));
+/** The query of the view for links to other pages. */
+export const viewQuery = (state) => state.query(Object.keys(VIEW));
 
 /** Binds the controls and their keys; `redraw` is called after each change. */
 export function bindView(state, redraw) {
@@ -52,13 +52,13 @@ export function bindView(state, redraw) {
     s: () => change({ smooth: state.get("smooth") === "1" ? "0" : "1" }),
     v: () => {
       change({ opacity: state.number("opacity") > 0 ? "0" : VIEW.opacity });
-      say(state.number("opacity") > 0 ? "Map shown" : "Map hidden");
+      notify(state.number("opacity") > 0 ? "Map shown" : "Map hidden");
     },
   });
   showView(state);
 }
 
-/** Makes the controls say what the state is. */
+/** Puts the state into the controls. */
 export function showView(state) {
   const view = viewOf(state);
   byId("opacity").value = state.get("opacity");
@@ -67,20 +67,20 @@ export function showView(state) {
   byId("contour-value").textContent = view.contour > 0 ? `at ${Math.round(100 * view.contour)} %` : "off";
   byId("colours").value = view.colours;
   byId("smooth").checked = view.smooth;
-  byId("blend").checked = view.blend === "even";
+  byId("blend").checked = view.isUniform;
 }
 
-/** The bar that tells what the colours mean. */
+/** The colour bar with its limits. */
 export function showLegend(box, view, scale) {
   if (!scale || !(scale.high > scale.low)) {
     box.hidden = false;
     box.querySelector(".bar").style.background = "none";
-    box.querySelector(".low").textContent = scale && Number.isFinite(scale.low) ? `constant map: ${short(scale.low)}` : "";
+    box.querySelector(".low").textContent = scale && Number.isFinite(scale.low) ? `constant map: ${formatNumber(scale.low)}` : "";
     box.querySelector(".high").textContent = "";
     return;
   }
   box.hidden = false;
   box.querySelector(".bar").style.background = gradient(tableName(view, scale));
-  box.querySelector(".low").textContent = short(scale.low);
-  box.querySelector(".high").textContent = short(scale.high);
+  box.querySelector(".low").textContent = formatNumber(scale.low);
+  box.querySelector(".high").textContent = formatNumber(scale.high);
 }
