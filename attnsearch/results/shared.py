@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attnsearch.config.data import DataConfig, SyntheticData
+from attnsearch.config.data import DataConfig
 from attnsearch.config.load import load_stored_experiment
 from attnsearch.data.cache_dir import list_caches
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
@@ -85,12 +85,12 @@ def _data_config(path: Path) -> DataConfig | None:
 
 def _tables(data: DataConfig) -> DataTables | None:
     try:
-        return build_tables(data) if not isinstance(data, SyntheticData) or _is_drawn(data) else None
+        return build_tables(data) if not data.drawn_by or _is_drawn(data) else None
     except AttnSearchError:
         return None  # the data set is somewhere else, which is allowed
 
 
-def _is_drawn(data: SyntheticData) -> bool:
+def _is_drawn(data: DataConfig) -> bool:
     """Whether the synthetic images lie in the cache; reading results must not draw them."""
     settings = data.model_dump()
     abouts = [entry.about for entry in list_caches() if entry.kind == "synthetic"]
