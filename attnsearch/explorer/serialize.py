@@ -39,6 +39,7 @@ def summary_values(study: StudyReader) -> dict[str, Any]:
         **{"experiment": row.experiment, "study": row.study, "error": row.error},
         **{"n_trials": sum(row.states.values()), "n_running": row.states.get("running", 0)},
         **{"n_failed": row.states.get("fail", 0), "objectives": list(row.objectives), "values": list(row.values)},
+        "titles": [title_of(key) for key in row.objectives],
         **{"best": row.best, "n_best": row.n_best, "is_run": study.is_plain_run},
     }
 

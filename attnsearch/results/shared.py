@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attnsearch.config.data import DataConfig
 from attnsearch.config.load import load_stored_experiment
-from attnsearch.data.cache_dir import list_caches
+from attnsearch.data.cache import list_caches
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import AttnSearchError
 from attnsearch.files import lies_in

@@ -36,8 +36,16 @@ function show(page) {
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
   byId("count").textContent = page.images.some((image) => !image.source) ? `${part}; grey where neither a small copy nor the data set is here` : part;
   byId("no-targets").hidden = page.has_targets;
-  byId("filter-words").textContent = Object.keys(filterQuery()).length ? `(${Object.entries(filterQuery()).map(([key, value]) => `${key} ${value}`).join(", ")})` : "";
+  const filters = Object.keys(filterQuery()).map(filterText);
+  byId("filter-words").textContent = filters.length ? `(${filters.join(", ")})` : "";
   showPages(page);
+}
+
+/** A filter as its control shows it: "Prediction correct". */
+function filterText(id) {
+  const control = byId(id);
+  if (control.type === "checkbox") return control.parentElement.textContent.trim();
+  return `${control.labels[0].textContent} ${control.selectedOptions?.[0]?.textContent ?? control.value}`;
 }
 
 function showPages({ page, pages }) {
