@@ -176,11 +176,11 @@ def test_validate_tells_a_config_from_a_study(empty_folder: Path, capsys: pytest
 def test_data_is_made_and_checked(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", "birds", *(pair for pair in TINY if pair.startswith("data."))]) == 0
     assert main(["data", "check", "birds", "data.image_size_px=32"]) == 0
-    assert "every picture can be used" in capsys.readouterr().out
+    assert "every image can be used" in capsys.readouterr().out
     assert main(["data", "check", "birds", "data.image_size_px=320"]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert len(notes) == 4
-    assert "more pictures; --json lists all" in notes[-1]
+    assert "more images; --json lists all" in notes[-1]
     broken = next((empty_folder / "birds/train").rglob("*.jpg"))
     broken.write_bytes(b"no picture")
     assert main(["data", "check", "birds", "data.image_size_px=32"]) == 2

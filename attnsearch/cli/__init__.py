@@ -1,4 +1,4 @@
-"""The command line: thin verbs over the package. A verb imports what it needs inside, so that `--help` is quick."""
+"""The command line: one thin file per command. Each imports what it needs inside, so that `--help` is quick."""
 
 from attnsearch.cli.app import main
 

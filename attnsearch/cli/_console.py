@@ -148,7 +148,7 @@ def size(n_bytes: int) -> str:
 
 
 def report_error(text: str, code: int) -> int:
-    """Prints `error: …` on stderr, one line per fault, details indented below; returns the code."""
+    """Prints `error: …` on stderr, one line per problem, details indented below; returns the code."""
     from attnsearch.store.urls import hide  # imports SQLAlchemy
 
     for line in hide(text).splitlines():
@@ -163,7 +163,7 @@ def report_interruption(code: int) -> int:
 
 
 def report_unexpected(error: Exception, code: int) -> int:
-    """Prints one line and leaves the traceback in a file for whoever mends the package."""
+    """Prints one line and leaves the traceback in a file, for a report."""
     from attnsearch.store.urls import hide  # imports SQLAlchemy
 
     trace = hide("".join(traceback.format_exception(error)))

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ Plugins = Annotated[
 ]
 
 
-def with_plugins(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """The verb with the option `--plugin`, where it reads settings and does not take the plugins itself."""
-    parameters = inspect.signature(verb, eval_str=True).parameters
+def with_plugins(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the option `--plugin`, where it reads settings and does not take the plugins itself."""
+    parameters = inspect.signature(command, eval_str=True).parameters
     if "plugins" in parameters or not {"overrides", "results"} & set(parameters):
-        return verb
+        return command
 
-    @wraps(verb)
+    @wraps(command)
     def run(*args: Any, plugins: list[str], **named: Any) -> Any:  # they are imported already
-        return verb(*args, **named)
+        return command(*args, **named)
 
     option = inspect.Parameter("plugins", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins)
     signature = inspect.Signature([*parameters.values(), option])

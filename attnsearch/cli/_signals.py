@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether someone asked the process to stop; says so once, outside of the signal handler.
+    """Whether the process was asked to stop; logs it once, outside of the signal handler.
 
     Args:
         message: logged when the request is first seen.
@@ -42,7 +42,7 @@ class StopRequest:
         self._is_announced = False
 
     def is_asked(self) -> bool:
-        """Called again and again by whoever can stop cleanly."""
+        """Whether to stop; to be called again and again by code that can stop cleanly."""
         self._polled_at = self._clock()
         if self._is_asked and not self._is_announced:
             self._is_announced = True
@@ -53,7 +53,7 @@ class StopRequest:
         """The handler.
 
         Raises:
-            Interrupted: for the second signal, and for the first one while nobody calls `is_asked`.
+            Interrupted: for the second signal, and for the first one while nothing calls `is_asked`.
         """
         if self._is_asked or self._clock() - self._polled_at > UNPOLLED_S:
             raise Interrupted

@@ -1,4 +1,4 @@
-"""All verbs in one place, and what becomes of an error: lines on stderr and an exit code, never a traceback."""
+"""All commands in one place, and what becomes of an error: lines on stderr and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ app.command()(export)
 app.command("prune-files")(prune_files)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
-for verbs in (app, data.app, weights.app):
-    for verb in verbs.registered_commands:
-        assert verb.callback is not None
-        verb.callback = with_plugins(libraries_to_stderr()(verb.callback))
+for group in (app, data.app, weights.app):
+    for command in group.registered_commands:
+        assert command.callback is not None
+        command.callback = with_plugins(libraries_to_stderr()(command.callback))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb.
+    """Runs one command.
 
     Args:
         arguments: the words after `attnsearch`; None takes those of the process.
@@ -107,12 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except Exception as error:  # a fault of the package: the user gets one line, the traceback goes to a file
+    except Exception as error:  # an error of the package: the user gets one line, the traceback goes to a file
         return report_unexpected(error, FAILED)
 
 
 def _run(words: list[str]) -> int:
-    """Runs one verb as typer does, but leaves Ctrl-C and all errors to the caller."""
+    """Runs one command as typer does, but leaves Ctrl-C and all errors to the caller."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("attnsearch", words) as context:

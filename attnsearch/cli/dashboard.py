@@ -1,4 +1,4 @@
-"""The verb that opens results in a browser."""
+"""The command that opens results in a browser."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dashboard(
     if served.token is not None:
         print_line(f"warning: {host} can be reached from other machines; only who has the token below gets in")
     if allow_edit:
-        print_line("warning: whoever opens the dashboard can change and delete studies")
+        print_line("warning: everyone who opens the dashboard can change and delete studies")
     print_line(f"attention explorer: {served.url}")
     if served.dashboard_of is not None:
         root = served.url.replace("/attention/", "/", 1)

@@ -1,4 +1,4 @@
-"""Verbs on data sets: `data make`, `check`, `organize` and `cache`."""
+"""Commands on data sets: `data make`, `check`, `organize` and `cache`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CUB_LIST = "images.txt"
 
 
 class OnlyData(Settings):
-    """The part of an experiment that these verbs read."""
+    """The part of an experiment that these commands read."""
 
     data: DataConfig
 
@@ -53,7 +53,7 @@ def _validated(values: dict[str, str], overrides: Iterable[str]) -> DataConfig:
     return overridden(OnlyData, {"data": values}, overrides).data
 
 
-app = typer.Typer(help="Make, check and organize data sets, and manage the cache of decoded pictures.")
+app = typer.Typer(help="Make, check and organize data sets, and manage the cache of decoded images.")
 
 MAX_NOTES = 3
 
@@ -76,24 +76,24 @@ def check(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> int:
-    """Open every picture and list everything that is wrong with a data set."""
+    """Open every image and list everything that is wrong with a data set."""
     from attnsearch.cli.data import data_settings
     from attnsearch.data.check import check_data
 
     problems = check_data(data_settings(data, overrides or ()))
-    faults = [problem for problem in problems if problem.is_error]
+    errors = [problem for problem in problems if problem.is_error]
     if as_json:
         for problem in problems:
             print_json(vars(problem))
-        return MISUSED if faults else DONE
+        return MISUSED if errors else DONE
     notes = [problem for problem in problems if not problem.is_error]
     for note in notes[:MAX_NOTES]:
         print_line(f"note: {note.message}")
     if len(notes) > MAX_NOTES:
-        print_line(f"note: the same holds for {len(notes) - MAX_NOTES} more pictures; --json lists all")
-    if faults:
-        return report_error("\n".join(problem.message for problem in faults), MISUSED)
-    print_line("every picture can be used")
+        print_line(f"note: the same holds for {len(notes) - MAX_NOTES} more images; --json lists all")
+    if errors:
+        return report_error("\n".join(problem.message for problem in errors), MISUSED)
+    print_line("every image can be used")
     return DONE
 
 
@@ -106,7 +106,7 @@ def organize(
     """Sort CUB-200-2011 into train and test folders of class folders."""
     from attnsearch.data.cub import organize_cub
 
-    print_line(f"{organize_cub(source, target, link=link)} pictures in {target}")
+    print_line(f"{organize_cub(source, target, link=link)} images in {target}")
 
 
 @app.command()
@@ -114,7 +114,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything; it is made again when needed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show or clear the decoded pictures and drawn birds."""
+    """Show or clear the decoded images and synthetic birds."""
     from attnsearch.data.cache import cache_dir, clear_cache, list_caches
 
     if clear:

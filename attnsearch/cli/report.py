@@ -1,4 +1,4 @@
-"""The verb that writes a report."""
+"""The command that writes a report."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _best_lines(trial: TrialReader) -> list[str]:
 
 
 def _published(study: StudyReader) -> list[Path]:
-    """The published files that a person opens first: metrics, maps and norms of the best trial."""
+    """The published files to open first: metrics, maps and norms of the best trial."""
     for entry in study.published_sets()[:1]:
         files = study.layout.published(entry["epoch"])
         for split in reversed(SPLITS):

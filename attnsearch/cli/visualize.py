@@ -62,29 +62,11 @@ def visualize(
     """Draw where models looked: overlays, outlines, parts, heads, layers, and figures of images by methods."""
     from attnsearch.results.visualize import request_figures, visualize_all
 
-    request = request_figures(
-        kind,
-        split,
-        selection={
-            "images": image or (),
-            "classes": class_name or (),
-            "per_class": per_class,
-            "most_faithful": most_faithful,
-            "least_faithful": least_faithful,
-            "confused": confused,
-            "by": by,
-        },
-        look={
-            "percentile": percentile,
-            "colours": colours,
-            "rule": enlarge,
-            "own_scale": own_scale,
-            "top_q": top_q,
-        },
-        style={"dpi": dpi, "width_in": width, "file_format": file_format},
-        outlined=outlines,
-        to=to,
-    )
+    counts = {"per_class": per_class, "most_faithful": most_faithful, "least_faithful": least_faithful}
+    selection = {"images": image or (), "classes": class_name or (), **counts, "confused": confused, "by": by}
+    look = {"percentile": percentile, "colours": colours, "rule": enlarge, "own_scale": own_scale, "top_q": top_q}
+    style = {"dpi": dpi, "width_in": width, "file_format": file_format}
+    request = request_figures(kind, split, selection=selection, look=look, style=style, outlined=outlines, to=to)
     sources = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     for path in visualize_all(sources, trial, request, overrides=overrides, root=results, storage=storage):

@@ -1,4 +1,4 @@
-"""Verbs on checkpoints: `weights import` and `weights export`."""
+"""Commands on checkpoints: `weights import` and `weights export`."""
 
 from __future__ import annotations
 

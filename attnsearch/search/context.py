@@ -83,7 +83,7 @@ class SearchContext:
         """
         if self._worker.stop.is_set():
             raise TrialInterrupted
-        self._raise_faults()
+        self._raise_errors()
         age_s = self._clock() - self._verified_at
         if age_s > self._lease_s:
             self._submit(self._renew)
@@ -136,18 +136,18 @@ class SearchContext:
             LeaseLost, StoreError: what the store answered.
         """
         wait(self._pending)
-        self._raise_faults()
+        self._raise_errors()
 
     def _settle(self) -> None:
         """As `flush`, but returns at once while the server is away."""
         while wait(self._pending, timeout=_ASK_WHETHER_AWAY_S).not_done and not self._handle.store.is_away:
             pass
-        self._raise_faults()
+        self._raise_errors()
 
     def _submit(self, write: Callable[[], None]) -> None:
         self._pending.append(self._writer.submit(write))
 
-    def _raise_faults(self) -> None:
+    def _raise_errors(self) -> None:
         while self._pending and self._pending[0].done():
             self._pending.pop(0).result()
 

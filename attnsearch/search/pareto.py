@@ -32,7 +32,7 @@ class Reliability:
 
     Attributes:
         alpha: Krippendorff's alpha of the order, with images as raters.
-        stable: share of resampled sets of images in which the best trial stays the best.
+        stable: fraction of resampled sets of images in which the best trial stays the best.
         n_undefined: scores among those of all trials and images that are undefined.
         second_fill: Spearman's correlation of the trials' relevance gain under two fills; NaN where one was measured.
     """
@@ -92,9 +92,9 @@ def _under_two_fills(tables: Sequence[ScoreTable]) -> float:
 
 
 def importances(study: optuna.Study) -> dict[str, Mapping[str, float]]:
-    """Objective -> setting -> its share in what tells the best tenth of the trials from the others (PED-ANOVA).
+    """Objective -> setting -> its fraction of what tells the best tenth of the trials from the others (PED-ANOVA).
 
-    Shares of one objective add up to 1. Trials of equal value and settings that never varied have none.
+    Fractions of one objective add up to 1. Trials of equal value and settings that never varied have none.
 
     Returns:
         Nothing while fewer than `MIN_TRIALS` trials are complete, or where nothing varied.
@@ -104,10 +104,10 @@ def importances(study: optuna.Study) -> dict[str, Mapping[str, float]]:
     if len(complete) < MIN_TRIALS or not names:
         return {}
     keys = study.metric_names or [str(index) for index in range(len(study.directions))]
-    return {key: _shares(study, index) for index, key in enumerate(keys)}
+    return {key: _fractions(study, index) for index, key in enumerate(keys)}
 
 
-def _shares(study: optuna.Study, index: int) -> dict[str, float]:
+def _fractions(study: optuna.Study, index: int) -> dict[str, float]:
     """The evaluator takes lower values as the better ones."""
     sign = -1.0 if study.directions[index] == optuna.study.StudyDirection.MAXIMIZE else 1.0
     with warnings.catch_warnings():

@@ -59,7 +59,7 @@ class SearchPlan:
         url: the database.
         identity: what all trials of the study share, compared with that of the stored study.
         limits: (description, experiment) of the base and of each range limit of the space; empty in a worker.
-        warnings: what a person should know before the first trial.
+        warnings: what to read before the first trial.
     """
 
     study: StudyConfig
@@ -104,7 +104,7 @@ class SearchPlan:
         """The plan that a search has written into its folder, as a worker needs it: nothing is checked or built again.
 
         Args:
-            storage: the database as a person wrote it; None is the experiment's own file.
+            storage: the database as it was given; None is the experiment's own file.
         Raises:
             ConfigError, DataError: the file or the data set cannot be used.
         """
@@ -211,7 +211,7 @@ def study_file(loaded: LoadedStudy) -> str:
 
 
 def _stored(url: str, *, patience_s: float) -> BaseStorage | None:
-    """What the database holds, to look at; None where it is new. The one inspection of a start."""
+    """What the database holds, read-only; None where it is new. The one inspection of a start."""
     wait_for_server(url, patience_s=patience_s)
     return open_read_storage(url) if inspect_database(url) == "ours" else None
 

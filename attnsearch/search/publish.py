@@ -105,7 +105,7 @@ def publish_study(handle: StudyHandle, data: DataSource) -> Path | None:
     """Publishes the best trial, and each Pareto trial of a study with several objectives.
 
     Where the right sets are published already, nothing is evaluated again; else a second publication replaces the
-    first one whole. Each look at the test split, one per chosen trial, is a line of `test_evaluations.csv`.
+    first one whole. Each evaluation on the test split, one per published trial, is a line of `test_evaluations.csv`.
 
     Returns:
         The manifest, or None while no feasible trial is complete.
@@ -156,7 +156,7 @@ def publish(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSou
 
 
 def _write_sets(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> list[Path]:
-    """The files of all sets; a trial that has two of them is looked at once, and its second set is a copy."""
+    """The files of all sets; a trial that has two of them is evaluated once, and its second set is a copy."""
     of_trial: dict[int, list[Path]] = {}
     files: list[Path] = []
     for one in chosen:
@@ -190,7 +190,7 @@ def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: DataSource)
 
 
 def _write_copies(layout: StudyLayout, chosen: TrialToPublish, data: DataSource, split: Split) -> None:
-    """Small copies of all pictures whose maps lie in the results: the published ones, and those of validation."""
+    """Small copies of all images whose maps lie in the results: the published ones, and those of validation."""
     table = data.tables.of(split)
     write_thumbnails(table, table.image_ids, layout.thumbnail)
     paths = chosen.trial.archive("val")

@@ -86,7 +86,7 @@ def work(study_yaml: Path, *, storage: str | None, parent: int, started_at: floa
     """One worker process: joins the search that started it and runs trials until nothing is left to do.
 
     Args:
-        storage: the database as a person wrote it; None is the experiment's own file.
+        storage: the database as it was given; None is the experiment's own file.
         parent: process id of the search; the worker ends when it is gone.
         started_at: of the search, UTC seconds since 1970.
         stop: set when the worker is asked to end; its trial returns to the queue.
@@ -160,7 +160,7 @@ def _tidy(handle: StudyHandle, launcher: Launcher) -> None:
 
 
 def _explain_end(handle: StudyHandle, started_at: float) -> SearchStopped:
-    """Why all workers have ended though nobody asked them to and trials are left."""
+    """Why all workers have ended though no stop was asked for and trials are left."""
     study, trials = handle.loaded.study, handle.trials()
     if is_failing(trials, since=started_at):
         reasons = [f"trial {t.number}: {t.user_attrs['error']}" for t in trials if t.user_attrs.get("error")]

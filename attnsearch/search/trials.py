@@ -90,7 +90,7 @@ def open_read_storage(url: str) -> optuna.storages.BaseStorage:
 
 
 def reader_url(layout: StudyLayout, storage: str | None) -> str:
-    """The database that a reader opens: the one that a person named, or the experiment's own file.
+    """The database that a reader opens: the one that was named, or the experiment's own file.
 
     Args:
         storage: URL from the command line or the environment. What `study.yaml` names is never opened or expanded.

@@ -104,7 +104,7 @@ def explain_error(error: Exception, handle: StudyHandle) -> AttnSearchError:
     """What an exception out of a trial means; its type decides what becomes of the trial and of the study.
 
     `TrialError`: the setting is bad, the trial fails and the study continues. `TransientError`: the trial is returned
-    and another worker continues it. Any other: the trial is returned and the study stops until a person acts.
+    and another worker continues it. Any other: the trial is returned and the study stops until someone acts.
     """
     if isinstance(error, AttnSearchError):
         return error
