@@ -11,7 +11,7 @@ import pytest
 
 from attnsearch import __version__
 from attnsearch.cli import app, main
-from attnsearch.config.files import names
+from attnsearch.config.files import list_names
 from attnsearch.errors import StoreError
 from attnsearch.search.handle import only_runner
 from attnsearch.store.layout import StudyLayout
@@ -45,9 +45,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 MISTAKES = {
-    "unknown study": ("search xyzzy", ["'xyzzy'", f"known: {', '.join(names('studies'))}"]),
+    "unknown study": ("search xyzzy", ["'xyzzy'", f"known: {', '.join(list_names('studies'))}"]),
     "near name": ("search br_npa_lowres", ["did you mean 'br_npa_low_res'?"]),
-    "unknown config": ("train xyzzy", ["'xyzzy'", f"known: {', '.join(names('configs'))}"]),
+    "unknown config": ("train xyzzy", ["'xyzzy'", f"known: {', '.join(list_names('configs'))}"]),
     "unknown profile": ("search cnn --profile demmo", ["'demmo'", "did you mean 'demo'?"]),
     "unknown verb": ("serch cnn", ["'serch'", "'search'"]),
     "unknown option": ("search cnn --demo", ["--demo"]),

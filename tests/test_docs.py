@@ -11,7 +11,7 @@ import typer
 from attnsearch.cli.app import app
 from attnsearch.config.base import members, tag_of
 from attnsearch.config.experiment import OptimizerSettings, TrainSettings
-from attnsearch.config.files import names
+from attnsearch.config.files import list_names
 from attnsearch.config.load import load_experiment, load_study
 from attnsearch.config.model import ModelConfig
 from attnsearch.config.reference import reference, with_metric_tables
@@ -134,7 +134,7 @@ def test_settings_in_commands_of_the_readme_are_valid() -> None:
 
 def test_studies_and_profiles_stand_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
-    for name in (*names("studies"), *names("configs/profiles")):
+    for name in (*list_names("studies"), *list_names("configs/profiles")):
         assert name in text
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.files import names
+from attnsearch.config.files import list_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted((ROOT / "shell").rglob("*.sh")), ROOT / ".ci/run"]
@@ -56,7 +56,7 @@ def test_missing_environment_is_named(tmp_path: Path) -> None:
 def test_unknown_name_lists_the_known_ones(tmp_path: Path, options: list[str]) -> None:
     done = run(ROOT / "shell/train.sh", "xyzzy", *options, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == f"error: unknown name 'xyzzy'; known: {', '.join(names('studies'))}\n"
+    assert done.stderr == f"error: unknown name 'xyzzy'; known: {', '.join(list_names('studies'))}\n"
 
 
 @pytest.mark.slow

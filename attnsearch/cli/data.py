@@ -12,7 +12,7 @@ from attnsearch.cli._console import print_json, print_line, print_table, report_
 from attnsearch.cli._options import AsJson, Overrides
 from attnsearch.config.base import Settings
 from attnsearch.config.data import DataConfig, SyntheticData
-from attnsearch.config.files import names
+from attnsearch.config.files import list_names
 from attnsearch.config.load import load_experiment, overridden
 from attnsearch.errors import DONE, MISUSED, ConfigError
 
@@ -31,7 +31,7 @@ def data_settings(data: str, overrides: Iterable[str]) -> DataConfig:
     Raises:
         ConfigError: a wrong setting.
     """
-    if data in names("configs") or data.endswith((".yaml", ".yml")):
+    if data in list_names("configs") or data.endswith((".yaml", ".yml")):
         return load_experiment(data, overrides=overrides).data
     name = "cub" if Path(data, CUB_LIST).is_file() else "folder"
     return _validated({"name": name, "root": data}, overrides)

@@ -57,7 +57,7 @@ def faithfulness(
         table = full_scores.score_target(evaluation, target)
         print_scores(target, table, full_scores.store_scores(target, table, storage), as_json=as_json)
         if names:
-            print_baselines(*full_scores.score_baselines(evaluation, target, table, names), as_json=as_json)
+            print_baselines(*full_scores.score_baseline_maps(evaluation, target, table, names), as_json=as_json)
         if sanity:
             print_sanity(evaluation.sanity(target.split, table.image_ids), as_json=as_json)
 

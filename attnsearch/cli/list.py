@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
-from attnsearch.config.files import Kind, find_file, names
+from attnsearch.config.files import Kind, find_file, list_names
 
 if TYPE_CHECKING:
     from attnsearch.results.study import StudySummary
@@ -36,7 +36,7 @@ def known_files() -> list[dict[str, str]]:
     return [
         {"name": name, "kind": word, "file": str(find_file(name, (kind,)))}
         for kind, word in KINDS.items()
-        for name in names(kind)
+        for name in list_names(kind)
     ]
 
 

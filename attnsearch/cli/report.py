@@ -20,14 +20,13 @@ def report(
 ) -> None:
     """Write one HTML file that tells of all studies of an experiment and needs no network."""
     from attnsearch.cli._console import print_line, size
-    from attnsearch.files import atomic_write
-    from attnsearch.report.page import build_report, save_figures
+    from attnsearch.report.page import build_report, save_figures, write_page
     from attnsearch.results.reader import find_folder
 
     folder = find_folder(results, RESULTS)
     built = build_report(folder, storage=storage)
     target = to or folder / "report.html"
-    atomic_write(target, built.html)
+    write_page(built, target)
     print_line(f"{target}: {size(target.stat().st_size)}")
     for path in [] if pdf is None else save_figures(built, pdf):
         print_line(str(path))

@@ -53,7 +53,7 @@ def search(
     reader = read_study(ended.plan.layout.study_dir, storage=loaded.study.storage)
     times = {"seconds": time.monotonic() - started, "processor_seconds": processor_seconds()}
     if as_json:
-        print_json(summary_values(reader, ended, times))
+        print_json(outcome_values(reader, ended, times))
     else:
         print_line("\n".join(summary_lines(reader, ended, times)))
     return INTERRUPTED if ended.outcome == "interrupted" else DONE
@@ -65,7 +65,7 @@ def processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def summary_values(study: StudyReader, ended: SearchOutcome, times: dict[str, float]) -> dict[str, Any]:
+def outcome_values(study: StudyReader, ended: SearchOutcome, times: dict[str, float]) -> dict[str, Any]:
     """What is said when a search ends, for machines; `times` are of this run, workers included."""
     return {
         "study": study.layout.study,

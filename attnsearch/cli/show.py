@@ -24,7 +24,7 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
     rows = reader.rows
     if as_json:
         for trial in rows.trials:
-            print_json(trial_values(trial, rows))
+            print_json(trial_fields(trial, rows))
         return
     print_trials(rows)
     if len(rows.objectives) > 1:
@@ -115,7 +115,7 @@ def short_names(keys: Sequence[str]) -> list[str]:
     return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
-def trial_values(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:
+def trial_fields(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:
     """One trial for machines; `kept_epoch` is the name of `best_epoch` in version 0.1, printed until 0.3."""
     names = {"study": rows.name, "best": trial.number in rows.best}
     return {**names, **vars(trial), "kept_epoch": trial.best_epoch}

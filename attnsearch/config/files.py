@@ -19,7 +19,7 @@ def folders(kind: Kind) -> list[Path]:
     return [folder for folder in candidates if folder.is_dir()]
 
 
-def names(kind: Kind) -> list[str]:
+def list_names(kind: Kind) -> list[str]:
     """Bare names of all files of a kind, sorted."""
     return sorted({path.stem for folder in folders(kind) for path in folder.glob("*.yaml")})
 
@@ -38,7 +38,7 @@ def find_file(name: str, kinds: tuple[Kind, ...]) -> Path:
         for folder in folders(kind):
             if _is_file(folder / f"{name}.yaml"):
                 return folder / f"{name}.yaml"
-    hint = suggest(name, [known for kind in kinds for known in names(kind)])
+    hint = suggest(name, [known for kind in kinds for known in list_names(kind)])
     raise ConfigError(f"unknown name {short(name)}{hint}; known: {_known(kinds)}")
 
 
@@ -51,4 +51,4 @@ def _is_file(path: Path) -> bool:
 
 
 def _known(kinds: tuple[Kind, ...]) -> str:
-    return ", ".join(sorted({name for kind in kinds for name in names(kind)})) or "none"
+    return ", ".join(sorted({name for kind in kinds for name in list_names(kind)})) or "none"

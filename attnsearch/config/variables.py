@@ -25,7 +25,7 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
-def named_values(text: str) -> dict[str, str]:
+def variable_values(text: str) -> dict[str, str]:
     """Name -> value of the variables in `text` that are set."""
     names = [found[1] or found[2] for found in _VARIABLE.finditer(text)]
     return {name: os.environ[name] for name in names if name and name in os.environ}

@@ -58,7 +58,7 @@ class Scalar(Node):
 
 
 @dataclass(frozen=True)
-class Listing(Node):
+class ListNode(Node):
     """A list."""
 
     items: tuple[Node, ...]
@@ -195,12 +195,12 @@ class _Composer:
             self._refuse(place, TOO_DEEP)
         return node
 
-    def _list(self, tag: str, line: int, place: Place, before: int) -> Listing:
+    def _list(self, tag: str, line: int, place: Place, before: int) -> ListNode:
         items: list[Node] = []
         while not isinstance(event := self._next(place), SequenceEndEvent):
             items.append(self._node(event, (*place, str(len(items)))))
         height = 1 + max((item.height for item in items), default=0)
-        return Listing(line, tag, self._n_nodes - before, height, tuple(items))
+        return ListNode(line, tag, self._n_nodes - before, height, tuple(items))
 
     def _block(self, tag: str, line: int, place: Place, before: int) -> Block:
         entries: list[tuple[Scalar, Node]] = []

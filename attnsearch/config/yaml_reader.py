@@ -14,7 +14,7 @@ from attnsearch.config.yaml_nodes import (
     MAX_BYTES,
     TAG,
     Block,
-    Listing,
+    ListNode,
     Node,
     Place,
     Scalar,
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> Layer:
 
     node = compose(_text(path), where)
     if not isinstance(node, Block):
-        kind = "list" if isinstance(node, Listing) else "text" if node.size and _text_of(node) else "nothing"
+        kind = "list" if isinstance(node, ListNode) else "text" if node.size and _text_of(node) else "nothing"
         raise ConfigError(f"{path}:1: must hold `key: value` lines, got {kind}")
     reader = _Reader(where, {(): where(1)})
     values = reader.value(node, ())
@@ -116,7 +116,7 @@ class _Reader:
             return self._scalar(node, place)
         if isinstance(node, Block) and node.tag == f"{TAG}map":
             return self._block(node, place)
-        if isinstance(node, Listing) and node.tag == f"{TAG}seq":
+        if isinstance(node, ListNode) and node.tag == f"{TAG}seq":
             return self._list(node, place)
         return self._invalid(node, place, f"has the tag {_short_tag(node.tag)}, which is not read; remove it")
 
@@ -124,7 +124,7 @@ class _Reader:
         self.problems.append(format_error(self.where(node.line), place, message))
         return INVALID
 
-    def _list(self, node: Listing, place: Place) -> list[Any]:
+    def _list(self, node: ListNode, place: Place) -> list[Any]:
         for index, item in enumerate(node.items):
             self.origins[(*place, str(index))] = self.where(item.line)
         return [self.value(item, (*place, str(index))) for index, item in enumerate(node.items)]
@@ -155,7 +155,7 @@ class _Reader:
 
     def _merged(self, node: Node, place: Place) -> Iterator[tuple[str, int, Node]]:
         """What `<<` names: one block or several, of which the first that has a key gives it."""
-        for block in node.items if isinstance(node, Listing) else (node,):
+        for block in node.items if isinstance(node, ListNode) else (node,):
             if isinstance(block, Block):
                 yield from self._entries(block, place)
             else:

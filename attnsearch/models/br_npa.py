@@ -10,7 +10,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings, ResNetSettings
-from attnsearch.models.backbones.resnet import build_backbone, pad_circularly
+from attnsearch.models.backbones.resnet import build_resnet, pad_circularly
 from attnsearch.models.base import AttentionModel, Heads, select_maps
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
@@ -103,7 +103,7 @@ class PooledResNet(AttentionModel):
     def __init__(self, cfg: ResNetSettings, heads: Heads, *, n_pooled: int, map_names: tuple[str, ...]) -> None:
         super().__init__()
         self.map_names = map_names
-        self.backbone = build_backbone(cfg)
+        self.backbone = build_resnet(cfg)
         self.n_channels = int(self.backbone.num_features)
         self.dropout = nn.Dropout(cfg.dropout)
         self.head = heads.image(n_pooled * self.n_channels, bias=cfg.head_bias)

@@ -72,7 +72,7 @@ def styled(draw: Any, *arguments: Any) -> Figure:
     return figure
 
 
-def draw_curves(facts: StudyFacts) -> Figure:
+def draw_learning_curves(facts: StudyFacts) -> Figure:
     """The monitored metric and the loss by epoch: the best trial in colour, its best epoch marked, others faint."""
     figure = new_figure(2.5)
     monitor = "val/accuracy" if facts.config is None else facts.config.monitor

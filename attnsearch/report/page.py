@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.evaluation.compare import Comparison, ScoredTrial, check_comparable, compare, metrics_of
+from attnsearch.files import atomic_write
 from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics
 from attnsearch.report import charts
@@ -75,7 +76,7 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "p": p_value, "signed": signed}
+    environment.filters |= {"number": four_digits, "p": p_value, "signed": signed}
     html = environment.get_template("page.html").render(values)
     return Report(title, html, page.figures)
 
@@ -98,7 +99,7 @@ class _Page:
         curves = shares = None
         if facts.epochs:
             curves = self.chart(
-                f"curves-{key}", f"Learning curves of {facts.name}", charts.styled(charts.draw_curves, facts)
+                f"curves-{key}", f"Learning curves of {facts.name}", charts.styled(charts.draw_learning_curves, facts)
             )
         if facts.importances:
             figure = charts.styled(charts.draw_importances, facts.importances)
@@ -215,7 +216,7 @@ def best_settings(facts: StudyFacts) -> list[tuple[str, str]]:
     fixed |= {"data.name": config.data.name, "data.image_size_px": config.data.image_size_px}
     fixed |= {"train.epochs": config.train.epochs, "train.batch_size": config.train.batch_size, "seed": config.seed}
     found = {**{key: value for key, value in fixed.items() if value is not None}, **facts.best.params}
-    return [(key, number(value) if isinstance(value, float) else str(value)) for key, value in found.items()]
+    return [(key, four_digits(value) if isinstance(value, float) else str(value)) for key, value in found.items()]
 
 
 def trial_table(facts: StudyFacts) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def commands(facts: StudyFacts) -> list[tuple[str, str]]:
     return [(f"{facts.name}: {what}", command) for what, command in lines]
 
 
-def number(value: float | None) -> str:
+def four_digits(value: float | None) -> str:
     """Four digits; `–` where there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
@@ -268,6 +269,11 @@ def signed(value: float) -> str:
 def p_value(value: float) -> str:
     """`< 0.001` below that."""
     return "–" if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Writes the page, whole or not at all."""
+    atomic_write(path, report.html)
 
 
 def save_figures(report: Report, folder: Path) -> list[Path]:

@@ -162,7 +162,7 @@ def check_baselines(names: Sequence[str]) -> None:
     check_names(names)
 
 
-def score_baselines(
+def score_baseline_maps(
     evaluation: Evaluation, target: ScoringTarget, own: ScoreTable, names: Sequence[str]
 ) -> tuple[dict[str, ScoreTable], Path]:
     """Scores baseline maps beside the model's own map, and writes their table.

@@ -30,7 +30,7 @@ from attnsearch.files import make_folder
 from attnsearch.search.checks import check_models, check_scores
 from attnsearch.search.handle import StudyHandle, handle_on, open_handle
 from attnsearch.search.space import extreme_experiments, extreme_settings, needed_cache_px
-from attnsearch.search.storage import create_tables
+from attnsearch.search.storage import create_storage
 from attnsearch.search.study import (
     check_unchanged,
     create_study,
@@ -138,7 +138,7 @@ class SearchPlan:
             StoreError: folder or database cannot be written.
         """
         make_folder(self.layout.study_dir)
-        database = create_tables(self.url, patience_s=self.study.storage_patience_s)
+        database = create_storage(self.url, patience_s=self.study.storage_patience_s)
         create_study(database, self.study, self.identity)
         return handle_on(database, self.loaded, self.layout)
 

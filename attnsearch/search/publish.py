@@ -110,13 +110,13 @@ def publish_study(handle: StudyHandle, data: DataSource) -> Path | None:
     Returns:
         The manifest, or None while no feasible trial is complete.
     """
-    chosen = choose(handle)
+    chosen = trials_to_publish(handle)
     if not chosen:
         return None
     return publish(handle.layout, chosen, data)
 
 
-def choose(handle: StudyHandle) -> list[TrialToPublish]:
+def trials_to_publish(handle: StudyHandle) -> list[TrialToPublish]:
     """The trial for the flat files first, then the Pareto trials, each with its own folder."""
     config, layout = handle.loaded.study, handle.layout
     best = best_trials(handle.study, config, k=1)

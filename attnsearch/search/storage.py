@@ -72,11 +72,11 @@ def open_database(url: str, *, create: bool = False, patience_s: float = 0.0) ->
     """
     wait_for_server(url, patience_s=patience_s)
     inspect_database(url, must_exist=not create)
-    return create_tables(url, patience_s=patience_s) if create else _open(url, create=False, patience_s=patience_s)
+    return create_storage(url, patience_s=patience_s) if create else _open(url, create=False, patience_s=patience_s)
 
 
 @repeated
-def create_tables(url: str, *, patience_s: float) -> Database:
+def create_storage(url: str, *, patience_s: float) -> Database:
     """As `open_database` with `create`, for a database that has been inspected already.
 
     Raises:

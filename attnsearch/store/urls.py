@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from attnsearch.config.variables import URL_VARIABLE, expand, is_variable, named_values
+from attnsearch.config.variables import URL_VARIABLE, expand, is_variable, variable_values
 from attnsearch.errors import ConfigError
 from attnsearch.files import existing_ancestor
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
@@ -63,7 +63,7 @@ def _hide(written: str, expanded: str) -> None:
             _hidden[value] = _mask(as_written) if key in _CREDENTIAL_PARTS else as_written
         elif key in _CREDENTIAL_PARTS:
             _hidden.update({f"{quote}{value}{quote}": f"{quote}{REMOVED}{quote}" for quote in "\"'"})
-    _hidden.update({value: f"${name}" for name, value in named_values(written).items() if value})
+    _hidden.update({value: f"${name}" for name, value in variable_values(written).items() if value})
 
 
 def _parts(url: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ ALLOWED = (
 )
 """What the file of a command may import: checks, starts and readers, and nouns of the ground."""
 ALSO = {"data": ("data",)}
-EXCEPTIONS = {"store.export", "store.retention", "store.urls", "files", "search.pareto", "search.trials"}
+EXCEPTIONS = {"store.export", "store.retention", "store.urls", "search.pareto"}
 """May only shrink; never models, training or evaluation."""
 MAX_LINES = 150
 MAX_COMMAND = 20

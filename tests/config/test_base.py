@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from attnsearch.config.base import Settings, dotted_keys, register_part
 from attnsearch.config.data import DataSettings
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.files import names
+from attnsearch.config.files import list_names
 from attnsearch.config.load import (
     load_experiment,
     load_stored_experiment,
@@ -157,7 +157,7 @@ def test_digests_of_shipped_files_never_change(key: str) -> None:
 
 def test_digests_of_all_configs_are_held() -> None:
     held = {key.removeprefix("configs/") for key in DIGESTS if key.startswith("configs/")}
-    assert held == set(names("configs"))
+    assert held == set(list_names("configs"))
 
 
 PLUGIN = """

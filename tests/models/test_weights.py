@@ -14,7 +14,7 @@ from attnsearch.config.model import BrNpaSettings, CnnSettings
 from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.files import is_temporary, writer_of
 from attnsearch.models import build_model
-from attnsearch.models.backbones.resnet import build_backbone
+from attnsearch.models.backbones.resnet import build_resnet
 from attnsearch.models.weights import check_class_names, load_file, load_into, read_checkpoint, save_checkpoint
 from attnsearch.tasks.classification import LinearHeads
 
@@ -120,7 +120,7 @@ def small(**changes):
 
 @pytest.fixture
 def body_state():
-    state = build_backbone(small()).state_dict()
+    state = build_resnet(small()).state_dict()
     return {name: torch.full_like(tensor, 0.5) for name, tensor in state.items()}
 
 
@@ -134,14 +134,14 @@ def test_backbone_takes_every_layout(tmp_path, body_state, kind):
         "old torch": {name: t for name, t in body_state.items() if not name.endswith("num_batches_tracked")},
     }
     torch.save(layouts[kind], tmp_path / "w.pt")
-    body = build_backbone(small(weights=str(tmp_path / "w.pt"), stride_stage4=1))
+    body = build_resnet(small(weights=str(tmp_path / "w.pt"), stride_stage4=1))
     assert all((parameter == 0.5).all() for parameter in body.parameters())
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path, body_state):
     torch.save(body_state, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"w\.pt does not fit the model \(.*misshapen"):
-        build_backbone(CnnSettings(backbone="resnet18", weights=str(tmp_path / "w.pt")))
+        build_resnet(CnnSettings(backbone="resnet18", weights=str(tmp_path / "w.pt")))
 
 
 def test_weights_are_not_looked_for_when_the_state_comes_later():
@@ -164,7 +164,7 @@ def test_unreachable_hub_gives_one_line_with_the_mend(empty_hub, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"'test_resnet' from .*refused by .* 5 s.*model\.weights=/path/to/file"
     ) as caught:
-        build_backbone(small(weights="hub"))
+        build_resnet(small(weights="hub"))
     assert "\n" not in str(caught.value)
 
 
@@ -172,7 +172,7 @@ def test_offline_hub_asks_nobody(empty_hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(socket, "create_connection", None)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):
-        build_backbone(small(weights="hub"))
+        build_resnet(small(weights="hub"))
 
 
 def test_connection_is_tried_at_the_proxy_where_there_is_one(empty_hub, monkeypatch):
@@ -184,7 +184,7 @@ def test_connection_is_tried_at_the_proxy_where_there_is_one(empty_hub, monkeypa
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://hub.example")
     with pytest.raises(ConfigError, match=r"asked \('proxy\.example', 3128\)"):
-        build_backbone(small(weights="hub"))
+        build_resnet(small(weights="hub"))
 
 
 def test_hub_weights_are_taken_from_the_cache(tmp_path, monkeypatch, body_state):
@@ -195,13 +195,13 @@ def test_hub_weights_are_taken_from_the_cache(tmp_path, monkeypatch, body_state)
         return str(tmp_path / filename)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", cached)
-    body = build_backbone(small(weights="hub"))
+    body = build_resnet(small(weights="hub"))
     assert all((parameter == 0.5).all() for parameter in body.parameters())
 
 
 def test_backbone_without_published_weights_is_named():
     with pytest.raises(ConfigError, match="no pretrained weights for 'resnet50t'"), torch.device("meta"):
-        build_backbone(CnnSettings(backbone="resnet50t", weights="hub"))
+        build_resnet(CnnSettings(backbone="resnet50t", weights="hub"))
 
 
 def test_checkpoint_carries_state_and_metadata(tmp_path):

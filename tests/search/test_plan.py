@@ -21,7 +21,7 @@ from attnsearch.models import build_model
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import SearchPlan, find_checkpoints, layout_of, study_file, study_of_one
 from attnsearch.search.space import extreme_experiments
-from attnsearch.search.storage import create_tables
+from attnsearch.search.storage import create_storage
 from attnsearch.search.trials import read_storage
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.inspection import inspect_database
@@ -70,7 +70,7 @@ def test_start_does_each_step_once(tmp_path: Path) -> None:
         "settings": Problems.check,
         "listing": build_tables,
         "inspection": inspect_database,
-        "database": create_tables,
+        "database": create_storage,
         "limits": extreme_experiments,
         "model": build_model,
     }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.errors import ConfigError
-from attnsearch.models.backbones.resnet import build_backbone as build_resnet
+from attnsearch.models.backbones.resnet import build_resnet
 from attnsearch.models.weights import load_backbone
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 

@@ -19,7 +19,7 @@ from attnsearch.models.weights import load_backbone
 CHANNEL_STEP = 8  # widths are rounded to it: tensor cores and channels-last kernels want multiples of 8
 
 
-def build_backbone(cfg: ResNetSettings) -> ResNet:
+def build_resnet(cfg: ResNetSettings) -> ResNet:
     """A timm ResNet without pooling and classifier: images (B, 3, H, W) -> features (B, C, h, w), never negative.
 
     With both strides 2, h = ceil(H / 32); each stride of 1 doubles h and w. Nothing is dilated, so weights fit

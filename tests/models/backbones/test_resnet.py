@@ -6,12 +6,12 @@ from torch import nn
 
 from attnsearch.config.model import CnnSettings
 from attnsearch.errors import ConfigError
-from attnsearch.models.backbones.resnet import build_backbone
+from attnsearch.models.backbones.resnet import build_resnet
 
 
 def features_of(side, **changes):
     with torch.device("meta"):  # shapes alone: costs nothing at any size
-        body = build_backbone(CnnSettings(**changes))
+        body = build_resnet(CnnSettings(**changes))
         return body(torch.empty(1, 3, side, side))
 
 
@@ -43,15 +43,15 @@ def test_strides_act_on_every_kind_of_first_block(backbone):
 
 @pytest.mark.parametrize("backbone", ["resnet10t", "resnetaa34d", "resnetblur18"])
 def test_strides_leave_the_weights_as_they_are(backbone):
-    low = build_backbone(CnnSettings(backbone=backbone, width=0.25))
-    high = build_backbone(CnnSettings(backbone=backbone, width=0.25, stride_stage3=1, stride_stage4=1))
+    low = build_resnet(CnnSettings(backbone=backbone, width=0.25))
+    high = build_resnet(CnnSettings(backbone=backbone, width=0.25, stride_stage3=1, stride_stage4=1))
     high.load_state_dict(low.state_dict(), strict=True)
 
 
 def test_removed_stride_equals_a_dense_evaluation_of_the_same_block(fill):
     """Every second cell of the stride-1 block is the stride-2 block, whose shortcut is a plain 1x1 convolution."""
-    low = fill(build_backbone(CnnSettings(backbone="resnet18", width=0.25))).eval()
-    high = fill(build_backbone(CnnSettings(backbone="resnet18", width=0.25, stride_stage4=1))).eval()
+    low = fill(build_resnet(CnnSettings(backbone="resnet18", width=0.25))).eval()
+    high = fill(build_resnet(CnnSettings(backbone="resnet18", width=0.25, stride_stage4=1))).eval()
     cells = torch.sin(torch.arange(64 * 8 * 8) * 0.37).view(1, 64, 8, 8)
     torch.testing.assert_close(high.layer4[0].conv1(cells)[:, :, ::2, ::2], low.layer4[0].conv1(cells))
     torch.testing.assert_close(high.layer4[0].downsample(cells)[:, :, ::2, ::2], low.layer4[0].downsample(cells))
@@ -59,33 +59,33 @@ def test_removed_stride_equals_a_dense_evaluation_of_the_same_block(fill):
 
 @pytest.mark.parametrize("backbone", ["resnet10t", "resnetaa34d", "resnetblur18"])
 def test_odd_image_sizes_work(backbone):
-    body = build_backbone(CnnSettings(backbone=backbone, width=0.25, stride_stage3=1)).eval()
+    body = build_resnet(CnnSettings(backbone=backbone, width=0.25, stride_stage3=1)).eval()
     assert body(torch.zeros(1, 3, 75, 41)).shape[2:] == (5, 3)
 
 
 def test_circular_padding_holds_for_the_3x3_convolutions_of_residual_blocks_alone():
     with torch.device("meta"):
-        body = build_backbone(CnnSettings(backbone="resnet50", padding="circular"))
+        body = build_resnet(CnnSettings(backbone="resnet50", padding="circular"))
     circular = [name for name, m in body.named_modules() if getattr(m, "padding_mode", "zeros") == "circular"]
     assert len(circular) == 16
     assert all(name.startswith("layer") and name.endswith("conv2") for name in circular)
 
 
 def test_circular_padding_makes_a_block_commute_with_shifts(fill):
-    body = fill(build_backbone(CnnSettings(backbone="resnet10t", width=0.25, padding="circular"))).eval()
+    body = fill(build_resnet(CnnSettings(backbone="resnet10t", width=0.25, padding="circular"))).eval()
     cells = torch.sin(torch.arange(16 * 6 * 6) * 0.37).view(1, 16, 6, 6)
     shifted = body.layer1(cells.roll((2, 1), dims=(2, 3)))
     torch.testing.assert_close(shifted, body.layer1(cells).roll((2, 1), dims=(2, 3)))
 
 
 def test_width_scales_the_stages_and_the_deep_stem():
-    body = build_backbone(CnnSettings(backbone="resnet10t", width=0.5))
+    body = build_resnet(CnnSettings(backbone="resnet10t", width=0.5))
     assert [info["num_chs"] for info in body.feature_info] == [32, 32, 64, 128, 256]  # half of 64, 64, 128, 256, 512
     assert body.num_features == 256
 
 
 def test_body_has_no_classifier_and_never_negative_features(fill):
-    body = fill(build_backbone(CnnSettings(backbone="resnet10t", width=0.25))).eval()
+    body = fill(build_resnet(CnnSettings(backbone="resnet10t", width=0.25))).eval()
     assert not [name for name, _ in body.named_parameters() if name.startswith(("fc", "global_pool"))]
     assert isinstance(body.layer4[-1].act2, nn.ReLU)
     features = body(torch.sin(torch.arange(3 * 32 * 32) * 0.1).view(1, 3, 32, 32))
@@ -105,14 +105,14 @@ def test_body_has_no_classifier_and_never_negative_features(fill):
 )
 def test_unusable_backbone_is_named(name, message):
     with pytest.raises(ConfigError, match=message):
-        build_backbone(CnnSettings(backbone=name))
+        build_resnet(CnnSettings(backbone=name))
 
 
 def test_width_that_does_not_fit_is_named():
     with pytest.raises(ConfigError, match=r"'resnet50_gn' with model\.width 0\.25 cannot be built: num_channels"):
-        build_backbone(CnnSettings(backbone="resnet50_gn", width=0.25))
+        build_resnet(CnnSettings(backbone="resnet50_gn", width=0.25))
     with (
         torch.device("meta"),
         pytest.raises(ConfigError, match=r"model\.width 0\.5 does not fit 'ecaresnet50d_pruned'"),
     ):
-        build_backbone(CnnSettings(backbone="ecaresnet50d_pruned", width=0.5))
+        build_resnet(CnnSettings(backbone="ecaresnet50d_pruned", width=0.5))
