@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from attnsearch.files import atomic_path
-from attnsearch.metrics.registry import higher_is_better
+from attnsearch.metrics.registry import higher_is_better, title_of
 from attnsearch.report.facts import StudyFacts
 from attnsearch.search.trials import TrialRow
 
@@ -170,7 +170,7 @@ def front_of_points(points: Sequence[tuple[float, float]], x_up: bool, y_up: boo
 
 
 def _with_direction(key: str) -> str:
-    return f"{key} ({'higher' if higher_is_better(key) else 'lower'} is better)"
+    return f"{title_of(key)} ({'higher' if higher_is_better(key) else 'lower'} is better)"
 
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
@@ -210,7 +210,7 @@ def draw_levels(levels: Mapping[str, Sequence[tuple[str, float, float, float]]])
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows] if index % n_columns == 0 else [""] * len(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)
         arrow = "→" if higher_is_better(f"val/{metric}") else "←"
-        axes.set_title(f"{metric.replace('_', ' ')} {arrow}")
+        axes.set_title(f"{title_of(metric)} {arrow}")
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(4))
     return figure

@@ -17,7 +17,7 @@ from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.evaluation.compare import Comparison, ScoredTrial, check_comparable, compare, metrics_of
 from attnsearch.files import atomic_write
 from attnsearch.metrics.classification import confusion_matrix, most_confused
-from attnsearch.metrics.registry import is_raw, score_metrics
+from attnsearch.metrics.registry import is_raw, score_metrics, title_of
 from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, read_facts
 from attnsearch.report.samples import Sheet, sample_sheets
@@ -68,7 +68,7 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         ],
         "commands": [command for one in facts for command in commands(one)],
     }
-    values["errors"] = [fault.replace(f"{folder.absolute()}/", "") for fault in [*errors, *page.errors]]
+    values["errors"] = [error.replace(f"{folder.absolute()}/", "") for error in [*errors, *page.errors]]
     environment = Environment(
         loader=PackageLoader("attnsearch.report", ""),
         autoescape=True,
@@ -76,7 +76,7 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": four_digits, "p": p_value, "signed": signed}
+    environment.filters |= {"number": four_digits, "p": p_value, "signed": signed, "title": title_of}
     html = environment.get_template("page.html").render(values)
     return Report(title, html, page.figures)
 

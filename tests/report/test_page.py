@@ -85,7 +85,7 @@ def test_scores_become_intervals_and_tests(copied: Built) -> None:
     write_faithfulness(first, chosen, 0.3)
     write_faithfulness(run, 0, 0.1)
     page = build_report(first.experiment_dir).html
-    assert "<th>relevance_gain</th>" in page
+    assert '<th title="relevance_gain">relevance gain (LeRF - MoRF)</th>' in page
     pair = re.search(r"<td>hunt</td><td>run</td>\s*<td class=\"n\">([+-][\d.]+)</td>", page)
     expected = 0.2 + 0.1 * (np.sin(np.arange(6) * 1.3).mean() - np.sin(np.arange(6) * 1.1).mean())
     assert pair is not None
