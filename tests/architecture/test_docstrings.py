@@ -24,7 +24,7 @@ SHAPE = re.compile(
 )
 NO_AXES = re.compile(r"\b(scalar|0-d|0-dimensional|any shape|one number|state dict)\b|\(\)")
 SHAPED = ("models", "tasks", "metrics", "evaluation.scorer", "figures")
-MIN_SHAPED = 0.70
+MIN_SHAPED = 0.95
 
 
 def entries(doc: str, section: str) -> list[str]:
