@@ -146,8 +146,10 @@ class TrialReader:
     def published(self) -> list[PublishedLayout]:
         """Where the published files of this trial lie, by the manifest of the study."""
         layout, entries = self.study.layout, self.study.published_sets()
-        epochs = [entry["epoch"] for entry in entries if entry["trial"] == self.number]
-        return [target for one in epochs for target in (layout.published(one), layout.pareto(self.number, one))]
+        own = [(entry["epoch"], entry["folder"]) for entry in entries if entry["trial"] == self.number]
+        targets = [target for epoch, _ in own for target in (layout.published(epoch), layout.pareto(self.number, epoch))]
+        folders = {layout.experiment_dir / folder for _, folder in own}
+        return [target for target in dict.fromkeys(targets) if target.directory in folders]
 
     def test_metrics(self) -> dict[str, float]:
         """Metric -> value on the test split, by its own name; empty where the trial is not published.
@@ -155,9 +157,8 @@ class TrialReader:
         Raises:
             StoreError: the published file is damaged.
         """
-        epoch = self.row.best_epoch
-        targets = (self.study.layout.published(epoch), self.study.layout.pareto(self.number, epoch))
-        path = next((one.model_csv("test") for one in targets if one.model_csv("test").is_file()), None)
+        paths = [target.model_csv("test") for target in self.published()]
+        path = next((path for path in paths if path.is_file()), None)
         return {} if path is None else read_split_scores(path)
 
     def archives(self) -> dict[Split, ArchivePaths]:

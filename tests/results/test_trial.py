@@ -66,6 +66,31 @@ def test_published_maps_of_the_test_split_belong_to_their_trial(copied: Built) -
     assert list(study.trial(0).archives()) == ["val"]
 
 
+def test_trials_with_the_same_best_epoch_do_not_share_test_metrics(copied: Built) -> None:
+    layout, study = copied.layout, StudyReader(copied.layout)
+    assert {study.trial(number).row.best_epoch for number in (0, 1)} == {3}
+    publish_test_maps(copied)
+    layout.published(3).model_csv("test").write_text("accuracy\n0.5\n", encoding="utf-8")
+    assert study.trial(1).test_metrics() == {"accuracy": 0.5}
+    assert study.trial(0).test_metrics() == {}
+    assert "test/accuracy" not in study.trial(0).metrics
+    assert study.trials["test/accuracy"].dropna().to_dict() == {1: 0.5}
+
+
+def test_trials_of_a_front_have_their_own_published_files(copied: Built) -> None:
+    layout = copied.layout
+    publish_test_maps(copied)
+    folder = layout.pareto(0, 3).directory.relative_to(layout.experiment_dir).as_posix()
+    sets = [{"trial": 1, "epoch": 3, "folder": "."}, {"trial": 0, "epoch": 3, "folder": folder}]
+    layout.published_json.write_text(json.dumps({"format": 1, "sets": sets, "files": []}), encoding="utf-8")
+    layout.pareto(0, 3).directory.mkdir(parents=True)
+    for target, text in ((layout.published(3), "accuracy\n0.5\n"), (layout.pareto(0, 3), "accuracy\n0.25\n")):
+        target.model_csv("test").write_text(text, encoding="utf-8")
+    study = StudyReader(layout)
+    assert [study.trial(number).test_metrics() for number in (0, 1, 2)] == [{"accuracy": 0.25}, {"accuracy": 0.5}, {}]
+    assert list(study.trial(0).archives()) == ["val"]
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"sets": 3}', '{"sets": [null, {"trial": 0, "epoch": "../.."}]}'])
 def test_broken_manifest_publishes_nothing(copied: Built, text: str) -> None:
     copied.layout.published_json.write_text(text, encoding="utf-8")
