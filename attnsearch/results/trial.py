@@ -147,7 +147,9 @@ class TrialReader:
         """Where the published files of this trial lie, by the manifest of the study."""
         layout, entries = self.study.layout, self.study.published_sets()
         own = [(entry["epoch"], entry["folder"]) for entry in entries if entry["trial"] == self.number]
-        targets = [target for epoch, _ in own for target in (layout.published(epoch), layout.pareto(self.number, epoch))]
+        targets = [
+            target for epoch, _ in own for target in (layout.published(epoch), layout.pareto(self.number, epoch))
+        ]
         folders = {layout.experiment_dir / folder for _, folder in own}
         return [target for target in dict.fromkeys(targets) if target.directory in folders]
 
