@@ -3,6 +3,7 @@
     AttnSearchError
     ├── ConfigError        what the user wrote: a file, a key, a value        exit code 2
     ├── DataError          a data set that is missing, broken or another one  exit code 2
+    ├── UsageError         (a ValueError too) an argument that does not fit   exit code 2
     ├── StoreError         disk, permissions, databases                       exit code 1
     │   └── ServerUnavailable
     ├── SearchStopped      a search that cannot continue                      exit code 1
@@ -47,6 +48,12 @@ class ConfigError(AttnSearchError):
 
 class DataError(AttnSearchError):
     """Images, labels or class maps that cannot be used."""
+
+    exit_code = MISUSED
+
+
+class UsageError(AttnSearchError, ValueError):
+    """An argument of a function or method that does not fit; a ValueError too, as Python code expects it."""
 
     exit_code = MISUSED
 

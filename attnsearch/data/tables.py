@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attnsearch import plugins
 from attnsearch.config.base import register_part
 from attnsearch.config.data import DataConfig, DataSettings
-from attnsearch.errors import DataError
+from attnsearch.errors import DataError, UsageError
 from attnsearch.types import SPLITS, Split
 
 S = TypeVar("S", bound=DataSettings)
@@ -82,9 +82,13 @@ class DataTables:
         """The table of a split.
 
         Raises:
+            UsageError: no such split.
             DataError: the data set has no test split.
         """
-        table = {"train": self.train, "val": self.val, "test": self.test}[split]
+        tables = {"train": self.train, "val": self.val, "test": self.test}
+        if split not in tables:
+            raise UsageError(f"a split is one of {', '.join(tables)}, got {split!r}")
+        table = tables[split]
         if table is None:
             raise DataError(f"{self.root} has no test split; add a test folder of class folders, or use val")
         return table

@@ -17,7 +17,7 @@ from attnsearch.config.evaluation import VERSION, ScoreSettings
 from attnsearch.config.load import with_settings, without_variables
 from attnsearch.data.loader import DataSource, crop_boxes, open_data
 from attnsearch.device import device_errors
-from attnsearch.errors import suggest
+from attnsearch.errors import UsageError, suggest
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
 from attnsearch.evaluation.own_images import IMAGE_TYPES, AnyImage, name_images, open_images, own_batches
 from attnsearch.evaluation.scorer import SaliencyScorer
@@ -90,7 +90,7 @@ class TrainedModel(InferenceModel):
             top_q: how many of the most probable classes get a map of their own.
         Raises:
             DataError: an image cannot be read.
-            ValueError: no such class or map, or an array that is no 8-bit RGB image.
+            UsageError: no such class or map, or an array that is no 8-bit RGB image.
         """
         explained = list(explain_images(self, name_images(images), target=target, maps=maps, top_q=top_q))
         return explained[0] if isinstance(images, IMAGE_TYPES) else explained
@@ -100,12 +100,12 @@ class TrainedModel(InferenceModel):
 
         Raises:
             DataError: an image cannot be read.
-            ValueError: the family offers no embedding, or an array is no 8-bit RGB image.
+            UsageError: the family offers no embedding, or an array is no 8-bit RGB image.
         """
         batches = own_batches(self, open_images(name_images(images), self.config.data, self.class_names))
         embeddings = [self.output(batch, maps=None).embedding for batch in batches]
         if any(embedding is None for embedding in embeddings):
-            raise ValueError(f"the family {self.config.model.name} offers no embedding of an image")
+            raise UsageError(f"the family {self.config.model.name} offers no embedding of an image")
         return np.concatenate([_array(embedding) for embedding in embeddings if embedding is not None])
 
     def score(
@@ -128,7 +128,7 @@ class TrainedModel(InferenceModel):
         Raises:
             ConfigError: no such metric.
             DataError: an image cannot be read.
-            ValueError: a metric of a whole data set, or one that needs what is known of a data set alone.
+            UsageError: a metric of a whole data set, or one that needs what is known of a data set alone.
         """
         check_image_metrics(metrics, has_masks=masks is not None)
         groups = tuple(dict.fromkeys(find_metric(name).group for name in metrics))
@@ -177,17 +177,17 @@ def check_image_metrics(names: Sequence[str], *, has_masks: bool) -> None:
 
     Raises:
         ConfigError: no such metric.
-        ValueError: one is of a whole data set, or needs what images alone do not tell.
+        UsageError: one is of a whole data set, or needs what images alone do not tell.
     """
     for name in names:
         metric = find_metric(name)
         if metric.when != "image":
             where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
-            raise ValueError(f"{name} is measured {where}, and not of single images; leave it out")
+            raise UsageError(f"{name} is measured {where}, and not of single images; leave it out")
         if metric.needs == "masks" and not has_masks:
-            raise ValueError(f"{name} needs masks of the parts; give one per image with masks=")
+            raise UsageError(f"{name} needs masks of the parts; give one per image with masks=")
         if metric.needs in ("boxes", "points"):
-            raise ValueError(f"{name} needs {metric.needs} of the parts, which only a data set has; score its archive")
+            raise UsageError(f"{name} needs {metric.needs} of the parts, which only a data set has; score its archive")
 
 
 def _score_batch(inference: InferenceModel, scorer: SaliencyScorer, batch: Batch) -> list[ImageScore]:
@@ -195,7 +195,7 @@ def _score_batch(inference: InferenceModel, scorer: SaliencyScorer, batch: Batch
     with device_errors():
         output = inference.output(batch)
         if output.maps is None:
-            raise ValueError(f"the family {inference.config.model.name} makes no maps that could be scored")
+            raise UsageError(f"the family {inference.config.model.name} makes no maps that could be scored")
         predictions = output.logits.argmax(dim=1)  # (B,)
         saliency = inference.model.saliency(output, predictions)  # (B, h, w)
         height, width = batch.images.shape[2:]
@@ -219,7 +219,7 @@ def explain_images(
         top_q: how many of the most probable classes get a map of their own, the true one always among them.
     Raises:
         DataError: an image cannot be read.
-        ValueError: the model makes no map of that name, or no such class.
+        UsageError: the model makes no map of that name, or no such class.
     """
     index = None if target is None else class_index(target, inference.class_names)
     source = open_images(images, inference.config.data, inference.class_names)
@@ -236,14 +236,14 @@ def class_index(target: str | int, class_names: Sequence[str]) -> int:
     """The index of a class.
 
     Raises:
-        ValueError: there is none of that name or index.
+        UsageError: there is none of that name or index.
     """
     if isinstance(target, str):
         if target not in class_names:
-            raise ValueError(f"the model has no class {target!r}{suggest(target, list(class_names))}")
+            raise UsageError(f"the model has no class {target!r}{suggest(target, list(class_names))}")
         return class_names.index(target)
     if not 0 <= target < len(class_names):
-        raise ValueError(f"a class index must be in 0 to {len(class_names) - 1}, got {target}")
+        raise UsageError(f"a class index must be in 0 to {len(class_names) - 1}, got {target}")
     return int(target)
 
 

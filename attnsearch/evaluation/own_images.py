@@ -15,6 +15,7 @@ from attnsearch.data.cache import PixelCache
 from attnsearch.data.images import decode_resized
 from attnsearch.data.loader import DataSource
 from attnsearch.data.tables import DataTables, ImageTable
+from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel
 from attnsearch.figures.explanation import ImageToDraw
 from attnsearch.types import Batch
@@ -28,7 +29,7 @@ def to_image(image: AnyImage) -> Path | Image.Image:
     """A path, or an image in memory.
 
     Raises:
-        ValueError: an array that is not (H, W, 3) uint8; floats have no agreed range, so they are not guessed.
+        UsageError: an array that is not (H, W, 3) uint8; floats have no agreed range, so they are not guessed.
     """
     if isinstance(image, str | Path):
         return Path(image)
@@ -36,7 +37,7 @@ def to_image(image: AnyImage) -> Path | Image.Image:
         return image
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(
+        raise UsageError(
             f"an array must be (H, W, 3) uint8 RGB, got {array.shape} {array.dtype}; floats may be in [0, 1], in "
             "[0, 255] or normalised, so scale them to 0 to 255 and use .astype(np.uint8)"
         )
@@ -47,11 +48,11 @@ def name_images(images: AnyImage | list[Any]) -> list[ImageToDraw]:
     """Each image under its path, or `image_<number>` from 1; a repeated name gets a number.
 
     Raises:
-        ValueError: as `to_image`; or there is none.
+        UsageError: as `to_image`; or there is none.
     """
     listed = [images] if isinstance(images, IMAGE_TYPES) else list(images)
     if not listed:
-        raise ValueError("give at least one image")
+        raise UsageError("give at least one image")
     named: dict[str, ImageToDraw] = {}
     for number, image in enumerate(listed, start=1):
         source = to_image(image)
@@ -72,10 +73,10 @@ def open_images(
 
     Raises:
         DataError: an image cannot be read.
-        ValueError: another number of masks than of images.
+        UsageError: another number of masks than of images.
     """
     if masks is not None and len(masks) != len(images):
-        raise ValueError(f"give one mask per image, got {len(masks)} masks of {len(images)} images")
+        raise UsageError(f"give one mask per image, got {len(masks)} masks of {len(images)} images")
     mask_images: Any = None if masks is None else tuple(to_image(mask) for mask in masks)  # read like files of masks
     decoded = [
         decode_resized(image.source, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for image in images

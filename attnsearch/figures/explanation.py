@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from attnsearch.data.images import open_upright
-from attnsearch.errors import ConfigError, suggest
+from attnsearch.errors import ConfigError, UsageError, suggest
 from attnsearch.figures.image_maps import ImageMaps
 from attnsearch.figures.kinds import PER_IMAGE, DrawStyle, draw
 from attnsearch.figures.panels import FORMATS, Grid, Sheets, Style, fill_axes
@@ -92,12 +92,12 @@ class Explanation(ImageMaps):
         """The same image with the saliency of another class, one of `classes`.
 
         Raises:
-            ValueError: that class was not explained; `TrainedModel.explain(image, target=…)` explains any.
+            UsageError: that class was not explained; `TrainedModel.explain(image, target=…)` explains any.
         """
         maps = {entry.name: entry.map for entry in self.classes}
         if name not in maps:
             shown = ", ".join(maps) or "none"
-            raise ValueError(
+            raise UsageError(
                 f"there is no map of {name!r}; explained are {shown}: explain the image with target={name!r}"
             )
         return replace(self, target=name, saliency=maps[name])
@@ -112,10 +112,10 @@ class Explanation(ImageMaps):
             A matplotlib figure, or `ax`.
         Raises:
             ConfigError: no such type, or the maps that it shows are missing.
-            ValueError: a type with several panels on one `ax`.
+            UsageError: a type with several panels on one `ax`.
         """
         if ax is not None and kind not in ON_AXES:
-            raise ValueError(f"{kind!r} has several panels; leave ax out, or draw one of {', '.join(ON_AXES)}")
+            raise UsageError(f"{kind!r} has several panels; leave ax out, or draw one of {', '.join(ON_AXES)}")
         grid = self._grid(kind, Style(), style)
         if ax is None:
             return Sheets().draw(grid)

@@ -14,6 +14,8 @@ import numpy as np
 from contourpy import contour_generator
 from numpy.typing import ArrayLike, NDArray
 
+from attnsearch.errors import UsageError
+
 Line = NDArray[np.float64]
 PERCENTILE = 95.0
 COLOUR = "#00ff00"
@@ -143,10 +145,10 @@ def palette(name: str) -> Pixels:
     """(256, 3) the colours of a matplotlib colour map.
 
     Raises:
-        ValueError: no such colour map.
+        UsageError: no such colour map.
     """
     if name not in matplotlib.colormaps:
-        raise ValueError(f"colours must be a colour map of matplotlib such as inferno, plasma or jet, got {name!r}")
+        raise UsageError(f"colours must be a colour map of matplotlib such as inferno, plasma or jet, got {name!r}")
     return (matplotlib.colormaps[name](np.arange(256) / 255)[:, :3] * 255).round().astype(np.uint8)
 
 
@@ -170,10 +172,10 @@ def lay_parts(image: Pixels, level: Pixels) -> Pixels:
     Args:
         level: (K, H, W), K of 1 to 3; scale them together, so that a weak part stays weak.
     Raises:
-        ValueError: more than three maps.
+        UsageError: more than three maps.
     """
     if not 1 <= len(level) <= len(PART_COLOURS):
-        raise ValueError(f"parts are drawn from 1 to {len(PART_COLOURS)} maps, got {len(level)}")
+        raise UsageError(f"parts are drawn from 1 to {len(PART_COLOURS)} maps, got {len(level)}")
     light = np.zeros((*level.shape[1:], 3), dtype=np.float32)
     light[..., : len(level)] = np.moveaxis(level, 0, -1)
     strength = level.max(axis=0)[..., None] / np.float32(255)

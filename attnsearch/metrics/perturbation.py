@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnsearch.errors import UsageError
 from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD, Fill
 from attnsearch.types import GroundTruth, Need
 
@@ -30,10 +31,10 @@ def removal_ranks(saliency: Tensor, *, reverse: bool = False) -> Tensor:
     Returns:
         (B, h, w) int64, a permutation of 0 to n - 1 for each image.
     Raises:
-        ValueError: saliency has NaN.
+        UsageError: saliency has NaN.
     """
     if torch.isnan(saliency).any():
-        raise ValueError("saliency has NaN; score the other images, and count these")
+        raise UsageError("saliency has NaN; score the other images, and count these")
     order = saliency.flatten(1).argsort(dim=1, descending=True, stable=True)  # (B, n)
     ranks = _inverse(order)
     if reverse:
@@ -65,7 +66,7 @@ def removed_counts(n_cells: int, n_steps: int) -> Tensor:
         n_steps: S >= 1; more steps than cells means one step per cell.
     """
     if n_steps < 1 or n_cells < 1:
-        raise ValueError(f"a curve needs at least one step and one cell, got {n_steps} and {n_cells}")
+        raise UsageError(f"a curve needs at least one step and one cell, got {n_steps} and {n_cells}")
     n_steps = min(n_steps, n_cells)
     return (2 * torch.arange(n_steps + 1) * n_cells + n_steps) // (2 * n_steps)
 
@@ -74,12 +75,12 @@ def upscale_cells(cells: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Cells (B, ..., h, w) as squares of pixels (B, ..., H, W); borders lie at rounded multiples of H / h and W / w.
 
     Raises:
-        ValueError: a map with more rows or columns than the image has pixels.
+        UsageError: a map with more rows or columns than the image has pixels.
     """
     height, width = size_hw
     rows, columns = cells.shape[-2:]
     if rows > height or columns > width:
-        raise ValueError(f"a map of {rows} x {columns} cells is larger than its image of {height} x {width} pixels")
+        raise UsageError(f"a map of {rows} x {columns} cells is larger than its image of {height} x {width} pixels")
     return cells[..., _cell_of_pixel(rows, height, cells.device)[:, None], _cell_of_pixel(columns, width, cells.device)]
 
 
@@ -112,7 +113,7 @@ def box_blur(images: Tensor, side_px: int = BR_NPA_BLUR_PX) -> Tensor:
     Source: BR-NPA (Gomez et al. 2022), released code, with 121 pixels whatever the image's size.
     """
     if side_px % 2 == 0 or side_px < 1:
-        raise ValueError(f"side_px must be odd and positive, got {side_px}")
+        raise UsageError(f"side_px must be odd and positive, got {side_px}")
     kernel = torch.full((side_px,), 1 / side_px, device=images.device)
     return _convolve(images, kernel, is_reflected=False)
 
@@ -223,7 +224,7 @@ class SaliencyCase:
         """Maps (B, h, w) without images and model, for metrics that remove nothing."""
 
         def follow(masked: Tensor, rows: Tensor) -> Tensor:
-            raise ValueError("this case has no model, which metrics that remove cells need")
+            raise UsageError("this case has no model, which metrics that remove cells need")
 
         return cls(saliency.new_empty(len(saliency), 3, 0, 0), saliency, follow, regions=regions)
 
@@ -248,11 +249,11 @@ class SaliencyCase:
         """Masks or boxes (B, H, W) bool, or points (B, P, 2).
 
         Raises:
-            ValueError: there are none.
+            UsageError: there are none.
         """
         values: Tensor | None = getattr(self.regions, name)
         if values is None:
-            raise ValueError(f"these images have no {name}")
+            raise UsageError(f"these images have no {name}")
         return values
 
     def seeds(self, purpose: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from attnsearch.errors import UsageError
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 
@@ -67,7 +68,7 @@ class AttentionModel(nn.Module, ABC):
         Returns:
             Heads, possibly in the autocast dtype; maps and norms in float32, attached to the graph.
         Raises:
-            ValueError: a map is asked for that the family does not make.
+            UsageError: a map is asked for that the family does not make.
         """
 
     def weigh_losses(self, losses: Mapping[str, Mapping[str, Tensor]], output: AttentionOutput) -> dict[str, Tensor]:
@@ -88,7 +89,7 @@ class AttentionModel(nn.Module, ABC):
             output: of a forward pass with the default maps.
             target: (B,) int64, the class to explain; families whose maps do not depend on a class ignore it.
         Raises:
-            ValueError: the output lacks the maps.
+            UsageError: the output lacks the maps.
         """
 
 
@@ -96,10 +97,10 @@ def select_maps(maps: Tensor, names: tuple[str, ...], selected: tuple[str, ...])
     """The maps (B, K, h, w) with the K selected names, and their names; an empty tuple selects all.
 
     Raises:
-        ValueError: a name is unknown.
+        UsageError: a name is unknown.
     """
     if not selected:
         return maps, names
     if unknown := [name for name in selected if name not in names]:
-        raise ValueError(f"there is no map {', '.join(unknown)}, only {', '.join(names)}")
+        raise UsageError(f"there is no map {', '.join(unknown)}, only {', '.join(names)}")
     return maps[:, [names.index(name) for name in selected]], selected

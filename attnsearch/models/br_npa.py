@@ -10,6 +10,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings, ResNetSettings
+from attnsearch.errors import UsageError
 from attnsearch.models.backbones.resnet import build_resnet, pad_circularly
 from attnsearch.models.base import AttentionModel, Heads, select_maps
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
@@ -129,7 +130,7 @@ class PooledResNet(AttentionModel):
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if output.maps is None or output.norms is None or output.map_names != self.map_names:
-            raise ValueError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
+            raise UsageError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
         return self.combine(output.maps, output.norms)  # (B, h, w)
 
     @abstractmethod

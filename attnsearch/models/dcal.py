@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnsearch.config.model import DcalSettings
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.models.backbones.generic import PixelStatistics
 from attnsearch.models.backbones.vit import build_vit, embed, n_heads
 from attnsearch.models.base import AttentionModel, Heads
@@ -184,7 +184,7 @@ class Dcal(AttentionModel):
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if output.maps is None or output.map_names != self.map_names:
-            raise ValueError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
+            raise UsageError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
         return output.maps.mean(dim=1)  # (B, h, w)
 
     def _run(self, tokens: Tensor, *, maps: frozenset[str]) -> TokenStreams:
@@ -266,14 +266,14 @@ class Dcal(AttentionModel):
         """The map names, the default ones for an empty tuple.
 
         Raises:
-            ValueError: one is unknown.
+            UsageError: one is unknown.
         """
         available = [*self.map_names, *(f"{CLS_HEAD}{head + 1}" for head in range(self.n_heads))]
         available += [f"{ROLLOUT}{n_blocks + 1}" for n_blocks in range(len(self.backbone.blocks))]
         if self.glca is not None:
             available.append(LOCAL_PATCHES)
         if unknown := [name for name in names if name not in available]:
-            raise ValueError(f"there is no map {', '.join(unknown)}, only {', '.join(available)}")
+            raise UsageError(f"there is no map {', '.join(unknown)}, only {', '.join(available)}")
         return names or self.map_names
 
     def _row(self, name: str, streams: TokenStreams) -> Tensor:

@@ -14,7 +14,7 @@ from timm.utils.model import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from attnsearch.config.model import IntrSettings
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone
 from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.intr_transformer import CrossAttention, DecoderOutput, Transformer
@@ -187,7 +187,7 @@ class Intr(AttentionModel):
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if not isinstance(output, IntrOutput) or output.last_attention is None:
-            raise ValueError("saliency needs the cross-attention of the last layer: call forward with maps=()")
+            raise UsageError("saliency needs the cross-attention of the last layer: call forward with maps=()")
         return output.last_attention.weights(target).mean(dim=1).view(-1, *output.grid)  # (B, h, w)
 
     def _show(
@@ -212,7 +212,7 @@ class Intr(AttentionModel):
             is_class = not whose.startswith("class_") or _number(whose) < self.n_classes
             if 1 <= layer <= self.n_layers and is_class and (head is None or 1 <= head <= self.n_heads):
                 return layer, whose, head
-        raise ValueError(
+        raise UsageError(
             f"there is no map {name}, only layer_L/WHOSE/HEAD with L up to {self.n_layers}, WHOSE predicted, true or "
             f"class_0 to class_{self.n_classes - 1}, HEAD mean or head_1 to head_{self.n_heads}"
         )
@@ -295,7 +295,7 @@ def _class_index(whose: str, logits: Tensor, labels: Tensor) -> Tensor:
         return logits.argmax(dim=1)
     if whose == "true":
         if bool((labels < 0).any()):
-            raise ValueError(f"maps of the true class need labels, got {labels.min()}; ask for those of the predicted")
+            raise UsageError(f"maps of the true class need labels, got {labels.min()}; ask for those of the predicted")
         return labels
     return torch.full_like(labels, _number(whose))
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnsearch.config.model import BackboneSettings, LoupeSettings, PlainSettings
-from attnsearch.errors import ConfigError, DataError
+from attnsearch.errors import ConfigError, DataError, UsageError
 from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone, run_children, split_after
 from attnsearch.models.base import AttentionModel, Heads, select_maps
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
@@ -172,5 +172,5 @@ class Loupe(HierarchicalClassifier):
 def _only_map(output: AttentionOutput, names: tuple[str, ...]) -> Tensor:
     """The map (B, h, w) of a family that has one alone."""
     if output.maps is None or output.map_names != names:
-        raise ValueError(f"saliency needs the map {', '.join(names)}: call forward with maps=()")
+        raise UsageError(f"saliency needs the map {', '.join(names)}: call forward with maps=()")
     return output.maps[:, 0]

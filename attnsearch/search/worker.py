@@ -26,6 +26,7 @@ from attnsearch.errors import (
     TrialError,
     TrialInterrupted,
     UnexpectedError,
+    UsageError,
 )
 from attnsearch.files import atomic_write, explain_os_error
 from attnsearch.search.context import SearchContext, Worker
@@ -104,9 +105,10 @@ def explain_error(error: Exception, handle: StudyHandle) -> AttnSearchError:
     """What an exception out of a trial means; its type decides what becomes of the trial and of the study.
 
     `TrialError`: the setting is bad, the trial fails and the study continues. `TransientError`: the trial is returned
-    and another worker continues it. Any other: the trial is returned and the study stops until someone acts.
+    and another worker continues it. Any other: the trial is returned and the study stops until someone acts. A
+    `UsageError` is of a user's call; within a trial nobody foresaw it.
     """
-    if isinstance(error, AttnSearchError):
+    if isinstance(error, AttnSearchError) and not isinstance(error, UsageError):
         return error
     if isinstance(error, OSError):
         return explain_os_error(error, handle.layout.study_dir)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.loader import DataSource
-from attnsearch.errors import DataError
+from attnsearch.errors import MISUSED, AttnSearchError, DataError, UsageError
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.evaluation.explain import TrainedModel, load_model
 from attnsearch.store.archive import read_archive
@@ -86,12 +86,12 @@ def test_path_image_and_array_are_the_same_image(model: TrainedModel, path: Path
     ],
 )
 def test_arrays_of_other_kinds_are_refused(model: TrainedModel, array: np.ndarray, shown: str) -> None:
-    with pytest.raises(ValueError, match=shown):
+    with pytest.raises(UsageError, match=shown):
         model.explain(array)
 
 
 def test_no_image_and_a_missing_image_are_refused(model: TrainedModel) -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(UsageError, match="at least one"):
         model.explain([])
     with pytest.raises(DataError, match=r"nowhere\.jpg"):
         model.explain("nowhere.jpg")
@@ -99,9 +99,9 @@ def test_no_image_and_a_missing_image_are_refused(model: TrainedModel) -> None:
 
 def test_a_target_is_a_class_name_or_an_index(model: TrainedModel, path: Path) -> None:
     assert model.explain(path, target="red").target == model.explain(path, target=1).target == "red"
-    with pytest.raises(ValueError, match=r"no class 'rad' \(did you mean 'red'\?\)"):
+    with pytest.raises(UsageError, match=r"no class 'rad' \(did you mean 'red'\?\)"):
         model.explain(path, target="rad")
-    with pytest.raises(ValueError, match="0 to 1, got 2"):
+    with pytest.raises(UsageError, match="0 to 1, got 2"):
         model.explain(path, target=2)
 
 
@@ -159,9 +159,9 @@ def test_own_images_have_no_label_so_that_the_predicted_class_is_followed(model:
 def test_masks_are_taken_for_localisation_and_asked_for_without(model: TrainedModel, path: Path) -> None:
     everywhere = np.full((36, 36, 3), 255, dtype=np.uint8)
     assert model.score([path], ["pointing_hit"], masks=[everywhere])["pointing_hit"].tolist() == [1.0]
-    with pytest.raises(ValueError, match="pointing_hit needs masks of the parts"):
+    with pytest.raises(UsageError, match="pointing_hit needs masks of the parts"):
         model.score([path], ["pointing_hit"])
-    with pytest.raises(ValueError, match="0 masks of 1 images"):
+    with pytest.raises(UsageError, match="0 masks of 1 images"):
         model.score([path], ["pointing_hit"], masks=[])
 
 
@@ -174,8 +174,16 @@ def test_masks_are_taken_for_localisation_and_asked_for_without(model: TrainedMo
     ],
 )
 def test_metrics_that_images_do_not_have_are_refused(metric: str, shown: str, model: TrainedModel, path: Path) -> None:
-    with pytest.raises(ValueError, match=shown):
+    with pytest.raises(UsageError, match=shown):
         model.score(path, [metric])
+
+
+def test_every_misuse_is_an_error_of_the_package_and_of_python(model: TrainedModel, path: Path) -> None:
+    with pytest.raises(UsageError, match="a split is one of train, val, test, got 'nosplit'") as caught:
+        model.evaluate("nosplit")  # type: ignore[arg-type]
+    assert isinstance(caught.value, AttnSearchError)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.exit_code == MISUSED
 
 
 def test_an_embedding_per_image(model: TrainedModel, data: DataSource) -> None:

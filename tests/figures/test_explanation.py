@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.figures.explanation import Explanation
 from attnsearch.figures.image_maps import ClassMap
 
@@ -56,7 +56,7 @@ def test_another_target_has_its_own_saliency(explanation: Explanation) -> None:
     other = explanation.with_target("gull")
     assert (other.target, other.predicted) == ("gull", "skua")
     np.testing.assert_array_equal(other.saliency, hot(2, 1))
-    with pytest.raises(ValueError, match="no map of 'tern'; explained are skua, gull"):
+    with pytest.raises(UsageError, match="no map of 'tern'; explained are skua, gull"):
         explanation.with_target("tern")
 
 
@@ -79,7 +79,7 @@ def test_a_panel_is_drawn_on_axes_of_the_caller(explanation: Explanation) -> Non
     y, x = np.array(brightest) / pixels.shape[:2]
     assert 0.25 < y < 0.5  # the second row of cells
     assert 0.5 < x < 0.7  # the third column of a view that spans an eighth to seven eighths
-    with pytest.raises(ValueError, match="'heads' has several panels"):
+    with pytest.raises(UsageError, match="'heads' has several panels"):
         explanation.plot("heads", ax=axes)
 
 

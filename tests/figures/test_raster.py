@@ -10,6 +10,7 @@ from PIL import Image
 
 from attnsearch import geometry
 from attnsearch.data.images import decode_resized
+from attnsearch.errors import UsageError
 from attnsearch.figures import raster
 from attnsearch.figures.explanation import read_image
 from attnsearch.figures.raster import outlines
@@ -136,10 +137,10 @@ def test_panels_that_share_bounds_can_be_compared() -> None:
 
 
 def test_four_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 4"):
+    with pytest.raises(UsageError, match="got 4"):
         raster.lay_parts(np.zeros((1, 1, 3), dtype=np.uint8), np.zeros((4, 1, 1), dtype=np.uint8))
 
 
 def test_unknown_colours_are_named() -> None:
-    with pytest.raises(ValueError, match="'infernal'"):
+    with pytest.raises(UsageError, match="'infernal'"):
         raster.palette("infernal")

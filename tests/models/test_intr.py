@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from attnsearch.config.model import IntrSettings
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.models import build_model
 from attnsearch.models.intr import adapt_detr_state, sine_position_encoding, to_official
 from attnsearch.tasks.classification import LinearHeads
@@ -133,7 +133,7 @@ def test_maps_name_layer_class_and_head(make_batch):
 )
 def test_map_that_does_not_exist_is_named(make_batch, name):
     with pytest.raises(
-        ValueError, match=f"no map {name}, only .* L up to 2, .* class_4, HEAD mean or head_1 to head_2"
+        UsageError, match=f"no map {name}, only .* L up to 2, .* class_4, HEAD mean or head_1 to head_2"
     ):
         tiny()(make_batch(), maps=(name,))
 
@@ -142,7 +142,7 @@ def test_true_class_is_shown_only_with_labels(make_batch):
     model, batch = tiny().eval(), make_batch(2)
     unlabelled = replace(batch, labels=torch.full_like(batch.labels, -1))
     assert model(unlabelled, maps=()).map_names == ("layer_2/predicted/head_1", "layer_2/predicted/head_2")
-    with pytest.raises(ValueError, match="got -1"):
+    with pytest.raises(UsageError, match="got -1"):
         model(unlabelled, maps=("layer_2/true/mean",))
 
 

@@ -25,6 +25,7 @@ from attnsearch.errors import (
     TransientError,
     TrialInterrupted,
     UnexpectedError,
+    UsageError,
 )
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model
@@ -122,6 +123,7 @@ def test_three_failures_in_a_row_stop_the_worker(open_tiny: Open, play: Callable
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceError, "illegal memory access"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceError, "CUDNN_STATUS_EXECUTION_FAILED"),
         (KeyError("oops"), UnexpectedError, "unexpected KeyError: 'oops'"),
+        (UsageError("no map x"), UnexpectedError, "unexpected UsageError: no map x"),
     ],
 )
 def test_fault_that_is_not_the_settings_returns_the_trial(
