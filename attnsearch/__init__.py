@@ -8,56 +8,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnsearch.api import run_search, run_training
-    from attnsearch.config.data import DataSettings
-    from attnsearch.config.model import BackboneSettings
-    from attnsearch.data.tables import ListedImage, Listing, register_dataset
-    from attnsearch.errors import AttnSearchError
-    from attnsearch.evaluation.explain import TrainedModel, load_model
-    from attnsearch.figures.explanation import Explanation
-    from attnsearch.metrics.perturbation import SaliencyCase
-    from attnsearch.metrics.registry import Metric, register_metric
-    from attnsearch.models import register_model
-    from attnsearch.models.backbones.generic import FeatureBackbone, build_backbone
-    from attnsearch.models.base import AttentionModel, Heads, select_maps
-    from attnsearch.results.reader import Results, load_results, load_study
-    from attnsearch.results.study import StudyReader
-    from attnsearch.results.trial import TrialReader
-    from attnsearch.types import AttentionOutput, Batch, HeadOutput, Split
+    from attnsearch.api import run_search as run_search
+    from attnsearch.api import run_training as run_training
+    from attnsearch.config.data import DataSettings as DataSettings
+    from attnsearch.config.model import BackboneSettings as BackboneSettings
+    from attnsearch.data.tables import ListedImage as ListedImage
+    from attnsearch.data.tables import Listing as Listing
+    from attnsearch.data.tables import register_dataset as register_dataset
+    from attnsearch.errors import AttnSearchError as AttnSearchError
+    from attnsearch.evaluation.explain import TrainedModel as TrainedModel
+    from attnsearch.evaluation.explain import load_model as load_model
+    from attnsearch.figures.explanation import Explanation as Explanation
+    from attnsearch.metrics.perturbation import SaliencyCase as SaliencyCase
+    from attnsearch.metrics.registry import Metric as Metric
+    from attnsearch.metrics.registry import register_metric as register_metric
+    from attnsearch.models import register_model as register_model
+    from attnsearch.models.backbones.generic import FeatureBackbone as FeatureBackbone
+    from attnsearch.models.backbones.generic import build_backbone as build_backbone
+    from attnsearch.models.base import AttentionModel as AttentionModel
+    from attnsearch.models.base import Heads as Heads
+    from attnsearch.models.base import select_maps as select_maps
+    from attnsearch.results.reader import Results as Results
+    from attnsearch.results.reader import load_results as load_results
+    from attnsearch.results.reader import load_study as load_study
+    from attnsearch.results.study import StudyReader as StudyReader
+    from attnsearch.results.trial import TrialReader as TrialReader
+    from attnsearch.types import AttentionOutput as AttentionOutput
+    from attnsearch.types import Batch as Batch
+    from attnsearch.types import HeadOutput as HeadOutput
+    from attnsearch.types import Split as Split
 
 __version__ = "0.1.0"
-__all__ = [
-    "AttentionModel",
-    "AttentionOutput",
-    "AttnSearchError",
-    "BackboneSettings",
-    "Batch",
-    "DataSettings",
-    "Explanation",
-    "FeatureBackbone",
-    "HeadOutput",
-    "Heads",
-    "ListedImage",
-    "Listing",
-    "Metric",
-    "Results",
-    "SaliencyCase",
-    "Split",
-    "StudyReader",
-    "TrainedModel",
-    "TrialReader",
-    "build_backbone",
-    "load_model",
-    "load_results",
-    "load_study",
-    "register_dataset",
-    "register_metric",
-    "register_model",
-    "run_search",
-    "run_training",
-    "select_maps",
-]
-
 _MODULE_OF = {
     "AttentionModel": "models.base",
     "AttentionOutput": "types",
@@ -89,6 +70,7 @@ _MODULE_OF = {
     "run_training": "api",
     "select_maps": "models.base",
 }
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
@@ -101,4 +83,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """The public names and those of every module, such as `__version__`."""
+    return sorted([*_MODULE_OF, *(name for name in globals() if name.startswith("__"))])
