@@ -71,8 +71,11 @@ MISTAKES = {
     "unknown experiment": ("export nope", ["'nope'", "known: none", "no folder"]),
     "other database": ("search cnn --profile demo storage=mysql://me:secret@host/x", ["storage", "***:***@host"]),
     "missing folder to check": ("data check /no/such/folder", ["data.root", "/no/such/folder"]),
-    "key without its block": ("data make birds n_classes=4", ["n_classes: is no key here; write data.n_classes"]),
-    "key of a model": ("search br_npa_low_res n_vectors=2", ["n_vectors: is no key", "; write model.n_vectors, got 2"]),
+    "key without its block": ("data make birds n_classes=4", ["n_classes: is not a key here; write data.n_classes"]),
+    "key of a model": (
+        "search br_npa_low_res n_vectors=2",
+        ["n_vectors: is not a key", "; write model.n_vectors, got 2"],
+    ),
     "too few species": ("data make birds data.n_classes=1", ["data.n_classes", "got 1"]),
 }
 

@@ -33,6 +33,7 @@ ODD = {
     r"best stays best": "top-1 stability",
     r"mean of classes": "balanced accuracy",
     r"one branch: combined": "combined prediction",
+    r"(?<!there )is no (folder|key|valid|UTF-8)|no JSON": "is not",
 }
 PATTERN = re.compile("|".join(rf"(?P<w{n}>\b(?:{word})\b)" for n, word in enumerate(ODD)), re.IGNORECASE)
 KINDS = (".py", ".md", ".html", ".js", ".css", ".sh", ".yaml", ".cfg", ".toml")

@@ -124,7 +124,7 @@ def parse_experiment(text: str) -> ExperimentConfig:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"no JSON: {error}") from error
+        raise ConfigError(f"not valid JSON: {error}") from error
     layer = Layer(values) if isinstance(values, dict) else Layer()
     with naming_plugins(_plugins([layer])):
         return validate(ExperimentConfig, layer)
@@ -208,7 +208,7 @@ def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
     unknown = [key for key, head in first.items() if head not in known and key not in MOVED_KEYS]
     for key in unknown:
         message = (
-            f"is no key of a study or an experiment{elsewhere(key, ExperimentConfig) or suggest(first[key], known)}"
+            f"is not a key of a study or an experiment{elsewhere(key, ExperimentConfig) or suggest(first[key], known)}"
         )
         problems.lines.append(format_error(over.origin((key,)), (key,), f"{message}, got {short(over.values[key])}"))
     of_study = {key for key, head in first.items() if head in STUDY_KEYS}
@@ -293,7 +293,7 @@ def _unknown_parameters(layer: Layer) -> dict[Place, str]:
     space = layer.part("space").values
     lines: dict[Place, str] = {}
     for key in [key for key in space if key not in known][:MAX_LINES]:
-        message = f"is no key of an experiment{suggest(key, known)}, got {short(space[key])}"
+        message = f"is not a key of an experiment{suggest(key, known)}, got {short(space[key])}"
         lines["space", key] = format_error(layer.origin(("space", key)), ("space", key), message)
     return lines
 

@@ -223,12 +223,12 @@ def _unknown_key(place: Place, owners: Sequence[type[BaseModel]], layer: Layer, 
     known = sorted({name for owner in owners for name in owner.model_fields})
     tag = tag_of(owners[0]) if len(owners) == 1 else None
     if key in MOVED_KEYS:
-        message = f"is no key here; {MOVED_KEYS[key]}"
+        message = f"is not a key here; {MOVED_KEYS[key]}"
     elif len(place) == 1 and (below := elsewhere(key, model)):
-        message = f"is no key here{below}"
+        message = f"is not a key here{below}"
     else:
         family = f" of {tag[1]}" if tag else ""
-        message = f"is no key{family}{suggest(place[-1], known)}; known: {', '.join(known)}"
+        message = f"is not a key{family}{suggest(place[-1], known)}; known: {', '.join(known)}"
     return format_error(layer.origin(place), place, f"{message}, got {short(_value_at(layer.values, place))}")
 
 

@@ -151,9 +151,9 @@ class _Composer:
         except MarkedYAMLError as error:
             self._line = error.problem_mark.line + 1 if error.problem_mark else self._line
             at = place if isinstance(error, _TooDeep) and place else self._root
-            self._refuse(at, error.problem or "is no valid YAML")
+            self._refuse(at, error.problem or "is not valid YAML")
         except (YAMLError, ValueError, ArithmeticError):  # of ruamel: an escape or a %YAML with a number out of range
-            self._refuse(self._root, "is no valid YAML here or shortly after; look for a wrong escape or directive")
+            self._refuse(self._root, "is not valid YAML here or shortly after; look for a wrong escape or directive")
         self._line = event.start_mark.line + 1
         return event
 

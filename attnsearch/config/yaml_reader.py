@@ -66,7 +66,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
-        raise ConfigError(f"{path}:{line}: is no UTF-8 text, got the byte 0x{byte:02x}; save it as UTF-8") from None
+        raise ConfigError(f"{path}:{line}: is not UTF-8 text, got the byte 0x{byte:02x}; save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise ConfigError(f"{path}: cannot be read: {error}; check the path and its permissions") from error
 

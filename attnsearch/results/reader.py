@@ -193,7 +193,7 @@ def find_folder(path: Path, root: Path) -> Path:
     if path.is_dir():
         return path
     if len(path.parts) > 1:
-        raise ConfigError(f"{path} is no folder; give the results folder or one experiment in it")
+        raise ConfigError(f"{path} is not a folder; give the results folder or one experiment in it")
     return find_experiment(str(path), root).directory
 
 
@@ -205,7 +205,7 @@ def find_experiments(folder: Path) -> dict[str, ExperimentLayout]:
     """
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
-        raise StoreError(f"{folder} is no folder; give the results folder or one experiment in it")
+        raise StoreError(f"{folder} is not a folder; give the results folder or one experiment in it")
     experiments = experiments_in(folder)
     if not experiments:
         raise StoreError(f"{folder} holds no study and no run; `attnsearch search` or `attnsearch train` make them")

@@ -62,8 +62,8 @@ def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
     names = [name for name, count in table.n_undefined().items() if count == n_images and is_score(name)]
     if names:
         logger.warning(
-            "%s: %s undefined for all %d scored images, for the maps are flat, the fill does not change the class or "
-            "nothing is marked; the trial counts as one whose maps say nothing",
+            "%s: %s undefined for all %d scored images: the maps are flat, the fill does not change the class, or "
+            "nothing is annotated; the trial counts as uninformative",
             layout.directory.name,
             f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}",
             n_images,

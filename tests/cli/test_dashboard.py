@@ -19,7 +19,7 @@ def test_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["dashboard", str(tmp_path / "absent")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert "absent is no folder" in line
+    assert "absent is not a folder" in line
 
 
 @pytest.mark.parametrize("verb", ["dashboard", "report"])

@@ -97,7 +97,7 @@ def test_dotted_settings_are_laid_over_a_registered_class() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("gate_sise: 3", r"own.yaml:4: model.gate_sise: is no key of gate \(did you mean 'gate_size'\?\)"),
+        ("gate_sise: 3", r"own.yaml:4: model.gate_sise: is not a key of gate \(did you mean 'gate_size'\?\)"),
         ("gate_size: 12", r"own.yaml:4: model.gate_size: must be less than or equal to 9, got 12"),
         ("gate_size: big", r"own.yaml:4: model.gate_size: must be a whole number, got 'big'"),
     ],
@@ -118,7 +118,7 @@ def test_the_space_of_a_study_may_name_keys_of_a_registered_class(tmp_path: Path
     base = "name: own\nbase: {name: own, model: {name: gate}, data: {name: table}}\n"
     text = base + "space:\n  model.gate_size: {kind: int, low: 1, high: 3}\n"
     assert "gate_size: 4" in resolved_study(load_study(written(tmp_path, text)))
-    with pytest.raises(ConfigError, match=r"model.gate_sice: is no key .*did you mean 'model.gate_size'"):
+    with pytest.raises(ConfigError, match=r"model.gate_sice: is not a key .*did you mean 'model.gate_size'"):
         load_study(written(tmp_path, text.replace("gate_size", "gate_sice")))
 
 

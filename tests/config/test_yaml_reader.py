@@ -83,7 +83,7 @@ def _written(text: str) -> Path:
         ("!!python/object:os.system x", "has the tag !!python/object:os.system"),
         ('"\\0"', "holds a character that cannot be printed"),
         ('"\\ud800"', "holds a character that cannot be printed"),
-        ('"\\UFFFFFFFF"', "is no valid YAML"),
+        ('"\\UFFFFFFFF"', "is not valid YAML"),
         ("{<<: 3}", "must name a block or a list of blocks"),
         ("&a [*a]", "the alias *a stands inside of what it names"),
         ("*a", "the alias *a has no anchor above it"),
@@ -100,7 +100,7 @@ def test_odd_value_is_refused_in_a_file_and_on_the_command_line(value: str, said
     (line, *_) = faults(f"experiment: x\nseed: {value}\n")
     assert line.startswith("bad.yaml:5: ")
     assert said in line
-    assert "seed" in line or "no valid YAML" in line
+    assert "seed" in line or "not valid YAML" in line
     (line, *_) = read_overrides([f"seed={value}"]).problems
     assert line.startswith("command line: seed")
     assert said in line
@@ -123,8 +123,8 @@ def test_blocks_over_a_hundred_levels_are_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"name: x\n# \xe9\n", "bad.yaml:2: is no UTF-8 text, got the byte 0xe9; save it as UTF-8"),
-        (SOUND.encode("utf-16"), "bad.yaml:1: is no UTF-8 text"),
+        (b"name: x\n# \xe9\n", "bad.yaml:2: is not UTF-8 text, got the byte 0xe9; save it as UTF-8"),
+        (SOUND.encode("utf-16"), "bad.yaml:1: is not UTF-8 text"),
         (b"name: x\nseed: \0\n", r"bad.yaml:2: holds the character '\x00'; remove it"),
         (b"%YAML 1.1\n---\nname: x\n", "bad.yaml:2: is read as YAML 1.2; remove the line %YAML"),
         (b"name: x\n---\nname: y\n", "bad.yaml:2: holds a second document; remove the line ---"),
@@ -195,7 +195,7 @@ def test_keys_of_a_config_may_be_dotted() -> None:
         ("  seed: {kind: int, low: 1, high: 2, when: {train.optimizer.name: []}}\n",
          ["hunt.yaml:5: space.seed.when.train.optimizer.name: must have at least 1 items, got []"]),
         ("  train.epoch: {kind: int, low: 1, high: 2}\n",
-         ["hunt.yaml:5: space.train.epoch: is no key of an experiment (did you mean 'train.epochs'?), "
+         ["hunt.yaml:5: space.train.epoch: is not a key of an experiment (did you mean 'train.epochs'?), "
           "got {'kind': 'int', 'low': 1, 'high': 2}"]),
         (f"n_trials: {MAX_TRIALS + 1}\nn_workers: {MAX_WORKERS + 1}\n",
          [f"hunt.yaml:5: n_trials: must be less than or equal to {MAX_TRIALS}, got {MAX_TRIALS + 1}",

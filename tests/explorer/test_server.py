@@ -335,7 +335,7 @@ def test_server_listens_on_the_loopback_only_by_default(built: Built) -> None:
 
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="absent is no folder"):
+    with pytest.raises(StoreError, match="absent is not a folder"):
         find_experiments(tmp_path / "absent")
     with pytest.raises(StoreError, match="holds no study and no run"):
         find_experiments(tmp_path)
