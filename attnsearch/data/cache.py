@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
@@ -181,20 +181,29 @@ def _leftovers(key: str) -> list[Path]:
 
 
 def _remove(folder: Path) -> int:
+    """The bytes that were freed: 0 of a folder that another process has removed since it was listed."""
     try:
         with FileLock(_lock_path(folder), timeout=0):
+            if not folder.exists():
+                return 0
             n_bytes = _size_of(folder)
             shutil.rmtree(folder)
             return n_bytes
     except Timeout:
-        logger.warning("%s is being built by another process and stays", folder)
+        logger.warning("%s is being built or removed by another process", folder)
         return 0
     except OSError as error:
         raise StoreError(f"{folder} cannot be removed ({error}); remove it by hand") from error
 
 
 def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """The bytes of all files of a folder, without those that another process removes meanwhile."""
+    n_bytes = 0
+    for parent, _, names in os.walk(folder):  # passes over folders that are gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                n_bytes += Path(parent, name).stat().st_size
+    return n_bytes
 
 
 def _elsewhere() -> str:

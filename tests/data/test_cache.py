@@ -209,6 +209,14 @@ def test_clearing_one_data_set_keeps_the_others(small_tree: Path, make_tree: Cal
     assert [entry.about["root"] for entry in list_caches()] == [str(other)]
 
 
+def test_what_another_process_clears_meanwhile_is_cleared(small_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(small_tree)
+    listed = list_caches()
+    assert clear_cache() == listed[0].n_bytes
+    monkeypatch.setattr(cache, "list_caches", lambda: listed)
+    assert clear_cache() == 0
+
+
 def test_an_open_cache_outlives_clearing(small_tree: Path) -> None:
     pixels = opened(small_tree).pixels
     before = np.array(pixels)
