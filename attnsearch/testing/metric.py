@@ -91,15 +91,15 @@ class MetricContract:
         with pytest.raises(ConfigError, match=rf"unknown metric 'no_such_one'.*\b{metric.name}\b"):
             find_metric("no_such_one")
 
-    @pytest.mark.parametrize("grid", [(6, 5), (1, 7), (3, 3), (24, 20)])
+    @pytest.mark.parametrize("grid", [(6, 5), (1, 7), (3, 3), (24, 20), (1, 2), (2, 1), (1, 1)])
     def test_values_are_in_range_on_any_grid(self, metric: Metric, grid: tuple[int, int]) -> None:
         values = measured(metric, make_case(make_maps(grid)))
         assert values.dtype in (torch.float32, torch.float64)
         assert len(values) == (1 if isinstance(metric.function, WholeArchive) else N_IMAGES)
         defined = values[~values.isnan()]
-        assert len(defined)
+        assert len(defined) or max(grid) <= 2  # one or two cells may have no order, or the random one
         low, high = metric.range or (-float("inf"), float("inf"))
-        assert low - 1e-5 <= float(defined.min()) <= float(defined.max()) <= high + 1e-5
+        assert ((low - 1e-5 <= defined) & (defined <= high + 1e-5)).all()
 
     def test_an_undefined_value_counts_as_no_better_than_the_worst(self, metric: Metric) -> None:
         values = measured(metric, make_case(make_maps())).nan_to_num(metric.worst)
