@@ -222,7 +222,9 @@ def test_train_refuses_another_setting_under_the_same_name(
 ) -> None:
     words = ["train", "br_npa_low_res", "--profile", "demo", *TINY, "train.epochs=3", "--results", str(finished_run)]
     assert main(words) == 2
-    assert "train.epochs: was 2, is 3" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"error: {finished_run / 'demo/br_npa_low_res/trials/00000/config.yaml'}: this training")
+    assert lines[1] == "  train.epochs: was 2, is 3"
 
 
 def test_train_refuses_a_run_that_another_process_trains(

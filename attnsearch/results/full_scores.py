@@ -142,7 +142,7 @@ def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) 
     """
     if target.layout.study_yaml.exists():
         url = reader_url(target.layout, storage)
-        uuid = str(open_to_read(url, target.layout.study).user_attrs[UUID])
+        uuid = str(open_to_read(url, target.layout).user_attrs[UUID])
         with opened_trial_store(url, uuid, target.layout) as store:
             store.write_scores(target.number, table, attempt=None)
     if not target.is_published:

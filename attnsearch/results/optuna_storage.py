@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.errors import StoreError
 from attnsearch.files import lies_in
 from attnsearch.results.cache import FileCache, settled_stamp, stamp_of
-from attnsearch.search.trials import StudyRows, find_in, read_storage, reader_url, rows_of
+from attnsearch.search.trials import StudyRows, find_own, read_storage, reader_url, rows_of
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import connection_url, redact, sqlite_path, url_named
@@ -115,7 +115,7 @@ class StudyDatabases:
             ConfigError, StoreError: the study cannot be read.
         """
         url = self.url(layout)
-        return find_in(self.storage(url), url, layout.study)
+        return find_own(self.storage(url), url, layout)
 
     def rows(self, layout: StudyLayout) -> StudyRows:
         """All trials of a study at this moment.
@@ -126,7 +126,7 @@ class StudyDatabases:
         url = self.url(layout)
         path = sqlite_path(url)
         stamp = time.monotonic_ns() if path is None else settled_stamp(path, path.with_name(f"{path.name}-wal"))
-        return self._rows.get((url, layout.study), stamp, lambda: rows_of(self.study(layout), url))
+        return self._rows.get((url, layout.study_dir), stamp, lambda: rows_of(self.study(layout), url))
 
     def epochs(self, layout: StudyLayout, numbers: Collection[int] | None = None) -> pd.DataFrame:
         """The epochs of some trials, None = all: columns `trial`, `epoch` and `split/metric`, a row per epoch.

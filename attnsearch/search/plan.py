@@ -38,7 +38,7 @@ from attnsearch.search.study import (
     find_optuna_study,
     study_identity,
 )
-from attnsearch.search.trials import best_trials, find_stored, open_read_storage
+from attnsearch.search.trials import best_trials, check_owner, find_stored, open_read_storage
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.servers import wait_for_server
@@ -157,7 +157,7 @@ class SearchPlan:
         """Compares the plan with what its database and its folder hold already."""
         study = None if storage is None else find_stored(storage, self.url, self.study.name)
         if study is not None:
-            check_unchanged(study, self.identity)
+            check_unchanged(study, self.identity, self.layout)
         elif self.layout.trial(0).directory.exists():
             self._check_folder()
 
@@ -171,7 +171,7 @@ class SearchPlan:
             )
         stored = load_experiment(str(config))
         if stored.digest() != self.experiment.digest():
-            head = f"{config}: this trial was started with other settings"
+            head = f"{config}: this training was started with other settings"
             raise ConfigError(describe_difference(head, stored.identity(), self.experiment.identity()))
 
 
@@ -276,6 +276,8 @@ def _best_checkpoint(
         raise StoreError(
             f"{key}: study {name!r} keeps its trials in another database; give it with --storage URL or {URL_VARIABLE}"
         )
+    if study is not None:
+        check_owner(study, studies[name])
     return _checkpoint_of_best(key, studies[name], config, study)
 
 

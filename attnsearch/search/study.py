@@ -22,6 +22,7 @@ from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, S
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.metrics.registry import is_score
 from attnsearch.search.storage import Database
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.locks import creation_lock
 
 IDENTITY = "attnsearch_identity"
@@ -112,11 +113,24 @@ def find_optuna_study(storage: BaseStorage, name: str) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def check_unchanged(study: optuna.Study, identity: Mapping[str, Any]) -> None:
+def experiment_of(study: optuna.Study) -> str | None:
+    """The experiment that a stored study belongs to; None where another program made it."""
+    return _experiment_of(study.user_attrs.get(IDENTITY, {}))
+
+
+def _experiment_of(identity: Mapping[str, Any]) -> str | None:
+    name: str | None = identity.get("experiment", {}).get("experiment")
+    return name
+
+
+def check_unchanged(study: optuna.Study, identity: Mapping[str, Any], layout: StudyLayout | None = None) -> None:
     """Compares a stored study with the identity of the settings that it is opened with.
 
+    Args:
+        layout: where its files lie, for the message.
     Raises:
-        ConfigError: another base, space, objectives, class map or validation split; the difference is printed.
+        ConfigError: the name is that of a study of another experiment or kind, or of one with another base, space,
+            objectives, class map or validation split; the difference is printed.
     """
     stored = study.user_attrs.get(IDENTITY)
     if stored is None:
@@ -124,8 +138,33 @@ def check_unchanged(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     # A study begun before trials were scored has no such key; none of its objectives can be a score.
     expected = {key: value for key, value in identity.items() if key != SCORES_KEY or key in stored}
     if stored != expected:
-        head = f"study {study.study_name!r} was started with other settings"
-        raise ConfigError(describe_difference(head, stored, expected))
+        _check_name(study.study_name, stored, identity)
+        path = layout and (layout.trial(0).config if _is_training(stored) else layout.study_yaml)
+        head = f"{path or f'study {study.study_name!r}'}: this {_kind(stored)} was started with other settings"
+        raise ConfigError(describe_difference(head, _as_typed(stored), _as_typed(expected)))
+
+
+def _check_name(name: str, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Checks that a stored study is at least of the same experiment and kind as the one that is opened."""
+    owner = _experiment_of(stored)
+    if owner != _experiment_of(identity) or _is_training(stored) != _is_training(identity):
+        raise ConfigError(
+            f"name: {name!r} is a {_kind(stored)} of the experiment {owner!r} in this database; choose another name="
+        )
+
+
+def _is_training(identity: Mapping[str, Any]) -> bool:
+    return identity.get("sampler") == "fixed"
+
+
+def _kind(identity: Mapping[str, Any]) -> str:
+    return "training" if _is_training(identity) else "search"
+
+
+def _as_typed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the settings of the experiment under the keys that a command line takes."""
+    settings = {key: value for key, value in identity.items() if key != "experiment"}
+    return {**identity["experiment"], **settings}
 
 
 def open_optuna_study(database: Database, config: StudyConfig) -> optuna.Study:
@@ -170,8 +209,12 @@ def _score_version(study: StudyConfig) -> dict[str, int]:
 
 def describe_difference(head: str, stored: Any, given: Any) -> str:
     """`head`, what to do, and a line for each setting that differs."""
-    lines = [f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes(stored, given)]
+    lines = [f"  {key}: was {_json(old)}, is {_json(new)}" for key, old, new in changes(stored, given)]
     return "\n".join([f"{head}; write those again, or choose another name=", *lines])
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def changes(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]:

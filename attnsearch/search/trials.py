@@ -17,7 +17,7 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
-from attnsearch.search.study import ENDED_AT, RETURNED, UUID, find_optuna_study
+from attnsearch.search.study import ENDED_AT, RETURNED, UUID, experiment_of, find_optuna_study
 from attnsearch.store.database import connect_reader, database_content_errors
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
@@ -111,17 +111,46 @@ def _holds(url: str, name: str) -> bool:
         return inspect_database(url) == "ours" and name in optuna.study.get_all_study_names(read_storage(url))
 
 
-def open_to_read(url: str, name: str) -> optuna.Study:
-    """Optuna's study, for looking only.
+def open_to_read(url: str, layout: StudyLayout) -> optuna.Study:
+    """Optuna's study of a folder, for looking only.
 
     Raises:
-        StoreError: no such database or study.
+        StoreError: no such database or study, or the study is that of another experiment.
     """
-    return find_in(read_storage(url), url, name)
+    return find_own(read_storage(url), url, layout)
+
+
+def find_own(storage: optuna.storages.BaseStorage, url: str, layout: StudyLayout) -> optuna.Study:
+    """Optuna's study of a folder, in a storage that is open.
+
+    Raises:
+        StoreError: no such study, one of another experiment, or a damaged database.
+    """
+    study = find_in(storage, url, layout.study)
+    with database_content_errors(url):
+        check_owner(study, layout)
+    return study
+
+
+def check_owner(study: optuna.Study, layout: StudyLayout) -> None:
+    """Checks that a study is that of the folder: a database has each name once, but several experiments may share it.
+
+    Raises:
+        StoreError: it belongs to another experiment, also by the `study.yaml` of a folder that was copied or renamed.
+    """
+    owner = experiment_of(study)
+    if owner in (None, layout.experiment):
+        return
+    base = load_stored_settings(layout.study_yaml).base
+    if isinstance(base, str) or base.get("experiment") != owner:
+        raise StoreError(
+            f"the study {layout.study!r} in this database belongs to the experiment {owner!r}, not to "
+            f"{layout.experiment!r}; name the database of {layout.experiment}/{layout.study} with --storage URL"
+        )
 
 
 def find_in(storage: optuna.storages.BaseStorage, url: str, name: str) -> optuna.Study:
-    """Optuna's study in a storage that is open.
+    """Optuna's study of this name in a storage that is open.
 
     Raises:
         StoreError: no such study, or a damaged database.
@@ -152,7 +181,7 @@ def read_study(url: str, name: str) -> StudyRows:
     Raises:
         StoreError: no such database or study, or a damaged database.
     """
-    return rows_of(open_to_read(url, name), url)
+    return rows_of(find_in(read_storage(url), url, name), url)
 
 
 def rows_of(study: optuna.Study, url: str) -> StudyRows:

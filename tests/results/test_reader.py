@@ -13,6 +13,7 @@ from werkzeug.test import Client
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.explorer.server import build_app
 from attnsearch.results.reader import find_experiments, find_study, load_results, load_study
+from attnsearch.store.urls import sqlite_url
 from tests.explorer.built import Built
 
 
@@ -90,6 +91,16 @@ def test_study_that_the_database_lacks_is_named(copied: Built) -> None:
     copied.layout.study_dir.rename(copied.layout.experiment_dir / "renamed")
     with pytest.raises(StoreError, match="'renamed' is not in its database"):
         load_results(copied.root).study("renamed").rows  # noqa: B018
+
+
+def test_trials_of_another_experiment_are_not_those_of_a_study_of_the_same_name(copied: Built) -> None:
+    database = sqlite_url(copied.layout.experiment_dir / "hypSearch.db")
+    there = shutil.copytree(copied.layout.experiment_dir, copied.root / "there") / "hunt" / "study.yaml"
+    assert list(load_results(copied.root, storage=database).studies["state"]) == ["finished"] * 2  # a copy as it was
+    there.write_text(there.read_text().replace("experiment: here", "experiment: there"))
+    here, other = load_results(copied.root, storage=database).studies.itertuples()
+    assert (here.state, other.state) == ("finished", "unreadable")
+    assert "'hunt' in this database belongs to the experiment 'here', not to 'there'" in str(other.error)
 
 
 def test_folders_without_studies_are_passed_over(copied: Built) -> None:

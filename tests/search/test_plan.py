@@ -182,3 +182,14 @@ def test_missing_teacher_is_found_before_anything_is_written(loaded: LoadedStudy
     with pytest.raises(ConfigError, match="no study 'hunt'"):
         SearchPlan.check(loaded, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_is_not_taken_from_a_study_of_another_experiment(taught: StudyHandle, tmp_path: Path) -> None:
+    finish(taught, 0.9)
+    loaded = with_settings(taught.loaded.experiment, {"experiment": "there"})
+    other = replace(taught.loaded, experiment=loaded)
+    atomic_write(layout_of(other, tmp_path).study_yaml, study_file(other))
+    pupil = student(with_settings(STUDENT, {"experiment": "there"}))
+    storage = read_storage(taught.database.url)
+    with pytest.raises(StoreError, match="belongs to the experiment 'here', not to 'there'"):
+        find_checkpoints(pupil, layout_of(pupil, tmp_path), storage)

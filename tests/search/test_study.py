@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.errors import ConfigError
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.plan import SearchPlan, layout_of, study_file
+from attnsearch.search.plan import SearchPlan, layout_of, study_file, study_of_one
 from attnsearch.search.study import (
     IDENTITY,
     SCORES_KEY,
@@ -37,7 +37,7 @@ def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
 def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
     handle = open_tiny()
     changed = type(handle.loaded)(handle.loaded.study, with_settings(handle.loaded.experiment, {"model.n_vectors": 5}))
-    with pytest.raises(ConfigError, match=r"experiment\.model\.n_vectors: was 3, is 5"):
+    with pytest.raises(ConfigError, match=r"this search was started with other settings(.|\n)*\n  model\.n_vectors: was 3, is 5"):
         create_study(handle.database, changed.study, identity_of(changed))
 
 
@@ -50,8 +50,35 @@ def test_another_space_is_refused_with_the_difference(open_tiny: Open) -> None:
 
 def test_another_validation_split_is_refused(open_tiny: Open) -> None:
     handle = open_tiny()
-    with pytest.raises(ConfigError, match="validation split: was 'split-a', is 'split-b'"):
+    with pytest.raises(ConfigError, match="validation split: was \"split-a\", is \"split-b\""):
         create_study(handle.database, handle.loaded.study, identity_of(handle.loaded, val_hash="split-b"))
+
+
+def test_values_of_a_difference_are_as_they_are_typed(open_tiny: Open) -> None:
+    handle = open_tiny()
+    settings = {"train.teacher": {"checkpoint": "a.pt"}, "data.image_size_px": [32, 48]}
+    changed = LoadedStudy(handle.loaded.study, with_settings(handle.loaded.experiment, settings))
+    with pytest.raises(ConfigError) as caught:
+        check_unchanged(handle.study, identity_of(changed), handle.layout)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{handle.layout.study_yaml}: this search was started with other settings")
+    assert "  data.image_size_px: was 32, is [32, 48]" in lines
+    assert any(line.startswith('  train.teacher: was null, is {"checkpoint": "a.pt"') for line in lines)
+
+
+def test_name_of_another_experiment_or_kind_is_refused_without_a_difference(open_tiny: Open) -> None:
+    handle = open_tiny()
+    elsewhere = with_settings(handle.loaded.experiment, {"experiment": "there"})
+    for other in (LoadedStudy(handle.loaded.study, elsewhere), study_of_one(handle.loaded.experiment)):
+        with pytest.raises(ConfigError, match=r"^name: 'hunt' is a search of the experiment 'here'.*name=$"):
+            check_unchanged(handle.study, identity_of(other))
+
+
+def test_name_of_a_training_is_refused_to_a_search(open_tiny: Open) -> None:
+    handle = open_tiny()
+    handle.study.set_user_attr(IDENTITY, identity_of(study_of_one(handle.loaded.experiment)))
+    with pytest.raises(ConfigError, match=r"^name: 'hunt' is a training of the experiment 'here'.*name=$"):
+        check_unchanged(handle.study, identity_of(handle.loaded))
 
 
 def test_budget_may_change(open_tiny: Open) -> None:
