@@ -25,10 +25,12 @@ class Results:
 
     Attributes:
         experiments: name -> layout.
+        folder: where they were looked for, as it was given.
     """
 
     experiments: Mapping[str, ExperimentLayout]
     shared: SharedReads = field(default_factory=SharedReads, compare=False)
+    folder: Path = Path("results")
 
     def __iter__(self) -> Iterator[StudyReader]:
         """All studies, by experiment and name."""
@@ -97,13 +99,13 @@ class Results:
             names = ", ".join(study.name for study in matching)
             raise ConfigError(f"study {name!r} exists in several experiments, write one of: {names}")
         hint = suggest(name, [text for study in studies for text in (study.name, study.layout.study)])
-        known = ", ".join(study.name for study in studies) or "none"
-        raise ConfigError(f"no study {name!r}{hint}; known: {known}")
+        known = ", ".join(study.name for study in studies) or _none_in(self.folder)
+        raise ConfigError(f"no study {name!r} in {self.folder}{hint}; known: {known}")
 
 
 def studies_in(root: Path, *, storage: str | None = None) -> Results:
     """As `load_results`, without any study where there is no such folder."""
-    return Results(experiments_in(root), SharedReads(StudyDatabases(storage)))
+    return Results(experiments_in(root), SharedReads(StudyDatabases(storage)), root)
 
 
 def load_results(path: str | os.PathLike[str] = "results", *, storage: str | None = None) -> Results:
@@ -116,7 +118,7 @@ def load_results(path: str | os.PathLike[str] = "results", *, storage: str | Non
         ConfigError: `storage` is not a usable URL.
         StoreError: no such folder, or nothing was run in it.
     """
-    return Results(find_experiments(Path(path)), SharedReads(StudyDatabases(storage)))
+    return Results(find_experiments(Path(path)), SharedReads(StudyDatabases(storage)), Path(path))
 
 
 def load_study(path: str | os.PathLike[str], *, storage: str | None = None) -> StudyReader:
@@ -158,10 +160,7 @@ def find_study(name: str, root: Path, *, storage: str | None = None) -> StudyRea
     layout = _study_at(Path(name))
     if layout is not None:
         return StudyReader(layout, shared)
-    experiments = experiments_in(root)
-    if not experiments:
-        raise ConfigError(f"no study {name!r} in {root}; known: {_none_in(root)}")
-    return Results(experiments, shared).study(name)
+    return Results(experiments_in(root), shared, root).study(name)
 
 
 def find_experiment(name: str, root: Path) -> ExperimentLayout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -41,8 +42,13 @@ def test_study_of_another_name_is_not_found(built: Built) -> None:
     for names in (("here", "other"), ("other", "hunt"), ("here", "artifacts"), ("here", "..")):
         with pytest.raises(ConfigError, match="no study"):
             results.find(*names)
-    with pytest.raises(ConfigError, match=r"'hunts' \(did you mean 'hunt'\?\); known: here/hunt"):
+    message = rf"^no study 'hunts' in {re.escape(str(built.root))} \(did you mean 'hunt'\?\); known: here/hunt$"
+    with pytest.raises(ConfigError, match=message):
         results.study("hunts")
+    with pytest.raises(ConfigError, match=message):
+        find_study("hunts", built.root)
+    with pytest.raises(ConfigError, match=r"^no study 'hunt' in nowhere; known: none, as there is no folder"):
+        find_study("hunt", Path("nowhere"))
     with pytest.raises(ConfigError, match="there is no study in"):
         load_study(built.root)
 
