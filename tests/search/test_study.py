@@ -37,7 +37,9 @@ def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
 def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
     handle = open_tiny()
     changed = type(handle.loaded)(handle.loaded.study, with_settings(handle.loaded.experiment, {"model.n_vectors": 5}))
-    with pytest.raises(ConfigError, match=r"this search was started with other settings(.|\n)*\n  model\.n_vectors: was 3, is 5"):
+    with pytest.raises(
+        ConfigError, match=r"this search was started with other settings(.|\n)*\n  model\.n_vectors: was 3, is 5"
+    ):
         create_study(handle.database, changed.study, identity_of(changed))
 
 
@@ -50,7 +52,7 @@ def test_another_space_is_refused_with_the_difference(open_tiny: Open) -> None:
 
 def test_another_validation_split_is_refused(open_tiny: Open) -> None:
     handle = open_tiny()
-    with pytest.raises(ConfigError, match="validation split: was \"split-a\", is \"split-b\""):
+    with pytest.raises(ConfigError, match='validation split: was "split-a", is "split-b"'):
         create_study(handle.database, handle.loaded.study, identity_of(handle.loaded, val_hash="split-b"))
 
 
