@@ -53,6 +53,26 @@ def test_list_and_show(old_results: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [(row["best_epoch"], row["kept_epoch"]) for row in shown[:2]] == [(2, 2), (2, 2)]
 
 
+def test_what_is_written_again_replaces_the_file_of_version_0_1(layout: StudyLayout) -> None:
+    trial = layout.trial(1)
+    assert trial.baselines_csv("val").name == "baselines_val.csv"
+    (trial.directory / "references_val.csv").write_text("map,deletion\n", encoding="utf-8")
+    assert [trial.baselines_csv(split).name for split in ("val", "test")] == [
+        "references_val.csv",
+        "baselines_test.csv",
+    ]
+
+
+def test_processes_of_both_versions_wait_for_the_same_lock(layout: StudyLayout) -> None:
+    names = (layout.test_evaluations.name, layout.test_evaluations_lock.name)
+    assert names == ("test_looks.csv", "test_looks.lock")
+    new = layout.shared.study("new")
+    assert (new.test_evaluations.name, new.test_evaluations_lock.name) == (
+        "test_evaluations.csv",
+        "test_evaluations.lock",
+    )
+
+
 def test_files_of_a_trial(layout: StudyLayout) -> None:
     trial = layout.trial(1)
     assert trial.best.name == "kept.safetensors"

@@ -153,7 +153,7 @@ class TrialLayout:
 
     def baselines_csv(self, split: Split) -> Path:
         """One row per baseline map: the means of its scores."""
-        return self.directory / f"baselines_{split}.csv"
+        return _named(self.directory, f"baselines_{split}.csv", before=f"references_{split}.csv")
 
     def confusion_csv(self, split: Split) -> Path:
         """Counts of (true, predicted) pairs."""
@@ -316,8 +316,8 @@ class StudyLayout:
 
     @property
     def test_evaluations_lock(self) -> Path:
-        """Held while a line is added to `test_evaluations`."""
-        return self.study_dir / "test_evaluations.lock"
+        """Held while a line is added to `test_evaluations`; named after it, so that version 0.1 waits for it too."""
+        return self.test_evaluations.with_suffix(".lock")
 
     @property
     def ask_lock(self) -> Path:
