@@ -1,6 +1,6 @@
 """What may be written under `model:`; the list at the end is that of the package's model families."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -20,7 +20,16 @@ PositionGrid = Annotated[int | Size, AfterValidator(_checked_grid)]
 
 
 class BackboneSettings(Settings):
-    """What every family shares; a family of your own adds `name: Literal["mine"] = "mine"` and its fields."""
+    """What every family shares; a family of your own adds `name: Literal["mine"] = "mine"` and its fields.
+
+    Attributes:
+        figure_kinds: figure types that its maps can be drawn as, beside those of any saliency: `parts` (each of the
+            default maps a part), `heads` (maps named `cls_head_1` or `layer_1/predicted/head_1`, …), `layers`
+            (`layer_1/predicted/mean` or `rollout_1`, …), `branches` (`rollout` and `glca`), `patches` (`rollout` and
+            `local_patches`), `classes` (the saliency depends on the class).
+    """
+
+    figure_kinds: ClassVar[tuple[str, ...]] = ()
 
     if TYPE_CHECKING:
 
@@ -66,6 +75,10 @@ class BackboneSettings(Settings):
         """Fields that cannot change a prediction under the other settings, each with the reason not to search it."""
         return {}
 
+    def missing_figures(self) -> dict[str, str]:
+        """Types of `figure_kinds` that cannot be drawn under these settings, each with what it needs."""
+        return {}
+
 
 class ResNetSettings(BackboneSettings):
     """What every family on a ResNet-like backbone that ends in a ReLU shares."""
@@ -93,6 +106,7 @@ class CnnSettings(ResNetSettings):
 class BCnnSettings(ResNetSettings):
     """A ResNet with learned attention maps (bilinear pooling), the baseline of BR-NPA."""
 
+    figure_kinds = ("parts",)
     name: Literal["b_cnn"] = Field(default="b_cnn", description="the model family")
     n_parts: int = Field(
         default=3, ge=1, le=64, description="pooled attention maps; one more, the background, is made but never pooled"
@@ -102,6 +116,7 @@ class BCnnSettings(ResNetSettings):
 class BrNpaSettings(ResNetSettings):
     """A ResNet whose attention needs no parameters: maps are similarities to a few representative vectors."""
 
+    figure_kinds = ("parts",)
     name: Literal["br_npa"] = Field(default="br_npa", description="the model family")
     n_vectors: int = Field(default=3, ge=1, le=64, description="representative vectors, each with its map")
     refine: bool = Field(
@@ -161,6 +176,7 @@ class LoupeSettings(BackboneSettings):
 class IntrSettings(BackboneSettings):
     """A transformer with one query per class on any backbone; a class is where its query looks in the image."""
 
+    figure_kinds = ("heads", "classes", "layers")
     name: Literal["intr"] = Field(default="intr", description="the model family")
     weights: str = Field(
         default="none",
@@ -197,6 +213,7 @@ class IntrSettings(BackboneSettings):
 class DcalSettings(BackboneSettings):
     """A ViT with global-local (GLCA) and pair-wise cross-attention (PWCA) beside its self-attention (SA)."""
 
+    figure_kinds = ("heads", "layers", "branches", "patches")
     name: Literal["dcal"] = Field(default="dcal", description="the model family")
     backbone: str = Field(
         default="deit_tiny_patch16_224",
@@ -281,6 +298,11 @@ class DcalSettings(BackboneSettings):
         if not self.has_pwca:
             reasons["n_pwca_blocks"] = f"variant {self.variant!r} has no PWCA; use full or sa_pwca"
         return reasons
+
+    def missing_figures(self) -> dict[str, str]:
+        if self.has_glca:
+            return {}
+        return dict.fromkeys(("branches", "patches"), f"cross-attention, which the variant {self.variant} lacks")
 
     @model_validator(mode="after")
     def _new_shapes_need_random_weights(self) -> Self:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnsearch import plugins
 from attnsearch.config.model import ModelConfig
 from attnsearch.errors import ConfigError
 from attnsearch.figures import raster
@@ -19,18 +19,12 @@ from attnsearch.figures.raster import PERCENTILE, Floats, Pixels, Rule, outlines
 
 PER_IMAGE = ("overlay", "contour", "parts", "heads", "classes", "layers", "branches", "patches")
 PAPER = "paper"
+FOR_ALL = ("overlay", "contour", PAPER)
 KINDS = (*PER_IMAGE, PAPER)
-PART_FAMILIES = ("br_npa", "b_cnn")
-_FAMILIES = {
-    "parts": PART_FAMILIES,
-    "heads": ("intr", "dcal"),
-    "classes": ("intr",),
-    "layers": ("intr", "dcal"),
-    "branches": ("dcal",),
-    "patches": ("dcal",),
-}
 _HEAD = re.compile(r"(?:layer_\d+/(?P<whose>\w+)/|cls_)head_(?P<number>\d+)")
-_LAYER = re.compile(r"layer_(?P<intr>\d+)/predicted/mean|rollout_(?P<dcal>\d+)")
+_LAYER = re.compile(r"layer_(?P<layer>\d+)/predicted/mean|rollout_(?P<blocks>\d+)")
+_NEEDED = {"heads": _HEAD, "layers": _LAYER, "patches": re.compile("local_patches")}
+"""Figure type -> names of the maps that it shows."""
 _RANKS = ("first", "second", "third")
 
 
@@ -59,32 +53,21 @@ def check_kind(kind: str, model: ModelConfig) -> None:
     Raises:
         ConfigError: says which families have them.
     """
-    families = _FAMILIES.get(kind, (model.name,))
-    if model.name not in families:
-        raise ConfigError(f"--kind {kind} is drawn of {' and '.join(families)}, and this model is {model.name}")
-    if kind in ("branches", "patches") and not getattr(model, "has_glca", True):
-        variant = getattr(model, "variant", "")
-        raise ConfigError(f"--kind {kind} needs DCAL's cross-attention, which the variant {variant} lacks")
+    if kind in FOR_ALL:
+        return
+    if kind not in model.figure_kinds:
+        settings = {name: plugins.find("model", name).settings for name in plugins.names("model")}
+        fitting = " and ".join(name for name, of_name in settings.items() if kind in of_name.figure_kinds)
+        raise ConfigError(f"--kind {kind} works with {fitting} only; this model is {model.name}")
+    if kind in (missing := model.missing_figures()):
+        raise ConfigError(f"--kind {kind} needs {missing[kind]}")
 
 
-def extra_maps(kind: str, settings: ModelConfig, model: Any) -> tuple[str, ...]:
-    """Names of the maps that a kind needs beside a family's default ones, those that archives do not hold.
-
-    Args:
-        model: the built one, which knows its depth.
-    """
-    if kind == "layers" and settings.name == "intr":
-        return tuple(f"layer_{layer}/predicted/mean" for layer in range(1, model.n_layers + 1))
-    if kind == "layers" and settings.name == "dcal":
-        return tuple(f"rollout_{block}" for block in range(1, len(model.backbone.blocks) + 1))
-    if kind == "heads" and settings.name == "dcal":
-        return tuple(f"cls_head_{head}" for head in range(1, model.n_heads + 1))
-    return ("local_patches",) if kind == "patches" else ()
-
-
-def needs_model(kind: str, settings: ModelConfig) -> bool:
-    """Whether an archive does not hold what a kind shows."""
-    return kind in ("classes", "layers", "patches") or (kind == "heads" and settings.name == "dcal")
+def needs_model(kind: str, map_names: Sequence[str]) -> bool:
+    """Whether an archive with these maps does not hold what a kind shows."""
+    if kind == "classes":
+        return True
+    return kind in _NEEDED and not any(_NEEDED[kind].fullmatch(name) for name in map_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +256,7 @@ def _is_true(context: FigureContext, name: str) -> bool | None:
 def _layers(context: FigureContext) -> list[PanelRow]:
     matches = {name: _LAYER.fullmatch(name) for name in context.explanation.maps}
     layers = {
-        f"layer {match['intr']}" if match["intr"] else f"{match['dcal']} block{'s' * (match['dcal'] != '1')}": name
+        f"layer {match['layer']}" if match["layer"] else _blocks(match["blocks"]): name
         for name, match in matches.items()
         if match
     }
@@ -284,6 +267,10 @@ def _layers(context: FigureContext) -> list[PanelRow]:
             [context.original(), *context.overlays({k: context.explanation.maps[name] for k, name in layers.items()})]
         )
     ]
+
+
+def _blocks(number: str) -> str:
+    return "1 block" if number == "1" else f"{number} blocks"
 
 
 def _branches(context: FigureContext) -> list[PanelRow]:

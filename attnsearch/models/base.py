@@ -71,6 +71,14 @@ class AttentionModel(nn.Module, ABC):
             UsageError: a map is asked for that the family does not make.
         """
 
+    def figure_maps(self, kind: str) -> tuple[str, ...]:
+        """Names of the maps that a figure type needs beside the default ones; none by default.
+
+        Args:
+            kind: one of the settings' `figure_kinds`.
+        """
+        return ()
+
     def weigh_losses(self, losses: Mapping[str, Mapping[str, Tensor]], output: AttentionOutput) -> dict[str, Tensor]:
         """Named float32 scalars whose sum is the loss: here all losses of all branches and the family's own ones.
 

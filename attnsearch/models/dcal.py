@@ -174,6 +174,13 @@ class Dcal(AttentionModel):
         grids = rows[:, :, 1:].reshape(*rows.shape[:2], *grid).float()  # (B, K, h, w)
         return replace(output, maps=grids, map_names=names)
 
+    def figure_maps(self, kind: str) -> tuple[str, ...]:
+        if kind == "heads":
+            return tuple(f"{CLS_HEAD}{head + 1}" for head in range(self.n_heads))
+        if kind == "layers":
+            return tuple(f"{ROLLOUT}{n_blocks + 1}" for n_blocks in range(len(self.backbone.blocks)))
+        return (LOCAL_PATCHES,) if kind == "patches" and self.glca is not None else ()
+
     def weigh_losses(self, losses: Mapping[str, Mapping[str, Tensor]], output: AttentionOutput) -> dict[str, Tensor]:
         if self.uncertainty is None:
             return super().weigh_losses(losses, output)
@@ -268,10 +275,10 @@ class Dcal(AttentionModel):
         Raises:
             UsageError: one is unknown.
         """
-        available = [*self.map_names, *(f"{CLS_HEAD}{head + 1}" for head in range(self.n_heads))]
-        available += [f"{ROLLOUT}{n_blocks + 1}" for n_blocks in range(len(self.backbone.blocks))]
-        if self.glca is not None:
-            available.append(LOCAL_PATCHES)
+        available = [
+            *self.map_names,
+            *(name for kind in ("heads", "layers", "patches") for name in self.figure_maps(kind)),
+        ]
         if unknown := [name for name in names if name not in available]:
             raise UsageError(f"there is no map {', '.join(unknown)}, only {', '.join(available)}")
         return names or self.map_names

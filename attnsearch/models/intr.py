@@ -185,6 +185,10 @@ class Intr(AttentionModel):
         heads = range(1, self.n_heads + 1)
         return tuple(f"layer_{self.n_layers}/{whose}/head_{head}" for whose in classes for head in heads)
 
+    def figure_maps(self, kind: str) -> tuple[str, ...]:
+        layers = range(1, self.n_layers + 1) if kind == "layers" else ()
+        return tuple(f"layer_{layer}/predicted/mean" for layer in layers)
+
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         if not isinstance(output, IntrOutput) or output.last_attention is None:
             raise UsageError("saliency needs the cross-attention of the last layer: call forward with maps=()")

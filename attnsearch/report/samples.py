@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attnsearch.errors import AttnSearchError
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
-from attnsearch.figures.kinds import PART_FAMILIES, DrawStyle, caption_of, draw_cell, legend_of_parts, scale_of
+from attnsearch.figures.kinds import DrawStyle, caption_of, draw_cell, legend_of_parts, scale_of
 from attnsearch.figures.panels import Grid, Panel, PanelRow, Sheets, Style
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
 from attnsearch.report.facts import StudyFacts
@@ -36,7 +36,7 @@ class _Column:
 
     @property
     def has_parts(self) -> bool:
-        return self.facts.config is not None and self.facts.config.model.name in PART_FAMILIES
+        return self.facts.config is not None and "parts" in self.facts.config.model.figure_kinds
 
 
 def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:

@@ -15,13 +15,11 @@ from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archiv
 from attnsearch.figures.kinds import (
     KINDS,
     PAPER,
-    PART_FAMILIES,
     DrawStyle,
     caption_of,
     check_kind,
     draw,
     draw_cell,
-    extra_maps,
     legend_of_parts,
     needs_model,
     scale_of,
@@ -292,8 +290,8 @@ def explained(
     """
     archive = model.archive
     archived = set() if archive is None or archive.saliency is None else set(archive.image_ids)
-    is_archived = not needs_model(kind, model.config.model) and all(image.image_id in archived for image in images)
-    if archive is not None and is_archived:
+    is_archived = all(image.image_id in archived for image in images)
+    if archive is not None and is_archived and not needs_model(kind, archive.map_names):
         return from_archive(archive, images)
     if model.checkpoint is None:
         raise ConfigError(
@@ -314,7 +312,7 @@ def _explained_by_model(
     if model.trial is not None and request.split == "test":
         log_test_evaluation(model.trial.study.layout, model.trial.number, checkpoint.epoch, request.split)
     inference = InferenceModel(checkpoint, model.config, *build_for_inference(checkpoint, model.config))
-    maps = extra_maps(kind, model.config.model, inference.model)
+    maps = inference.model.figure_maps(kind)
     return explain_images(inference, images, maps=maps, top_q=request.look.top_q if kind == "classes" else 0)
 
 
@@ -349,7 +347,7 @@ def _save_paper(
 ) -> Path:
     """Images by models, the image in the first column."""
     columns = [list(explained(PAPER, model, images, request)) for model in models]
-    as_parts = [model.config.model.name in PART_FAMILIES for model in models]
+    as_parts = ["parts" in model.config.model.figure_kinds for model in models]
     rows = []
     for image, explanations in zip(images, zip(*columns, strict=True), strict=True):
         pixels = read_image(image.source, width_px=request.style.width_px)

@@ -81,7 +81,7 @@ def test_small_copies_stand_in_for_the_data_set(finished_run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--kind", "heads"], "--kind heads is drawn of intr and dcal, and this model is br_npa"),
+        (["--kind", "heads"], "--kind heads works with intr and dcal only; this model is br_npa"),
         (["--kind", "overlays"], "did you mean 'overlay'?"),
         (["--image", "nobody.jpg"], "'nobody.jpg' is neither an image of the split nor a file"),
         (["--format", "gif"], "'gif'"),

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ import torch
 from PIL import Image
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.model import BackboneSettings
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.base import InferenceModel, build_for_inference
 from attnsearch.evaluation.explain import explain_images
 from attnsearch.figures.explanation import Explanation, ImageToDraw
-from attnsearch.figures.kinds import DrawStyle, check_kind, draw, draw_cell, extra_maps
+from attnsearch.figures.kinds import DrawStyle, check_kind, draw, draw_cell, needs_model
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.tasks.classification import LinearHeads
@@ -134,7 +136,7 @@ def test_wrong_prediction_is_marked() -> None:
 @pytest.mark.parametrize(("kind", "n_panels"), [("heads", 4), ("classes", 4), ("layers", 3)])
 def test_kinds_of_intr(kind: str, n_panels: int, wanted: list[ImageToDraw]) -> None:
     inference = model_of(INTR)
-    maps = extra_maps(kind, inference.config.model, inference.model)
+    maps = inference.model.figure_maps(kind)
     explanations = list(explain_images(inference, wanted, maps=maps, top_q=3))
     assert [one.size_hw for one in explanations] == [(70, 90), (90, 60)]
     for one in explanations:
@@ -152,14 +154,41 @@ def test_true_class_is_among_the_likeliest(wanted: list[ImageToDraw]) -> None:
 @pytest.mark.parametrize(("kind", "n_panels"), [("branches", 4), ("patches", 3), ("layers", 4), ("heads", 3)])
 def test_kinds_of_dcal(kind: str, n_panels: int, wanted: list[ImageToDraw]) -> None:
     inference = model_of(DCAL)
-    maps = extra_maps(kind, inference.config.model, inference.model)
+    maps = inference.model.figure_maps(kind)
     for one in explain_images(inference, wanted, maps=maps):
         (row,) = draw(kind, one, image(), DrawStyle()).rows
         assert len(row.panels) == n_panels
 
 
 def test_kinds_that_a_model_cannot_show_are_refused() -> None:
-    with pytest.raises(ConfigError, match="drawn of br_npa and b_cnn, and this model is dcal"):
+    with pytest.raises(ConfigError, match="works with b_cnn and br_npa only; this model is dcal"):
         check_kind("parts", model_of(DCAL).config.model)
     with pytest.raises(ConfigError, match="variant sa_only"):
         check_kind("patches", model_of({**DCAL, "variant": "sa_only"}).config.model)
+
+
+def test_a_family_from_outside_declares_its_figure_types() -> None:
+    class Spatial(BackboneSettings):
+        figure_kinds = ("parts",)
+        name: Literal["spatial"] = "spatial"
+
+    check_kind("parts", Spatial())
+    with pytest.raises(ConfigError, match="--kind branches works with dcal only; this model is spatial"):
+        check_kind("branches", Spatial())
+    assert "figure_kinds" not in Spatial().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "needs"),
+    [
+        ("heads", ["layer_2/predicted/head_1"], False),
+        ("heads", ["rollout", "glca"], True),
+        ("layers", ["layer_2/predicted/head_1"], True),
+        ("branches", ["rollout", "glca"], False),
+        ("patches", ["rollout", "glca"], True),
+        ("classes", ["layer_2/predicted/head_1"], True),
+        ("parts", ["vector_1"], False),
+    ],
+)
+def test_the_names_of_archived_maps_tell_what_can_be_drawn_of_them(kind: str, names: list[str], needs: bool) -> None:
+    assert needs_model(kind, names) is needs
