@@ -142,7 +142,8 @@ def print_sanity(steps: Sequence[SanityStep], *, as_json: bool) -> None:
     """How similar the maps of the scored images stay while the weights are randomised, from the top down."""
     if as_json:
         for step in steps:
-            print_json({"redrawn": ", ".join(step.parts), "similarity": step.mean, "n_undefined": step.n_undefined})
+            measured = {"similarity": step.mean, "n_undefined": step.n_undefined}
+            print_json({"check": "sanity", "redrawn": ", ".join(step.parts), **measured})
         return
     cells = [(", ".join(step.parts), number(step.mean), str(step.n_undefined or "")) for step in steps]
     title = "maps while weights are randomised, each step on top of those before; 1 is an unchanged order of the cells"

@@ -99,6 +99,7 @@ def test_baselines_and_randomised_weights_stand_beside_the_scores(run: Run, resu
     own, _, _, parts, *sanity = map(json.loads, lines)
     assert parts["map"] == "parts"
     assert parts["scores"]["random_deletion"] == own["scores"]["random_deletion"]  # the same orders
+    assert {row["check"] for row in sanity} == {"sanity"}
     assert [row["redrawn"] for row in sanity][:2] == ["head, gate", "backbone.layer4"]
     with layout_of(results, "loupe").trial(0).baselines_csv("test").open() as file:
         assert [row["map"] for row in csv.DictReader(file)] == ["own map", "random", "parts"]
