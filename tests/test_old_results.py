@@ -41,6 +41,14 @@ def test_rows_and_epochs(layout: StudyLayout) -> None:
 def test_plain_run(layout: StudyLayout) -> None:
     (row,) = load_study(layout.shared.study("one").study_dir).rows.trials
     assert (row.state, row.best_epoch, row.epochs_run) == ("complete", 2, 2)
+    assert row.values == (row.metrics["val/accuracy"],)
+    assert row.seconds == pytest.approx(0.0387501 + 0.0257634, abs=1e-6)
+    assert row.images_per_s == pytest.approx(16 / (8 / 241.89997 + 8 / 370.26188), abs=1e-3)  # 8 images each epoch
+    means = read_scores(layout.shared.study("one").trial(0).scores("val")).trial_means()
+    assert {key.removeprefix("val/"): value for key, value in row.metrics.items()}.items() >= means.items()
+    layout.shared.study("one").trial(0).scores("val").table.write_text("damaged")
+    assert load_study(layout.shared.study("one").study_dir).rows.trials[0].metrics["val/accuracy"] == 1.0
+    assert not {"train/lr", "train/seconds", "train/images_per_s", "train/peak_memory_mb"} & set(row.metrics)
 
 
 def test_list_and_show(old_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +120,13 @@ def test_search_continues_a_stopped_trial(layout: StudyLayout) -> None:
     trial = handle.trials()[2]
     assert trial.state.name == "COMPLETE"
     assert trial.user_attrs["epochs_run"] == 2
+    table = load_study(layout.study_dir).trials
+    assert table["val/saliency_sparsity"].notna().all()
+    assert (
+        table.loc[1, "val/saliency_sparsity"] == read_scores(layout.trial(1).scores("val")).means()["saliency_sparsity"]
+    )
+    assert list(table.columns[:3]) == ["state", "is_best", "is_feasible"]
+    assert list(table.columns[-4:]) == ["best_epoch", "epochs_run", "seconds", "error"]
     log = layout.trial(2).log.read_text()
     assert log.count("epoch 1/2") == 1  # the first epoch was not trained again
     assert handle.store.read_epochs([2])["epoch"].tolist() == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -130,10 +131,10 @@ class StudyReader:
         """A row per trial, index `trial`.
 
         Returns:
-            Columns `state`, `is_best`, `is_feasible`, `best_epoch`, `epochs_run`, `seconds`, `error`; a column per
-            hyperparameter by its dotted key; a column per `split/metric` at the best epoch, those of test where the
-            trial is published; `split/score_low` and `_high`: 95 % interval of the mean score over images. `.attrs`:
-            `objectives`.
+            Columns `state`, `is_best`, `is_feasible`; a column per hyperparameter by its dotted key; a column per
+            `split/metric` at the best epoch, the objectives first, those of test where the trial is published;
+            `split/score_low` and `_high`: 95 % interval of the mean score over images; `best_epoch`, `epochs_run`,
+            `seconds`, `error`. `.attrs`: `objectives`.
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
@@ -141,22 +142,27 @@ class StudyReader:
 
         rows = self.rows
         records = [self._record(row, rows) for row in rows.trials]
+        columns = dict.fromkeys(key for group in zip(*records, strict=True) for cells in group for key in cells)
         index = pd.Index([row.number for row in rows.trials], name="trial", dtype="int64")
-        frame = pd.DataFrame(records, index=index)
+        frame = pd.DataFrame([dict(ChainMap(*groups)) for groups in records], index=index, columns=list(columns))
         frame.attrs["objectives"] = dict(rows.objectives)
         return frame
 
-    def _record(self, row: TrialRow, rows: StudyRows) -> dict[str, Any]:
+    def _record(self, row: TrialRow, rows: StudyRows) -> tuple[dict[str, Any], ...]:
+        """The cells of one trial, by groups of columns; the first of two values counts.
+
+        A study of version 0.1 lists the sparsity of the saliency among its scores only, not among the metrics.
+        """
         trial = self.trial(row.number)
-        return {
-            **{"state": row.state, "is_best": row.number in rows.best, "is_feasible": row.is_feasible},
-            **row.params,
-            **dict(zip(rows.objectives, row.values, strict=False)),
-            **row.metrics,
-            **{f"test/{name}": value for name, value in trial.test_metrics().items()},
-            **trial.score_intervals(),
-            **{"best_epoch": row.best_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
-        }
+        return (
+            {"state": row.state, "is_best": row.number in rows.best, "is_feasible": row.is_feasible},
+            dict(row.params),
+            dict(zip(rows.objectives, row.values, strict=False)),
+            dict(row.metrics),
+            {f"test/{name}": value for name, value in trial.test_metrics().items()},
+            {**trial.score_means(), **trial.score_intervals()},
+            {"best_epoch": row.best_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
+        )
 
     @property
     def epochs(self) -> pd.DataFrame:

@@ -289,6 +289,16 @@ class TrialReader:
         )
         return frame
 
+    def score_means(self, split: Split = "val") -> dict[str, float]:
+        """`split/score` -> mean over the scored images, as trials are chosen by it; empty without scores.
+
+        Raises:
+            StoreError: the files are damaged.
+        """
+        if not has_scores(self.files.scores(split)):
+            return {}
+        return {f"{split}/{name}": mean for name, mean in self.score_table(split).trial_means().items()}
+
     def score_intervals(self, split: Split = "val") -> dict[str, float]:
         """`split/score_low` and `split/score_high` -> ends of the 95 % interval of the mean; empty without scores."""
         from attnsearch.evaluation.compare import SEED

@@ -270,7 +270,7 @@ def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:
         state=trial.state.name.lower(),
         values=values,
         params={_text("a setting", key): _plain(key, value) for key, value in trial.params.items()},
-        metrics={key: numeric(key) for key in attributes if _is_metric(key)},
+        metrics={key: numeric(key) for key in attributes if is_measured(key)},
         best_epoch=_count(f"best_epoch of trial {number}", best_epoch(attributes)),
         epochs_run=_count(f"epochs_run of trial {number}", attributes.get("epochs_run", 0)),
         seconds=numeric("seconds"),
@@ -289,7 +289,8 @@ def _reason(trial: FrozenTrial) -> str | None:
     return None if reason is None else _text(f"error of trial {trial.number}", reason)
 
 
-def _is_metric(key: str) -> bool:
+def is_measured(key: str) -> bool:
+    """Whether this is a `split/metric` and no cost, such as `train/seconds`."""
     split, _, name = key.partition("/")
     return split in SPLITS and is_metric(name)
 
