@@ -199,6 +199,16 @@ def test_train_again_changes_nothing(finished_run: Path, capsys: pytest.CaptureF
     assert kept.read_bytes() == before
 
 
+def test_train_lists_metrics_as_they_are_measured_and_the_terms_of_the_loss_last(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "br_npa_low_res", "--profile", "demo", *TINY, "--results", str(finished_run)]) == 0
+    line, *_ = capsys.readouterr().out.splitlines()
+    names = [item.split()[0].removeprefix("val/") for item in line.split(": ")[2].split(", ")]
+    assert names[:4] == ["loss", "cross_entropy", "accuracy", "sparsity"]
+    assert names.index("relevance_gain") < names.index("gini") < names.index("loss_cross_entropy") == len(names) - 1
+
+
 def test_training_is_shown_as_a_study_of_one_trial(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "br_npa_low_res", "--results", str(finished_run), "--json"]) == 0
     (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
