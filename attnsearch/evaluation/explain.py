@@ -179,6 +179,8 @@ def check_image_metrics(names: Sequence[str], *, has_masks: bool) -> None:
         ConfigError: no such metric.
         UsageError: one is of a whole data set, or needs what images alone do not tell.
     """
+    if isinstance(names, str):
+        raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
     for name in names:
         metric = find_metric(name)
         if metric.when != "image":

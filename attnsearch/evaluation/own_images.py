@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from attnsearch.config.data import DataConfig
 from attnsearch.data.cache import PixelCache
@@ -29,12 +30,18 @@ def to_image(image: AnyImage) -> Path | Image.Image:
     """A path, or an image in memory.
 
     Raises:
-        UsageError: an array that is not (H, W, 3) uint8; floats have no agreed range, so they are not guessed.
+        UsageError: a tensor, whose order of axes and range are not known, or an array that is not (H, W, 3) uint8;
+            floats have no agreed range, so they are not guessed.
     """
     if isinstance(image, str | Path):
         return Path(image)
     if isinstance(image, Image.Image):
         return image
+    if isinstance(image, Tensor):
+        raise UsageError(
+            f"an image must be a path, a PIL image or an (H, W, 3) uint8 RGB array, got a tensor {tuple(image.shape)} "
+            f"{image.dtype}: its channels and range are not known; give .permute(1, 2, 0).numpy() of 0 to 255 as uint8"
+        )
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise UsageError(
@@ -50,7 +57,7 @@ def name_images(images: AnyImage | list[Any]) -> list[ImageToDraw]:
     Raises:
         UsageError: as `to_image`; or there is none.
     """
-    listed = [images] if isinstance(images, IMAGE_TYPES) else list(images)
+    listed = [images] if isinstance(images, (*IMAGE_TYPES, Tensor)) else list(images)
     if not listed:
         raise UsageError("give at least one image")
     named: dict[str, ImageToDraw] = {}

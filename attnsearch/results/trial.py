@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_experiment
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.results.cache import stamp_of
 from attnsearch.results.shared import SharedReads, copy_of
 from attnsearch.search.trials import StudyRows, TrialRow
@@ -180,7 +180,9 @@ class TrialReader:
 
         Raises:
             ConfigError: the trial has none.
+            UsageError: no such split.
         """
+        _check_split(split)
         archives = self.archives()
         for name, paths in archives.items():
             if name == split:
@@ -259,8 +261,10 @@ class TrialReader:
 
         Raises:
             ConfigError: the maps of this split were not scored.
+            UsageError: no such split.
             StoreError: the files are damaged.
         """
+        _check_split(split)
         paths = self.files.scores(split)
         if not has_scores(paths):
             study = self.study.layout.study
@@ -355,6 +359,16 @@ class TrialReader:
     def image_file(self, image_id: str, split: str = "val") -> Path | None:
         """The small copy of an image in the results, else its original; None where neither is there."""
         return copy_of(self.study.layout, image_id) or self.original(image_id, split)
+
+
+def _check_split(split: str) -> None:
+    """Refuses a split that no data set has.
+
+    Raises:
+        UsageError: names all of them.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
 
 
 def _names(archive: AttentionArchive, labels: NDArray[np.int64]) -> list[str]:

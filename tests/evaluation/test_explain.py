@@ -90,6 +90,17 @@ def test_arrays_of_other_kinds_are_refused(model: TrainedModel, array: np.ndarra
         model.explain(array)
 
 
+def test_tensors_are_refused_with_a_reason(model: TrainedModel) -> None:
+    for images in (torch.zeros(3, 8, 8), torch.zeros(2, 3, 8, 8), [torch.zeros(3, 8, 8)]):
+        with pytest.raises(UsageError, match=r"got a tensor .* torch.float32: its channels"):
+            model.explain(images)  # type: ignore[call-overload]
+
+
+def test_one_name_in_place_of_a_list_of_metrics_is_refused(model: TrainedModel, path: Path) -> None:
+    with pytest.raises(UsageError, match=r"metrics must be a list of names, got 'gini'; write \['gini'\]"):
+        model.score(path, "gini")
+
+
 def test_no_image_and_a_missing_image_are_refused(model: TrainedModel) -> None:
     with pytest.raises(UsageError, match="at least one"):
         model.explain([])

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError, StoreError, UsageError
 from attnsearch.results.study import StudyReader
 from tests.explorer.built import CLASSES, Built, planted_maps, write_trial_scores
 
@@ -109,6 +109,13 @@ def test_what_is_missing_is_named(copied: Built) -> None:
     with pytest.raises(StoreError, match="retention removed it"):
         study.trial(0).maps("val")
     assert len(study.trial(0).images("val")) == 6
+
+
+def test_a_split_that_does_not_exist_is_named_with_those_that_do(built: Built) -> None:
+    trial = StudyReader(built.layout).trial(0)
+    for read in (trial.scores, trial.images, trial.maps, trial.saliency):
+        with pytest.raises(UsageError, match="a split is one of train, val, test, got 'valid'"):
+            read("valid")  # type: ignore[operator]
 
 
 def test_notebook_shows_a_trial(built: Built) -> None:
