@@ -2,6 +2,7 @@
 
     AttnSearchError
     ├── ConfigError        what the user wrote: a file, a key, a value        exit code 2
+    │   └── MissingPlugin  stored settings that need a plugin
     ├── DataError          a data set that is missing, broken or another one  exit code 2
     ├── UsageError         (a ValueError too) an argument that does not fit   exit code 2
     ├── StoreError         disk, permissions, databases                       exit code 1
@@ -44,6 +45,10 @@ class ConfigError(AttnSearchError):
     """A setting, file or command that cannot be followed. Several problems stand on several lines."""
 
     exit_code = MISUSED
+
+
+class MissingPlugin(ConfigError):
+    """Stored settings that were made with a plugin which is not imported here."""
 
 
 class DataError(AttnSearchError):

@@ -95,9 +95,12 @@ def _choose(classes: list[type[BaseModel]], values: Any) -> type[BaseModel] | No
 
 
 def possible_classes(classes: list[type[BaseModel]], values: Any) -> list[type[BaseModel]]:
-    """The class that the tag in `values` chooses, or all of them where it chooses none."""
+    """The class that the tag in `values` chooses, all of them without a tag, and none under a tag that is unknown."""
     chosen = _choose(classes, values)
-    return classes if chosen is None else [chosen]
+    if chosen is not None:
+        return [chosen]
+    tags = {tag[0] for model in classes if (tag := tag_of(model))}
+    return [] if isinstance(values, dict) and tags & values.keys() else classes
 
 
 def dotted_keys(model: type[BaseModel]) -> list[str]:

@@ -21,7 +21,7 @@ from attnsearch.config.variables import literal
 from attnsearch.config.yaml_layers import Layer, merge, overlay, to_yaml
 from attnsearch.config.yaml_nodes import Place, format_error
 from attnsearch.config.yaml_reader import COMMAND_LINE, read_overrides, read_yaml
-from attnsearch.errors import ConfigError, suggest
+from attnsearch.errors import ConfigError, MissingPlugin, suggest
 from attnsearch.plugins import is_loaded
 from attnsearch.plugins import load as load_plugins
 
@@ -125,21 +125,25 @@ def parse_experiment(text: str) -> ExperimentConfig:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not valid JSON: {error}") from error
-    layer = Layer(values) if isinstance(values, dict) else Layer()
+    layer = Layer(values, {(): "config"}) if isinstance(values, dict) else Layer()
     with naming_plugins(_plugins([layer])):
         return validate(ExperimentConfig, layer)
 
 
 @contextmanager
 def naming_plugins(plugins: Iterable[str]) -> Iterator[None]:
-    """Adds to the error of stored settings which plugins they were made with, where these are not imported."""
+    """Adds to the error of stored settings which plugins they were made with, where these are not imported.
+
+    Where a name is unknown for want of them, nothing else is said: other problems may follow from it.
+    """
     try:
         yield
     except ConfigError as error:
         if missing := [plugin for plugin in plugins if not is_loaded(plugin)]:
             options = " ".join(f"--plugin {plugin!r}" for plugin in missing)
-            hint = f"it was made with plugins, which reading never imports; add {options}"
-            raise ConfigError(f"{error}\n{hint}") from error
+            lines = str(error).splitlines()
+            reason = "; ".join([line for line in lines if "unknown name" in line] or lines)
+            raise MissingPlugin(f"{reason}; made with plugins, which reading never imports: add {options}") from error
         raise
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import parse_experiment
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, MissingPlugin
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.weights import load_into, read_checkpoint, save_checkpoint
@@ -88,6 +88,8 @@ def read_model_checkpoint(path: str | Path) -> ModelCheckpoint:
         class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
         epoch = int(metadata["epoch"])
         accumulation = int(metadata.get("accumulation", config.train.accumulation))
+    except MissingPlugin as error:
+        raise MissingPlugin(f"{path}: {error}") from error
     except (ConfigError, ValueError, TypeError, RecursionError) as error:
         reason = "; ".join(str(error).splitlines())
         raise ConfigError(f"{path} holds settings that this version cannot read ({reason}); train it again") from error

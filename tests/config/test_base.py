@@ -114,6 +114,13 @@ def test_an_unknown_name_is_told_with_the_registered_ones(tmp_path: Path) -> Non
         load_experiment(path)
 
 
+def test_nothing_is_said_of_the_keys_of_an_unknown_name(tmp_path: Path) -> None:
+    path = written(tmp_path, "name: own\nmodel: {name: spatial, n_channels: 8}\ndata: {name: table}\n")
+    with pytest.raises(ConfigError, match="unknown name 'spatial'") as caught:
+        load_experiment(path)
+    assert "n_channels" not in str(caught.value)
+
+
 def test_the_space_of_a_study_may_name_keys_of_a_registered_class(tmp_path: Path) -> None:
     base = "name: own\nbase: {name: own, model: {name: gate}, data: {name: table}}\n"
     text = base + "space:\n  model.gate_size: {kind: int, low: 1, high: 3}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,21 @@ def test_settings_of_another_version_are_refused(model: AttentionModel, tmp_path
     save_checkpoint(path, model, {"class_names": '["a", "b"]', "config": '{"name": "x"}', "epoch": "1"})
     with pytest.raises(ConfigError, match=r"old\.safetensors holds settings that this version cannot read"):
         read_model_checkpoint(path)
+
+
+def test_a_checkpoint_of_a_model_that_is_not_registered_names_the_plugin_alone(
+    model: AttentionModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "best.safetensors"
+    values = {**CONFIG.model_dump(mode="json"), "plugins": ["absent.py"]}
+    values["model"] = {"name": "spatial", "n_channels": 8, "kernel_px": 3}
+    save_checkpoint(path, model, {"class_names": '["a", "b"]', "config": json.dumps(values), "epoch": "1"})
+    with pytest.raises(ConfigError) as caught:
+        read_model_checkpoint(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: config: model.name: unknown name 'spatial'; known: ")
+    assert said.endswith("; made with plugins, which reading never imports: add --plugin 'absent.py'")
+    assert not [word for word in ("n_channels", "train it again", "\n") if word in said]
 
 
 WRONG = (
