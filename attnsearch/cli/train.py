@@ -11,9 +11,7 @@ from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile
 from attnsearch.cli._signals import StopRequest, signals_to
 from attnsearch.config.load import load_experiment
 from attnsearch.errors import DONE, INTERRUPTED
-from attnsearch.metrics.registry import all_metrics
 from attnsearch.results.reader import load_study as read_study
-from attnsearch.store.epochs import read_csv
 
 if TYPE_CHECKING:
     from attnsearch.results.trial import TrialReader
@@ -54,26 +52,15 @@ def _values(trial: TrialReader) -> dict[str, Any]:
         "name": trial.study.layout.study,
         "folder": trial.study.layout.study_dir,
         **{key: value for key, value in vars(row).items() if key in SHOWN},
-        "metrics": _metrics(trial),
+        "metrics": trial.measured(),
         "kept_epoch": row.best_epoch,  # its name in 0.1, until 0.3
     }
-
-
-def _metrics(trial: TrialReader) -> dict[str, float]:
-    """What was measured: each epoch's metrics in the order of its table, the scores, then the terms of the loss."""
-    row = trial.row
-    terms = trial.epochs.loc[row.best_epoch].filter(like="/loss_").dropna()
-    columns = [name.replace("_", "/", 1) for name in read_csv(trial.files.epochs_csv).columns]
-    values = {**row.metrics, **terms}
-    scores = [f"val/{metric.name}" for metric in all_metrics()]
-    keys = dict.fromkeys([*(key for key in columns if key not in terms), *scores, *columns, *values])
-    return {key: values[key] for key in keys if key in values}
 
 
 def _lines(trial: TrialReader) -> list[str]:
     """What a training ended with, and where its files lie."""
     layout, row = trial.study.layout, trial.row
-    metrics = ", ".join(f"{key} {number(value)}" for key, value in _metrics(trial).items() if key.startswith("val/"))
+    metrics = ", ".join(f"{key} {number(value)}" for key, value in trial.measured().items() if key.startswith("val/"))
     return [
         f"{layout.study}: best epoch {row.best_epoch} of {row.epochs_run}: {metrics}",
         f"  published  {layout.experiment_dir}",

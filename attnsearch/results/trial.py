@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import ConfigError, UsageError
+from attnsearch.metrics.registry import all_metrics
 from attnsearch.results.cache import stamp_of
 from attnsearch.results.shared import SharedReads, copy_of
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.epochs import read_split_scores
+from attnsearch.store.epochs import read_csv, read_split_scores
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.study_files import log_test_evaluation
@@ -103,6 +104,20 @@ class TrialReader:
     def metrics(self) -> dict[str, float]:
         """`split/metric` -> value at the best epoch; those of test where the trial is published."""
         return {**self.row.metrics, **{f"test/{name}": value for name, value in self.test_metrics().items()}}
+
+    def measured(self) -> dict[str, float]:
+        """Each epoch's metrics in the order of its table, the scores, then the terms of the loss, at the best epoch.
+
+        Raises:
+            StoreError: the table of the epochs is missing or damaged.
+        """
+        row = self.row
+        terms = self.epochs.loc[row.best_epoch].filter(like="/loss_").dropna()
+        columns = [name.replace("_", "/", 1) for name in read_csv(self.files.epochs_csv).columns]
+        values = {**row.metrics, **terms}
+        scores = [f"val/{metric.name}" for metric in all_metrics()]
+        keys = dict.fromkeys([*(key for key in columns if key not in terms), *scores, *columns, *values])
+        return {key: values[key] for key in keys if key in values}
 
     @property
     def files(self) -> TrialLayout:
