@@ -28,9 +28,13 @@ class OnlyData(Settings):
 def data_settings(data: str, overrides: Iterable[str]) -> DataConfig:
     """What a config says, or what a folder looks like: CUB where it holds CUB's list of images.
 
+    Args:
+        data: a config, a folder, or the first of the overrides, which then describe the whole data set.
     Raises:
         ConfigError: a wrong setting.
     """
+    if "=" in data and not Path(data).exists():
+        return _validated({}, [data, *overrides])
     if data in list_names("configs") or data.endswith((".yaml", ".yml")):
         return load_experiment(data, overrides=overrides).data
     name = "cub" if Path(data, CUB_LIST).is_file() else "folder"
@@ -72,7 +76,12 @@ def make(target: Target, overrides: Overrides = None) -> None:
 
 @app.command()
 def check(
-    data: Annotated[str, typer.Argument(help="A data folder, or a file of configs/ by its bare name.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="A data folder, or a file of configs/ by its bare name; else settings name it all."
+        ),
+    ],
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> int:
