@@ -73,6 +73,23 @@ class Results:
         ]
         return pd.DataFrame(cells, index=index, columns=list(columns)).astype({"best": "Int64", "value": "float64"})
 
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row per trial of all studies, those of a study that cannot be read apart: `studies` says why it cannot.
+
+        Returns:
+            Columns `experiment`, `study`, `trial` and those of `StudyReader.trials`, NaN where a study has none.
+        """
+        import pandas as pd
+
+        readable = [study for study in self if study.summary().error is None]
+        rows = [
+            {"experiment": study.layout.experiment, "study": study.layout.study, "trial": number, **row}
+            for study in readable
+            for number, row in study.trials.to_dict("index").items()
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["experiment", "study", "trial"])
+
     def find(self, experiment: str, study: str) -> StudyReader:
         """One study by both of its names.
 

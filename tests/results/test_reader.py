@@ -121,6 +121,18 @@ def test_table_of_studies_has_a_row_each(built: Built) -> None:
     assert (row["state"], row["n_done"], row["n_trials"], row["best"]) == ("finished", 3, 3, 2)
 
 
+def test_table_of_trials_has_those_of_all_studies(copied: Built) -> None:
+    make_run(copied, "there")
+    (copied.root / "broken" / "lost").mkdir(parents=True)
+    (copied.root / "broken" / "lost" / "study.yaml").write_text("name: lost\n")
+    trials = load_results(copied.root).trials
+    places = [("here", "hunt", 0), ("here", "hunt", 1), ("here", "hunt", 2), ("there", "alone", 0)]
+    assert list(trials[["experiment", "study", "trial"]].itertuples(index=False, name=None)) == places
+    of_study = load_results(copied.root).study("hunt").trials
+    assert trials["val/accuracy"].tolist()[:3] == of_study["val/accuracy"].tolist()
+    assert trials["is_best"].tolist()[:3] == of_study["is_best"].tolist()
+
+
 def test_reading_imports_no_torch(built: Built) -> None:
     code = (
         "import sys; from attnsearch.results.reader import load_results; "
