@@ -6,7 +6,9 @@ import ast
 
 from tests.architecture.sources import Function, functions, modules
 
-MAX_MODULES = 174
+MAX_MODULES = 125
+GROWING = ("models", "data", "tasks", "cli", "search.launchers")
+"""Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command."""
 MAX_FILE = 400
 MAX_FUNCTION = 48
 P90_FUNCTION = 16
@@ -25,8 +27,10 @@ BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.compre
 
 
 def test_the_package_has_few_modules() -> None:
+    """Few places to look for what all parts share; new parts are not counted."""
     files = [module for module in modules().values() if not module.is_package]
-    assert 100 < len(files) <= MAX_MODULES
+    shared = [module.place for module in files if not f"{module.name}.".startswith(tuple(f"{one}." for one in GROWING))]
+    assert 90 < len(shared) <= MAX_MODULES
 
 
 def test_files_are_short() -> None:
