@@ -59,7 +59,7 @@ def run_search(
         loaded = load_study(_source(study), profile=profile, overrides=named, plugins=plugins)
         return with_storage(loaded, storage, named)
 
-    return _run(load, data, Path(results), _checked_workers(workers))
+    return _run(load, data, Path(results), workers)
 
 
 def run_training(
@@ -99,7 +99,8 @@ def _run(load: Load, data: pd.DataFrame | None, root: Path, workers: int | None)
     from attnsearch.search.run import run_study  # imports torch
 
     loaded = load({}) if data is None else load(_stored_table(load, data, root))
-    plan = run_study(loaded, root=root, n_workers=workers).plan
+    n_workers = _checked_workers(workers)  # only now: loading imports the plugins, which other processes know too
+    plan = run_study(loaded, root=root, n_workers=n_workers).plan
     return read_study(plan.layout.study_dir, storage=loaded.study.storage)
 
 
