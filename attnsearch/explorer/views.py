@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Flask, Response, abort, current_app, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from attnsearch.errors import AttnSearchError, ConfigError, DataError
+from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
 from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive, image_scores
 from attnsearch.explorer.hits import TargetHits
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
@@ -109,7 +109,7 @@ def _protect(response: Response) -> Response:
 
 def _show_error(error: AttnSearchError) -> tuple[Response, int]:
     """The message of an error as a page, or as JSON for scripts; 404 for a wrong name, 503 for damaged results."""
-    code = 404 if isinstance(error, ConfigError | DataError) else 503
+    code = 404 if error.exit_code == MISUSED else 503
     return _error_page(str(error), code), code
 
 
