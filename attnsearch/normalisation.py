@@ -1,4 +1,4 @@
-"""How images are normalised, and what may stand in place of a removed part of one."""
+"""How images are normalised, and what may replace a removed part of one."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Fill = Literal["mean", "black", "white", "blur"]
-"""What takes the place of a removed cell; `mean` is ImageNet's mean colour, 0 after normalisation."""
+"""What replaces a removed cell; `mean` is ImageNet's mean colour, 0 after normalisation."""

@@ -51,7 +51,7 @@ class ScoreSettings(Settings):
     )
     n_steps: int = Field(16, ge=2, description="Steps of a curve, at most one for each cell of the map.")
     n_random: int = Field(1, ge=1, description="Random orders per image, whose mean the curves are compared with.")
-    fill: Fill = Field("mean", description="What takes the place of a removed cell; `mean` is ImageNet's mean colour.")
+    fill: Fill = Field("mean", description="What replaces a removed cell; `mean` is ImageNet's mean colour.")
     second_fill: Fill | None = Field(
         None, description="Measures the relevance gain again with this fill, to see whether the ranking depends on it."
     )

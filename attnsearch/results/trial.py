@@ -197,13 +197,12 @@ class TrialReader:
             ConfigError: the trial has none.
             UsageError: no such split.
         """
-        _check_split(split)
         archives = self.archives()
-        for name, paths in archives.items():
-            if name == split:
-                return paths
-        there = ", ".join(archives) or "none"
-        raise ConfigError(f"trial {self.number} has no maps of the split {split!r}; there are: {there}")
+        paths = archives.get(_known_split(split))
+        if paths is None:
+            there = ", ".join(archives) or "none"
+            raise ConfigError(f"trial {self.number} has no maps of the split {split!r}; there are: {there}")
+        return paths
 
     def archive(self, split: Split = "val", *, index_only: bool = False) -> AttentionArchive:
         """Predictions and maps of one split; arrays are mapped from disk.
@@ -279,7 +278,7 @@ class TrialReader:
             UsageError: no such split.
             StoreError: the files are damaged.
         """
-        _check_split(split)
+        _known_split(split)
         paths = self.files.scores(split)
         if not has_scores(paths):
             study = self.study.layout.study
@@ -376,14 +375,16 @@ class TrialReader:
         return copy_of(self.study.layout, image_id) or self.original(image_id, split)
 
 
-def _check_split(split: str) -> None:
-    """Refuses a split that no data set has.
+def _known_split(split: str) -> Split:
+    """The split of this name.
 
     Raises:
-        UsageError: names all of them.
+        UsageError: there is none; the message names all of them.
     """
-    if split not in SPLITS:
-        raise UsageError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
+    for known in SPLITS:
+        if known == split:
+            return known
+    raise UsageError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
 
 
 def _names(archive: AttentionArchive, labels: NDArray[np.int64]) -> list[str]:

@@ -34,7 +34,7 @@ class StoppedClock:
 
 
 def epoch_record(epoch: int, split: Split = "train", loss: float = 0.5, **metrics: float) -> EpochRecord:
-    """What one pass over a split measured, with costs that no test looks at."""
+    """One pass over a split, with constant costs."""
     return EpochRecord(
         epoch=epoch,
         split=split,

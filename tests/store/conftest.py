@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from attnsearch.store.database import create_database, open_writer
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url
-from attnsearch.types import AttentionArchive, EpochRecord, Split
+from attnsearch.types import AttentionArchive
 
 
 @pytest.fixture
@@ -48,25 +48,6 @@ def engine(url: str) -> Iterator[Engine]:
     engine = open_writer(url)
     yield engine
     engine.dispose()
-
-
-@pytest.fixture
-def record() -> Callable[..., EpochRecord]:
-    def make(epoch: int, split: Split = "train", loss: float = 0.5, **metrics: float) -> EpochRecord:
-        return EpochRecord(
-            epoch=epoch,
-            split=split,
-            n_images=10,
-            loss=loss,
-            terms={"cross_entropy": loss},
-            metrics=metrics,
-            lr=0.1,
-            seconds=2.0,
-            images_per_s=5.0,
-            peak_memory_mb=64.0 if split == "train" else 32.0,
-        )
-
-    return make
 
 
 @pytest.fixture

@@ -16,33 +16,40 @@ from attnsearch.store.epochs import (
     write_csv,
     write_metrics_row,
 )
-from attnsearch.types import EpochRecord
+from attnsearch.testing.store_contract import epoch_record
 
 STUDY = "0b8a1f5e-8c5d-4a40-9a59-0d2f3c0d7e11"
 
-MakeRecord = Callable[..., EpochRecord]
 RunProcesses = Callable[..., list[str]]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-308, 0.1])
-def test_every_float_survives_the_csv(tmp_path: Path, record: MakeRecord, value: float) -> None:
-    write_csv(tmp_path / "epochs.csv", [record(1, loss=0.5), record(1, "val", sparsity=value)])
+def test_every_float_survives_the_csv(tmp_path: Path, value: float) -> None:
+    write_csv(tmp_path / "epochs.csv", [epoch_record(1, loss=0.5), epoch_record(1, "val", sparsity=value)])
 
     assert read_csv(tmp_path / "epochs.csv")["val_sparsity"].tolist() == pytest.approx(
         [value], abs=0, rel=0, nan_ok=True
     )
 
 
-def test_metric_that_bears_a_reserved_name_or_a_split_is_refused(record: MakeRecord) -> None:
+def test_metric_that_bears_a_reserved_name_or_a_split_is_refused() -> None:
     with pytest.raises(ValueError, match="named loss, seconds"):
-        named_values(replace(record(1), metrics={"seconds": 1.0, "loss": 2.0}))
+        named_values(replace(epoch_record(1), metrics={"seconds": 1.0, "loss": 2.0}))
     with pytest.raises(ValueError, match="got 'val/accuracy'"):
-        named_values(replace(record(1), metrics={"val/accuracy": 1.0}))
+        named_values(replace(epoch_record(1), metrics={"val/accuracy": 1.0}))
 
 
-def test_csv_is_one_row_per_epoch_and_reads_with_no_options(tmp_path: Path, record: MakeRecord) -> None:
+def test_csv_is_one_row_per_epoch_and_reads_with_no_options(tmp_path: Path) -> None:
     path = tmp_path / "epochs.csv"
-    write_csv(path, [record(2), record(1, "val", sparsity=0.125), record(1), record(2, "val", accuracy=math.nan)])
+    write_csv(
+        path,
+        [
+            epoch_record(2),
+            epoch_record(1, "val", sparsity=0.125),
+            epoch_record(1),
+            epoch_record(2, "val", accuracy=math.nan),
+        ],
+    )
 
     assert path.read_text() == (
         "epoch,train_loss,train_loss_cross_entropy,val_loss,val_loss_cross_entropy,val_sparsity,val_accuracy,"
@@ -60,22 +67,22 @@ def test_scores_are_one_row(tmp_path: Path) -> None:
     assert path.read_text() == "accuracy,sparsity,loss\n0.30000000000000004,,1.0\n"
 
 
-def test_csv_of_whole_numbers_comes_back_as_floats(tmp_path: Path, record: MakeRecord) -> None:
-    write_csv(tmp_path / "epochs.csv", [record(1, loss=1.0)])
+def test_csv_of_whole_numbers_comes_back_as_floats(tmp_path: Path) -> None:
+    write_csv(tmp_path / "epochs.csv", [epoch_record(1, loss=1.0)])
     frame = read_csv(tmp_path / "epochs.csv")
 
     assert frame["epoch"].dtype == "int64"
     assert frame["train_loss"].dtype == "float64"
 
 
-def test_lost_lease_keeps_the_csv_of_the_new_owner(tmp_path: Path, record: MakeRecord) -> None:
+def test_lost_lease_keeps_the_csv_of_the_new_owner(tmp_path: Path) -> None:
     def lost() -> None:
         raise LeaseLost("attempt 1")
 
     path = tmp_path / "epochs.csv"
-    write_csv(path, [record(1, loss=0.4)])
+    write_csv(path, [epoch_record(1, loss=0.4)])
     with pytest.raises(LeaseLost):
-        write_csv(path, [record(1, loss=0.9)], check=lost)
+        write_csv(path, [epoch_record(1, loss=0.9)], check=lost)
     assert read_csv(path)["train_loss"].tolist() == [0.4]
 
 

@@ -45,6 +45,9 @@ def test_strides_act_on_every_kind_of_first_block(backbone):
 def test_strides_leave_the_weights_as_they_are(backbone):
     low = build_resnet(CnnSettings(backbone=backbone, width=0.25))
     high = build_resnet(CnnSettings(backbone=backbone, width=0.25, stride_stage3=1, stride_stage4=1))
+    assert {name: weight.shape for name, weight in high.state_dict().items()} == {
+        name: weight.shape for name, weight in low.state_dict().items()
+    }
     high.load_state_dict(low.state_dict(), strict=True)
 
 
