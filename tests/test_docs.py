@@ -62,23 +62,25 @@ def test_every_model_stands_in_the_readme(name: str) -> None:
 
 
 def models_table() -> dict[str, tuple[str, str]]:
-    """Model -> its cells of maps and of knobs, of the second table of models."""
+    """Model -> its cells of maps and of settings, of the second table of models."""
     text = README.read_text(encoding="utf-8")
-    _, _, table = text.partition("| model | maps | knobs to search |")
+    _, _, table = text.partition("| model | maps | settings to search |")
     table, _, _ = table.partition("\n\n")
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
     return {row[0].strip("| `"): (row[1], row[2]) for row in rows}
 
 
-def test_maps_and_knobs_of_the_readme_exist() -> None:
+def test_maps_and_settings_of_the_readme_exist() -> None:
     table = models_table()
     missing = {str(tag[1]) for settings in members(ModelConfig) if (tag := tag_of(settings))} - table.keys()
-    assert not missing, f"README.md, table of models with maps and knobs: add a row for {', '.join(sorted(missing))}"
+    assert not missing, (
+        f"README.md, table of models with maps and settings to search: add a row for {', '.join(sorted(missing))}"
+    )
     trained = {*TrainSettings.model_fields, *OptimizerSettings.model_fields}
     for settings in members(ModelConfig):
         name = tag_of(settings)[1]  # type: ignore[index]
-        maps, knobs = (re.findall(r"`([^`]+)`", cell) for cell in table[name])
-        assert not [knob for knob in knobs if knob.split(".")[-1] not in {*settings.model_fields, *trained}], name
+        maps, keys = (re.findall(r"`([^`]+)`", cell) for cell in table[name])
+        assert not [knob for knob in keys if knob.split(".")[-1] not in {*settings.model_fields, *trained}], name
         if name == "intr":
             assert re.fullmatch(r"layer_L/predicted/head_N", maps[0])
             continue
