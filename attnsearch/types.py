@@ -17,6 +17,11 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Direction = Literal["maximize", "minimize"]
 MAIN_BRANCH = "main"
 """The name of a head that is not a named branch."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Red, green, blue; of values in [0, 1]."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+Fill = Literal["mean", "black", "white", "blur"]
+"""What replaces a removed cell; `mean` is ImageNet's mean colour, 0 after normalisation."""
 
 
 @dataclass(frozen=True)

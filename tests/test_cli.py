@@ -11,7 +11,7 @@ import pytest
 
 from attnsearch import __version__
 from attnsearch.cli import app, main
-from attnsearch.config.files import list_names
+from attnsearch.config.yaml_reader import list_names
 from attnsearch.errors import StoreError
 from attnsearch.search.handle import only_runner
 from attnsearch.store.layout import StudyLayout

@@ -11,10 +11,10 @@ import typer
 from attnsearch.cli.app import app
 from attnsearch.config.base import members, tag_of
 from attnsearch.config.experiment import OptimizerSettings, TrainSettings
-from attnsearch.config.files import list_names
 from attnsearch.config.load import load_experiment, load_study
 from attnsearch.config.model import ModelConfig
 from attnsearch.config.reference import reference, with_metric_tables
+from attnsearch.config.yaml_reader import list_names
 from attnsearch.metrics.registry import Metric, all_metrics
 from attnsearch.models import build_model
 from attnsearch.tasks.classification import LinearHeads

@@ -13,10 +13,10 @@ from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.loader import crop_boxes, open_data
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.evaluation.explain import load_model
-from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training.trainer import fit
+from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 from tests.tiny import ConfigMaker, RecordingContext, frozen_imports, one_thread, picture_root, tiny_config
 
 __all__ = ["frozen_imports", "one_thread", "picture_root", "tiny_config"]

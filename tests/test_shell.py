@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.files import list_names
+from attnsearch.config.yaml_reader import list_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted((ROOT / "shell").rglob("*.sh")), ROOT / ".ci/run"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from attnsearch import plugins
-from attnsearch.config.variables import URL_VARIABLE
+from attnsearch.config.base import URL_VARIABLE
 from attnsearch.errors import ConfigError
 
 RESULTS = Path("results")

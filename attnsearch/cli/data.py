@@ -12,8 +12,8 @@ from attnsearch.cli._console import print_json, print_line, print_table, report_
 from attnsearch.cli._options import AsJson, Overrides
 from attnsearch.config.base import Settings
 from attnsearch.config.data import DataConfig, SyntheticData
-from attnsearch.config.files import list_names
 from attnsearch.config.load import load_experiment, overridden
+from attnsearch.config.yaml_reader import list_names
 from attnsearch.errors import DONE, MISUSED, ConfigError
 
 CUB_LIST = "images.txt"

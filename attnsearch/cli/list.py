@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
-from attnsearch.config.files import Kind, find_file, list_names
+from attnsearch.config.yaml_reader import Kind, find_file, list_names
 
 if TYPE_CHECKING:
     from attnsearch.results.study import StudySummary

@@ -9,8 +9,8 @@ import typer
 
 from attnsearch.cli._console import print_line
 from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
-from attnsearch.config.files import find_file
 from attnsearch.config.load import is_study, load_experiment, load_study, with_storage
+from attnsearch.config.yaml_reader import find_file
 
 if TYPE_CHECKING:
     from attnsearch.search.plan import SearchPlan

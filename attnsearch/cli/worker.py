@@ -12,7 +12,7 @@ import typer
 
 from attnsearch.cli._console import print_line
 from attnsearch.cli._signals import signals_to
-from attnsearch.config.variables import URL_VARIABLE
+from attnsearch.config.base import URL_VARIABLE
 from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
 from attnsearch.store.urls import hide
 

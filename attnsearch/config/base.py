@@ -1,8 +1,10 @@
-"""What a settings class is, what names may look like, and how settings classes are walked."""
+"""What a settings class is, what names may look like, how settings classes are walked, and which text is expanded."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -19,9 +21,10 @@ NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$"
 METRIC_KEY = r"^(train|val)/[a-z0-9_]+$"
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
 KEY = r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*$"
-
-
 TAGS = ("name", "kind")
+URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
+"""Names the database where a command has no `--storage`; a search hands it to its workers in the same way."""
+_VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})", re.ASCII)
 
 
 def members(annotation: Any) -> list[Any]:
@@ -194,3 +197,29 @@ class PlacedError(ValueError):
     def __init__(self, problems: Mapping[tuple[str, ...], str]) -> None:
         super().__init__("; ".join(f"{'.'.join(place)} {message}" for place, message in problems.items()))
         self.problems = problems
+
+
+def expand(text: str) -> str:
+    """`text` with $NAME and ${NAME} replaced by their values; a name that is not set stays, `$$` is a dollar sign."""
+    return _VARIABLE.sub(_value, text)
+
+
+def _value(found: re.Match[str]) -> str:
+    name = found[1] or found[2]
+    return os.environ.get(name, found[0]) if name else "$"
+
+
+def literal(text: str) -> str:
+    """The text that `expand` turns into `text`: nothing in it is a variable."""
+    return text.replace("$", "$$")
+
+
+def variable_values(text: str) -> dict[str, str]:
+    """Name -> value of the variables in `text` that are set."""
+    names = [found[1] or found[2] for found in _VARIABLE.finditer(text)]
+    return {name: os.environ[name] for name in names if name and name in os.environ}
+
+
+def is_variable(text: str) -> bool:
+    """Whether `text` is the name of one variable and nothing else; its value is not looked up."""
+    return text != "$$" and _VARIABLE.fullmatch(text) is not None

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from attnsearch import geometry
-from attnsearch.config.base import Registered, Settings, register_part
-from attnsearch.config.variables import expand
+from attnsearch.config.base import Registered, Settings, expand, register_part
 
 #: How many classes the synthetic codes can tell apart, by the number of parts in which any two of them must differ.
 MAX_SYNTHETIC_CLASSES = {1: 625, 2: 125, 3: 25, 4: 5}

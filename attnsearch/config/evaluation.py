@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from attnsearch.config.base import Settings
 from attnsearch.errors import suggest
 from attnsearch.metrics.registry import score_groups
-from attnsearch.normalisation import Fill
+from attnsearch.types import Fill
 
 TargetChoice = Literal["predicted", "label"]
 VERSION = 2

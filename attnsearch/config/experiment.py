@@ -1,18 +1,17 @@
-"""What one run is: data, model, training, evaluation and the machine that it may use."""
+"""What one run is: data, model, task, training, evaluation and the machine that it may use."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Settings
+from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Registered, Settings, register_part
 from attnsearch.config.data import DataConfig
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.model import DcalSettings, ModelConfig
-from attnsearch.config.task import ClassificationSettings, TaskConfig
 from attnsearch.metrics.registry import better_direction, is_score
 from attnsearch.types import Direction
 
@@ -28,6 +27,27 @@ def check_monitor(value: str) -> str:
             "keep a monitor such as val/accuracy, and write it under objectives or constraints of a study"
         )
     return value
+
+
+class TaskSettings(Settings):
+    """What every task shares."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def name(self) -> str:
+            """The task."""
+
+
+class ClassificationSettings(TaskSettings):
+    """Each image has one class."""
+
+    name: Literal["classification"] = Field(default="classification", description="the task")
+
+
+TaskConfig = Annotated[TaskSettings, Registered("task")]
+
+register_part("task", ClassificationSettings, "attnsearch.tasks.classification:ClassificationTask")
 
 
 class OptimizerSettings(Settings):

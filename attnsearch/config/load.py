@@ -11,16 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from attnsearch.config.base import dotted_keys
+from attnsearch.config.base import dotted_keys, literal
 from attnsearch.config.data import RootedData
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.files import Kind, find_file
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
-from attnsearch.config.variables import literal
 from attnsearch.config.yaml_layers import Layer, merge, overlay, to_yaml
 from attnsearch.config.yaml_nodes import Place, format_error
-from attnsearch.config.yaml_reader import COMMAND_LINE, read_overrides, read_yaml
+from attnsearch.config.yaml_reader import COMMAND_LINE, Kind, find_file, read_overrides, read_yaml
 from attnsearch.errors import ConfigError, MissingPlugin, suggest
 from attnsearch.plugins import is_loaded
 from attnsearch.plugins import load as load_plugins

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import RandAugment
 
 from attnsearch import geometry
 from attnsearch.config.data import DataSettings, MultiScale
-from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 
 N_TRIES = 10
 _RATIO = (3 / 4, 4 / 3)

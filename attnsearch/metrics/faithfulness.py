@@ -23,7 +23,7 @@ from attnsearch.metrics.perturbation import (
     removal_ranks,
     removed_counts,
 )
-from attnsearch.normalisation import Fill
+from attnsearch.types import Fill
 
 MIN_DROP = 1e-3  # between untouched and filled image; below, the fill removes no evidence and areas mean nothing
 

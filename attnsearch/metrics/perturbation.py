@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.errors import UsageError
-from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD, Fill
-from attnsearch.types import GroundTruth, Need
+from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Fill, GroundTruth, Need
 
 BR_NPA_BLUR_PX = 121
 

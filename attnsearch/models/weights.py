@@ -21,7 +21,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from attnsearch.config.variables import expand
+from attnsearch.config.base import expand
 from attnsearch.errors import AttnSearchError, ConfigError, DataError, StoreError
 from attnsearch.files import atomic_write
 

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
+from attnsearch.config.base import URL_VARIABLE
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import (
     LoadedStudy,
@@ -21,7 +22,6 @@ from attnsearch.config.load import (
 )
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import validate
-from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.config.yaml_layers import Layer
 from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data

@@ -12,9 +12,9 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from attnsearch.config.base import URL_VARIABLE
 from attnsearch.config.load import load_stored_settings
 from attnsearch.config.study import StudyConfig
-from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
 from attnsearch.search.study import ENDED_AT, RETURNED, UUID, experiment_of, find_optuna_study

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from attnsearch.config.variables import URL_VARIABLE, expand, is_variable, variable_values
+from attnsearch.config.base import URL_VARIABLE, expand, is_variable, variable_values
 from attnsearch.errors import ConfigError
 from attnsearch.files import existing_ancestor
 from attnsearch.store.layout import ExperimentLayout, StudyLayout

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnsearch import plugins
 from attnsearch.config.evaluation import TargetChoice
-from attnsearch.config.task import TaskSettings
+from attnsearch.config.experiment import TaskSettings
 from attnsearch.tasks.sampling import equal_parts, shuffled
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnsearch.config.evaluation import TargetChoice
-from attnsearch.config.task import ClassificationSettings
+from attnsearch.config.experiment import ClassificationSettings
 from attnsearch.metrics.complexity import sparsity
 from attnsearch.tasks.base import PassMetrics, SoftTargets, Task
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, HeadOutput

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from attnsearch import plugins
+from attnsearch.config.experiment import ClassificationSettings
 from attnsearch.config.model import BackboneSettings
-from attnsearch.config.task import ClassificationSettings
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.weights import load_into, read_checkpoint, save_checkpoint

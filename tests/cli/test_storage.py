@@ -14,8 +14,8 @@ from sqlalchemy import make_url
 
 from attnsearch.cli import main
 from attnsearch.cli._console import records_redacted, report_unexpected
+from attnsearch.config.base import URL_VARIABLE
 from attnsearch.config.load import load_study, with_storage
-from attnsearch.config.variables import URL_VARIABLE
 from attnsearch.store import urls
 from attnsearch.store.urls import connection_url, sqlite_url
 from tests.conftest import TINY

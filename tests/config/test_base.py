@@ -1,4 +1,4 @@
-"""Settings classes that are registered stand beside those of the package wherever settings are read or written."""
+"""Registered settings classes stand beside those of the package; variables are expanded in what a person wrote."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from attnsearch.config.base import Settings, dotted_keys, register_part
-from attnsearch.config.data import DataSettings
+from attnsearch.config.base import Settings, dotted_keys, expand, is_variable, literal, register_part
+from attnsearch.config.data import DataSettings, FolderData
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.files import list_names
 from attnsearch.config.load import (
     load_experiment,
     load_stored_experiment,
@@ -26,11 +25,13 @@ from attnsearch.config.load import (
 )
 from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.config.reference import reference
+from attnsearch.config.yaml_reader import list_names
 from attnsearch.errors import ConfigError
 from attnsearch.plugins import load as load_plugins
 from attnsearch.testing import temporary_parts
 
 DIGESTS: dict[str, str] = json.loads((Path(__file__).parents[1] / "golden" / "digests.json").read_text())
+RUN = "name: run\ndata: {name: folder, root: $BIRDS/cub}\nmodel: {name: cnn, backbone: resnet10t}\n"
 
 
 class GateSettings(BackboneSettings):
@@ -228,3 +229,50 @@ def test_a_checkpoint_of_an_unknown_model_names_the_plugin() -> None:
     with pytest.raises(ConfigError, match=r"unknown name 'absent'(.|\n)*add --plugin 'absent_parts'"):
         parse_experiment(json.dumps(values))
     assert parse_experiment(experiment(gate_size=3).model_dump_json()) == experiment(gate_size=3)
+
+
+@pytest.fixture
+def birds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIRDS", "/data/$BIRDS")
+    monkeypatch.delenv("UNSET", raising=False)
+
+
+@pytest.mark.usefixtures("birds")
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("$BIRDS/cub", "/data/$BIRDS/cub"),
+        ("a${BIRDS}b", "a/data/$BIRDSb"),
+        ("$UNSET ${UNSET} $ 5$", "$UNSET ${UNSET} $ 5$"),
+        ("$$BIRDS $$$BIRDS", "$BIRDS $/data/$BIRDS"),
+    ],
+)
+def test_variables_are_expanded_once(written: str, meant: str) -> None:
+    assert expand(written) == meant
+    assert expand(literal(written)) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("$A", True), ("${A_1}", True), ("x$A", False), ("$A$B", False), ("$$", False), ("", False)]
+)
+def test_name_of_one_variable_is_told_from_other_text(text: str, answer: bool) -> None:
+    assert is_variable(text) is answer
+
+
+@pytest.mark.usefixtures("birds")
+def test_data_root_of_a_stored_config_is_taken_as_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(RUN)
+    stored = load_stored_experiment(file)
+    assert isinstance(stored.data, FolderData)
+    assert stored.data.root_path == Path("$BIRDS/cub")
+    changed = with_settings(stored, {"data.root": "$BIRDS/cub"}).data
+    assert isinstance(changed, FolderData)
+    assert changed.root_path == Path("/data/$BIRDS/cub")
+
+
+def test_stored_study_reads_no_other_file(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("name: hunt\nbase: /etc/passwd\n")
+    with pytest.raises(ConfigError, match=r"study\.yaml: base: .*got '/etc/passwd'"):
+        load_stored_study(file)

@@ -1,4 +1,6 @@
-"""Files, profiles and overrides become settings, and every problem is reported with its place."""
+"""Files, profiles and overrides become settings, also those of the package; problems are reported with their place."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -9,7 +11,13 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.config.yaml_layers import Layer, merge
 from attnsearch.config.yaml_reader import read_overrides, read_yaml
 from attnsearch.errors import ConfigError
+from attnsearch.search.space import extreme_experiments
 
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
+PROFILES = [None, *sorted(path.stem for path in (ROOT / "configs/profiles").glob("*.yaml"))]
+OVERRIDES = {"photos": ["data.root=pictures"]}
 BASE = """\
 name: tiny
 experiment: here
@@ -54,7 +62,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def faults(path: Path, text: str) -> list[str]:
+def problems(path: Path, text: str) -> list[str]:
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_experiment(str(path))
@@ -108,7 +116,7 @@ def test_resolved_study_loads_to_the_same_settings(here: Path) -> None:
 
 def test_all_faults_are_reported_at_once_with_line_key_and_value(here: Path) -> None:
     text = BASE.replace("epochs: 3", "epochs: none").replace("n_vectors", "n_vektors").replace("1e-3", "-1.0")
-    lines = faults(here / "bad.yaml", text)
+    lines = problems(here / "bad.yaml", text)
     assert len(lines) == 3
     assert any(
         "bad.yaml:7: model.n_vektors" in line and "did you mean 'n_vectors'?" in line and "got 4" in line
@@ -121,34 +129,34 @@ def test_all_faults_are_reported_at_once_with_line_key_and_value(here: Path) -> 
 
 
 def test_unknown_choice_lists_the_known_ones(here: Path) -> None:
-    (line,) = faults(here / "bad.yaml", BASE.replace("name: br_npa", "name: br_nap"))
+    (line,) = problems(here / "bad.yaml", BASE.replace("name: br_npa", "name: br_nap"))
     assert "bad.yaml:5: model.name: unknown name 'br_nap'" in line
     assert "did you mean 'br_npa'?" in line
-    (line,) = faults(here / "bad.yaml", BASE.replace("{lr: 1e-3}", "{name: adamm}"))
+    (line,) = problems(here / "bad.yaml", BASE.replace("{lr: 1e-3}", "{name: adamm}"))
     assert "did you mean 'adam" in line
     assert "'adamm'" in line
 
 
 def test_moved_key_says_what_to_write(here: Path) -> None:
-    (line,) = faults(here / "bad.yaml", BASE + "lr: 0.1\n")
+    (line,) = problems(here / "bad.yaml", BASE + "lr: 0.1\n")
     assert "write train.optimizer.lr" in line
     assert "got 0.1" in line
 
 
 def test_missing_key_is_named(here: Path) -> None:
-    (line,) = faults(here / "bad.yaml", BASE.replace("name: tiny\n", ""))
+    (line,) = problems(here / "bad.yaml", BASE.replace("name: tiny\n", ""))
     assert line.endswith("bad.yaml:1: name: is required and missing; write name=…")
 
 
 def test_duplicate_key_is_refused(here: Path) -> None:
-    (line,) = faults(here / "bad.yaml", BASE + "name: again\n")
+    (line,) = problems(here / "bad.yaml", BASE + "name: again\n")
     assert "bad.yaml" in line
     assert "duplicate key" in line
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "just text\n", ""])
 def test_file_without_keys_is_refused(here: Path, text: str) -> None:
-    (line,) = faults(here / "bad.yaml", text)
+    (line,) = problems(here / "bad.yaml", text)
     assert "bad.yaml:1: must hold `key: value` lines" in line
 
 
@@ -216,3 +224,59 @@ def test_smaller_monitor_is_better_where_the_metric_says_so(here: Path, metric: 
         load_experiment("tiny", overrides=[f"monitor=val/{metric}"])
     written = load_experiment("tiny", overrides=[f"monitor=val/{metric}", "monitor_direction=minimize"])
     assert written.monitor_direction == "minimize"
+
+
+def test_files_are_found() -> None:
+    assert len(CONFIGS) >= 3
+    assert len(STUDIES) >= 3
+    assert {"demo", "photos"} <= set(PROFILES)
+    others = [path for kind in ("configs", "studies") for path in (ROOT / kind).rglob("*") if path.is_file()]
+    assert {path.suffix for path in others} <= {".yaml", ".md"}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_validates_and_bears_its_file_name(path: Path, profile: str | None) -> None:
+    assert load_experiment(str(path), profile=profile, overrides=OVERRIDES.get(profile or "", [])).name == path.stem
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study_validates_at_every_limit_of_its_space(path: Path, profile: str | None) -> None:
+    loaded = load_study(str(path), profile=profile, overrides=OVERRIDES.get(profile or "", []))
+    assert loaded.study.name == path.stem
+    assert loaded.study.space
+    assert len(extreme_experiments(loaded)) > len(loaded.study.space)
+
+
+@pytest.mark.parametrize("profile", [name for name in PROFILES if name])
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_profile_never_mixes_with_a_real_study(path: Path, profile: str) -> None:
+    overrides = OVERRIDES.get(profile, [])
+    assert load_study(str(path), profile=profile, overrides=overrides).experiment.experiment == profile
+    assert load_study(str(path)).experiment.experiment != profile
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_demo_starts_with_the_default_point(path: Path) -> None:
+    loaded = load_study(str(path), profile="demo")
+    assert [dict(point) for point in loaded.study.enqueue] == [
+        {"train.optimizer.lr": loaded.experiment.train.optimizer.lr}
+    ]
+
+
+def test_space_of_the_low_resolution_model_is_that_of_its_authors() -> None:
+    """As in the released `trainVal.py`, in its order, without the branches that its script never takes."""
+    space = load_study("br_npa_low_res").study.space
+    assert list(space) == [
+        "train.optimizer.lr",
+        "train.optimizer.name",
+        "train.batch_size",
+        "model.dropout",
+        "train.optimizer.weight_decay",
+        "train.optimizer.momentum",
+        "train.schedule.name",
+    ]
+    assert space["train.optimizer.lr"].ends() == (1e-4, 1e-2)
+    assert space["train.batch_size"].ends() == (12, 130)
+    assert space["train.optimizer.momentum"].when == {"train.optimizer.name": ("sgd",)}

@@ -14,9 +14,8 @@ from attnsearch.config.data import FolderData, MultiScale, SyntheticData
 from attnsearch.data import loader
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data, prefetched
 from attnsearch.errors import DataError
-from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from attnsearch.tasks.sampling import shuffled
-from attnsearch.types import Batch
+from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Batch
 
 MakeTree = Callable[..., Path]
 PLAIN = {"flip": 0.0, "brightness": 0.0, "saturation": 0.0}

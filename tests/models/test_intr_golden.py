@@ -16,10 +16,9 @@ from attnsearch.config.model import IntrSettings
 from attnsearch.models import build_model, intr
 from attnsearch.models.intr import adapt_detr_state, from_official, grid_padding, sine_position_encoding, to_official
 from attnsearch.models.weights import load_into
-from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from attnsearch.tasks.classification import ClassificationMeter, LinearHeads
 from attnsearch.testing.model import loss_terms
-from attnsearch.types import AttentionOutput, Batch, HeadOutput
+from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, AttentionOutput, Batch, HeadOutput
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}

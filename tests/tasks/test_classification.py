@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.task import ClassificationSettings
+from attnsearch.config.experiment import ClassificationSettings, ExperimentConfig
 from attnsearch.errors import ConfigError
 from attnsearch.tasks.base import SoftTargets, build_task
 from attnsearch.tasks.classification import ClassificationMeter, ClassTarget, LinearHeads, distillation_loss

@@ -17,7 +17,7 @@ from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models.backbones.resnet import build_resnet
 from attnsearch.models.weights import load_backbone
-from attnsearch.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 
 
 class PixelStatistics(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from attnsearch.config.variables import URL_VARIABLE
+from attnsearch.config.base import URL_VARIABLE
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, pick_device, worker_gpus
 from attnsearch.errors import ConfigError, SearchStopped, StoreError
 from attnsearch.search.handle import StudyHandle
