@@ -22,7 +22,7 @@ from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_in
 from attnsearch.evaluation.own_images import IMAGE_TYPES, AnyImage, name_images, open_images, own_batches
 from attnsearch.evaluation.scorer import SaliencyScorer
 from attnsearch.figures.explanation import Explanation, ImageToDraw
-from attnsearch.figures.image_maps import ClassMap
+from attnsearch.figures.kinds import ClassMap
 from attnsearch.metrics.registry import find_metric
 from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.store.image_scores import ImageScore

@@ -12,8 +12,7 @@ from flask import Blueprint, Flask, Response, abort, current_app, render_templat
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
-from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive, image_scores
-from attnsearch.explorer.hits import TargetHits
+from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive, TargetHits, image_scores
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.images import SIZES_PX, EncodedImage, Images
 from attnsearch.explorer.security import API, PREFIX

@@ -16,9 +16,17 @@ from PIL import Image
 
 from attnsearch.data.images import open_upright
 from attnsearch.errors import ConfigError, UsageError, suggest
-from attnsearch.figures.image_maps import ImageMaps
-from attnsearch.figures.kinds import PER_IMAGE, DrawStyle, draw
-from attnsearch.figures.panels import FORMATS, Grid, Sheets, Style, fill_axes
+from attnsearch.figures.kinds import (
+    PER_IMAGE,
+    DrawStyle,
+    ImageMaps,
+    caption_of,
+    draw,
+    draw_cell,
+    legend_of_parts,
+    scale_of,
+)
+from attnsearch.figures.panels import FORMATS, Grid, Panel, PanelRow, Sheets, Style, fill_axes
 from attnsearch.figures.raster import Pixels
 from attnsearch.files import atomic_path
 from attnsearch.types import AttentionArchive
@@ -71,14 +79,6 @@ class Explanation(ImageMaps):
             DataError: the file cannot be read.
         """
         return np.asarray(open_upright(self.source, longest_px=max(self.size_hw)), dtype=np.uint8)
-
-    def image_of_width(self, width_px: int) -> Pixels:
-        """(H, W, 3) uint8 RGB, the upright image with W = `width_px`.
-
-        Raises:
-            DataError: the file cannot be read.
-        """
-        return read_image(self.source, width_px=width_px)
 
     def top(self, k: int = _TOP) -> pd.DataFrame:
         """The k most probable classes, a row each: `class`, `probability`; only those that are known."""
@@ -144,7 +144,7 @@ class Explanation(ImageMaps):
         if kind not in PER_IMAGE:
             known = ", ".join(PER_IMAGE)
             raise ConfigError(f"there is no figure type {kind!r}{suggest(kind, list(PER_IMAGE))}; known: {known}")
-        return draw(kind, self, self.image_of_width(sheet_style.width_px), style or DrawStyle())
+        return draw(kind, self, read_image(self.source, width_px=sheet_style.width_px), style or DrawStyle())
 
     def _repr_png_(self) -> bytes | None:
         """The overlay as a PNG; None where there is no saliency."""
@@ -203,4 +203,42 @@ def _of_row(archive: AttentionArchive, row: int, image: ImageToDraw) -> Explanat
         maps={name: np.asarray(values) for name, values in maps.items()},
         norm=None if archive.norms is None else np.asarray(archive.norms[row, 0]),
         saliency=None if archive.saliency is None else np.asarray(archive.saliency[row]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ModelColumn:
+    """The explanations of some images by one model; `as_parts` draws its first maps in colours, not its saliency."""
+
+    name: str
+    explanations: Sequence[Explanation]
+    as_parts: bool
+
+
+def compare_models(columns: Sequence[ModelColumn], style: DrawStyle, *, width_px: int, outlined: bool = False) -> Grid:
+    """The same images under several models: a row per image, the image itself in the first column.
+
+    Args:
+        columns: their explanations are of the same images, in the same order.
+        width_px: of a panel.
+        outlined: draws the outlines of the saliency too.
+    Raises:
+        ConfigError: a model made no saliency, or no maps of parts.
+        DataError: an image cannot be read.
+    """
+    rows = []
+    for explanations in zip(*(column.explanations for column in columns), strict=True):
+        image = read_image(explanations[0].source, width_px=width_px)
+        cells = [
+            draw_cell(explanation, image, style, as_parts=column.as_parts, outlined=outlined)
+            for explanation, column in zip(explanations, columns, strict=True)
+        ]
+        rows.append(PanelRow([Panel(image), *cells], label=explanations[0].true or ""))
+    with_parts = [column.explanations[0] for column in columns if column.as_parts]
+    return Grid(
+        rows,
+        columns=["image", *(column.name for column in columns)],
+        legend=legend_of_parts(with_parts[0]) if with_parts else (),
+        scale=None if len(with_parts) == len(columns) else scale_of(style),
+        caption=caption_of([column.explanations[0] for column in columns]),
     )

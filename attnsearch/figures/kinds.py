@@ -13,7 +13,6 @@ from attnsearch import plugins
 from attnsearch.config.model import ModelConfig
 from attnsearch.errors import ConfigError
 from attnsearch.figures import raster
-from attnsearch.figures.image_maps import ImageMaps
 from attnsearch.figures.panels import Grid, Panel, PanelRow
 from attnsearch.figures.raster import PERCENTILE, Floats, Pixels, Rule, outlines
 
@@ -26,6 +25,67 @@ _LAYER = re.compile(r"layer_(?P<layer>\d+)/predicted/mean|rollout_(?P<blocks>\d+
 _NEEDED = {"heads": _HEAD, "layers": _LAYER, "patches": re.compile("local_patches")}
 """Figure type -> names of the maps that it shows."""
 _RANKS = ("first", "second", "third")
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """Where the model looked for one class; `probability` is that of the class, `map` (h, w)."""
+
+    name: str
+    probability: float
+    map: Floats
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageMaps:
+    """What a model made of an image.
+
+    Attributes:
+        class_names: n_classes names.
+        predicted: the most probable class.
+        probabilities: (n_classes,) float32; NaN where they are not known: an archive holds that of the predicted class.
+        size_hw: of the upright original, in pixels.
+        crop_box: (4,) left, top, right, bottom of the model's view in original pixels.
+        maps: name -> (h, w), as the model made them.
+        norm: (h, w) feature norm, or None.
+        saliency: (h, w) of `target`, or None where the model makes none.
+        target: the class that is explained.
+        true: the class of the image, where it is known.
+        classes: the most probable classes with their maps, most probable first, where they were asked for.
+    """
+
+    image_id: str
+    class_names: tuple[str, ...]
+    predicted: str
+    probabilities: NDArray[np.float32]
+    size_hw: tuple[int, int]
+    crop_box: NDArray[np.float64]
+    maps: Mapping[str, Floats]
+    saliency: Floats | None
+    target: str
+    norm: Floats | None = None
+    true: str | None = None
+    classes: Sequence[ClassMap] = ()
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the predicted class."""
+        return float(self.probabilities[self.class_names.index(self.predicted)])
+
+    @property
+    def is_correct(self) -> bool | None:
+        """Whether the prediction is the true class; None where that is not known."""
+        return None if self.true is None else self.predicted == self.true
+
+    @property
+    def verdict(self) -> str:
+        """The prediction with its probability, `✓` where it is correct and `✗` where it is not."""
+        sign = {None: "", True: "✓ ", False: "✗ "}[self.is_correct]
+        return f"{sign}{self.predicted} {self.confidence:.2f}"
+
+    def weighted(self) -> dict[str, Floats]:
+        """The maps (h, w) times the feature norm, where there is one: what BR-NPA shows."""
+        return {name: values if self.norm is None else values * self.norm for name, values in self.maps.items()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Plots of learning curves and of differences between methods."""
+"""Figures that are written beside results: learning curves, a contact sheet of saliency, tests between models."""
 
 from __future__ import annotations
 
@@ -15,10 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
-from attnsearch.types import Direction
+from attnsearch.data.tables import ImageTable
+from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
+from attnsearch.figures.kinds import DrawStyle, caption_of, draw_cell, scale_of
+from attnsearch.figures.panels import Grid, Panel, PanelRow, Sheets, Style
+from attnsearch.types import AttentionArchive, Direction
 
 if TYPE_CHECKING:
     import pandas as pd
+
+N_COLUMNS, N_ROWS = 4, 3
+ALPHA = 0.05
+"""Significance level: a circle is large where p lies under it."""
+_SHEET_STYLE = Style(dpi=110)
+_LARGE, _SMALL = 0.3, 0.1  # radii in units of a cell
+_COLOURS = "plasma"
 
 
 def draw_curves(epochs: pd.DataFrame, path: Path) -> None:
@@ -42,9 +53,45 @@ def _draw(axes: Axes, epochs: pd.DataFrame, name: str) -> None:
     axes.legend(frameon=False)
 
 
-ALPHA = 0.05
-_LARGE, _SMALL = 0.3, 0.1  # radii in units of a cell
-_COLOURS = "plasma"
+def contact_sheet(archive: AttentionArchive, table: ImageTable) -> Grid:
+    """Up to twelve images in four columns, spread evenly over the archive, with their true and predicted classes.
+
+    Args:
+        table: the archive's split, which knows where the images lie.
+    Raises:
+        DataError: an image cannot be read.
+        ValueError: the archive has no saliency.
+    """
+    if archive.saliency is None:
+        raise ValueError("a contact sheet needs saliency, and the archive has none")
+    explanations = list(from_archive(archive, _spread(archive, table)))
+    cells = [_cell(explanation) for explanation in explanations]
+    rows = [PanelRow(cells[start : start + N_COLUMNS]) for start in range(0, len(cells), N_COLUMNS)]
+    return Grid(rows, scale=scale_of(DrawStyle()), caption=caption_of(explanations))
+
+
+def write_contact_sheet(archive: AttentionArchive, table: ImageTable, path: Path) -> None:
+    """Writes `contact_sheet` as a PNG.
+
+    Raises:
+        DataError, ValueError: as `contact_sheet`.
+    """
+    Sheets(_SHEET_STYLE).save(contact_sheet(archive, table), path)
+
+
+def _spread(archive: AttentionArchive, table: ImageTable) -> list[ImageToDraw]:
+    paths = dict(zip(table.image_ids, table.paths, strict=True))
+    n_tiles = min(N_COLUMNS * N_ROWS, len(archive.image_ids))
+    rows = np.linspace(0, len(archive.image_ids) - 1, n_tiles).round().astype(int)
+    ids = [archive.image_ids[row] for row in rows]
+    names = [archive.class_names[int(archive.labels[row])] for row in rows]
+    return [ImageToDraw(image_id, paths[image_id], true) for image_id, true in zip(ids, names, strict=True)]
+
+
+def _cell(explanation: Explanation) -> Panel:
+    """An overlay between its true class and its prediction."""
+    image = read_image(explanation.source, width_px=_SHEET_STYLE.width_px)
+    return draw_cell(explanation, image, DrawStyle(), as_parts=False, title=explanation.true or "")
 
 
 def draw_tests(
@@ -55,7 +102,6 @@ def draw_tests(
     *,
     metric: str,
     direction: Direction,
-    alpha: float = ALPHA,
 ) -> None:
     """Writes the figure as a PNG, the worst model first.
 
@@ -64,7 +110,6 @@ def draw_tests(
         p_values: (M, M), symmetric; NaN where a test is undefined, which counts as no difference.
         metric: its name, with the unit of the colours.
         direction: of the metric; larger is better for `maximize`.
-        alpha: circles are large where p lies under it.
     Raises:
         ValueError: fewer than two models.
     Source: BR-NPA (Gomez et al. 2022), released code `TristanGomez44/br_npa` code/processResults.py. Differences: the
@@ -80,7 +125,7 @@ def draw_tests(
     colours = ScalarMappable(Normalize(0.0, float(gaps.max()) or 1.0), matplotlib.colormaps[_COLOURS])
     for row, i in enumerate(order):
         for column in range(row, len(order)):
-            is_large = p_values[i, order[column]] < alpha
+            is_large = p_values[i, order[column]] < ALPHA
             circle = Circle((row, column), _LARGE if is_large else _SMALL, color=colours.to_rgba(gaps[row, column]))
             axes.add_patch(circle)
         axes.text(row, row - 0.5, names[i], rotation=45, ha="left", va="bottom")

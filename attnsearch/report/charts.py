@@ -1,11 +1,13 @@
-"""The charts of a report, each one a matplotlib figure that becomes SVG in the page and PDF beside it."""
+"""The charts of a report, SVG in the page and PDF beside it, and its sample images with their maps."""
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from attnsearch.errors import AttnSearchError
+from attnsearch.figures.explanation import ImageToDraw, ModelColumn, compare_models, from_archive
+from attnsearch.figures.kinds import DrawStyle
+from attnsearch.figures.panels import Sheets, Style
+from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
 from attnsearch.files import atomic_path
 from attnsearch.metrics.registry import higher_is_better, title_of
 from attnsearch.report.facts import StudyFacts
+from attnsearch.results.trial import TrialReader
 from attnsearch.search.trials import TrialRow
+from attnsearch.types import AttentionArchive, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +37,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 """Okabe and Ito's, told apart with any colour vision."""
 _TRAIN, _OTHERS, _INK, _FAINT = "#9aa1a9", "#d4d8dd", "#1f2328", "#6a737d"
 _WIDTH_IN = 8.6
+MAX_IMAGES = 6
+MAX_STUDIES = 6
+_SHEET_STYLE = Style(dpi=130, width_in=1.15, format="jpg")
 _RC: dict[Any, Any] = {
     **{"font.size": 8.5, "font.family": "DejaVu Sans", "axes.edgecolor": "#aab0b7", "axes.labelcolor": _INK},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.titlecolor": _INK},
@@ -214,3 +226,84 @@ def draw_levels(levels: Mapping[str, Sequence[tuple[str, float, float, float]]])
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(4))
     return figure
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A JPEG as the address of an `<img>`, and what it shows."""
+
+    address: str
+    title: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """The best trial of a study, with an archive that has its arrays."""
+
+    facts: StudyFacts
+    trial: TrialReader
+    archive: AttentionArchive
+
+    @property
+    def has_parts(self) -> bool:
+        return self.facts.config is not None and "parts" in self.facts.config.model.figure_kinds
+
+
+def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:
+    """Two sheets at most; none where the maps or the images are not in the folder."""
+    columns = [column for one in facts if (column := _column(one)) is not None][:MAX_STUDIES]
+    if not columns:
+        return []
+    columns = [one for one in columns if one.archive.split == columns[0].archive.split]
+    known = ImageIndex.of_archive(columns[0].archive)
+    of_classes = choose(known, ImageSelection(per_class=1), None)
+    spread = of_classes[:: -(-len(of_classes) // MAX_IMAGES)]
+    sheets = [_sheet(columns, spread, "Images of several classes")]
+    try:
+        errors = choose(known, ImageSelection(confused=4), None)
+    except AttnSearchError:  # nothing was confused
+        errors = []
+    title = f"Errors of {columns[0].facts.name} between the two classes that it confuses most"
+    return [one for one in [*sheets, _sheet(columns, errors, title)] if one is not None]
+
+
+def _column(facts: StudyFacts) -> _Column | None:
+    trial = facts.best_trial
+    if trial is None:
+        return None
+    archives = trial.archives()
+    splits: tuple[Split, ...] = ("test", "val")
+    for split in splits:
+        if split in archives:
+            try:
+                archive = trial.archive(split)
+            except AttnSearchError:  # retention removed the arrays
+                continue
+            return None if archive.saliency is None else _Column(facts, trial, archive)
+    return None
+
+
+def _sheet(columns: Sequence[_Column], image_ids: Sequence[str], title: str) -> Sheet | None:
+    """The images that all archives hold, by study; None where there is none."""
+    shared = [one for one in image_ids if all(one in column.archive.image_ids for column in columns)]
+    images = _images_at_hand(columns[0], shared)
+    if not images:
+        return None
+    models = [
+        ModelColumn(column.facts.name, list(from_archive(column.archive, images)), column.has_parts)
+        for column in columns
+    ]
+    jpeg = io.BytesIO()
+    Sheets(_SHEET_STYLE).save(compare_models(models, DrawStyle(), width_px=_SHEET_STYLE.width_px), jpeg)
+    address = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
+    return Sheet(address, f"{title} ({columns[0].archive.split})")
+
+
+def _images_at_hand(column: _Column, image_ids: Sequence[str]) -> list[ImageToDraw]:
+    """Those of which the small copy is there, or the original where the data set is on this machine."""
+    archive = column.archive
+    label_of = dict(zip(archive.image_ids, archive.labels.tolist(), strict=True))
+    paths = {one: column.trial.image_file(one, archive.split) for one in image_ids}
+    return [
+        ImageToDraw(one, path, archive.class_names[label_of[one]]) for one, path in paths.items() if path is not None
+    ]

@@ -20,7 +20,6 @@ from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics, title_of
 from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, read_facts
-from attnsearch.report.samples import Sheet, sample_sheets
 from attnsearch.results.reader import load_results
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.environment import describe_environment
@@ -144,9 +143,9 @@ class _Page:
             "sheets": self._sheets(facts),
         }
 
-    def _sheets(self, facts: Sequence[StudyFacts]) -> list[Sheet]:
+    def _sheets(self, facts: Sequence[StudyFacts]) -> list[charts.Sheet]:
         try:
-            return sample_sheets(facts)
+            return charts.sample_sheets(facts)
         except AttnSearchError as error:  # a small copy that is damaged
             self.errors.append(str(error))
             return []

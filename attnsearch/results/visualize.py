@@ -11,20 +11,23 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.data.tables import ImageTable, build_tables
 from attnsearch.errors import ConfigError, DataError, StoreError, suggest
-from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
+from attnsearch.figures.explanation import (
+    Explanation,
+    ImageToDraw,
+    ModelColumn,
+    compare_models,
+    from_archive,
+    read_image,
+)
 from attnsearch.figures.kinds import (
     KINDS,
     PAPER,
     DrawStyle,
-    caption_of,
     check_kind,
     draw,
-    draw_cell,
-    legend_of_parts,
     needs_model,
-    scale_of,
 )
-from attnsearch.figures.panels import FORMATS, Grid, Panel, PanelRow, Sheets, Style
+from attnsearch.figures.panels import FORMATS, Sheets, Style
 from attnsearch.figures.raster import RULES, palette
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, images_at
 from attnsearch.files import atomic_path
@@ -325,7 +328,7 @@ def _save_each(
     folder: Path,
 ) -> Iterator[Path]:
     for explanation in explained(kind, model, images, request):
-        grid = draw(kind, explanation, explanation.image_of_width(request.style.width_px), request.look)
+        grid = draw(kind, explanation, read_image(explanation.source, width_px=request.style.width_px), request.look)
         path = folder / kind / _file_name(explanation.image_id, request.style)
         with atomic_path(path) as temporary:
             sheets.save(grid, temporary)
@@ -346,24 +349,11 @@ def _save_paper(
     folder: Path,
 ) -> Path:
     """Images by models, the image in the first column."""
-    columns = [list(explained(PAPER, model, images, request)) for model in models]
-    as_parts = ["parts" in model.config.model.figure_kinds for model in models]
-    rows = []
-    for image, explanations in zip(images, zip(*columns, strict=True), strict=True):
-        pixels = read_image(image.source, width_px=request.style.width_px)
-        cells = [
-            draw_cell(explanation, pixels, request.look, as_parts=parts, outlined=request.outlined)
-            for explanation, parts in zip(explanations, as_parts, strict=True)
-        ]
-        rows.append(PanelRow([Panel(pixels), *cells], label=image.true or ""))
-    first_parts = next((column[0] for column, parts in zip(columns, as_parts, strict=True) if parts), None)
-    grid = Grid(
-        rows,
-        columns=["image", *_short_names(models)],
-        legend=[] if first_parts is None else legend_of_parts(first_parts),
-        scale=None if all(as_parts) else scale_of(request.look),
-        caption=caption_of([column[0] for column in columns]),
-    )
+    columns = [
+        ModelColumn(name, list(explained(PAPER, model, images, request)), "parts" in model.config.model.figure_kinds)
+        for name, model in zip(_short_names(models), models, strict=True)
+    ]
+    grid = compare_models(columns, request.look, width_px=request.style.width_px, outlined=request.outlined)
     path = folder / f"paper.{request.style.format}"
     with atomic_path(path) as temporary:
         sheets.save(grid, temporary)

@@ -18,8 +18,7 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import OutOfMemory
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.figures.contact_sheet import write_contact_sheet
-from attnsearch.figures.plots import draw_curves
+from attnsearch.figures.plots import draw_curves, write_contact_sheet
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.metrics.registry import is_score
 from attnsearch.search.handle import StudyHandle

@@ -13,7 +13,7 @@ from PIL import Image
 
 from attnsearch.errors import ConfigError, UsageError
 from attnsearch.figures.explanation import Explanation
-from attnsearch.figures.image_maps import ClassMap
+from attnsearch.figures.kinds import ClassMap
 
 CLASSES = ("gull", "skua", "tern")
 

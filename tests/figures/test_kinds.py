@@ -128,7 +128,7 @@ def test_contour_lies_on_the_hot_cell() -> None:
 
 def test_wrong_prediction_is_marked() -> None:
     note = draw("overlay", explanation({"one": hot(0, 0)}, predicted="tern"), image(), DrawStyle()).rows[0].panels[0]
-    assert (note.note, note.is_correct) == ("≠ tern 0.90", False)
+    assert (note.note, note.is_correct) == ("✗ tern 0.90", False)
     unknown = draw("overlay", explanation({"one": hot(0, 0)}, true=None), image(), DrawStyle()).rows[0].panels[0]
     assert (unknown.note, unknown.is_correct) == ("gull 0.90", None)
 

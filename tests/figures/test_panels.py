@@ -41,7 +41,7 @@ def test_nothing_of_a_sheet_is_left_on_the_next(tmp_path: Path) -> None:
     sheets = Sheets(STYLE)
     small = Grid([PanelRow([plain((9, 9, 9))])])
     first = drawn(small, tmp_path / "a.png", sheets)
-    rows = [PanelRow([plain((0, 99, 0), note="≠ x", title="t")] * 3, label="label")] * 2
+    rows = [PanelRow([plain((0, 99, 0), note="✗ x", title="t")] * 3, label="label")] * 2
     drawn(Grid(rows, columns="abc", legend=[("red", "r")], scale=("jet", "low", "high")), tmp_path / "b.png", sheets)
     assert (drawn(small, tmp_path / "c.png", sheets) == first).all()
 

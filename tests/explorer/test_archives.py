@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from attnsearch.data.tables import ImageTable
-from attnsearch.explorer.archives import Archives, OpenArchive
-from attnsearch.explorer.hits import TargetHits, hits_in_targets
+from attnsearch.explorer.archives import Archives, OpenArchive, TargetHits, hits_in_targets
 from attnsearch.results.study import StudyReader
 from tests.explorer.built import Built, write_trial_scores
 
