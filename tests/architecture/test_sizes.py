@@ -6,16 +6,16 @@ import ast
 
 from tests.architecture.sources import Function, functions, modules
 
-MAX_MODULES = 121
+MAX_MODULES = 113
 GROWING = ("models", "data", "tasks", "cli", "search.launchers")
 """Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command."""
 MAX_FILE = 400
 MAX_FUNCTION = 48
 P90_FUNCTION = 16
 MAX_BRANCHES = 10
-MAX_BRANCHED = 26
+MAX_BRANCHED = 24
 MAX_PARAMETERS = 6
-MAX_WITH_MANY_PARAMETERS = 15
+MAX_WITH_MANY_PARAMETERS = 14
 MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
     *("search/plan.py", "results/full_scores.py", "results/study.py", "results/visualize.py", "search/worker.py"),
