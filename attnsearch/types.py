@@ -20,6 +20,8 @@ MAIN_BRANCH = "main"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Red, green, blue; of values in [0, 1]."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
+URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
+"""Environment variable with the database where a command has no `--storage`; a search sets it for its workers."""
 Fill = Literal["mean", "black", "white", "blur"]
 """What replaces a removed cell; `mean` is ImageNet's mean colour, 0 after normalisation."""
 

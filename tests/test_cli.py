@@ -107,7 +107,7 @@ def test_mistakes_leave_nothing_behind(empty_folder: Path) -> None:
 def test_disk_and_database_faults_have_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("attnsearch.cli.search.load_study", _raise(StoreError("/data: no space left; free some")))
+    monkeypatch.setattr("attnsearch.config.load.load_study", _raise(StoreError("/data: no space left; free some")))
     assert main(["search", "cnn"]) == 1
     assert capsys.readouterr().err == "error: /data: no space left; free some\n"
 
@@ -115,7 +115,7 @@ def test_disk_and_database_faults_have_code_1(
 def test_unexpected_error_is_one_line_and_its_traceback_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("attnsearch.cli.search.load_study", _raise(ZeroDivisionError("17 / 0")))
+    monkeypatch.setattr("attnsearch.config.load.load_study", _raise(ZeroDivisionError("17 / 0")))
     assert main(["search", "cnn"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: unexpected ZeroDivisionError: 17 / 0;")
@@ -125,7 +125,7 @@ def test_unexpected_error_is_one_line_and_its_traceback_a_file(
 
 
 def test_interrupt_has_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnsearch.cli.search.load_study", _raise(KeyboardInterrupt()))
+    monkeypatch.setattr("attnsearch.config.load.load_study", _raise(KeyboardInterrupt()))
     assert main(["search", "cnn"]) == 130
 
 

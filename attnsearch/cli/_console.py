@@ -35,7 +35,7 @@ def records_redacted() -> Iterator[None]:
     make = logging.getLogRecordFactory()
 
     def factory(*args: Any, **settings: Any) -> logging.LogRecord:
-        from attnsearch.store.urls import redact  # imports SQLAlchemy
+        from attnsearch.store.urls import redact
 
         record = make(*args, **settings)
         record.msg, record.args = redact(record.getMessage()), ()
@@ -149,7 +149,7 @@ def size(n_bytes: int) -> str:
 
 def report_error(text: str, code: int) -> int:
     """Prints `error: …` on stderr, one line per problem, details indented below; returns the code."""
-    from attnsearch.store.urls import hide  # imports SQLAlchemy
+    from attnsearch.store.urls import hide
 
     for line in hide(text).splitlines():
         print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
@@ -164,7 +164,7 @@ def report_interruption(code: int) -> int:
 
 def report_unexpected(error: Exception, code: int) -> int:
     """Prints one line and leaves the traceback in a file, for a report."""
-    from attnsearch.store.urls import hide  # imports SQLAlchemy
+    from attnsearch.store.urls import hide
 
     trace = hide("".join(traceback.format_exception(error)))
     with tempfile.NamedTemporaryFile("w", prefix="attnsearch-", suffix=".log", delete=False, encoding="utf-8") as file:

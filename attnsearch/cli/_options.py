@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from attnsearch import plugins
-from attnsearch.config.base import URL_VARIABLE
 from attnsearch.errors import ConfigError
+from attnsearch.types import URL_VARIABLE
 
 RESULTS = Path("results")
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnsearch.cli._console import print_json, print_line, print_table, report_error, size
 from attnsearch.cli._options import AsJson, Overrides
-from attnsearch.config.base import Settings
-from attnsearch.config.data import DataConfig, SyntheticData
-from attnsearch.config.load import load_experiment, overridden
-from attnsearch.config.yaml_reader import list_names
 from attnsearch.errors import DONE, MISUSED, ConfigError
 
+if TYPE_CHECKING:
+    from attnsearch.config.data import DataConfig, SyntheticData
+    from attnsearch.data.tables import DataProblem
+
 CUB_LIST = "images.txt"
-
-
-class OnlyData(Settings):
-    """The part of an experiment that these commands read."""
-
-    data: DataConfig
 
 
 def data_settings(data: str, overrides: Iterable[str]) -> DataConfig:
@@ -33,12 +27,15 @@ def data_settings(data: str, overrides: Iterable[str]) -> DataConfig:
     Raises:
         ConfigError: a wrong setting.
     """
+    from attnsearch.config.load import data_with_overrides, load_experiment
+    from attnsearch.config.yaml_reader import list_names
+
     if "=" in data and not Path(data).exists():
-        return _validated({}, [data, *overrides])
+        return data_with_overrides({}, [data, *overrides])
     if data in list_names("configs") or data.endswith((".yaml", ".yml")):
         return load_experiment(data, overrides=overrides).data
     name = "cub" if Path(data, CUB_LIST).is_file() else "folder"
-    return _validated({"name": name, "root": data}, overrides)
+    return data_with_overrides({"name": name, "root": data}, overrides)
 
 
 def synthetic_settings(overrides: Iterable[str]) -> SyntheticData:
@@ -47,14 +44,13 @@ def synthetic_settings(overrides: Iterable[str]) -> SyntheticData:
     Raises:
         ConfigError: a wrong setting, or another data set.
     """
-    data = _validated({"name": "synthetic"}, overrides)
+    from attnsearch.config.data import SyntheticData
+    from attnsearch.config.load import data_with_overrides
+
+    data = data_with_overrides({"name": "synthetic"}, overrides)
     if not isinstance(data, SyntheticData):
         raise ConfigError(f"command line: data.name: only synthetic data can be drawn, got {data.name!r}; leave it out")
     return data
-
-
-def _validated(values: dict[str, str], overrides: Iterable[str]) -> DataConfig:
-    return overridden(OnlyData, {"data": values}, overrides).data
 
 
 app = typer.Typer(help="Make, check and organize data sets, and manage the cache of decoded images.")
@@ -67,7 +63,6 @@ Target = Annotated[Path, typer.Argument(help="A new folder.")]
 @app.command()
 def make(target: Target, overrides: Overrides = None) -> None:
     """Draw the synthetic birds into a folder, as JPEG files with masks of the parts that tell classes apart."""
-    from attnsearch.cli.data import synthetic_settings
     from attnsearch.data.synthetic.dataset import make_synthetic
 
     make_synthetic(synthetic_settings(overrides or ()), target)
@@ -86,24 +81,29 @@ def check(
     as_json: AsJson = False,
 ) -> int:
     """Open every image and list everything that is wrong with a data set."""
-    from attnsearch.cli.data import data_settings
     from attnsearch.data.check import check_data
 
     problems = check_data(data_settings(data, overrides or ()))
-    errors = [problem for problem in problems if problem.is_error]
     if as_json:
         for problem in problems:
             print_json(vars(problem))
-        return MISUSED if errors else DONE
+    else:
+        print_problems(problems)
+    return MISUSED if any(problem.is_error for problem in problems) else DONE
+
+
+def print_problems(problems: Sequence[DataProblem]) -> None:
+    """Notes, and on stderr every error."""
     notes = [problem for problem in problems if not problem.is_error]
     for note in notes[:MAX_NOTES]:
         print_line(f"note: {note.message}")
     if len(notes) > MAX_NOTES:
         print_line(f"note: the same holds for {len(notes) - MAX_NOTES} more images; --json lists all")
+    errors = [problem.message for problem in problems if problem.is_error]
     if errors:
-        return report_error("\n".join(problem.message for problem in errors), MISUSED)
-    print_line("every image can be used")
-    return DONE
+        report_error("\n".join(errors), MISUSED)
+    else:
+        print_line("every image can be used")
 
 
 @app.command()

@@ -51,8 +51,8 @@ def faithfulness(
     from attnsearch.results import full_scores
 
     names = [name for text in (baselines, references) if text for name in text.split(",")]
-    full_scores.check_baselines(names)
     target = full_scores.find_target(study, trial, results)
+    full_scores.check_baselines(names)
     with full_scores.open_target(target, overrides or ()) as evaluation:
         table = full_scores.score_target(evaluation, target)
         print_scores(target, table, full_scores.store_scores(target, table, storage), as_json=as_json)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
-from attnsearch.config.yaml_reader import Kind, find_file, list_names
 
 if TYPE_CHECKING:
+    from attnsearch.config.yaml_reader import Kind
     from attnsearch.results.study import StudySummary
 
 KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
@@ -33,6 +33,8 @@ def list_all(results: Results = RESULTS, storage: Storage = None, as_json: AsJso
 
 def known_files() -> list[dict[str, str]]:
     """All studies, configs and profiles that have a bare name."""
+    from attnsearch.config.yaml_reader import find_file, list_names
+
     return [
         {"name": name, "kind": word, "file": str(find_file(name, (kind,)))}
         for kind, word in KINDS.items()

@@ -15,17 +15,13 @@ import typer
 
 from attnsearch.cli._console import duration, number, print_json, print_line
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
-from attnsearch.cli._progress import watching
 from attnsearch.cli._signals import StopRequest, signals_to
-from attnsearch.config.load import load_study, with_storage
 from attnsearch.errors import DONE, INTERRUPTED
-from attnsearch.results.reader import load_study as read_study
-from attnsearch.results.trial import TrialReader
-from attnsearch.store.urls import default_url, redact
 from attnsearch.types import SPLITS
 
 if TYPE_CHECKING:
     from attnsearch.results.study import StudyReader
+    from attnsearch.results.trial import TrialReader
     from attnsearch.search.run import SearchOutcome
 
 
@@ -40,9 +36,13 @@ def search(
     as_json: AsJson = False,
 ) -> int:
     """Search the hyperparameters of a study; started again, it continues where it stopped."""
+    from attnsearch.config.load import load_study, with_storage
+
     loaded = load_study(study, profile=profile, overrides=overrides or (), plugins=plugins or ())
     loaded = with_storage(loaded, storage, overrides or ())
 
+    from attnsearch.cli._progress import watching
+    from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.run import run_study  # imports torch
 
     started = time.monotonic()
@@ -67,6 +67,8 @@ def processor_seconds() -> float:
 
 def outcome_values(study: StudyReader, ended: SearchOutcome, times: dict[str, float]) -> dict[str, Any]:
     """What is said when a search ends, for machines; `times` are of this run, workers included."""
+    from attnsearch.store.urls import redact
+
     return {
         "study": study.layout.study,
         "outcome": ended.outcome,
@@ -81,6 +83,8 @@ def outcome_values(study: StudyReader, ended: SearchOutcome, times: dict[str, fl
 
 def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, float]) -> list[str]:
     """The same for people."""
+    from attnsearch.store.urls import default_url, redact
+
     layout, url = study.layout, ended.plan.url
     counts = ", ".join(f"{n} {state}" for state, n in Counter(row.state for row in study.rows.trials).items())
     artifacts = f" --artifact-dir {_shown(layout.artifacts)}" if layout.artifacts.is_dir() else ""

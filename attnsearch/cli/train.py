@@ -9,9 +9,7 @@ import typer
 from attnsearch.cli._console import number, print_json, print_line
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage
 from attnsearch.cli._signals import StopRequest, signals_to
-from attnsearch.config.load import load_experiment
 from attnsearch.errors import DONE, INTERRUPTED
-from attnsearch.results.reader import load_study as read_study
 
 if TYPE_CHECKING:
     from attnsearch.results.trial import TrialReader
@@ -29,8 +27,11 @@ def train(
     as_json: AsJson = False,
 ) -> int:
     """Train one experiment, as a study of one trial; started again, it continues where it stopped."""
+    from attnsearch.config.load import load_experiment
+
     experiment = load_experiment(config, profile=profile, overrides=overrides or (), plugins=plugins or ())
 
+    from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.plan import study_of_one  # these import torch
     from attnsearch.search.run import run_study
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnsearch.cli._console import print_line
 from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
-from attnsearch.config.load import is_study, load_experiment, load_study, with_storage
-from attnsearch.config.yaml_reader import find_file
 
 if TYPE_CHECKING:
+    from attnsearch.config.load import LoadedStudy
     from attnsearch.search.plan import SearchPlan
 
 logger = logging.getLogger(__name__)
@@ -26,18 +27,31 @@ def validate(
     storage: Storage = None,
 ) -> None:
     """Check a study or config with its data, models and database as a start would, and write nothing."""
-    from attnsearch.search.plan import SearchPlan, study_of_one  # imports torch
+    from attnsearch.config.yaml_reader import find_file
 
     path = find_file(name, ("studies", "configs"))
-    if is_study(path):
-        loaded = load_study(str(path), profile=profile, overrides=overrides or ())
-        loaded = with_storage(loaded, storage, overrides or ())
-    else:
-        loaded = study_of_one(load_experiment(str(path), profile=profile, overrides=overrides or ()), storage=storage)
+    loaded = _load(str(path), profile, overrides or (), storage)
+
+    from attnsearch.search.plan import SearchPlan  # imports torch
+
     plan = SearchPlan.check(loaded, results)
     for warning in plan.warnings:
         logger.warning(warning)
     print_line(f"{path} is valid: {_description(plan)}")
+
+
+def _load(path: str, profile: str | None, overrides: Sequence[str], storage: str | None) -> LoadedStudy:
+    """A study, or a config as a study of one trial."""
+    from attnsearch.config.load import is_study, load_experiment, load_study, with_storage
+
+    if is_study(Path(path)):
+        loaded = load_study(path, profile=profile, overrides=overrides)
+        return with_storage(loaded, storage, overrides)
+    experiment = load_experiment(path, profile=profile, overrides=overrides)
+
+    from attnsearch.search.plan import study_of_one  # imports torch
+
+    return study_of_one(experiment, storage=storage)
 
 
 def _description(plan: SearchPlan) -> str:

@@ -12,9 +12,8 @@ import typer
 
 from attnsearch.cli._console import print_line
 from attnsearch.cli._signals import signals_to
-from attnsearch.config.base import URL_VARIABLE
 from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
-from attnsearch.store.urls import hide
+from attnsearch.types import URL_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +42,8 @@ def worker(
 
 def _report(error: Exception) -> int:
     """Prints an error in one line, and returns the exit code: another one where the next worker may not meet it."""
+    from attnsearch.store.urls import hide
+
     if not isinstance(error, AttnSearchError):
         print_line(hide(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"))
         return TRANSIENT

@@ -22,8 +22,6 @@ METRIC_KEY = r"^(train|val)/[a-z0-9_]+$"
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
 KEY = r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*$"
 TAGS = ("name", "kind")
-URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
-"""Names the database where a command has no `--storage`; a search hands it to its workers in the same way."""
 _VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})", re.ASCII)
 
 

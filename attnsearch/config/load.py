@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from attnsearch.config.base import dotted_keys, literal
-from attnsearch.config.data import RootedData
+from attnsearch.config.base import Settings, dotted_keys, literal
+from attnsearch.config.data import DataConfig, RootedData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
@@ -336,15 +336,25 @@ def with_overrides(experiment: ExperimentConfig, overrides: Iterable[str]) -> Ex
     Raises:
         ConfigError: every problem of the overrides, one line each.
     """
-    return overridden(ExperimentConfig, experiment.model_dump(mode="json"), overrides)
+    return _overridden(ExperimentConfig, experiment.model_dump(mode="json"), overrides)
 
 
-def overridden(model: type[T], values: Mapping[str, Any], overrides: Iterable[str]) -> T:
-    """The settings that plain values describe under `key=value` overrides of a command line.
+class _OnlyData(Settings):
+    """The data set of an experiment, without the rest."""
+
+    data: DataConfig
+
+
+def data_with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> DataConfig:
+    """The data set that plain values describe, under `data.key=value` overrides of a command line.
 
     Raises:
-        ConfigError: every problem of the overrides, one line each.
+        ConfigError: every problem of values and overrides, one line each.
     """
+    return _overridden(_OnlyData, {"data": dict(data)}, overrides).data
+
+
+def _overridden(model: type[T], values: Mapping[str, Any], overrides: Iterable[str]) -> T:
     problems = Problems()
     over = problems.read(lambda: read_overrides(overrides))
     return problems.settled(problems.check(model, merge(Layer(dict(values)), over, model)))

@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from attnsearch.config.base import URL_VARIABLE
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import (
     LoadedStudy,
@@ -44,6 +43,7 @@ from attnsearch.store.layout import StudyLayout
 from attnsearch.store.servers import wait_for_server
 from attnsearch.store.urls import redact, url_named
 from attnsearch.training.checks import check_start
+from attnsearch.types import URL_VARIABLE
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
 REFERENCE = "study:"

@@ -12,7 +12,6 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from attnsearch.config.base import URL_VARIABLE
 from attnsearch.config.load import load_stored_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import StoreError
@@ -22,7 +21,7 @@ from attnsearch.store.database import connect_reader, database_content_errors
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import shown, url_named
-from attnsearch.types import SPLITS
+from attnsearch.types import SPLITS, URL_VARIABLE
 
 MAX_COUNT = 2**53
 """Whole numbers below it are exact in the scripts of the pages."""

@@ -6,15 +6,17 @@ import difflib
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
-
-from attnsearch.config.base import URL_VARIABLE, expand, is_variable, variable_values
+from attnsearch.config.base import expand, is_variable, variable_values
 from attnsearch.errors import ConfigError
 from attnsearch.files import existing_ancestor
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.types import URL_VARIABLE
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 BACKENDS = ("sqlite", "postgresql")
 REMOVED = "***"
@@ -32,6 +34,9 @@ def default_url(layout: StudyLayout | ExperimentLayout) -> str:
 
 
 def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file, absolute."""
+    from sqlalchemy import URL
+
     return URL.create("sqlite", database=os.fspath(path.expanduser().absolute())).render_as_string()
 
 
@@ -68,6 +73,9 @@ def _hide(written: str, expanded: str) -> None:
 
 def _parts(url: str) -> dict[str, str]:
     """The parts of a URL that have a value; none where it cannot be taken apart."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -121,6 +129,9 @@ def parse_url(url: str) -> URL:
     Raises:
         ConfigError: not a URL, or another kind of database.
     """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:

@@ -14,10 +14,10 @@ from sqlalchemy import make_url
 
 from attnsearch.cli import main
 from attnsearch.cli._console import records_redacted, report_unexpected
-from attnsearch.config.base import URL_VARIABLE
 from attnsearch.config.load import load_study, with_storage
 from attnsearch.store import urls
 from attnsearch.store.urls import connection_url, sqlite_url
+from attnsearch.types import URL_VARIABLE
 from tests.conftest import TINY
 from tests.explorer.built import Built, build
 from tests.postgres import PostgresServer

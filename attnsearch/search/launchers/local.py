@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
-from attnsearch.config.base import URL_VARIABLE
 from attnsearch.data.loader import DataSource
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, worker_gpus
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, SearchStopped, StoreError
@@ -27,6 +26,7 @@ from attnsearch.search.handle import StudyHandle
 from attnsearch.search.queue import reclaim_lost_trials
 from attnsearch.search.worker import run_worker
 from attnsearch.store.layout import StudyLayout
+from attnsearch.types import URL_VARIABLE
 
 logger = logging.getLogger(__name__)
 

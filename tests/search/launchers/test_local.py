@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from attnsearch.config.base import URL_VARIABLE
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, pick_device, worker_gpus
 from attnsearch.errors import ConfigError, SearchStopped, StoreError
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import local as module
 from attnsearch.search.launchers.local import Restarts, WorkerPool, signals_held, worker_environment
 from attnsearch.search.run import supervise
+from attnsearch.types import URL_VARIABLE
 
 Open = Callable[..., StudyHandle]
 
