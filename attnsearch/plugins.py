@@ -141,8 +141,8 @@ def _import(module: str) -> None:
 
 def _import_file(path: Path) -> None:
     """Runs a file as a module named like it, unless it is the script that runs or a module that is imported."""
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    if any(file and Path(file).resolve() == path for file in files):
+    files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    if any(file.name == path.name and file.resolve() == path for file in files):
         return
     name = path.stem if path.stem not in sys.modules else f"{path.stem}_{len(sys.modules)}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -24,9 +24,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    """The parts of all examples, until the end of the test."""
+    """The parts of all examples, until the end of the module."""
     with temporary_parts():
         for path in SCRIPTS:
             sys.modules.pop(path.stem, None)
