@@ -29,7 +29,7 @@ from attnsearch.files import lies_in
 from attnsearch.results.optuna_storage import DashboardStorage, StudyDatabases, artifact_store
 from attnsearch.results.reader import Results
 from attnsearch.results.shared import SharedReads
-from attnsearch.search.storage import open_database
+from attnsearch.search.handle import open_database
 from attnsearch.store.layout import ExperimentLayout
 
 if TYPE_CHECKING:

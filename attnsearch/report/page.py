@@ -22,7 +22,7 @@ from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, read_facts
 from attnsearch.results.reader import load_results
 from attnsearch.search.trials import TrialRow
-from attnsearch.store.environment import describe_environment
+from attnsearch.store.study_files import describe_environment
 from attnsearch.types import Split
 
 MAX_TRIALS = 20

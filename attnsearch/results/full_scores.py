@@ -21,8 +21,7 @@ from attnsearch.results.trial import TrialReader
 from attnsearch.search.study import UUID
 from attnsearch.search.trials import open_to_read, reader_url
 from attnsearch.store.archive import read_archive
-from attnsearch.store.br_npa_files import METRIC_OF_CURVE, write_areas
-from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
+from attnsearch.store.image_scores import METRIC_OF_CURVE, ScoreTable, has_scores, read_scores, write_areas
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
 from attnsearch.store.study_files import read_manifest
 from attnsearch.store.trial_store import opened_trial_store

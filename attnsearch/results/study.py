@@ -20,8 +20,8 @@ from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
 from attnsearch.search.trials import StudyRows, TrialRow
-from attnsearch.store.database import database_content_errors
 from attnsearch.store.image_scores import has_scores
+from attnsearch.store.inspection import database_content_errors
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import RemovableFile
 from attnsearch.store.study_files import read_manifest

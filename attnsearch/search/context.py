@@ -6,22 +6,25 @@ not while a database server is away: then it continues, and what has gathered is
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.errors import TrialInterrupted
-from attnsearch.search import pruning
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import build_pruner
-from attnsearch.types import EpochRecord
+from attnsearch.types import Direction, EpochRecord
 
+CURVE, NOTES = "monitor_curve", "pruner_notes"
+"""The user attributes of a trial that Optuna cannot prune by itself, see `should_prune`."""
 SLOWEST_EPOCHS_PER_LEASE = 3
 VERIFY_EVERY_S = 10.0
 _ASK_WHETHER_AWAY_S = 0.2
@@ -113,7 +116,7 @@ class SearchContext:
         self._curve[step] = value
         curve = dict(self._curve)
         if self._is_shadowed():
-            self._submit(lambda: pruning.write_curve(self._trial, curve))
+            self._submit(lambda: write_curve(self._trial, curve))
         else:
             self._submit(lambda: self._trial.report(value, step))
         self._settle()
@@ -125,7 +128,7 @@ class SearchContext:
             return False
         if not self._is_shadowed():
             return self._trial.should_prune()
-        return pruning.should_prune(
+        return should_prune(
             self._handle.trials(), self._trial, pruner=build_pruner(config), direction=config.monitor_direction
         )
 
@@ -168,4 +171,50 @@ class SearchContext:
 
     def _stored_curve(self) -> dict[int, float]:
         frozen = self._handle.database.storage.get_trial(self._trial._trial_id)
-        return pruning.read_curve(frozen) if self._is_shadowed() else dict(frozen.intermediate_values)
+        return read_curve(frozen) if self._is_shadowed() else dict(frozen.intermediate_values)
+
+
+def write_curve(trial: optuna.Trial, curve: dict[int, float]) -> None:
+    """Keeps a curve (step from 0 -> value) with its trial."""
+    trial.set_user_attr(CURVE, json.dumps(curve))
+
+
+def read_curve(trial: FrozenTrial) -> dict[int, float]:
+    """The curve that a trial keeps; empty before its first epoch."""
+    return {int(step): float(value) for step, value in json.loads(trial.user_attrs.get(CURVE, "{}")).items()}
+
+
+def should_prune(
+    trials: Sequence[FrozenTrial], trial: optuna.Trial, *, pruner: optuna.pruners.BasePruner, direction: Direction
+) -> bool:
+    """What `pruner` says of a running trial, judged by the monitored curves of all trials.
+
+    For a study with several objectives, or with an objective that is not the monitor: Optuna refuses reports with
+    several objectives, and judges them by the direction of the objective where there is one. So the curve of each trial
+    is kept in a user attribute, and so is what the pruner notes of the trial; any Optuna pruner is asked on a study in
+    memory, of one objective, that is rebuilt from those.
+    """
+    shadow = optuna.create_study(direction=direction)
+    storage, asked_id = shadow._storage, None
+    for other in trials:
+        if read_curve(other) and other.state not in (TrialState.WAITING, TrialState.FAIL):
+            shadow_id = storage.create_new_trial(shadow._study_id, template_trial=_shadow_trial(other))
+            asked_id = shadow_id if other.number == trial.number else asked_id
+    if asked_id is None:
+        return False
+    asked = storage.get_trial(asked_id)
+    verdict = pruner.prune(shadow, asked)
+    notes = storage.get_trial(asked_id).system_attrs
+    if notes != asked.system_attrs:
+        trial.set_user_attr(NOTES, json.dumps(notes))
+    return verdict
+
+
+def _shadow_trial(trial: FrozenTrial) -> FrozenTrial:
+    curve = read_curve(trial)
+    return optuna.create_trial(
+        state=trial.state,
+        value=curve[max(curve)] if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+        intermediate_values=curve,
+        system_attrs=json.loads(trial.user_attrs.get(NOTES, "{}")),
+    )

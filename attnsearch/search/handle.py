@@ -1,21 +1,27 @@
-"""What every process of a search holds: the checked study, its folder, its database and the lock around asking."""
+"""What every process of a search holds: its checked study, opened in a database that Optuna's tables and ours share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import LoadedStudy
 from attnsearch.errors import StoreError
 from attnsearch.files import make_folder
-from attnsearch.search.storage import Database, open_database
-from attnsearch.search.study import UUID, open_optuna_study
+from attnsearch.search.study import UUID, create_study, open_optuna_study
+from attnsearch.store.database import Connections, connect_writer, create_database
+from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.leases import creation_lock
+from attnsearch.store.servers import repeated, wait_for_server
 from attnsearch.store.trial_store import SqlTrialStore, TrialStore
 
 
@@ -40,6 +46,81 @@ def only_runner(layout: StudyLayout) -> Iterator[None]:
         lock.release()
 
 
+class RepeatingStorage(RDBStorage):
+    """Optuna's storage, repeating what was cut off by a lost connection; a second time it changes nothing.
+
+    Not `create_new_study`, `create_new_trial` and `set_trial_state_values`: their callers look first what has become of
+    the first attempt.
+    """
+
+
+for _name in (
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "_get_trials",
+    "_get_best_trial_id",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "_set_trial_param",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+):
+    setattr(RepeatingStorage, _name, repeated(getattr(RDBStorage, _name)))
+
+
+@dataclass(frozen=True)
+class Database:
+    """Optuna's storage, and the connections that it shares with our own tables; each process opens its own."""
+
+    storage: BaseStorage
+    connections: Connections
+
+    @property
+    def url(self) -> str:
+        return self.connections.url
+
+    def close(self) -> None:
+        """Closes the connections; a later use opens new ones."""
+        self.connections.close()
+
+
+@repeated
+def open_database(url: str, *, create: bool = False, patience_s: float = 0.0) -> Database:
+    """A database for writing.
+
+    Args:
+        create: make our tables and Optuna's where they are missing, under a lock; only the parent of a search does so.
+        patience_s: seconds that a server may be away, now and later.
+
+    Raises:
+        StoreError: foreign, corrupt, newer or absent database, or one that cannot be reached.
+    """
+    wait_for_server(url, patience_s=patience_s)
+    inspect_database(url, must_exist=not create)
+    return _create(url, patience_s=patience_s) if create else _open(url, create=False, patience_s=patience_s)
+
+
+@repeated
+def _create(url: str, *, patience_s: float) -> Database:
+    """As `open_database` with `create`, for a database that has been inspected already."""
+    with creation_lock(url):
+        create_database(url)
+        return _open(url, create=True, patience_s=patience_s)
+
+
+def _open(url: str, *, create: bool, patience_s: float) -> Database:
+    make = partial(RepeatingStorage, skip_table_creation=not create)
+    storage, connections = connect_writer(url, make, patience_s=patience_s)
+    return Database(optuna.storages.get_storage(storage), connections)
+
+
 @dataclass(frozen=True)
 class StudyHandle:
     """One process's view of a study. Never pickled: each process opens its own."""
@@ -49,10 +130,6 @@ class StudyHandle:
     database: Database
     study: optuna.Study
     store: TrialStore
-
-    @property
-    def uuid(self) -> str:
-        return str(self.study.user_attrs[UUID])
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Trials in some states, all where none is named."""
@@ -67,21 +144,31 @@ class StudyHandle:
         self.database.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
+def create_handle(loaded: LoadedStudy, layout: StudyLayout, url: str, identity: Mapping[str, Any]) -> StudyHandle:
+    """A handle on a study, which is made where it is missing, in a database that has been inspected already.
+
+    Args:
+        identity: from `study_identity`.
+    Raises:
+        ConfigError: the study exists with another identity; the difference is printed.
+        StoreError: the database refuses, or another process has held the lock of the creation too long.
+    """
+    database = _create(url, patience_s=loaded.study.storage_patience_s)
+    with creation_lock(url):
+        create_study(database.storage, loaded.study, identity)
+    return _handle_on(database, loaded, layout)
+
+
 def open_handle(loaded: LoadedStudy, layout: StudyLayout, url: str) -> StudyHandle:
     """A handle on a study that exists.
 
     Raises:
         StoreError: there is none, or its database cannot be used.
     """
-    return handle_on(open_database(url, patience_s=loaded.study.storage_patience_s), loaded, layout)
+    return _handle_on(open_database(url, patience_s=loaded.study.storage_patience_s), loaded, layout)
 
 
-def handle_on(database: Database, loaded: LoadedStudy, layout: StudyLayout) -> StudyHandle:
-    """As `open_handle`, in a database that is open.
-
-    Raises:
-        StoreError: there is no such study.
-    """
-    study = open_optuna_study(database, loaded.study)
+def _handle_on(database: Database, loaded: LoadedStudy, layout: StudyLayout) -> StudyHandle:
+    study = open_optuna_study(database.storage, loaded.study)
     store = SqlTrialStore(database.connections, str(study.user_attrs[UUID]), layout)
     return StudyHandle(loaded, layout, database, study, store)

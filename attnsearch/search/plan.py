@@ -26,13 +26,10 @@ from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import make_folder
-from attnsearch.search.checks import check_models, check_scores
-from attnsearch.search.handle import StudyHandle, handle_on, open_handle
-from attnsearch.search.space import extreme_experiments, extreme_settings, needed_cache_px
-from attnsearch.search.storage import create_storage
+from attnsearch.search.handle import StudyHandle, create_handle, open_handle
+from attnsearch.search.space import check_models, check_scores, extreme_experiments, extreme_settings, needed_cache_px
 from attnsearch.search.study import (
     check_unchanged,
-    create_study,
     describe_difference,
     find_optuna_study,
     study_identity,
@@ -138,9 +135,7 @@ class SearchPlan:
             StoreError: folder or database cannot be written.
         """
         make_folder(self.layout.study_dir)
-        database = create_storage(self.url, patience_s=self.study.storage_patience_s)
-        create_study(database, self.study, self.identity)
-        return handle_on(database, self.loaded, self.layout)
+        return create_handle(self.loaded, self.layout, self.url, self.identity)
 
     def join(self) -> StudyHandle:
         """The study that another process has opened, for one of its workers; nothing is made.

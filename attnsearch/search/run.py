@@ -17,7 +17,7 @@ from attnsearch.errors import SearchStopped, StoreError
 from attnsearch.files import atomic_write, remove_stale_temporaries
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle, only_runner
-from attnsearch.search.launchers.base import Launcher
+from attnsearch.search.launchers import Launcher
 from attnsearch.search.launchers.local import InProcess, WorkerPool, worker_name
 from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.publish import publish_study, removable

@@ -21,9 +21,7 @@ from attnsearch.config.load import LoadedStudy
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.metrics.registry import is_score
-from attnsearch.search.storage import Database
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.locks import creation_lock
 
 IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"
@@ -74,27 +72,21 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def create_study(database: Database, config: StudyConfig, identity: Mapping[str, Any]) -> optuna.Study:
-    """The study of this name, made if it is new; its first trials are enqueued once, however many start it at a time.
+def create_study(storage: BaseStorage, config: StudyConfig, identity: Mapping[str, Any]) -> optuna.Study:
+    """The study of this name, made and its first trials enqueued if it is new. Needs `creation_lock`.
 
     Args:
         identity: from `study_identity`.
     Raises:
         ConfigError: it exists with another base, space, class map or validation split; the difference is printed.
-        StoreError: another process has held the lock of the creation too long.
     """
-    with creation_lock(database.url):
-        return _find_or_create(database, config, identity)
-
-
-def _find_or_create(database: Database, config: StudyConfig, identity: Mapping[str, Any]) -> optuna.Study:
-    study = find_optuna_study(database.storage, config.name)
+    study = find_optuna_study(storage, config.name)
     if study is not None and IDENTITY in study.user_attrs:
         check_unchanged(study, identity)
         return study
     if study is None:
         directions = list(config.objectives.values())
-        study = optuna.create_study(storage=database.storage, study_name=config.name, directions=directions)
+        study = optuna.create_study(storage=storage, study_name=config.name, directions=directions)
     _refuse_foreign(study, config.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # stable in practice; gives the dashboard its names
@@ -167,14 +159,14 @@ def _as_typed(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {**identity["experiment"], **settings}
 
 
-def open_optuna_study(database: Database, config: StudyConfig) -> optuna.Study:
+def open_optuna_study(storage: BaseStorage, config: StudyConfig) -> optuna.Study:
     """An existing study, with its pruner.
 
     Raises:
         StoreError: there is none of this name.
     """
     try:
-        return optuna.load_study(study_name=config.name, storage=database.storage, pruner=build_pruner(config))
+        return optuna.load_study(study_name=config.name, storage=storage, pruner=build_pruner(config))
     except KeyError:
         raise StoreError(f"no study {config.name!r} in this database; start it with `attnsearch search`") from None
 

@@ -17,8 +17,8 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
 from attnsearch.search.study import ENDED_AT, RETURNED, UUID, experiment_of, find_optuna_study
-from attnsearch.store.database import connect_reader, database_content_errors
-from attnsearch.store.inspection import inspect_database
+from attnsearch.store.database import connect_reader
+from attnsearch.store.inspection import database_content_errors, inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import shown, url_named
 from attnsearch.types import SPLITS, URL_VARIABLE

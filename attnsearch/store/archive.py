@@ -29,7 +29,7 @@ from attnsearch.files import (
     sync,
     temporary_path,
 )
-from attnsearch.store.damage import Content, content_errors, open_array, read_json
+from attnsearch.store.inspection import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import ArchivePaths
 from attnsearch.types import AttentionArchive, Split
 

@@ -1,4 +1,7 @@
-"""The database of an experiment: engines for writers and readers, our tables, transactions and errors."""
+"""The database of an experiment: our tables, engines for writers and readers, transactions and errors.
+
+Our tables stand beside Optuna's; in them a study is named by the UUID in its attributes, because Optuna reuses its ids.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,28 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_engine, event
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Engine,
+    ExceptionContext,
+    Integer,
+    MetaData,
+    NullPool,
+    String,
+    Table,
+    create_engine,
+    event,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
-from attnsearch.errors import AttnSearchError, StoreError, TransientStoreError
+from attnsearch.errors import StoreError, TransientStoreError
 from attnsearch.files import free_bytes, make_folder
-from attnsearch.store import schema
-from attnsearch.store.damage import reason_of
 from attnsearch.store.servers import (
     CONNECT_TIMEOUT_S,
     Connector,
@@ -32,7 +47,6 @@ BUSY_TIMEOUT_S = 60
 LOCK_ATTEMPTS = 60
 """How often a writer waits that long for one that was stopped inside a transaction, before it gives up."""
 _LOCKED = "another process has held it for %d s, wake or stop that one, or move the database to a local disk"
-_RESTORE = "check its disk or server, or restore it from an `attnsearch export`"
 _MIB = 2**20
 _SERVER_REMEDIES = {
     "25006": "name a server that may be written, this one is read-only",
@@ -43,6 +57,72 @@ _SERVER_REMEDIES = {
     "55P03": "another process holds this lock, end the one that hangs or was paused",
 }
 """What to do, by PostgreSQL's error code: its messages are in the server's language."""
+
+PREFIX = "attnsearch_"
+SCHEMA = 1
+"""Version of these tables; raised by a change that older code must not write to."""
+
+metadata = MetaData()
+
+
+def _table(name: str, *columns: Column[Any]) -> Table:
+    """A table about the trials of studies."""
+    study, trial = Column("study", String(36), primary_key=True), Column("trial", Integer, primary_key=True)
+    return Table(PREFIX + name, metadata, study, trial, *columns)
+
+
+meta_table = Table(
+    f"{PREFIX}meta",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", String(200), nullable=False),
+)
+
+epochs_table = _table(
+    "epochs",
+    Column("epoch", Integer, primary_key=True),  # from 1
+    Column("split", String(8), primary_key=True),
+    Column("metric", String(128), primary_key=True),
+    Column("value", Double),  # NULL = undefined (NaN), which SQLite cannot hold
+)
+
+scores_table = _table(
+    "scores",
+    Column("digest", String(64), primary_key=True),  # of checkpoint, images, settings and version
+    Column("metric", String(128), primary_key=True),
+    Column("value", Double),  # mean over the images where it is defined; NULL = none
+    Column("split", String(8), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("settings", String(4096), nullable=False),  # JSON
+    Column("n_images", Integer, nullable=False),
+    Column("n_undefined", Integer, nullable=False),
+)
+
+artifacts_table = _table(
+    "artifacts",
+    Column("kind", String(64), primary_key=True),
+    Column("path", String(1024), nullable=False),  # POSIX, relative to the experiment's folder
+    Column("shape", String(128), nullable=False),  # "200x3x14x14"; empty for other files than arrays
+    Column("dtype", String(32), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+leases_table = _table(
+    "leases",
+    Column("attempt", Integer, nullable=False),  # 0 = never claimed
+    Column("worker", String(200), nullable=False),
+    Column("expires_at", Double, nullable=False),  # UTC seconds since 1970
+    Column("epoch", Integer, nullable=False),  # last finished one of any attempt
+    Column("epoch_at_claim", Integer, nullable=False),
+    Column("stalled", Integer, nullable=False),  # attempts in a row that finished no new epoch
+    Column("state", String(8), nullable=False),  # held | released | taken
+)
+
+
+def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that knows ON CONFLICT in the dialect of the connection."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def create_database(url: str) -> None:
@@ -56,23 +136,19 @@ def create_database(url: str) -> None:
     path = sqlite_path(url)
     if path is not None:
         make_folder(path.parent)
-        _warn_of_network(path)
+        kind = network_file_system(path)
+        if kind is not None:
+            logger.warning(
+                "%s lies on a network file system (%s), where SQLite's locks can fail: keep it on a local disk or give "
+                "a postgresql:// storage",
+                path,
+                kind,
+            )
     engine = open_writer(url)
     try:
         create_tables(engine)
     finally:
         engine.dispose()  # a server counts connections that nobody closes
-
-
-def _warn_of_network(path: Path) -> None:
-    kind = network_file_system(path)
-    if kind is not None:
-        logger.warning(
-            "%s lies on a network file system (%s), where SQLite's locks can fail: "
-            "keep it on a local disk or give a postgresql:// storage",
-            path,
-            kind,
-        )
 
 
 def create_tables(engine: Engine) -> None:
@@ -85,8 +161,8 @@ def create_tables(engine: Engine) -> None:
         if engine.dialect.name == "sqlite":
             _set_wal(engine)
         with engine.begin() as connection:
-            schema.metadata.create_all(connection)
-            row = schema.insert_into(connection, schema.meta).values(key="schema", value=str(schema.SCHEMA))
+            metadata.create_all(connection)
+            row = insert_into(connection, meta_table).values(key="schema", value=str(SCHEMA))
             connection.execute(row.on_conflict_do_nothing())
 
 
@@ -273,17 +349,6 @@ def database_errors(engine: Engine) -> Iterator[None]:
         yield
     except (DBAPIError, sqlite3.Error) as error:
         raise _store_error(engine, error.orig if isinstance(error, DBAPIError) else error) from error
-
-
-@contextlib.contextmanager
-def database_content_errors(url: str) -> Iterator[None]:
-    """Turns whatever the rows of a database raise while they become objects, in Optuna too, into a `StoreError`."""
-    try:
-        yield
-    except AttnSearchError:
-        raise
-    except Exception as error:
-        raise StoreError(f"database {shown(url)} cannot be read ({reason_of(error)}); {_RESTORE}") from error
 
 
 def url_of(engine: Engine) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.files import Check, atomic_write
-from attnsearch.store.damage import content_errors
+from attnsearch.store.inspection import content_errors
 from attnsearch.types import SPLITS, EpochRecord
 
 if TYPE_CHECKING:

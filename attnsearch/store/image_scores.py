@@ -1,4 +1,7 @@
-"""Scores of single images on disk: a CSV, the curves, how they were measured, and a journal while they are made."""
+"""Scores of single images on disk: a CSV, the curves, how they were measured, and a journal while they are made.
+
+Deletion and insertion are published under the names and in the layout that BR-NPA's scripts gave them.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attnsearch.errors import StoreError
-from attnsearch.files import Check, atomic_write, atomic_write_array, disk_errors, make_folder
+from attnsearch.files import Check, atomic_write, atomic_write_array, disk_errors, locked, make_folder
 from attnsearch.metrics.registry import find_metric, is_score
-from attnsearch.store.damage import Content, content_errors, open_array, read_json
-from attnsearch.store.layout import ScorePaths
+from attnsearch.store.inspection import Content, content_errors, open_array, read_json
+from attnsearch.store.layout import Curve, ScorePaths, StudyLayout
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _FIX = "score the trial again"
+_LOCK_TIMEOUT_S = 60
+METRIC_OF_CURVE: dict[Curve, str] = {"Del": "deletion", "Add": "insertion"}
 RENAMED = {"sparsity": "saliency_sparsity"}
 """Columns of version 0.1; the sparsity of all maps, which each epoch measures, keeps its name."""
 
@@ -310,3 +315,43 @@ def scores_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     columns = ["trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest"]
     frame = pd.DataFrame(list(rows), columns=columns).astype({"value": "float64"})
     return frame.replace({"metric": RENAMED})
+
+
+def write_areas(layout: StudyLayout, curve: Curve, table: ScoreTable) -> list[str]:
+    """Writes `attMetr<curve>_<study>.npy`, and the study's line in both `attMetrics_<curve>` files.
+
+    The lines of other studies stay. An undefined area is an empty cell, and no part of the mean.
+
+    Returns:
+        Names of the files, in the experiment's folder.
+    Raises:
+        StoreError: the table has no such curve, or the disk refuses.
+    """
+    metric = METRIC_OF_CURVE[curve]
+    if metric not in table.curve_names:
+        raise StoreError(f"{layout.study}: {metric} was not scored; add faithfulness to evaluation.scores.families")
+    make_folder(layout.experiment_dir)
+    atomic_write_array(layout.curves_npy(curve), with_cells_left(table, metric))
+    areas = table.values[metric]
+    means, images = layout.shared.areas_csv(curve), layout.shared.areas_csv(curve, per_image=True)
+    with locked(layout.shared.areas_lock, timeout_s=_LOCK_TIMEOUT_S):
+        for path, cells in ((means, [_cell(table.means()[metric])]), (images, list(map(_cell, areas)))):
+            with disk_errors(path):
+                before = path.read_text(encoding="utf-8") if path.exists() else ""
+            atomic_write(path, _replace_line(before, layout.study, cells))
+    return [layout.curves_npy(curve).name, means.name, images.name]
+
+
+def with_cells_left(table: ScoreTable, metric: str) -> NDArray[np.float32]:
+    """(N, S + 1, 2) cells that are still to be handled, and the class probability; the untouched start is the first."""
+    rows, columns = table.about["grid"]
+    left = (1.0 - np.array(table.fractions)) * rows * columns
+    scores = np.asarray(table.curves[:, table.curve_names.index(metric)])
+    return np.stack([np.broadcast_to(left, scores.shape), scores], axis=-1).astype(np.float32)
+
+
+def _replace_line(text: str, study: str, cells: Sequence[str]) -> str:
+    rows = [row for row in csv.reader(io.StringIO(text)) if row and row[0] != study]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(sorted([*rows, [study, *cells]]))
+    return out.getvalue()

@@ -1,4 +1,7 @@
-"""Tells what a database is before it is opened for use; never creates or writes anything."""
+"""Reads what may be damaged, foreign or of another version: databases before they are opened, and files of the results.
+
+Whatever breaks becomes one line with the place and the fix. Nothing is created or written.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,25 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from attnsearch.errors import StoreError
-from attnsearch.store.schema import PREFIX, SCHEMA
+from attnsearch.errors import AttnSearchError, StoreError
+from attnsearch.files import explain_os_error
+from attnsearch.store.database import PREFIX, SCHEMA
 from attnsearch.store.servers import CONNECT_TIMEOUT_S, server_errors
-from attnsearch.store.urls import driver_url, near_names, shown, sqlite_path, untouched_uri
+from attnsearch.store.urls import driver_url, near_names, redact, shown, sqlite_path, untouched_uri
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DatabaseState = Literal["absent", "unfinished", "ours"]
+Model = TypeVar("Model", bound="Content")
 
+MAX_REASON = 200
+"""Characters of a reason that are shown, because it may quote damaged content at any length."""
 _MAX_DIGITS = 10
 _REVISION = "SELECT version_num FROM alembic_version"
 _SCHEMA = f"SELECT value FROM {PREFIX}meta WHERE key = 'schema'"
@@ -199,3 +210,87 @@ def optuna_revisions() -> tuple[frozenset[str], str]:
     older = {match for script in text_of for match in re.findall(r'^down_revision = "(.+)"', script, re.MULTILINE)}
     heads = known - older
     return (frozenset(known), heads.pop()) if len(heads) == 1 else (frozenset(), "")
+
+
+class Content(BaseModel):
+    """What a JSON file of the results must hold; other keys are kept."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+
+class _Version(Content):
+    format: int
+
+
+@contextlib.contextmanager
+def content_errors(path: Path, fix: str, *, what: str = "cannot be read") -> Iterator[None]:
+    """Turns whatever the content of a file raises while it is read into a `StoreError` that names file and fix.
+
+    Parsers raise nearly anything on damaged bytes, and all of it means the same here; keep the block to reading.
+
+    Args:
+        what: the predicate of the message, before the reason.
+    """
+    try:
+        yield
+    except AttnSearchError:
+        raise
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    except Exception as error:
+        raise StoreError(f"{path} {what} ({reason_of(error)}), {fix}") from error
+
+
+@contextlib.contextmanager
+def database_content_errors(url: str) -> Iterator[None]:
+    """Turns whatever the rows of a database raise while they become objects, in Optuna too, into a `StoreError`."""
+    try:
+        yield
+    except AttnSearchError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"database {shown(url)} cannot be read ({reason_of(error)}); check its disk or server, "
+            "or restore it from an `attnsearch export`"
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of the innermost cause of an error, with its type unless that is `ValueError`."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+    else:
+        message = str(error).strip().partition("\n")[0]
+        text = message if type(error) is ValueError and message else f"{type(error).__name__}: {message}"
+    text = "".join(letter if letter.isprintable() else "?" for letter in redact(text))
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
+
+
+def read_json(path: Path, model: type[Model], *, version: int, fix: str) -> Model:
+    """A JSON file that holds its own `format`.
+
+    Raises:
+        StoreError: the file is missing or damaged, or of another format.
+    """
+    with content_errors(path, fix):
+        text = path.read_bytes()
+        stored = _Version.model_validate_json(text).format
+        if stored != version:
+            raise StoreError(f"{path} has the format {stored}, this version reads {version}, update attnsearch")
+        return model.model_validate_json(text)
+
+
+def open_array(path: Path, fix: str) -> NDArray[Any]:
+    """A `.npy` file mapped read-only; it may not hold Python objects.
+
+    Raises:
+        StoreError: the file is missing, cut off or no array.
+    """
+    import numpy as np
+
+    with content_errors(path, fix, what="is not a whole .npy file"):
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        return array

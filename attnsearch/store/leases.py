@@ -1,20 +1,31 @@
-"""Who may write a trial: each attempt holds a lease, and its number refuses writes of earlier attempts."""
+"""Leases and locks: who may write a trial, and who may change the queue of a study or create its tables.
+
+Each attempt at a trial holds a lease, whose number refuses writes of earlier attempts. The locks between processes are
+the server's own on PostgreSQL, files on SQLite.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select, update
+from sqlalchemy.exc import DBAPIError
 
-from attnsearch.errors import LeaseLost
-from attnsearch.store import schema
-from attnsearch.store.database import transaction
+from attnsearch.errors import LeaseLost, StoreError
+from attnsearch.files import locked
+from attnsearch.store.database import database_errors, insert_into, leases_table, open_writer, transaction
+from attnsearch.store.layout import creation_lock_of
 from attnsearch.store.servers import repeated
+from attnsearch.store.urls import sqlite_path
 
 HELD, RELEASED, TAKEN = "held", "released", "taken"
+TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ class SqlLeases:
                 "stalled": _stalled_after(row) if row.state == HELD else row.stalled,
                 "state": HELD,
             }
-            connection.execute(update(schema.leases).where(self._is(number)).values(values))
+            connection.execute(update(leases_table).where(self._is(number)).values(values))
         return int(row.attempt) + 1
 
     @repeated
@@ -137,7 +148,7 @@ class SqlLeases:
         with transaction(self._engine) as connection:
             row = _require_held(connection, self._study, number, attempt)
             values = {"expires_at": self._clock() + duration_s, "epoch": max(row.epoch, epoch or 0)}
-            connection.execute(update(schema.leases).where(self._is(number)).values(values))
+            connection.execute(update(leases_table).where(self._is(number)).values(values))
 
     @repeated
     def check(self, number: int, attempt: int) -> None:
@@ -154,7 +165,7 @@ class SqlLeases:
             after = _stalled_after(row)
             count = after if stalled or after == 0 else int(row.stalled)
             values = {"state": RELEASED, "stalled": count}
-            connection.execute(update(schema.leases).where(self._is(number)).values(values))
+            connection.execute(update(leases_table).where(self._is(number)).values(values))
             return count
 
     @repeated
@@ -169,27 +180,25 @@ class SqlLeases:
                 return int(row.stalled)
             stalled = _stalled_after(row)
             values = {"state": TAKEN, "stalled": stalled}
-            connection.execute(update(schema.leases).where(self._is(number)).values(values))
+            connection.execute(update(leases_table).where(self._is(number)).values(values))
             return stalled
 
     @repeated
     def of_trial(self, number: int) -> Lease | None:
         with transaction(self._engine) as connection:
-            row = connection.execute(select(schema.leases).where(self._is(number))).one_or_none()
+            row = connection.execute(select(leases_table).where(self._is(number))).one_or_none()
         return None if row is None else _lease(row)
 
     @repeated
     def held_by(self, worker: str) -> Lease | None:
-        held = and_(
-            schema.leases.c.study == self._study, schema.leases.c.worker == worker, schema.leases.c.state == HELD
-        )
+        held = and_(leases_table.c.study == self._study, leases_table.c.worker == worker, leases_table.c.state == HELD)
         with transaction(self._engine) as connection:
-            row = connection.execute(select(schema.leases).where(held)).one_or_none()
+            row = connection.execute(select(leases_table).where(held)).one_or_none()
         return None if row is None else _lease(row)
 
     @repeated
     def n_epochs(self, *, without: int | None = None) -> int:
-        table = schema.leases
+        table = leases_table
         query = select(func.coalesce(func.sum(table.c.epoch), 0)).where(table.c.study == self._study)
         if without is not None:
             query = query.where(table.c.trial != without)
@@ -198,7 +207,7 @@ class SqlLeases:
 
     @repeated
     def stalled(self) -> dict[int, int]:
-        table = schema.leases
+        table = leases_table
         query = select(table.c.trial, table.c.stalled).where(table.c.study == self._study, table.c.stalled > 0)
         with transaction(self._engine) as connection:
             return {row.trial: row.stalled for row in connection.execute(query)}
@@ -208,14 +217,12 @@ class SqlLeases:
         return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
 
     def _is(self, number: int) -> ColumnElement[bool]:
-        return and_(schema.leases.c.study == self._study, schema.leases.c.trial == number)
+        return and_(leases_table.c.study == self._study, leases_table.c.trial == number)
 
     def _locked(self, connection: Connection, number: int) -> Row[tuple[object, ...]]:
         """The trial's row, made if it is missing, locked until the transaction ends."""
         empty = {"attempt": 0, "worker": "", "expires_at": 0.0, "epoch": 0, "epoch_at_claim": 0, "stalled": 0}
-        new = schema.insert_into(connection, schema.leases).values(
-            study=self._study, trial=number, state=RELEASED, **empty
-        )
+        new = insert_into(connection, leases_table).values(study=self._study, trial=number, state=RELEASED, **empty)
         connection.execute(new.on_conflict_do_nothing())
         row = _row(connection, self._study, number)
         assert row is not None
@@ -239,7 +246,7 @@ def _require_held(connection: Connection, study_uuid: str, number: int, attempt:
 
 
 def _row(connection: Connection, study_uuid: str, number: int) -> Row[tuple[object, ...]] | None:
-    table = schema.leases
+    table = leases_table
     query = select(table).where(table.c.study == study_uuid, table.c.trial == number)
     return connection.execute(query.with_for_update()).one_or_none()  # SQLite: the whole file is locked already
 
@@ -255,3 +262,81 @@ def _stalled_after(row: Row[tuple[object, ...]]) -> int:
 
 def _lease(row: Row[tuple[object, ...]]) -> Lease:
     return Lease(row.trial, row.attempt, row.worker, row.expires_at, row.epoch, row.stalled, row.state)
+
+
+@contextmanager
+def creation_lock(url: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+    """Held while tables or a study are created: of several first starts one creates them and the others find them.
+
+    Raises:
+        StoreError: another process holds it for all of `timeout_s`, or the disk or the server refuses.
+    """
+    path = sqlite_path(url)
+    if path is not None:
+        with locked(creation_lock_of(path), timeout_s=timeout_s):
+            yield
+        return
+    engine = open_writer(url)
+    try:
+        with _server_lock(engine, "create", timeout_s=timeout_s):
+            yield
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def study_lock(engine: Engine, study_uuid: str, *, file: Path, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+    """Held while the state of a trial changes; on a server it reaches searches from other folders and machines too.
+
+    Not re-entrant.
+
+    Args:
+        file: the lock file of the study, for SQLite.
+    Raises:
+        StoreError: another process holds it for all of `timeout_s`, or the disk or the server refuses.
+    """
+    if engine.dialect.name == "sqlite":
+        with locked(file, timeout_s=timeout_s):
+            yield
+        return
+    with _server_lock(engine, f"study {study_uuid}", timeout_s=timeout_s):
+        yield
+
+
+@contextmanager
+def _server_lock(engine: Engine, name: str, *, timeout_s: float) -> Iterator[None]:
+    """An advisory lock of a transaction: the server releases it with the connection, however the process ends.
+
+    Raises:
+        ConnectionLost: after the block, if the connection broke, so that others may have held the lock meanwhile.
+    """
+    with database_errors(engine):
+        connection = engine.connect()
+    with connection:
+        with database_errors(engine):
+            _acquire(connection, name, timeout_s)
+        try:
+            yield
+        except BaseException:
+            with suppress(DBAPIError, StoreError):  # the server has released the lock of a connection that was lost
+                connection.rollback()
+            raise
+        with database_errors(engine):
+            connection.execute(select(1))
+            connection.rollback()
+
+
+def _acquire(connection: Connection, name: str, timeout_s: float) -> None:
+    limits = {
+        "lock_timeout": round(1000 * timeout_s),  # ms
+        "statement_timeout": 0,  # 0 = none, whatever the server's default
+        "idle_in_transaction_session_timeout": 0,
+    }
+    connection.execute(select(*(func.set_config(key, str(value), True) for key, value in limits.items())))
+    connection.execute(select(func.pg_advisory_xact_lock(_key(name))))
+
+
+def _key(name: str) -> int:
+    """The 64-bit number that stands for a name; locks of different databases on one server never meet."""
+    digest = hashlib.sha256(f"attnsearch {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)

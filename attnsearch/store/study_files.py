@@ -1,25 +1,35 @@
-"""The small files in the folder of a study: class names, the manifest of what is published, the test evaluations."""
+"""The small files of a study: class names, the manifest of what is published, the test evaluations, the environment."""
 
 from __future__ import annotations
 
 import csv
 import io
+import platform
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from pydantic import AfterValidator, Field
 
+import attnsearch
 from attnsearch.files import atomic_write, disk_errors, locked
-from attnsearch.store.damage import Content, content_errors, read_json
+from attnsearch.store.inspection import Content, content_errors, read_json
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import Split
 
 MANIFEST_FORMAT = 1
 _MANIFEST_FIX = "delete it; the next `attnsearch search` publishes the study again"
 _LOG_TIMEOUT_S = 60
+_GIT_TIMEOUT_S = 10
+PACKAGES = (
+    *("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pillow"),
+    *("optuna", "sqlalchemy", "pydantic"),
+)
+"""Those whose versions are stored."""
 
 
 def write_classes(path: Path, names: Sequence[str]) -> None:
@@ -101,3 +111,72 @@ def read_test_evaluations(layout: StudyLayout) -> list[LoggedEvaluation]:
     with content_errors(path, "restore it from an `attnsearch export`"):
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         return [LoggedEvaluation(row["time"], int(row["trial"]), int(row["epoch"]), row["split"]) for row in rows]
+
+
+class GitState(TypedDict):
+    """The checkout that the package runs from."""
+
+    commit: str
+    dirty: bool
+
+
+class Environment(TypedDict):
+    """JSON-ready; `packages` holds the installed ones of `PACKAGES`, `git` is None outside a checkout."""
+
+    attnsearch: str
+    python: str
+    system: str
+    packages: dict[str, str]
+    devices: list[str]
+    git: GitState | None
+
+
+def describe_environment(devices: Sequence[str] = ()) -> Environment:
+    """What a reader needs to repeat a run: a whitelist, with no variables, paths, host or user names.
+
+    Args:
+        devices: names such as "NVIDIA H200", found by the caller, because this module does not import torch.
+    """
+    return Environment(
+        attnsearch=attnsearch.__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages=_package_versions(),
+        devices=list(devices),
+        git=git_state(Path(attnsearch.__file__).parent),
+    )
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_state(package: Path) -> GitState | None:
+    """Commit of the checkout whose top level holds the folder `package`; None for an installed package.
+
+    A package installed somewhere inside another project's checkout is none of that commit's content.
+    """
+    top = _git(package, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != package.resolve().parent:
+        return None
+    commit = _git(package, "rev-parse", "HEAD")
+    changes = _git(package.parent, "status", "--porcelain")
+    if commit is None or changes is None:
+        return None
+    return GitState(commit=commit, dirty=bool(changes))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command; None where git is missing, refuses or takes too long."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -20,23 +20,23 @@ from sqlalchemy.dialects import postgresql, sqlite
 from attnsearch.errors import StoreError
 from attnsearch.files import disk_errors
 from attnsearch.metrics.registry import score_metrics
-from attnsearch.store import schema
-from attnsearch.store.damage import open_array
 from attnsearch.store.database import (
     Connections,
+    artifacts_table,
     create_database,
-    database_content_errors,
+    epochs_table,
+    insert_into,
     open_reader,
     open_writer,
+    scores_table,
     transaction,
     url_of,
 )
 from attnsearch.store.epochs import epoch_rows, epochs_frame
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
-from attnsearch.store.inspection import inspect_database
+from attnsearch.store.inspection import database_content_errors, inspect_database, open_array
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.leases import Leases, SqlLeases, require_lease
-from attnsearch.store.locks import creation_lock, study_lock
+from attnsearch.store.leases import Leases, SqlLeases, creation_lock, require_lease, study_lock
 from attnsearch.store.servers import repeated
 from attnsearch.types import EpochRecord
 
@@ -168,21 +168,21 @@ class SqlTrialRecords:
 
     @repeated
     def read_epochs(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
-        table = schema.epochs
+        table = epochs_table
         with self._reading() as connection:
             rows = connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.epoch))
             return epochs_frame(row._asdict() for row in rows)
 
     @repeated
     def read_scores(self) -> pd.DataFrame:
-        table = schema.scores
+        table = scores_table
         order = (table.c.trial, table.c.split, table.c.metric, table.c.digest)
         with self._reading() as connection:
             return scores_frame([row._asdict() for row in connection.execute(self._select(table).order_by(*order))])
 
     @repeated
     def read_artifacts(self, numbers: Collection[int] | None = None) -> dict[int, dict[str, FileRecord]]:
-        table = schema.artifacts
+        table = artifacts_table
         files: dict[int, dict[str, FileRecord]] = {}
         with self._reading() as connection:
             for row in connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.kind)):
@@ -235,14 +235,14 @@ class SqlTrialStore(SqlTrialRecords):
     def write_epochs(self, number: int, records: Sequence[EpochRecord], *, attempt: int | None) -> None:
         if not records:
             return
-        table, last = schema.epochs, max(record.epoch for record in records)
+        table, last = epochs_table, max(record.epoch for record in records)
         with self._writing(number, attempt) as connection:
             connection.execute(delete(table).where(*self._of_trial(table, number), table.c.epoch > last))
             connection.execute(_upsert(connection, table), self._keyed(number, epoch_rows(records)))
 
     @repeated
     def write_scores(self, number: int, table: ScoreTable, *, attempt: int | None) -> None:
-        scores = schema.scores
+        scores = scores_table
         with self._writing(number, attempt) as connection:
             if attempt is not None:
                 self._write_to_epoch(connection, number, table)
@@ -251,12 +251,12 @@ class SqlTrialStore(SqlTrialRecords):
 
     def _write_to_epoch(self, connection: Connection, number: int, table: ScoreTable) -> None:
         """The scores that no epoch measures, as rows of the best epoch; those of an earlier best epoch go."""
-        epochs = schema.epochs
+        epochs = epochs_table
         names = [metric.name for metric in score_metrics()]
         connection.execute(delete(epochs).where(*self._of_trial(epochs, number), epochs.c.metric.in_(names)))
         rows = best_epoch_rows(table)
         if rows:
-            connection.execute(schema.insert_into(connection, epochs), self._keyed(number, rows))
+            connection.execute(insert_into(connection, epochs), self._keyed(number, rows))
 
     @repeated
     def write_artifacts(self, number: int, files: Mapping[str, FileRecord], *, attempt: int | None) -> None:
@@ -264,7 +264,7 @@ class SqlTrialStore(SqlTrialRecords):
             return
         rows = [{"kind": kind, **asdict(file), "shape": "x".join(map(str, file.shape))} for kind, file in files.items()]
         with self._writing(number, attempt) as connection:
-            connection.execute(_upsert(connection, schema.artifacts), self._keyed(number, rows))
+            connection.execute(_upsert(connection, artifacts_table), self._keyed(number, rows))
 
     @contextmanager
     def _writing(self, number: int, attempt: int | None) -> Iterator[Connection]:
@@ -283,7 +283,7 @@ class SqlTrialStore(SqlTrialRecords):
 
 def _upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     """Replaces rows of the same key: PostgreSQL lets two processes delete before both insert."""
-    insert = schema.insert_into(connection, table)
+    insert = insert_into(connection, table)
     changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
     return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
 

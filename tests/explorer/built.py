@@ -24,14 +24,13 @@ from attnsearch.config.yaml_layers import Layer, to_yaml
 from attnsearch.data.images import open_upright
 from attnsearch.explorer.server import RunningServer, open_server
 from attnsearch.results.reader import find_experiments
-from attnsearch.search.storage import open_database
-from attnsearch.search.study import UUID, create_study, study_identity
+from attnsearch.search.handle import create_handle
+from attnsearch.search.study import study_identity
 from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.epochs import write_csv
 from attnsearch.store.image_scores import ImageScore, make_table, write_score_files
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import write_classes
-from attnsearch.store.trial_store import SqlTrialStore
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive, EpochRecord
 
@@ -126,9 +125,8 @@ def build(
 
 def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_epochs: int) -> None:
     """Finished trials with objectives, settings, measured values and their epochs."""
-    database = open_database(default_url(layout), create=True)
-    study = create_study(database, settings.study, study_identity(settings, val_hash="split-a", class_names=CLASSES))
-    store = SqlTrialStore(database.connections, str(study.user_attrs[UUID]), layout)
+    identity = study_identity(settings, val_hash="split-a", class_names=CLASSES)
+    handle = create_handle(settings, layout, default_url(layout), identity)
     axes = {"train.optimizer.name": CategoricalDistribution(("adam", "sgd")),
             "train.optimizer.lr": FloatDistribution(1e-4, 1e-2, log=True)}  # fmt: skip
     for number in range(n_trials):
@@ -139,14 +137,14 @@ def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_e
         one = optuna.trial.create_trial(
             params=params, distributions=axes, values=list(values.values()), user_attrs=attributes
         )
-        study.add_trial(one)
+        handle.study.add_trial(one)
         records = epoch_records(number, n_epochs)
-        store.write_epochs(number, records, attempt=None)
+        handle.store.write_epochs(number, records, attempt=None)
         trial = layout.trial(number)
         trial.directory.mkdir(parents=True)
         write_csv(trial.epochs_csv, records)
         trial.config.write_text(to_yaml(settings.experiment.model_dump(mode="json")), encoding="utf-8")
-    database.close()
+    handle.database.close()
 
 
 def trial_scores(number: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ from attnsearch.explorer.server import RunningServer, Server, bind, build_app, o
 from attnsearch.report.page import build_report
 from attnsearch.results.optuna_storage import MAX_NOTES, noted
 from attnsearch.results.reader import find_experiments
-from attnsearch.search.storage import open_database
+from attnsearch.search.handle import open_database
 from attnsearch.store.urls import default_url, sqlite_url
 from tests.explorer.built import Built
 

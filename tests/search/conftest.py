@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from attnsearch.search.handle import StudyHandle
+from attnsearch.search.handle import StudyHandle, open_database
 from attnsearch.search.launchers import local
 from attnsearch.search.plan import layout_of
-from attnsearch.search.storage import open_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url, sqlite_url
 from tests.search.studies import loaded_study, plan_of

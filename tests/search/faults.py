@@ -21,8 +21,7 @@ from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.errors import StoreError
 from attnsearch.files import is_temporary
 from attnsearch.search.trials import StudyRows, read_study
-from attnsearch.store import schema
-from attnsearch.store.database import open_reader, transaction
+from attnsearch.store.database import leases_table, open_reader, transaction
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import HELD
@@ -89,7 +88,7 @@ class Harmed:
 
     def held(self) -> list[tuple[int, int, int]]:
         """(trial, epoch, process id) of every lease in force."""
-        table = schema.leases
+        table = leases_table
         query = select(table.c.trial, table.c.epoch, table.c.worker).where(table.c.state == HELD)
         try:
             with transaction(open_reader(self.url)) as connection:

@@ -21,9 +21,8 @@ from attnsearch.models import build_model
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import SearchPlan, find_checkpoints, layout_of, study_file, study_of_one
 from attnsearch.search.space import extreme_experiments
-from attnsearch.search.storage import create_storage
 from attnsearch.search.trials import read_storage
-from attnsearch.store.database import checkpoint_wal
+from attnsearch.store.database import checkpoint_wal, create_database
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.urls import sqlite_path, sqlite_url, url_named
 from tests.conftest import TINY
@@ -70,7 +69,7 @@ def test_start_does_each_step_once(tmp_path: Path) -> None:
         "settings": Problems.check,
         "listing": build_tables,
         "inspection": inspect_database,
-        "database": create_storage,
+        "database": create_database,
         "limits": extreme_experiments,
         "model": build_model,
     }

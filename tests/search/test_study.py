@@ -29,7 +29,7 @@ Open = Callable[..., StudyHandle]
 @ON_EACH_DATABASE
 def test_study_opens_again_with_the_same_settings(open_tiny: Open) -> None:
     handle = open_tiny()
-    again = create_study(handle.database, handle.loaded.study, identity_of(handle.loaded))
+    again = create_study(handle.database.storage, handle.loaded.study, identity_of(handle.loaded))
     assert again.user_attrs == handle.study.user_attrs
 
 
@@ -40,20 +40,20 @@ def test_another_base_is_refused_with_the_difference(open_tiny: Open) -> None:
     with pytest.raises(
         ConfigError, match=r"this search was started with other settings(.|\n)*\n  model\.n_vectors: was 3, is 5"
     ):
-        create_study(handle.database, changed.study, identity_of(changed))
+        create_study(handle.database.storage, changed.study, identity_of(changed))
 
 
 def test_another_space_is_refused_with_the_difference(open_tiny: Open) -> None:
     handle = open_tiny()
     changed = loaded_study(space={"train.optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-2}})
     with pytest.raises(ConfigError, match=r"space\.train\.optimizer\.lr\.low: was 0\.0001, is 0\.001"):
-        create_study(handle.database, changed.study, identity_of(changed))
+        create_study(handle.database.storage, changed.study, identity_of(changed))
 
 
 def test_another_validation_split_is_refused(open_tiny: Open) -> None:
     handle = open_tiny()
     with pytest.raises(ConfigError, match='validation split: was "split-a", is "split-b"'):
-        create_study(handle.database, handle.loaded.study, identity_of(handle.loaded, val_hash="split-b"))
+        create_study(handle.database.storage, handle.loaded.study, identity_of(handle.loaded, val_hash="split-b"))
 
 
 def test_values_of_a_difference_are_as_they_are_typed(open_tiny: Open) -> None:
@@ -86,7 +86,7 @@ def test_name_of_a_training_is_refused_to_a_search(open_tiny: Open) -> None:
 def test_budget_may_change(open_tiny: Open) -> None:
     handle = open_tiny()
     larger = loaded_study(n_trials=9)
-    create_study(handle.database, larger.study, identity_of(larger))
+    create_study(handle.database.storage, larger.study, identity_of(larger))
     assert handle.study.user_attrs[IDENTITY] == identity_of(larger)
 
 
@@ -94,7 +94,7 @@ def test_budget_may_change(open_tiny: Open) -> None:
 def test_trials_are_enqueued_once(open_tiny: Open) -> None:
     point = {"train.optimizer.lr": 2e-3}
     handle = open_tiny(enqueue=[point])
-    create_study(handle.database, handle.loaded.study, identity_of(handle.loaded))
+    create_study(handle.database.storage, handle.loaded.study, identity_of(handle.loaded))
     assert [trial.system_attrs["fixed_params"] for trial in handle.trials(TrialState.WAITING)] == [point]
 
 

@@ -14,8 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.errors import StoreError
-from attnsearch.search.handle import StudyHandle
-from attnsearch.search.storage import open_database
+from attnsearch.search.handle import StudyHandle, open_database
 from attnsearch.search.study import (
     ENDED_AT,
 )

@@ -1,4 +1,4 @@
-"""None"""
+"""Archives are written part by part and whole or not at all; damaged ones are refused with the place."""
 
 from __future__ import annotations
 

@@ -18,12 +18,15 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from attnsearch.errors import StoreError
-from attnsearch.store import database, schema
+from attnsearch.store import database
 from attnsearch.store.database import (
+    artifacts_table,
     checkpoint_wal,
     create_database,
     create_tables,
-    database_content_errors,
+    epochs_table,
+    insert_into,
+    meta_table,
     open_reader,
     open_writer,
     reader_arguments,
@@ -31,7 +34,7 @@ from attnsearch.store.database import (
     tune_writer,
     writer_arguments,
 )
-from attnsearch.store.inspection import inspect_database
+from attnsearch.store.inspection import database_content_errors, inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import sqlite_url
 
@@ -46,7 +49,7 @@ def pragma(engine: Engine, name: str) -> object:
 
 def n_meta(engine: Engine) -> int:
     with transaction(engine) as connection:
-        return connection.execute(select(func.count()).select_from(schema.meta)).scalar_one()
+        return connection.execute(select(func.count()).select_from(meta_table)).scalar_one()
 
 
 def test_writer_is_tuned_as_measured(file_engine: Engine) -> None:
@@ -63,7 +66,7 @@ def test_tables_are_created_once(engine: Engine) -> None:
 
 def test_writer_holds_the_lock_from_its_first_read_on(file_engine: Engine, layout: StudyLayout) -> None:
     with file_engine.begin() as connection:
-        connection.execute(select(schema.meta))
+        connection.execute(select(meta_table))
         with (
             closing(sqlite3.connect(layout.database, timeout=0)) as other,
             pytest.raises(sqlite3.OperationalError, match="locked"),
@@ -83,7 +86,7 @@ def test_optuna_engine_is_tuned_although_it_has_open_connections(file_engine: En
 def test_failed_block_writes_nothing(engine: Engine) -> None:
     def write_half() -> None:
         with transaction(engine) as connection:
-            connection.execute(insert(schema.meta), ROW)
+            connection.execute(insert(meta_table), ROW)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -94,7 +97,7 @@ def test_failed_block_writes_nothing(engine: Engine) -> None:
 def test_reader_sees_the_last_commit_while_a_writer_is_busy(engine: Engine, url: str) -> None:
     reader = open_reader(url)
     with engine.begin() as connection:
-        connection.execute(insert(schema.meta), ROW)
+        connection.execute(insert(meta_table), ROW)
         assert n_meta(reader) == 1
 
     assert n_meta(reader) == 2
@@ -103,9 +106,9 @@ def test_reader_sees_the_last_commit_while_a_writer_is_busy(engine: Engine, url:
 def test_open_reader_never_blocks_a_writer(engine: Engine, url: str) -> None:
     reader = open_reader(url)
     with reader.connect() as looking:
-        looking.execute(select(schema.meta)).first()
+        looking.execute(select(meta_table)).first()
         with transaction(engine) as connection:
-            connection.execute(insert(schema.meta), ROW)
+            connection.execute(insert(meta_table), ROW)
 
     assert n_meta(reader) == 2
 
@@ -118,7 +121,7 @@ def test_reader_cannot_write(engine: Engine, url: str) -> None:
     with pytest.raises(StoreError, match=refused):
         create_tables(open_reader(url))
     with pytest.raises(StoreError, match=refused), transaction(open_reader(url)) as connection:
-        connection.execute(insert(schema.meta), ROW)
+        connection.execute(insert(meta_table), ROW)
     assert n_meta(engine) == 1
 
 
@@ -146,7 +149,7 @@ def test_reader_in_a_read_only_folder_follows_a_writer_that_starts_later(
     reader = open_reader(file_url)
     assert n_meta(reader) == 1
     with transaction(file_engine) as connection:
-        connection.execute(insert(schema.meta), ROW)
+        connection.execute(insert(meta_table), ROW)
 
     assert n_meta(reader) == 2
 
@@ -232,7 +235,7 @@ def test_disk_without_write_ahead_log_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_clean_stop_empties_the_log(file_engine: Engine, file_url: str, layout: StudyLayout) -> None:
     with transaction(file_engine) as connection:
-        connection.execute(insert(schema.meta), ROW)
+        connection.execute(insert(meta_table), ROW)
     log = layout.database.with_name("hypSearch.db-wal")
     assert log.stat().st_size > 0
 
@@ -264,12 +267,12 @@ def test_database_on_a_network_disk_is_warned_about(
 def test_tables_and_upserts_are_plain_postgresql() -> None:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     connection = cast("Connection", SimpleNamespace(dialect=dialect))
-    insert_row = schema.insert_into(connection, schema.epochs)
-    key = list(schema.epochs.primary_key.columns)
+    insert_row = insert_into(connection, epochs_table)
+    key = list(epochs_table.primary_key.columns)
     upsert = insert_row.on_conflict_do_update(index_elements=key, set_={"value": insert_row.excluded.value})
 
-    assert "value DOUBLE PRECISION" in str(CreateTable(schema.epochs).compile(dialect=dialect))
-    assert "bytes BIGINT" in str(CreateTable(schema.artifacts).compile(dialect=dialect))
+    assert "value DOUBLE PRECISION" in str(CreateTable(epochs_table).compile(dialect=dialect))
+    assert "bytes BIGINT" in str(CreateTable(artifacts_table).compile(dialect=dialect))
     assert str(upsert.compile(dialect=dialect)).endswith(
         "ON CONFLICT (study, trial, epoch, split, metric) DO UPDATE SET value = excluded.value"
     )

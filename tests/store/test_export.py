@@ -16,8 +16,8 @@ from sqlalchemy import Engine, insert
 
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import atomic_write, temporary_path
-from attnsearch.store import export, schema
-from attnsearch.store.database import open_reader, reader_arguments, transaction
+from attnsearch.store import export
+from attnsearch.store.database import meta_table, open_reader, reader_arguments, transaction
 from attnsearch.store.export import export_experiment
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 from attnsearch.store.trial_store import open_trial_records
@@ -43,7 +43,7 @@ def running(engine: Engine, layout: StudyLayout) -> StudyLayout:
         atomic_write(path, path.name)
     temporary_path(at_work.best).write_bytes(b"half")
     with transaction(engine) as connection:
-        connection.execute(insert(schema.meta), {"key": "k", "value": "v"})
+        connection.execute(insert(meta_table), {"key": "k", "value": "v"})
     return layout
 
 
@@ -75,7 +75,7 @@ def test_copy_holds_the_complete_files_and_the_database(running: StudyLayout, tm
     copied = StudyLayout(tmp_path / "there", "CUB", "br_npa")
     assert copied.trial(0).best.read_text() == "best.safetensors"
     with transaction(open_reader(default_url(copied))) as connection:
-        assert connection.execute(schema.meta.select().where(schema.meta.c.key == "k")).one().value == "v"
+        assert connection.execute(meta_table.select().where(meta_table.c.key == "k")).one().value == "v"
 
 
 def test_resume_checkpoints_travel_on_request(running: StudyLayout, tmp_path: Path) -> None:
@@ -86,12 +86,12 @@ def test_resume_checkpoints_travel_on_request(running: StudyLayout, tmp_path: Pa
 
 def test_copy_is_made_while_a_writer_holds_the_lock(engine: Engine, running: StudyLayout, tmp_path: Path) -> None:
     with engine.begin() as connection:
-        connection.execute(insert(schema.meta), {"key": "uncommitted", "value": "v"})
+        connection.execute(insert(meta_table), {"key": "uncommitted", "value": "v"})
         export_experiment(running.experiment_dir, tmp_path / "copy.zip")
     unpack(tmp_path / "copy.zip", tmp_path / "there")
 
     with transaction(open_reader(default_url(ExperimentLayout(tmp_path / "there", "CUB")))) as copied:
-        assert [row.key for row in copied.execute(schema.meta.select().order_by("key"))] == ["k", "schema"]
+        assert [row.key for row in copied.execute(meta_table.select().order_by("key"))] == ["k", "schema"]
 
 
 def test_archive_names_no_user(running: StudyLayout, tmp_path: Path) -> None:

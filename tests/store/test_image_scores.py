@@ -17,9 +17,10 @@ from attnsearch.store.image_scores import (
     has_scores,
     make_table,
     read_scores,
+    write_areas,
     write_score_files,
 )
-from attnsearch.store.layout import ScorePaths, TrialLayout
+from attnsearch.store.layout import ScorePaths, StudyLayout, TrialLayout
 
 ABOUT = {
     **{"version": 1, "digest": "d1", "settings": {"n_steps": 2}, "checkpoint": {"epoch": 3}},
@@ -140,3 +141,32 @@ def test_rows_of_another_scoring_are_refused(paths: ScorePaths, table: ScoreTabl
     paths.table.write_text("image_id,deletion\na,0.5\n")
     with pytest.raises(StoreError, match="1 rows"):
         read_scores(paths)
+
+
+def areas_table(*areas: float) -> ScoreTable:
+    rows = [
+        ImageScore(str(index), {"deletion": area}, {"deletion": [1.0, 0.5, area]}) for index, area in enumerate(areas)
+    ]
+    return make_table(rows, (0.0, 0.5, 1.0), {"grid": [2, 3]})
+
+
+def test_files_bear_the_published_names(layout: StudyLayout) -> None:
+    names = write_areas(layout, "Del", areas_table(0.25, 0.75))
+    assert names == ["attMetrDel_br_npa.npy", "attMetrics_Del.csv", "attMetrics_Del_pop.csv"]
+    assert (layout.experiment_dir / names[1]).read_text() == "br_npa,0.5\n"
+    assert (layout.experiment_dir / names[2]).read_text() == "br_npa,0.25,0.75\n"
+    curves = np.load(layout.experiment_dir / names[0], allow_pickle=False)
+    np.testing.assert_array_equal(curves[1], np.array([[6, 1.0], [3, 0.5], [0, 0.75]], dtype=np.float32))
+
+
+def test_lines_of_other_studies_stay_and_the_own_one_is_replaced(layout: StudyLayout) -> None:
+    write_areas(layout.shared.study("cnn"), "Del", areas_table(0.125))
+    write_areas(layout, "Del", areas_table(0.25))
+    write_areas(layout, "Del", areas_table(0.5, math.nan))
+    assert layout.shared.areas_csv("Del").read_text() == "br_npa,0.5\ncnn,0.125\n"
+    assert layout.shared.areas_csv("Del", per_image=True).read_text() == "br_npa,0.5,\ncnn,0.125\n"
+
+
+def test_curve_that_was_not_measured_is_named(layout: StudyLayout) -> None:
+    with pytest.raises(StoreError, match="br_npa: insertion was not scored"):
+        write_areas(layout, "Add", areas_table(0.5))

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.dialects import postgresql
 
 from attnsearch.errors import ConnectionLost, ServerUnavailable, StoreError
-from attnsearch.store import schema
 from attnsearch.store.database import (
     Connections,
     create_database,
+    meta_table,
     open_reader,
     open_writer,
     transaction,
@@ -238,7 +238,7 @@ def test_missing_tables_are_named_with_their_mend(postgres_url: str) -> None:
         pytest.raises(StoreError, match='"attnsearch_meta" does not exist; start a search to create the tables'),
         transaction(open_reader(postgres_url)) as connection,
     ):
-        connection.execute(select(schema.meta))
+        connection.execute(select(meta_table))
 
 
 def test_missing_database_and_wrong_password_are_named(postgres_url: str) -> None:
@@ -267,7 +267,7 @@ def test_readers_hold_no_connection_between_two_looks(postgres_server: PostgresS
     create_database(postgres_url)
     reader = open_reader(postgres_url)
     with transaction(reader) as connection:
-        connection.execute(select(schema.meta))
+        connection.execute(select(meta_table))
     count = sql.SQL("SELECT count(*) FROM pg_stat_activity WHERE datname = {}")
 
     assert postgres_server.execute(count.format(sql.Literal(parse_url(postgres_url).database))) == [(0,)]

@@ -13,11 +13,10 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.search.context import Worker
-from attnsearch.search.handle import StudyHandle, open_handle
+from attnsearch.search.handle import StudyHandle, create_handle, open_handle
 from attnsearch.search.plan import SearchPlan, layout_of
 from attnsearch.search.queue import claim_next
-from attnsearch.search.storage import open_database
-from attnsearch.search.study import UUID, create_study
+from attnsearch.search.study import UUID
 from attnsearch.search.trials import read_storage
 from attnsearch.store.database import create_database
 from attnsearch.store.inspection import inspect_database
@@ -48,25 +47,25 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return default_url(layout_of(loaded_study(), tmp_path))
 
 
-def start(url: str, name: str) -> str:
+def start(url: str, root: Path, name: str = "hunt") -> str:
     """What a start does to the database; returns the UUID of the study."""
-    database = open_database(url, create=True)
     loaded = loaded_study(name=name, enqueue=[{"train.optimizer.lr": 2e-3}])
-    study = create_study(database, loaded.study, identity_of(loaded))
-    uuid = str(study.user_attrs[UUID])
-    database.close()
+    inspect_database(url)
+    handle = create_handle(loaded, layout_of(loaded, root), url, identity_of(loaded))
+    uuid = str(handle.study.user_attrs[UUID])
+    handle.database.close()
     return uuid
 
 
-def test_first_starts_of_two_studies_share_an_empty_database(empty_url: str) -> None:
-    at_once(2, lambda index: start(empty_url, f"hunt{index}"))
+def test_first_starts_of_two_studies_share_an_empty_database(empty_url: str, tmp_path: Path) -> None:
+    at_once(2, lambda index: start(empty_url, tmp_path, f"hunt{index}"))
 
     assert inspect_database(empty_url, must_exist=True) == "ours"
     assert sorted(optuna.get_all_study_names(read_storage(empty_url))) == ["hunt0", "hunt1"]
 
 
-def test_first_starts_of_one_study_make_it_once(empty_url: str) -> None:
-    uuids = at_once(3, lambda index: start(empty_url, "hunt"))
+def test_first_starts_of_one_study_make_it_once(empty_url: str, tmp_path: Path) -> None:
+    uuids = at_once(3, lambda index: start(empty_url, tmp_path))
 
     assert len(set(uuids)) == 1
     (trial,) = optuna.load_study(study_name="hunt", storage=read_storage(empty_url)).trials
@@ -79,7 +78,7 @@ def test_start_after_one_that_was_killed_between_our_tables_and_optunas(tmp_path
     create_database(default_url(layout))
 
     SearchPlan.check(loaded, tmp_path)
-    assert start(default_url(layout), "hunt")
+    assert start(default_url(layout), tmp_path)
 
 
 @pytest.mark.slow

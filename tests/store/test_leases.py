@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from attnsearch.errors import ConnectionLost, StoreError
 from attnsearch.store.database import open_writer
-from attnsearch.store.locks import creation_lock, study_lock
+from attnsearch.store.leases import creation_lock, study_lock
 from tests.postgres import PostgresServer
 
 HELD = r"another process has held this lock for 0\.05 s|due to lock timeout; another process holds this lock"
