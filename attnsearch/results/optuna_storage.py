@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.errors import StoreError
 from attnsearch.files import lies_in
 from attnsearch.results.cache import FileCache, settled_stamp, stamp_of
-from attnsearch.search.trials import StudyRows, find_own, read_storage, reader_url, rows_of
+from attnsearch.search.trials import StudyRows, find_own, is_own, read_storage, reader_url, rows_of
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import connection_url, redact, sqlite_path, url_named
@@ -173,8 +173,8 @@ class DashboardStorage:
 
     def _with_notes(self, name: str, study_id: int, attributes: dict[str, Any]) -> dict[str, Any]:
         layout = next((one for one in self._experiment.studies() if one.study == name), None)
-        if layout is None:
-            return attributes
+        if layout is None or not is_own(self._storage.get_study_user_attrs(study_id), layout):
+            return attributes  # a database that several experiments share may hold another one's study of this name
         notes: dict[int | None, str] = {None: self._note(layout.study_yaml)}
         for trial in noted(
             self._storage.get_all_trials(study_id, deepcopy=False), is_minimized=self._is_minimized(study_id)

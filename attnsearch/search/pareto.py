@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from attnsearch.metrics.registry import higher_is_better
@@ -109,6 +108,8 @@ def importances(study: optuna.Study) -> dict[str, Mapping[str, float]]:
 
 def _fractions(study: optuna.Study, index: int) -> dict[str, float]:
     """The evaluator takes lower values as the better ones."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # imports scikit-learn and pandas
+
     sign = -1.0 if study.directions[index] == optuna.study.StudyDirection.MAXIMIZE else 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it tells of few trials, and of itself that it is experimental

@@ -105,12 +105,8 @@ def find_optuna_study(storage: BaseStorage, name: str) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def experiment_of(study: optuna.Study) -> str | None:
-    """The experiment that a stored study belongs to; None where another program made it."""
-    return _experiment_of(study.user_attrs.get(IDENTITY, {}))
-
-
-def _experiment_of(identity: Mapping[str, Any]) -> str | None:
+def experiment_of(identity: Mapping[str, Any]) -> str | None:
+    """The experiment that an identity belongs to; None where another program made the study."""
     name: str | None = identity.get("experiment", {}).get("experiment")
     return name
 
@@ -138,8 +134,8 @@ def check_unchanged(study: optuna.Study, identity: Mapping[str, Any], layout: St
 
 def _check_name(name: str, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Checks that a stored study is at least of the same experiment and kind as the one that is opened."""
-    owner = _experiment_of(stored)
-    if owner != _experiment_of(identity) or _is_training(stored) != _is_training(identity):
+    owner = experiment_of(stored)
+    if owner != experiment_of(identity) or _is_training(stored) != _is_training(identity):
         raise ConfigError(
             f"name: {name!r} is a {_kind(stored)} of the experiment {owner!r} in this database; choose another name="
         )

@@ -16,7 +16,7 @@ from attnsearch.config.load import load_stored_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import StoreError
 from attnsearch.metrics.registry import is_metric
-from attnsearch.search.study import ENDED_AT, RETURNED, UUID, experiment_of, find_optuna_study
+from attnsearch.search.study import ENDED_AT, IDENTITY, RETURNED, UUID, experiment_of, find_optuna_study
 from attnsearch.store.database import connect_reader
 from attnsearch.store.inspection import database_content_errors, inspect_database
 from attnsearch.store.layout import StudyLayout
@@ -137,15 +137,24 @@ def check_owner(study: optuna.Study, layout: StudyLayout) -> None:
     Raises:
         StoreError: it belongs to another experiment, also by the `study.yaml` of a folder that was copied or renamed.
     """
-    owner = experiment_of(study)
-    if owner in (None, layout.experiment):
-        return
-    base = load_stored_settings(layout.study_yaml).base
-    if isinstance(base, str) or base.get("experiment") != owner:
+    if not is_own(study.user_attrs, layout):
         raise StoreError(
-            f"the study {layout.study!r} in this database belongs to the experiment {owner!r}, not to "
-            f"{layout.experiment!r}; name the database of {layout.experiment}/{layout.study} with --storage URL"
+            f"the study {layout.study!r} in this database belongs to the experiment "
+            f"{experiment_of(study.user_attrs[IDENTITY])!r}, not to {layout.experiment!r}; name the database of "
+            f"{layout.experiment}/{layout.study} with --storage URL"
         )
+
+
+def is_own(attributes: Mapping[str, Any], layout: StudyLayout) -> bool:
+    """Whether a stored study is that of the folder, by its user attributes; so is one of another program.
+
+    A folder that was copied or renamed still names its experiment in `study.yaml`.
+    """
+    owner = experiment_of(attributes.get(IDENTITY, {}))
+    if owner in (None, layout.experiment):
+        return True
+    base = load_stored_settings(layout.study_yaml).base
+    return not isinstance(base, str) and base.get("experiment") == owner
 
 
 def find_in(storage: optuna.storages.BaseStorage, url: str, name: str) -> optuna.Study:

@@ -26,6 +26,7 @@ from attnsearch.report.page import build_report
 from attnsearch.results.optuna_storage import MAX_NOTES, noted
 from attnsearch.results.reader import find_experiments
 from attnsearch.search.handle import open_database
+from attnsearch.search.study import IDENTITY
 from attnsearch.store.urls import default_url, sqlite_url
 from tests.explorer.built import Built
 
@@ -88,6 +89,16 @@ def test_notes_hold_the_settings(client: Client) -> None:
     assert "/attention/trial/here/hunt/1" in body
     assert "```yaml" in body
     assert "br_npa" in body
+
+
+def test_study_of_another_experiment_gets_no_notes_of_one_of_the_same_name(copied: Built) -> None:
+    """Two experiments with a study `hunt` each are shown one storage, which belongs to the other one."""
+    database = open_database(default_url(copied.layout))
+    study = optuna.load_study(study_name="hunt", storage=database.storage)
+    study.set_user_attr(IDENTITY, {"experiment": {"experiment": "elsewhere"}})
+    database.close()
+    shown = json.loads(Client(build_app(find_experiments(copied.root))[0]).get("/api/studies/1").text)
+    assert [one["note"]["body"] for one in (shown, *shown["trials"])] == [""] * 4
 
 
 @pytest.mark.parametrize(("is_minimized", "best"), [(True, 0), (False, 299)])
