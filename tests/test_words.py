@@ -43,7 +43,7 @@ LATER: tuple[str, ...] = ()
 
 def texts() -> Iterator[Path]:
     """What people read, but for the changelog, which tells of old names."""
-    tops = ("attnsearch", "configs", "studies", "shell", "examples")
+    tops = ("attnsearch", "configs", "studies", "shell", "examples", "docs")
     yield from (path for top in tops for path in sorted((ROOT / top).rglob("*")) if path.suffix in KINDS)
     yield from (ROOT / "README.md", ROOT / "results/README.md", ROOT / ".ci/run", ROOT / "setup.cfg")
     yield from (path for path in sorted((ROOT / "tests").rglob("*.py")) if path != Path(__file__).resolve())

@@ -16,6 +16,7 @@ from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import StoreError
 from attnsearch.report.charts import front_of_points
 from attnsearch.report.page import build_report, commands, p_value, save_figures
+from attnsearch.results.reader import load_study
 from attnsearch.store.image_scores import ImageScore, make_table
 from attnsearch.store.image_scores import write_score_files as write_table
 from attnsearch.store.layout import StudyLayout
@@ -79,10 +80,7 @@ def test_scores_become_intervals_and_tests(copied: Built) -> None:
     first = copied.layout
     run = StudyLayout(first.root, "here", "run")
     shutil.copytree(first.trial(0).directory, run.trial(0).directory)
-    best = build_report(first.experiment_dir)
-    assert "No maps were scored here" in best.html
-    chosen = int(re.search(r"Best trial (\d+)", best.html)[1])  # type: ignore[index]
-    write_faithfulness(first, chosen, 0.3)
+    write_faithfulness(first, load_study(first.study_dir).best.number, 0.3)
     write_faithfulness(run, 0, 0.1)
     page = build_report(first.experiment_dir).html
     assert '<th title="relevance_gain">relevance gain (LeRF - MoRF)</th>' in page
@@ -96,9 +94,8 @@ def test_scores_on_test_are_shown_once_every_scored_study_has_them(copied: Built
     first = copied.layout
     run = StudyLayout(first.root, "here", "run")
     shutil.copytree(first.trial(0).directory, run.trial(0).directory)
-    chosen = int(re.search(r"Best trial (\d+)", build_report(first.experiment_dir).html)[1])  # type: ignore[index]
     for split in SPLITS[1:]:
-        write_faithfulness(first, chosen, 0.3, split)
+        write_faithfulness(first, load_study(first.study_dir).best.number, 0.3, split)
     write_faithfulness(run, 0, 0.1)
     assert "Means over 6 images of val" in build_report(first.experiment_dir).html
     write_faithfulness(run, 0, 0.1, "test")
