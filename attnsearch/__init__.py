@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from attnsearch.data.tables import Listing as Listing
     from attnsearch.data.tables import register_dataset as register_dataset
     from attnsearch.errors import AttnSearchError as AttnSearchError
-    from attnsearch.evaluation.explain import TrainedModel as TrainedModel
-    from attnsearch.evaluation.explain import load_model as load_model
+    from attnsearch.evaluation.evaluation import TrainedModel as TrainedModel
+    from attnsearch.evaluation.evaluation import load_model as load_model
     from attnsearch.figures.explanation import Explanation as Explanation
     from attnsearch.metrics.perturbation import SaliencyCase as SaliencyCase
     from attnsearch.metrics.registry import Metric as Metric
@@ -57,10 +57,10 @@ _MODULE_OF = {
     "SaliencyCase": "metrics.perturbation",
     "Split": "types",
     "StudyReader": "results.study",
-    "TrainedModel": "evaluation.explain",
+    "TrainedModel": "evaluation.evaluation",
     "TrialReader": "results.trial",
     "build_backbone": "models.backbones.generic",
-    "load_model": "evaluation.explain",
+    "load_model": "evaluation.evaluation",
     "load_results": "results.reader",
     "load_study": "results.reader",
     "register_dataset": "data.tables",

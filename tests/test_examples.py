@@ -14,7 +14,7 @@ from attnsearch.cli import main
 from attnsearch.config.data import DataSettings
 from attnsearch.config.model import BackboneSettings
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.explain import load_model
+from attnsearch.evaluation.evaluation import load_model
 from attnsearch.results.reader import load_study
 from attnsearch.testing import temporary_parts
 from attnsearch.testing.data_set import DataSetContract

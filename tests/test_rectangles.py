@@ -11,8 +11,7 @@ from PIL import Image
 from attnsearch.config.data import FolderData
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.loader import crop_boxes, open_data
-from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.evaluation.explain import load_model
+from attnsearch.evaluation.evaluation import Evaluation, load_model
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training.trainer import fit

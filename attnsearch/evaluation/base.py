@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -25,13 +25,11 @@ from attnsearch.device import (
     pick_precision,
     set_threads,
 )
-from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
-from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
-from attnsearch.models.weights import check_class_names, load_into
+from attnsearch.models.checkpoint import ModelCheckpoint, check_class_names, read_model_checkpoint
 from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.layout import ArchivePaths
-from attnsearch.tasks.base import Meter, Task, build_task
+from attnsearch.tasks.base import Meter, Task, build_task, restore_model
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split
 
 
@@ -89,9 +87,7 @@ def build_for_inference(checkpoint: ModelCheckpoint, config: ExperimentConfig) -
         OutOfMemory, DeviceError: the device has too little memory for the model, or it failed.
     """
     set_threads(config.runtime.n_threads)
-    heads = build_task(config.task).heads(len(checkpoint.class_names))
-    model = build_model(config.model, heads, load_weights=False)
-    load_into(model, checkpoint.state, str(checkpoint.path))
+    model = restore_model(replace(checkpoint, config=config))
     device = pick_device(config.runtime.device)
     arithmetic = Arithmetic(device, pick_precision(config.train.precision, device), model.channels_last)
     return arithmetic.place_model(model).eval(), arithmetic
@@ -161,30 +157,16 @@ class ModelOnData(InferenceModel):
         """All images of a split, in file order."""
         return self.loader(split).epoch(self.checkpoint.epoch)
 
-    def close(self) -> None:
-        """Forgets the loaders, which hold pixels that were read ahead."""
-        self._loaders.clear()
-
     def rows_of(self, split: Split, image_ids: Collection[str]) -> NDArray[np.int64]:
         """(n,) the rows of some images of a split, ascending."""
         ids = set(image_ids)
         return np.array([row for row, image_id in enumerate(self.table(split).image_ids) if image_id in ids], np.int64)
 
-    def row_batches(self, split: Split, rows: NDArray[np.int64], *, n_images: int) -> Iterator[Batch]:
-        """Some rows (n,) of a split, in that order, as batches of at most `n_images`."""
-        loader = self.loader(split)
-        for start in range(0, len(rows), n_images):
-            yield loader.batch(rows[start : start + n_images])
-
 
 @device_errors()
 @torch.no_grad()
 def run_split(
-    opened: ModelOnData,
-    split: Split,
-    *,
-    archive: ArchivePaths | None = None,
-    check: Callable[[], None] = lambda: None,
+    opened: ModelOnData, split: Split, *, archive: ArchivePaths | None = None, check: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
     """Measures a split in file order, and archives maps, norms, saliency and predictions.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,20 +51,15 @@ class Predictions:
     split: Split
 
 
-def predict_split(
-    opened: ModelOnData, split: Split, *, check: Callable[[], None] = lambda: None, progress: bool = False
-) -> Predictions:
+def predict_split(opened: ModelOnData, split: Split) -> Predictions:
     """Classifies a split in file order, in the arithmetic of the run's validation.
 
-    Args:
-        check: called between batches.
     Raises:
         DataError: there is no such split.
     """
     table, loader = opened.table(split), opened.loader(split)
     parts: dict[str, list[Tensor]] = {}
-    for batch in with_bar(opened.batches(split), f"Classifying {split}", n_steps=len(loader), force=progress):
-        check()
+    for batch in with_bar(opened.batches(split), f"Classifying {split}", n_steps=len(loader), force=False):
         output = opened.output(batch, maps=None)
         for name, head in {COMBINED: output.head, **output.branches}.items():
             parts.setdefault(name, []).append(head.logits.float().cpu())

@@ -1,27 +1,39 @@
-"""An opened checkpoint on opened data: everything that is measured of a model is asked of it."""
+"""What a checkpoint is asked for: of images of one's own by `TrainedModel`, of an opened data set by `Evaluation`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, overload
 
-from attnsearch.config.evaluation import ScoreSettings
-from attnsearch.evaluation.base import ModelOnData, run_split
-from attnsearch.evaluation.confusion import ConfusionReport, Predictions, analyse_predictions, predict_split
-from attnsearch.evaluation.explain import explain_images
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from attnsearch.config.evaluation import VERSION, ScoreSettings
+from attnsearch.config.load import with_settings, without_variables
+from attnsearch.data.loader import DataSource, open_data
+from attnsearch.errors import UsageError
+from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
+from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
+from attnsearch.evaluation.explain import IMAGE_TYPES, AnyImage, explain_images, name_images, open_images, own_batches
 from attnsearch.evaluation.sanity import SanityStep, randomise_downwards
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
-from attnsearch.figures.explanation import Explanation, ImageToDraw
-from attnsearch.store.image_scores import ScoreTable
-from attnsearch.store.layout import ArchivePaths, ScorePaths
+from attnsearch.evaluation.scorer import score_images
+from attnsearch.figures.explanation import Explanation
+from attnsearch.metrics.registry import check_image_metrics, find_metric
+from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.types import Split
+
+TOP_Q = 5
 
 
 class Evaluation(ModelOnData):
     """A checkpoint, its model in eval mode, and the data that it is evaluated on: read and built once by `open`.
 
-    A context manager: at its end the loaders and the memory of the device are released.
+    A context manager, which forgets the loaders of the splits at its end: they hold pixels that were read ahead.
     """
 
     def __enter__(self) -> Self:
@@ -30,67 +42,160 @@ class Evaluation(ModelOnData):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._loaders.clear()
 
-    def run(
-        self, split: Split, *, archive: ArchivePaths | None = None, check: Callable[[], None] = lambda: None
-    ) -> dict[str, float]:
-        """The metrics of a split as `split/name`, and its archive; see `run_split`."""
-        return run_split(self, split, archive=archive, check=check)
+    run = run_split
+    score = score_archive
+    baselines = score_baselines
+    explain = explain_images
+    predict = predict_split
 
-    def score(
-        self,
-        archive: ArchivePaths,
-        scores: ScorePaths,
-        *,
-        settings: ScoreSettings | None = None,
-        iou_thresholds: Mapping[str, float] | None = None,
-        check: Callable[[], None] = lambda: None,
-        progress: bool = False,
-    ) -> ScoreTable:
-        """Scores of the saliency of an archive, image by image; see `score_archive`."""
-        return score_archive(
-            self,
-            archive,
-            scores,
-            settings=settings,
-            iou_thresholds=iou_thresholds,
-            check=check,
-            progress=progress,
-        )
-
-    def baselines(
-        self,
-        archive: ArchivePaths,
-        names: Sequence[str],
-        *,
-        settings: ScoreSettings | None = None,
-        progress: bool = False,
-    ) -> dict[str, ScoreTable]:
-        """Scores of baseline maps of the images of an archive; see `score_baselines`."""
-        return score_baselines(self, archive, names, settings=settings, progress=progress)
-
-    def explain(
-        self,
-        images: Sequence[ImageToDraw],
-        *,
-        target: str | int | None = None,
-        maps: tuple[str, ...] = (),
-        top_q: int = 0,
-    ) -> Iterator[Explanation]:
-        """What the model makes of some images, of this data set or of others; see `explain_images`."""
-        return explain_images(self, images, target=target, maps=maps, top_q=top_q)
-
-    def confusion(self, split: Split, *, check: Callable[[], None] = lambda: None) -> ConfusionReport:
+    def confusion(self, split: Split) -> ConfusionReport:
         """Confused classes, accuracies of classes and branches, calibration; see `analyse_predictions`."""
-        return analyse_predictions(self.predict(split, check=check))
+        return analyse_predictions(self.predict(split))
 
     def sanity(self, split: Split, image_ids: Sequence[str]) -> list[SanityStep]:
         """How similar the saliency of some images stays while weights are randomised, see `randomise_downwards`."""
-        rows = self.rows_of(split, image_ids)
-        batches = self.row_batches(split, rows, n_images=self.loader(split).batch_size)
-        return randomise_downwards(self.model, [self.arithmetic.place_images(batch) for batch in batches])
+        rows, loader = self.rows_of(split, image_ids), self.loader(split)
+        chunks = [rows[start : start + loader.batch_size] for start in range(0, len(rows), loader.batch_size)]
+        return randomise_downwards(self.model, [self.arithmetic.place_images(loader.batch(chunk)) for chunk in chunks])
 
-    def predict(self, split: Split, *, check: Callable[[], None] = lambda: None, progress: bool = False) -> Predictions:
-        """The logits of a split, of all branches; see `predict_split`."""
-        return predict_split(self, split, check=check, progress=progress)
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedModel(InferenceModel):
+    """A checkpoint's model, its preprocessing and its class names.
+
+    Images are what `to_image` takes: a file, a PIL image, or an (H, W, 3) uint8 RGB array, of any size.
+
+    Attributes:
+        config: of the run that trained it.
+        on_test: called with the checkpoint's epoch before an evaluation on the test split, to log it.
+    """
+
+    on_test: Callable[[int], None] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: ModelCheckpoint | Path | str,
+        *,
+        device: str = "auto",
+        on_test: Callable[[int], None] | None = None,
+    ) -> Self:
+        """The model of a checkpoint file, see `load_model`."""
+        checkpoint = read_once(checkpoint)
+        config = with_settings(without_variables(checkpoint.config), {"runtime.device": device})
+        return cls(checkpoint, config, *build_for_inference(checkpoint, config), on_test)
+
+    def __repr__(self) -> str:
+        height, width = self.config.data.image_hw
+        return (
+            f"<TrainedModel {self.config.model.name} of {self.checkpoint.path}, {len(self.class_names)} classes, "
+            f"{height} x {width} px, on {self.device}>"
+        )
+
+    @overload
+    def explain(
+        self, images: AnyImage, target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
+    ) -> Explanation: ...
+
+    @overload
+    def explain(
+        self, images: list[Any], target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
+    ) -> list[Explanation]: ...
+
+    def explain(
+        self,
+        images: AnyImage | list[Any],
+        target: str | int | None = None,
+        *,
+        maps: tuple[str, ...] = (),
+        top_q: int = TOP_Q,
+    ) -> Explanation | list[Explanation]:
+        """What the model makes of an image, or a list of them for a list.
+
+        Args:
+            target: the class that the saliency explains, by name or index; None explains the predicted one.
+            maps: names of maps of the model beside the family's default ones.
+            top_q: how many of the most probable classes get a map of their own.
+        Raises:
+            DataError: an image cannot be read.
+            UsageError: no such class or map, or an array that is no 8-bit RGB image.
+        """
+        explained = list(explain_images(self, name_images(images), target=target, maps=maps, top_q=top_q))
+        return explained[0] if isinstance(images, IMAGE_TYPES) else explained
+
+    def embed(self, images: AnyImage | list[Any]) -> NDArray[np.float32]:
+        """(N, D) float32, what the model's head sees of each image.
+
+        Raises:
+            DataError: an image cannot be read.
+            UsageError: the family offers no embedding, or an array is no 8-bit RGB image.
+        """
+        batches = own_batches(self, open_images(name_images(images), self.config.data, self.class_names))
+        embeddings = [self.output(batch, maps=None).embedding for batch in batches]
+        if any(embedding is None for embedding in embeddings):
+            raise UsageError(f"the family {self.config.model.name} offers no embedding of an image")
+        return np.concatenate([embedding.float().cpu().numpy() for embedding in embeddings if embedding is not None])
+
+    def score(
+        self,
+        images: AnyImage | list[Any],
+        metrics: Sequence[str],
+        *,
+        masks: Sequence[AnyImage] | None = None,
+        settings: ScoreSettings | None = None,
+    ) -> pd.DataFrame:
+        """Scores of the model's saliency of images: a row per image id, a column per metric, NaN where undefined.
+
+        Args:
+            metrics: names of image metrics, such as `relevance_gain`.
+            masks: an image per image that is bright on its discriminative parts, for metrics that need masks.
+            settings: how it is measured; None takes those of the config. Their `families` and `target` are not used,
+                as images of one's own have no labels.
+        Returns:
+            `.attrs` has the `version` and the `settings` of the measurement.
+        Raises:
+            ConfigError: no such metric.
+            DataError: an image cannot be read.
+            UsageError: a metric of a whole data set, or one that needs what is known of a data set alone.
+        """
+        check_image_metrics(metrics, has_masks=masks is not None)
+        groups = tuple(dict.fromkeys(find_metric(name).group for name in metrics))
+        settings = (settings or self.config.evaluation.scores).model_copy(
+            update={"families": groups, "target": "predicted"}
+        )
+        source = open_images(name_images(images), self.config.data, self.class_names, masks=masks)
+        scores = score_images(self, own_batches(self, source), settings)
+        frame = pd.DataFrame(
+            {name: [score.values[name] for score in scores] for name in metrics},
+            index=pd.Index([score.image_id for score in scores], name="image_id"),
+        )
+        frame.attrs = {"version": VERSION, "settings": settings.identity()}
+        return frame
+
+    def evaluate(self, split: Split = "val", *, data: DataSource | None = None) -> dict[str, float]:
+        """The metrics of a split as `split/name`; an evaluation on the test split is logged first.
+
+        Args:
+            data: opened; None opens the data set of the config.
+        Raises:
+            DataError: the data set cannot be used, or has other classes or no such split.
+        """
+        evaluation = Evaluation.of(self, open_data(self.config.data) if data is None else data)
+        evaluation.table(split)
+        if split == "test" and self.on_test is not None:
+            self.on_test(self.checkpoint.epoch)
+        return evaluation.run(split)
+
+
+def load_model(path: str | Path, *, device: str = "auto", on_test: Callable[[int], None] | None = None) -> TrainedModel:
+    """The model of a checkpoint file, such as a trial's or an imported one; only weights and settings are read.
+
+    Args:
+        device: as `runtime.device`: auto, cpu, cuda or cuda:N.
+        on_test: as `TrainedModel.on_test`.
+    Raises:
+        ConfigError: the file is missing or broken, or the device does not exist.
+    """
+    return TrainedModel.load(path, device=device, on_test=on_test)

@@ -1,208 +1,112 @@
-"""A trained model that explains images of one's own, with its own preprocessing and class names."""
+"""Explanations of images, also of ones that belong to no data set: these are opened as a split that lies in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from attnsearch.config.evaluation import VERSION, ScoreSettings
-from attnsearch.config.load import with_settings, without_variables
-from attnsearch.data.loader import DataSource, crop_boxes, open_data
+from attnsearch.config.data import DataConfig
+from attnsearch.data.cache import PixelCache
+from attnsearch.data.images import decode_resized
+from attnsearch.data.loader import DataSource, crop_boxes
+from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import device_errors
 from attnsearch.errors import UsageError, suggest
-from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
-from attnsearch.evaluation.own_images import IMAGE_TYPES, AnyImage, name_images, open_images, own_batches
-from attnsearch.evaluation.scorer import SaliencyScorer
+from attnsearch.evaluation.base import InferenceModel
 from attnsearch.figures.explanation import Explanation, ImageToDraw
 from attnsearch.figures.kinds import ClassMap
-from attnsearch.metrics.registry import find_metric
-from attnsearch.models.checkpoint import ModelCheckpoint
-from attnsearch.store.image_scores import ImageScore
-from attnsearch.types import AttentionOutput, Batch, GroundTruth, Split
+from attnsearch.types import AttentionOutput, Batch
 
-TOP_Q = 5
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class TrainedModel(InferenceModel):
-    """A checkpoint's model, its preprocessing and its class names.
-
-    Images are what `to_image` takes: a file, a PIL image, or an (H, W, 3) uint8 RGB array, of any size.
-
-    Attributes:
-        config: of the run that trained it.
-        on_test: called with the checkpoint's epoch before an evaluation on the test split, to log it.
-    """
-
-    on_test: Callable[[int], None] | None = None
-
-    @classmethod
-    def load(
-        cls,
-        checkpoint: ModelCheckpoint | Path | str,
-        *,
-        device: str = "auto",
-        on_test: Callable[[int], None] | None = None,
-    ) -> Self:
-        """The model of a checkpoint file, see `load_model`."""
-        checkpoint = read_once(checkpoint)
-        config = with_settings(without_variables(checkpoint.config), {"runtime.device": device})
-        return cls(checkpoint, config, *build_for_inference(checkpoint, config), on_test)
-
-    def __repr__(self) -> str:
-        height, width = self.config.data.image_hw
-        return (
-            f"<TrainedModel {self.config.model.name} of {self.checkpoint.path}, {len(self.class_names)} classes, "
-            f"{height} x {width} px, on {self.device}>"
-        )
-
-    @overload
-    def explain(
-        self, images: AnyImage, target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
-    ) -> Explanation: ...
-
-    @overload
-    def explain(
-        self, images: list[Any], target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
-    ) -> list[Explanation]: ...
-
-    def explain(
-        self,
-        images: AnyImage | list[Any],
-        target: str | int | None = None,
-        *,
-        maps: tuple[str, ...] = (),
-        top_q: int = TOP_Q,
-    ) -> Explanation | list[Explanation]:
-        """What the model makes of an image, or a list of them for a list.
-
-        Args:
-            target: the class that the saliency explains, by name or index; None explains the predicted one.
-            maps: names of maps of the model beside the family's default ones.
-            top_q: how many of the most probable classes get a map of their own.
-        Raises:
-            DataError: an image cannot be read.
-            UsageError: no such class or map, or an array that is no 8-bit RGB image.
-        """
-        explained = list(explain_images(self, name_images(images), target=target, maps=maps, top_q=top_q))
-        return explained[0] if isinstance(images, IMAGE_TYPES) else explained
-
-    def embed(self, images: AnyImage | list[Any]) -> NDArray[np.float32]:
-        """(N, D) float32, what the model's head sees of each image.
-
-        Raises:
-            DataError: an image cannot be read.
-            UsageError: the family offers no embedding, or an array is no 8-bit RGB image.
-        """
-        batches = own_batches(self, open_images(name_images(images), self.config.data, self.class_names))
-        embeddings = [self.output(batch, maps=None).embedding for batch in batches]
-        if any(embedding is None for embedding in embeddings):
-            raise UsageError(f"the family {self.config.model.name} offers no embedding of an image")
-        return np.concatenate([_array(embedding) for embedding in embeddings if embedding is not None])
-
-    def score(
-        self,
-        images: AnyImage | list[Any],
-        metrics: Sequence[str],
-        *,
-        masks: Sequence[AnyImage] | None = None,
-        settings: ScoreSettings | None = None,
-    ) -> pd.DataFrame:
-        """Scores of the model's saliency of images: a row per image id, a column per metric, NaN where undefined.
-
-        Args:
-            metrics: names of image metrics, such as `relevance_gain`.
-            masks: an image per image that is bright on its discriminative parts, for metrics that need masks.
-            settings: how it is measured; None takes those of the config. Their `families` and `target` are not used,
-                as images of one's own have no labels.
-        Returns:
-            `.attrs` has the `version` and the `settings` of the measurement.
-        Raises:
-            ConfigError: no such metric.
-            DataError: an image cannot be read.
-            UsageError: a metric of a whole data set, or one that needs what is known of a data set alone.
-        """
-        check_image_metrics(metrics, has_masks=masks is not None)
-        groups = tuple(dict.fromkeys(find_metric(name).group for name in metrics))
-        settings = (settings or self.config.evaluation.scores).model_copy(
-            update={"families": groups, "target": "predicted"}
-        )
-        scorer = SaliencyScorer(self.model, replace(self.arithmetic, precision=settings.precision), settings)
-        source = open_images(name_images(images), self.config.data, self.class_names, masks=masks)
-        scores = [score for batch in own_batches(self, source) for score in _score_batch(self, scorer, batch)]
-        frame = pd.DataFrame(
-            {name: [score.values[name] for score in scores] for name in metrics},
-            index=pd.Index([score.image_id for score in scores], name="image_id"),
-        )
-        frame.attrs = {"version": VERSION, "settings": settings.identity()}
-        return frame
-
-    def evaluate(self, split: Split = "val", *, data: DataSource | None = None) -> dict[str, float]:
-        """The metrics of a split as `split/name`; an evaluation on the test split is logged first.
-
-        Args:
-            data: opened; None opens the data set of the config.
-        Raises:
-            DataError: the data set cannot be used, or has other classes or no such split.
-        """
-        opened = ModelOnData.of(self, open_data(self.config.data) if data is None else data)
-        opened.table(split)
-        if split == "test" and self.on_test is not None:
-            self.on_test(self.checkpoint.epoch)
-        return run_split(opened, split)
+BATCH = 16
+AnyImage = str | Path | Image.Image | NDArray[Any]
+IMAGE_TYPES = (str, Path, Image.Image, np.ndarray)
 
 
-def load_model(path: str | Path, *, device: str = "auto", on_test: Callable[[int], None] | None = None) -> TrainedModel:
-    """The model of a checkpoint file, such as a trial's or an imported one; only weights and settings are read.
-
-    Args:
-        device: as `runtime.device`: auto, cpu, cuda or cuda:N.
-        on_test: as `TrainedModel.on_test`.
-    Raises:
-        ConfigError: the file is missing or broken, or the device does not exist.
-    """
-    return TrainedModel.load(path, device=device, on_test=on_test)
-
-
-def check_image_metrics(names: Sequence[str], *, has_masks: bool) -> None:
-    """Checks that metrics can be measured of single images.
+def to_image(image: AnyImage) -> Path | Image.Image:
+    """A path, or an image in memory.
 
     Raises:
-        ConfigError: no such metric.
-        UsageError: one is of a whole data set, or needs what images alone do not tell.
+        UsageError: a tensor, whose order of axes and range are not known, or an array that is not (H, W, 3) uint8;
+            floats have no agreed range, so they are not guessed.
     """
-    if isinstance(names, str):
-        raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
-    for name in names:
-        metric = find_metric(name)
-        if metric.when != "image":
-            where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
-            raise UsageError(f"{name} is measured {where}, and not of single images; leave it out")
-        if metric.needs == "masks" and not has_masks:
-            raise UsageError(f"{name} needs masks of the parts; give one per image with masks=")
-        if metric.needs in ("boxes", "points"):
-            raise UsageError(f"{name} needs {metric.needs} of the parts, which only a data set has; score its archive")
+    if isinstance(image, str | Path):
+        return Path(image)
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, Tensor):
+        raise UsageError(
+            f"an image must be a path, a PIL image or an (H, W, 3) uint8 RGB array, got a tensor {tuple(image.shape)} "
+            f"{image.dtype}: its channels and range are not known; give .permute(1, 2, 0).numpy() of 0 to 255 as uint8"
+        )
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UsageError(
+            f"an array must be (H, W, 3) uint8 RGB, got {array.shape} {array.dtype}; floats may be in [0, 1], in "
+            "[0, 255] or normalised, so scale them to 0 to 255 and use .astype(np.uint8)"
+        )
+    return Image.fromarray(array)
 
 
-def _score_batch(inference: InferenceModel, scorer: SaliencyScorer, batch: Batch) -> list[ImageScore]:
-    """The scores of the images (B) of a batch under the saliency of their predicted classes."""
-    with device_errors():
-        output = inference.output(batch)
-        if output.maps is None:
-            raise UsageError(f"the family {inference.config.model.name} makes no maps that could be scored")
-        predictions = output.logits.argmax(dim=1)  # (B,)
-        saliency = inference.model.saliency(output, predictions)  # (B, h, w)
-        height, width = batch.images.shape[2:]
-        truth = GroundTruth(masks=batch.part_masks, size_hw=(height, width))
-        return scorer.score(batch, saliency, inference.task.target(output), truth)
+def name_images(images: AnyImage | list[Any]) -> list[ImageToDraw]:
+    """Each image under its path, or `image_<number>` from 1; a repeated name gets a number.
+
+    Raises:
+        UsageError: as `to_image`; or there is none.
+    """
+    listed = [images] if isinstance(images, (*IMAGE_TYPES, Tensor)) else list(images)
+    if not listed:
+        raise UsageError("give at least one image")
+    named: dict[str, ImageToDraw] = {}
+    for number, image in enumerate(listed, start=1):
+        source = to_image(image)
+        name = str(source) if isinstance(source, Path) else f"image_{number}"
+        name = name if name not in named else f"{name}#{number}"
+        named[name] = ImageToDraw(name, source)
+    return list(named.values())
+
+
+def open_images(
+    images: Sequence[ImageToDraw],
+    cfg: DataConfig,
+    class_names: tuple[str, ...],
+    *,
+    masks: Sequence[AnyImage] | None = None,
+) -> DataSource:
+    """Images as the validation split of a data set that lies in memory; an unknown class has the label -1.
+
+    Raises:
+        DataError: an image cannot be read.
+        UsageError: another number of masks than of images.
+    """
+    if masks is not None and len(masks) != len(images):
+        raise UsageError(f"give one mask per image, got {len(masks)} masks of {len(images)} images")
+    mask_images: Any = None if masks is None else tuple(to_image(mask) for mask in masks)  # read like files of masks
+    decoded = [
+        decode_resized(image.source, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for image in images
+    ]
+    label_of = {name: label for label, name in enumerate(class_names)}
+    ids = tuple(image.image_id for image in images)
+    labels = [-1 if image.true is None else label_of.get(image.true, -1) for image in images]
+    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), np.array(labels, dtype=np.int64), mask_images)
+    tables = DataTables(Path(), class_names, table, table, None, "")
+    pixels = np.stack([pixels for pixels, _ in decoded])
+    sizes = np.array([size for _, size in decoded], dtype=np.int64)
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
+    return DataSource(cfg, tables, PixelCache(pixels, sizes, cfg.cached_hw, cfg.resize, cfg.aspect, "", row_of))
+
+
+def own_batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
+    """Images that `open_images` opened, as evaluation batches."""
+    cfg = inference.config.data
+    with_masks = source.tables.val.mask_paths is not None
+    return source.loader("val", cfg, batch_size=BATCH, device=inference.device, with_masks=with_masks).epoch(1)
 
 
 def explain_images(

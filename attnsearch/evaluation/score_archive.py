@@ -7,7 +7,8 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from attnsearch.config.evaluation import DEFAULT_N_IMAGES, VERSION, ScoreSettings
-from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.tables import ImageTable, fixed_subset
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
@@ -23,7 +23,6 @@ from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.baselines import PARTS
 from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth, with_best_setting
 from attnsearch.metrics.registry import BUILT_IN, score_metrics
-from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.progress import with_bar
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import (
@@ -64,13 +63,13 @@ def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: Arc
         )
     if archived.saliency is None:
         raise ConfigError(f"{paths.about} has no saliency, which is what is scored; the model makes no maps")
-    _check_view(opened.config, checkpoint, paths)
+    _check_view(opened, paths)
     _check_images(archived, opened.table(archived.split), paths)
 
 
-def _check_view(config: ExperimentConfig, checkpoint: ModelCheckpoint, paths: ArchivePaths) -> None:
+def _check_view(opened: ModelOnData, paths: ArchivePaths) -> None:
     """Maps lie where the crop of the training put them, and the names of synthetic birds do not tell their looks."""
-    data, trained_on = config.data, checkpoint.config.data
+    data, trained_on = opened.config.data, opened.checkpoint.config.data
     drawn = [key for key in data.drawn_by if not key.endswith("_per_class")]  # how many there are, their names show
     for key in (*VIEW, *(drawn if data.name == trained_on.name else ())):
         if getattr(data, key) != getattr(trained_on, key):
@@ -125,7 +124,6 @@ def score_archive(
     settings: ScoreSettings | None = None,
     iou_thresholds: Mapping[str, float] | None = None,
     check: Callable[[], None] = lambda: None,
-    progress: bool = False,
 ) -> ScoreTable:
     """Scores the saliency of an archive on a fixed fraction of its images, and writes the files of `scores`.
 
@@ -138,7 +136,6 @@ def score_archive(
         iou_thresholds: those that were chosen on validation, from `about["iou_thresholds"]` of its scores; without them
             they are chosen on these images, or, on test, the best IoU is left out.
         check: called between chunks and before each file gets its name.
-        progress: shows a bar with the time left on stderr; without it there is one only if stderr is a terminal.
     Returns:
         The scores, as they lie on the disk. An image whose map has NaN is undefined in all of them.
     Raises:
@@ -152,8 +149,12 @@ def score_archive(
     if has_scores(scores) and (stored := read_scores(scores)).digest == about["digest"]:
         return stored
     journal = ScoreJournal(scores.journal, about["digest"])
-    done = _score_rest(scoring, journal, check=check, progress=progress)
-    _warn_of_nan(scoring.archived, scoring.ids, archive)
+    done = _score_rest(scoring, journal, check=check)
+    n_broken = int((~np.isfinite(scoring.saliency).all(axis=(1, 2))).sum())
+    if n_broken:
+        logger.warning(
+            "%s: %d of %d maps are not finite; their scores are undefined", archive.saliency, n_broken, len(scoring.ids)
+        )
     rows = [done[image_id] for image_id in scoring.ids]
     rows, thresholds = with_best_setting(rows, scoring.archived.split, iou_thresholds or {})
     whole = archive_scores(scoring.archived, scoring.table, scoring.settings, opened.config.data.image_hw)
@@ -170,7 +171,6 @@ def score_baselines(
     names: Sequence[str],
     *,
     settings: ScoreSettings | None = None,
-    progress: bool = False,
 ) -> dict[str, ScoreTable]:
     """Scores baseline maps on the images, the model and the grid of an archive; nothing is written.
 
@@ -183,11 +183,11 @@ def score_baselines(
     scoring = _Scoring.start(opened, archive, settings)
     for name in names:  # a baseline that this model cannot have fails at once, and not after the others
         scoring.score(slice(1), baseline=name)
-    return {name: _score_baseline(scoring, name, progress=progress) for name in names}
+    return {name: _score_baseline(scoring, name) for name in names}
 
 
-def _score_baseline(scoring: _Scoring, name: str, *, progress: bool) -> ScoreTable:
-    steps = with_bar(scoring.chunks, f"Scoring {name}", n_steps=len(scoring.chunks), force=progress)
+def _score_baseline(scoring: _Scoring, name: str) -> ScoreTable:
+    steps = with_bar(scoring.chunks, f"Scoring {name}", n_steps=len(scoring.chunks), force=False)
     rows = [score for chunk in steps for score in scoring.score(chunk, baseline=name)]
     rows, thresholds = with_best_setting(rows, scoring.archived.split, {})
     return make_table(rows, scoring.fractions, {**scoring.about(), "reference": name, "iou_thresholds": thresholds})
@@ -216,31 +216,6 @@ def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | No
     return ids
 
 
-def _about(
-    checkpoint: ModelCheckpoint,
-    archived: AttentionArchive,
-    settings: ScoreSettings,
-    ids: Sequence[str],
-    iou_thresholds: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """What the numbers were measured with; the digest is of all of it, and of the images and their saliency."""
-    assert archived.saliency is not None
-    is_scored = np.isin(archived.image_ids, ids)
-    about = {
-        "version": VERSION,
-        "settings": settings.identity(),
-        "split": archived.split,
-        "grid": list(grid_of(archived, settings)),
-        "iou_thresholds": dict(iou_thresholds or {}),
-        "n_archived": len(archived.image_ids),
-        "checkpoint": {"epoch": checkpoint.epoch, "config": checkpoint.config.digest()},
-        "images": hashlib.sha256("\n".join(ids).encode(errors="surrogateescape")).hexdigest(),
-        "saliency": hashlib.sha256(np.ascontiguousarray(archived.saliency[is_scored]).tobytes()).hexdigest(),
-        **_other_versions(settings),
-    }
-    return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
-
-
 def _other_versions(settings: ScoreSettings) -> dict[str, dict[str, int]]:
     """Versions of the selected metrics that `VERSION` does not stand for: those of plugins, and changed ones."""
     versions = {
@@ -257,23 +232,6 @@ def _without_nan(parts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str
         part: {name: None if math.isnan(value) else value for name, value in values.items()}
         for part, values in parts.items()
     }
-
-
-def grid_of(archived: AttentionArchive, settings: ScoreSettings) -> tuple[int, int]:
-    """Rows and columns of the maps that are scored."""
-    assert archived.saliency is not None
-    rows, columns = archived.saliency.shape[1:]
-    return (rows, columns) if settings.grid is None else (min(rows, settings.grid), min(columns, settings.grid))
-
-
-def _warn_of_nan(archived: AttentionArchive, ids: Sequence[str], paths: ArchivePaths) -> None:
-    assert archived.saliency is not None
-    saliency = archived.saliency[np.isin(archived.image_ids, ids)]
-    n_broken = int((~np.isfinite(saliency).all(axis=(1, 2))).sum())
-    if n_broken:
-        logger.warning(
-            "%s: %d of %d maps are not finite; their scores are undefined", paths.saliency, n_broken, len(ids)
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +256,7 @@ class _Scoring:
         settings = opened.config.evaluation.scores if settings is None else settings
         archived = read_archive(archive)
         check_compatible(opened, archived, archive)
-        scorer = SaliencyScorer(opened.model, replace(opened.arithmetic, precision=settings.precision), settings)
+        scorer = SaliencyScorer(opened.model, opened.arithmetic, settings)
         ids = scored_ids(archived, opened.table(archived.split), settings.n_images)
         place_of = {image_id: place for place, image_id in enumerate(archived.image_ids)}
         places = np.array([place_of[image_id] for image_id in ids], dtype=np.int64)
@@ -312,14 +270,40 @@ class _Scoring:
     def table(self) -> ImageTable:
         return self.opened.table(self.archived.split)
 
+    @cached_property
+    def saliency(self) -> NDArray[np.float32]:
+        """(n, h, w) of the images, in the order of the archive."""
+        assert self.archived.saliency is not None
+        return self.archived.saliency[np.sort(self.places)]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the maps that are scored."""
+        rows, columns = self.saliency.shape[1:]
+        limit = self.settings.grid
+        return (rows, columns) if limit is None else (min(rows, limit), min(columns, limit))
+
     @property
     def fractions(self) -> tuple[float, ...]:
         """Fractions of removed cells at the points of the curves."""
-        return self.scorer.fractions(grid_of(self.archived, self.settings))
+        return self.scorer.fractions(self.grid)
 
     def about(self, iou_thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """What the numbers are measured with."""
-        return _about(self.opened.checkpoint, self.archived, self.settings, self.ids, iou_thresholds)
+        """What the numbers are measured with; the digest is of all of it, and of the images and their saliency."""
+        checkpoint = self.opened.checkpoint
+        about = {
+            "version": VERSION,
+            "settings": self.settings.identity(),
+            "split": self.archived.split,
+            "grid": list(self.grid),
+            "iou_thresholds": dict(iou_thresholds or {}),
+            "n_archived": len(self.archived.image_ids),
+            "checkpoint": {"epoch": checkpoint.epoch, "config": checkpoint.config.digest()},
+            "images": hashlib.sha256("\n".join(self.ids).encode(errors="surrogateescape")).hexdigest(),
+            "saliency": hashlib.sha256(np.ascontiguousarray(self.saliency).tobytes()).hexdigest(),
+            **_other_versions(self.settings),
+        }
+        return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
 
     @property
     def chunks(self) -> list[slice]:
@@ -341,13 +325,11 @@ class _Scoring:
         return scores
 
 
-def _score_rest(
-    scoring: _Scoring, journal: ScoreJournal, *, check: Callable[[], None], progress: bool
-) -> dict[str, ImageScore]:
+def _score_rest(scoring: _Scoring, journal: ScoreJournal, *, check: Callable[[], None]) -> dict[str, ImageScore]:
     """Image id -> score of all images; those that the journal lacks are measured and added to it."""
     done = journal.read()
     missing = [chunk for chunk in scoring.chunks if not done.keys() >= set(scoring.ids[chunk])]
-    for chunk in with_bar(missing, "Scoring the saliency", n_steps=len(missing), force=progress):
+    for chunk in with_bar(missing, "Scoring the saliency", n_steps=len(missing), force=False):
         check()
         scores = scoring.score(chunk)
         journal.append(scores)

@@ -5,7 +5,7 @@ Which metrics are measured stands in the registry alone. Shapes: B images of a c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -18,7 +18,9 @@ from torch import Tensor
 from attnsearch import geometry
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.tables import ImageTable
-from attnsearch.device import Arithmetic
+from attnsearch.device import Arithmetic, device_errors
+from attnsearch.errors import UsageError
+from attnsearch.evaluation.base import InferenceModel
 from attnsearch.evaluation.baselines import FLOORS, baseline_saliency, model_free_maps
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase, curve_fractions
 from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, score_metrics
@@ -185,7 +187,7 @@ def _of_finite(function: WholeArchive, maps: Tensor, regions: GroundTruth, label
 
 @dataclass(frozen=True, eq=False)
 class SaliencyScorer:
-    """Scores batches under one checkpoint."""
+    """Scores batches under one checkpoint, in the precision of the settings."""
 
     model: AttentionModel
     arithmetic: Arithmetic
@@ -246,14 +248,15 @@ class SaliencyScorer:
 
     def _follow(self, target: Target, padding: Tensor | None) -> Follow:
         """What the target follows of masked copies; all have the padding (B, H, W), which is the same in each row."""
+        arithmetic = replace(self.arithmetic, precision=self.settings.precision)
 
         @torch.no_grad()
         def follow(masked: Tensor, rows: Tensor) -> Tensor:
             n_images = len(masked)
             expanded = None if padding is None else padding[:1].expand(n_images, -1, -1)  # (M, H, W)
             copies = Batch(masked, torch.zeros_like(rows), ("",) * n_images, rows, expanded)
-            with self.arithmetic.autocast():
-                output = self.model(self.arithmetic.place_images(copies))
+            with arithmetic.autocast():
+                output = self.model(arithmetic.place_images(copies))
             return target.take(rows).score(output)  # (M,)
 
         return follow
@@ -293,3 +296,26 @@ def _rows(
 def _finite_or_nan(values: Tensor, is_finite: Tensor) -> Tensor:
     """Values (B, ...), NaN where is_finite (B,) is False."""
     return torch.where(is_finite.view(-1, *[1] * (values.ndim - 1)), values, torch.nan)
+
+
+def score_images(inference: InferenceModel, batches: Iterable[Batch], settings: ScoreSettings) -> list[ImageScore]:
+    """The scores of all images under the saliency of their predicted classes, without an archive.
+
+    Raises:
+        UsageError: the family makes no maps.
+    """
+    scorer = SaliencyScorer(inference.model, inference.arithmetic, settings)
+    return [score for batch in batches for score in _score_batch(inference, scorer, batch)]
+
+
+def _score_batch(inference: InferenceModel, scorer: SaliencyScorer, batch: Batch) -> list[ImageScore]:
+    """The scores of the images (B) of a batch under the saliency of their predicted classes."""
+    with device_errors():
+        output = inference.output(batch)
+        if output.maps is None:
+            raise UsageError(f"the family {inference.config.model.name} makes no maps that could be scored")
+        predictions = output.logits.argmax(dim=1)  # (B,)
+        saliency = inference.model.saliency(output, predictions)  # (B, h, w)
+        height, width = batch.images.shape[2:]
+        truth = GroundTruth(masks=batch.part_masks, size_hw=(height, width))
+        return scorer.score(batch, saliency, inference.task.target(output), truth)

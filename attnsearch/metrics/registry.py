@@ -7,12 +7,12 @@ imported on use. Metrics of others come in by `register_metric`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnsearch import plugins
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.types import Direction, Need
 
 if TYPE_CHECKING:
@@ -311,6 +311,26 @@ def better_direction(key: str, default: Direction | None = None) -> Direction:
     if metric is not None:
         return metric.better
     return find_metric(key.partition("/")[2]).better if default is None else default
+
+
+def check_image_metrics(names: Sequence[str], *, has_masks: bool) -> None:
+    """Checks that metrics can be measured of single images.
+
+    Raises:
+        ConfigError: no such metric.
+        UsageError: one is of a whole data set, or needs what images alone do not tell.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
+    for name in names:
+        metric = find_metric(name)
+        if metric.when != "image":
+            where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
+            raise UsageError(f"{name} is measured {where}, and not of single images; leave it out")
+        if metric.needs == "masks" and not has_masks:
+            raise UsageError(f"{name} needs masks of the parts; give one per image with masks=")
+        if metric.needs in ("boxes", "points"):
+            raise UsageError(f"{name} needs {metric.needs} of the parts, which only a data set has; score its archive")
 
 
 def higher_is_better(key: str) -> bool:

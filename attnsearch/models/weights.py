@@ -10,7 +10,6 @@ import socket
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
-from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from attnsearch.config.base import expand
-from attnsearch.errors import AttnSearchError, ConfigError, DataError, StoreError
+from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import atomic_write
 
 CHECKPOINT_KEYS = ("class_names", "config", "epoch")
@@ -73,7 +72,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         if name in state and state[name].shape != tensor.shape
     ]
     problems = [
-        f"{len(names)} {problem}: {_first(names)}"
+        f"{len(names)} {problem}: {first_names(names)}"
         for problem, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
         if names
     ]
@@ -119,9 +118,13 @@ def _without_classifier(state: dict[str, Tensor], body: nn.Module) -> dict[str, 
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, metadata: Mapping[str, str], *, before_rename: Callable[[], None] | None = None
+    path: Path,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    before_rename: Callable[[], None] | None = None,
 ) -> None:
-    """Writes the model's state as safetensors under a temporary name, then renames it.
+    """Writes a model's state as safetensors under a temporary name, then renames it.
 
     Args:
         metadata: at least `CHECKPOINT_KEYS`: the class names as a JSON list, the config as JSON, the epoch from 1.
@@ -132,8 +135,8 @@ def save_checkpoint(
     """
     if missing := [key for key in CHECKPOINT_KEYS if key not in metadata]:
         raise ValueError(f"metadata of {path} lacks {', '.join(missing)}")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    atomic_write(path, safetensors.torch.save(state, dict(metadata)), check=before_rename)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    atomic_write(path, safetensors.torch.save(tensors, dict(metadata)), check=before_rename)
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -159,30 +162,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
     return state, metadata
 
 
-def check_class_names(expected: tuple[str, ...], names: tuple[str, ...], source: str) -> None:
-    """Compares ordered class names by name.
-
-    Args:
-        expected: the names of the data at hand.
-        names: those in `source`, a checkpoint or an archive.
-    Raises:
-        DataError: they differ; the first ten differences stand side by side, with the class index.
-    """
-    if expected == names:
-        return
-    differences = [
-        f"{index}: {left!r} | {right!r}"
-        for index, (left, right) in enumerate(zip_longest(expected, names))
-        if left != right
-    ]
-    raise DataError(
-        f"the data has {len(expected)} classes and {source} has {len(names)}, and they differ "
-        f"(index: data | {source}): {_first(differences)}; use the data it was trained on, or train a new classifier "
-        "on its backbone with model.weights=FILE"
-    )
-
-
-def _first(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
+    """The first ten, in one line."""
     return ", ".join(names[:N_LISTED]) + (", …" if len(names) > N_LISTED else "")
 
 

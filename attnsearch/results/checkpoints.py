@@ -17,7 +17,7 @@ from attnsearch.types import Split
 
 if TYPE_CHECKING:
     from attnsearch.evaluation.evaluation import Evaluation
-    from attnsearch.models.convert import Family
+    from attnsearch.models.checkpoint import Family
 
 _EPOCH = re.compile(r"_best_epoch(\d+)")
 
@@ -94,10 +94,7 @@ def import_file(
         StoreError: the disk refuses.
     """
     from attnsearch.data import build_tables  # these import torch
-    from attnsearch.models import build_model
-    from attnsearch.models.checkpoint import write_model_checkpoint
-    from attnsearch.models.convert import import_checkpoint
-    from attnsearch.models.weights import load_into
+    from attnsearch.models.checkpoint import ModelCheckpoint, import_checkpoint, write_model_checkpoint
     from attnsearch.tasks.base import build_task
 
     if not path.is_file():
@@ -107,18 +104,18 @@ def import_file(
     tables = build_tables(experiment.data) if held_out or classes is None else None
     names = _read_names(classes) if classes is not None else tables.class_names if tables is not None else ()
     heads = build_task(experiment.task).heads(len(names))
-    state = import_checkpoint(family, path, heads, experiment.model)
-    model = build_model(experiment.model, heads, load_weights=False)
-    load_into(model, state, str(path))
+    model = import_checkpoint(family, path, heads, experiment.model)
     epoch = _EPOCH.search(path.name)
     write_model_checkpoint(
-        to,
-        model,
-        config=experiment,
-        class_names=names,
-        epoch=max(1, int(epoch[1])) if epoch else 1,
-        accumulation=experiment.train.accumulation,
-        val_hash=tables.val_hash if tables is not None and held_out else "",
+        ModelCheckpoint(
+            to,
+            config=experiment,
+            class_names=names,
+            epoch=max(1, int(epoch[1])) if epoch else 1,
+            accumulation=experiment.train.accumulation,
+            val_hash=tables.val_hash if tables is not None and held_out else "",
+            state=model.state_dict(),
+        )
     )
     return len(names)
 
@@ -130,8 +127,7 @@ def export_file(checkpoint: Path, to: Path) -> None:
         ConfigError: not a checkpoint of an INTR, or the target exists.
         StoreError: the disk refuses.
     """
-    from attnsearch.models.checkpoint import read_model_checkpoint
-    from attnsearch.models.convert import export_intr  # these import torch
+    from attnsearch.models.checkpoint import export_intr, read_model_checkpoint  # these import torch
     from attnsearch.tasks.base import restore_model
 
     if to.exists():

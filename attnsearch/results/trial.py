@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attnsearch.data.tables import ImageTable
-    from attnsearch.evaluation.explain import TrainedModel
+    from attnsearch.evaluation.evaluation import TrainedModel
 
 
 class Study(Protocol):
@@ -346,7 +346,7 @@ class TrialReader:
                 must be imported first.
             StoreError: the weights are damaged.
         """
-        from attnsearch.evaluation.explain import load_model
+        from attnsearch.evaluation.evaluation import load_model
 
         layout, number = self.study.layout, self.number
         return load_model(

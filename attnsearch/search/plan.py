@@ -39,7 +39,7 @@ from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.servers import wait_for_server
 from attnsearch.store.urls import redact, url_named
-from attnsearch.training.checks import check_start
+from attnsearch.training.setup import check_start
 from attnsearch.types import URL_VARIABLE
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"

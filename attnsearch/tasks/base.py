@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attnsearch import plugins
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import TaskSettings
-from attnsearch.tasks.sampling import equal_parts, shuffled
+from attnsearch.types import Batch
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from attnsearch.data.tables import ImageTable
     from attnsearch.models.base import AttentionModel, Heads
     from attnsearch.models.checkpoint import ModelCheckpoint
-    from attnsearch.types import AttentionArchive, AttentionOutput, Batch
+    from attnsearch.types import AttentionArchive, AttentionOutput
 
 
 def build_task(settings: TaskSettings) -> Task:
@@ -174,3 +175,21 @@ class Task(ABC):
     def split(self, batch: Batch, part_images: int) -> Iterator[Batch]:
         """Parts of a batch of at most `part_images` images, whose gradients add up to that of the whole."""
         return equal_parts(batch, part_images)
+
+
+def shuffled(table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """(N,) the rows of a split in a random order that depends on seed and epoch alone."""
+    return np.argsort(np.random.default_rng((seed, epoch, 0)).random(len(table)), kind="stable")
+
+
+def equal_parts(batch: Batch, part_images: int) -> Iterator[Batch]:
+    """Parts of at most `part_images` images, as equal as can be, so that none has one image alone if it can be avoided.
+
+    Where `part_images` is 2 and the number of images is odd, one part has three.
+    """
+    n_images = len(batch.labels)
+    n_parts = math.ceil(n_images / part_images)
+    if part_images > 1:
+        n_parts = max(1, min(n_parts, n_images // 2))
+    for index in range(n_parts):
+        yield batch.take(slice(index * n_images // n_parts, (index + 1) * n_images // n_parts))

@@ -134,7 +134,7 @@ class ModelContract:
 
     def test_state_survives_a_file(self, model: AttentionModel, settings: BackboneSettings, tmp_path: Path) -> None:
         metadata = {"class_names": "[]", "config": settings.model_dump_json(), "epoch": "1"}
-        save_checkpoint(tmp_path / "best.safetensors", model, metadata)
+        save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), metadata)
         state, metadata = read_checkpoint(tmp_path / "best.safetensors")
         copy = build_model(type(settings).model_validate_json(metadata["config"]), TASK.heads(N_CLASSES))
         load_into(copy, state, "best.safetensors")

@@ -10,8 +10,8 @@ from attnsearch.config.experiment import TeacherSettings
 from attnsearch.device import Arithmetic
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.base import AttentionModel
-from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
-from attnsearch.models.weights import STUDY_PREFIX, check_class_names
+from attnsearch.models.checkpoint import ModelCheckpoint, check_class_names, read_model_checkpoint
+from attnsearch.models.weights import STUDY_PREFIX
 from attnsearch.tasks.base import SoftTargets, restore_model
 from attnsearch.types import Batch
 

@@ -1,4 +1,4 @@
-"""Model, optimizer, schedule and loaders of one run."""
+"""Whether a run may start, and what it starts with: model, optimizer, schedule, loaders and teacher."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
-from attnsearch.config.experiment import OptimizerSettings, ScheduleSettings
+from attnsearch.config.data import DataConfig
+from attnsearch.config.experiment import ExperimentConfig, OptimizerSettings, ScheduleSettings
 from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, seed_torch, set_threads
+from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
+from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.models.weights import STUDY_PREFIX, is_checkpoint
 from attnsearch.tasks.base import build_task
-from attnsearch.training.distillation import load_teacher
+from attnsearch.training.distillation import load_teacher, read_teacher
 from attnsearch.training.loop import TrainingSetup
 from attnsearch.training.state import TrainingState
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from attnsearch.data.tables import DataTables
     from attnsearch.models.base import AttentionModel
 
 #: Setting -> timm's name; timm's `sgd` is the one with Nesterov momentum.
@@ -155,3 +162,71 @@ def build_run(trial: TrainingState) -> TrainingSetup:
             config.train.teacher, class_names=tables.class_names, val_hash=tables.val_hash, arithmetic=arithmetic
         )
     return TrainingSetup(config, task, model, n_classes, arithmetic, optimizer, schedule, train, val, teacher)
+
+
+def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """Checks teacher, warm start and part masks before anything is trained.
+
+    Raises:
+        ConfigError: a checkpoint is missing or broken, or the backbone is another one.
+        DataError: it knows images that this run validates on, the teacher has other classes, or masks are missing.
+    """
+    _check_masks(experiment, tables)
+    if (teacher := experiment.train.teacher) is not None:
+        checkpoint = read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
+        _check_same_generator(experiment.data, checkpoint.config.data, checkpoint.path)
+    _check_warm_start(experiment, tables)
+
+
+def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:
+    if not experiment.model.needs_masks:
+        return
+    reason = f"model {experiment.model.name!r} learns from part masks"
+    if tables.train.mask_paths is None:
+        raise DataError(
+            f"{reason}, and {tables.root} has no part masks; use data that has them, such as data.name=synthetic or "
+            "CUB with its segmentations, or turn that loss off (for loupe: model.mask_weight=0)"
+        )
+    if experiment.data.rand_augment is not None:
+        raise DataError(
+            f"{reason}, and part masks cannot follow data.rand_augment {experiment.data.rand_augment}; set one of the "
+            "two to nothing (0, null)"
+        )
+
+
+def _check_same_generator(data: DataConfig, teachers: DataConfig, path: Path) -> None:
+    """Synthetic images have the same names whatever they show, so that names and hash cannot tell them apart."""
+    if data.name != teachers.name:
+        return
+    for key in data.drawn_by:
+        if getattr(data, key) != getattr(teachers, key):
+            raise DataError(
+                f"the teacher {path} was trained on other synthetic images: its data.{key} is "
+                f"{getattr(teachers, key)}, here {getattr(data, key)}; use its settings or another teacher"
+            )
+
+
+def _check_warm_start(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """A backbone may come from other data or other classes, but not from this data under another hold-out."""
+    model = experiment.model
+    if model.weights in ("none", "hub") or model.weights.startswith(STUDY_PREFIX) or not is_checkpoint(model.weights):
+        return
+    checkpoint = read_model_checkpoint(model.weights)
+    source = checkpoint.config.model
+    if (source.backbone, source.width) != (model.backbone, model.width):
+        raise ConfigError(
+            f"model.weights: {checkpoint.path} holds a {source.backbone} of width {source.width:g}, the model has a "
+            f"{model.backbone} of width {model.width:g}; set model.backbone={source.backbone} "
+            f"model.width={source.width:g}"
+        )
+    if checkpoint.val_hash != tables.val_hash and _is_same(checkpoint.config.data, experiment.data):
+        raise DataError(
+            f"model.weights: {checkpoint.path} was trained on this data with other validation images (hash "
+            f"{checkpoint.val_hash[:12] or 'none'}, here {tables.val_hash[:12]}), so it may know those of this run; "
+            "use its data.val_share and data.split_seed"
+        )
+
+
+def _is_same(data: DataConfig, other: DataConfig) -> bool:
+    roots = [None if cfg.root_path is None else cfg.root_path.resolve() for cfg in (data, other)]
+    return data.name == other.name and roots[0] == roots[1]

@@ -1,20 +1,40 @@
-"""A trial in training: its settings, and its epochs so far."""
+"""A trial in training: its epochs so far, and the checkpoints from which it continues after a kill.
+
+At the end of an epoch the resume checkpoint is written first and the best one second. Killed between the two, a trial
+finds that its resume checkpoint names the epoch that it itself holds, and writes the best one again from there; in any
+other order the weights of the best epoch could be overwritten by those of an epoch that then runs differently.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
+import pickle
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, DataError
+from attnsearch.files import atomic_path, disk_errors, explain_os_error
+from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint, write_model_checkpoint
+from attnsearch.models.weights import check_declared_sizes
 from attnsearch.store.epochs import named_values
 from attnsearch.store.layout import TrialLayout
 from attnsearch.types import EpochRecord, TrialContext, TrialResult
 
 if TYPE_CHECKING:
     from attnsearch.data.loader import DataSource
+    from attnsearch.training.loop import TrainingSetup
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 2
 
 
 @dataclass
@@ -109,3 +129,163 @@ def look_up(metrics: dict[str, float], monitor: str) -> float:
         measured = ", ".join(sorted(name for name in metrics if name.startswith("val/")))
         raise ConfigError(f"monitor {monitor!r} is not measured for this model, use one of {measured}")
     return metrics[monitor]
+
+
+@dataclass(frozen=True)
+class ResumeCheckpoint:
+    """A resume checkpoint as read: plain values, and tensors on the CPU."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def accumulation(self) -> int:
+        return int(self.content["accumulation"])
+
+    def load_into(self, run: TrainingSetup, trial: TrainingState) -> None:
+        """Puts weights, optimizer, schedule, records and best epoch back."""
+        run.model.load_state_dict(self.content["model"])
+        run.optimizer.load_state_dict(self.content["optimizer"])
+        run.schedule.step_update(self.content["n_updates"])
+        trial.records = [EpochRecord(**record) for record in self.content["records"]]
+        trial.best_epoch = int(self.content["best_epoch"])
+
+
+def write_resume(run: TrainingSetup, trial: TrainingState) -> None:
+    """Writes the resume checkpoint of this attempt, whole or not at all, then removes those of earlier attempts.
+
+    It holds tensors, numbers, strings, dicts and lists only, and no generator states: each epoch seeds its own.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    content = {
+        "format": _FORMAT,
+        "digest": trial.config.digest(),
+        "val_hash": trial.data.tables.val_hash,
+        "accumulation": trial.accumulation,
+        "best_epoch": trial.best_epoch,
+        "n_updates": trial.epoch * len(run.train),
+        "records": [asdict(record) for record in trial.records],
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+    }
+    with atomic_path(trial.layout.resume(trial.context.attempt), check=trial.context.check) as temporary:
+        _save(content, temporary)
+    for attempt, path in trial.layout.resumes().items():
+        if attempt < trial.context.attempt:
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch hides the disk's own words behind its own
+            raise error.__context__ from None
+        raise
+
+
+def read_resume(trial: TrainingState) -> ResumeCheckpoint | None:
+    """The newest whole resume checkpoint of any attempt, or None; a broken one is passed over with a warning.
+
+    Raises:
+        ConfigError: it was written under other settings.
+        DataError: it was written on other validation images.
+    """
+    for path in trial.layout.resumes().values():
+        content = _load(path)
+        if content is None:
+            logger.warning("%s is broken and is passed over", path)
+            continue
+        _require_same(content, trial, path)
+        return ResumeCheckpoint(path, content)
+    return None
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """The content, or None of a broken file; torch itself does not compare checksums.
+
+    Raises:
+        StoreError: the disk or the system refuses; the file may be whole, and its epochs are not trained again.
+    """
+    try:
+        check_declared_sizes(path)
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # an offset that no file has, as damaged archives name them
+            return None
+        raise explain_os_error(error, path) from error
+    except (ConfigError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    if content.get("format") == 1:  # of version 0.1, the same but for this name
+        return {**content, "best_epoch": content.pop("kept_epoch")}
+    return content if content.get("format") == _FORMAT else None
+
+
+def _require_same(content: dict[str, Any], trial: TrainingState, path: Path) -> None:
+    digest, val_hash = trial.config.digest(), trial.data.tables.val_hash
+    if content["digest"] != digest:
+        raise ConfigError(
+            f"{path} was written under other settings (digest {content['digest'][:12]}, now {digest[:12]}); "
+            "use the config.yaml beside it, or another folder"
+        )
+    if content["val_hash"] != val_hash:
+        raise DataError(
+            f"{path} was validated on other images (hash {content['val_hash'][:12]}, now {val_hash[:12]}); "
+            "restore the data set, or start in another folder"
+        )
+
+
+def write_best_epoch(run: TrainingSetup, trial: TrainingState) -> None:
+    """Writes the model as it is now as the best checkpoint.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    checkpoint = ModelCheckpoint(
+        path=trial.layout.best,
+        config=trial.config,
+        class_names=trial.data.tables.class_names,
+        epoch=trial.best_epoch,
+        accumulation=trial.accumulation,
+        val_hash=trial.data.tables.val_hash,
+        state=run.model.state_dict(),
+    )
+    write_model_checkpoint(checkpoint, check=trial.context.check)
+
+
+def repair_best(run: TrainingSetup, trial: TrainingState) -> bool:
+    """Makes the best checkpoint agree with the resume checkpoint that was just loaded.
+
+    Returns:
+        Whether training can continue from here; False where the weights of the best epoch are lost for good and only
+        the very same training from the start brings them back.
+    """
+    stored = _best_epoch_on_disk(trial)
+    if stored == trial.best_epoch:
+        return True
+    if trial.best_epoch == trial.epoch:
+        write_best_epoch(run, trial)
+        return True
+    if stored > trial.epoch:  # the newest resume checkpoint was broken; that later epoch comes again and is better
+        logger.warning("%s is of epoch %d and will be written again", trial.layout.best, stored)
+        trial.best_epoch, trial.patient_from = 0, trial.epoch
+        return True
+    return False
+
+
+def _best_epoch_on_disk(trial: TrainingState) -> int:
+    """0 where there is no readable one of these settings."""
+    try:
+        best = read_model_checkpoint(trial.layout.best)
+    except ConfigError:
+        return 0
+    return best.epoch if best.config.digest() == trial.config.digest() else 0

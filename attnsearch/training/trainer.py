@@ -15,10 +15,17 @@ from attnsearch.device import describe_device, device_errors, pick_device, relea
 from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.store.epochs import write_csv
-from attnsearch.training.checkpoint import read_resume, repair_best, write_best_epoch, write_resume
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.setup import build_run
-from attnsearch.training.state import TrainingState, flatten, look_up
+from attnsearch.training.state import (
+    TrainingState,
+    flatten,
+    look_up,
+    read_resume,
+    repair_best,
+    write_best_epoch,
+    write_resume,
+)
 from attnsearch.types import EpochRecord, TrialContext, TrialResult
 
 if TYPE_CHECKING:

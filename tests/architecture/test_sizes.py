@@ -6,7 +6,7 @@ import ast
 
 from tests.architecture.sources import Function, functions, modules
 
-MAX_MODULES = 105
+MAX_MODULES = 102
 GROWING = ("models", "data", "tasks", "cli", "search.launchers")
 """Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command."""
 MAX_FILE = 400
@@ -15,11 +15,11 @@ P90_FUNCTION = 16
 MAX_BRANCHES = 10
 MAX_BRANCHED = 24
 MAX_PARAMETERS = 6
-MAX_WITH_MANY_PARAMETERS = 14
+MAX_WITH_MANY_PARAMETERS = 12
 MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
     *("search/plan.py", "results/full_scores.py", "results/study.py", "results/visualize.py", "search/worker.py"),
-    *("results/trial.py", "search/run.py", "evaluation/score_archive.py", "results/checkpoints.py"),
+    *("results/trial.py", "search/run.py", "results/checkpoints.py"),
     "search/objective.py",
 }
 MAX_OF_MANY = 21

@@ -24,7 +24,7 @@ def collect_and_print(n_images: int) -> None:
     from attnsearch.device import anonymous_mb
     from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models import build_model
-    from attnsearch.models.checkpoint import write_model_checkpoint
+    from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
     from attnsearch.store.layout import TrialLayout
     from attnsearch.tasks.classification import LinearHeads
 
@@ -38,7 +38,15 @@ def collect_and_print(n_images: int) -> None:
         layout = TrialLayout(Path(folder))
         model, names = build_model(config.model, LinearHeads(CLASSES)), data.tables.class_names
         write_model_checkpoint(
-            layout.best, model, config=config, class_names=names, epoch=1, accumulation=1, val_hash=data.tables.val_hash
+            ModelCheckpoint(
+                layout.best,
+                config=config,
+                class_names=names,
+                epoch=1,
+                accumulation=1,
+                val_hash=data.tables.val_hash,
+                state=model.state_dict(),
+            )
         )
         Evaluation.open(layout.best, data, config=config).run("val", archive=layout.archive("val"))
         before, largest, done = anonymous_mb(), 0.0, threading.Event()

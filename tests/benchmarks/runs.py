@@ -85,7 +85,7 @@ def _last_epoch(files: TrialLayout) -> Path:
     """A checkpoint like the best one, but of the last epoch, which is the same for all runs."""
     import torch
 
-    from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
+    from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint, write_model_checkpoint
     from attnsearch.models.weights import load_into
     from attnsearch.tasks.base import restore_model
 
@@ -95,13 +95,15 @@ def _last_epoch(files: TrialLayout) -> Path:
     load_into(model, torch.load(resume, weights_only=True)["model"], str(resume))
     last = files.directory / "last.safetensors"
     write_model_checkpoint(
-        last,
-        model,
-        config=best.config,
-        class_names=best.class_names,
-        epoch=best.config.train.epochs,
-        accumulation=best.accumulation,
-        val_hash=best.val_hash,
+        ModelCheckpoint(
+            last,
+            config=best.config,
+            class_names=best.class_names,
+            epoch=best.config.train.epochs,
+            accumulation=best.accumulation,
+            val_hash=best.val_hash,
+            state=model.state_dict(),
+        )
     )
     return last
 

@@ -19,7 +19,7 @@ from werkzeug.test import Client
 from attnsearch.cli.app import app, main
 from attnsearch.config.load import load_experiment
 from attnsearch.models import build_model
-from attnsearch.models.checkpoint import write_model_checkpoint
+from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
 from attnsearch.store import urls
 from attnsearch.tasks.classification import LinearHeads
 from tests.explorer.built import CLASSES, Built, build
@@ -111,7 +111,9 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, listener: socket.socket) -
     model = build_model(config.model, LinearHeads(len(CLASSES)), load_weights=False)
     kept = {"class_names": CLASSES, "epoch": 3, "accumulation": 1, "val_hash": "split-a"}
     for number in range(3):
-        write_model_checkpoint(built.layout.trial(number).best, model, config=config, **kept)  # type: ignore[arg-type]
+        write_model_checkpoint(
+            ModelCheckpoint(built.layout.trial(number).best, config=config, **kept, state=model.state_dict())  # type: ignore[arg-type]
+        )
     return built
 
 

@@ -14,7 +14,7 @@ from attnsearch.config.data import FolderData, MultiScale, SyntheticData
 from attnsearch.data import loader
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data, prefetched
 from attnsearch.errors import DataError
-from attnsearch.tasks.sampling import shuffled
+from attnsearch.tasks.base import shuffled
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Batch
 
 MakeTree = Callable[..., Path]

@@ -15,7 +15,7 @@ from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.confusion import Predictions, analyse_predictions, describe_maps, similar_queries
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model
-from attnsearch.models.checkpoint import write_model_checkpoint
+from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
 from attnsearch.tasks.classification import LinearHeads
 from attnsearch.types import AttentionArchive
 from tests.tiny import ConfigMaker
@@ -116,7 +116,15 @@ def kept(tiny_config: ConfigMaker, tmp_path: Path) -> Path:
                 parameter[1] = 1.0
     path = tmp_path / "best.safetensors"
     write_model_checkpoint(
-        path, model, config=config, class_names=("blue", "red"), epoch=3, accumulation=1, val_hash=""
+        ModelCheckpoint(
+            path,
+            config=config,
+            class_names=("blue", "red"),
+            epoch=3,
+            accumulation=1,
+            val_hash="",
+            state=model.state_dict(),
+        )
     )
     return path
 

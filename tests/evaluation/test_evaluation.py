@@ -18,8 +18,8 @@ from attnsearch.data.tables import ImageTable, fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import base
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.models import build_model
-from attnsearch.models.checkpoint import write_model_checkpoint
+from attnsearch.models import build_model, checkpoint
+from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import TrialLayout
 from attnsearch.tasks.classification import LinearHeads
@@ -129,7 +129,11 @@ def test_asking_for_all_gives_all(n_images: int | None) -> None:
 
 def save(path: Path, config: ExperimentConfig, class_names: tuple[str, ...]) -> Path:
     model = build_model(config.model, LinearHeads(len(class_names)))
-    write_model_checkpoint(path, model, config=config, class_names=class_names, epoch=1, accumulation=1, val_hash="")
+    write_model_checkpoint(
+        ModelCheckpoint(
+            path, config=config, class_names=class_names, epoch=1, accumulation=1, val_hash="", state=model.state_dict()
+        )
+    )
     return path
 
 
@@ -197,7 +201,7 @@ def test_one_model_and_one_loader_serve_a_run_its_scores_and_its_baselines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
-    for place, name in ((base, "build_model"), (loader, "BatchLoader"), (base, "read_model_checkpoint")):
+    for place, name in ((checkpoint, "build_model"), (loader, "BatchLoader"), (base, "read_model_checkpoint")):
         monkeypatch.setattr(place, name, _counted(name, getattr(place, name), calls))
     files = TrialLayout(tmp_path)
     with Evaluation.open(trial[0].best, data) as evaluation:

@@ -12,8 +12,7 @@ from PIL import Image
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import MISUSED, AttnSearchError, DataError, UsageError
-from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.evaluation.explain import TrainedModel, load_model
+from attnsearch.evaluation.evaluation import Evaluation, TrainedModel, load_model
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training.trainer import fit

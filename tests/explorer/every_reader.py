@@ -19,7 +19,7 @@ from attnsearch.cli.app import app
 from attnsearch.errors import AttnSearchError
 from attnsearch.explorer.server import build_app
 from attnsearch.models import build_model
-from attnsearch.models.checkpoint import read_model_checkpoint, write_model_checkpoint
+from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint, write_model_checkpoint
 from attnsearch.report.page import build_report
 from attnsearch.results.reader import find_experiments
 from attnsearch.search.trials import read_study
@@ -80,7 +80,15 @@ def build_whole(folder: Path) -> Built:
     for number in range(2):
         kept = layout.trial(number).best
         write_model_checkpoint(
-            kept, model, config=experiment, class_names=CLASSES, epoch=3, accumulation=1, val_hash="v"
+            ModelCheckpoint(
+                kept,
+                config=experiment,
+                class_names=CLASSES,
+                epoch=3,
+                accumulation=1,
+                val_hash="v",
+                state=model.state_dict(),
+            )
         )
     _publish(layout, number=1)
     _fill_tables(layout, number=1)

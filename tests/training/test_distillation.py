@@ -14,7 +14,7 @@ from attnsearch.data.loader import DataSource
 from attnsearch.device import Arithmetic
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
-from attnsearch.models.checkpoint import write_model_checkpoint
+from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
 from attnsearch.tasks.classification import LinearHeads
 from attnsearch.training.distillation import Teacher, load_teacher
 from attnsearch.training.trainer import fit
@@ -28,7 +28,15 @@ def save_teacher(path: Path, config: ExperimentConfig, *, class_names: tuple[str
     torch.manual_seed(5)
     model = build_model(config.model, LinearHeads(len(class_names)))
     write_model_checkpoint(
-        path, model, config=config, class_names=class_names, epoch=1, accumulation=1, val_hash=val_hash
+        ModelCheckpoint(
+            path,
+            config=config,
+            class_names=class_names,
+            epoch=1,
+            accumulation=1,
+            val_hash=val_hash,
+            state=model.state_dict(),
+        )
     )
     return str(path)
 

@@ -144,7 +144,7 @@ def test_checkpoint_of_the_package_gives_its_backbone(fill, tmp_path):
     cfg = settings(depth=2, position_grid=4)
     trained = fill(build(cfg, LinearHeads(5)))
     metadata = {"class_names": "[]", "config": cfg.model_dump_json(), "epoch": "1"}
-    save_checkpoint(tmp_path / "best.safetensors", trained, metadata)
+    save_checkpoint(tmp_path / "best.safetensors", trained.state_dict(), metadata)
     body = load(tmp_path / "best.safetensors")
     assert all(torch.equal(body.state_dict()[name], tensor) for name, tensor in trained.backbone.state_dict().items())
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attnsearch.data.tables import ImageTable
-from attnsearch.tasks.sampling import equal_parts, shuffled
+from attnsearch.tasks.base import equal_parts, shuffled
 from attnsearch.types import Batch
 
 
