@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, with locks and free space."""
+"""Files that are written whole or not at all, with locks and free space, and what was read from them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from threading import Lock
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -26,8 +28,8 @@ Check = Callable[[], None]
 
 STALE_AFTER_S = 3600.0
 _MIB = 2**20
-
-
+_YOUNG_NS = 10**9
+T = TypeVar("T")
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
 
 
@@ -316,3 +318,47 @@ def meant_name(path: Path) -> str:
     """The name that the file of this temporary name was to get; empty for another name."""
     match = _TEMPORARY.fullmatch(path.name)
     return match[1] if match else ""
+
+
+class FileCache(Generic[T]):
+    """The last `size` values by key; a value is made again when its stamp changes. Safe between threads."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[Hashable, tuple[Hashable, T]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable, stamp: Hashable, make: Callable[[], T]) -> T:
+        """The value of `key`, from memory if it was made under the same stamp."""
+        with self._lock:
+            known = self._values.get(key)
+            if known is not None and known[0] == stamp:
+                self._values.move_to_end(key)
+                return known[1]
+        value = make()  # outside the lock: a slow file must not hold up the others
+        with self._lock:
+            self._values[key] = (stamp, value)
+            self._values.move_to_end(key)
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
+        return value
+
+
+def stamp_of(*paths: Path) -> tuple[tuple[int, int, int], ...]:
+    """Inode, time of the last write and size of each file; zeros for one that does not exist."""
+    return tuple(map(_stamp, paths))
+
+
+def settled_stamp(*paths: Path) -> Hashable:
+    """As `stamp_of`, but never twice the same while a file is so young that a second write could share its time."""
+    stamps = stamp_of(*paths)
+    newest_ns = max(written for _, written, _ in stamps)
+    return stamps if time.time_ns() - newest_ns > _YOUNG_NS else time.monotonic_ns()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich import box
@@ -15,8 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from attnsearch.cli._console import duration, number
-from attnsearch.results.progress import StudyProgress, TrialProgress, epochs_left, n_done, trials_of
-from attnsearch.search.handle import StudyHandle
+from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -96,51 +93,3 @@ def describe(view: TrialProgress, snapshot: StudyProgress) -> str:
 
 def _epoch(view: TrialProgress) -> str:
     return f"{view.epoch}/{view.n_epochs}"
-
-
-class Watcher:
-    """Takes a snapshot now and then while the supervisor works, and hands it to a view.
-
-    Args:
-        show: what is done with each snapshot.
-        every_s: the least time between two of them.
-        clock: seconds.
-    """
-
-    def __init__(
-        self,
-        show: Callable[[StudyProgress], None],
-        *,
-        every_s: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._show, self._every_s, self._clock = show, every_s, clock
-        self._handle: StudyHandle | None = None
-        self._shown_at = -math.inf
-        self._begun: tuple[float, int] | None = None  # moment and epochs of the first snapshot
-
-    def __call__(self, handle: StudyHandle) -> None:
-        """The supervisor's tick."""
-        self._handle = handle
-        if self._clock() - self._shown_at >= self._every_s:
-            self.refresh()
-
-    def refresh(self) -> None:
-        """Takes and shows a snapshot at once, of the study of the last tick."""
-        if self._handle is not None:
-            self._shown_at = self._clock()
-            self._show(self._snapshot(self._handle))
-
-    def _snapshot(self, handle: StudyHandle) -> StudyProgress:
-        config, views = handle.loaded.study, trials_of(handle)
-        n_epochs = sum(view.epoch for view in views)
-        begun_at, n_before = self._begun = self._begun or (self._shown_at, n_epochs)
-        left = epochs_left(views, n_trials=config.n_trials, n_epochs=handle.loaded.experiment.train.epochs)
-        return StudyProgress(
-            study=config.name,
-            monitor=config.monitor,
-            trials=views,
-            n_done=n_done(views),
-            n_trials=config.n_trials,
-            seconds_left=left * (self._shown_at - begun_at) / (n_epochs - n_before) if n_epochs > n_before else None,
-        )

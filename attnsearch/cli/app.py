@@ -12,6 +12,7 @@ import typer
 from attnsearch import __version__
 from attnsearch.cli import data, weights
 from attnsearch.cli._console import (
+    interruptible,
     libraries_to_stderr,
     logging_to_stderr,
     print_line,
@@ -21,7 +22,6 @@ from attnsearch.cli._console import (
     report_unexpected,
 )
 from attnsearch.cli._options import with_plugins
-from attnsearch.cli._signals import interruptible
 from attnsearch.cli.compare import compare
 from attnsearch.cli.confusion import confusion
 from attnsearch.cli.dashboard import dashboard

@@ -11,7 +11,7 @@ from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
-    from attnsearch.results.confusion import TrialConfusion
+    from attnsearch.results.comparison import TrialConfusion
 
 MAX_NAMED = 10
 """Classes that are named in one line; the table has all of them."""
@@ -28,7 +28,7 @@ def confusion(
     as_json: AsJson = False,
 ) -> None:
     """Show which classes a trial confuses: most confused pairs, accuracies of classes and branches, calibration."""
-    from attnsearch.results.confusion import write_confusion
+    from attnsearch.results.comparison import write_confusion
 
     shown = write_confusion(study, trial, split, overrides=overrides or (), root=results, storage=storage)
     print_confusion(shown, n_pairs=pairs, as_json=as_json)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import duration, number, print_json, print_line
+from attnsearch.cli._console import StopRequest, duration, number, print_json, print_line, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
-from attnsearch.cli._signals import StopRequest, signals_to
 from attnsearch.errors import DONE, INTERRUPTED
 from attnsearch.types import SPLITS
 

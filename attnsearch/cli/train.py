@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import number, print_json, print_line
+from attnsearch.cli._console import StopRequest, number, print_json, print_line, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage
-from attnsearch.cli._signals import StopRequest, signals_to
 from attnsearch.errors import DONE, INTERRUPTED
 
 if TYPE_CHECKING:

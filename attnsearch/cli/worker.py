@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli._console import print_line
-from attnsearch.cli._signals import signals_to
+from attnsearch.cli._console import print_line, signals_to
 from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
 from attnsearch.types import URL_VARIABLE
 

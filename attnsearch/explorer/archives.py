@@ -15,8 +15,8 @@ from attnsearch import geometry
 from attnsearch.data.images import open_upright
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import AttnSearchError, ConfigError, DataError, StoreError
+from attnsearch.files import FileCache, stamp_of
 from attnsearch.metrics.registry import score_metrics
-from attnsearch.results.cache import FileCache, stamp_of
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable

@@ -12,7 +12,7 @@ from PIL import Image
 
 from attnsearch.data.images import open_upright
 from attnsearch.errors import ConfigError
-from attnsearch.results.cache import FileCache, stamp_of
+from attnsearch.files import FileCache, stamp_of
 from attnsearch.results.shared import copy_of
 from attnsearch.results.trial import TrialReader
 from attnsearch.types import Split

@@ -26,7 +26,7 @@ from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token
 from attnsearch.explorer.views import create_explorer
 from attnsearch.files import lies_in
-from attnsearch.results.optuna_storage import DashboardStorage, StudyDatabases, artifact_store
+from attnsearch.results.databases import DashboardStorage, StudyDatabases, artifact_store
 from attnsearch.results.reader import Results
 from attnsearch.results.shared import SharedReads
 from attnsearch.search.handle import open_database

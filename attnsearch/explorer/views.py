@@ -28,8 +28,8 @@ from attnsearch.explorer.serialize import (
     summary_values,
     trial_values,
 )
+from attnsearch.files import FileCache
 from attnsearch.metrics.registry import title_of
-from attnsearch.results.cache import FileCache
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader

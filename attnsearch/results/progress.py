@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial, TrialState
-
-from attnsearch.search.handle import StudyHandle
+from attnsearch.search.trials import TrialRow, row_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from attnsearch.search.handle import StudyHandle
+
 DONE = ("complete", "pruned")
 """States that count towards the budget of a study."""
+UNFINISHED = ("running", "waiting")
 
 
 @dataclass(frozen=True)
@@ -33,57 +36,43 @@ class TrialProgress:
     @property
     def is_unfinished(self) -> bool:
         """Whether it runs, or waits to be run or continued."""
-        return self.state in ("running", "waiting")
+        return self.state in UNFINISHED
 
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """A study; `seconds_left` is None until an epoch has shown how long one takes.
+    """A study.
 
     Attributes:
-        n_done, n_trials: trials that are complete or pruned, and the budget of those.
+        n_trials: budget of complete and pruned trials.
+        seconds_left: None until an epoch has shown how long one takes.
     """
 
     study: str
     monitor: str
     trials: tuple[TrialProgress, ...]
-    n_done: int
     n_trials: int
     seconds_left: float | None = None
 
+    @property
+    def n_done(self) -> int:
+        """Trials that count towards the budget."""
+        return sum(trial.state in DONE for trial in self.trials)
 
-def n_done(trials: Sequence[TrialProgress]) -> int:
-    """Trials that count towards the budget."""
-    return sum(trial.state in DONE for trial in trials)
+    def epochs_left(self, n_epochs: int) -> int:
+        """Epochs until the budget is spent, if no trial is pruned or stops early.
 
-
-def epochs_left(trials: Sequence[TrialProgress], *, n_trials: int, n_epochs: int) -> int:
-    """Epochs until the budget is spent, if no trial is pruned or stops early.
-
-    Args:
-        n_trials: the budget of complete and pruned trials.
-        n_epochs: of a trial that has not begun.
-    """
-    n_left = max(0, n_trials - n_done(trials))
-    unfinished = sorted((one for one in trials if one.is_unfinished), key=lambda one: one.state == "waiting")[:n_left]
-    return sum(one.n_epochs - one.epoch for one in unfinished) + (n_left - len(unfinished)) * n_epochs
-
-
-def trials_of(handle: StudyHandle) -> tuple[TrialProgress, ...]:
-    """All trials of a study that runs; of unfinished ones the epochs are read from the database."""
-    trials, config = handle.trials(), handle.loaded.study
-    unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
-    return progress_of(
-        trials,
-        handle.store.read_epochs(unfinished),
-        monitor=config.monitor,
-        direction=config.monitor_direction,
-        n_epochs=handle.loaded.experiment.train.epochs,
-    )
+        Args:
+            n_epochs: of a trial that has not begun.
+        """
+        n_left = max(0, self.n_trials - self.n_done)
+        unfinished = [trial for trial in self.trials if trial.is_unfinished]
+        begun = sorted(unfinished, key=lambda trial: trial.state == "waiting")[:n_left]
+        return sum(trial.n_epochs - trial.epoch for trial in begun) + (n_left - len(begun)) * n_epochs
 
 
 def progress_of(
-    trials: Sequence[FrozenTrial], epochs: pd.DataFrame, *, monitor: str, direction: str, n_epochs: int
+    rows: Sequence[TrialRow], epochs: pd.DataFrame, *, monitor: str, direction: str, n_epochs: int
 ) -> tuple[TrialProgress, ...]:
     """All trials of a study.
 
@@ -93,28 +82,84 @@ def progress_of(
         n_epochs: of a trial whose number of epochs is not searched.
     """
     last, values = {}, {}
-    for number, rows in epochs.groupby("trial"):
-        last[number] = int(rows["epoch"].max())
-        if monitor in rows:
-            values[number] = float(rows[monitor].max() if direction == "maximize" else rows[monitor].min())
-    return tuple(_progress(one, last.get(one.number, 0), values.get(one.number), monitor, n_epochs) for one in trials)
-
-
-def _progress(trial: FrozenTrial, epoch: int, value: float | None, monitor: str, n_epochs: int) -> TrialProgress:
-    attributes: dict[str, Any] = trial.user_attrs
-    return TrialProgress(
-        number=trial.number,
-        state=trial.state.name.lower(),
-        epoch=int(attributes.get("epochs_run", epoch)),
-        n_epochs=int(trial.params.get("train.epochs", n_epochs)),
-        value=attributes.get(monitor, value),
-        seconds=float(attributes.get("seconds", 0.0)) or _seconds_since_start(trial),
-        error=attributes.get("error"),
+    for number, table in epochs.groupby("trial"):
+        last[number] = int(table["epoch"].max())
+        if monitor in table:
+            values[number] = float(table[monitor].max() if direction == "maximize" else table[monitor].min())
+    return tuple(
+        TrialProgress(
+            number=row.number,
+            state=row.state,
+            epoch=row.epochs_run or last.get(row.number, 0),
+            n_epochs=int(row.params.get("train.epochs", n_epochs)),
+            value=row.metrics.get(monitor, values.get(row.number)),
+            seconds=row.seconds or _seconds_since_start(row),
+            error=row.error,
+        )
+        for row in rows
     )
 
 
-def _seconds_since_start(trial: FrozenTrial) -> float:
+def _seconds_since_start(row: TrialRow) -> float:
     """Optuna's times are local and naive."""
-    if trial.datetime_start is None or trial.state == TrialState.WAITING:
+    if row.started is None or row.state == "waiting":
         return 0.0
-    return ((trial.datetime_complete or datetime.now()) - trial.datetime_start).total_seconds()
+    return ((row.ended or datetime.now()) - row.started).total_seconds()
+
+
+class Watcher:
+    """Takes a snapshot of a search now and then while it runs, and shows it.
+
+    Args:
+        show: what is done with each snapshot.
+        every_s: the least time between two of them.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[StudyProgress], None],
+        *,
+        every_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._show, self._every_s, self._clock = show, every_s, clock
+        self._handle: StudyHandle | None = None
+        self._shown_at = -math.inf
+        self._begun: tuple[float, int] | None = None  # moment and epochs of the first snapshot
+
+    def __call__(self, handle: StudyHandle) -> None:
+        """What a running search calls again and again."""
+        self._handle = handle
+        if self._clock() - self._shown_at >= self._every_s:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Takes and shows a snapshot at once, of the study of the last call."""
+        if self._handle is not None:
+            self._shown_at = self._clock()
+            self._show(self._with_time_left(snapshot(self._handle), self._handle.loaded.experiment.train.epochs))
+
+    def _with_time_left(self, progress: StudyProgress, n_epochs: int) -> StudyProgress:
+        """With the time that the epochs left will take, if each takes as long as those since the first snapshot."""
+        n_run = sum(trial.epoch for trial in progress.trials)
+        begun_at, n_before = self._begun = self._begun or (self._shown_at, n_run)
+        if n_run <= n_before:
+            return progress
+        seconds_per_epoch = (self._shown_at - begun_at) / (n_run - n_before)
+        return replace(progress, seconds_left=progress.epochs_left(n_epochs) * seconds_per_epoch)
+
+
+def snapshot(handle: StudyHandle) -> StudyProgress:
+    """A study that runs; of unfinished trials the epochs are read from the database."""
+    config = handle.loaded.study
+    rows = [row_of(trial, n_values=len(config.objectives)) for trial in handle.trials()]
+    epochs = handle.store.read_epochs([row.number for row in rows if row.state in UNFINISHED])
+    trials = progress_of(
+        rows,
+        epochs,
+        monitor=config.monitor,
+        direction=config.monitor_direction,
+        n_epochs=handle.loaded.experiment.train.epochs,
+    )
+    return StudyProgress(config.name, config.monitor, trials, config.n_trials)

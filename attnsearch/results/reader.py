@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnsearch.errors import ConfigError, StoreError, suggest
-from attnsearch.results.optuna_storage import StudyDatabases
-from attnsearch.results.plain_run import is_plain_run
+from attnsearch.results.databases import StudyDatabases, is_plain_run
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.study import StudyReader
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, study_folder

@@ -12,9 +12,8 @@ from attnsearch.config.load import load_stored_experiment
 from attnsearch.data.cache import list_caches
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import AttnSearchError
-from attnsearch.files import lies_in
-from attnsearch.results.cache import FileCache, stamp_of
-from attnsearch.results.optuna_storage import StudyDatabases
+from attnsearch.files import FileCache, lies_in, stamp_of
+from attnsearch.results.databases import StudyDatabases
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import AttentionArchive

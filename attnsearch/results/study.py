@@ -13,9 +13,9 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_settings, load_stored_study
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
-from attnsearch.results.cache import settled_stamp
-from attnsearch.results.plain_run import is_plain_run, read_plain_epochs, read_plain_rows
-from attnsearch.results.progress import DONE, StudyProgress, TrialProgress, n_done, progress_of
+from attnsearch.files import settled_stamp
+from attnsearch.results.databases import is_plain_run
+from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, progress_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
@@ -124,7 +124,7 @@ class StudyReader:
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
-        return read_plain_rows(self.layout) if self.is_plain_run else self.shared.databases.rows(self.layout)
+        return self.shared.databases.rows(self.layout)
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -171,18 +171,10 @@ class StudyReader:
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
-        import pandas as pd
-
-        if not self.is_plain_run:
-            return self.shared.databases.epochs(self.layout)
-        frame = read_plain_epochs(self.layout)
-        return pd.DataFrame(columns=["trial", "epoch"]) if frame is None else frame.assign(trial=0)
+        return self.shared.databases.epochs(self.layout)
 
     def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]:
         """Trial -> its epochs, columns `epoch` and those `split/metric` that it measured; none for a trial without."""
-        if self.is_plain_run:
-            frame = read_plain_epochs(self.layout)
-            return {0: frame} if 0 in numbers and frame is not None else {}
         frame = self.shared.databases.epochs(self.layout, numbers)
         return {int(str(number)): rows.dropna(axis=1, how="all") for number, rows in frame.groupby("trial")}
 
@@ -216,20 +208,28 @@ class StudyReader:
         front = front_of(self.rows)
         if len(front) < 2:
             return next(iter(front), None)
-        monitor, sign = self._monitor()
+        monitor, direction = self._monitor()
+        sign = 1 if direction == "maximize" else -1
         return min(front, key=lambda row: (-sign * row.metrics.get(monitor, -sign * math.inf), row.number))
 
-    def _monitor(self) -> tuple[str, int]:
-        """The metric that the best epochs are chosen by, and 1 where more of it is better, else -1."""
+    def _monitor(self) -> tuple[str, str]:
+        """The metric that the best epochs are chosen by, and its better direction."""
+        if self.is_plain_run:
+            return next(iter(self.rows.objectives.items()))
         config = self.settings
-        return config.monitor, 1 if config.monitor_direction == "maximize" else -1
+        return config.monitor, config.monitor_direction
+
+    @property
+    def _n_trials(self) -> int:
+        """The budget of complete and pruned trials."""
+        return 1 if self.is_plain_run else self.settings.n_trials
 
     def summary(self) -> StudySummary:
         """How far the study is and what its best trial reached; why not, where it cannot be read."""
         experiment, study = self.layout.experiment, self.layout.study
         try:
             rows, best = self.rows, self.best_row()
-            n_trials = len(rows.trials) if self.is_plain_run else self.settings.n_trials
+            n_trials = self._n_trials
         except AttnSearchError as error:
             return StudySummary(experiment, study, "unreadable", error=str(error))
         states = [row.state for row in rows.trials]
@@ -253,22 +253,14 @@ class StudyReader:
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
-        if self.is_plain_run:
-            return self._plain_progress()
-        config, experiment = self.settings, self.experiment
-        trials = self.shared.databases.study(self.layout).get_trials(deepcopy=False)
-        unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
-        epochs = self.shared.databases.epochs(self.layout, unfinished)
-        monitor, direction = config.monitor, config.monitor_direction
-        progress = progress_of(trials, epochs, monitor=monitor, direction=direction, n_epochs=experiment.train.epochs)
-        return StudyProgress(config.name, monitor, progress, n_done(progress), config.n_trials)
-
-    def _plain_progress(self) -> StudyProgress:
-        row, (monitor,) = self.rows.trials[0], self.rows.objectives
-        n_epochs = self.trial(0).config.train.epochs
-        value = row.values[0] if row.values else None
-        progress = (TrialProgress(0, row.state, row.epochs_run, n_epochs, value, row.seconds, row.error),)
-        return StudyProgress(self.layout.study, monitor, progress, n_done(progress), 1)
+        rows = self.rows
+        epochs = self.shared.databases.epochs(
+            self.layout, [row.number for row in rows.trials if row.state in UNFINISHED]
+        )
+        monitor, direction = self._monitor()
+        n_epochs = (self.trial(0).config if self.is_plain_run else self.experiment).train.epochs
+        trials = progress_of(rows.trials, epochs, monitor=monitor, direction=direction, n_epochs=n_epochs)
+        return StudyProgress(self.layout.study, monitor, trials, self._n_trials)
 
     def compare(self, metric: str, trials: Sequence[int] | None = None) -> pd.DataFrame:
         """Paired differences between trials in one score of single validation images.

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import ConfigError, UsageError
+from attnsearch.files import stamp_of
 from attnsearch.metrics.registry import all_metrics
-from attnsearch.results.cache import stamp_of
 from attnsearch.results.shared import SharedReads, copy_of
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.archive import has_archive, read_archive

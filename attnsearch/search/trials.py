@@ -203,7 +203,7 @@ def rows_of(study: optuna.Study, url: str) -> StudyRows:
         names = study.metric_names or [str(index) for index in range(len(study.directions))]
         directions = [direction.name.lower() for direction in study.directions]
         objectives = {_text("an objective", key): direction for key, direction in zip(names, directions, strict=True)}
-        rows = tuple(_row(trial, n_values=len(directions)) for trial in trials)
+        rows = tuple(row_of(trial, n_values=len(directions)) for trial in trials)
         best = tuple(trial.number for trial in best_feasible(study))
         return StudyRows(study.study_name, str(study.user_attrs.get(UUID, "")), objectives, rows, best)
 
@@ -263,8 +263,14 @@ def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
     return False
 
 
-def _row(trial: FrozenTrial, *, n_values: int) -> TrialRow:
-    """One trial, every value of which is of its kind; so that it can be shown as it is."""
+def row_of(trial: FrozenTrial, *, n_values: int) -> TrialRow:
+    """One trial, every value of which is of its kind; so that it can be shown as it is.
+
+    Args:
+        n_values: objectives of the study.
+    Raises:
+        ValueError: a value is of another kind, or their number is another one.
+    """
     attributes, number = trial.user_attrs, _count("number", trial.number)
     values = tuple(_number(f"a value of trial {number}", value) for value in trial.values or ())
     if len(values) not in (0, n_values) or (trial.state == TrialState.COMPLETE and not values):

@@ -10,7 +10,6 @@ from tests.architecture.test_owners import is_in
 ALLOWED = (
     *("results", "search.run", "search.plan", "api", "config", "report", "explorer.server"),
     *("errors", "types", "plugins", "metrics.registry", "cli._console", "cli._options", "cli._progress"),
-    "cli._signals",
 )
 """What the file of a command may import: checks, starts and readers, and nouns of the ground."""
 ALSO = {"data": ("data",)}

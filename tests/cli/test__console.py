@@ -1,4 +1,4 @@
-"""What commands print: values, tables, errors, and what the library logs."""
+"""What commands print and log, and what Ctrl-C and SIGTERM do to them from their first moment on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,38 @@ import errno
 import io
 import json
 import logging
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from attnsearch import __main__ as entry
 from attnsearch.cli import list as listing
 from attnsearch.cli import main
-from attnsearch.cli._console import libraries_to_stderr, logging_to_stderr, print_json, print_line, print_table
+from attnsearch.cli._console import (
+    StopRequest,
+    duration,
+    interruptible,
+    libraries_to_stderr,
+    logging_to_stderr,
+    number,
+    print_json,
+    print_line,
+    print_table,
+    signals_to,
+    size,
+)
+from attnsearch.errors import INTERRUPTED
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = (sys.executable, "-m", "attnsearch")
+SCRIPT = (sys.executable, "-c", "import sys; from attnsearch.__main__ import main; sys.exit(main())")
 
 
 def test_what_libraries_print_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,3 +94,122 @@ def test_log_is_lines_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None
     time, level, rest = capsys.readouterr().err.split(maxsplit=2)
     assert time.endswith("Z")
     assert (level, rest) == ("INFO", "trial 3 ended\n")
+
+
+CASES: list[tuple[Callable[[Any], str], float | None, str]] = [
+    (duration, 4.4, "4 s"),
+    (duration, 99.4, "99 s"),
+    (duration, 100.0, "2 min"),
+    (duration, 12_000.0, "3 h 20 min"),
+    (number, 0.123456, "0.1235"),
+    (number, float("nan"), "-"),
+    (number, None, "-"),
+    (size, 1500, "1.5 KB"),
+    (size, 2_500_000, "2.5 MB"),
+    (size, 3_210_000_000, "3.21 GB"),
+]
+
+
+@pytest.mark.parametrize(("form", "value", "text"), CASES)
+def test_numbers_are_short(form: Callable[[Any], str], value: float | None, text: str) -> None:
+    assert form(value) == text
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_first_signal_asks_and_second_ends(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    stop = StopRequest("stopping: wait", clock=clock)
+    assert not stop.is_asked()
+    with signals_to(stop.take):
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_asked()
+        assert stop.is_asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert caplog.messages == ["stopping: wait"]
+
+
+@pytest.mark.parametrize("polled_s_ago", [6.0, None])
+def test_signal_ends_at_once_while_nobody_can_stop_cleanly(polled_s_ago: float | None) -> None:
+    clock = Clock()
+    stop = StopRequest("stopping", clock=clock)
+    if polled_s_ago is not None:
+        stop.is_asked()
+        clock.now += polled_s_ago
+    with signals_to(stop.take), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_restored() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with signals_to(StopRequest("stopping").take):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_both_modules_end_with_the_same_code() -> None:
+    assert entry._INTERRUPTED == INTERRUPTED
+
+
+def test_the_installed_command_is_the_entry_that_heeds_signals_first() -> None:
+    assert "attnsearch = attnsearch.__main__:main" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_verb_with_one_line(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "known_files", lambda: signal.raise_signal(number))
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["list", "--results", str(tmp_path)]) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_signal_that_a_script_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def heeds_signals(pid: int) -> bool:
+    """Whether the process has a handler for SIGTERM."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells when a process heeds signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("start", "after_s"), [(MODULE, 0.0), (MODULE, 0.1), (SCRIPT, 0.2), (SCRIPT, 0.4), (MODULE, 0.6), (SCRIPT, 0.9)]
+)
+def test_a_signal_in_the_first_second_ends_it_with_one_line(
+    start: tuple[str, ...], after_s: float, number: signal.Signals, tmp_path: Path
+) -> None:
+    """The time counts from when Python runs the first line of the package; before it nothing can be heeded."""
+    command = [*start, "train", "cnn", "--profile", "demo"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not heeds_signals(process.pid):
+            assert process.poll() is None
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(after_s)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (INTERRUPTED, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []

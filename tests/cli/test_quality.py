@@ -17,7 +17,7 @@ from attnsearch.cli.confusion import print_confusion
 from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import load_experiment
 from attnsearch.evaluation.confusion import Predictions, analyse_predictions
-from attnsearch.results.confusion import TrialConfusion
+from attnsearch.results.comparison import TrialConfusion
 from attnsearch.results.study import StudyReader
 from attnsearch.search.plan import study_of_one
 from attnsearch.search.run import run_study

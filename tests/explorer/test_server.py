@@ -23,7 +23,7 @@ from werkzeug.test import Client
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.explorer.server import RunningServer, Server, bind, build_app, open_server
 from attnsearch.report.page import build_report
-from attnsearch.results.optuna_storage import MAX_NOTES, noted
+from attnsearch.results.databases import MAX_NOTES, noted
 from attnsearch.results.reader import find_experiments
 from attnsearch.search.handle import open_database
 from attnsearch.search.study import IDENTITY

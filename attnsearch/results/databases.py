@@ -1,11 +1,11 @@
-"""Optuna's databases for readers: opened read-only, without copies, and with the notes that optuna-dashboard shows."""
+"""The trials of studies for readers: from databases that are opened read-only, or from the files of a run of 0.1."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -16,11 +16,23 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from attnsearch.errors import StoreError
-from attnsearch.files import lies_in
-from attnsearch.results.cache import FileCache, settled_stamp, stamp_of
-from attnsearch.search.trials import StudyRows, find_own, is_own, read_storage, reader_url, rows_of
-from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.config.load import load_stored_experiment
+from attnsearch.errors import AttnSearchError, StoreError
+from attnsearch.files import FileCache, lies_in, settled_stamp, stamp_of
+from attnsearch.search.trials import (
+    StudyRows,
+    TrialRow,
+    find_own,
+    is_measured,
+    is_own,
+    read_storage,
+    reader_url,
+    rows_of,
+)
+from attnsearch.store.archive import has_archive, read_archive
+from attnsearch.store.epochs import read_csv
+from attnsearch.store.image_scores import has_scores, read_scores
+from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
 from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import connection_url, redact, sqlite_path, url_named
 
@@ -123,6 +135,8 @@ class StudyDatabases:
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
+        if is_plain_run(layout):
+            return _plain_rows(layout)
         url = self.url(layout)
         path = sqlite_path(url)
         stamp = time.monotonic_ns() if path is None else settled_stamp(path, path.with_name(f"{path.name}-wal"))
@@ -134,7 +148,104 @@ class StudyDatabases:
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
+        if is_plain_run(layout):
+            frame = _plain_epochs(layout).assign(trial=0)
+            return frame if numbers is None or 0 in numbers else frame.iloc[:0]
         return open_trial_records(self.url(layout), self.rows(layout).uuid).read_epochs(numbers)
+
+
+def is_plain_run(layout: StudyLayout) -> bool:
+    """Whether a `train` of version 0.1 wrote the folder: it holds one trial, and neither study nor database."""
+    return layout.trial(0).config.is_file() and not layout.study_yaml.exists()
+
+
+def _plain_rows(layout: StudyLayout) -> StudyRows:
+    """The run as a study of one trial; its values are those of the best epoch.
+
+    Raises:
+        ConfigError, StoreError: a file of the run is broken.
+    """
+    trial = layout.trial(0)
+    config = load_stored_experiment(trial.config)
+    best_epoch = _best_epoch(trial)
+    epochs = _plain_epochs(layout)
+    measured = _at(best_epoch, epochs, trial) if len(epochs) and best_epoch else {}
+    value = measured.get(config.monitor)
+    return StudyRows(
+        name=layout.study,
+        uuid="",
+        objectives={config.monitor: config.monitor_direction},
+        trials=(_row(best_epoch, {**measured, **_score_means(trial)}, value, epochs),),
+        best=(0,) if best_epoch else (),
+    )
+
+
+def _at(epoch: int, epochs: pd.DataFrame, trial: TrialLayout) -> dict[str, float]:
+    rows = epochs.loc[epochs["epoch"] == epoch]
+    if rows.empty:
+        raise StoreError(f"{trial.epochs_csv} lacks epoch {epoch}, which its maps are of; train the run again")
+    return {str(key): float(rows.iloc[0][key]) for key in epochs.columns}
+
+
+def _row(best_epoch: int, measured: Mapping[str, float], value: float | None, epochs: pd.DataFrame) -> TrialRow:
+    return TrialRow(
+        number=0,
+        state="complete" if best_epoch else "running",
+        values=() if value is None else (value,),
+        params={},
+        metrics={key: value for key, value in measured.items() if is_measured(key)},
+        best_epoch=best_epoch,
+        epochs_run=len(epochs),
+        seconds=float(epochs["train/seconds"].sum()) if len(epochs) else 0.0,
+        images_per_s=_speed(epochs) if len(epochs) else 0.0,
+        is_feasible=True,
+        error=None,
+        started=None,
+        ended=None,
+    )
+
+
+def _score_means(trial: TrialLayout) -> dict[str, float]:
+    """The scores as a search stores them; none where their files are damaged, so that the run can be scored again."""
+    paths = trial.scores("val")
+    try:
+        means = read_scores(paths).trial_means() if has_scores(paths) else {}
+    except StoreError:
+        return {}
+    return {f"val/{name}": mean for name, mean in means.items()}
+
+
+def _speed(epochs: pd.DataFrame) -> float:
+    """Images per second over all epochs: the harmonic mean, for each epoch has as many images."""
+    speeds = epochs["train/images_per_s"]
+    return len(epochs) / float((1 / speeds).sum()) if (speeds > 0).all() else 0.0
+
+
+def _best_epoch(trial: TrialLayout) -> int:
+    """The epoch whose maps were archived; 0 before that."""
+    paths = trial.archive("val")
+    try:
+        return read_archive(paths, index_only=True).epoch if has_archive(paths) else 0
+    except AttnSearchError:
+        return 0
+
+
+def _plain_epochs(layout: StudyLayout) -> pd.DataFrame:
+    """The epochs of the run, columns `epoch` and `split/metric`; empty before the first one ended."""
+    import pandas as pd
+
+    path = layout.trial(0).epochs_csv
+    return _with_slashes(read_csv(path)) if path.exists() else pd.DataFrame(columns=["epoch"])
+
+
+def _with_slashes(frame: pd.DataFrame) -> pd.DataFrame:
+    """`val_accuracy` as the database calls it, `val/accuracy`; the costs are those of training."""
+
+    def renamed(name: str) -> str:
+        split, _, metric = name.partition("_")
+        return f"{split}/{metric}" if split in ("train", "val", "test") else f"train/{name}"
+
+    return frame.rename(columns={name: renamed(str(name)) for name in frame.columns if name != "epoch"})
 
 
 class DashboardStorage:

@@ -1,0 +1,61 @@
+"""What a person sees of a running search: a table, or lines."""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from attnsearch.cli._progress import LineView, build_table, headline
+from attnsearch.results.progress import StudyProgress, TrialProgress
+
+RUNNING = TrialProgress(number=1, state="running", epoch=2, n_epochs=8, value=0.5, seconds=31.0)
+DONE = TrialProgress(number=0, state="complete", epoch=8, n_epochs=8, value=0.75, seconds=120.0)
+SNAPSHOT = StudyProgress("hunt", "val/accuracy", (DONE, RUNNING), n_trials=4, seconds_left=330.0)
+
+
+def test_headline_tells_progress_and_time_left() -> None:
+    assert headline(SNAPSHOT) == "study hunt: 1 of 4 trials done, about 6 min left"
+    assert headline(replace(SNAPSHOT, seconds_left=None)) == "study hunt: 1 of 4 trials done"
+
+
+def test_table_has_a_row_for_each_trial() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(build_table(SNAPSHOT))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [line.split() for line in text.splitlines() if line.split()[:1] in (["0"], ["1"])]
+    assert rows == [["0", "complete", "8/8", "0.75", "2", "min"], ["1", "running", "2/8", "0.5", "31", "s"]]
+
+
+def test_table_of_a_long_study_shows_the_last_trials_and_those_that_run() -> None:
+    views = tuple(replace(RUNNING if index == 3 else DONE, number=index) for index in range(60))
+    table = build_table(replace(SNAPSHOT, trials=views))
+    assert list(table.columns[0].cells) == ["3", *map(str, range(40, 60))]
+
+
+def test_lines_tell_what_is_new_and_nothing_twice(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "attnsearch")
+    view = LineView()
+    view.show(SNAPSHOT)
+    view.show(SNAPSHOT)
+    failed = replace(RUNNING, state="fail", epoch=0, error="loss became NaN")
+    view.show(replace(SNAPSHOT, trials=(DONE, replace(RUNNING, epoch=3))))
+    view.show(replace(SNAPSHOT, trials=(DONE, failed)))
+    assert caplog.messages == [
+        "trial 1 running, epoch 2/8, best val/accuracy 0.5",
+        "trial 1 running, epoch 3/8, best val/accuracy 0.5",
+        "trial 1 failed: loss became NaN",
+    ]
+
+
+def test_end_of_a_trial_is_a_line_with_the_progress(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "attnsearch")
+    view = LineView()
+    view.show(replace(SNAPSHOT, trials=(replace(DONE, state="running"),)))
+    view.show(replace(SNAPSHOT, trials=(DONE,)))
+    assert caplog.messages[-1] == (
+        "trial 0 complete, epoch 8/8, best val/accuracy 0.75, 2 min; study hunt: 1 of 4 trials done, about 6 min left"
+    )

@@ -1,0 +1,106 @@
+"""What is known of a running search, and how much of it is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher, snapshot
+from attnsearch.search.handle import StudyHandle
+from attnsearch.types import EpochRecord
+from tests.search.conftest import backend, empty_database, make_database, open_tiny
+
+__all__ = ["backend", "empty_database", "make_database", "open_tiny"]
+
+RUNNING = TrialProgress(number=1, state="running", epoch=2, n_epochs=8, value=0.5, seconds=31.0)
+DONE = TrialProgress(number=0, state="complete", epoch=8, n_epochs=8, value=0.75, seconds=120.0)
+
+
+def progress(n_trials: int, *trials: TrialProgress) -> StudyProgress:
+    return StudyProgress("hunt", "val/accuracy", trials, n_trials)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def validation(epoch: int, accuracy: float) -> EpochRecord:
+    return EpochRecord(epoch, "val", 4, 0.7, {}, {"accuracy": accuracy}, 0.01, 1.0, 4.0, 10.0)
+
+
+def test_epochs_left_are_those_of_begun_and_of_new_trials() -> None:
+    # one done, one with 8 - 2 left, and 4 - 2 that have not begun, of 10 epochs each
+    assert progress(4, DONE, RUNNING).epochs_left(10) == 6 + 2 * 10
+
+
+def test_enqueued_trials_beyond_the_budget_take_no_time() -> None:
+    waiting = replace(RUNNING, number=2, state="waiting", epoch=0)
+    assert progress(1, waiting, RUNNING).epochs_left(10) == 6  # the running one comes first
+    assert progress(1, DONE, waiting).epochs_left(10) == 0
+
+
+def test_failed_trials_do_not_count_towards_the_budget() -> None:
+    failed = replace(DONE, state="fail", epoch=3)
+    assert progress(2, failed).epochs_left(10) == 20
+
+
+def test_view_reads_running_trials_from_the_records(open_tiny: Callable[..., StudyHandle]) -> None:
+    handle = open_tiny()
+    for accuracies in ((0.25, 0.75, 0.5), (0.5,)):
+        trial = handle.study.ask()
+        records = [validation(epoch, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
+        handle.store.write_epochs(trial.number, records, attempt=None)
+    ended = handle.study.ask()
+    for key, value in {"epochs_run": 2, "seconds": 9.5, "val/accuracy": 1.0}.items():
+        ended.set_user_attr(key, value)
+    handle.study.tell(ended, 1.0)
+    views = snapshot(handle).trials
+    assert [(v.number, v.state, v.epoch, v.n_epochs, v.value) for v in views] == [
+        (0, "running", 3, 2, 0.75),
+        (1, "running", 1, 2, 0.5),
+        (2, "complete", 2, 2, 1.0),
+    ]
+    assert views[2].seconds == 9.5
+
+
+def test_view_of_a_loss_shows_the_smallest(open_tiny: Callable[..., StudyHandle]) -> None:
+    handle = open_tiny(monitor="val/loss", objectives={"val/loss": "minimize"})
+    trial = handle.study.ask()
+    records = [replace(validation(epoch, 0.5), loss=loss) for epoch, loss in ((1, 0.4), (2, 0.9))]
+    handle.store.write_epochs(trial.number, records, attempt=None)
+    assert snapshot(handle).trials[0].value == 0.4
+
+
+def test_time_left_follows_the_epochs_of_this_run(open_tiny: Callable[..., StudyHandle]) -> None:
+    handle, clock, shown = open_tiny(n_trials=2), Clock(), list[StudyProgress]()
+    watcher = Watcher(shown.append, every_s=1.0, clock=clock)
+    trial = handle.study.ask()
+    watcher(handle)
+    clock.now += 0.5
+    watcher(handle)  # too early for another one
+    clock.now += 9.5
+    handle.store.write_epochs(trial.number, [validation(1, 0.5)], attempt=None)
+    watcher(handle)
+    # 10 s for one epoch; one is left of this trial and two of the other
+    assert [snapshot.seconds_left for snapshot in shown] == [None, pytest.approx(30.0)]
+
+
+def test_watcher_has_nothing_to_refresh_before_the_first_tick() -> None:
+    shown: list[StudyProgress] = []
+    Watcher(shown.append).refresh()
+    assert shown == []
+
+
+def test_waiting_trials_take_no_time(open_tiny: Callable[..., StudyHandle]) -> None:
+    handle = open_tiny(enqueue=[{"train.optimizer.lr": 1e-3}])
+    assert [(view.state, view.seconds) for view in snapshot(handle).trials] == [("waiting", 0.0)]
+    assert handle.trials(TrialState.WAITING)
