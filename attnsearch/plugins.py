@@ -60,6 +60,11 @@ def names(kind: str) -> list[str]:
     return list(_parts.get(kind, ()))
 
 
+def parts(kind: str) -> list[Any]:
+    """What is registered of a kind, in the order of registration; a part of the package may be "module:attribute"."""
+    return list(_parts.get(kind, {}).values())
+
+
 def resolve(part: Any) -> Any:
     """The object that "module:attribute" names; anything else is returned as it is."""
     if not isinstance(part, str):

@@ -238,7 +238,7 @@ _KIND = "metric"
 
 def all_metrics() -> tuple[Metric, ...]:
     """All registered metrics, those of the package first."""
-    return tuple(plugins.find(_KIND, name) for name in plugins.names(_KIND))
+    return tuple(plugins.parts(_KIND))
 
 
 def score_metrics() -> tuple[Metric, ...]:
