@@ -10,7 +10,7 @@ from PIL import Image
 
 from attnsearch.config.data import FolderData
 from attnsearch.config.evaluation import ScoreSettings
-from attnsearch.data.loader import crop_boxes, open_data
+from attnsearch.data.loader import BatchLoader, crop_boxes, open_data
 from attnsearch.evaluation.evaluation import Evaluation, load_model
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import TrialLayout
@@ -56,7 +56,7 @@ def test_every_pixel_shows_the_place_that_the_crop_box_says(
     settings = {"image_size_px": image_hw, "resize": resize, "crop_ratio": ratio, "cache_px": cache_px}
     cfg = FolderData.model_validate({"root": str(tmp_path), **settings})
     source = open_data(cfg)
-    (batch,) = source.loader("val", batch_size=2, device="cpu").epoch(1)
+    (batch,) = BatchLoader(source, "val", batch_size=2, device="cpu").epoch(1)
     assert batch.images.shape == (2, 3, *image_hw)
     seen = batch.images[0].permute(1, 2, 0).numpy() * IMAGENET_STD + IMAGENET_MEAN  # (H, W, 3)
     left, top, right, bottom = crop_boxes(source, "val", cfg)[0]

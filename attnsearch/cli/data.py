@@ -81,7 +81,7 @@ def check(
     as_json: AsJson = False,
 ) -> int:
     """Open every image and list everything that is wrong with a data set."""
-    from attnsearch.data.check import check_data
+    from attnsearch.data.images import check_data
 
     problems = check_data(data_settings(data, overrides or ()))
     if as_json:

@@ -69,16 +69,6 @@ def class_at(model: type[BaseModel], values: Any, path: tuple[str, ...]) -> type
     return current
 
 
-def keys_named(name: str, model: type[BaseModel]) -> list[str]:
-    """The dotted keys that end in `name`, in whichever block of a model has one."""
-    found: list[str] = []
-    for key, field in model.model_fields.items():
-        for inner in settings_classes(field_annotation(field)):
-            found += [f"{key}.{name}"] * (name in inner.model_fields)
-            found += [f"{key}.{below}" for below in keys_named(name, inner)]
-    return list(dict.fromkeys(found))
-
-
 def field_annotation(field: FieldInfo) -> Any:
     """The type of a field with what tells registered classes, which pydantic moves out of it."""
     marks = [mark for mark in field.metadata if isinstance(mark, Registered)]
@@ -106,17 +96,17 @@ def possible_classes(classes: list[type[BaseModel]], values: Any) -> list[type[B
 
 def dotted_keys(model: type[BaseModel]) -> list[str]:
     """Every dotted key below a settings class, whichever members of its unions are chosen."""
-    found: list[str] = []
+    keys: list[str] = []
     for key, field in model.model_fields.items():
-        inner = settings_classes(field_annotation(field))
-        found += [key, *(f"{key}.{below}" for one in inner for below in dotted_keys(one))]
-    return list(dict.fromkeys(found))
+        inner_classes = settings_classes(field_annotation(field))
+        keys += [key, *(f"{key}.{below}" for inner in inner_classes for below in dotted_keys(inner))]
+    return list(dict.fromkeys(keys))
 
 
 def is_tagged(model: type[BaseModel], values: Any, path: tuple[str, ...]) -> bool:
     """Whether the block at `path` is one of several classes, chosen by its tag."""
-    found = class_at(model, values, path)
-    return bool(path) and found is not None and tag_of(found) is not None
+    block = class_at(model, values, path)
+    return bool(path) and block is not None and tag_of(block) is not None
 
 
 class Settings(BaseModel):
@@ -202,9 +192,9 @@ def expand(text: str) -> str:
     return _VARIABLE.sub(_value, text)
 
 
-def _value(found: re.Match[str]) -> str:
-    name = found[1] or found[2]
-    return os.environ.get(name, found[0]) if name else "$"
+def _value(variable: re.Match[str]) -> str:
+    name = variable[1] or variable[2]
+    return os.environ.get(name, variable[0]) if name else "$"
 
 
 def literal(text: str) -> str:
@@ -214,7 +204,7 @@ def literal(text: str) -> str:
 
 def variable_values(text: str) -> dict[str, str]:
     """Name -> value of the variables in `text` that are set."""
-    names = [found[1] or found[2] for found in _VARIABLE.finditer(text)]
+    names = [variable[1] or variable[2] for variable in _VARIABLE.finditer(text)]
     return {name: os.environ[name] for name in names if name and name in os.environ}
 
 

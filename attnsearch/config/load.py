@@ -16,7 +16,7 @@ from attnsearch.config.data import DataConfig, RootedData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
-from attnsearch.config.yaml_layers import Layer, merge, overlay, to_yaml
+from attnsearch.config.yaml_layers import Layer, merge, to_yaml
 from attnsearch.config.yaml_nodes import Place, format_error
 from attnsearch.config.yaml_reader import COMMAND_LINE, Kind, find_file, read_overrides, read_yaml
 from attnsearch.errors import ConfigError, MissingPlugin, suggest
@@ -26,6 +26,8 @@ from attnsearch.plugins import load as load_plugins
 Source = str | Mapping[str, Any]
 """A bare name or a path, or the settings themselves."""
 STUDY_KEYS = frozenset(StudyConfig.model_fields)
+STAND_IN = {"name": "study", "seed": 1, "monitor": "val/accuracy", "monitor_direction": "maximize"}
+"""What the trials take from their study, with values for a study that has problems: none is reported twice."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,11 @@ def is_study(path: Path) -> bool:
         return path.parent.name == "studies"
 
 
-def _laid(base: Layer, layers: Iterable[Layer], model: type[BaseModel]) -> Layer:
-    """The layers merged over `base`, the last one first in rank; in each of them keys may be dotted."""
-    result = Layer({}, {(): base.origin(())})
-    for over in (base, *layers):
-        result = merge(result, over, model)
+def _merged(layers: Sequence[Layer], model: type[BaseModel]) -> Layer:
+    """The layers merged, of which a later one overrides those before it; in each of them keys may be dotted."""
+    result = Layer({}, {(): layers[0].origin(())})
+    for layer in layers:
+        result = merge(result, layer, model)
     return result
 
 
@@ -206,14 +208,13 @@ def _base(layer: Layer, problems: Problems) -> Layer:
 def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
     """(overrides of the study, of the experiment); a key that neither has is a problem."""
     known = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
-    first = {key: key.split(".")[0] for key in over.values}
-    unknown = [key for key, head in first.items() if head not in known and key not in MOVED_KEYS]
+    heads = {key: key.split(".")[0] for key in over.values}
+    unknown = [key for key, head in heads.items() if head not in known and key not in MOVED_KEYS]
     for key in unknown:
-        message = (
-            f"is not a key of a study or an experiment{elsewhere(key, ExperimentConfig) or suggest(first[key], known)}"
-        )
-        problems.lines.append(format_error(over.origin((key,)), (key,), f"{message}, got {short(over.values[key])}"))
-    of_study = {key for key, head in first.items() if head in STUDY_KEYS}
+        hint = elsewhere(key, ExperimentConfig) or suggest(heads[key], known)
+        message = f"is not a key of a study or an experiment{hint}, got {short(over.values[key])}"
+        problems.lines.append(format_error(over.origin((key,)), (key,), message))
+    of_study = {key for key, head in heads.items() if head in STUDY_KEYS}
     return over.only(of_study), over.without(*of_study, *unknown)
 
 
@@ -233,7 +234,7 @@ def _experiment_layers(name: Source, profile: str | None, overrides: Iterable[st
 
 
 def _checked_experiment(layers: Sequence[Layer], problems: Problems) -> ExperimentConfig:
-    return problems.settled(problems.check(ExperimentConfig, _laid(layers[0], layers[1:], ExperimentConfig)))
+    return problems.settled(problems.check(ExperimentConfig, _merged(layers, ExperimentConfig)))
 
 
 @dataclass(frozen=True)
@@ -250,8 +251,8 @@ def _study_layers(name: Source, profile: str | None, overrides: Iterable[str], p
     over = problems.read(lambda: read_overrides(overrides))
     of_study, of_experiment = _split(over, problems)
 
-    over_study = (shared.without("overrides"), own.without("overrides"), of_study)
-    study = _without_null_parameters(_laid(written.without("profiles"), over_study, StudyConfig))
+    of_the_study = [written.without("profiles"), shared.without("overrides"), own.without("overrides"), of_study]
+    study = _without_null_parameters(_merged(of_the_study, StudyConfig))
     base = _base(study, problems)
     experiment = [
         base.without("profiles"),
@@ -266,9 +267,8 @@ def _study_layers(name: Source, profile: str | None, overrides: Iterable[str], p
 
 def _checked_study(layers: _StudyLayers, problems: Problems) -> LoadedStudy:
     study = problems.check(StudyConfig, layers.study, _unknown_parameters(layers.study))
-    shared = STAND_IN if study is None else _of_the_study(study)
-    laid = _laid(layers.experiment[0], [*layers.experiment[1:], shared], ExperimentConfig)
-    experiment = problems.check(ExperimentConfig, laid)
+    values = STAND_IN if study is None else {key: getattr(study, key) for key in STAND_IN}
+    experiment = problems.check(ExperimentConfig, _merged([*layers.experiment, Layer(values)], ExperimentConfig))
     return LoadedStudy(problems.settled(study), problems.settled(experiment))
 
 
@@ -300,17 +300,6 @@ def _unknown_parameters(layer: Layer) -> dict[Place, str]:
     return lines
 
 
-STAND_IN = Layer({"name": "study", "seed": 1, "monitor": "val/accuracy", "monitor_direction": "maximize"})
-"""What the trials take from a study with problems, so that they are not reported twice."""
-
-
-def _of_the_study(study: StudyConfig) -> Layer:
-    """What the trials of a study take from it."""
-    return Layer(
-        {"name": study.name, "seed": study.seed, "monitor": study.monitor, "monitor_direction": study.monitor_direction}
-    )
-
-
 def _without_null_parameters(layer: Layer) -> Layer:
     """The study without hyperparameters that a profile or an override sets to null."""
     space = layer.values.get("space")
@@ -326,8 +315,8 @@ def with_settings(experiment: ExperimentConfig, settings: Mapping[str, Any]) -> 
     Raises:
         ConfigError: the settings do not fit.
     """
-    values = overlay(experiment.model_dump(mode="json"), settings, ExperimentConfig)
-    return validate(ExperimentConfig, Layer(values))
+    written = Layer(experiment.model_dump(mode="json"))
+    return validate(ExperimentConfig, merge(written, Layer(dict(settings)), ExperimentConfig))
 
 
 def with_overrides(experiment: ExperimentConfig, overrides: Iterable[str]) -> ExperimentConfig:

@@ -1,7 +1,7 @@
 """Writes `configs/README.md`, the list of all keys, out of the settings classes.
 
-`python -m attnsearch.config.reference > configs/README.md` renews the file after a change of the settings;
-`python -m attnsearch.config.reference README.md results/README.md` renews the tables of metrics in other files.
+`python -m attnsearch.config.reference > configs/README.md` writes the file after a change of the settings;
+`python -m attnsearch.config.reference README.md results/README.md` rewrites the tables of metrics in other files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
@@ -31,8 +31,8 @@ Made from the settings classes by `python -m attnsearch.config.reference > confi
 An *experiment* (a file in `configs/`) is one training run. A *study* (a file in `studies/`) is a search around one:
 `base` names the experiment, `space` says what is varied. On the command line every key is written `dotted.key=value`,
 by the rules of YAML 1.2 (`null` is nothing, `[a, b]` a list). Writing another `name` into a block that is chosen by its
-name starts that block afresh. A *profile* (a file in `configs/profiles/`) is laid over a study with `--profile`: keys
-of the study as they are, those of the experiment under `overrides:`, and `null` takes an axis out of the space.
+name replaces the whole block. A *profile* (a file in `configs/profiles/`) is merged over a study with `--profile`: keys
+of the study as they are, those of the experiment under `overrides:`; `null` removes a hyperparameter from the space.
 
 In a file, too, keys may be dotted; a setting that is written in two ways is refused. Of one `key=` written twice on the
 command line the last one counts. Aliases and `<<:` are read; dates, tags other than `!!str` and its kin, numbers beyond
@@ -52,7 +52,10 @@ Measured of the saliency of the best checkpoint alone: `objectives` and `constra
 `insertion`) compare maps of one model, not models: optimise `relevance_gain` or `deletion_gain`.
 """
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-_TYPE_NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+_TYPE_NAMES: dict[Any, str] = {
+    **{str: "text", int: "whole number", float: "number", bool: "true or false"},
+    **{NoneType: "null", Scalar: "value"},
+}
 
 Row = tuple[str, ...]
 
@@ -75,33 +78,36 @@ def _metrics() -> str:
 def _sections(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
     """A table of the plain keys of a settings class, then one part for each block inside it."""
     types = {name: field_annotation(field) for name, field in model.model_fields.items()}
-    blocks = {name: found for name, annotation in types.items() if (found := _block_classes(annotation))}
-    plain = [name for name in model.model_fields if name not in blocks]
-    if plain:
-        yield _table([_row(model, name, prefix) for name in plain])
+    blocks = {name: classes for name, annotation in types.items() if (classes := _block_classes(annotation))}
+    yield from _tables([_row(model, name, prefix) for name in types if name not in blocks])
     for name, classes in blocks.items():
-        place = (*prefix, name + _free_part(types[name]))
+        has_free_keys = _mapping_value(types[name]) is not None  # such as `space`
+        place = (*prefix, f"{name}.KEY" if has_free_keys else name)
         yield f"{'#' * (2 + len(place))} `{'.'.join(place)}`\n"
-        yield _sentence(model.model_fields[name], required=model.model_fields[name].is_required()) + "\n"
+        yield _sentence(model.model_fields[name]) + "\n"
         yield from _sections(classes[0], place) if len(classes) == 1 else _union_sections(classes, place)
 
 
 def _union_sections(classes: Sequence[type[BaseModel]], place: tuple[str, ...]) -> Iterator[str]:
     """What all members of a union share, then what is each one's own."""
-    rows = {member: [_row(member, name, place) for name in member.model_fields] for member in classes}
+    values = {member: tag for member in classes if (tag := tag_of(member))}
+    key, _ = values[classes[0]]
+    rows = {member: [_row(member, name, place) for name in member.model_fields if name != key] for member in values}
     shared = [row for row in rows[classes[0]] if all(row in others for others in rows.values())]
-    tagged = [(member, *found) for member in classes if (found := tag_of(member))]
-    yield f"Chosen by `{tagged[0][1]}`: {', '.join(f'`{value}`' for _, _, value in tagged)}.\n"
-    if shared:
-        yield _table(shared)
-    for member, tag, value in tagged:
-        yield f"**`{tag}: {value}`** {' '.join((member.__doc__ or '').split())}\n"
-        own = [row for row in rows[member] if row not in shared and row[0] != f"`{'.'.join((*place, tag))}`"]
-        if own:
-            yield _table(own)
+    yield f"Chosen by `{key}`: {', '.join(f'`{value}`' for _, value in values.values())}.\n"
+    yield from _tables(shared)
+    for member, (_, value) in values.items():
+        yield f"**`{key}: {value}`** {' '.join((member.__doc__ or '').split())}\n"
+        yield from _tables([row for row in rows[member] if row not in shared])
 
 
-def _table(rows: Sequence[Row], *, head: Row = ("key", "type", "default", "meaning")) -> str:
+def _tables(rows: Sequence[Row]) -> Iterator[str]:
+    """The table of some keys; none where there are none."""
+    if rows:
+        yield _table(rows, head=("key", "type", "default", "meaning"))
+
+
+def _table(rows: Sequence[Row], *, head: Row) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines) + "\n"
 
@@ -125,9 +131,9 @@ def _meaning(field: FieldInfo) -> str:
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
-def _sentence(field: FieldInfo, *, required: bool) -> str:
+def _sentence(field: FieldInfo) -> str:
     text = _meaning(field)
-    return f"{text[:1].upper()}{text[1:]}.{'' if required or field.default is not None else ' Absent by default.'}"
+    return f"{text[:1].upper()}{text[1:]}.{' Absent by default.' if field.default is None else ''}"
 
 
 def _default(field: FieldInfo) -> str:
@@ -138,23 +144,20 @@ def _default(field: FieldInfo) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    args = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return " ".join(f"`{choice}`" for choice in args)
-    if annotation == Scalar:
-        return "value"
+    """A type in words, such as `list of whole numbers` or `text or null`."""
     if annotation in _TYPE_NAMES:
         return _TYPE_NAMES[annotation]
-    if annotation is NoneType:
-        return "null"
-    if hasattr(annotation, "__metadata__"):
-        return _type_name(annotation.__origin__)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " ".join(f"`{choice}`" for choice in args)
+    if origin is Annotated:
+        return _type_name(args[0])
     if (inner := _mapping_value(annotation)) is not None:
         return "block" if inner is JsonValue else f"key → {_type_name(inner)}"
-    if get_origin(annotation) is tuple:
+    if origin is tuple:
         name = _type_name(args[0])
         return f"list of {name}s" if name.isalpha() else f"list of {{ {name} }}"
-    return " or ".join(dict.fromkeys(_type_name(arg) for arg in args)) if args else "block"
+    return " or ".join(dict.fromkeys(map(_type_name, args))) or "block"
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -166,17 +169,13 @@ def _bounds(field: FieldInfo) -> str:
     return "".join(f" {_SIGNS[sign]} {limit}" for sign, limit in limits.items())
 
 
-def _free_part(annotation: Any) -> str:
-    """`.KEY` for a block whose own keys are free, such as `space`."""
-    return ".KEY" if _mapping_value(annotation) is not None else ""
-
-
 def _block_classes(annotation: Any) -> list[type[BaseModel]]:
     """The settings classes that a key holds, directly or under free keys."""
     return settings_classes(annotation) or settings_classes(_mapping_value(annotation))
 
 
 def _mapping_value(annotation: Any) -> Any:
+    """The type of the values of a mapping; None for any other type."""
     origin = get_origin(annotation)
     return get_args(annotation)[1] if isinstance(origin, type) and hasattr(origin, "keys") else None
 

@@ -15,23 +15,23 @@ from attnsearch.types import Direction
 
 Scalar = bool | int | float | str | None
 Key = Annotated[str, Field(pattern=KEY)]
-MAX_AXES = 100
+MAX_PARAMETERS = 100
 MAX_CHOICES = 1_000
 MAX_STEPS = 2**31 - 1
 MAX_TRIALS = 100_000
 MAX_WORKERS = 256
 
 
-class Axis(Settings):
-    """One hyperparameter of the space; `when` makes it conditional on values of axes above it."""
+class Hyperparameter(Settings):
+    """What every hyperparameter of the space may have: `when` makes it conditional on values of those above it."""
 
     when: Mapping[Key, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(
-        {}, description="Axis -> values under which this axis exists, at least one."
+        {}, description="Hyperparameter -> values under which this one exists, at least one."
     )
 
 
-class FloatParameter(Axis):
-    """A range of real numbers, both ends included."""
+class FloatParameter(Hyperparameter):
+    """A range of real numbers, both limits included."""
 
     kind: Literal["float"]
     low: float = Field(description="Smallest value.")
@@ -48,8 +48,8 @@ class FloatParameter(Axis):
         return (self.low, self.high)
 
 
-class IntParameter(Axis):
-    """A range of whole numbers, both ends included."""
+class IntParameter(Hyperparameter):
+    """A range of whole numbers, both limits included."""
 
     kind: Literal["int"]
     low: int = Field(description="Smallest value.")
@@ -66,7 +66,7 @@ class IntParameter(Axis):
         return (self.low, self.high)
 
 
-class ChoiceParameter(Axis):
+class ChoiceParameter(Hyperparameter):
     """A list of values without order."""
 
     kind: Literal["choice"]
@@ -80,7 +80,7 @@ def _check_range(low: float, high: float, *, log: bool, step: float | None, has_
     if low > high:
         raise ValueError(f"low must not exceed high, got {low} > {high}; swap them")
     if log and low <= 0:
-        raise ValueError(f"low must be > 0 on a log axis, got {low}")
+        raise ValueError(f"low must be > 0 for a logarithmic range, got {low}")
     if log and has_step:
         raise ValueError("log and step exclude each other; remove one")
     if not math.isfinite(high - low):
@@ -93,7 +93,7 @@ Parameter = Annotated[FloatParameter | IntParameter | ChoiceParameter, Field(dis
 
 
 class TpeSampler(Settings):
-    """Tree-structured Parzen estimator; multivariate and grouped, so conditional axes are learned jointly."""
+    """Tree-structured Parzen estimator; multivariate and grouped: conditional hyperparameters are learned jointly."""
 
     name: Literal["tpe"]
     n_startup_trials: int = Field(10, ge=0, description="Random trials before the model is used.")
@@ -194,7 +194,7 @@ class StudyConfig(Settings):
         "val/accuracy", description="The one metric that decides which epoch is the best, and that stops and prunes."
     )
     space: Mapping[Key, Parameter] = Field(
-        {}, max_length=MAX_AXES, description="Dotted key of the experiment -> axis, up to 100."
+        {}, max_length=MAX_PARAMETERS, description="Dotted key of the experiment -> hyperparameter, up to 100."
     )
     sampler: SamplerConfig = Field(TpeSampler(name="tpe"), description="How new trials are proposed.")
     pruner: PrunerConfig | None = Field(None, description="How poor trials are ended early; null prunes nothing.")
@@ -207,7 +207,7 @@ class StudyConfig(Settings):
         description="This long after a start, running trials return to the queue; null has no limit.",
     )
     enqueue: tuple[Mapping[Key, Scalar], ...] = Field(
-        (), description="Settings to try first; axes left out are sampled."
+        (), description="Settings to try first; hyperparameters left out are sampled."
     )
     constraints: Mapping[MetricKey, Bound] = Field({}, description="Metric of the best checkpoint -> limit.")
     retention: Retention = Field(Retention(), description="What is kept on disk.")
@@ -242,14 +242,16 @@ class StudyConfig(Settings):
     @model_validator(mode="after")
     def _check_references(self) -> StudyConfig:
         problems: dict[tuple[str, ...], str] = {}
-        axes = list(self.space)
-        for key, axis in self.space.items():
-            above = sorted(axes[: axes.index(key)])
-            for parent in sorted(set(axis.when) - set(above)):
-                problems["space", key, "when", parent] = f"names {parent!r}, which is no axis above it; known: {above}"
+        above: list[str] = []
+        for key, parameter in self.space.items():
+            for name in sorted(set(parameter.when) - set(above)):
+                known = f"known: {sorted(above)}"
+                problems["space", key, "when", name] = f"names {name!r}, which is no hyperparameter above it; {known}"
+            above.append(key)
         for index, point in enumerate(self.enqueue):
-            for name in sorted(set(point) - set(axes)):
-                problems["enqueue", str(index), name] = f"names {name!r}, which is no axis; known: {sorted(axes)}"
+            for name in sorted(set(point) - set(above)):
+                known = f"known: {sorted(above)}"
+                problems["enqueue", str(index), name] = f"names {name!r}, which is no hyperparameter; {known}"
         if problems:
             raise PlacedError(problems)
         return self

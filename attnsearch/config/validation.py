@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,8 +19,8 @@ from attnsearch.config.base import (
     METRIC_KEY,
     NAME,
     PlacedError,
+    dotted_keys,
     field_annotation,
-    keys_named,
     possible_classes,
     settings_classes,
     tag_of,
@@ -118,7 +119,9 @@ class Problems:
             settings = model.model_validate_json(json.dumps(layer.values, default=lambda _: None))
         except ValidationError as error:
             known = {**known, **unknown_keys(model, layer)}
-            details = [one for one in error.errors(include_url=False) if self.is_complete or one["type"] not in OF_ALL]
+            details = error.errors(include_url=False)
+            if not self.is_complete:
+                details = [detail for detail in details if detail["type"] not in OF_ALL]
             self.lines += [*known.values(), *_lines(details, layer, known)]
             return None
         self.lines += known.values()
@@ -151,57 +154,70 @@ def validate(model: type[T], layer: Layer) -> T:
 
 def _lines(details: Sequence[ErrorDetails], layer: Layer, known: Mapping[Place, str]) -> Iterator[str]:
     """A line for each place that pydantic refuses, but for those whose problem is known."""
-    found: dict[Place, list[ErrorDetails]] = {}
+    at_place: dict[Place, list[ErrorDetails]] = defaultdict(list)
     for detail in details[: MAX_LINES * MAX_MEMBERS]:
-        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            continue  # follows from problems of the items
         place = _place(detail, layer.values)
-        if not any(place[: len(other)] == other for other in known) and _value_at(layer.values, place) is not INVALID:
-            found.setdefault(place, []).append(detail)
-    for place, found_here in found.items():
-        error = found_here[0].get("ctx", {}).get("error")
-        placed = error.problems if isinstance(error, PlacedError) else {}
-        yield from (format_error(layer.origin(one), one, message) for one, message in placed.items())
-        if not placed:
-            yield _describe(found_here, place, layer)
+        is_known = any(place[: len(other)] == other for other in known)
+        if not (is_known or _follows_from_items(detail) or _value_at(layer.values, place) is INVALID):
+            at_place[place].append(detail)
+    for place, here in at_place.items():
+        yield from _describe(here, place, layer)
 
 
-def _describe(details: Sequence[ErrorDetails], place: Place, layer: Layer) -> str:
-    """One line for what pydantic finds at one place: several findings are those of the alternatives of a union."""
+def _follows_from_items(detail: ErrorDetails) -> bool:
+    """Whether a list has too few values only because some of its items have problems."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
+
+
+def _describe(details: Sequence[ErrorDetails], place: Place, layer: Layer) -> Iterator[str]:
+    """The lines for what pydantic finds at one place: several findings are those of the alternatives of a union."""
+    first = details[0]
+    error = first.get("ctx", {}).get("error")
+    if isinstance(error, PlacedError):
+        yield from (format_error(layer.origin(inner), inner, message) for inner, message in error.problems.items())
+        return
     message = " or ".join(dict.fromkeys(_message(detail, place) for detail in details)).replace(" or must be ", " or ")
-    is_said = details[0]["type"] in ("missing", "value_error", "union_tag_invalid")  # the message holds the value
-    got = "" if is_said else f", got {short(details[0]['input'])}"
-    return format_error(layer.origin(place), place or ("file",), f"{message}{got}")
+    names_value = first["type"] in ("missing", "value_error", "union_tag_invalid")
+    got = "" if names_value else f", got {short(first['input'])}"
+    yield format_error(layer.origin(place), place or ("file",), f"{message}{got}")
 
 
 def _message(detail: ErrorDetails, place: Place) -> str:
+    """What is wrong, without the value."""
     kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "union_tag_invalid":
-        tag, known = str(context["tag"]), str(context["expected_tags"]).replace("'", "").split(", ")
-        return f"unknown {place[-1]} {shortened(tag)!r}{suggest(tag, known)}; known: {', '.join(known)}"
-    if kind == "union_tag_not_found":
-        return f"needs a {context['discriminator']}"
-    if kind == "literal_error":
-        known = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        return f"must be one of {', '.join(known)}{suggest(str(detail['input']), known)}"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "string_pattern_mismatch":
-        return PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
-    if kind == "missing" and isinstance(detail["loc"][-1], int):
-        return "has too few values"
-    if kind == "missing":
-        return f"is required and missing; write {'.'.join(place)}=…"
-    if kind in ("too_short", "too_long"):
-        few = kind == "too_short"
-        return f"must have at {'least' if few else 'most'} {context['min_length' if few else 'max_length']} items"
+    match kind:
+        case "union_tag_invalid":
+            tag, names = str(context["tag"]), _names(context["expected_tags"])
+            return f"unknown {place[-1]} {shortened(tag)!r}{suggest(tag, names)}; known: {', '.join(names)}"
+        case "union_tag_not_found":
+            return f"needs a {context['discriminator']}"
+        case "literal_error":
+            names = _names(context["expected"])
+            return f"must be one of {', '.join(names)}{suggest(str(detail['input']), names)}"
+        case "value_error":
+            return str(context["error"])
+        case "string_pattern_mismatch":
+            return PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+        case "missing" if isinstance(detail["loc"][-1], int):
+            return "has too few values"
+        case "missing":
+            return f"is required and missing; write {'.'.join(place)}=…"
+        case "too_short":
+            return f"must have at least {context['min_length']} items"
+        case "too_long":
+            return f"must have at most {context['max_length']} items"
     return MESSAGES.get(kind, detail["msg"].replace("Input should be", "must be"))
+
+
+def _names(quoted: str) -> list[str]:
+    """The names in a list as pydantic writes it, `'a', 'b' or 'c'`."""
+    return str(quoted).replace("'", "").replace(" or ", ", ").split(", ")
 
 
 def unknown_keys(model: type[BaseModel], layer: Layer) -> dict[Place, str]:
     """A line for each key that a settings class, or every one that could stand in its place, does not have."""
-    found = islice(_unknown([model], layer.values, ()), MAX_LINES)
-    return {place: _unknown_key(place, owners, layer, model) for place, owners in found}
+    unknown = islice(_unknown([model], layer.values, ()), MAX_LINES)
+    return {place: _unknown_key(place, owners, layer, model) for place, owners in unknown}
 
 
 def _unknown(
@@ -213,29 +229,30 @@ def _unknown(
         if not annotations:
             yield (*place, key), owners
         elif isinstance(inner, dict):
-            below = possible_classes([part for one in annotations for part in settings_classes(one)], inner)
-            if below:
+            classes = [part for annotation in annotations for part in settings_classes(annotation)]
+            if below := possible_classes(classes, inner):
                 yield from _unknown(below, inner, (*place, key))
 
 
 def _unknown_key(place: Place, owners: Sequence[type[BaseModel]], layer: Layer, model: type[BaseModel]) -> str:
+    """A line for one unknown key, with what to write instead where that is known."""
     key = ".".join(place)
-    known = sorted({name for owner in owners for name in owner.model_fields})
-    tag = tag_of(owners[0]) if len(owners) == 1 else None
     if key in MOVED_KEYS:
         message = f"is not a key here; {MOVED_KEYS[key]}"
     elif len(place) == 1 and (below := elsewhere(key, model)):
         message = f"is not a key here{below}"
     else:
-        family = f" of {tag[1]}" if tag else ""
-        message = f"is not a key{family}{suggest(place[-1], known)}; known: {', '.join(known)}"
+        tag = tag_of(owners[0]) if len(owners) == 1 else None
+        names = sorted({name for owner in owners for name in owner.model_fields})
+        block = f" of {tag[1]}" if tag else ""
+        message = f"is not a key{block}{suggest(place[-1], names)}; known: {', '.join(names)}"
     return format_error(layer.origin(place), place, f"{message}, got {short(_value_at(layer.values, place))}")
 
 
 def elsewhere(name: str, model: type[BaseModel]) -> str:
     """`; write data.x` where a bare name is a key of some blocks of a model, else nothing."""
-    found = keys_named(name, model)
-    return f"; write {' or '.join(found)}" if found else ""
+    keys = [key for key in dotted_keys(model) if key != name and key.split(".")[-1] == name]
+    return f"; write {' or '.join(keys)}" if keys else ""
 
 
 def _place(detail: ErrorDetails, values: Any) -> Place:

@@ -68,21 +68,16 @@ def merge(base: Layer, over: Layer, model: type[BaseModel]) -> Layer:
     return result
 
 
-def overlay(values: Mapping[str, Any], overrides: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Plain nested values with dotted overrides applied, by the same rules as `merge`."""
-    return merge(Layer(dict(values)), Layer(dict(overrides)), model).values
-
-
 def split_key(key: str, values: Mapping[str, Any]) -> Place:
-    """The place of a dotted key; axes of a `space` have dots in their names, and those in `values` stay whole."""
+    """The place of a dotted key; names in a `space` have dots themselves, and those in `values` stay whole."""
     head, _, rest = key.partition(".")
-    axes = values.get("space")
-    if head == "space" and rest:
-        for axis in sorted(axes, key=len, reverse=True) if isinstance(axes, dict) else ():
-            if rest == axis or rest.startswith(axis + "."):
-                return ("space", axis, *[part for part in rest[len(axis) + 1 :].split(".") if part])
-        return ("space", rest)
-    return tuple(key.split("."))
+    if head != "space" or not rest:
+        return tuple(key.split("."))
+    space = values.get("space")
+    for name in sorted(space, key=len, reverse=True) if isinstance(space, dict) else ():
+        if rest == name or rest.startswith(f"{name}."):
+            return ("space", name, *filter(None, rest.removeprefix(name).split(".")))
+    return ("space", rest)
 
 
 def _leaves(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
@@ -119,16 +114,16 @@ def _steps(key: str, place: Place) -> Place:
 
 def _set(layer: Layer, place: Place, value: Any, *, origin: str, model: type[BaseModel]) -> None:
     block = layer.values
-    for index, key in enumerate(place[:-1]):
+    above, last = place[:-1], place[-1]
+    for index, key in enumerate(above):
         if not isinstance(block.get(key), dict):
             block[key] = {}
             layer.origins[place[: index + 1]] = origin
         block = block[key]
-    last, above = place[-1], place[:-1]
     if last in TAGS and block.get(last, value) != value and is_tagged(model, layer.values, above):
         block.clear()
-        for old in [known for known in layer.origins if len(known) > len(above) and known[: len(above)] == above]:
-            del layer.origins[old]
+        for inner in [inner for inner in layer.origins if len(inner) > len(above) and inner[: len(above)] == above]:
+            del layer.origins[inner]
     block[last] = value
 
 

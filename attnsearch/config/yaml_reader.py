@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> Layer:
     """A YAML 1.2 file whose top level is a block; its `problems` are a line for each value that cannot be read.
 
     Raises:
-        ConfigError: unreadable file or faulty YAML, with file and line.
+        ConfigError: a file that cannot be read, or invalid YAML, with file and line.
     """
 
     def where(line: int) -> str:
@@ -89,15 +89,12 @@ def read_yaml(path: Path) -> Layer:
 
     node = compose(_text(path), where)
     if not isinstance(node, Block):
-        kind = "list" if isinstance(node, ListNode) else "text" if node.size and _text_of(node) else "nothing"
+        is_text = isinstance(node, Scalar) and node.text
+        kind = "list" if isinstance(node, ListNode) else "text" if is_text else "nothing"
         raise ConfigError(f"{path}:1: must hold `key: value` lines, got {kind}")
     reader = _Reader(where, {(): where(1)})
     values = reader.value(node, ())
     return _checked(Layer(values if isinstance(values, dict) else {}, reader.origins, tuple(reader.problems)))
-
-
-def _text_of(node: Node) -> str:
-    return node.text if isinstance(node, Scalar) else ""
 
 
 def _text(path: Path) -> str:
@@ -190,10 +187,9 @@ class _Reader:
             own.setdefault(name, key.line)
         done: set[str] = set()
         for key, inner in node.entries:
-            found = self._merged(inner, place) if _is_merge(key) else [(key.text, key.line, inner)]
-            for name, line, value in found:
-                is_own = not _is_merge(key)
-                if name not in done and (is_own or name not in own):
+            is_merge = _is_merge(key)
+            for name, line, value in self._merged(inner, place) if is_merge else [(key.text, key.line, inner)]:
+                if name not in done and not (is_merge and name in own):
                     done.add(name)
                     yield name, line, value
 

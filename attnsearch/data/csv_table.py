@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def list_images(cfg: CsvData) -> Listing:
     if not twice:
         return listing
     message = f"{file} lists {len(twice)} images twice, such as {twice[0]}; keep one row of each"
-    return Listing(file.parent, listing.class_names, listing.images, (DataProblem("layout", twice[0], message),))
+    return replace(listing, problems=(DataProblem("layout", twice[0], message),))
 
 
 def write_table(frame: pd.DataFrame, target: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from attnsearch.config.data import CubData
 from attnsearch.data.folder import near_name
-from attnsearch.data.tables import DataProblem, ListedImage, Listing, class_problems, missing_files, size_problems
+from attnsearch.data.tables import ListedImage, Listing, size_problems
 from attnsearch.errors import DataError, StoreError
 from attnsearch.files import new_folder, require_free_bytes
 from attnsearch.progress import with_bar
@@ -49,16 +49,9 @@ def list_images(cfg: CubData) -> Listing:
         raise DataError(f"a list of {root} holds a field that is no number: {error}; unpack it again") from error
     class_names = tuple(lists.class_names[number] for number in sorted(lists.class_names))
     masks = root / "segmentations" if (root / "segmentations").is_dir() else None
-    numbers = sorted(lists.files, key=lambda number: (lists.class_of[number], lists.files[number]))
-    images = [_listed(root, lists, number, masks) for number in numbers]
-    wrong = size_problems(root, images, n_classes=N_CLASSES, sizes=N_IMAGES) if cfg.check_sizes else []
-    return Listing(
-        root=root,
-        class_names=class_names,
-        images=tuple(images),
-        problems=(*wrong, *_class_problems(root, images), *missing_files(images)),
-        point_names=lists.point_names,
-    )
+    images = [_listed(root, lists, number, masks) for number in lists.files]
+    problems = size_problems(root, images, n_classes=N_CLASSES, sizes=N_IMAGES) if cfg.check_sizes else []
+    return Listing.of(root, images, class_names=class_names, problems=problems, point_names=lists.point_names)
 
 
 def _find_root(root: Path) -> Path:
@@ -73,8 +66,7 @@ def _find_root(root: Path) -> Path:
 
 
 def _read_lists(root: Path) -> _Lists:
-    missing = [name for name in _REQUIRED if not (root / name).is_file()]
-    if missing:
+    if missing := [name for name in _REQUIRED if not (root / name).is_file()]:
         raise DataError(f"{root} lacks {', '.join(missing)}; unpack CUB_200_2011 again")
     files = {int(number): name for number, name in _read(root / "images.txt", 2)}
     point_names = tuple(name for _, name in _read(root / "parts" / "parts.txt", 2))
@@ -124,11 +116,9 @@ def _read_points(path: Path, *, n_points: int) -> dict[int, NDArray[np.float64]]
 
 def _check_numbers(root: Path, lists: _Lists) -> None:
     for name, column in (("image_class_labels.txt", lists.class_of), ("train_test_split.txt", lists.is_train)):
-        lacking = sorted(set(lists.files) - set(column))
-        if lacking:
+        if lacking := sorted(set(lists.files) - set(column)):
             raise DataError(f"{root / name} has no line for image {lacking[0]} ({lists.files[lacking[0]]})")
-    unknown = sorted(set(lists.class_of.values()) - set(lists.class_names))
-    if unknown:
+    if unknown := sorted(set(lists.class_of.values()) - set(lists.class_names)):
         raise DataError(f"{root / 'classes.txt'} has no line for class {unknown[0]} of image_class_labels.txt")
 
 
@@ -144,12 +134,6 @@ def _listed(root: Path, lists: _Lists, number: int, masks: Path | None) -> Liste
         box=lists.boxes.get(number),
         points=lists.points.get(number),
     )
-
-
-def _class_problems(root: Path, images: list[ListedImage]) -> list[DataProblem]:
-    splits: set[Split] = {"train", *(image.split for image in images)}
-    classes = {split: sorted({i.class_name for i in images if i.split == split}) for split in splits}
-    return class_problems(root, classes)
 
 
 def organize_cub(source: Path, target: Path, *, link: bool = False, progress: bool = False) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -80,28 +80,20 @@ class DataSource:
         """(N, 2) height and width in pixels of the upright originals of a split."""
         return self.cache.sizes_hw[self.cache.rows(self.tables.of(split))]
 
-    def loader(
-        self,
-        split: Split,
-        cfg: DataConfig | None = None,
-        *,
-        batch_size: int,
-        device: torch.device | str,
-        row_order: RowOrder | None = None,
-        seed: int = 0,
-        with_masks: bool = False,
-    ) -> BatchLoader:
-        """The batches of a split; arguments and errors as of `BatchLoader`, settings as of the source if None."""
-        return BatchLoader(
-            self,
-            split,
-            cfg or self.cfg,
-            batch_size=batch_size,
-            device=device,
-            row_order=row_order,
-            seed=seed,
-            with_masks=with_masks,
-        )
+    def under(self, cfg: DataConfig) -> DataSource:
+        """The same images and cache under settings that differ in what one cache can serve (size, crop, augmentation).
+
+        Raises:
+            ValueError: the cached images are too small for them, or show other parts of the originals.
+        """
+        is_large = all(cached >= needed for cached, needed in zip(self.cache.cached_hw, cfg.resized_hw, strict=True))
+        if not is_large or (self.cache.resize, self.cache.aspect) != (cfg.resize, cfg.aspect):
+            cached, needed = as_setting(self.cache.cached_hw), as_setting(cfg.resized_hw)
+            raise ValueError(
+                f"a cache of {cached} px ({self.cache.resize}) cannot serve {needed} px ({cfg.resize}); "
+                "open the data with a cache_px of at least that"
+            )
+        return replace(self, cfg=cfg)
 
     def serving(self, cfg: DataConfig) -> DataSource:
         """This data set where it serves the settings, else the one that does, opened now.
@@ -131,22 +123,19 @@ def crop_boxes(source: DataSource, split: Split, cfg: DataConfig) -> NDArray[np.
     return geometry.crop_box(sizes_hw, image_hw=cfg.image_hw, crop_ratio=cfg.crop_ratio, resize=cfg.resize)
 
 
-def _check_cache(cache: PixelCache, cfg: DataConfig) -> None:
-    """Raises ValueError where the cached images are too small, or show other parts of the originals."""
-    is_large = all(cached >= needed for cached, needed in zip(cache.cached_hw, cfg.resized_hw, strict=True))
-    if not is_large or (cache.resize, cache.aspect) != (cfg.resize, cfg.aspect):
-        cached, needed = as_setting(cache.cached_hw), as_setting(cfg.resized_hw)
-        raise ValueError(
-            f"a cache of {cached} px ({cache.resize}) cannot serve {needed} px ({cfg.resize}); "
-            "open the data with a cache_px of at least that"
-        )
-
-
 class RowOrder(Protocol):
     """In which order training sees the rows of a split."""
 
     def __call__(self, table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
         """(N,) each row once, in an order that depends on the labels, the seed and the epoch alone."""
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """In which order training sees the rows of a split; `seed` is that of the order and of the augmentation."""
+
+    rows: RowOrder
+    seed: int
 
 
 class BatchLoader:
@@ -157,8 +146,7 @@ class BatchLoader:
     batch sizes see the same images.
 
     Args:
-        row_order: the task's order of an epoch, for training; None evaluates.
-        cfg: may differ from the source's in what one cache can serve (size, crop ratio, augmentation).
+        order: None evaluates.
         with_masks: adds `part_masks` (B, H, W), through the same crop as the images.
 
     Batches of `resize: pad` carry their padding, in which images are 0, the mean colour; in training, those of
@@ -170,37 +158,31 @@ class BatchLoader:
 
     Raises:
         DataError: no such split, one training image only, no masks, or masks that cannot follow the augmentation.
-        ValueError: the source's cache cannot serve these settings.
     """
 
     def __init__(
         self,
         source: DataSource,
         split: Split,
-        cfg: DataConfig,
         *,
         batch_size: int,
         device: torch.device | str,
-        row_order: RowOrder | None = None,
-        seed: int = 0,
+        order: TrainingOrder | None = None,
         with_masks: bool = False,
     ) -> None:
-        _check_cache(source.cache, cfg)
-        self._table = source.tables.of(split)
-        is_training = row_order is not None
-        if is_training and len(self._table) == 1:
+        self._table, self._cfg, self._cache = source.tables.of(split), source.cfg, source.cache
+        if order is not None and len(self._table) == 1:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
         self._root = source.tables.root
         if with_masks:
             self._require_masks()
-        if with_masks and is_training and cfg.rand_augment is not None:
+        if with_masks and order is not None and self._cfg.rand_augment is not None:
             raise DataError("part masks cannot follow data.rand_augment, which moves images; set it to null")
-        self._cache, self._cfg, self._seed = source.cache, cfg, seed
         self._cache_rows = source.cache.rows(self._table)
         self._sizes_hw = source.cache.sizes_hw[self._cache_rows]
         self._device = torch.device(device)
-        self.batch_size, self._row_order, self._with_masks = batch_size, row_order, with_masks
-        drops_last = is_training and batch_size > 1 and len(self._table) % batch_size == 1
+        self.batch_size, self._order, self._with_masks = batch_size, order, with_masks
+        drops_last = order is not None and batch_size > 1 and len(self._table) % batch_size == 1
         self.n_images = len(self._table) - drops_last
 
     def __len__(self) -> int:
@@ -215,14 +197,13 @@ class BatchLoader:
         Raises:
             DataError: a mask cannot be read.
         """
-        n_rows = len(self._table)
-        if self._row_order is not None:
-            order = self._row_order(self._table, seed=self._seed, epoch=epoch)
-            views = random_views(self._sizes_hw, self._cfg, seed=self._seed, epoch=epoch)
+        if self._order is not None:
+            rows = self._order.rows(self._table, seed=self._order.seed, epoch=epoch)
+            views = random_views(self._sizes_hw, self._cfg, seed=self._order.seed, epoch=epoch)
         else:
-            order, views = np.arange(n_rows), centre_views(n_rows, self._cfg)
+            rows, views = np.arange(len(self._table)), self._centre_views()
         starts = range(0, self.n_images, self.batch_size)
-        chunks = (order[start : min(start + self.batch_size, self.n_images)] for start in starts)
+        chunks = (rows[: self.n_images][start : start + self.batch_size] for start in starts)
         for raw in prefetched(lambda rows: self._read(rows, views.take(rows), self._with_masks), chunks):
             yield self._finish(raw)
 
@@ -236,7 +217,10 @@ class BatchLoader:
         """
         if with_masks:
             self._require_masks()
-        return self._finish(self._read(rows, centre_views(len(self._table), self._cfg).take(rows), with_masks))
+        return self._finish(self._read(rows, self._centre_views().take(rows), with_masks))
+
+    def _centre_views(self) -> Views:
+        return centre_views(len(self._table), self._cfg)
 
     def _require_masks(self) -> None:
         if self._table.mask_paths is None:
@@ -270,7 +254,7 @@ class BatchLoader:
 
     def _finish(self, raw: _RawBatch) -> Batch:
         images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, H, W)
-        if self._row_order is not None:
+        if self._order is not None:
             images = jitter(images, raw.views)
             if self._cfg.rand_augment is not None:
                 images = rand_augment(images, raw.views, self._cfg.rand_augment)

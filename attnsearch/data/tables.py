@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from attnsearch.errors import DataError, UsageError
 from attnsearch.types import SPLITS, Split
 
 S = TypeVar("S", bound=DataSettings)
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +112,7 @@ def fixed_subset(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
         return np.arange(len(table), dtype=np.int64)
     of_class: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for row, image_id in enumerate(table.image_ids):
-        digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).hexdigest()
-        of_class[int(table.labels[row])].append((digest, row))
+        of_class[int(table.labels[row])].append((_hash(image_id), row))
     order = [
         ((rank + 0.5) / len(members), digest, row)
         for members in of_class.values()
@@ -123,7 +123,11 @@ def fixed_subset(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
 
 def hash_ids(image_ids: Iterable[str]) -> str:
     """SHA-256 of the sorted ids, in hexadecimal: the same for the same set of images in any order."""
-    return hashlib.sha256("\n".join(sorted(image_ids)).encode(errors="surrogateescape")).hexdigest()
+    return _hash("\n".join(sorted(image_ids)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 ProblemKind = Literal[
@@ -160,7 +164,7 @@ class Listing:
     """All images of a data set, sorted by class and name, and what is wrong with its layout.
 
     Attributes:
-        classes: the class names of each split that exists, with or without images.
+        class_names: in the order of the labels.
         problems: never empty where no tables can be made.
     """
 
@@ -171,16 +175,30 @@ class Listing:
     point_names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, root: Path, images: Iterable[ListedImage]) -> Listing:
-        """The listing of images in any order; what is wrong with their classes and files stands in its problems."""
-        in_order = sorted(images, key=lambda image: (image.class_name, image.image_id))
-        classes = {
-            split: sorted({image.class_name for image in in_order if image.split == split})
-            for split in SPLITS
-            if split == "train" or any(image.split == split for image in in_order)
-        }
-        problems = (*class_problems(root, classes), *missing_files(in_order))
-        return cls(root, tuple(classes["train"]), tuple(in_order), problems)
+    def of(
+        cls,
+        root: Path,
+        images: Iterable[ListedImage],
+        *,
+        class_names: Sequence[str] = (),
+        problems: Sequence[DataProblem] = (),
+        point_names: tuple[str, ...] = (),
+    ) -> Listing:
+        """The listing of images in any order; problems of their classes and files follow those that are given.
+
+        Args:
+            class_names: in the order of the labels; none means those of train, sorted.
+        """
+        images = list(images)
+        classes_of: dict[Split, set[str]] = {"train": set()}
+        for image in images:
+            classes_of.setdefault(image.split, set()).add(image.class_name)
+        classes = {split: sorted(names) for split, names in classes_of.items()}
+        class_names = tuple(class_names or classes["train"])
+        order = {name: label for label, name in enumerate(class_names)}
+        in_order = sorted(images, key=lambda image: (order.get(image.class_name, len(order)), image.image_id))
+        problems = (*problems, *class_problems(root, classes), *missing_files(in_order))
+        return cls(root, class_names, tuple(in_order), problems, point_names)
 
 
 def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[DataProblem]:
@@ -269,7 +287,7 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
         raise DataError("\n".join(problem.message for problem in listing.problems))
     images = listing.images
     if not any(image.split == "val" for image in images):
-        images = _hold_out(images, share=cfg.val_share, seed=cfg.split_seed)
+        images = _hold_out(images, fraction=cfg.val_share, seed=cfg.split_seed)
     tables = {split: _table(listing, [i for i in images if i.split == split], split) for split in SPLITS}
     test = tables["test"] if len(tables["test"]) else None
     return DataTables(
@@ -282,48 +300,54 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
     )
 
 
-def _hold_out(images: Sequence[ListedImage], *, share: float, seed: int) -> tuple[ListedImage, ...]:
+def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> tuple[ListedImage, ...]:
     """Moves a fraction of each class from train to val, at least one image and never all.
 
     Which ones is decided by a hash of seed and id: the same on every machine and whatever other images exist.
     """
-    train: dict[str, list[ListedImage]] = {}
+    train: dict[str, list[ListedImage]] = defaultdict(list)
     for image in images:
         if image.split == "train":
-            train.setdefault(image.class_name, []).append(image)
+            train[image.class_name].append(image)
     held: set[str] = set()
     for class_name, members in train.items():
         if len(members) < 2:
             raise DataError(
                 f"class {class_name} has 1 training image ({members[0].image_id}), too few to hold out "
-                "a validation share; add images or a val folder"
+                "validation images; add images or a val folder"
             )
-        n_held = min(max(1, round(len(members) * share)), len(members) - 1)
-        ranked = sorted(members, key=lambda image: _draw(seed, image.image_id))
+        n_held = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        ranked = sorted(members, key=lambda image: _hash(f"{seed}\n{image.image_id}"))
         held.update(image.image_id for image in ranked[:n_held])
     return tuple(replace(image, split="val") if image.image_id in held else image for image in images)
 
 
-def _draw(seed: int, image_id: str) -> bytes:
-    return hashlib.sha256(f"{seed}\n{image_id}".encode(errors="surrogateescape")).digest()
-
-
 def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> ImageTable:
     label_of = {name: label for label, name in enumerate(listing.class_names)}
-    masks = tuple(image.mask_path for image in images if image.mask_path is not None)
-    boxes = [image.box for image in images if image.box is not None]
-    points = [image.points for image in images if image.points is not None]
     return ImageTable(
         split=split,
         class_names=listing.class_names,
         image_ids=tuple(image.image_id for image in images),
         paths=tuple(image.path for image in images),
         labels=np.array([label_of[image.class_name] for image in images], dtype=np.int64),
-        mask_paths=masks if images and len(masks) == len(images) else None,
-        boxes=np.array(boxes, dtype=np.float64) if images and len(boxes) == len(images) else None,
-        points=np.stack(points) if images and len(points) == len(images) else None,
+        mask_paths=_if_of_all(image.mask_path for image in images),
+        boxes=_array_if_of_all(image.box for image in images),
+        points=_array_if_of_all(image.points for image in images),
         point_names=listing.point_names,
     )
+
+
+def _if_of_all(values: Iterable[V | None]) -> tuple[V, ...] | None:
+    """The values of all images; None where an image has none, or where there is no image."""
+    values = tuple(values)
+    present = tuple(value for value in values if value is not None)
+    return present if 0 < len(present) == len(values) else None
+
+
+def _array_if_of_all(values: Iterable[Any]) -> NDArray[np.float64] | None:
+    """(N, ...) the values of all images, or None as for `_if_of_all`."""
+    rows = _if_of_all(values)
+    return None if rows is None else np.array(rows, dtype=np.float64)
 
 
 def list_images(cfg: DataConfig) -> Listing:

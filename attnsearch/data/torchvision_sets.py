@@ -14,7 +14,7 @@ from torchvision import datasets
 
 from attnsearch.config.data import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
 from attnsearch.data.folder import near_name
-from attnsearch.data.tables import ListedImage, Listing, class_problems, missing_files, size_problems
+from attnsearch.data.tables import ListedImage, Listing, size_problems
 from attnsearch.errors import DataError
 from attnsearch.types import Split
 
@@ -71,14 +71,11 @@ def list_images(cfg: TorchvisionData) -> Listing:
         reader = _read(published.reader, root, theirs)
         names = [str(name) for name in reader.classes]
         files, labels = _columns(reader, published.files)
-        images += [_listed(split, names[label], Path(file), root) for file, label in zip(files, labels, strict=True)]
-    order = {name: index for index, name in enumerate(names)}
-    images.sort(key=lambda image: (order[image.class_name], image.image_id))
-    classes = {split: sorted({i.class_name for i in images if i.split == split}) for split in published.splits}
+        for file, label in zip(map(Path, files), labels, strict=True):
+            images.append(ListedImage(split, names[label], file.relative_to(root).as_posix(), file))
     sizes = {split: n_images for split, (_, n_images) in published.splits.items()}
-    wrong = size_problems(root, images, n_classes=published.n_classes, sizes=sizes) if cfg.check_sizes else []
-    problems = (*wrong, *class_problems(root, classes), *missing_files(images))
-    return Listing(root=root, class_names=tuple(names), images=tuple(images), problems=problems)
+    problems = size_problems(root, images, n_classes=published.n_classes, sizes=sizes) if cfg.check_sizes else []
+    return Listing.of(root, images, class_names=names, problems=problems)
 
 
 def _find_root(root: Path, folder: str) -> Path:
@@ -108,7 +105,3 @@ def _columns(reader: Any, files: str) -> tuple[list[Any], list[int]]:
         paths, labels = zip(*reader._samples, strict=True)
         return list(paths), [int(label) for label in labels]
     return list(getattr(reader, files)), [int(label) for label in reader._labels]
-
-
-def _listed(split: Split, class_name: str, path: Path, root: Path) -> ListedImage:
-    return ListedImage(split=split, class_name=class_name, image_id=path.relative_to(root).as_posix(), path=path)

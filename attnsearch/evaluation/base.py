@@ -143,12 +143,11 @@ class ModelOnData(InferenceModel):
             DataError: there is no such split.
         """
         if split not in self._loaders:
-            self._loaders[split] = self.data.loader(
+            self._loaders[split] = BatchLoader(
+                self.data.under(self.config.data),
                 split,
-                self.config.data,
                 batch_size=evaluation_batch_size(self.config.train.batch_size // self.checkpoint.accumulation),
                 device=self.device,
-                seed=self.config.seed,
                 with_masks=self.model.needs_masks and self.table(split).mask_paths is not None,
             )
         return self._loaders[split]

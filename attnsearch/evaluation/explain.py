@@ -15,7 +15,7 @@ from torch import Tensor
 from attnsearch.config.data import DataConfig
 from attnsearch.data.cache import PixelCache
 from attnsearch.data.images import decode_resized
-from attnsearch.data.loader import DataSource, crop_boxes
+from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import device_errors
 from attnsearch.errors import UsageError, suggest
@@ -104,9 +104,8 @@ def open_images(
 
 def own_batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
     """Images that `open_images` opened, as evaluation batches."""
-    cfg = inference.config.data
-    with_masks = source.tables.val.mask_paths is not None
-    return source.loader("val", cfg, batch_size=BATCH, device=inference.device, with_masks=with_masks).epoch(1)
+    source, with_masks = source.under(inference.config.data), source.tables.val.mask_paths is not None
+    return BatchLoader(source, "val", batch_size=BATCH, device=inference.device, with_masks=with_masks).epoch(1)
 
 
 def explain_images(

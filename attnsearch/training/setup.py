@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from attnsearch.config.data import DataConfig
 from attnsearch.config.experiment import ExperimentConfig, OptimizerSettings, ScheduleSettings
+from attnsearch.data.loader import BatchLoader, TrainingOrder
 from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, seed_torch, set_threads
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
@@ -133,18 +134,18 @@ def build_run(trial: TrainingState) -> TrainingSetup:
     arithmetic.place_model(model)
     freeze_backbone(model, config.train.optimizer)
     optimizer = build_optimizer(model, config.train.optimizer)
-    train = trial.data.loader(
+    data = trial.data.under(config.data)
+    train = BatchLoader(
+        data,
         "train",
-        config.data,
         batch_size=config.train.batch_size,
         device=device,
-        row_order=task.row_order,
-        seed=config.seed,
+        order=TrainingOrder(task.row_order, config.seed),
         with_masks=model.needs_masks,
     )
-    val = trial.data.loader(
+    val = BatchLoader(
+        data,
         "val",
-        config.data,
         batch_size=evaluation_batch_size(config.train.batch_size // trial.accumulation),
         device=device,
         with_masks=model.needs_masks and tables.val.mask_paths is not None,

@@ -13,9 +13,9 @@ MAX_FILE = 400
 MAX_FUNCTION = 48
 P90_FUNCTION = 16
 MAX_BRANCHES = 10
-MAX_BRANCHED = 24
+MAX_BRANCHED = 18
 MAX_PARAMETERS = 6
-MAX_WITH_MANY_PARAMETERS = 12
+MAX_WITH_MANY_PARAMETERS = 9
 MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
     *("search/plan.py", "results/full_scores.py", "results/study.py", "results/visualize.py", "search/worker.py"),

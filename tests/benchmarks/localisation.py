@@ -35,10 +35,8 @@ def read_masks(data: DataSource, *, batch_size: int = 64) -> tuple[Masks, torch.
     loader = BatchLoader(
         data,
         "test",
-        data.cfg,
         batch_size=batch_size,
-        device=torch.device("cpu"),
-        seed=0,
+        device="cpu",
         with_masks=True,
     )
     batches = list(loader.epoch(1))

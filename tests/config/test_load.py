@@ -114,7 +114,7 @@ def test_resolved_study_loads_to_the_same_settings(here: Path) -> None:
     assert again.study.space == loaded.study.space
 
 
-def test_all_faults_are_reported_at_once_with_line_key_and_value(here: Path) -> None:
+def test_all_problems_are_reported_at_once_with_line_key_and_value(here: Path) -> None:
     text = BASE.replace("epochs: 3", "epochs: none").replace("n_vectors", "n_vektors").replace("1e-3", "-1.0")
     lines = problems(here / "bad.yaml", text)
     assert len(lines) == 3
@@ -171,7 +171,7 @@ def test_override_without_sign_is_refused() -> None:
     assert "'train.epochs'" in line
 
 
-def test_fault_of_an_override_names_the_command_line(here: Path) -> None:
+def test_problem_of_an_override_names_the_command_line(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"command line: train\.epochs: .*got 'x'"):
         load_experiment("tiny", overrides=["train.epochs=x"])
 

@@ -27,7 +27,7 @@ space:
 """
 
 
-def faults(text: str | bytes, overrides: list[str] | None = None) -> list[str]:
+def problems(text: str | bytes, overrides: list[str] | None = None) -> list[str]:
     """The lines about `bad.yaml`, which is a sound config with `text` below."""
     path = Path("bad.yaml")
     path.write_bytes(text if isinstance(text, bytes) else (SOUND + text).encode())
@@ -36,7 +36,7 @@ def faults(text: str | bytes, overrides: list[str] | None = None) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def study_faults(text: str, overrides: list[str] | None = None, profile: str | None = None) -> list[str]:
+def study_problems(text: str, overrides: list[str] | None = None, profile: str | None = None) -> list[str]:
     Path("hunt.yaml").write_text(STUDY + text)
     with pytest.raises(ConfigError) as caught:
         load_study("hunt.yaml", overrides=overrides or [], profile=profile)
@@ -57,7 +57,7 @@ def test_merged_keys_keep_the_lines_that_they_are_written_in() -> None:
     merged = read_yaml(_written("a: &a\n  x: 1\n  y: 2\nb:\n  <<: *a\n  y: 3\nc: {<<: [{y: 5, z: 6}, *a]}\n"))
     assert merged.values == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"y": 5, "z": 6, "x": 1}}
     assert (merged.origin(("b", "x")), merged.origin(("b", "y"))) == ("some.yaml:2", "some.yaml:6")
-    (line,) = faults("train:\n  optimizer: &o\n    lr: -1.0\nevaluation:\n  scores: {<<: {n_steps: 1}}\n")[:1]
+    (line,) = problems("train:\n  optimizer: &o\n    lr: -1.0\nevaluation:\n  scores: {<<: {n_steps: 1}}\n")[:1]
     assert line.startswith("bad.yaml:6: train.optimizer.lr: ")
 
 
@@ -97,7 +97,7 @@ def _written(text: str) -> Path:
     ids=lambda value: value[:16],
 )
 def test_odd_value_is_refused_in_a_file_and_on_the_command_line(value: str, said: str) -> None:
-    (line, *_) = faults(f"experiment: x\nseed: {value}\n")
+    (line, *_) = problems(f"experiment: x\nseed: {value}\n")
     assert line.startswith("bad.yaml:5: ")
     assert said in line
     assert "seed" in line or "not valid YAML" in line
@@ -110,13 +110,13 @@ def test_aliases_that_multiply_are_refused_before_they_are_followed() -> None:
     text = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
     names = "abcdefgh"
     text += "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise(names))
-    (line,) = faults(text)
+    (line,) = problems(text)
     assert line.startswith("bad.yaml:7: d.")
     assert f"is beyond the {MAX_NODES} keys and values" in line
 
 
 def test_blocks_over_a_hundred_levels_are_refused() -> None:
-    (line,) = faults("".join(" " * level + "a:\n" for level in range(400)))
+    (line,) = problems("".join(" " * level + "a:\n" for level in range(400)))
     assert line.startswith(f"bad.yaml:{3 + MAX_DEPTH + 1}: a.a.")
 
 
@@ -132,7 +132,7 @@ def test_blocks_over_a_hundred_levels_are_refused() -> None:
     ],
 )
 def test_text_that_is_no_settings_file_is_refused(content: bytes, said: str) -> None:
-    (line,) = faults(content)
+    (line,) = problems(content)
     assert line.startswith(said)
 
 
@@ -168,7 +168,7 @@ def test_override_without_a_dotted_key_is_refused(text: str) -> None:
     ],
 )
 def test_key_that_is_given_twice_is_refused(text: str, line: str) -> None:
-    assert line in faults(text)
+    assert line in problems(text)
 
 
 @pytest.mark.parametrize("second", ["train={epochs: 2}", "train=3"])
@@ -201,13 +201,13 @@ def test_keys_of_a_config_may_be_dotted() -> None:
          [f"hunt.yaml:5: n_trials: must be less than or equal to {MAX_TRIALS}, got {MAX_TRIALS + 1}",
           f"hunt.yaml:6: n_workers: must be less than or equal to {MAX_WORKERS}, got {MAX_WORKERS + 1}"]),
         ("enqueue:\n  - {seed: 3}\n",
-         ["hunt.yaml:6: enqueue.0.seed: names 'seed', which is no axis; known: ['train.optimizer.name']"]),
+         ["hunt.yaml:6: enqueue.0.seed: names 'seed', which is no hyperparameter; known: ['train.optimizer.name']"]),
         ("overrides:\n  train.epochs: 3\n  train: {epochs: 4}\n",
          ["hunt.yaml:7: overrides.train.epochs: is given twice, also at hunt.yaml:6; keep one"]),
     ],
 )  # fmt: skip
-def test_fault_of_a_study_has_its_line(text: str, lines: list[str]) -> None:
-    assert study_faults(text) == lines
+def test_problem_of_a_study_has_its_line(text: str, lines: list[str]) -> None:
+    assert study_problems(text) == lines
 
 
 @pytest.mark.parametrize(
@@ -219,22 +219,22 @@ def test_fault_of_a_study_has_its_line(text: str, lines: list[str]) -> None:
     ],
 )
 def test_range_that_no_sampler_can_draw_from_is_refused(override: str) -> None:
-    (line,) = study_faults("", [override])
+    (line,) = study_problems("", [override])
     assert line.startswith("command line: space.seed: ")
 
 
-def test_all_faults_of_a_command_are_reported_at_once() -> None:
-    lines = study_faults("", ["train.epoch=3", "n_trial=4", "model.backbon=x"])
+def test_all_problems_of_a_command_are_reported_at_once() -> None:
+    lines = study_problems("", ["train.epoch=3", "n_trial=4", "model.backbon=x"])
     assert len(lines) == 3
     for key, near in {"train.epoch": "epochs", "n_trial": "n_trials", "model.backbon": "backbone"}.items():
         assert any(line.startswith(f"command line: {key}: ") and f"did you mean '{near}'?" in line for line in lines)
 
 
-def test_faults_of_all_files_are_reported_with_those_of_the_overrides_each_once() -> None:
+def test_problems_of_all_files_are_reported_with_those_of_the_overrides_each_once() -> None:
     Path("configs/tiny.yaml").write_text(SOUND + "train:\n  epochs: none\n")
     Path("configs/profiles").mkdir()
     Path("configs/profiles/low.yaml").write_text("n_trials: 0\noverrides:\n  seed: 2001-99-99\n  train.clip_norm: -1\n")
-    lines = study_faults("monitor: x\nsampler: {name: tp}\n", ["a..b=1", "model.name=cn"], "low")
+    lines = study_problems("monitor: x\nsampler: {name: tp}\n", ["a..b=1", "model.name=cn"], "low")
     assert [line.split(" ")[0:2] for line in sorted(lines)] == [
         ["command", "line:"],
         ["command", "line:"],
@@ -247,8 +247,8 @@ def test_faults_of_all_files_are_reported_with_those_of_the_overrides_each_once(
     ]
 
 
-def test_file_that_cannot_be_read_hides_no_other_fault() -> None:
-    lines = study_faults("base: tiny\n", ["n_trial=4", "model.backbon=x"], "unknown")
+def test_file_that_cannot_be_read_hides_no_other_problem() -> None:
+    lines = study_problems("base: tiny\n", ["n_trial=4", "model.backbon=x"], "unknown")
     assert any("unknown name 'unknown'" in line for line in lines)
     assert any(line.startswith("hunt.yaml:5: base: is a duplicate key") for line in lines)
     assert any(line.startswith("command line: model.backbon: ") for line in lines)
@@ -256,7 +256,7 @@ def test_file_that_cannot_be_read_hides_no_other_fault() -> None:
 
 
 def test_unknown_base_has_the_line_that_names_it() -> None:
-    lines = study_faults("", ["base=tinny"])
+    lines = study_problems("", ["base=tinny"])
     assert [line.startswith("command line: base: unknown name 'tinny' (did you mean 'tiny'?)") for line in lines] == [
         True
     ]

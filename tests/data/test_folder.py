@@ -125,7 +125,7 @@ def test_the_layout_of_cub_is_recognised(make_tree: MakeTree) -> None:
         tables(root)
 
 
-def test_all_faults_of_the_layout_are_told_at_once(make_tree: MakeTree) -> None:
+def test_all_problems_of_the_layout_are_told_at_once(make_tree: MakeTree) -> None:
     root = make_tree({"train/crow": 1, "train/wren": 0, "train/owl": 2, "test/crow": 1, "test/wren": 1, "test/emu": 1})
     with pytest.raises(DataError) as caught:
         tables(root)

@@ -12,12 +12,13 @@ from PIL import Image
 
 from attnsearch.config.data import FolderData, MultiScale, SyntheticData
 from attnsearch.data import loader
-from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes, open_data, prefetched
+from attnsearch.data.loader import BatchLoader, DataSource, TrainingOrder, crop_boxes, open_data, prefetched
 from attnsearch.errors import DataError
 from attnsearch.tasks.base import shuffled
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Batch
 
 MakeTree = Callable[..., Path]
+SHUFFLED = TrainingOrder(shuffled, seed=0)
 PLAIN = {"flip": 0.0, "brightness": 0.0, "saturation": 0.0}
 
 
@@ -30,13 +31,11 @@ def batches(
     source: DataSource, cfg: FolderData, *, split: str = "train", batch_size: int = 4, seed: int = 0, epoch: int = 1
 ) -> list[Batch]:
     made = BatchLoader(
-        source,
+        source.under(cfg),
         split,  # type: ignore[arg-type]
-        cfg,
         batch_size=batch_size,
         device="cpu",
-        row_order=shuffled if split == "train" else None,
-        seed=seed,
+        order=TrainingOrder(shuffled, seed) if split == "train" else None,
     )
     return list(made.epoch(epoch))
 
@@ -107,7 +106,7 @@ def test_labels_and_ids_belong_to_their_images(small_tree: Path) -> None:
 
 def test_a_last_batch_of_one_image_is_left_out_of_training(small_tree: Path) -> None:
     cfg = settings(small_tree)
-    made = BatchLoader(open_data(cfg), "train", cfg, batch_size=4, device="cpu", row_order=shuffled)
+    made = BatchLoader(open_data(cfg), "train", batch_size=4, device="cpu", order=SHUFFLED)
     assert [len(batch.rows) for batch in made.epoch(1)] == [4, 4]  # 9 images
     assert (made.n_images, len(made)) == (8, 2)
 
@@ -118,13 +117,13 @@ def test_a_split_of_one_image_cannot_be_trained_on(make_tree: MakeTree) -> None:
     train = replace(source.tables.train, image_ids=source.tables.train.image_ids[:1])
     lone = replace(source, tables=replace(source.tables, train=train))
     with pytest.raises(DataError, match="train has 1 image"):
-        BatchLoader(lone, "train", cfg, batch_size=2, device="cpu", row_order=shuffled)
+        BatchLoader(lone, "train", batch_size=2, device="cpu", order=SHUFFLED)
 
 
 def test_a_missing_split_is_named(make_tree: MakeTree) -> None:
     cfg = settings(make_tree({"train/a": 3, "train/b": 3}))
     with pytest.raises(DataError, match="no test split"):
-        BatchLoader(open_data(cfg), "test", cfg, batch_size=2, device="cpu", seed=0)
+        BatchLoader(open_data(cfg), "test", batch_size=2, device="cpu")
 
 
 def test_a_cache_that_is_too_small_is_refused(small_tree: Path) -> None:
@@ -164,7 +163,7 @@ def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, 
         white.save(mask)
         white.convert("RGB").save(picture, quality=95)  # the image is its own mask
     cfg = settings(root, cache_px=cache_px, brightness=0.0, saturation=0.0)
-    made = BatchLoader(open_data(cfg), "train", cfg, batch_size=8, device="cpu", row_order=shuffled, with_masks=True)
+    made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
     (batch,) = made.epoch(1)
     assert batch.part_masks is not None
     assert (batch.part_masks.shape, batch.part_masks.dtype) == ((8, 16, 16), torch.bool)
@@ -186,7 +185,7 @@ def test_a_mirrored_padded_picture_keeps_its_padding_on_the_right(
         mask.parent.mkdir(parents=True, exist_ok=True)
         halves.save(mask)
     cfg = settings(root, resize="pad", crop_ratio=1.0, cache_px=cache_px, **{**PLAIN, "flip": flip})
-    made = BatchLoader(open_data(cfg), "train", cfg, batch_size=4, device="cpu", row_order=shuffled, with_masks=True)
+    made = BatchLoader(open_data(cfg), "train", batch_size=4, device="cpu", order=SHUFFLED, with_masks=True)
     (batch,) = made.epoch(1)
     assert batch.padding is not None
     assert batch.part_masks is not None
@@ -201,7 +200,7 @@ def test_a_mirrored_padded_picture_keeps_its_padding_on_the_right(
 def test_masks_are_refused_where_there_are_none(small_tree: Path) -> None:
     cfg = settings(small_tree)
     with pytest.raises(DataError, match="no part masks for val"):
-        BatchLoader(open_data(cfg), "val", cfg, batch_size=2, device="cpu", seed=0, with_masks=True)
+        BatchLoader(open_data(cfg), "val", batch_size=2, device="cpu", with_masks=True)
 
 
 def test_an_error_of_the_reading_thread_reaches_the_consumer(small_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +266,7 @@ def test_rand_augment_depends_on_the_image_and_the_epoch_alone(small_tree: Path)
 def test_masks_cannot_follow_rand_augment(make_tree: MakeTree) -> None:
     cfg = SyntheticData(n_classes=2, n_train_per_class=2, n_val_per_class=1, n_test_per_class=1, rand_augment=9)
     with pytest.raises(DataError, match=r"cannot follow data\.rand_augment"):
-        BatchLoader(open_data(cfg), "train", cfg, batch_size=2, device="cpu", row_order=shuffled, with_masks=True)
+        BatchLoader(open_data(cfg), "train", batch_size=2, device="cpu", order=SHUFFLED, with_masks=True)
 
 
 def n_threads() -> int:

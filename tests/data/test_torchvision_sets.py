@@ -12,7 +12,7 @@ from torchvision.datasets import flowers102
 
 from attnsearch.config.data import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
 from attnsearch.data import build_tables
-from attnsearch.data.check import check_data
+from attnsearch.data.images import check_data
 from attnsearch.errors import DataError
 from tests.data.conftest import write_picture
 

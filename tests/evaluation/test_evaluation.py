@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.data import loader
 from attnsearch.data.loader import DataSource, crop_boxes
 from attnsearch.data.tables import ImageTable, fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
@@ -201,7 +200,7 @@ def test_one_model_and_one_loader_serve_a_run_its_scores_and_its_baselines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
-    for place, name in ((checkpoint, "build_model"), (loader, "BatchLoader"), (base, "read_model_checkpoint")):
+    for place, name in ((checkpoint, "build_model"), (base, "BatchLoader"), (base, "read_model_checkpoint")):
         monkeypatch.setattr(place, name, _counted(name, getattr(place, name), calls))
     files = TrialLayout(tmp_path)
     with Evaluation.open(trial[0].best, data) as evaluation:

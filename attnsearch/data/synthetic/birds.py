@@ -1,4 +1,4 @@
-"""Drawings of birds that differ in four small parts; all else is chance.
+"""Drawings of birds that differ in four small parts; all else is random.
 
 A bird looks to the right in coordinates of its own: x forward, y down, its length is about 1, the middle of its body is
 the origin. A class is a code of four digits, one variant for each of beak, eye ring, wing bar and tail.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from attnsearch.config.data import SyntheticData
 from attnsearch.data.synthetic.canvas import (
     Canvas,
     Colour,
@@ -52,7 +53,7 @@ _BELLIES: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Bird:
-    """What chance decides about one bird.
+    """What is drawn at random about one bird.
 
     Attributes:
         length: fraction of the image's side.
@@ -94,26 +95,19 @@ def class_codes(n_classes: int, n_differing_parts: int) -> tuple[Code, ...]:
 
 
 def draw_bird(
-    code: Code,
-    marked: tuple[bool, ...],
-    rng: np.random.Generator,
-    *,
-    side_px: int,
-    bird_scale: float,
-    translation: float,
-    part_scale: float,
+    code: Code, marked: tuple[bool, ...], rng: np.random.Generator, cfg: SyntheticData
 ) -> tuple[Image.Image, Image.Image]:
-    """An image (RGB) and the mask (L, 0 or 255) of its marked parts, both side_px square.
+    """An image (RGB) and the mask (L, 0 or 255) of its marked parts, both `cfg.picture_px` square.
 
     Args:
         marked: which of the four parts the mask shows.
         rng: everything but the parts is drawn from it, in the same way for every code.
     """
-    bird = _chance(rng, bird_scale=bird_scale, translation=translation)
-    canvas = Canvas(background(rng, side_px))
-    scatter_clutter(canvas, rng, side_px)
-    _place(canvas, bird, side_px)
-    parts = dict(zip(PARTS, zip(_parts(code, bird, part_scale), marked, strict=True), strict=True))
+    bird = _random_bird(rng, bird_scale=cfg.bird_scale, translation=cfg.translation)
+    canvas = Canvas(background(rng, cfg.picture_px))
+    scatter_clutter(canvas, rng, cfg.picture_px)
+    _place(canvas, bird, cfg.picture_px)
+    parts = dict(zip(PARTS, zip(_parts(code, bird, cfg.part_scale), marked, strict=True), strict=True))
     _draw_perch(canvas, rng)
     _paint_part(canvas, *parts["tail"])
     _draw_body(canvas, bird)
@@ -122,11 +116,11 @@ def draw_bird(
     _paint_part(canvas, *parts["beak"])
     _paint_part(canvas, *parts["eye_ring"])
     _draw_eye(canvas, bird)
-    picture, mask = canvas.finish()
-    return light(picture, rng), mask
+    image, mask = canvas.finish()
+    return light(image, rng), mask
 
 
-def _chance(rng: np.random.Generator, *, bird_scale: float, translation: float) -> Bird:
+def _random_bird(rng: np.random.Generator, *, bird_scale: float, translation: float) -> Bird:
     def between(low: float, high: float) -> float:
         return low + (high - low) * float(rng.random())
 
@@ -157,8 +151,8 @@ def _place(canvas: Canvas, bird: Bird, side_px: int) -> None:
     turn = np.array([[cos, -sin], [sin, cos]]) * (bird.length * side_px)
     if bird.is_mirrored:
         turn[0] *= -1
-    corners = np.array([(-0.62, 0.1), (-0.5, -0.12), (0.2, -0.38), (0.56, -0.23), (0.25, 0.2), (0.0, 0.3)]) @ turn.T
-    low, high = corners.min(axis=0), corners.max(axis=0)
+    outline = np.array([(-0.62, 0.1), (-0.5, -0.12), (0.2, -0.38), (0.56, -0.23), (0.25, 0.2), (0.0, 0.3)]) @ turn.T
+    low, high = outline.min(axis=0), outline.max(axis=0)
     margin = side_px / 16 + 1
     room = np.maximum(side_px - 2 * margin - (high - low), 0.0)
     canvas.matrix, canvas.origin = turn, margin - low + room * np.array(bird.spot)

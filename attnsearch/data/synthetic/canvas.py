@@ -52,9 +52,9 @@ class Canvas:
     def __init__(self, background: Image.Image) -> None:
         self._side_px = background.width
         side = self._side_px * _OVERSAMPLING
-        self._picture = background.resize((side, side), Image.Resampling.BILINEAR)
+        self._image = background.resize((side, side), Image.Resampling.BILINEAR)
         self._mask = Image.new("L", (side, side))
-        self._draw, self._draw_mask = ImageDraw.Draw(self._picture), ImageDraw.Draw(self._mask)
+        self._draw, self._draw_mask = ImageDraw.Draw(self._image), ImageDraw.Draw(self._mask)
         self.matrix: Floats = np.eye(2)
         self.origin: Floats = np.zeros(2)
 
@@ -64,14 +64,14 @@ class Canvas:
         `matrix` and `origin` take the polygon's coordinates to pixels of the finished image.
         """
         pixels = (np.asarray(polygon, dtype=np.float64) @ self.matrix.T + self.origin) * _OVERSAMPLING
-        corners = pixels.ravel().tolist()  # x, y, x, y, …
-        self._draw.polygon(corners, fill=colour)
-        self._draw_mask.polygon(corners, fill=255 if is_part else 0)
+        vertices = pixels.ravel().tolist()  # x, y, x, y, …
+        self._draw.polygon(vertices, fill=colour)
+        self._draw_mask.polygon(vertices, fill=255 if is_part else 0)
 
     def finish(self) -> tuple[Image.Image, Image.Image]:
         """The image (RGB) and the mask (L, 255 where a part covers a quarter of a pixel)."""
-        mask = self._mask.reduce(_OVERSAMPLING).point(lambda share: 255 if share >= 64 else 0)
-        return self._picture.reduce(_OVERSAMPLING), mask
+        mask = self._mask.reduce(_OVERSAMPLING).point(lambda covered: 255 if covered >= 64 else 0)
+        return self._image.reduce(_OVERSAMPLING), mask
 
 
 #: Sky, foliage, water, dry grass, snow: two colours each, mixed at random over the image.
@@ -120,13 +120,13 @@ def scatter_clutter(canvas: Canvas, rng: np.random.Generator, side_px: int) -> N
         canvas.paint(berry, _BERRIES[int(rng.integers(len(_BERRIES)))])
 
 
-def light(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Brightness, warmth, light from one side, and the grain of a sensor."""
-    side = picture.width
+    side = image.width
     turn, slope, gain, warmth = (rng.random(4) * (math.tau, 0.3, 0.4, 0.12)).tolist()
-    axis = np.linspace(-0.5, 0.5, side)
-    ramp = 1 + slope * (math.cos(turn) * axis[None, :] + math.sin(turn) * axis[:, None])
+    position = np.linspace(-0.5, 0.5, side)
+    ramp = 1 + slope * (math.cos(turn) * position[None, :] + math.sin(turn) * position[:, None])
     tint = np.array([1 + warmth - 0.06, 1.0, 1 - warmth + 0.06]) * (gain + 0.78)
-    pixels = np.asarray(picture, dtype=np.float32) * (ramp[..., None] * tint).astype(np.float32)
+    pixels = np.asarray(image, dtype=np.float32) * (ramp[..., None] * tint).astype(np.float32)
     pixels += rng.standard_normal((side, side, 1), dtype=np.float32) * 4
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

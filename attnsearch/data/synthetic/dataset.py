@@ -88,20 +88,12 @@ class _Job:
 
 
 def _draw_one(cfg: SyntheticData, job: _Job, marked: tuple[bool, ...]) -> None:
-    picture, mask = draw_bird(
-        job.code,
-        marked,
-        np.random.default_rng(job.seed),
-        side_px=cfg.picture_px,
-        bird_scale=cfg.bird_scale,
-        translation=cfg.translation,
-        part_scale=cfg.part_scale,
-    )
+    image, mask = draw_bird(job.code, marked, np.random.default_rng(job.seed), cfg)
     place = Path(job.split, job.class_name, f"{job.seed[-1]:04d}")
     for path in (job.folder / place, job.folder / MASKS / place):
         path.parent.mkdir(parents=True, exist_ok=True)
     # Full chroma resolution: parts are a few pixels wide and differ in colour.
-    picture.save((job.folder / place).with_suffix(".jpg"), quality=92, subsampling=0)
+    image.save((job.folder / place).with_suffix(".jpg"), quality=92, subsampling=0)
     mask.save((job.folder / MASKS / place).with_suffix(".png"))
 
 

@@ -106,10 +106,7 @@ def test_only_the_parts_depend_on_the_class() -> None:
             code,
             (True,) * 4,
             np.random.default_rng(1),
-            side_px=96,
-            bird_scale=0.5,
-            translation=1.0,
-            part_scale=1.4,
+            SyntheticData(picture_px=96),
         )
         pictures[code] = np.asarray(picture).astype(int), np.asarray(mask) > 0
     (one, mask_one), (other, mask_other) = pictures.values()
@@ -129,10 +126,7 @@ def test_parts_that_all_classes_share_are_not_masked() -> None:
             (0, 0, 0, 0),
             marked,
             np.random.default_rng(1),
-            side_px=96,
-            bird_scale=0.5,
-            translation=1.0,
-            part_scale=1.4,
+            SyntheticData(picture_px=96),
         )
         masks.append(np.asarray(mask) > 0)
     assert masks[1].sum() < masks[0].sum()
@@ -142,7 +136,7 @@ def test_parts_that_all_classes_share_are_not_masked() -> None:
 def test_no_fixed_place_finds_the_parts() -> None:
     """A map that always points to one cell of 12 x 12 may touch a planted part in at most half of the images."""
     cfg = SyntheticData(n_classes=4, n_train_per_class=1, n_val_per_class=20, n_test_per_class=1)
-    made = BatchLoader(open_data(cfg), "val", cfg, batch_size=80, device="cpu", seed=0, with_masks=True)
+    made = BatchLoader(open_data(cfg), "val", batch_size=80, device="cpu", with_masks=True)
     (batch,) = made.epoch(1)
     assert batch.part_masks is not None
     cells = batch.part_masks.view(80, 12, 8, 12, 8).any(dim=4).any(dim=2)  # (B, 12, 12)
