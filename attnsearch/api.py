@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.config.load import load_experiment, load_study, with_storage
+from attnsearch.config.load import load_experiment, load_study, study_of_one, with_storage
 from attnsearch.errors import ConfigError
 from attnsearch.files import make_folder
 from attnsearch.plugins import of_main
@@ -81,7 +81,6 @@ def run_training(
     Raises:
         AttnSearchError: what ended the training.
     """
-    from attnsearch.search.plan import study_of_one  # imports torch
 
     def load(table: Mapping[str, str]) -> LoadedStudy:
         named = _assignments({**(overrides or {}), **table})

@@ -56,7 +56,7 @@ def heeded_interrupts() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished_run(private_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder that holds the run `br_npa_low_res` of the experiment `demo`: 2 classes, 8 images per split."""
-    from attnsearch.search.plan import study_of_one
+    from attnsearch.config.load import study_of_one
     from attnsearch.search.run import run_study
 
     def train(root: Path) -> None:

@@ -26,12 +26,11 @@ def train(
     as_json: AsJson = False,
 ) -> int:
     """Train one experiment, as a study of one trial; started again, it continues where it stopped."""
-    from attnsearch.config.load import load_experiment
+    from attnsearch.config.load import load_experiment, study_of_one
 
     experiment = load_experiment(config, profile=profile, overrides=overrides or (), plugins=plugins or ())
 
     from attnsearch.results.reader import load_study as read_study
-    from attnsearch.search.plan import study_of_one  # these import torch
     from attnsearch.search.run import run_study
 
     stop = StopRequest("stopping: the next start continues after the last finished epoch")

@@ -42,14 +42,12 @@ def validate(
 
 def _load(path: str, profile: str | None, overrides: Sequence[str], storage: str | None) -> LoadedStudy:
     """A study, or a config as a study of one trial."""
-    from attnsearch.config.load import is_study, load_experiment, load_study, with_storage
+    from attnsearch.config.load import is_study, load_experiment, load_study, study_of_one, with_storage
 
     if is_study(Path(path)):
         loaded = load_study(path, profile=profile, overrides=overrides)
         return with_storage(loaded, storage, overrides)
     experiment = load_experiment(path, profile=profile, overrides=overrides)
-
-    from attnsearch.search.plan import study_of_one  # imports torch
 
     return study_of_one(experiment, storage=storage)
 

@@ -29,7 +29,7 @@ def worker(
     stop = threading.Event()
     with signals_to(lambda _signal, _frame: stop.set()):
         try:
-            from attnsearch.search.run import work  # imports torch
+            from attnsearch.search.launchers.local import work  # imports torch
 
             storage = os.environ.get(URL_VARIABLE)
             work(study_yaml, storage=storage, parent=parent, started_at=started_at, stop=stop)

@@ -74,6 +74,25 @@ def load_study(
     return _checked_study(layers, problems)
 
 
+def study_of_one(experiment: ExperimentConfig, *, storage: str | None = None) -> LoadedStudy:
+    """The study that `train` runs: one trial, which is the experiment as it stands.
+
+    Args:
+        storage: the database; None is the experiment's own file.
+    """
+    values = {
+        "name": experiment.name,
+        "base": experiment.model_dump(mode="json"),
+        "objectives": {experiment.monitor: experiment.monitor_direction},
+        "monitor": experiment.monitor,
+        "sampler": {"name": "fixed"},
+        "n_trials": 1,
+        "seed": experiment.seed,
+        "storage": storage,
+    }
+    return LoadedStudy(validate(StudyConfig, Layer(values)), experiment)
+
+
 def load_stored_settings(path: Path) -> StudyConfig:
     """The study in the `study.yaml` of a results folder, without its experiment, whose model may be unknown here.
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -60,13 +59,12 @@ class SearchContext:
         *,
         attempt: int,
         seed: int,
-        directory: Path,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
         self.number = trial.number
         self.attempt = attempt
         self.seed = seed
-        self.directory = directory
+        self.directory = handle.layout.trial(trial.number).directory
         self._handle, self._worker, self._trial, self._clock = handle, worker, trial, clock
         self._lease_s = handle.loaded.study.lease_s
         self._verified_at = clock()

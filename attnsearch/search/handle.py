@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from attnsearch.store.database import Connections, connect_writer, create_databa
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import creation_lock
+from attnsearch.store.retention import remove_resumes
 from attnsearch.store.servers import repeated, wait_for_server
 from attnsearch.store.trial_store import SqlTrialStore, TrialStore
 
@@ -142,6 +143,15 @@ class StudyHandle:
     def return_to_waiting(self, trial: FrozenTrial | optuna.Trial) -> None:
         """Makes the next ask hand out this trial again, with its number and parameters. Needs `store.exclusive`."""
         self.database.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def remove_resumes(self, numbers: Iterable[int]) -> None:
+        """Deletes the resume checkpoints of these finished trials, unless the study keeps them.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if not self.loaded.study.retention.resume:
+            remove_resumes(numbers, self.layout)
 
 
 def create_handle(loaded: LoadedStudy, layout: StudyLayout, url: str, identity: Mapping[str, Any]) -> StudyHandle:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +12,12 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.study import StudyConfig
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import OutOfMemory
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.figures.plots import draw_curves, write_contact_sheet
 from attnsearch.files import disk_errors, make_folder
-from attnsearch.metrics.registry import is_score
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.study import ENDED_AT
 from attnsearch.store.archive import read_archive
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
@@ -57,8 +52,7 @@ def score_trial(evaluation: Evaluation, layout: TrialLayout, *, check: Callable[
 
 def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
     """One line for the scores that no image has, since the trial's numbers do not show it."""
-    n_images = len(table.image_ids)
-    names = [name for name, count in table.n_undefined().items() if count == n_images and is_score(name)]
+    names, n_images = table.never_defined(), len(table.image_ids)
     if names:
         logger.warning(
             "%s: %s undefined for all %d scored images: the maps are flat, the fill does not change the class, or "
@@ -142,40 +136,3 @@ def _attach(handle: StudyHandle, trial: optuna.Trial, path: Path) -> None:
         for artifact_id in linked:
             with path.open("rb") as content:
                 store.write(artifact_id, content)
-
-
-def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | None:
-    """The objectives in the order of the study file, or None where one is missing or not finite."""
-    values = [ended.metrics.get(key, math.nan) for key in config.objectives]
-    return values if all(math.isfinite(value) for value in values) else None
-
-
-def undefined_objective(config: StudyConfig, ended: TrialResult) -> str:
-    """Which objective has no value, and for a score why: an undefined one has a value, see `score_trial`."""
-    key = next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
-    reason = ": the model makes no maps that could be scored" if is_score(key.partition("/")[2]) else ""
-    return f"{key} is not a finite number{reason}"
-
-
-def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Constraint name -> how far the best checkpoint lies outside it; <= 0 is feasible."""
-    excess = {}
-    for key, bound in config.constraints.items():
-        value = metrics.get(key, math.nan)
-        outside = value - bound.at_most if bound.at_most is not None else (bound.at_least or 0.0) - value
-        excess[key] = outside if math.isfinite(outside) else math.inf
-    return excess
-
-
-def attributes(handle: StudyHandle, number: int, ended: TrialResult) -> dict[str, object]:
-    """The user attributes of a trial that ended: columns of the dashboard's table."""
-    values: dict[str, object] = {
-        "best_epoch": ended.best_epoch,
-        "epochs_run": ended.epochs_run,
-        "seconds": round(ended.seconds, 3),
-        "images_per_s": round(ended.images_per_s, 1),
-        **{key: value for key, value in ended.metrics.items() if math.isfinite(value)},
-        "folder": str(handle.layout.trial(number).directory.relative_to(handle.layout.root)),
-        ENDED_AT: time.time(),
-    }
-    return {**values, "error": ended.error} if ended.error else values

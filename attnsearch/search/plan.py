@@ -7,40 +7,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.storages import BaseStorage
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import (
     LoadedStudy,
     load_experiment,
-    load_stored_settings,
     load_study,
     resolved_study,
     with_settings,
 )
 from attnsearch.config.study import StudyConfig
-from attnsearch.config.validation import validate
-from attnsearch.config.yaml_layers import Layer
 from attnsearch.data import DataTables, build_tables
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError
 from attnsearch.files import make_folder
 from attnsearch.search.handle import StudyHandle, create_handle, open_handle
 from attnsearch.search.space import check_models, check_scores, extreme_experiments, extreme_settings, needed_cache_px
 from attnsearch.search.study import (
     check_unchanged,
     describe_difference,
-    find_optuna_study,
     study_identity,
 )
-from attnsearch.search.trials import best_trials, check_owner, find_stored, open_read_storage
-from attnsearch.store.inspection import inspect_database
+from attnsearch.search.trials import best_checkpoint, find_stored, open_stored
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.servers import wait_for_server
 from attnsearch.store.urls import redact, url_named
 from attnsearch.training.setup import check_start
-from attnsearch.types import URL_VARIABLE
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
 REFERENCE = "study:"
@@ -82,7 +74,7 @@ class SearchPlan:
         """
         layout = layout_of(loaded, root)
         url = url_named(loaded.study.storage, layout)
-        storage = _stored(url, patience_s=loaded.study.storage_patience_s)
+        storage = open_stored(url, patience_s=loaded.study.storage_patience_s)
         loaded = find_checkpoints(loaded, layout, storage)
         limits = extreme_experiments(loaded)
         tables = build_tables(loaded.experiment.data)
@@ -170,25 +162,6 @@ class SearchPlan:
             raise ConfigError(describe_difference(head, stored.identity(), self.experiment.identity()))
 
 
-def study_of_one(experiment: ExperimentConfig, *, storage: str | None = None) -> LoadedStudy:
-    """The study that `train` runs: one trial, which is the experiment as it stands.
-
-    Args:
-        storage: the database; None is the experiment's own file.
-    """
-    values = {
-        "name": experiment.name,
-        "base": experiment.model_dump(mode="json"),
-        "objectives": {experiment.monitor: experiment.monitor_direction},
-        "monitor": experiment.monitor,
-        "sampler": {"name": "fixed"},
-        "n_trials": 1,
-        "seed": experiment.seed,
-        "storage": storage,
-    }
-    return LoadedStudy(validate(StudyConfig, Layer(values)), experiment)
-
-
 def layout_of(loaded: LoadedStudy, root: Path) -> StudyLayout:
     """Where the files of a study lie.
 
@@ -203,12 +176,6 @@ def study_file(loaded: LoadedStudy) -> str:
     storage = loaded.study.storage
     shown = redact(storage) if storage else None
     return resolved_study(replace(loaded, study=loaded.study.model_copy(update={"storage": shown})))
-
-
-def _stored(url: str, *, patience_s: float) -> BaseStorage | None:
-    """What the database holds, read-only; None where it is new. The one inspection of a start."""
-    wait_for_server(url, patience_s=patience_s)
-    return open_read_storage(url) if inspect_database(url) == "ours" else None
 
 
 def _with_cache_size(loaded: LoadedStudy, limits: list[tuple[str, ExperimentConfig]]) -> LoadedStudy:
@@ -242,7 +209,7 @@ def find_checkpoints(loaded: LoadedStudy, layout: StudyLayout, storage: BaseStor
             if str(settings.get(key, "")).startswith(REFERENCE):
                 raise ConfigError(f"space.{key}: must choose between paths of files, got {settings[key]!r}")
     paths = {
-        key: str(_best_checkpoint(key, name, layout, storage, has_named_storage=loaded.study.storage is not None))
+        key: str(best_checkpoint(key, name, layout, storage, has_named_storage=loaded.study.storage is not None))
         for key, name in _references(loaded.experiment)
     }
     return replace(loaded, experiment=with_settings(loaded.experiment, paths)) if paths else loaded
@@ -254,37 +221,3 @@ def _references(experiment: ExperimentConfig) -> Iterator[tuple[str, str]]:
     for key, value in ((TEACHER, teacher.checkpoint if teacher else ""), (WEIGHTS, experiment.model.weights)):
         if value.startswith(REFERENCE):
             yield key, value.removeprefix(REFERENCE)
-
-
-def _best_checkpoint(
-    key: str, name: str, layout: StudyLayout, storage: BaseStorage | None, *, has_named_storage: bool
-) -> Path:
-    studies = {other.study: other for other in layout.shared.studies() if other.study_yaml.exists()}
-    if name not in studies:
-        raise ConfigError(
-            f"{key}: no study {name!r} in {layout.experiment_dir}; run `attnsearch search {name}` first, or name "
-            f"one of those that are there; known: {', '.join(sorted(studies)) or 'none'}"
-        )
-    config = load_stored_settings(studies[name].study_yaml)
-    study = None if storage is None else find_optuna_study(storage, name)
-    if study is None and config.storage and not has_named_storage:
-        raise StoreError(
-            f"{key}: study {name!r} keeps its trials in another database; give it with --storage URL or {URL_VARIABLE}"
-        )
-    if study is not None:
-        check_owner(study, studies[name])
-    return _checkpoint_of_best(key, studies[name], config, study)
-
-
-def _checkpoint_of_best(key: str, layout: StudyLayout, config: StudyConfig, study: optuna.Study | None) -> Path:
-    best = [] if study is None else best_trials(study, config, k=1)
-    if not best:
-        raise ConfigError(
-            f"{key}: study {layout.study!r} has no complete trial that keeps its constraints; search it first"
-        )
-    checkpoint = layout.trial(best[0].number).best
-    if not checkpoint.exists():
-        raise ConfigError(
-            f"{key}: {checkpoint} of the best trial of study {layout.study!r} is gone; give the path of another one"
-        )
-    return checkpoint

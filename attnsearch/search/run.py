@@ -1,9 +1,8 @@
-"""A search from its start to its publication: the plan, the workers, stopping, the published trial."""
+"""A search from its start to its publication: the plan, the launcher, stopping, the published trial."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from attnsearch.config.load import LoadedStudy
-from attnsearch.data.loader import DataSource
-from attnsearch.device import worker_gpus
 from attnsearch.errors import SearchStopped, StoreError
 from attnsearch.files import atomic_write, remove_stale_temporaries
-from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle, only_runner
 from attnsearch.search.launchers import Launcher
-from attnsearch.search.launchers.local import InProcess, WorkerPool, worker_name
+from attnsearch.search.launchers.local import launcher_of
 from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.queue import reclaim_lost_trials
 from attnsearch.search.trials import N_FAILED_TO_STOP, is_failing, n_finished
-from attnsearch.search.worker import run_worker
 from attnsearch.store.database import checkpoint_wal
-from attnsearch.store.retention import remove, remove_resumes
+from attnsearch.store.retention import remove
 from attnsearch.store.study_files import write_classes
 
 logger = logging.getLogger(__name__)
@@ -82,34 +77,10 @@ def run_study(
         return SearchOutcome(plan, outcome, manifest)
 
 
-def work(study_yaml: Path, *, storage: str | None, parent: int, started_at: float, stop: threading.Event) -> None:
-    """One worker process: joins the search that started it and runs trials until nothing is left to do.
-
-    Args:
-        storage: the database as it was given; None is the experiment's own file.
-        parent: process id of the search; the worker ends when it is gone.
-        started_at: of the search, UTC seconds since 1970.
-        stop: set when the worker is asked to end; its trial returns to the queue.
-    Raises:
-        AttnSearchError: an error that is not one of a setting.
-    """
-    plan = SearchPlan.reopen(study_yaml, storage=storage)
-    run_worker(plan.join(), Worker(worker_name(), parent, stop), plan.open_data(), started_at=started_at)
-
-
 def _write_study(plan: SearchPlan) -> None:
     atomic_write(plan.layout.study_yaml, study_file(plan.loaded))
     write_classes(plan.layout.classes_csv, plan.tables.class_names)
     remove_stale_temporaries(plan.layout.study_dir)
-
-
-def launcher_of(handle: StudyHandle, data: DataSource, n_workers: int | None) -> Launcher:
-    """What runs the trials: this process, or worker processes, by default as many as the study says or as GPUs."""
-    if n_workers == 0:
-        return InProcess(handle, data)
-    loaded = handle.loaded
-    default = loaded.study.n_workers or max(1, len(worker_gpus(loaded.experiment.runtime.device)))
-    return WorkerPool(handle, n_workers=n_workers or default)
 
 
 def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[[], bool], tick: Tick) -> Outcome:
@@ -151,8 +122,7 @@ def _tidy(handle: StudyHandle, launcher: Launcher) -> None:
     """Leaves database and folder as a next start wants them; that start does it where the store refuses now."""
     try:
         reclaim_lost_trials(handle, is_dead=launcher.is_dead)
-        if not handle.loaded.study.retention.resume:
-            remove_resumes([t.number for t in handle.trials() if t.state.is_finished()], handle.layout)
+        handle.remove_resumes([trial.number for trial in handle.trials() if trial.state.is_finished()])
         remove_stale_temporaries(handle.layout.study_dir)
         checkpoint_wal(handle.database.url)
     except StoreError as error:

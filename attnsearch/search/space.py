@@ -18,9 +18,10 @@ from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParameter, Parameter, Scalar, StudyConfig
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import worker_gpus
-from attnsearch.errors import ConfigError, suggest
+from attnsearch.errors import ConfigError, TrialError, suggest
 from attnsearch.metrics.registry import all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
+from attnsearch.search.study import derive_seed
 from attnsearch.tasks.base import build_task
 from attnsearch.types import Need
 
@@ -28,6 +29,22 @@ Space = Mapping[str, Parameter]
 Settings = dict[str, Scalar]
 
 _CALLED: dict[Need, str] = {"masks": "part masks", "boxes": "boxes", "points": "part points"}
+
+
+def trial_experiment(trial: optuna.Trial, loaded: LoadedStudy) -> ExperimentConfig:
+    """The experiment of one trial; its seed derives from the study's seed and its number, that of a fixed one stays.
+
+    Raises:
+        TrialError: the sampled values do not fit together.
+    """
+    if loaded.study.is_fixed:
+        return loaded.experiment
+    settings = suggest_settings(trial, loaded.study.space)
+    seed = derive_seed(loaded.study.seed, "trial", trial.number)
+    try:
+        return with_settings(loaded.experiment, {**settings, "seed": seed})
+    except ConfigError as error:
+        raise TrialError("; ".join(str(error).splitlines())) from error
 
 
 def suggest_settings(trial: optuna.Trial, space: Space) -> Settings:
@@ -98,8 +115,7 @@ def extreme_experiments(loaded: LoadedStudy) -> list[tuple[str, ExperimentConfig
             continue
         experiments.append((description, experiment))
         problems += _unused_problems(loaded.study.name, list(settings)[-1], experiment)
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    _raise(problems)
     return experiments
 
 

@@ -1,9 +1,11 @@
-"""Creates and opens studies, and builds their samplers and pruners."""
+"""Creates and opens Optuna's studies, builds their samplers and pruners, and says what they are told of a trial."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +24,7 @@ from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, S
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.metrics.registry import is_score
 from attnsearch.store.layout import StudyLayout
+from attnsearch.types import TrialResult
 
 IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"
@@ -228,3 +231,40 @@ def take_trial(study: optuna.Study, waiting: FrozenTrial | None) -> optuna.Trial
     if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
         raise TransientStoreError(f"trial {waiting.number} was taken by another process that does not share the lock")
     return optuna.Trial(study, waiting._trial_id)
+
+
+def objective_values(config: StudyConfig, ended: TrialResult) -> list[float] | None:
+    """The objectives in the order of the study file, or None where one is missing or not finite."""
+    values = [ended.metrics.get(key, math.nan) for key in config.objectives]
+    return values if all(math.isfinite(value) for value in values) else None
+
+
+def undefined_objective(config: StudyConfig, ended: TrialResult) -> str:
+    """Which objective has no value, and for a score why: an undefined one has a value, see `ScoreTable.trial_means`."""
+    key = next(key for key in config.objectives if not math.isfinite(ended.metrics.get(key, math.nan)))
+    reason = ": the model makes no maps that could be scored" if is_score(key.partition("/")[2]) else ""
+    return f"{key} is not a finite number{reason}"
+
+
+def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Constraint name -> how far the best checkpoint lies outside it; <= 0 is feasible."""
+    excess = {}
+    for key, bound in config.constraints.items():
+        value = metrics.get(key, math.nan)
+        outside = value - bound.at_most if bound.at_most is not None else (bound.at_least or 0.0) - value
+        excess[key] = outside if math.isfinite(outside) else math.inf
+    return excess
+
+
+def attributes(layout: StudyLayout, number: int, ended: TrialResult) -> dict[str, object]:
+    """The user attributes of a trial that ended: columns of the dashboard's table."""
+    values: dict[str, object] = {
+        "best_epoch": ended.best_epoch,
+        "epochs_run": ended.epochs_run,
+        "seconds": round(ended.seconds, 3),
+        "images_per_s": round(ended.images_per_s, 1),
+        **{key: value for key, value in ended.metrics.items() if math.isfinite(value)},
+        "folder": str(layout.trial(number).directory.relative_to(layout.root)),
+        ENDED_AT: time.time(),
+    }
+    return {**values, "error": ended.error} if ended.error else values

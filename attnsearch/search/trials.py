@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,12 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import load_stored_settings
 from attnsearch.config.study import StudyConfig
-from attnsearch.errors import StoreError
+from attnsearch.errors import ConfigError, StoreError
 from attnsearch.metrics.registry import is_metric
 from attnsearch.search.study import ENDED_AT, IDENTITY, RETURNED, UUID, experiment_of, find_optuna_study
 from attnsearch.store.database import connect_reader
 from attnsearch.store.inspection import database_content_errors, inspect_database
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.servers import wait_for_server
 from attnsearch.store.urls import shown, url_named
 from attnsearch.types import SPLITS, URL_VARIABLE
 
@@ -86,6 +88,16 @@ def open_read_storage(url: str) -> optuna.storages.BaseStorage:
     make = partial(RDBStorage, skip_compatibility_check=True, skip_table_creation=True)
     with database_content_errors(url):
         return optuna.storages.get_storage(connect_reader(url, make))
+
+
+def open_stored(url: str, *, patience_s: float) -> optuna.storages.BaseStorage | None:
+    """What the database of a search holds, read-only; None where it is new. Waits for its server.
+
+    Raises:
+        StoreError: it cannot be reached, or is not ours.
+    """
+    wait_for_server(url, patience_s=patience_s)
+    return open_read_storage(url) if inspect_database(url) == "ours" else None
 
 
 def reader_url(layout: StudyLayout, storage: str | None) -> str:
@@ -236,6 +248,51 @@ def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[Fro
 
 def _monitor(trial: FrozenTrial, config: StudyConfig) -> float:
     return float(trial.user_attrs.get(config.monitor, float("nan")))
+
+
+def best_checkpoint(
+    key: str, name: str, layout: StudyLayout, storage: optuna.storages.BaseStorage | None, *, has_named_storage: bool
+) -> Path:
+    """The best checkpoint of the best trial of another study of the experiment.
+
+    Args:
+        key: of the setting that names the study, for messages.
+        layout: of the study that starts from it.
+        storage: the database of that study; None where it is new.
+        has_named_storage: whether a user named this database.
+    Raises:
+        ConfigError: no such study, no complete feasible trial, or its checkpoint is gone.
+        StoreError: the study keeps its trials in another database, or is one of another experiment.
+    """
+    source = _sibling(key, name, layout)
+    config = load_stored_settings(source.study_yaml)
+    study = None if storage is None else find_optuna_study(storage, name)
+    if study is None and config.storage and not has_named_storage:
+        raise StoreError(
+            f"{key}: study {name!r} keeps its trials in another database; give it with --storage URL or {URL_VARIABLE}"
+        )
+    if study is not None:
+        check_owner(study, source)
+    best = [] if study is None else best_trials(study, config, k=1)
+    if not best:
+        raise ConfigError(f"{key}: study {name!r} has no complete trial that keeps its constraints; search it first")
+    checkpoint = source.trial(best[0].number).best
+    if not checkpoint.exists():
+        raise ConfigError(
+            f"{key}: {checkpoint} of the best trial of study {name!r} is gone; give the path of another one"
+        )
+    return checkpoint
+
+
+def _sibling(key: str, name: str, layout: StudyLayout) -> StudyLayout:
+    """Another study of the experiment."""
+    studies = {other.study: other for other in layout.shared.studies()}
+    if name not in studies:
+        raise ConfigError(
+            f"{key}: no study {name!r} in {layout.experiment_dir}; run `attnsearch search {name}` first, or name "
+            f"one of those that are there; known: {', '.join(sorted(studies)) or 'none'}"
+        )
+    return studies[name]
 
 
 def is_feasible(trial: FrozenTrial) -> bool:

@@ -8,18 +8,14 @@ from __future__ import annotations
 import logging
 from contextlib import closing, suppress
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import with_settings
 from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.loader import DataSource
 from attnsearch.device import classify_device_error
 from attnsearch.errors import (
     AttnSearchError,
-    ConfigError,
     LeaseLost,
     ServerUnavailable,
     StoreError,
@@ -33,18 +29,13 @@ from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.objective import (
     attach_images,
-    attributes,
-    constraint_values,
     evaluate_best,
     list_files,
     list_scores,
-    objective_values,
-    undefined_objective,
 )
 from attnsearch.search.queue import ClaimedTrial, claim_next, return_to_queue
-from attnsearch.search.space import suggest_settings
-from attnsearch.search.study import derive_seed
-from attnsearch.store.retention import remove_resumes
+from attnsearch.search.space import trial_experiment
+from attnsearch.search.study import attributes, constraint_values, objective_values, undefined_objective
 from attnsearch.store.servers import repeated
 from attnsearch.training.trainer import fit
 from attnsearch.types import TrialResult
@@ -118,11 +109,9 @@ def explain_error(error: Exception, handle: StudyHandle) -> AttnSearchError:
 
 def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> TrialResult:
     number, attempt = claim.trial.number, claim.attempt
-    config = trial_config(handle, claim.trial)
+    config = trial_experiment(claim.trial, handle.loaded)
     layout = handle.layout.trial(number)
-    with closing(
-        SearchContext(handle, worker, claim.trial, attempt=attempt, seed=config.seed, directory=layout.directory)
-    ) as context:
+    with closing(SearchContext(handle, worker, claim.trial, attempt=attempt, seed=config.seed)) as context:
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
         source = data.serving(config.data)
         result = fit(config, context, data=source)
@@ -135,22 +124,6 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
     return result
 
 
-def trial_config(handle: StudyHandle, trial: optuna.Trial) -> ExperimentConfig:
-    """The experiment of one trial; its seed derives from the study's seed and its number, that of a fixed one stays.
-
-    Raises:
-        TrialError: the sampled values do not fit together.
-    """
-    if handle.loaded.study.is_fixed:
-        return handle.loaded.experiment
-    settings = suggest_settings(trial, handle.loaded.study.space)
-    seed = derive_seed(handle.loaded.study.seed, "trial", trial.number)
-    try:
-        return with_settings(handle.loaded.experiment, {**settings, "seed": seed})
-    except ConfigError as error:
-        raise TrialError("; ".join(str(error).splitlines())) from error
-
-
 @repeated
 def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
     """The one place where a trial ends: attributes for the dashboard, constraints, state and values."""
@@ -161,7 +134,7 @@ def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
     with handle.store.exclusive():
         if not handle.is_finished(trial):  # else it was told already, and only the answer was lost
             handle.store.leases.check(trial.number, claim.attempt)
-            for key, value in attributes(handle, trial.number, ended).items():
+            for key, value in attributes(handle.layout, trial.number, ended).items():
                 trial.set_user_attr(key, value)
             if ended.state == "complete":
                 for name, excess in constraint_values(config, ended.metrics).items():
@@ -172,8 +145,7 @@ def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
     logger.info(
         "trial %d ended %s%s", trial.number, ended.state, f": {ended.error}" if ended.error else f" with {values}"
     )
-    if not config.retention.resume:
-        remove_resumes([trial.number], handle.layout)
+    handle.remove_resumes([trial.number])
 
 
 def _tell_failed(handle: StudyHandle, claim: ClaimedTrial, reason: str) -> None:

@@ -125,6 +125,10 @@ class ScoreTable:
         counts = {name: int(np.isnan(column).sum()) for name, column in self.values.items()}
         return {name: count for name, count in counts.items() if count}
 
+    def never_defined(self) -> list[str]:
+        """The registered scores that no image has."""
+        return [name for name, count in self.n_undefined().items() if count == len(self.image_ids) and is_score(name)]
+
 
 def _mean(column: NDArray[np.float64]) -> float:
     defined = column[~np.isnan(column)]

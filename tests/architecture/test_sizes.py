@@ -18,9 +18,8 @@ MAX_PARAMETERS = 6
 MAX_WITH_MANY_PARAMETERS = 9
 MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
-    *("search/plan.py", "results/full_scores.py", "results/study.py", "results/visualize.py", "search/worker.py"),
-    *("results/trial.py", "search/run.py", "results/checkpoints.py"),
-    "search/objective.py",
+    *("results/full_scores.py", "results/study.py", "results/visualize.py"),
+    *("results/trial.py", "results/checkpoints.py"),
 }
 MAX_OF_MANY = 21
 BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.comprehension, ast.Assert)

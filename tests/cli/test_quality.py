@@ -15,11 +15,10 @@ import torch
 from attnsearch.cli import main
 from attnsearch.cli.confusion import print_confusion
 from attnsearch.config.evaluation import VERSION
-from attnsearch.config.load import load_experiment
+from attnsearch.config.load import load_experiment, study_of_one
 from attnsearch.evaluation.confusion import Predictions, analyse_predictions
 from attnsearch.results.comparison import TrialConfusion
 from attnsearch.results.study import StudyReader
-from attnsearch.search.plan import study_of_one
 from attnsearch.search.run import run_study
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import read_scores

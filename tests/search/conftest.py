@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,39 +88,38 @@ class PlayedWorker:
     """A process with a known exit code; None runs for ever."""
 
     def __init__(self, index: int, code: int | None, log: Path, words: str) -> None:
-        self.index, self.log, self.started_at = index, log.open("a"), time.monotonic()
+        self.index, self.log, self.started_at = index, log, time.monotonic()
+        self.is_closed = False
         self._code, self._words = code, words
         self.popen = self
 
     def poll(self) -> int | None:
         return self._code
 
-    def send_signal(self, number: int) -> None:
-        self._code = -number
+    def terminate(self) -> None:
+        self._code = -signal.SIGTERM if self._code is None else self._code
 
-    def wait(self) -> int | None:
-        return self._code
+    def kill(self) -> None:
+        self._code = -signal.SIGKILL if self._code is None else self._code
 
     def last_words(self) -> str:
         return self._words
 
     def close(self) -> None:
-        self.log.close()
+        self.is_closed = True
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., list[PlayedWorker]]]:
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[PlayedWorker]]:
     """Workers that end with these codes and words, in the order of their starts; returns those that were started."""
     started: list[PlayedWorker] = []
 
     def install(codes: list[int | None], words: str = "data.root: no such folder") -> list[PlayedWorker]:
-        def start(layout: object, url: str, index: int, **_settings: Any) -> PlayedWorker:
+        def start(_handle: object, index: int, **_settings: Any) -> PlayedWorker:
             started.append(PlayedWorker(index, codes[len(started)], tmp_path / "worker.log", words))
             return started[-1]
 
         monkeypatch.setattr(local, "start_worker", start)
         return started
 
-    yield install
-    for worker in started:
-        worker.close()
+    return install

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,17 +35,17 @@ def record(epoch: int) -> EpochRecord:
     )  # fmt: skip
 
 
-def context_of(handle: StudyHandle, tmp_path: Path, clock: Callable[[], float] | None = None) -> SearchContext:
+def context_of(handle: StudyHandle, clock: Callable[[], float] | None = None) -> SearchContext:
     worker = Worker("here:1:a", None)
     claim = claim_next(handle, worker, started_at=0.0)
     assert not isinstance(claim, str)
     own = {} if clock is None else {"clock": clock}
-    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, directory=tmp_path, **own)
+    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, **own)
 
 
-def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_path: Path) -> None:
+def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open) -> None:
     handle, now = open_tiny(), [0.0]
-    context = context_of(handle, tmp_path, lambda: now[0])
+    context = context_of(handle, lambda: now[0])
     handle.store.leases.take_back(0)
     context.check()  # the last answer is fresh
     now[0] = 400.0  # the process was paused
@@ -55,11 +54,9 @@ def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open, tmp_pat
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock that counts a machine's sleep")
-def test_sleep_of_the_whole_machine_is_a_pause_too(
-    open_tiny: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sleep_of_the_whole_machine_is_a_pause_too(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = open_tiny()
-    context = context_of(handle, tmp_path)
+    context = context_of(handle)
     handle.store.leases.take_back(0)
     awake = time.clock_gettime(time.CLOCK_BOOTTIME)
     monkeypatch.setattr(time, "clock_gettime", lambda clock: awake + 400.0)  # `time.monotonic` stood still
@@ -68,18 +65,18 @@ def test_sleep_of_the_whole_machine_is_a_pause_too(
 
 
 @ON_EACH_DATABASE
-def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open, tmp_path: Path) -> None:
+def test_epochs_of_a_lost_attempt_are_not_written(open_tiny: Open) -> None:
     handle = open_tiny()
-    context = context_of(handle, tmp_path, lambda: 0.0)
+    context = context_of(handle, lambda: 0.0)
     handle.store.leases.take_back(0)
     with pytest.raises(LeaseLost):
         context.record([record(1)])
 
 
 @ON_EACH_DATABASE
-def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open, tmp_path: Path) -> None:
+def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open) -> None:
     handle = open_tiny(lease_s=1.0)
-    context = context_of(handle, tmp_path, lambda: 0.0)
+    context = context_of(handle, lambda: 0.0)
     context.record([record(1)])  # one second long
     assert handle.store.leases.seconds_left(0) == pytest.approx(3.0, abs=0.5)
     lease = handle.store.leases.of_trial(0)
@@ -87,9 +84,9 @@ def test_record_renews_the_lease_for_three_slow_epochs(open_tiny: Open, tmp_path
     assert (lease.state, lease.epoch) == (HELD, 1)
 
 
-def test_resumed_trial_reports_no_epoch_twice(open_tiny: Open, tmp_path: Path) -> None:
+def test_resumed_trial_reports_no_epoch_twice(open_tiny: Open) -> None:
     handle = open_tiny(pruner={"name": "median"})
-    context = context_of(handle, tmp_path, lambda: 0.0)
+    context = context_of(handle, lambda: 0.0)
     for epoch in (1, 2, 1, 2, 3):
         context.report(epoch / 10, epoch)
     assert handle.trials()[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
@@ -113,11 +110,9 @@ def train(context: SearchContext, epochs: range) -> None:
 
 @pytest.mark.slow
 @ON_A_SERVER
-def test_training_continues_and_its_epochs_are_written_later(
-    open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
-) -> None:
+def test_training_continues_and_its_epochs_are_written_later(open_tiny: Open, postgres_server: PostgresServer) -> None:
     handle = open_tiny(n_trials=1, pruner={"name": "median", "n_startup_trials": 0})
-    context = context_of(handle, tmp_path)
+    context = context_of(handle)
     train(context, range(1, 2))
     with stopped(postgres_server):
         train(context, range(2, 5))
@@ -133,11 +128,9 @@ def test_training_continues_and_its_epochs_are_written_later(
 
 @pytest.mark.slow
 @ON_A_SERVER
-def test_outage_beyond_the_patience_ends_the_trial(
-    open_tiny: Open, postgres_server: PostgresServer, tmp_path: Path
-) -> None:
+def test_outage_beyond_the_patience_ends_the_trial(open_tiny: Open, postgres_server: PostgresServer) -> None:
     handle = open_tiny(n_trials=1, storage_patience_s=0)
-    context = context_of(handle, tmp_path)
+    context = context_of(handle)
     with stopped(postgres_server), pytest.raises(ServerUnavailable, match="does not answer"):
         train(context, range(1, 100))
     context.close()

@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import LoadedStudy, load_study, with_settings
+from attnsearch.config.load import LoadedStudy, load_study, study_of_one, with_settings
 from attnsearch.config.validation import Problems
 from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.tables import build_tables
@@ -19,7 +19,7 @@ from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import atomic_write
 from attnsearch.models import build_model
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.plan import SearchPlan, find_checkpoints, layout_of, study_file, study_of_one
+from attnsearch.search.plan import SearchPlan, find_checkpoints, layout_of, study_file
 from attnsearch.search.space import extreme_experiments
 from attnsearch.search.trials import read_storage
 from attnsearch.store.database import checkpoint_wal, create_database

@@ -9,10 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from attnsearch.config.load import LoadedStudy, with_settings
+from attnsearch.config.load import LoadedStudy, study_of_one, with_settings
 from attnsearch.errors import ConfigError
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.plan import SearchPlan, layout_of, study_file, study_of_one
+from attnsearch.search.plan import SearchPlan, layout_of, study_file
 from attnsearch.search.study import (
     IDENTITY,
     SCORES_KEY,

@@ -30,6 +30,7 @@ from attnsearch.errors import (
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.search import space
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
@@ -183,14 +184,14 @@ def test_drawn_values_that_do_not_fit_together_fail_their_trial_alone(
 ) -> None:
     play(lambda config, context: result(val_accuracy=0.5))
     handle = open_tiny(n_trials=1)
-    original = module.with_settings
+    original = space.with_settings
 
     def refuse_first(experiment: ExperimentConfig, settings: Any) -> ExperimentConfig:
         if len(handle.trials()) == 1:
             raise ConfigError("model.stage must lie before the last one, got 4")
         return original(experiment, settings)
 
-    monkeypatch.setattr(module, "with_settings", refuse_first)
+    monkeypatch.setattr(space, "with_settings", refuse_first)
     work(handle)
     assert [trial.state.name for trial in handle.trials()] == ["FAIL", "COMPLETE"]
     assert handle.trials()[0].user_attrs["error"] == "model.stage must lie before the last one, got 4"

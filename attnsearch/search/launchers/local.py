@@ -1,4 +1,4 @@
-"""Workers on this machine: a thread of this process, or a pool of processes that is kept alive."""
+"""Workers on this machine: a thread of this process, or a pool of processes that is kept alive; and what one runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO
+from pathlib import Path
 
 from attnsearch.data.loader import DataSource
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, worker_gpus
@@ -23,9 +23,10 @@ from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, S
 from attnsearch.files import is_running
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.launchers import Launcher
+from attnsearch.search.plan import SearchPlan
 from attnsearch.search.queue import reclaim_lost_trials
 from attnsearch.search.worker import run_worker
-from attnsearch.store.layout import StudyLayout
 from attnsearch.types import URL_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,21 @@ def is_dead(name: str) -> bool:
     """Whether the process behind a worker's name is known to be gone; one of another host never is."""
     host, pid, _ = name.rsplit(":", 2)
     return host == platform.node() and not is_running(int(pid))
+
+
+def work(study_yaml: Path, *, storage: str | None, parent: int, started_at: float, stop: threading.Event) -> None:
+    """One worker process: joins the search that started it and runs trials until nothing is left to do.
+
+    Args:
+        storage: the database as it was given; None is the experiment's own file.
+        parent: process id of the search; the worker ends when it is gone.
+        started_at: of the search, UTC seconds since 1970.
+        stop: set when the worker is asked to end; its trial returns to the queue.
+    Raises:
+        AttnSearchError: an error that is not one of a setting.
+    """
+    plan = SearchPlan.reopen(study_yaml, storage=storage)
+    run_worker(plan.join(), Worker(worker_name(), parent, stop), plan.open_data(), started_at=started_at)
 
 
 class InProcess:
@@ -94,11 +110,11 @@ class InProcess:
 
 @dataclass
 class WorkerProcess:
-    """One worker process, with its pipe and its log."""
+    """One worker process, with its pipe and the file of its log."""
 
     index: int
     popen: subprocess.Popen[str]
-    log: IO[str]
+    log: Path
     started_at: float = field(default_factory=time.monotonic)
 
     def poll(self) -> int | None:
@@ -111,49 +127,35 @@ class WorkerProcess:
         return text.strip().splitlines()[-1] if text.strip() else ""
 
     def close(self) -> None:
-        """Releases the pipe and the log of an ended process."""
+        """Waits until an ended or killed process is gone, and releases its pipe."""
+        self.popen.wait()
         if self.popen.stdout:
             self.popen.stdout.close()
-        self.log.close()
 
 
 def start_worker(
-    layout: StudyLayout,
-    storage: str | None,
-    index: int,
-    *,
-    n_workers: int,
-    gpus: Sequence[str],
-    n_threads: int | None,
-    started_at: float,
+    handle: StudyHandle, index: int, *, n_workers: int, gpus: Sequence[str], started_at: float
 ) -> WorkerProcess:
-    """Starts worker `index` in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
-    log = layout.worker_log(index).open("a", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "attnsearch",
-        "worker",
-        str(layout.study_yaml),
-        "--parent",
-        str(os.getpid()),
-        "--started-at",
-        repr(started_at),
-    ]
-    try:
+    """Starts worker `index` in a process group of its own, so that Ctrl-C reaches the supervisor alone.
+
+    Args:
+        gpus: from `worker_gpus`.
+        started_at: of the search, UTC seconds since 1970.
+    """
+    study, n_threads = handle.loaded.study, handle.loaded.experiment.runtime.n_threads
+    command = [sys.executable, "-m", "attnsearch", "worker", str(handle.layout.study_yaml)]
+    path = handle.layout.worker_log(index)
+    with path.open("a", encoding="utf-8") as log:
         popen = subprocess.Popen(
-            command,
-            env=worker_environment(storage, index, n_workers=n_workers, gpus=gpus, n_threads=n_threads),
+            [*command, "--parent", str(os.getpid()), "--started-at", repr(started_at)],
+            env=worker_environment(study.storage, index, n_workers=n_workers, gpus=gpus, n_threads=n_threads),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             start_new_session=True,
         )
-    except BaseException:
-        log.close()
-        raise
-    return WorkerProcess(index, popen, log)
+    return WorkerProcess(index, popen, path)
 
 
 def worker_environment(
@@ -177,24 +179,6 @@ def worker_environment(
 def n_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def ask_to_stop(process: WorkerProcess) -> None:
-    """SIGTERM: the worker returns its trial to WAITING and ends."""
-    if process.poll() is None:
-        process.popen.send_signal(signal.SIGTERM)
-
-
-def kill(process: WorkerProcess) -> None:
-    """SIGKILL, for a worker that still runs."""
-    if process.poll() is None:
-        process.popen.kill()
-
-
-def end(process: WorkerProcess) -> None:
-    """Waits until a worker that was killed is gone, and releases what belongs to it."""
-    process.popen.wait()
-    process.close()
 
 
 @contextmanager
@@ -285,13 +269,7 @@ class WorkerPool:
     def _start(self, index: int) -> None:
         with signals_held():  # a process that was started is always known to `stop`
             self._workers[index] = start_worker(
-                self.handle.layout,
-                self.handle.loaded.study.storage,
-                index,
-                n_workers=self.n_workers,
-                gpus=self._gpus,
-                n_threads=self.handle.loaded.experiment.runtime.n_threads,
-                started_at=self._started_at,
+                self.handle, index, n_workers=self.n_workers, gpus=self._gpus, started_at=self._started_at
             )
 
     def is_working(self) -> bool:
@@ -329,7 +307,7 @@ class WorkerPool:
             raise SearchStopped(
                 f"study {self.handle.loaded.study.name!r} stopped: {len(PAUSES_S)} workers in a row ended without a "
                 f"new epoch of any trial, the last one because: {reason}; its trials wait for the next start of the "
-                f"search (log: {worker.log.name})"
+                f"search (log: {worker.log})"
             )
         pause_s = self._restarts.pause_s
         logger.warning("worker %d ended (%s); another one starts in %g s", worker.index, reason, pause_s)
@@ -342,22 +320,32 @@ class WorkerPool:
 
     def stop(self) -> None:
         """Ends all workers: by SIGTERM first, by force after a grace period or a second signal."""
+        workers = self._workers.values()
         try:
-            for worker in self._workers.values():
-                ask_to_stop(worker)
+            for worker in workers:
+                worker.popen.terminate()  # a worker that gets it returns its trial to the queue
             deadline = time.monotonic() + STOP_GRACE_S
-            while any(worker.poll() is None for worker in self._workers.values()) and time.monotonic() < deadline:
+            while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:
             with signals_held():
-                for worker in self._workers.values():
-                    kill(worker)
-            for worker in self._workers.values():
-                end(worker)
+                for worker in workers:
+                    worker.popen.kill()
+            for worker in workers:
+                worker.close()
 
 
 def _reason(worker: WorkerProcess, code: int) -> str:
     """Why a worker ended that said nothing, in one line."""
     if code < 0:
         return f"killed by signal {-code}"
-    return "asked to stop" if code == INTERRUPTED else f"exit code {code}, see {worker.log.name}"
+    return "asked to stop" if code == INTERRUPTED else f"exit code {code}, see {worker.log}"
+
+
+def launcher_of(handle: StudyHandle, data: DataSource, n_workers: int | None) -> Launcher:
+    """What runs the trials: this process, or worker processes, by default as many as the study says or as GPUs."""
+    if n_workers == 0:
+        return InProcess(handle, data)
+    loaded = handle.loaded
+    default = loaded.study.n_workers or max(1, len(worker_gpus(loaded.experiment.runtime.device)))
+    return WorkerPool(handle, n_workers=n_workers or default)

@@ -124,17 +124,17 @@ def test_what_comes_while_workers_are_started_leaves_none_behind(
     started = play([None, None, None])
     start = module.start_worker
 
-    def start_harmed(layout: Any, url: str, index: int, **settings: Any) -> Any:
+    def start_harmed(handle: Any, index: int, **settings: Any) -> Any:
         if index == 1:
             harm()
-        return start(layout, url, index, **settings)
+        return start(handle, index, **settings)
 
     monkeypatch.setattr(module, "start_worker", start_harmed)
     handle = open_tiny()
     with pytest.raises(kind):
         supervise(handle, WorkerPool(handle, n_workers=3), should_stop=lambda: False, tick=lambda _handle: None)
     assert [worker.poll() for worker in started] == [-signal.SIGTERM] * n_started
-    assert all(worker.log.closed for worker in started)
+    assert all(worker.is_closed for worker in started)
 
 
 def test_held_signals_arrive_after_the_block() -> None:
