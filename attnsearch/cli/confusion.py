@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,14 +32,14 @@ def confusion(
     from attnsearch.results.comparison import write_confusion
 
     shown = write_confusion(study, trial, split, overrides=overrides or (), root=results, storage=storage)
-    print_confusion(shown, n_pairs=pairs, as_json=as_json)
-
-
-def print_confusion(shown: TrialConfusion, *, n_pairs: int, as_json: bool) -> None:
-    """Heads, most confused pairs, maps and queries where there are several, and classes that are never predicted."""
     if as_json:
-        _print_json(shown, n_pairs)
-        return
+        print_confusion_json(shown, n_pairs=pairs)
+    else:
+        print_confusion(shown, n_pairs=pairs)
+
+
+def print_confusion(shown: TrialConfusion, *, n_pairs: int) -> None:
+    """Heads, most confused pairs, maps and queries where there are several, and classes that are never predicted."""
     _print_classes(shown, n_pairs)
     if shown.maps:
         rows = [(row.name, *map(number, (row.sparsity, row.gini, row.entropy, row.overlap))) for row in shown.maps]
@@ -47,16 +48,20 @@ def print_confusion(shown: TrialConfusion, *, n_pairs: int, as_json: bool) -> No
         closest = sorted(shown.queries, key=lambda row: -row.similarity)[:n_pairs]
         lines = [(row.name, row.most_similar, number(row.similarity)) for row in closest]
         print_table(("class", "most similar query", "cosine"), lines)
-    never = [row.name for row in shown.report.classes if not row.n_predicted]
-    if never:
-        more = f" and {len(never) - MAX_NAMED} more" if len(never) > MAX_NAMED else ""
-        classes = "1 class is" if len(never) == 1 else f"{len(never)} classes are"
-        print_line(f"note: {classes} never predicted: {', '.join(never[:MAX_NAMED])}{more}")
+    _note_never_predicted([row.name for row in shown.report.classes if not row.n_predicted])
     for path in shown.files:
         print_line(f"written: {path}")
 
 
-def _print_json(shown: TrialConfusion, n_pairs: int) -> None:
+def _note_never_predicted(names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        classes = "1 class is" if len(names) == 1 else f"{len(names)} classes are"
+        print_line(f"note: {classes} never predicted: {', '.join(names[:MAX_NAMED])}{more}")
+
+
+def print_confusion_json(shown: TrialConfusion, *, n_pairs: int) -> None:
+    """A line for each head, most confused pair, map and query."""
     names = shown.report.class_names
     for head in shown.report.heads:
         print_json(

@@ -26,9 +26,8 @@ def evaluate(
     """Measure the best checkpoint of a trial, or of a file, on a split."""
     from attnsearch.results.checkpoints import find_trial, is_file_name, open_evaluation
 
-    source = None if is_file_name(study) else find_trial(study, trial, results, storage)
-    checkpoint = Path(study) if source is None else source.checkpoint
-    with open_evaluation(checkpoint, split, overrides or (), trial=source) as evaluation:
+    source = Path(study) if is_file_name(study) else find_trial(study, trial, results, storage)
+    with open_evaluation(source, split, overrides or ()) as evaluation:
         scores = evaluation.run(split)
     if as_json:
         print_json(scores)

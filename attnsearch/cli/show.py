@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import duration, number, print_json, print_line, print_table
+from attnsearch.cli._console import counted, duration, number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
 from attnsearch.metrics.registry import all_metrics, is_score
 
@@ -27,8 +27,9 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
             print_json(trial_fields(trial, rows))
         return
     print_trials(rows)
-    if len(rows.objectives) > 1:
-        print_front(rows, reader.importances())
+    if len(rows.objectives) > 1 and rows.best:
+        print_front(rows, [trial.row for trial in reader.front])
+        print_importances(reader.importances())
     for key in rows.objectives:
         if is_score(key.partition("/")[2]):
             print_reliability(key, reader)
@@ -44,31 +45,26 @@ def print_trials(rows: StudyRows) -> None:
             print_line(f"trial {trial.number}: {trial.error}")
 
 
-def print_front(rows: StudyRows, importances: Mapping[str, Mapping[str, float]]) -> None:
-    """The Pareto front of a study with several objectives, and how much each hyperparameter matters.
-
-    Args:
-        importances: objective -> hyperparameter -> fraction, empty while there are too few trials.
-    """
-    from attnsearch.search.pareto import front_of
-
-    front = front_of(rows)
-    if not front:
-        return
+def print_front(rows: StudyRows, front: Sequence[TrialRow]) -> None:
+    """The Pareto front of a study with several objectives, with the raw scores that were measured beside them."""
     keys = list(dict.fromkeys(key for trial in front for key in trial.params))
     raw = [f"val/{metric.name}" for metric in all_metrics() if metric.is_raw]
     raw = [key for key in raw if key not in rows.objectives and any(key in trial.metrics for trial in front)]
     columns = ("trial", *rows.objectives, *(key.removeprefix("val/") for key in raw), *short_names(keys))
-    cells = [
-        (
-            str(trial.number),
-            *map(number, trial.values),
-            *(number(trial.metrics.get(key)) for key in raw),
-            *_params(trial, keys),
-        )
-        for trial in front
-    ]
-    print_table(columns, cells, title=f"front of {rows.name}: {len(front)} trials")
+
+    def cells(trial: TrialRow) -> Sequence[str]:
+        numbers = (*trial.values, *(trial.metrics.get(key) for key in raw))
+        return (str(trial.number), *map(number, numbers), *_params(trial, keys))
+
+    print_table(columns, map(cells, front), title=f"front of {rows.name}: {counted(len(front), 'trial')}")
+
+
+def print_importances(importances: Mapping[str, Mapping[str, float]]) -> None:
+    """How much each hyperparameter matters.
+
+    Args:
+        importances: objective -> hyperparameter -> fraction, empty while there are too few trials.
+    """
     if importances:
         names = list(dict.fromkeys(name for fractions in importances.values() for name in fractions))
         lines = [(key, *(number(fractions.get(name)) for name in names)) for key, fractions in importances.items()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnsearch.cli._console import print_line
+from attnsearch.cli._console import counted, print_line
 from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
 
 if TYPE_CHECKING:
@@ -58,5 +58,6 @@ def _description(plan: SearchPlan) -> str:
     data = f"{len(plan.tables.class_names)} classes, {counts} images"
     if plan.study.is_fixed:
         return data
-    space = f"{len(plan.study.space)} hyperparameters ({len(plan.limits) - 1} range limits checked)"
-    return f"{plan.study.n_trials} trials over {space}, {data}"
+    limits = counted(len(plan.limits) - 1, "range limit")
+    space = f"{counted(len(plan.study.space), 'hyperparameter')} ({limits} checked)"
+    return f"{counted(plan.study.n_trials, 'trial')} over {space}, {data}"

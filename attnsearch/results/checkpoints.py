@@ -49,18 +49,17 @@ def find_checkpoint(source: str, trial: int | None, root: Path, storage: str | N
 
 
 def open_evaluation(
-    checkpoint: Path,
+    source: TrialReader | Path,
     split: Split,
     overrides: Iterable[str],
     *,
-    trial: TrialReader | None = None,
     settle: Callable[[ExperimentConfig], ExperimentConfig] = lambda config: config,
 ) -> Evaluation:
     """A checkpoint on its data set; an evaluation on the test split of a study is logged before it begins.
 
     Args:
+        source: a trial, or a checkpoint file.
         overrides: `key=value` settings of the data and the machine that differ from those of the training.
-        trial: whose checkpoint it is; None for a file.
         settle: changes the settings of the checkpoint, before the overrides.
     Raises:
         ConfigError: the checkpoint or a setting cannot be used.
@@ -70,12 +69,12 @@ def open_evaluation(
     from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import read_model_checkpoint
 
-    stored = read_model_checkpoint(checkpoint)
+    stored = read_model_checkpoint(source if isinstance(source, Path) else source.checkpoint)
     config = with_overrides(settle(without_variables(stored.config)), overrides)
     data = open_data(config.data)
     data.tables.of(split)
-    if trial is not None and split == "test":
-        log_test_evaluation(trial.study.layout, trial.number, stored.epoch, split)
+    if isinstance(source, TrialReader) and split == "test":
+        log_test_evaluation(source.study.layout, source.number, stored.epoch, split)
     return Evaluation.open(stored, data, config=config)
 
 

@@ -96,14 +96,6 @@ def _scored(target: ScoringTarget, others: Sequence[ScoringTarget]) -> ScoredTri
         label = trial.study.name
     if len({other.number for other in same_name}) > 1:
         label = f"{label}:{trial.number}"
-    if not trial.files.directory.is_dir():
-        raise ConfigError(f"study {study!r} has no trial {trial.number}; `attnsearch show {study}` lists all")
-    if not has_scores(target.scores):
-        option = "" if target.is_published else f" --trial {trial.number}"
-        raise ConfigError(
-            f"trial {trial.number} of {study!r} has no scores on {target.split}; "
-            f"run `attnsearch faithfulness {study}{option}`"
-        )
     return ScoredTrial(label, trial.score_table(target.split))
 
 
@@ -159,7 +151,7 @@ def write_confusion(
 
     study = find_study(name, root, storage=storage)
     trial = _default_trial(study) if number is None else study.trial(number)
-    with open_evaluation(trial.checkpoint, split, overrides, trial=trial) as evaluation:
+    with open_evaluation(trial, split, overrides) as evaluation:
         report = evaluation.confusion(split)
         queries = evaluation.checkpoint.state.get(QUERIES)
         similar = () if queries is None else similar_queries(queries, evaluation.class_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Collection, Mapping
@@ -31,13 +32,15 @@ from attnsearch.search.trials import (
 )
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv
-from attnsearch.store.image_scores import has_scores, read_scores
+from attnsearch.store.image_scores import has_scores, read_scores, scores_frame
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
-from attnsearch.store.trial_store import open_trial_records
+from attnsearch.store.trial_store import TrialRecords, check_recorded, open_trial_records
 from attnsearch.store.urls import connection_url, redact, sqlite_path, url_named
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 _CONSTRAINTS = "constraints"
 ASK_AGAIN_S = 5.0
@@ -151,7 +154,36 @@ class StudyDatabases:
         if is_plain_run(layout):
             frame = _plain_epochs(layout).assign(trial=0)
             return frame if numbers is None or 0 in numbers else frame.iloc[:0]
-        return open_trial_records(self.url(layout), self.rows(layout).uuid).read_epochs(numbers)
+        return self._records(layout).read_epochs(numbers)
+
+    def scores(self, layout: StudyLayout) -> pd.DataFrame:
+        """All scorings of a study: columns as `TrialRecords.read_scores`; none for a run of version 0.1.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        return scores_frame([]) if is_plain_run(layout) else self._records(layout).read_scores()
+
+    def check_file(self, layout: StudyLayout, number: int, kind: str, path: Path) -> None:
+        """Checks that a file is the one that its trial ended with; one that the database does not know passes.
+
+        Args:
+            kind: the name of the file in the database, such as `best`.
+        Raises:
+            StoreError: its checksum is not the recorded one.
+        """
+        if is_plain_run(layout):
+            return
+        try:
+            is_complete = any(row.number == number and row.state == "complete" for row in self.rows(layout).trials)
+            files = self._records(layout).read_artifacts([number]).get(number, {}) if is_complete else {}
+        except AttnSearchError as error:
+            logger.warning("%s is used without a look at its checksum: %s", path, error)
+            return
+        check_recorded(path, files.get(kind))
+
+    def _records(self, layout: StudyLayout) -> TrialRecords:
+        return open_trial_records(self.url(layout), self.rows(layout).uuid)
 
 
 def is_plain_run(layout: StudyLayout) -> bool:

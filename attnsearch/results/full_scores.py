@@ -100,14 +100,13 @@ def open_target(target: ScoringTarget, overrides: Iterable[str]) -> Evaluation:
     Raises:
         ConfigError, DataError, StoreError: as `open_evaluation` and `read_archive`.
     """
-    checkpoint = target.trial.checkpoint
     n_archived = len(read_archive(target.archive).image_ids)
 
     def settle(config: ExperimentConfig) -> ExperimentConfig:
         full = full_settings(config.evaluation.scores, n_archived).model_dump(mode="json")
         return with_settings(config, {f"{PREFIX}{key}": value for key, value in full.items()})
 
-    return open_evaluation(checkpoint, target.split, _with_prefix(overrides), trial=target.trial, settle=settle)
+    return open_evaluation(target.trial, target.split, _with_prefix(overrides), settle=settle)
 
 
 def score_target(evaluation: Evaluation, target: ScoringTarget) -> ScoreTable:

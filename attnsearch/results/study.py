@@ -173,6 +173,18 @@ class StudyReader:
         """
         return self.shared.databases.epochs(self.layout)
 
+    @property
+    def scores(self) -> pd.DataFrame:
+        """All scorings of saliency on record: a row per trial, split and metric.
+
+        Returns:
+            Columns `trial`, `split`, `metric`, `value` (mean, NaN = undefined), `n_images`, `n_undefined`, `version` of
+            the metrics, `settings` (JSON) and `digest` of both: rows of different ones must not be compared.
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        return self.shared.databases.scores(self.layout)
+
     def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]:
         """Trial -> its epochs, columns `epoch` and those `split/metric` that it measured; none for a trial without."""
         frame = self.shared.databases.epochs(self.layout, numbers)

@@ -80,10 +80,16 @@ class TrialReader:
         for row in self.study.rows.trials:
             if row.number == self.number:
                 return row
-        raise ConfigError(
-            f"study {self.study.layout.study!r} has no trial {self.number}; "
-            f"`attnsearch show {self.study.layout.study}` lists all"
-        )
+        study = self.study.layout.study
+        raise ConfigError(f"study {study!r} has no trial {self.number}; `attnsearch show {study}` lists all")
+
+    def _lacks(self, what: str) -> ConfigError:
+        """The error that the trial lacks something.
+
+        Raises:
+            ConfigError: there is no such trial.
+        """
+        return ConfigError(f"trial {self.row.number} of study {self.study.layout.study!r} has no {what}")
 
     @property
     def state(self) -> str:
@@ -139,13 +145,12 @@ class TrialReader:
 
         Raises:
             ConfigError: retention removed them, or the trial has none yet.
+            StoreError: they are not those that the trial ended with, by the checksum in the database.
         """
         path = self.files.best
         if not path.is_file():
-            study = self.study.layout.study
-            raise ConfigError(
-                f"trial {self.number} of study {study!r} has no best checkpoint ({path}); `show` lists all"
-            )
+            raise self._lacks(f"best checkpoint ({path}); `show` lists all")
+        self.study.shared.databases.check_file(self.study.layout, self.number, "best", path)
         return path
 
     @property
@@ -201,7 +206,7 @@ class TrialReader:
         paths = archives.get(_known_split(split))
         if paths is None:
             there = ", ".join(archives) or "none"
-            raise ConfigError(f"trial {self.number} has no maps of the split {split!r}; there are: {there}")
+            raise self._lacks(f"maps of the split {split!r}; there are: {there}")
         return paths
 
     def archive(self, split: Split = "val", *, index_only: bool = False) -> AttentionArchive:
@@ -267,7 +272,7 @@ class TrialReader:
 
     def _array(self, array: NDArray[np.float32] | None, what: str, split: str) -> NDArray[np.float32]:
         if array is None:
-            raise ConfigError(f"trial {self.number} has no {what} of the split {split!r}: its model makes none")
+            raise self._lacks(f"{what} of the split {split!r}: its model makes none")
         return array
 
     def score_table(self, split: Split = "val") -> ScoreTable:
@@ -281,11 +286,9 @@ class TrialReader:
         _known_split(split)
         paths = self.files.scores(split)
         if not has_scores(paths):
-            study = self.study.layout.study
-            raise ConfigError(
-                f"trial {self.number} of {study!r} has no scores on {split}; "
-                f"run `attnsearch faithfulness {study} --trial {self.number}`"
-            )
+            option = "" if split == "test" else f" --trial {self.number}"
+            command = f"attnsearch faithfulness {self.study.layout.study}{option}"
+            raise self._lacks(f"scores on {split}; run `{command}`")
         stamp = stamp_of(paths.about, paths.table, paths.curves)
         return self.study.shared.scores.get(paths.about, stamp, lambda: read_scores(paths))
 
@@ -344,7 +347,7 @@ class TrialReader:
         Raises:
             ConfigError: retention removed the weights, or the model is of a plugin: the message names the modules that
                 must be imported first.
-            StoreError: the weights are damaged.
+            StoreError: the weights are damaged, or not those that the trial ended with.
         """
         from attnsearch.evaluation.evaluation import load_model
 

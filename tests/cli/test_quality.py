@@ -182,7 +182,7 @@ def test_classes_that_are_never_predicted_are_named(tmp_path: Path, capsys: pyte
     )
     layout = StudyLayout(tmp_path, "tiny", "one")
     shown = TrialConfusion(StudyReader(layout).trial(0), "val", analyse_predictions(predictions), (), (), ())
-    print_confusion(shown, n_pairs=3, as_json=False)
+    print_confusion(shown, n_pairs=3)
     assert "note: 2 classes are never predicted: bee, cow" in capsys.readouterr().out
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from attnsearch.errors import ConfigError
 from attnsearch.results.study import StudyReader
+from attnsearch.store.trial_store import opened_trial_store
+from attnsearch.store.urls import default_url
 from tests.explorer.built import Built, write_trial_scores
 
 IDS = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
@@ -48,8 +50,19 @@ def test_compare_gives_a_row_per_pair(copied: Built) -> None:
     assert (row.first, row.second, row.n_images) == (1, 0, 6)  # trial 1 is the better one in the first objective
     assert row.difference == pytest.approx(0.2 + 0.01 * noise.mean())
     assert row.low < row.difference < row.high
-    with pytest.raises(ConfigError, match="trial 2 of 'hunt' has no scores on val"):
+    with pytest.raises(ConfigError, match="trial 2 of study 'hunt' has no scores on val"):
         study.compare("deletion_gain", [0, 2])
+
+
+def test_scorings_on_record_are_one_table(copied: Built) -> None:
+    layout, study = copied.layout, StudyReader(copied.layout)
+    assert study.scores.empty
+    write_trial_scores(layout, 1, IDS, {"deletion_gain": [0.25] * 6})
+    with opened_trial_store(default_url(layout), study.rows.uuid, layout) as store:
+        store.write_scores(1, study.trial(1).score_table(), attempt=None)
+    (row,) = study.scores.itertuples()
+    assert (row.trial, row.split, row.metric, row.value) == (1, "val", "deletion_gain", 0.25)
+    assert (row.n_images, row.version) == (6, study.trial(1).scores().attrs["version"])
 
 
 def test_progress_counts_trials_and_epochs(built: Built) -> None:

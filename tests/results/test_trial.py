@@ -10,6 +10,8 @@ import pytest
 
 from attnsearch.errors import ConfigError, StoreError, UsageError
 from attnsearch.results.study import StudyReader
+from attnsearch.store.trial_store import describe_file, opened_trial_store
+from attnsearch.store.urls import default_url
 from tests.explorer.built import CLASSES, Built, planted_maps, write_trial_scores
 
 IDS = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
@@ -101,6 +103,9 @@ def test_what_is_missing_is_named(copied: Built) -> None:
     study = StudyReader(copied.layout)
     with pytest.raises(ConfigError, match="study 'hunt' has no trial 9"):
         study.trial(9).state  # noqa: B018
+    for read in (study.trial(9).scores, study.trial(9).images, study.trial(9).maps, study.trial(9).model):
+        with pytest.raises(ConfigError, match="study 'hunt' has no trial 9"):
+            read()  # type: ignore[operator]
     with pytest.raises(ConfigError, match="no maps of the split 'test'; there are: val"):
         study.trial(0).maps("test")
     with pytest.raises(ConfigError, match="has no best checkpoint"):
@@ -109,6 +114,19 @@ def test_what_is_missing_is_named(copied: Built) -> None:
     with pytest.raises(StoreError, match="retention removed it"):
         study.trial(0).maps("val")
     assert len(study.trial(0).images("val")) == 6
+
+
+def test_a_checkpoint_is_that_of_the_record(copied: Built) -> None:
+    layout, study = copied.layout, StudyReader(copied.layout)
+    trial, path = study.trial(0), layout.trial(0).best
+    path.write_bytes(b"weights")
+    assert trial.checkpoint == path  # without a record, as in results of version 0.1
+    with opened_trial_store(default_url(layout), study.rows.uuid, layout) as store:
+        store.write_artifacts(0, {"best": describe_file(path, layout.experiment_dir)}, attempt=None)
+    assert trial.checkpoint == path
+    path.write_bytes(b"others!")
+    with pytest.raises(StoreError, match=r"best\.safetensors is not the file .* restore it"):
+        trial.model()
 
 
 def test_a_split_that_does_not_exist_is_named_with_those_that_do(built: Built) -> None:
