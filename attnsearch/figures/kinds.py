@@ -1,4 +1,4 @@
-"""The figure types: from what a model made of an image to panels."""
+"""The figure types: what a model made of one image, drawn as panels."""
 
 from __future__ import annotations
 
@@ -108,23 +108,24 @@ class DrawStyle:
 
 
 def check_kind(kind: str, model: ModelConfig) -> None:
-    """Refuses a kind that the model has no maps for.
+    """Checks that a model can make the maps that a figure type shows.
 
     Raises:
-        ConfigError: says which families have them.
+        ConfigError: it cannot; the message names the families that can.
     """
     if kind in FOR_ALL:
         return
     if kind not in model.figure_kinds:
-        settings = {name: plugins.find("model", name).settings for name in plugins.names("model")}
-        fitting = " and ".join(name for name, of_name in settings.items() if kind in of_name.figure_kinds)
-        raise ConfigError(f"--kind {kind} works with {fitting} only; this model is {model.name}")
+        families = [
+            name for name in plugins.names("model") if kind in plugins.find("model", name).settings.figure_kinds
+        ]
+        raise ConfigError(f"--kind {kind} works with {' and '.join(families)} only; this model is {model.name}")
     if kind in (missing := model.missing_figures()):
         raise ConfigError(f"--kind {kind} needs {missing[kind]}")
 
 
 def needs_model(kind: str, map_names: Sequence[str]) -> bool:
-    """Whether an archive with these maps does not hold what a kind shows."""
+    """Whether a figure type shows more than an archive with these maps holds."""
     if kind == "classes":
         return True
     return kind in _NEEDED and not any(_NEEDED[kind].fullmatch(name) for name in map_names)
@@ -167,7 +168,7 @@ class FigureContext:
         ]
 
     def saliency(self) -> Floats:
-        """The one map of the model.
+        """(h, w) the saliency of the target.
 
         Raises:
             ConfigError: the model made none.
@@ -177,7 +178,7 @@ class FigureContext:
         return self.explanation.saliency
 
     def original(self) -> Panel:
-        """The image as it is, with its class and the prediction below."""
+        """The image with its class above and the prediction below."""
         return Panel(
             self.image,
             title=self.explanation.true or "",
@@ -220,20 +221,20 @@ def draw_cell(
         image: (H, W, 3) of the whole upright original, of any size.
     """
     context = FigureContext(explanation, image, style)
-    panel = _composite(context) if as_parts else context.overlays({"": context.saliency()})[0]
+    pixels = _composite(context) if as_parts else context.overlays({"": context.saliency()})[0].pixels
     lines = outlines(context.placed(context.saliency()), style.percentile) if outlined else ()
-    return Panel(panel.pixels, title, explanation.verdict, explanation.is_correct, lines)
+    return Panel(pixels, title, explanation.verdict, explanation.is_correct, lines)
 
 
 def scale_of(style: DrawStyle) -> tuple[str, str, str]:
-    """Colours and names of the ends of the bar."""
-    return style.colours, "least", "most salient of each panel" if style.own_scale else "most salient of an image"
+    """Colour map and the names of the two ends of the bar, as `Grid.scale`."""
+    return style.colours, "least salient", f"most salient, scaled per {'panel' if style.own_scale else 'image'}"
 
 
 def caption_of(explanations: Sequence[ImageMaps]) -> str:
-    """Says what the dark frame is, where there is one."""
+    """What the dark frame is; empty where the model saw all of every image."""
     has_frame = any(not raster.seen(one.crop_box, one.size_hw).all() for one in explanations)
-    return "dark frame: not seen by the model" if has_frame else ""
+    return "dark frame: outside of the model's input" if has_frame else ""
 
 
 def legend_of_parts(explanation: ImageMaps) -> list[tuple[str, str]]:
@@ -247,10 +248,9 @@ def _overlay(context: FigureContext) -> list[PanelRow]:
 
 
 def _contour(context: FigureContext) -> list[PanelRow]:
-    plain = context.original()
     lines = outlines(context.placed(context.saliency()), context.style.percentile)
     title = f"saliency above its {context.style.percentile:g}th percentile"
-    return [PanelRow([plain, Panel(context.image, title=title, lines=lines)])]
+    return [PanelRow([context.original(), Panel(context.image, title=title, lines=lines)])]
 
 
 def _parts(context: FigureContext) -> list[PanelRow]:
@@ -261,26 +261,25 @@ def _parts(context: FigureContext) -> list[PanelRow]:
     for index, (name, _) in enumerate(shown):
         only = np.zeros_like(level)
         only[index] = level[index]
-        alone.append(Panel(raster.lay_parts(context.image, only), title=readable(name)))
-    return [PanelRow([context.original(), Panel(_composite(context).pixels, title="all parts"), *alone])]
+        alone.append(Panel(raster.lay_parts(context.image, only), title=name.replace("_", " ")))
+    return [PanelRow([context.original(), Panel(_composite(context), title="all parts"), *alone])]
 
 
-def _composite(context: FigureContext) -> Panel:
+def _composite(context: FigureContext) -> Pixels:
+    """(H, W, 3) the first maps of an image in one colour each."""
     maps = list(context.explanation.weighted().values())[: len(raster.PART_COLOURS)]
     if not maps:
         raise ConfigError(f"there are no maps of parts of {context.explanation.image_id}")
-    return Panel(raster.lay_parts(context.image, _part_levels(context.placed(maps), context.style)))
+    return raster.lay_parts(context.image, _part_levels(context.placed(maps), context.style))
 
 
 def _part_levels(placed: Floats, style: DrawStyle) -> Pixels:
-    """All parts of an image under one scale, so that their relative strength is kept, unless each asks for its own."""
-    if not style.own_scale:
-        return raster.levels(placed)
-    return np.stack([raster.levels(one) for one in placed])
+    """(K, H, W) 0 to 255: all parts under one scale, which keeps their relative strength, or each under its own."""
+    return np.stack([raster.levels(one) for one in placed]) if style.own_scale else raster.levels(placed)
 
 
 def _heads(context: FigureContext) -> list[PanelRow]:
-    """A row of all heads and their mean: for the predicted class, and for the true one where it is another."""
+    """A row of all heads and their mean for the predicted class, and one for the true class where it is another."""
     heads_of: dict[str, dict[str, Floats]] = {}
     for name, one in context.explanation.maps.items():
         if match := _HEAD.fullmatch(name):
@@ -298,39 +297,35 @@ def _heads(context: FigureContext) -> list[PanelRow]:
 
 
 def _classes(context: FigureContext) -> list[PanelRow]:
-    """The classes that the model holds for the likeliest, each with its own map; the true one is marked."""
+    """The most probable classes, each with its own map; the true one is marked."""
     if not context.explanation.classes:
         raise ConfigError(f"maps of further classes of {context.explanation.image_id} need the checkpoint")
-    panels = context.overlays({str(rank): one.map for rank, one in enumerate(context.explanation.classes)})
-    noted = [
-        Panel(panel.pixels, title=one.name, note=f"{one.probability:.2f}", is_correct=_is_true(context, one.name))
-        for panel, one in zip(panels, context.explanation.classes, strict=True)
-    ]
-    return [PanelRow([context.original(), *noted])]
-
-
-def _is_true(context: FigureContext, name: str) -> bool | None:
-    return True if name == context.explanation.true else None
+    classes = context.explanation.classes
+    panels = context.overlays({str(rank): one.map for rank, one in enumerate(classes)})
+    row = [context.original()]
+    for panel, one in zip(panels, classes, strict=True):
+        is_true = one.name == context.explanation.true
+        note = f"{one.probability:.2f}{', true class' if is_true else ''}"
+        row.append(Panel(panel.pixels, one.name, note, is_correct=is_true or None))
+    return [PanelRow(row)]
 
 
 def _layers(context: FigureContext) -> list[PanelRow]:
-    matches = {name: _LAYER.fullmatch(name) for name in context.explanation.maps}
+    """Layer by layer, or the rollout over more and more blocks."""
     layers = {
-        f"layer {match['layer']}" if match["layer"] else _blocks(match["blocks"]): name
-        for name, match in matches.items()
-        if match
+        _layer_title(match): map_of_layer
+        for name, map_of_layer in context.explanation.maps.items()
+        if (match := _LAYER.fullmatch(name))
     }
     if not layers:
         raise ConfigError(f"maps of the layers of {context.explanation.image_id} need the checkpoint")
-    return [
-        PanelRow(
-            [context.original(), *context.overlays({k: context.explanation.maps[name] for k, name in layers.items()})]
-        )
-    ]
+    return [PanelRow([context.original(), *context.overlays(layers)])]
 
 
-def _blocks(number: str) -> str:
-    return "1 block" if number == "1" else f"{number} blocks"
+def _layer_title(match: re.Match[str]) -> str:
+    if match["layer"]:
+        return f"layer {match['layer']}"
+    return f"{match['blocks']} block{'' if match['blocks'] == '1' else 's'}"
 
 
 def _branches(context: FigureContext) -> list[PanelRow]:
@@ -359,8 +354,3 @@ _ROWS: dict[str, Callable[[FigureContext], list[PanelRow]]] = {
     "branches": _branches,
     "patches": _patches,
 }
-
-
-def readable(name: str) -> str:
-    """`vector_1` as `vector 1`."""
-    return name.replace("_", " ")

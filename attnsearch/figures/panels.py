@@ -30,6 +30,7 @@ _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 _TEXT_PT, _SMALL_PT = 8.0, 7.0
 _LINE_IN, _GAP_IN, _EDGE_IN, _SIDE_IN = 0.17, 0.035, 0.06, 0.2
 _TILT = 35.0  # degrees, of column names that are wider than their column
+_TILTED_AT = 0.15  # of the width of the column, where such a name starts
 _NOTE_IN = 0.025
 _LINE_PT = 1.4
 
@@ -93,14 +94,25 @@ class Style:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Sizes of a sheet in inches, from the top left; text outside the panels has its own bands."""
+    """Sizes of a sheet in inches, from the top left; text outside the panels has its own bands.
+
+    Attributes:
+        left: where the first column starts.
+        row_tops, row_heights: of the panels of each row, without their titles and notes.
+        has_tilted_names: whether the names of the columns are tilted, since one is wider than its column.
+    """
 
     width: float
     height: float
     left: float
-    top: float
     row_tops: tuple[float, ...]
     row_heights: tuple[float, ...]
+    has_tilted_names: bool
+
+    def fractions(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """Left, top, width, height in inches from the top left -> matplotlib's fractions from the bottom left."""
+        bottom = self.height - top - height
+        return left / self.width, bottom / self.height, width / self.width, height / self.height
 
 
 @dataclass
@@ -152,20 +164,20 @@ class Sheets:
             slot.axes.set_visible(False)
         for slot, (row, column, panel) in zip(self._slots, panels, strict=False):
             left = extent.left + column * (self.style.width_in + _GAP_IN)
-            bounds = (left, extent.row_tops[row], self.style.width_in, extent.row_heights[row])
-            _fill(slot, panel, _in_figure(extent, bounds), self.style.width_in)
+            position = extent.fractions(left, extent.row_tops[row], self.style.width_in, extent.row_heights[row])
+            _fill(slot, panel, position, self.style.width_in)
         self._write_around(grid, extent)
         return figure
 
     def _write_around(self, grid: Grid, extent: _Extent) -> None:
         figure, width = self._figure, self.style.width_in
-        is_tilted = _is_tilted(grid, width)
+        upright: dict[str, Any] = {"ha": "center"}
+        tilted: dict[str, Any] = {"ha": "left", "rotation": _TILT, "rotation_mode": "anchor"}
+        start, alignment = (_TILTED_AT * width, tilted) if extent.has_tilted_names else (width / 2, upright)
         for index, name in enumerate(grid.columns):
-            x = extent.left + index * (width + _GAP_IN) + (0.15 * width if is_tilted else width / 2)
+            x = extent.left + index * (width + _GAP_IN) + start
             at = (x / extent.width, 1 - (extent.row_tops[0] - 0.05) / extent.height)
-            turn = {"rotation": _TILT, "rotation_mode": "anchor", "ha": "left"} if is_tilted else {"ha": "center"}
-            shown = name if is_tilted else shorten(name, width, _TEXT_PT)
-            figure.text(*at, shown, fontsize=_TEXT_PT, color=INK, va="bottom", **turn)
+            figure.text(*at, name, fontsize=_TEXT_PT, color=INK, va="bottom", **alignment)
         for row, top, height in zip(grid.rows, extent.row_tops, extent.row_heights, strict=True):
             if row.label:
                 at = ((_EDGE_IN + _SIDE_IN / 2) / extent.width, 1 - (top + height / 2) / extent.height)
@@ -204,52 +216,47 @@ class Sheets:
 def _measure(grid: Grid, width: float) -> _Extent:
     if not grid.rows or not all(row.panels for row in grid.rows):
         raise ValueError("a sheet needs at least one row, and each row a panel")
-    n_columns = max(len(row.panels) for row in grid.rows)
+    has_tilted_names, names_height, overhang = _measure_names(grid.columns, width)
     left = _EDGE_IN + (_SIDE_IN if any(row.label for row in grid.rows) else 0)
-    y = _EDGE_IN + _columns_height(grid, width)
-    top = y
+    y = _EDGE_IN + names_height
     tops, heights = [], []
     for row in grid.rows:
-        y += _LINE_IN if any(panel.title for panel in row.panels) else 0
-        height = width * row.panels[0].pixels.shape[0] / row.panels[0].pixels.shape[1]
-        tops.append(y)
-        heights.append(height)
-        y += height + (_LINE_IN if any(panel.note for panel in row.panels) else 0) + _GAP_IN
-    y += _LINE_IN * (bool(grid.caption) + bool(grid.legend) + bool(grid.scale)) + _EDGE_IN
-    total = left + n_columns * (width + _GAP_IN) - _GAP_IN + _EDGE_IN + _overhang(grid, width)
-    return _Extent(total, y, left, top, tuple(tops), tuple(heights))
+        title, image, note = _measure_row(row, width)
+        tops.append(y + title)
+        heights.append(image)
+        y += title + image + note + _GAP_IN
+    n_lines_below = sum(map(bool, (grid.caption, grid.legend, grid.scale)))
+    n_columns = max(len(row.panels) for row in grid.rows)
+    return _Extent(
+        width=left + n_columns * (width + _GAP_IN) - _GAP_IN + _EDGE_IN + overhang,
+        height=y + n_lines_below * _LINE_IN + _EDGE_IN,
+        left=left,
+        row_tops=tuple(tops),
+        row_heights=tuple(heights),
+        has_tilted_names=has_tilted_names,
+    )
 
 
-def _is_tilted(grid: Grid, width: float) -> bool:
-    return any(_text_width(name, _TEXT_PT) > width for name in grid.columns)
+def _measure_row(row: PanelRow, width: float) -> tuple[float, float, float]:
+    """Heights in inches of the titles, the images and the notes of a row."""
+    height_px, width_px = row.panels[0].pixels.shape[:2]
+    has_title, has_note = any(panel.title for panel in row.panels), any(panel.note for panel in row.panels)
+    return _LINE_IN * has_title, width * height_px / width_px, _LINE_IN * has_note
 
 
-def _columns_height(grid: Grid, width: float) -> float:
-    if not grid.columns:
-        return 0.0
-    if not _is_tilted(grid, width):
-        return _LINE_IN + 0.03
-    longest = max(_text_width(name, _TEXT_PT) for name in grid.columns)
-    return float(longest * np.sin(np.radians(_TILT)) + _LINE_IN)
-
-
-def _overhang(grid: Grid, width: float) -> float:
-    """Room at the right for tilted names."""
-    if not _is_tilted(grid, width):
-        return 0.0
-    n_columns = len(grid.columns)
-    reach = [
-        (index - n_columns + 0.15) * width + _text_width(name, _TEXT_PT) * float(np.cos(np.radians(_TILT)))
-        for index, name in enumerate(grid.columns)
+def _measure_names(names: Sequence[str], width: float) -> tuple[bool, float, float]:
+    """Whether the names of columns are tilted, the height of their band, and how far they reach over the right edge."""
+    if not names:
+        return False, 0.0, 0.0
+    widths = [_text_width(name, _TEXT_PT) for name in names]
+    if max(widths) <= width:
+        return False, _LINE_IN + 0.03, 0.0
+    tilt = np.radians(_TILT)
+    ends = [
+        (index - len(names) + _TILTED_AT) * width + name_width * float(np.cos(tilt))
+        for index, name_width in enumerate(widths)
     ]
-    return max(0.0, *reach) + _EDGE_IN
-
-
-def _in_figure(extent: _Extent, bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Left, top, width, height in inches from the top left -> matplotlib's fractions from the bottom left."""
-    left, top, width, height = bounds
-    bottom = extent.height - top - height
-    return left / extent.width, bottom / extent.height, width / extent.width, height / extent.height
+    return True, max(widths) * float(np.sin(tilt)) + _LINE_IN, max(0.0, *ends) + _EDGE_IN
 
 
 def _new_slot(figure: Figure) -> _Slot:
@@ -290,8 +297,7 @@ def fill_axes(axes: Axes, panel: Panel) -> None:
 def _draw_scale(figure: Figure, extent: _Extent, scale: tuple[str, str, str], bottom: float) -> None:
     colours, low, high = scale
     left, width, height = extent.left + _text_width(low, _SMALL_PT) + 0.06, 0.9, 0.08
-    bounds = (left / extent.width, (bottom + 0.02) / extent.height, width / extent.width, height / extent.height)
-    axes = figure.add_axes(bounds)
+    axes = figure.add_axes(extent.fractions(left, extent.height - bottom - 0.02 - height, width, height))
     axes.imshow(palette(colours)[None], aspect="auto")
     axes.set_axis_off()
     y = (bottom + 0.02 + height / 2) / extent.height

@@ -103,11 +103,13 @@ def draw_tests(
     metric: str,
     direction: Direction,
 ) -> None:
-    """Writes the figure as a PNG, the worst model first.
+    """A circle for each pair of models, as a PNG: its size tells the significance, its colour the difference.
+
+    The worst model comes first.
 
     Args:
         names: of M models.
-        p_values: (M, M), symmetric; NaN where a test is undefined, which counts as no difference.
+        p_values: (M, M), symmetric; NaN where a test is undefined: its circle is small.
         metric: its name, with the unit of the colours.
         direction: of the metric; larger is better for `maximize`.
     Raises:
@@ -123,22 +125,16 @@ def draw_tests(
     figure = Figure(figsize=(1.2 + 0.7 * len(names) + 1.2, 0.8 + 0.7 * len(names)), layout="constrained")
     axes = figure.subplots()
     colours = ScalarMappable(Normalize(0.0, float(gaps.max()) or 1.0), matplotlib.colormaps[_COLOURS])
-    for row, i in enumerate(order):
-        for column in range(row, len(order)):
-            is_large = p_values[i, order[column]] < ALPHA
-            circle = Circle((row, column), _LARGE if is_large else _SMALL, color=colours.to_rgba(gaps[row, column]))
-            axes.add_patch(circle)
-        axes.text(row, row - 0.5, names[i], rotation=45, ha="left", va="bottom")
-    _frame(axes, [names[index] for index in order])
-    figure.colorbar(colours, ax=axes, label=f"difference of {metric}")
-    figure.savefig(path, dpi=150, format="png")
-
-
-def _frame(axes: Axes, names: Sequence[str]) -> None:
-    """One cell per pair, the first row at the top."""
-    axes.set_yticks(range(len(names)), names)
+    for column, i in enumerate(order):
+        for row, j in list(enumerate(order))[column:]:
+            radius = _LARGE if p_values[i, j] < ALPHA else _SMALL
+            axes.add_patch(Circle((column, row), radius, color=colours.to_rgba(gaps[column, row])))
+        axes.text(column, column - 0.5, names[i], rotation=45, ha="left", va="bottom")
+    axes.set_yticks(range(len(names)), [names[index] for index in order])
     axes.set_xticks([])
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_aspect("equal")
+    axes.tick_params(length=0)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")  # the first row at the top
+    axes.set_xlabel(f"large circle: p < {ALPHA:g}")
     axes.spines[:].set_visible(False)
+    figure.colorbar(colours, ax=axes, label=f"difference of {metric}", shrink=0.8)
+    figure.savefig(path, dpi=150, format="png", bbox_inches="tight")  # else long names would be cut off

@@ -17,36 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from attnsearch.errors import UsageError
 
 Line = NDArray[np.float64]
-PERCENTILE = 95.0
-COLOUR = "#00ff00"
-"""As in the figures of The Loupe."""
-
-
-def outlines(placed: Floats, percentile: float = PERCENTILE) -> tuple[Line, ...]:
-    """Closed lines around the pixels above a percentile of what the model saw.
-
-    Args:
-        placed: (H, W), from `raster.place`; NaN where the model saw nothing.
-        percentile: in (0, 100); 95 encloses a twentieth of the model's view.
-    Returns:
-        One (n, 2) array of x, y per line, in continuous pixels; none for a constant map or one without a value.
-    """
-    finite = placed[np.isfinite(placed)]
-    if not finite.size or is_constant(float(finite.min()), float(finite.max())):
-        return ()
-    threshold = float(np.percentile(finite, percentile))
-    floor = float(finite.min()) - (float(finite.max()) - float(finite.min()))
-    framed = np.pad(np.nan_to_num(placed, nan=floor), 1, constant_values=floor)  # so that lines close at the edge
-    height, width = framed.shape
-    generator = contour_generator(np.arange(width) - 0.5, np.arange(height) - 0.5, framed)
-    return tuple(np.asarray(line).clip(0, [width - 2, height - 2]) for line in generator.lines(threshold))
-
-
-Rule = Literal["cubic", "linear", "cells"]
-RULES: tuple[Rule, ...] = get_args(Rule)
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Rule = Literal["cubic", "linear", "cells"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 
+PERCENTILE = 95.0
+COLOUR = "#00ff00"
+"""Of outlines, as in the figures of The Loupe."""
 PART_COLOURS = ("#ff0000", "#00ff00", "#0000ff")
 """First, second and third map, as in the figures of BR-NPA."""
 COLOURS = "inferno"
@@ -103,8 +81,8 @@ def _weights(n_pixels: int, n_cells: int, start: float, stop: float, rule: Rule)
     first = np.floor(at - 0.5)
     for tap in range(1 - _REACH[rule], 1 + _REACH[rule]):
         distance = np.abs(at - 0.5 - first - tap)
-        share = _cubic(distance) if rule == "cubic" else (1 - distance).clip(0)
-        np.add.at(weights, (pixels, (first + tap).clip(0, n_cells - 1).astype(int)), share)
+        weight = _cubic(distance) if rule == "cubic" else (1 - distance).clip(0)
+        np.add.at(weights, (pixels, (first + tap).clip(0, n_cells - 1).astype(int)), weight)
     return weights.astype(np.float32)
 
 
@@ -191,3 +169,23 @@ def lay_patches(image: Pixels, picked: NDArray[np.bool_]) -> Pixels:
 def _dark_grey(image: Pixels) -> Floats:
     grey: Floats = (image.astype(np.float32) @ _GREY)[..., None] * np.float32(DIMMED)
     return grey
+
+
+def outlines(placed: Floats, percentile: float = PERCENTILE) -> tuple[Line, ...]:
+    """Closed lines around the pixels above a percentile of what the model saw.
+
+    Args:
+        placed: (H, W), from `raster.place`; NaN where the model saw nothing.
+        percentile: in (0, 100); 95 encloses a twentieth of the model's view.
+    Returns:
+        One (n, 2) array of x, y per line, in continuous pixels; none for a constant map or one without a value.
+    """
+    low, high = limits(placed)
+    if is_constant(low, high):
+        return ()
+    threshold = float(np.percentile(placed[np.isfinite(placed)], percentile))
+    floor = low - (high - low)
+    framed = np.pad(np.nan_to_num(placed, nan=floor), 1, constant_values=floor)  # so that lines close at the edge
+    height, width = framed.shape
+    generator = contour_generator(np.arange(width) - 0.5, np.arange(height) - 0.5, framed)
+    return tuple(np.asarray(line).clip(0, [width - 2, height - 2]) for line in generator.lines(threshold))

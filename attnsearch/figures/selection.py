@@ -40,6 +40,11 @@ class ImageSelection:
     confused: int = 0
     by: str = "relevance_gain"
 
+    @property
+    def names_no_images(self) -> bool:
+        """Whether no way of selecting is used but that of classes."""
+        return not (self.images or self.per_class or self.confused or self.most_faithful or self.least_faithful)
+
 
 @dataclass(frozen=True)
 class ImageIndex:
@@ -71,25 +76,13 @@ def choose(index: ImageIndex, selection: ImageSelection, scores: ScoreTable | No
     """
     _require_classes(index, selection.classes)
     rows = [row for row, true in enumerate(index.true) if not selection.classes or true in selection.classes]
-    rows_to_draw: list[int] = []
-    if selection.per_class:
-        rows_to_draw += _spread_per_class(index, rows, selection.per_class)
-    if selection.confused:
-        rows_to_draw += _confused(index, selection.confused)
-    if selection.most_faithful or selection.least_faithful:
-        ranked = _ranked(index, rows, selection.by, scores)
-        n_least = min(selection.least_faithful, max(0, len(ranked) - selection.most_faithful))
-        rows_to_draw += ranked[: selection.most_faithful] + ranked[len(ranked) - n_least :]
-    has_selected = (
-        selection.images
-        or selection.per_class
-        or selection.confused
-        or selection.most_faithful
-        or selection.least_faithful
-    )
-    if not has_selected:
-        rows_to_draw = _spread(rows, len(rows) if selection.classes else DEFAULT_IMAGES)
-    return list(dict.fromkeys(index.image_ids[row] for row in rows_to_draw))
+    if selection.names_no_images:
+        selected = _spread(rows, len(rows) if selection.classes else DEFAULT_IMAGES)
+    else:
+        selected = _spread_per_class(index, rows, selection.per_class)
+        selected += _confused(index, selection.confused)
+        selected += _by_faithfulness(index, rows, selection, scores)
+    return list(dict.fromkeys(index.image_ids[row] for row in selected))
 
 
 def images_at(path: Path) -> list[Path]:
@@ -129,24 +122,36 @@ def _spread_per_class(index: ImageIndex, rows: Sequence[int], n_wanted: int) -> 
 
 
 def _confused(index: ImageIndex, n_wanted: int) -> list[int]:
-    predicted = index.predicted
-    names = sorted({*index.true, *(predicted or ())})
-    pairs = [] if predicted is None else most_confused(_matrix(names, index.true, predicted), n_pairs=1)
-    if predicted is None or not pairs:
+    """Errors between the two classes that are confused most."""
+    if not n_wanted:
+        return []
+    predicted = index.predicted or index.true
+    names = sorted({*index.true, *predicted})
+    pairs = most_confused(_matrix(names, index.true, predicted), n_pairs=1)
+    if not pairs:
         raise ConfigError("--confused needs predictions with at least one error; evaluate the trial, or leave it out")
     pair = {names[pairs[0].first], names[pairs[0].second]}
-    wrong = [
-        row
-        for row, both in enumerate(zip(index.true, predicted, strict=True))
-        if both[0] != both[1] and set(both) == pair
-    ]
-    return _spread(wrong, n_wanted)
+    return _spread(
+        [row for row, both in enumerate(zip(index.true, predicted, strict=True)) if set(both) == pair], n_wanted
+    )
 
 
 def _matrix(names: Sequence[str], true: Sequence[str], predicted: Sequence[str]) -> NDArray[np.int64]:
+    """(n_classes, n_classes) images by true and predicted class, in the order of `names`."""
     label_of = {name: label for label, name in enumerate(names)}
     labels, predictions = (np.array([label_of[name] for name in column]) for column in (true, predicted))
     return confusion_matrix(labels, predictions, len(names))
+
+
+def _by_faithfulness(
+    index: ImageIndex, rows: Sequence[int], selection: ImageSelection, scores: ScoreTable | None
+) -> list[int]:
+    """The most and then the least faithful rows; no row is both."""
+    n_most, n_least = selection.most_faithful, selection.least_faithful
+    if not (n_most or n_least):
+        return []
+    ranked = _ranked(index, rows, selection.by, scores)
+    return ranked[:n_most] + ranked[max(n_most, len(ranked) - n_least) :]
 
 
 def _ranked(index: ImageIndex, rows: Sequence[int], metric: str, scores: ScoreTable | None) -> list[int]:

@@ -6,19 +6,21 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from attnsearch.errors import AttnSearchError
+from attnsearch.evaluation.compare import MetricMean
 from attnsearch.figures.explanation import ImageToDraw, ModelColumn, compare_models, from_archive
 from attnsearch.figures.kinds import DrawStyle
 from attnsearch.figures.panels import Sheets, Style
@@ -47,7 +49,6 @@ _RC: dict[Any, Any] = {
     **{"axes.grid": True, "grid.color": "#eceff2", "grid.linewidth": 0.8, "axes.axisbelow": True},
     **{"svg.fonttype": "none", "pdf.fonttype": 42},
 }
-_SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
 
 
 def new_figure(height_in: float) -> Figure:
@@ -66,9 +67,8 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\1{name}-", svg)
     svg = re.sub(r"font: ([^;]*?)px 'DejaVu Sans'", r"font: \1px 'DejaVu Sans', Verdana, sans-serif", svg)
-    svg = _SIZE.sub(lambda match: match[0].replace(f'width="{match[1]}pt"', 'width="100%"'), svg, count=1)
-    svg = re.sub(r'height="[\d.]+pt" ', "", svg, count=1)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%"', svg, count=1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
 def save_pdf(figure: Figure, path: Path) -> None:
@@ -77,49 +77,48 @@ def save_pdf(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
 
 
-def styled(draw: Any, *arguments: Any) -> Figure:
+def styled(draw: Callable[..., Figure], *arguments: Any) -> Figure:
     """Calls a drawing function under the style of the report."""
     with matplotlib.rc_context(_RC):
-        figure: Figure = draw(*arguments)
-    return figure
+        return draw(*arguments)
 
 
 def draw_learning_curves(facts: StudyFacts) -> Figure:
-    """The monitored metric and the loss by epoch: the best trial in colour, its best epoch marked, others faint."""
+    """The monitored metric and the loss by epoch: the best trial in colour, its best epoch marked, others pale."""
     figure = new_figure(2.5)
-    monitor = "val/accuracy" if facts.config is None else facts.config.monitor
-    keys = (monitor.partition("/")[2], "loss")
-    for axes, key in zip(
-        figure.subplots(1, 2), dict.fromkeys(keys) if keys[0] != "loss" else ("accuracy", "loss"), strict=True
-    ):
-        _curves(axes, facts, key)
+    monitored = "accuracy" if facts.config is None else facts.config.monitor.partition("/")[2]
+    names = ("accuracy" if monitored == "loss" else monitored, "loss")
+    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
+        _draw_curves(axes, facts, name)
     return figure
 
 
-def _curves(axes: Axes, facts: StudyFacts, key: str) -> None:
-    best = None if facts.best is None else facts.best.number
-    others = [epochs for number, epochs in facts.epochs.items() if number != best]
+def _draw_curves(axes: Axes, facts: StudyFacts, name: str) -> None:
+    best = facts.best
+    others = [epochs for number, epochs in facts.epochs.items() if best is None or number != best.number]
     for index, epochs in enumerate(others):
-        _line(axes, epochs, f"val/{key}", color=_OTHERS, linewidth=0.9, label="other trials" if not index else None)
-    if best is not None and best in facts.epochs:
-        epochs = facts.epochs[best]
-        _line(axes, epochs, f"train/{key}", color=_TRAIN, linewidth=1.4, linestyle=(0, (4, 2)), label="train")
-        _line(axes, epochs, f"val/{key}", color=COLOURS[0], linewidth=1.8, label=f"validation, trial {best}")
-        assert facts.best is not None
-        row = epochs.loc[epochs["epoch"] == facts.best.best_epoch]
-        if len(row) and f"val/{key}" in row:
-            point = (row["epoch"], row[f"val/{key}"])
-            axes.plot(*point, "o", color=COLOURS[0], markersize=6, label="best epoch", markeredgecolor="white")
-    axes.set(xlabel="epoch", title=key.replace("_", " "))
+        _draw_line(axes, epochs, f"val/{name}", color=_OTHERS, linewidth=0.9, label="" if index else "other trials")
+    if best is not None and best.number in facts.epochs:
+        _draw_best(axes, facts.epochs[best.number], best, name)
+    axes.set(xlabel="epoch", title=name.replace("_", " "))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7.5)
 
 
-def _line(axes: Axes, epochs: pd.DataFrame, key: str, **style: Any) -> None:
+def _draw_best(axes: Axes, epochs: pd.DataFrame, best: TrialRow, name: str) -> None:
+    """Training and validation of the best trial, and its best epoch."""
+    _draw_line(axes, epochs, f"train/{name}", color=_TRAIN, linewidth=1.4, linestyle=(0, (4, 2)), label="train")
+    _draw_line(axes, epochs, f"val/{name}", color=COLOURS[0], linewidth=1.8, label=f"validation, trial {best.number}")
+    row = epochs.loc[epochs["epoch"] == best.best_epoch]
+    if len(row) and f"val/{name}" in row:
+        point = (row["epoch"], row[f"val/{name}"])
+        axes.plot(*point, "o", color=COLOURS[0], markersize=6, label="best epoch", markeredgecolor="white")
+
+
+def _draw_line(axes: Axes, epochs: pd.DataFrame, key: str, **style: Any) -> None:
     if key in epochs:
-        marker = "." if len(epochs) == 1 else ""
-        axes.plot(epochs["epoch"], epochs[key], marker=marker, **style)
+        axes.plot(epochs["epoch"], epochs[key], marker="." if len(epochs) == 1 else "", **style)
 
 
 def draw_importances(fractions: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -136,7 +135,7 @@ def draw_importances(fractions: Mapping[str, Mapping[str, float]]) -> Figure:
             axes.text(value + 0.008, place, f"{value:.2f}", va="center", color=_FAINT, fontsize=7.5)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="fraction of what tells the best trials from the others (PED-ANOVA)")
+    axes.set(xlabel="importance (PED-ANOVA); the importances of one objective sum to 1")
     axes.grid(axis="y", visible=False)
     if len(fractions) > 1:
         axes.legend(fontsize=7.5)
@@ -147,28 +146,29 @@ def draw_front(facts: Sequence[StudyFacts], x_key: str, y_key: str) -> Figure:
     """All complete trials of an experiment in two metrics; those that no other beats in both are joined."""
     figure = new_figure(3.4)
     axes = figure.subplots()
-    points: list[tuple[float, float]] = []
+    all_points: list[tuple[float, float]] = []
     for index, one in enumerate(facts):
-        colour = COLOURS[index % len(COLOURS)]
-        shown = [(t, *pair) for t in one.rows.trials if (pair := _pair(t, x_key, y_key)) is not None]
-        if not shown:
+        points = {trial.number: point for trial in one.rows.trials if (point := _point(trial, x_key, y_key))}
+        if not points:
             continue
-        points += [(x, y) for _, x, y in shown]
-        axes.plot([x for _, x, _ in shown], [y for _, _, y in shown], "o", color=colour, alpha=0.75, label=one.name)
-        for trial, x, y in shown:
-            if one.best is not None and trial.number == one.best.number:
-                axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.4)
-    front = front_of_points(points, higher_is_better(x_key), higher_is_better(y_key))
+        all_points += points.values()
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(*zip(*points.values(), strict=True), "o", color=colour, alpha=0.75, label=one.name)
+        if one.best is not None and one.best.number in points:
+            ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.4}
+            axes.plot(*points[one.best.number], "o", markersize=11, **ring)
+    front = front_of_points(all_points, higher_is_better(x_key), higher_is_better(y_key))
     if len(front) > 1:
-        axes.plot([x for x, _ in front], [y for _, y in front], color=_FAINT, linewidth=1, zorder=0, label="front")
+        axes.plot(*zip(*front, strict=True), color=_FAINT, linewidth=1, zorder=0, label="Pareto front")
     axes.set(xlabel=_with_direction(x_key), ylabel=_with_direction(y_key))
     axes.legend(fontsize=7.5)
     return figure
 
 
-def _pair(trial: TrialRow, x_key: str, y_key: str) -> tuple[float, float] | None:
+def _point(trial: TrialRow, x_key: str, y_key: str) -> tuple[float, float] | None:
+    """Two metrics of a complete trial, if both are defined."""
     x, y = (float(trial.metrics.get(key, math.nan)) for key in (x_key, y_key))
-    return (x, y) if trial.state == "complete" and math.isfinite(x) and math.isfinite(y) else None
+    return (x, y) if trial.state == "complete" and math.isfinite(x + y) else None
 
 
 def front_of_points(points: Sequence[tuple[float, float]], x_up: bool, y_up: bool) -> list[tuple[float, float]]:
@@ -186,7 +186,7 @@ def _with_direction(key: str) -> str:
 
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """Fractions of each true class; numbers in the cells where there is room."""
+    """Counts (n_classes, n_classes), coloured by the fraction of the true class; numbers where there is room."""
     n_classes = len(names)
     figure = Figure(
         figsize=(min(_WIDTH_IN, 2.2 + 0.36 * n_classes), min(7.0, 1.6 + 0.33 * n_classes)), layout="constrained"
@@ -205,8 +205,12 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
     return figure
 
 
-def draw_levels(levels: Mapping[str, Sequence[tuple[str, float, float, float]]]) -> Figure:
-    """Mean and 95 % interval of each metric, a panel each: `metric -> (study, mean, low, high)`."""
+def draw_levels(levels: Mapping[str, Sequence[MetricMean]]) -> Figure:
+    """Mean and 95 % interval by study, a panel for each metric.
+
+    Args:
+        levels: metric -> its mean under each study.
+    """
     n_columns = min(3, len(levels))
     n_rows = -(-len(levels) // n_columns)
     n_studies = max(len(rows) for rows in levels.values())
@@ -215,12 +219,13 @@ def draw_levels(levels: Mapping[str, Sequence[tuple[str, float, float, float]]])
     for axes in grid.flat[len(levels) :]:
         axes.set_visible(False)
     for index, (axes, (metric, rows)) in enumerate(zip(grid.flat, levels.items(), strict=False)):
-        for place, (_, mean, low, high) in enumerate(rows):
+        for place, level in enumerate(rows):
             colour = COLOURS[place % len(COLOURS)]
-            axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.5)
-            axes.plot(mean, place, "o", color=colour, markersize=5)
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows] if index % n_columns == 0 else [""] * len(rows))
+            axes.plot([level.low, level.high], [place, place], color=colour, linewidth=2, alpha=0.5)
+            axes.plot(level.mean, place, "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(rows)), [level.name if index % n_columns == 0 else "" for level in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
         arrow = "→" if higher_is_better(f"val/{metric}") else "←"
         axes.set_title(f"{title_of(metric)} {arrow}")
         axes.grid(axis="y", visible=False)

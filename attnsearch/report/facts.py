@@ -1,7 +1,8 @@
-"""What a report says of each study, read from the results folder alone."""
+"""What a report shows of one study, read from the results folder alone."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_CURVES = 60
-"""Trials whose learning curves are drawn beside that of the best one."""
+"""Trials whose learning curves are drawn, apart from the best one."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudyFacts:
-    """One study.
+    """What a report shows of one study.
 
     Attributes:
         rows: all trials at one moment.
@@ -66,31 +67,17 @@ class StudyFacts:
     def name(self) -> str:
         return self.layout.study
 
-    @property
-    def title(self) -> str:
-        """With its experiment, as the command line takes it."""
-        return self.reader.name
-
-    @property
-    def is_run(self) -> bool:
-        """Whether it is a run of a `train` of before, without a `study.yaml`."""
-        return self.reader.is_plain_run
-
     def states(self) -> dict[str, int]:
         """State -> number of trials, by name of the state."""
-        states = sorted(trial.state for trial in self.rows.trials)
-        return {state: states.count(state) for state in dict.fromkeys(states)}
+        return dict(sorted(Counter(trial.state for trial in self.rows.trials).items()))
 
 
-def read_facts(study: StudyReader) -> StudyFacts | str:
-    """The facts of a study, or one line that tells why it cannot be read."""
-    try:
-        return _facts(study)
-    except AttnSearchError as error:
-        return f"{study.name}: {error}"
+def read_facts(study: StudyReader) -> StudyFacts:
+    """The facts of a study; what cannot be read apart from its trials is empty, with the reason in `errors`.
 
-
-def _facts(study: StudyReader) -> StudyFacts:
+    Raises:
+        ConfigError, StoreError: its trials cannot be read.
+    """
     rows, best = study.rows, study.best_row()
     trial = None if best is None else study.trial(best.number)
     errors: list[str] = []

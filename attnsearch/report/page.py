@@ -1,30 +1,38 @@
-"""One HTML file that tells of all studies of an experiment; it needs no network, so that a person can mail it."""
+"""One HTML file about all studies of an experiment; it loads nothing else, so it can be mailed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from attnsearch.errors import AttnSearchError, ConfigError
-from attnsearch.evaluation.compare import Comparison, ScoredTrial, check_comparable, compare, metrics_of
+from attnsearch.evaluation.compare import (
+    MetricMean,
+    PairedDifference,
+    ScoredTrial,
+    check_comparable,
+    compare,
+    metrics_of,
+)
 from attnsearch.files import atomic_write
 from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics, title_of
 from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, read_facts
-from attnsearch.results.reader import load_results
+from attnsearch.results.reader import Results, load_results
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.study_files import describe_environment
 from attnsearch.types import Split
 
+Row = TypeVar("Row", MetricMean, PairedDifference)
 MAX_TRIALS = 20
 MAX_PAIRS = 10
 MAX_CLASSES = 40
@@ -49,12 +57,9 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         StoreError: no such folder, or nothing was run in it.
     """
     results = load_results(folder, storage=storage)
-    studies = [read_facts(study) for study in results]
-    facts = [study for study in studies if isinstance(study, StudyFacts)]
-    errors = [study for study in studies if isinstance(study, str)] + [text for one in facts for text in one.errors]
-    experiments = results.experiments
-    title = ", ".join(experiments)
-    page = _Page(title)
+    page = _Page()
+    facts = page.read(results)
+    title = ", ".join(results.experiments)
     values = {
         "title": title,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -63,11 +68,16 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         "summary": [summary_row(one) for one in facts],
         "studies": [page.study(one) for one in facts],
         "experiments": [
-            page.experiment(name, [f for f in facts if f.layout.experiment == name]) for name in experiments
+            page.experiment(name, [one for one in facts if one.layout.experiment == name])
+            for name in results.experiments
         ],
         "commands": [command for one in facts for command in commands(one)],
     }
-    values["errors"] = [error.replace(f"{folder.absolute()}/", "") for error in [*errors, *page.errors]]
+    errors = [error.replace(f"{folder.absolute()}/", "") for error in page.errors]
+    return Report(title, _template().render(values, errors=errors), page.figures)
+
+
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("attnsearch.report", ""),
         autoescape=True,
@@ -76,33 +86,41 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": four_digits, "p": p_value, "signed": signed, "title": title_of}
-    html = environment.get_template("page.html").render(values)
-    return Report(title, html, page.figures)
+    return environment.get_template("page.html")
 
 
 class _Page:
-    """Collects charts while the sections are made."""
+    """Makes the sections of the page and collects charts and errors meanwhile."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self) -> None:
         self.figures: dict[str, Figure] = {}
         self.errors: list[str] = []
 
-    def chart(self, name: str, title: str, figure: Figure) -> Markup:
-        self.figures[name] = figure
-        return Markup(charts.to_svg(figure, name, title))
+    def read(self, results: Results) -> list[StudyFacts]:
+        """The facts of all studies that can be read."""
+        facts: list[StudyFacts] = []
+        for study in results:
+            try:
+                facts.append(read_facts(study))
+            except AttnSearchError as error:
+                self.errors.append(f"{study.name}: {error}")
+        self.errors += [error for one in facts for error in one.errors]
+        return facts
+
+    def chart(self, name: str, title: str, draw: Callable[..., Figure], *arguments: Any) -> Markup:
+        """Draws a chart, keeps it by its name, and returns it as SVG."""
+        self.figures[name] = charts.styled(draw, *arguments)
+        return Markup(charts.to_svg(self.figures[name], name, title))
 
     def study(self, facts: StudyFacts) -> dict[str, Any]:
         """One study: its best settings, trials, curves, importances and confusions."""
-        key = f"{facts.layout.experiment}-{facts.name}"
-        curves = shares = None
+        key, name = f"{facts.layout.experiment}-{facts.name}", facts.name
+        curves = importance = None
         if facts.epochs:
-            curves = self.chart(
-                f"curves-{key}", f"Learning curves of {facts.name}", charts.styled(charts.draw_learning_curves, facts)
-            )
+            curves = self.chart(f"curves-{key}", f"Learning curves of {name}", charts.draw_learning_curves, facts)
         if facts.importances:
-            figure = charts.styled(charts.draw_importances, facts.importances)
-            shares = self.chart(f"importance-{key}", f"Importance of the hyperparameters of {facts.name}", figure)
+            title = f"Importance of the hyperparameters of {name}"
+            importance = self.chart(f"importance-{key}", title, charts.draw_importances, facts.importances)
         return {
             "facts": facts,
             "id": key,
@@ -110,32 +128,32 @@ class _Page:
             "settings": best_settings(facts),
             "trials": trial_table(facts),
             "curves": curves,
-            "importance": shares,
+            "importance": importance,
             **self._confusion(facts, key),
         }
 
     def _confusion(self, facts: StudyFacts, key: str) -> dict[str, Any]:
         archive = facts.archive
         if archive is None:
-            return {"pairs": [], "confusion": None, "split": "", "n_images": 0}
-        matrix = confusion_matrix(archive.labels, archive.predictions, len(archive.class_names))
+            return {"pairs": [], "confusion": None}
         names = archive.class_names
+        matrix = confusion_matrix(archive.labels, archive.predictions, len(names))
         pairs = [(names[one.first], names[one.second], one) for one in most_confused(matrix, n_pairs=MAX_PAIRS)]
-        drawn = None
+        chart = None
         if len(names) <= MAX_CLASSES:
-            figure = charts.styled(charts.draw_confusion, matrix, names)
-            drawn = self.chart(f"confusion-{key}", f"Confusion matrix of {facts.name}", figure)
-        return {"pairs": pairs, "confusion": drawn, "split": archive.split, "n_images": len(archive.image_ids)}
+            title = f"Confusion matrix of {facts.name}"
+            chart = self.chart(f"confusion-{key}", title, charts.draw_confusion, matrix, names)
+        return {"pairs": pairs, "confusion": chart, "split": archive.split, "n_images": len(archive.image_ids)}
 
     def experiment(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
-        """What the studies of an experiment say together: front, faithfulness, images."""
-        fronts = []
-        for x_key in ("val/relevance_gain", "val/sparsity"):
-            both = [t for one in facts for t in one.rows.trials if {x_key, "val/accuracy"} <= t.metrics.keys()]
-            if len([t for t in both if t.state == "complete"]) > 1:
-                figure = charts.styled(charts.draw_front, facts, x_key, "val/accuracy")
-                chart = f"front-{name}-{x_key.partition('/')[2]}"
-                fronts.append(self.chart(chart, f"val/accuracy against {x_key}", figure))
+        """The studies of an experiment together: Pareto fronts, faithfulness, sample images."""
+        y_key = "val/accuracy"
+        trials = [trial for one in facts for trial in one.rows.trials if trial.state == "complete"]
+        fronts = [
+            self.chart(f"front-{name}-{x_key[4:]}", f"{y_key} against {x_key}", charts.draw_front, facts, x_key, y_key)
+            for x_key in ("val/relevance_gain", "val/sparsity")
+            if sum({x_key, y_key} <= trial.metrics.keys() for trial in trials) > 1
+        ]
         return {
             "name": name,
             "fronts": fronts,
@@ -151,35 +169,34 @@ class _Page:
             return []
 
     def _faithfulness(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
-        entries = scored_alike(facts)
+        """Means of the scores by metric, and differences between the studies where they were scored alike."""
+        entries, notes = scored_alike(facts), []
         if not entries:
-            return {"levels": {}, "pairs": {}, "notes": [], "names": [], "chart": None, "about": {}}
-        notes: list[str] = []
-        comparison = Comparison((), (), {}, {})
-        try:
-            notes = check_comparable(entries) if len(entries) > 1 else []
-            comparison = compare(entries, metrics_of(entries, ()))
-        except ConfigError as error:
-            notes = [str(error)]
-            entries = entries[:1]
-            comparison = compare(entries, metrics_of(entries, ()))
-        pairs: dict[str, list[Any]] = {}
-        for pair in comparison.pairs:
-            if not is_raw(pair.metric):
-                pairs.setdefault(pair.metric, []).append(pair)
-        levels: dict[str, list[Any]] = {}
-        for level in comparison.levels:
-            levels.setdefault(level.metric, []).append(level)
-        shown = {key: [(one.name, one.mean, one.low, one.high) for one in rows] for key, rows in levels.items()}
-        figure = charts.styled(charts.draw_levels, shown)
+            return {"levels": {}}
+        if len(entries) > 1:
+            try:
+                notes = check_comparable(entries)
+            except ConfigError as error:
+                entries, notes = entries[:1], [str(error)]
+        comparison = compare(entries, metrics_of(entries, ()))
+        levels = _by_metric(comparison.levels)
+        chart = self.chart(f"faithfulness-{name}", "Means and intervals of the scores", charts.draw_levels, levels)
         return {
             "levels": levels,
-            "pairs": pairs,
+            "pairs": _by_metric([pair for pair in comparison.pairs if not is_raw(pair.metric)]),
             "notes": notes,
             "names": [entry.name for entry in entries],
-            "chart": self.chart(f"faithfulness-{name}", "Means and intervals of the scores", figure),
+            "chart": chart,
             "about": entries[0].table.about,
         }
+
+
+def _by_metric(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Metric -> its rows, in their order."""
+    by_metric: dict[str, list[Row]] = {}
+    for row in rows:
+        by_metric.setdefault(row.metric, []).append(row)
+    return by_metric
 
 
 def scored_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:
@@ -207,15 +224,15 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
 
 
 def best_settings(facts: StudyFacts) -> list[tuple[str, str]]:
-    """What was searched, as it was found, and what tells a reader which model this is."""
+    """The hyperparameters of the best trial, after the settings that name its model and data."""
     if facts.best is None or facts.config is None:
         return []
     config = facts.config
     fixed = {"model.name": config.model.name, "model.backbone": getattr(config.model, "backbone", None)}
     fixed |= {"data.name": config.data.name, "data.image_size_px": config.data.image_size_px}
     fixed |= {"train.epochs": config.train.epochs, "train.batch_size": config.train.batch_size, "seed": config.seed}
-    found = {**{key: value for key, value in fixed.items() if value is not None}, **facts.best.params}
-    return [(key, four_digits(value) if isinstance(value, float) else str(value)) for key, value in found.items()]
+    settings = {**{key: value for key, value in fixed.items() if value is not None}, **facts.best.params}
+    return [(key, four_digits(value) if isinstance(value, float) else str(value)) for key, value in settings.items()]
 
 
 def trial_table(facts: StudyFacts) -> dict[str, Any]:
@@ -236,27 +253,26 @@ def trial_table(facts: StudyFacts) -> dict[str, Any]:
 
 
 def commands(facts: StudyFacts) -> list[tuple[str, str]]:
-    """What each number can be made again with, run beside a folder `results` that holds this experiment."""
+    """What is repeated, and the command that repeats it beside a folder `results` that holds this experiment."""
     if facts.best is None:
         return []
     layout = replace(facts.layout, root=Path("results"))
-    number_ = facts.best.number
-    config = layout.trial(number_).config
-    lines = [] if facts.is_run else [("the search", f"attnsearch search {layout.study_yaml}")]
-    lines.append(("its best trial", f"attnsearch train {config} name={facts.name}_again"))
-    if not facts.is_run:
-        evaluate = f"attnsearch evaluate {facts.title} --trial {number_} --split"
-        lines.append(("val numbers", f"{evaluate} val"))
-        lines += [("test numbers", f"{evaluate} test")] if facts.test else []
+    number, study = facts.best.number, facts.reader.name
+    train = ("its best trial", f"attnsearch train {layout.trial(number).config} name={facts.name}_again")
+    if facts.reader.is_plain_run:
+        lines = [train]
+    else:
+        evaluate = f"attnsearch evaluate {study} --trial {number} --split"
+        lines = [("the search", f"attnsearch search {layout.study_yaml}"), train, ("val metrics", f"{evaluate} val")]
+        lines += [("test metrics", f"{evaluate} test")] if facts.test else []
     if facts.archive is not None:
-        split = facts.archive.split
-        visualize = f"attnsearch visualize {facts.title}:{number_} --split {split} --per-class 1"
+        visualize = f"attnsearch visualize {study}:{number} --split {facts.archive.split} --per-class 1"
         lines.append(("images", visualize))
     return [(f"{facts.name}: {what}", command) for what, command in lines]
 
 
 def four_digits(value: float | None) -> str:
-    """Four digits; `–` where there is none."""
+    """A number with four digits; `–` where it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
@@ -266,7 +282,7 @@ def signed(value: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """`< 0.001` below that."""
+    """A p-value with three decimals, `< 0.001` where it is smaller."""
     return "–" if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

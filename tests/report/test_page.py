@@ -15,6 +15,7 @@ import pytest
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import StoreError
 from attnsearch.report.charts import front_of_points
+from attnsearch.report.facts import read_facts
 from attnsearch.report.page import build_report, commands, p_value, save_figures
 from attnsearch.results.reader import load_study
 from attnsearch.store.image_scores import ImageScore, make_table
@@ -136,11 +137,7 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_commands_name_the_best_trial(built: Built) -> None:
-    from attnsearch.report.facts import StudyFacts, read_facts
-    from attnsearch.results.study import StudyReader
-
-    facts = read_facts(StudyReader(built.layout))
-    assert isinstance(facts, StudyFacts)
+    facts = read_facts(load_study(built.layout.study_dir))
     assert facts.best is not None
     written = [command for _, command in commands(facts)]
     assert "attnsearch search results/here/hunt/study.yaml" in written
