@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -87,9 +88,8 @@ def _choose(classes: list[type[BaseModel]], values: Any) -> type[BaseModel] | No
 
 def possible_classes(classes: list[type[BaseModel]], values: Any) -> list[type[BaseModel]]:
     """The class that the tag in `values` chooses, all of them without a tag, and none under a tag that is unknown."""
-    chosen = _choose(classes, values)
-    if chosen is not None:
-        return [chosen]
+    if (model := _choose(classes, values)) is not None:
+        return [model]
     tags = {tag[0] for model in classes if (tag := tag_of(model))}
     return [] if isinstance(values, dict) and tags & values.keys() else classes
 
@@ -173,10 +173,15 @@ class Registered:
         try:
             settings: type[Settings] = plugins.find(self.kind, str(value["name"])).settings
         except ConfigError:
-            known = ", ".join(f"'{name}'" for name in plugins.names(self.kind))
-            context = {"discriminator": "'name'", "tag": str(value["name"]), "expected_tags": known}
+            names = ", ".join(f"'{name}'" for name in plugins.names(self.kind))
+            context = {"discriminator": "'name'", "tag": str(value["name"]), "expected_tags": names}
             raise PydanticKnownError("union_tag_invalid", context) from None
         return settings.model_validate_json(json.dumps(value)) if is_json else settings.model_validate(value)
+
+
+def digest_of(values: Any) -> str:
+    """SHA-256 of plain values in hexadecimal, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class PlacedError(ValueError):

@@ -107,7 +107,7 @@ class DataSettings(Settings):
     val_share: float = Field(
         0.1, gt=0.0, lt=1.0, description="fraction of each training class held out where there is no validation split"
     )
-    split_seed: int = Field(1, ge=0, description="seed of that held-out share")
+    split_seed: int = Field(1, ge=0, description="seed of that held-out part")
     cache_px: CacheSize | None = Field(
         None,
         description="size in pixels of the cached images, S or [H, W]; null means that of the resized ones, a search "
@@ -127,7 +127,7 @@ class DataSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _cache_holds_the_pictures(self) -> Self:
+    def _cache_is_large_enough(self) -> Self:
         if any(cached < resized for cached, resized in zip(self.cached_hw, self.resized_hw, strict=True)):
             least, cached = (as_setting(size) for size in (self.resized_hw, self.cached_hw))
             raise ValueError(f"cache_px must be at least int(image_size_px / crop_ratio) = {least}, got {cached}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from attnsearch.config.base import Settings
+from attnsearch.config.base import Settings, digest_of
 from attnsearch.errors import suggest
 from attnsearch.metrics.registry import score_groups
 from attnsearch.types import Fill
@@ -17,11 +15,11 @@ TargetChoice = Literal["predicted", "label"]
 VERSION = 2
 """Raised when the same settings would give other numbers; scores of different versions are never compared."""
 DEFAULT_N_IMAGES = 32
-"""Images that are scored where nothing is said, or all where there are fewer."""
-
-
+"""Images that are scored by default, or all where there are fewer."""
 SEARCH_FAMILIES = ("faithfulness", "localisation", "complexity")
-"""Groups of metrics that a search measures of each trial where nothing is said."""
+"""Groups of metrics that a search measures of each trial by default."""
+FULL_N_IMAGES = 100
+"""Images of the full measure, or all where there are fewer."""
 
 
 def all_families() -> tuple[str, ...]:
@@ -32,9 +30,9 @@ def all_families() -> tuple[str, ...]:
 def _checked_families(families: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(families)) < len(families):
         raise ValueError(f"families must name each family once, got {', '.join(families)}")
-    known = all_families()
-    if unknown := [name for name in families if name not in known]:
-        raise ValueError(f"no family {unknown[0]!r}{suggest(unknown[0], known)}; known: {', '.join(known)}")
+    names = all_families()
+    if unknown := [name for name in families if name not in names]:
+        raise ValueError(f"no family {unknown[0]!r}{suggest(unknown[0], names)}; known: {', '.join(names)}")
     return families
 
 
@@ -72,7 +70,7 @@ class ScoreSettings(Settings):
 
     def digest(self) -> str:
         """SHA-256 of everything that changes a score."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return digest_of(self.identity())
 
     def identity(self) -> dict[str, object]:
         """All settings that change a score, as plain values."""
@@ -80,9 +78,5 @@ class ScoreSettings(Settings):
 
 
 def full_score_settings() -> ScoreSettings:
-    """What the command `faithfulness` measures where nothing else is said: with the steps and images of BR-NPA."""
+    """What the command `faithfulness` measures by default: with the steps and images of BR-NPA."""
     return ScoreSettings(families=all_families(), n_steps=196, n_random=3, second_fill="blur")
-
-
-FULL_N_IMAGES = 100
-"""Images of the full measure, or all where there are fewer."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Registered, Settings, register_part
+from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Registered, Settings, digest_of, register_part
 from attnsearch.config.data import DataConfig
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.model import DcalSettings, ModelConfig
@@ -175,15 +173,11 @@ class ExperimentConfig(Settings):
         return check_monitor(value)
 
     @model_validator(mode="after")
-    def _direction_is_said_where_smaller_is_better(self) -> ExperimentConfig:
-        is_said = "monitor_direction" in self.model_fields_set
-        if not is_said and (better := better_direction(self.monitor, "maximize")) != self.monitor_direction:
+    def _direction_is_written_where_smaller_is_better(self) -> ExperimentConfig:
+        better = better_direction(self.monitor, "maximize")
+        if "monitor_direction" not in self.model_fields_set and better != self.monitor_direction:
             raise ValueError(f"monitor {self.monitor} is better when smaller; write monitor_direction: {better}")
         return self
-
-    def digest(self) -> str:
-        """SHA-256 of everything that changes the result."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="after")
     def _pairs_need_two(self) -> ExperimentConfig:
@@ -203,6 +197,10 @@ class ExperimentConfig(Settings):
                 "other branches, whose weight would then fall without end; use model.variant=sa_only or no teacher"
             )
         return self
+
+    def digest(self) -> str:
+        """SHA-256 of everything that changes the result."""
+        return digest_of(self.identity())
 
     def identity(self) -> dict[str, Any]:
         """All settings that change the result, as plain values.

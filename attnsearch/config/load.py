@@ -153,7 +153,7 @@ def parse_experiment(text: str) -> ExperimentConfig:
 def naming_plugins(plugins: Iterable[str]) -> Iterator[None]:
     """Adds to the error of stored settings which plugins they were made with, where these are not imported.
 
-    Where a name is unknown for want of them, nothing else is said: other problems may follow from it.
+    Where a name is unknown because of it, other problems are left out: they may follow from that.
     """
     try:
         yield
@@ -226,11 +226,11 @@ def _base(layer: Layer, problems: Problems) -> Layer:
 
 def _split(over: Layer, problems: Problems) -> tuple[Layer, Layer]:
     """(overrides of the study, of the experiment); a key that neither has is a problem."""
-    known = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
+    keys = sorted(STUDY_KEYS | set(ExperimentConfig.model_fields))
     heads = {key: key.split(".")[0] for key in over.values}
-    unknown = [key for key, head in heads.items() if head not in known and key not in MOVED_KEYS]
+    unknown = [key for key, head in heads.items() if head not in keys and key not in MOVED_KEYS]
     for key in unknown:
-        hint = elsewhere(key, ExperimentConfig) or suggest(heads[key], known)
+        hint = elsewhere(key, ExperimentConfig) or suggest(heads[key], keys)
         message = f"is not a key of a study or an experiment{hint}, got {short(over.values[key])}"
         problems.lines.append(format_error(over.origin((key,)), (key,), message))
     of_study = {key for key, head in heads.items() if head in STUDY_KEYS}
@@ -292,7 +292,7 @@ def _checked_study(layers: _StudyLayers, problems: Problems) -> LoadedStudy:
 
 
 def _plugins(layers: Iterable[Layer]) -> list[str]:
-    """The plugins of the last layer that names any; what is no text is refused later."""
+    """The plugins of the last layer that names any; values that are not text are refused later."""
     written = [layer.values["plugins"] for layer in layers if isinstance(layer.values.get("plugins"), list)]
     return [plugin for plugin in written[-1] if isinstance(plugin, str)] if written else []
 
@@ -310,11 +310,11 @@ def _imported(layers: Iterable[Layer], named: Sequence[str]) -> Layer:
 
 def _unknown_parameters(layer: Layer) -> dict[Place, str]:
     """The place in the study -> a line, for each hyperparameter that no experiment has as a key."""
-    known = dotted_keys(ExperimentConfig)
+    keys = dotted_keys(ExperimentConfig)
     space = layer.part("space").values
     lines: dict[Place, str] = {}
-    for key in [key for key in space if key not in known][:MAX_LINES]:
-        message = f"is not a key of an experiment{suggest(key, known)}, got {short(space[key])}"
+    for key in [key for key in space if key not in keys][:MAX_LINES]:
+        message = f"is not a key of an experiment{suggest(key, keys)}, got {short(space[key])}"
         lines["space", key] = format_error(layer.origin(("space", key)), ("space", key), message)
     return lines
 

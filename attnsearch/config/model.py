@@ -154,7 +154,7 @@ class LoupeSettings(BackboneSettings):
     sparsity_weight: float = Field(default=0.05, ge=0.0, description="weight of the gate's mean in the loss")
     has_sparsity: bool = Field(
         default=True,
-        description="whether that term counts; false is a weight of 0, which a logarithmic axis cannot reach",
+        description="whether that term counts; false is a weight of 0, which a logarithmic range cannot reach",
     )
     mask_weight: float = Field(
         default=0.0,

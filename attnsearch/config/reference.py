@@ -121,8 +121,8 @@ def _row(model: type[BaseModel], name: str, prefix: tuple[str, ...]) -> Row:
 def _registered(field: FieldInfo) -> str:
     """The type of a list whose allowed values are registered, as `known` in the field's `json_schema_extra` gives."""
     extra = field.json_schema_extra
-    known = extra.get("known") if isinstance(extra, dict) else None
-    return f"list of {{ {' '.join(f'`{value}`' for value in known)} }}" if isinstance(known, list) else ""
+    values = extra.get("known") if isinstance(extra, dict) else None
+    return f"list of {{ {' '.join(f'`{value}`' for value in values)} }}" if isinstance(values, list) else ""
 
 
 def _meaning(field: FieldInfo) -> str:

@@ -113,7 +113,7 @@ class Problems:
         """The settings that a layer describes, or None where it has problems.
 
         Args:
-            known: problems that were found before, by their places; nothing else is said of these places.
+            known: problems that were found before, by their places; nothing more is reported of these places.
         """
         try:
             settings = model.model_validate_json(json.dumps(layer.values, default=lambda _: None))

@@ -79,9 +79,9 @@ def compose(text: str, where: Where, root: Place = ()) -> Node:
     Raises:
         ConfigError: no valid YAML, or one of the limits is exceeded; with the place.
     """
-    if found := _UNPRINTABLE.search(text):
-        line = text.count("\n", 0, found.start()) + 1
-        raise ConfigError(format_error(where(line), root, f"holds the character {found[0]!r}; remove it"))
+    if character := _UNPRINTABLE.search(text):
+        line = text.count("\n", 0, character.start()) + 1
+        raise ConfigError(format_error(where(line), root, f"holds the character {character[0]!r}; remove it"))
     return _Composer(text, where, root).document()
 
 

@@ -35,34 +35,33 @@ _BASES = {"0x": 16, "0o": 8, "0b": 2}
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
-def folders(kind: Kind) -> list[Path]:
-    """Where files of a kind lie: the current folder first, then the checkout or the installed package."""
+def folders(*kinds: Kind) -> list[Path]:
+    """Where files of some kinds lie: of each the current folder first, then the checkout or the installed package."""
     package = Path(__file__).resolve().parents[1]
-    candidates = [Path(kind), package.parent / kind, package / kind]
+    candidates = [top / kind for kind in kinds for top in (Path(), package.parent, package)]
     return [folder for folder in candidates if folder.is_dir()]
 
 
-def list_names(kind: Kind) -> list[str]:
-    """Bare names of all files of a kind, sorted."""
-    return sorted({path.stem for folder in folders(kind) for path in folder.glob("*.yaml")})
+def list_names(*kinds: Kind) -> list[str]:
+    """Bare names of all files of some kinds, sorted."""
+    return sorted({path.stem for folder in folders(*kinds) for path in folder.glob("*.yaml")})
 
 
 def find_file(name: str, kinds: tuple[Kind, ...]) -> Path:
     """The file behind a path or a bare name; the first kind wins.
 
     Raises:
-        ConfigError: nothing has this name; the message lists what is known.
+        ConfigError: nothing has this name; the message lists all names.
     """
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        if _is_file(Path(name)):
-            return Path(name)
-        raise ConfigError(f"{dotted((name,))}: no such file; pass a YAML file or one of: {_known(kinds)}")
-    for kind in kinds:
-        for folder in folders(kind):
-            if _is_file(folder / f"{name}.yaml"):
-                return folder / f"{name}.yaml"
-    hint = suggest(name, [known for kind in kinds for known in list_names(kind)])
-    raise ConfigError(f"unknown name {shortened(repr(name))}{hint}; known: {_known(kinds)}")
+    is_path = name.endswith((".yaml", ".yml")) or "/" in name
+    for path in [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in folders(*kinds)]:
+        if _is_file(path):
+            return path
+    names = list_names(*kinds)
+    known = ", ".join(names) or "none"
+    if is_path:
+        raise ConfigError(f"{dotted((name,))}: no such file; pass a YAML file or one of: {known}")
+    raise ConfigError(f"unknown name {shortened(repr(name))}{suggest(name, names)}; known: {known}")
 
 
 def _is_file(path: Path) -> bool:
@@ -71,10 +70,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _known(kinds: tuple[Kind, ...]) -> str:
-    return ", ".join(sorted({name for kind in kinds for name in list_names(kind)})) or "none"
 
 
 def read_yaml(path: Path) -> Layer:
@@ -121,12 +116,12 @@ def read_overrides(texts: Iterable[str]) -> Layer:
     problems: list[str] = []
     for text in texts:
         try:
-            key, value, found = _read_override(text)
+            key, value_read, problems_read = _read_override(text)
         except ConfigError as error:
             problems.append(str(error))
-            continue
-        problems += found
-        values[key] = value
+        else:
+            values[key] = value_read
+            problems += problems_read
     return _checked(Layer(values, {(key,): COMMAND_LINE for key in values}, tuple(problems)))
 
 
@@ -145,7 +140,7 @@ def _read_override(text: str) -> tuple[str, Any, list[str]]:
 
 @dataclass
 class _Reader:
-    """Turns nodes into plain values; notes the line of each key, and a problem for each value that has none."""
+    """Turns nodes into plain values; collects the line of each key, and a problem for each value that has none."""
 
     where: Where
     origins: dict[Place, str]

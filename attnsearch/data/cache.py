@@ -9,10 +9,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -103,13 +103,12 @@ def build_once(
 
 def list_caches() -> list[CacheEntry]:
     """Everything that was built, by kind and key."""
-    entries = []
-    for kind in KINDS:
-        for about in sorted((cache_dir() / kind).glob(f"*/{_ABOUT}")):
-            if about.parent.name.startswith("."):
-                continue
-            entries.append(CacheEntry(kind, about.parent, _read_about(about), _size_of(about.parent)))
-    return entries
+    return [
+        CacheEntry(kind, about.parent, _read_about(about), _size_of(about.parent))
+        for kind in KINDS
+        for about in sorted((cache_dir() / kind).glob(f"*/{_ABOUT}"))
+        if not about.parent.name.startswith(".")
+    ]
 
 
 def _read_about(path: Path) -> dict[str, str | int | float]:
@@ -130,13 +129,8 @@ def clear_cache(*, root: Path | None = None) -> int:
     Returns:
         The bytes that were freed. A folder that is being built is left alone.
     """
-    freed = 0
-    for entry in list_caches():
-        if root is None or entry.about.get("root") == str(root.absolute()):
-            freed += _remove(entry.path)
-    for leftover in _leftovers("*") if root is None else ():
-        freed += _remove(leftover)
-    return freed
+    entries = [e.path for e in list_caches() if root is None or e.about.get("root") == str(root.absolute())]
+    return sum(_remove(folder) for folder in [*entries, *(_leftovers("*") if root is None else ())])
 
 
 def _build(folder: Path, build: Callable[[Path], Mapping[str, str | int | float]]) -> None:
@@ -157,18 +151,14 @@ def _build(folder: Path, build: Callable[[Path], Mapping[str, str | int | float]
         raise
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> AbstractContextManager[object]:
+    """Waits for the lock of a folder, which is released at the end of the block."""
     lock = FileLock(_lock_path(folder))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.info("waiting for another process that builds %s", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _lock_path(folder: Path) -> Path:
@@ -272,10 +262,8 @@ def open_cache(
         _write_pixels(folder, decoded, (len(paths), *cached_hw, 3), progress=progress)
         return {"root": str(tables.root), "n_images": len(paths), "side_px": side, "resize": resize}
 
-    def is_whole(folder: Path) -> bool:
-        return _read(folder) is not None
-
-    arrays = _read(build_once("pixels", fingerprint[:32], build, is_whole=is_whole))
+    folder = build_once("pixels", fingerprint[:32], build, is_whole=lambda folder: _read(folder) is not None)
+    arrays = _read(folder)
     assert arrays is not None  # build_once has just tried it
     row_of = {image_id: row for row, (image_id, _) in enumerate(files)}
     return PixelCache(*arrays, cached_hw, resize, aspect, fingerprint, row_of)
@@ -315,7 +303,8 @@ def _write_pixels(folder: Path, decoded: Iterator[DecodedImage], shape: tuple[in
     sizes: list[tuple[int, int]] = []
     problems: list[str] = []
     with (folder / _PIXELS).open("wb") as file:
-        _write_header(file, shape)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
         for result in with_bar(decoded, "Decoding images", n_steps=shape[0], force=progress):
             if isinstance(result, DataError):
                 problems.append(str(result))
@@ -328,11 +317,6 @@ def _write_pixels(folder: Path, decoded: Iterator[DecodedImage], shape: tuple[in
         file.flush()
         os.fsync(file.fileno())
     np.save(folder / _SIZES, np.array(sizes, dtype=np.int64).reshape(-1, 2))
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _decode_all(paths: Sequence[Path], cached_hw: Size, resize: ResizeRule, aspect: float) -> Iterator[DecodedImage]:

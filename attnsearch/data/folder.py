@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from attnsearch.config.data import FolderData
@@ -40,7 +41,7 @@ def list_folder(root: Path) -> Listing:
     images: list[ListedImage] = []
     for split, folder in folders.items():
         for class_name in classes[split]:
-            files = _pictures(folder / class_name)
+            files = _image_files(folder / class_name)
             if not files:
                 problems.append(_empty_class(folder / class_name))
             images += [ListedImage(split, class_name, path.relative_to(base).as_posix(), path) for path in files]
@@ -66,14 +67,15 @@ def _split_folders(root: Path) -> tuple[Path, dict[Split, Path]]:
 
 
 def _choose(candidates: dict[str, Path]) -> dict[Split, Path]:
-    chosen: dict[Split, Path] = {}
+    """The folder of each split that has one."""
+    folder_of: dict[Split, Path] = {}
     for split in SPLITS:
-        found = [candidates[name] for name in _FOLDERS_OF[split] if candidates[name].is_dir()]
-        if len(found) > 1:
-            raise DataError(f"{found[0]} and {found[1]} are both validation splits; keep one of them")
-        if found:
-            chosen[split] = found[0]
-    return chosen
+        folders = [candidates[name] for name in _FOLDERS_OF[split] if candidates[name].is_dir()]
+        if len(folders) > 1:
+            raise DataError(f"{folders[0]} and {folders[1]} are both validation splits; keep one of them")
+        if folders:
+            folder_of[split] = folders[0]
+    return folder_of
 
 
 def _why_no_train(root: Path) -> str:
@@ -85,8 +87,8 @@ def _why_no_train(root: Path) -> str:
         return f"data.root {root} is laid out like CUB_200_2011, not as class folders; write data.name=cub"
     if root.name == "train":
         return f"data.root {root} is the train folder itself; write the folder that holds it, {root.parent}"
-    found = ", ".join(_sub_folders(root)[:10]) or "none"
-    return f"data.root {root} has no train folder (sub-folders: {found}); put the class folders into {root / 'train'}"
+    names = ", ".join(_sub_folders(root)[:10]) or "none"
+    return f"data.root {root} has no train folder (sub-folders: {names}); put the class folders into {root / 'train'}"
 
 
 def near_name(path: Path) -> str:
@@ -106,13 +108,13 @@ def _sub_folders(folder: Path) -> tuple[str, ...]:
         return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     """All images below a folder, links followed, hidden files left out (macOS writes `._name.jpg`)."""
-    found: list[Path] = []
+    images: list[Path] = []
     for parent, _, names in os.walk(folder, followlinks=True):
         visible = (name for name in names if not name.startswith("."))
-        found += [Path(parent, name) for name in visible if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        images += [Path(parent, name) for name in visible if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
+    return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _with_masks(root: Path, images: list[ListedImage]) -> list[ListedImage]:
@@ -120,13 +122,9 @@ def _with_masks(root: Path, images: list[ListedImage]) -> list[ListedImage]:
     if not folder.is_dir():
         return images
     masks = [(folder / image.image_id).with_suffix(".png") for image in images]
-    missing = [mask for mask in masks if not mask.is_file()]
-    if missing:
+    if missing := [mask for mask in masks if not mask.is_file()]:
         logger.warning(
             "%s is ignored: %d of %d masks are missing, first %s", folder, len(missing), len(masks), missing[0]
         )
         return images
-    return [
-        ListedImage(image.split, image.class_name, image.image_id, image.path, mask_path=mask)
-        for image, mask in zip(images, masks, strict=True)
-    ]
+    return [replace(image, mask_path=mask) for image, mask in zip(images, masks, strict=True)]

@@ -1,4 +1,4 @@
-"""The images of each split as a table, how files become one, and the data sets that are known by name."""
+"""The images of each split as a table, how files become one, and data sets by name."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class ImageTable:
     @property
     def regions(self) -> tuple[str, ...]:
         """What is known of where an image should be looked at: of `masks`, `boxes` and `points`."""
-        known = {"masks": self.mask_paths, "boxes": self.boxes, "points": self.points}
-        return tuple(name for name, values in known.items() if values is not None)
+        columns = {"masks": self.mask_paths, "boxes": self.boxes, "points": self.points}
+        return tuple(name for name, values in columns.items() if values is not None)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> ImageTable:
         """Some images of the split, in the order of the rows."""
@@ -206,14 +206,12 @@ def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[D
     problems = []
     train = set(classes["train"])
     if len(train) < 2:
-        found = ", ".join(sorted(train)) or "none"
-        problems.append(
-            DataProblem("few_classes", str(root), f"{root}: train must hold at least 2 class folders, found {found}")
-        )
+        message = f"{root}: train must hold at least 2 class folders, found {', '.join(sorted(train)) or 'none'}"
+        problems.append(DataProblem("few_classes", str(root), message))
     for split in SPLITS[1:]:
-        sides = {"train": train - set(classes.get(split, train)), split: set(classes.get(split, train)) - train}
-        if any(sides.values()):
-            only = "; ".join(f"only in {name}: {', '.join(sorted(side))}" for name, side in sides.items() if side)
+        others = set(classes.get(split, train))
+        sides = {"train": train - others, split: others - train}
+        if only := "; ".join(f"only in {name}: {', '.join(sorted(side))}" for name, side in sides.items() if side):
             message = f"{root}: train and {split} must hold the same classes, but {only}; add or remove those"
             problems.append(DataProblem("class_in_one_split", str(root), message))
     return problems
@@ -223,16 +221,16 @@ def size_problems(
     root: Path, images: Sequence[ListedImage], *, n_classes: int, sizes: Mapping[Split, int]
 ) -> list[DataProblem]:
     """Where numbers of classes and images differ from those of the published data set."""
-    found_classes = len({image.class_name for image in images})
-    found = {split: sum(image.split == split for image in images) for split in sizes}
-    if found_classes == n_classes and found == dict(sizes):
-        return []
 
-    def say(classes: int, counts: Mapping[Split, int]) -> str:
+    def described(classes: int, counts: Mapping[Split, int]) -> str:
         return f"{classes} classes and {', '.join(f'{count} {split}' for split, count in counts.items())} images"
 
+    counts = {split: sum(image.split == split for image in images) for split in sizes}
+    listed, published = described(len({image.class_name for image in images}), counts), described(n_classes, sizes)
+    if listed == published:
+        return []
     message = (
-        f"{root} has {say(found_classes, found)}, the published data set has {say(n_classes, sizes)}; unpack it again, "
+        f"{root} has {listed}, the published data set has {published}; unpack it again, "
         "or write data.check_sizes=false to use a part of it"
     )
     return [DataProblem("layout", str(root), message)]
@@ -288,16 +286,9 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
     images = listing.images
     if not any(image.split == "val" for image in images):
         images = _hold_out(images, fraction=cfg.val_share, seed=cfg.split_seed)
-    tables = {split: _table(listing, [i for i in images if i.split == split], split) for split in SPLITS}
-    test = tables["test"] if len(tables["test"]) else None
-    return DataTables(
-        root=listing.root,
-        class_names=listing.class_names,
-        train=tables["train"],
-        val=tables["val"],
-        test=test,
-        val_hash=hash_ids(tables["val"].image_ids),
-    )
+    train, val, test = (_table(listing, [i for i in images if i.split == split], split) for split in SPLITS)
+    val_hash = hash_ids(val.image_ids)
+    return DataTables(listing.root, listing.class_names, train, val, test if len(test) else None, val_hash)
 
 
 def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> tuple[ListedImage, ...]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attnsearch.config.base import digest_of
 from attnsearch.config.data import SyntheticData
 from attnsearch.data.cache import build_once, check_free_space
 from attnsearch.data.folder import MASKS, list_folder
@@ -33,15 +32,14 @@ def list_images(cfg: SyntheticData) -> Listing:
         StoreError: they do not fit on the disk or cannot be written.
     """
     settings = cfg.model_dump(include={"n_train_per_class", *cfg.drawn_by})
-    digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode()).hexdigest()
+    digest = digest_of([_VERSION, settings])
 
     def build(folder: Path) -> dict[str, str | int | float]:
         _draw_all(cfg, folder)
         return {"version": _VERSION, **settings}
 
-    return list_folder(
-        build_once("synthetic", digest[:32], build, is_whole=lambda folder: (folder / _CLASSES).is_file())
-    )
+    folder = build_once("synthetic", digest[:32], build, is_whole=lambda folder: (folder / _CLASSES).is_file())
+    return list_folder(folder)
 
 
 def make_synthetic(cfg: SyntheticData, target: Path) -> None:
@@ -56,9 +54,7 @@ def make_synthetic(cfg: SyntheticData, target: Path) -> None:
 
 
 def _draw_all(cfg: SyntheticData, folder: Path) -> None:
-    counts: dict[Split, int] = {
-        "train": cfg.n_train_per_class, "val": cfg.n_val_per_class, "test": cfg.n_test_per_class
-    }  # fmt: skip
+    counts = dict(zip(SPLITS, (cfg.n_train_per_class, cfg.n_val_per_class, cfg.n_test_per_class), strict=True))
     check_free_space(folder, cfg.n_classes * sum(counts.values()) * cfg.picture_px**2)
     codes = class_codes(cfg.n_classes, cfg.n_differing_parts)
     names = [f"species_{index:0{len(str(cfg.n_classes))}d}" for index in range(1, cfg.n_classes + 1)]
