@@ -99,6 +99,16 @@ class DataTables:
         return tuple(table for table in (self.train, self.val, self.test) if table is not None)
 
 
+def places_of(image_ids: Sequence[str], listed: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) where each of some images stands in a list of ids.
+
+    Raises:
+        KeyError: the list lacks one.
+    """
+    place_of = {image_id: place for place, image_id in enumerate(listed)}
+    return np.array([place_of[image_id] for image_id in image_ids], dtype=np.int64)
+
+
 def fixed_subset(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
     """The rows of a split whose maps are kept, ascending: the same for every trial, and stratified by class.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -155,11 +155,6 @@ class ModelOnData(InferenceModel):
     def batches(self, split: Split) -> Iterator[Batch]:
         """All images of a split, in file order."""
         return self.loader(split).epoch(self.checkpoint.epoch)
-
-    def rows_of(self, split: Split, image_ids: Collection[str]) -> NDArray[np.int64]:
-        """(n,) the rows of some images of a split, ascending."""
-        ids = set(image_ids)
-        return np.array([row for row, image_id in enumerate(self.table(split).image_ids) if image_id in ids], np.int64)
 
 
 @device_errors()

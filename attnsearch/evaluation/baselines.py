@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -24,6 +24,7 @@ CAMS = {"gradcam": "GradCAM", "gradcam_plus_plus": "GradCAMPlusPlus", "layercam"
 PARTS = "parts"
 """The true masks of the discriminative parts: what a perfect map would show."""
 BASELINES = (*FLOORS, PARTS, *CAMS, "rollout")
+Arrange = Callable[[Tensor], Tensor]
 _CENTRE_SIGMA = 0.25  # of the side
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -67,34 +68,23 @@ def check_names(names: Iterable[str]) -> None:
 
 def model_free_maps(name: str, image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
     """The maps (N, h, w) of a floor that sees no image: `random`, `centre` or `uniform`."""
-    makers: Mapping[str, Callable[[Sequence[str], tuple[int, int]], Tensor]] = {
-        "random": _random,
-        "centre": _centre,
-        "uniform": _uniform,
-    }
-    return makers[name](image_ids, grid)
+    if name == "random":
+        return torch.stack([_random(image_id, grid) for image_id in image_ids])
+    one = _centre(grid) if name == "centre" else torch.ones(grid)
+    return one.repeat(len(image_ids), 1, 1)
 
 
-def _random(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
-    """(N, h, w), each drawn from a generator that its id alone seeds."""
-    maps = []
-    for image_id in image_ids:
-        digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        maps.append(torch.rand(grid, generator=generator))
-    return torch.stack(maps)
+def _random(image_id: str, grid: tuple[int, int]) -> Tensor:
+    """(h, w), drawn from a generator that the id alone seeds."""
+    digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(grid, generator=generator)
 
 
-def _centre(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
-    """A Gaussian around the middle of the image, the same for all: (N, h, w)."""
+def _centre(grid: tuple[int, int]) -> Tensor:
+    """A Gaussian around the middle of the image: (h, w)."""
     y, x = (((torch.arange(n) + 0.5) / n - 0.5) / _CENTRE_SIGMA for n in grid)
-    gaussian = torch.exp(-0.5 * (y[:, None] ** 2 + x[None, :] ** 2))
-    return gaussian.expand(len(image_ids), *grid).clone()
-
-
-def _uniform(image_ids: Sequence[str], grid: tuple[int, int]) -> Tensor:
-    """(N, h, w) of ones."""
-    return torch.ones(len(image_ids), *grid)
+    return torch.exp(-0.5 * (y[:, None] ** 2 + x[None, :] ** 2))
 
 
 def _edges(batch: Batch, grid: tuple[int, int]) -> Tensor:
@@ -155,19 +145,22 @@ class _RawScore(nn.Module):
         return self._target.raw_score(self.model(replace(self._batch, images=images)))
 
 
-def find_layer(model: AttentionModel, batch: Batch) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
-    """The last module of the backbone that still knows places, and what turns its output into (B, C, h, w).
+def find_layer(model: AttentionModel, batch: Batch) -> tuple[nn.Module, Arrange]:
+    """The last module of the backbone whose output has a grid of the image, and what turns it into (B, C, h, w).
 
     Raises:
         ConfigError: the backbone has none.
     """
-    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
+    backbone = cast(nn.Module, getattr(model, model.backbone_prefix.rstrip("."), model))
+    height, width = batch.images.shape[2:]
+    n_prefix = int(getattr(backbone, "num_prefix_tokens", 1))  # class token and registers come first
+    with_grid: list[tuple[nn.Module, Arrange]] = []
 
     def remember(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim in (3, 4):
-            seen.append((module, tuple(output.shape)))
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        if (arrange := _arrangement(shape, (height, width), n_prefix)) is not None:
+            with_grid.append((module, arrange))
 
-    backbone = cast(nn.Module, getattr(model, model.backbone_prefix.rstrip("."), model))
     hooks = [module.register_forward_hook(remember) for module in backbone.modules() if module is not backbone]
     try:
         with torch.no_grad():
@@ -175,16 +168,26 @@ def find_layer(model: AttentionModel, batch: Batch) -> tuple[nn.Module, Callable
     finally:
         for hook in hooks:
             hook.remove()
-    height, width = batch.images.shape[2:]
-    n_prefix = int(getattr(backbone, "num_prefix_tokens", 1))  # class token and registers come first
-    for module, shape in reversed(seen):
-        if len(shape) == 4 and _is_grid((shape[2], shape[3]), (height, width)):
-            return module, None
-        if len(shape) == 4 and _is_grid((shape[1], shape[2]), (height, width)):
-            return module, _channels_first
-        if len(shape) == 3 and (grid := _token_grid(shape[1] - n_prefix, (height, width))) is not None:
-            return module, partial(_tokens_to_grid, grid=grid)
-    raise ConfigError(f"Grad-CAM needs a layer with places, and {type(model).__name__}'s backbone has none")
+    if not with_grid:
+        raise ConfigError(
+            f"Grad-CAM needs a layer with a grid of cells, and {type(model).__name__}'s backbone has none"
+        )
+    return with_grid[-1]
+
+
+def _arrangement(shape: tuple[int, ...], image_hw: tuple[int, int], n_prefix: int) -> Arrange | None:
+    """What turns an output of a shape into (B, C, h, w); None where it has no grid of the image.
+
+    Args:
+        n_prefix: tokens before those of the grid, where the output is tokens.
+    """
+    if len(shape) == 4 and _is_grid((shape[2], shape[3]), image_hw):
+        return _unchanged
+    if len(shape) == 4 and _is_grid((shape[1], shape[2]), image_hw):
+        return _channels_first
+    if len(shape) == 3 and (grid := _token_grid(shape[1] - n_prefix, image_hw)) is not None:
+        return partial(_tokens_to_grid, grid=grid)
+    return None
 
 
 def _is_grid(grid: tuple[int, int], image_hw: tuple[int, int]) -> bool:
@@ -203,6 +206,11 @@ def _token_grid(n_tokens: int, image_hw: tuple[int, int]) -> tuple[int, int] | N
     if h < 1 or n_tokens % h or not _is_grid((h, n_tokens // h), image_hw):
         return None
     return h, n_tokens // h
+
+
+def _unchanged(features: Tensor) -> Tensor:
+    """(B, C, h, w), as it is."""
+    return features
 
 
 def _channels_first(features: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attnsearch.data.tables import places_of
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.plots import draw_tests
 from attnsearch.files import atomic_path, atomic_write
@@ -119,16 +120,8 @@ def check_comparable(entries: Sequence[ScoredTrial]) -> list[str]:
         raise ConfigError(f"a comparison needs at least two trials or studies, got {', '.join(names) or 'none'}")
     if len(set(names)) < len(names):
         raise ConfigError(f"each trial may be compared once, got {', '.join(names)}")
-    first = entries[0]
     for entry in entries[1:]:
-        for key, said in (("version", "version"), ("split", "split"), ("settings", "settings"), ("images", "images")):
-            mine, other = first.table.about[key], entry.table.about[key]
-            if mine != other:
-                shown = "" if key == "images" else f" ({_short(mine, other)})"
-                raise ConfigError(
-                    f"{first.name} and {entry.name} were scored with different {said}{shown} and cannot be compared; "
-                    "score them alike with `attnsearch faithfulness`"
-                )
+        _require_alike(entries[0], entry)
     grids = sorted({entry.grid for entry in entries})
     if len(grids) == 1:
         return []
@@ -138,7 +131,19 @@ def check_comparable(entries: Sequence[ScoredTrial]) -> list[str]:
     ]
 
 
+def _require_alike(first: ScoredTrial, other: ScoredTrial) -> None:
+    for key in ("version", "split", "settings", "images"):
+        mine, others = first.table.about[key], other.table.about[key]
+        if mine != others:
+            shown = "" if key == "images" else f" ({_short(mine, others)})"
+            raise ConfigError(
+                f"{first.name} and {other.name} were scored with different {key}{shown} and cannot be compared; "
+                "score them alike with `attnsearch faithfulness`"
+            )
+
+
 def _short(mine: object, other: object) -> str:
+    """The two values, of settings those of the first key in which they differ."""
     if isinstance(mine, dict) and isinstance(other, dict):
         key = next(key for key in {**mine, **other} if mine.get(key) != other.get(key))
         return f"{key} {mine.get(key)!r} and {other.get(key)!r}"
@@ -157,12 +162,8 @@ def metrics_of(entries: Sequence[ScoredTrial], names: Sequence[str]) -> list[str
             hint = suggest(name, shared)
             raise ConfigError(f"metric {name!r} was not scored for all trials{hint}; known: {', '.join(shared)}")
     return list(dict.fromkeys(names)) or [
-        name for name in shared if all(_is_defined(entry.table, name) for entry in entries)
+        name for name in shared if not any(np.isnan(entry.table.values[name]).all() for entry in entries)
     ]
-
-
-def _is_defined(table: ScoreTable, metric: str) -> bool:
-    return bool((~np.isnan(table.values[metric])).any())
 
 
 def compare(entries: Sequence[ScoredTrial], metrics: Iterable[str]) -> Comparison:
@@ -184,13 +185,12 @@ def compare(entries: Sequence[ScoredTrial], metrics: Iterable[str]) -> Compariso
 def _level(entry: ScoredTrial, metric: str) -> MetricMean:
     values = entry.table.values[metric]
     interval = bootstrap_interval(values, seed=SEED)
-    n_undefined = int(np.isnan(values).sum())
     return MetricMean(
         name=entry.name,
         metric=metric,
         grid=entry.grid,
         n_images=len(values),
-        n_undefined=n_undefined,
+        n_undefined=int(np.isnan(values).sum()),
         mean=interval.mean,
         low=interval.low,
         high=interval.high,
@@ -229,8 +229,7 @@ def _pairs(entries: Sequence[ScoredTrial], metric: str) -> list[PairedDifference
 
 def _aligned(entry: ScoredTrial, first: ScoredTrial, metric: str) -> NDArray[np.float64]:
     """The values (N,) of a metric in the order of the first trial's images."""
-    row_of = {image_id: row for row, image_id in enumerate(entry.table.image_ids)}
-    return entry.table.values[metric][[row_of[image_id] for image_id in first.table.image_ids]]
+    return entry.table.values[metric][places_of(first.table.image_ids, entry.table.image_ids)]
 
 
 def write_comparison(

@@ -19,7 +19,7 @@ from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
 from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
 from attnsearch.evaluation.explain import IMAGE_TYPES, AnyImage, explain_images, name_images, open_images, own_batches
-from attnsearch.evaluation.sanity import SanityStep, randomise_downwards
+from attnsearch.evaluation.sanity import check_sanity
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
 from attnsearch.evaluation.scorer import score_images
 from attnsearch.figures.explanation import Explanation
@@ -49,16 +49,11 @@ class Evaluation(ModelOnData):
     baselines = score_baselines
     explain = explain_images
     predict = predict_split
+    sanity = check_sanity
 
     def confusion(self, split: Split) -> ConfusionReport:
         """Confused classes, accuracies of classes and branches, calibration; see `analyse_predictions`."""
         return analyse_predictions(self.predict(split))
-
-    def sanity(self, split: Split, image_ids: Sequence[str]) -> list[SanityStep]:
-        """How similar the saliency of some images stays while weights are randomised, see `randomise_downwards`."""
-        rows, loader = self.rows_of(split, image_ids), self.loader(split)
-        chunks = [rows[start : start + loader.batch_size] for start in range(0, len(rows), loader.batch_size)]
-        return randomise_downwards(self.model, [self.arithmetic.place_images(loader.batch(chunk)) for chunk in chunks])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

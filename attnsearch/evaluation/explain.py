@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from attnsearch.figures.kinds import ClassMap
 from attnsearch.types import AttentionOutput, Batch
 
 BATCH = 16
+_ACCEPTED = "a path, a PIL image or an (H, W, 3) uint8 RGB array"
 AnyImage = str | Path | Image.Image | NDArray[Any]
 IMAGE_TYPES = (str, Path, Image.Image, np.ndarray)
 
@@ -33,8 +34,8 @@ def to_image(image: AnyImage) -> Path | Image.Image:
     """A path, or an image in memory.
 
     Raises:
-        UsageError: a tensor, whose order of axes and range are not known, or an array that is not (H, W, 3) uint8;
-            floats have no agreed range, so they are not guessed.
+        UsageError: a tensor, whose order of axes and range are not known, an array that is not (H, W, 3) uint8, as
+            floats have no agreed range, or something else.
     """
     if isinstance(image, str | Path):
         return Path(image)
@@ -42,9 +43,11 @@ def to_image(image: AnyImage) -> Path | Image.Image:
         return image
     if isinstance(image, Tensor):
         raise UsageError(
-            f"an image must be a path, a PIL image or an (H, W, 3) uint8 RGB array, got a tensor {tuple(image.shape)} "
-            f"{image.dtype}: its channels and range are not known; give .permute(1, 2, 0).numpy() of 0 to 255 as uint8"
+            f"an image must be {_ACCEPTED}, got a tensor {tuple(image.shape)} {image.dtype}: its channels and range "
+            f"are not known; give .permute(1, 2, 0).numpy() of 0 to 255 as uint8"
         )
+    if not hasattr(image, "__array__"):
+        raise UsageError(f"an image must be {_ACCEPTED}, got {type(image).__name__}")
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise UsageError(
@@ -54,13 +57,14 @@ def to_image(image: AnyImage) -> Path | Image.Image:
     return Image.fromarray(array)
 
 
-def name_images(images: AnyImage | list[Any]) -> list[ImageToDraw]:
+def name_images(images: Any) -> list[ImageToDraw]:
     """Each image under its path, or `image_<number>` from 1; a repeated name gets a number.
 
     Raises:
         UsageError: as `to_image`; or there is none.
     """
-    listed = [images] if isinstance(images, (*IMAGE_TYPES, Tensor)) else list(images)
+    is_one = isinstance(images, (*IMAGE_TYPES, Tensor)) or not isinstance(images, Iterable)
+    listed = [images] if is_one else list(images)
     if not listed:
         raise UsageError("give at least one image")
     named: dict[str, ImageToDraw] = {}
@@ -91,15 +95,14 @@ def open_images(
     decoded = [
         decode_resized(image.source, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for image in images
     ]
-    label_of = {name: label for label, name in enumerate(class_names)}
-    ids = tuple(image.image_id for image in images)
-    labels = [-1 if image.true is None else label_of.get(image.true, -1) for image in images]
-    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), np.array(labels, dtype=np.int64), mask_images)
+    pixels, sizes_hw = zip(*decoded, strict=True)
+    label_of: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([label_of.get(image.true, -1) for image in images], dtype=np.int64)
+    row_of = {image.image_id: row for row, image in enumerate(images)}
+    table = ImageTable("val", class_names, tuple(row_of), tuple(map(Path, row_of)), labels, mask_images)
     tables = DataTables(Path(), class_names, table, table, None, "")
-    pixels = np.stack([pixels for pixels, _ in decoded])
-    sizes = np.array([size for _, size in decoded], dtype=np.int64)
-    row_of = {image_id: row for row, image_id in enumerate(ids)}
-    return DataSource(cfg, tables, PixelCache(pixels, sizes, cfg.cached_hw, cfg.resize, cfg.aspect, "", row_of))
+    arrays = np.stack(pixels), np.array(sizes_hw, dtype=np.int64)
+    return DataSource(cfg, tables, PixelCache(*arrays, cfg.cached_hw, cfg.resize, cfg.aspect, "", row_of))
 
 
 def own_batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
+from attnsearch.data.tables import places_of
+from attnsearch.evaluation.base import ModelOnData
 from attnsearch.models.base import AttentionModel
-from attnsearch.types import Batch
+from attnsearch.types import Batch, Split
 
 SEED = 42
 
@@ -41,6 +43,13 @@ class SanityStep:
         """Over the images that have one; NaN without any."""
         defined = self.similarity[~np.isnan(self.similarity)]
         return float(defined.mean()) if len(defined) else float("nan")
+
+
+def check_sanity(opened: ModelOnData, split: Split, image_ids: Sequence[str]) -> list[SanityStep]:
+    """How similar the saliency of some images of a split stays while weights are randomised: `randomise_downwards`."""
+    rows, loader = np.sort(places_of(image_ids, opened.table(split).image_ids)), opened.loader(split)
+    chunks = [rows[start : start + loader.batch_size] for start in range(0, len(rows), loader.batch_size)]
+    return randomise_downwards(opened.model, [opened.arithmetic.place_images(loader.batch(chunk)) for chunk in chunks])
 
 
 def randomise_downwards(model: AttentionModel, batches: Sequence[Batch], *, seed: int = SEED) -> list[SanityStep]:

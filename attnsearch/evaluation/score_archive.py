@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from attnsearch.config.evaluation import DEFAULT_N_IMAGES, VERSION, ScoreSettings
-from attnsearch.data.tables import ImageTable, fixed_subset
+from attnsearch.data.tables import ImageTable, fixed_subset, places_of
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.baselines import PARTS
 from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth, with_best_setting
+from attnsearch.metrics.perturbation import curve_fractions
 from attnsearch.metrics.registry import BUILT_IN, score_metrics
 from attnsearch.progress import with_bar
 from attnsearch.store.archive import read_archive
@@ -80,13 +81,12 @@ def _check_view(opened: ModelOnData, paths: ArchivePaths) -> None:
 
 
 def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchivePaths) -> None:
-    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
-    if missing := sorted(set(archived.image_ids) - row_of.keys()):
+    if missing := sorted(set(archived.image_ids) - set(table.image_ids)):
         raise DataError(
             f"{paths.images} has {len(missing)} images that the {table.split} split lacks, the first is "
             f"{missing[0]!r}; use the data set that the trial was trained on"
         )
-    labels = table.labels[[row_of[image_id] for image_id in archived.image_ids]]
+    labels = table.labels[places_of(archived.image_ids, table.image_ids)]
     if len(other := np.flatnonzero(labels != archived.labels)):
         image_id, names = archived.image_ids[other[0]], table.class_names
         raise DataError(
@@ -257,10 +257,10 @@ class _Scoring:
         archived = read_archive(archive)
         check_compatible(opened, archived, archive)
         scorer = SaliencyScorer(opened.model, opened.arithmetic, settings)
-        ids = scored_ids(archived, opened.table(archived.split), settings.n_images)
-        place_of = {image_id: place for place, image_id in enumerate(archived.image_ids)}
-        places = np.array([place_of[image_id] for image_id in ids], dtype=np.int64)
-        return cls(opened, archived, scorer, ids, opened.rows_of(archived.split, ids), places)
+        table = opened.table(archived.split)
+        ids = scored_ids(archived, table, settings.n_images)
+        rows, places = places_of(ids, table.image_ids), places_of(ids, archived.image_ids)
+        return cls(opened, archived, scorer, ids, rows, places)
 
     @property
     def settings(self) -> ScoreSettings:
@@ -286,7 +286,7 @@ class _Scoring:
     @property
     def fractions(self) -> tuple[float, ...]:
         """Fractions of removed cells at the points of the curves."""
-        return self.scorer.fractions(self.grid)
+        return tuple(curve_fractions(torch.zeros(1, *self.grid), self.settings.n_steps).tolist())
 
     def about(self, iou_thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
         """What the numbers are measured with; the digest is of all of it, and of the images and their saliency."""

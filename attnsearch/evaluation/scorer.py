@@ -17,12 +17,12 @@ from torch import Tensor
 
 from attnsearch import geometry
 from attnsearch.config.evaluation import ScoreSettings
-from attnsearch.data.tables import ImageTable
+from attnsearch.data.tables import ImageTable, places_of
 from attnsearch.device import Arithmetic, device_errors
 from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel
 from attnsearch.evaluation.baselines import FLOORS, baseline_saliency, model_free_maps
-from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase, curve_fractions
+from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, score_metrics
 from attnsearch.models.base import AttentionModel
 from attnsearch.store.image_scores import ImageScore
@@ -156,20 +156,18 @@ def archive_scores(
     Returns:
         `whole`: metric -> value, and `floors`: name -> value of maps that see no image; nothing without such a metric.
     """
-    functions = {metric.name: metric.function for metric in selected_metrics(settings, table.regions)}
-    functions = {name: function for name, function in functions.items() if isinstance(function, WholeArchive)}
+    selected = [(metric.name, metric.function) for metric in selected_metrics(settings, table.regions)]
+    functions = {name: function for name, function in selected if isinstance(function, WholeArchive)}
     if not functions:
         return {}
     assert archived.saliency is not None
     maps = torch.from_numpy(np.array(archived.saliency))  # (N, h, w)
-    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
-    rows = [row_of[image_id] for image_id in archived.image_ids]
+    rows = places_of(archived.image_ids, table.image_ids)
     labels = torch.from_numpy(table.labels[rows])
     points = None if table.points is None else visible_points(table.points[rows], archived.crop_boxes, image_hw)
     regions = GroundTruth(points=points, size_hw=image_hw)
     whole = {name: _of_finite(function, maps, regions, labels) for name, function in functions.items()}
-    grid = (maps.shape[1], maps.shape[2])
-    blind = {name: model_free_maps(name, archived.image_ids, grid) for name in _BLIND}
+    blind = {name: model_free_maps(name, archived.image_ids, (maps.shape[1], maps.shape[2])) for name in _BLIND}
     floors = {
         name: _of_finite(function, floor, regions, labels)
         for function in functions.values()
@@ -194,11 +192,6 @@ class SaliencyScorer:
     settings: ScoreSettings
 
     @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.arithmetic.device
-
-    @property
     def needs_masks(self) -> bool:
         """Whether a selected metric reads the masks of parts."""
         return any(metric.needs == "masks" for metric in selected_metrics(self.settings, ("masks",)))
@@ -219,8 +212,9 @@ class SaliencyScorer:
             target: what the saliency explains, which is followed while cells are removed.
             baseline: scores these baseline maps in the place of the saliency, on its grid.
         """
-        target = target.to(self.device)
-        maps = pooled(saliency.to(self.device).float(), self.settings.grid)
+        device = self.arithmetic.device
+        target = target.to(device)
+        maps = pooled(saliency.to(device).float(), self.settings.grid)
         if baseline is not None:
             grid = (maps.shape[1], maps.shape[2])
             maps = baseline_saliency(baseline, self.model, self.arithmetic.place_images(batch), target, grid)
@@ -229,10 +223,6 @@ class SaliencyScorer:
             for rows in _of_one_padding(batch)
         ]
         return [score for part in parts for score in part]
-
-    def fractions(self, grid: Sequence[int]) -> tuple[float, ...]:
-        """The fractions of cells at the points of the curves of maps of a grid (h, w)."""
-        return tuple(curve_fractions(torch.zeros(1, *grid), self.settings.n_steps).tolist())
 
     def _score(self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth) -> list[ImageScore]:
         """Scores under maps (B, h, w); one that is not finite is replaced by zeros, and its scores by NaN."""

@@ -1,8 +1,6 @@
-"""Does a map say what the model looks at? Scores of removed cells, image by image; undefined numbers are NaN.
+"""Does a map show what the model looks at? Scores of removed cells, image by image; undefined numbers are NaN.
 
-Functions whose name ends in `_of` are metrics of a `SaliencyCase`, which the product runs; those that take `predict`
-make the case themselves. `predict` maps normalised images (M, 3, H, W) to probabilities (M, n_classes); it is called on
-at most `batch_images` masked images at once, whatever images and steps they belong to.
+Functions whose name ends in `_of` are metrics of a `SaliencyCase`.
 """
 
 from __future__ import annotations
@@ -13,108 +11,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnsearch.metrics.perturbation import (
-    BATCH_IMAGES,
-    Predict,
-    RemovalSettings,
-    SaliencyCase,
-    area,
-    is_flat,
-    removal_ranks,
-    removed_counts,
-)
-from attnsearch.types import Fill
+from attnsearch.metrics.perturbation import Order, SaliencyCase, area, is_flat, removal_ranks, removed_counts
 
 MIN_DROP = 1e-3  # between untouched and filled image; below, the fill removes no evidence and areas mean nothing
 
 
-def deletion_curve(
-    predict: Predict,
-    images: Tensor,
-    saliency: Tensor,
-    target: Tensor,
-    *,
-    n_steps: int,
-    fill: Fill | Tensor = "mean",
-    batch_images: int = BATCH_IMAGES,
-) -> Tensor:
-    """Class probability while the most salient cells are removed.
+def relevance_gain_of(case: SaliencyCase) -> Tensor:
+    """How much longer the score lasts with the least salient cells removed first than with the most salient: (B,).
 
-    Args:
-        images: (B, 3, H, W), normalised.
-        saliency: (B, h, w), any scale; only its order within one image matters. More steps than cells means one step
-            per cell, and h·w need not divide by the steps.
-        target: (B,) int64, the class whose probability is followed.
-        n_steps: S, number of removals; the curve has S + 1 points, the first is the untouched image.
-        fill: what stands where a cell was, by name or as images (B, 3, H, W).
-    Returns:
-        (B, S + 1) float32 in [0, 1]; NaN for a flat map, which has no order.
-    Raises:
-        ValueError: saliency has NaN, or more cells than the image has pixels.
-    Source: Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1. Differences: whole cells of the map are removed, and
-        ties are broken by row-major position.
-    """
-    settings = RemovalSettings(n_steps=n_steps, fill=fill, batch_images=batch_images)
-    return SaliencyCase.of_class(predict, images, saliency, target, settings).curve("deletion")
+    0 for a map without information, negative for one that is upside down.
 
-
-def insertion_curve(
-    predict: Predict,
-    images: Tensor,
-    saliency: Tensor,
-    target: Tensor,
-    *,
-    n_steps: int,
-    fill: Fill | Tensor = "mean",
-    batch_images: int = BATCH_IMAGES,
-) -> Tensor:
-    """Class probability while cells are put back onto a filled image, the most salient first: (B, S + 1).
-
-    Args, Returns, Raises, Source: as `deletion_curve`; the first point is the filled image, the last the untouched one.
-    """
-    settings = RemovalSettings(n_steps=n_steps, fill=fill, batch_images=batch_images)
-    return SaliencyCase.of_class(predict, images, saliency, target, settings).curve("insertion")
-
-
-def relevance_gain(
-    predict: Predict,
-    images: Tensor,
-    saliency: Tensor,
-    target: Tensor,
-    *,
-    n_steps: int,
-    fill: Fill | Tensor = "mean",
-    batch_images: int = BATCH_IMAGES,
-) -> Tensor:
-    """How much longer the class survives when the least salient cells are removed first: `symmetric_gain`.
-
-    Args: as `deletion_curve`.
-    Returns:
-        (B,) float32; 0 for a map without information, negative for one that is upside down, NaN where undefined.
     Source: Blücher et al. 2024 (arXiv 2401.06654), symmetric relevance gain. Difference: on curves that are normalised
         by their ends, so that models of different confidence can be compared.
     """
-    settings = RemovalSettings(n_steps=n_steps, fill=fill, batch_images=batch_images)
-    return relevance_gain_of(SaliencyCase.of_class(predict, images, saliency, target, settings))
-
-
-def relevance_gain_of(case: SaliencyCase) -> Tensor:
-    """(B,), see `symmetric_gain`."""
-    return symmetric_gain(case.curve("deletion"), case.curve("least_first"), case.fractions)
+    return _gain_over_deletion(case, "least_first")
 
 
 def deletion_gain_of(case: SaliencyCase) -> Tensor:
-    """(B,), see `deletion_gain`."""
-    return deletion_gain(case.curve("deletion"), case.curve("random_deletion"), case.fractions)
+    """How much longer the score lasts with cells removed in random order than with the most salient first: (B,)."""
+    return _gain_over_deletion(case, "random_deletion")
+
+
+def _gain_over_deletion(case: SaliencyCase, order: Order) -> Tensor:
+    """Area of the normalised curve of an order, minus that of removing the most salient cells first: (B,)."""
+    other, most_first = (normalise_curve(case.curve(name)) for name in (order, "deletion"))
+    return area(other, case.fractions) - area(most_first, case.fractions)
 
 
 def deletion_of(case: SaliencyCase) -> Tensor:
-    """Raw area with the most salient cells removed first: (B,)."""
+    """Raw area with the most salient cells removed first: (B,).
+
+    Source: Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1. Differences: whole cells of the map are removed, and
+        ties are broken by row-major position.
+    """
     return case.area("deletion")
 
 
 def insertion_of(case: SaliencyCase) -> Tensor:
-    """Raw area with the most salient cells put back first: (B,)."""
+    """Raw area with the most salient cells put back first: (B,); source as `deletion_of`."""
     return case.area("insertion")
 
 
@@ -167,16 +101,6 @@ def normalise_curve(curve: Tensor) -> Tensor:
     return torch.where(drop < MIN_DROP, torch.nan, scaled)
 
 
-def symmetric_gain(most: Tensor, least: Tensor, fractions: Tensor) -> Tensor:
-    """Area of the normalised curve with the least salient cells first, minus that with the most salient first: (B,)."""
-    return area(normalise_curve(least), fractions) - area(normalise_curve(most), fractions)
-
-
-def deletion_gain(most: Tensor, random: Tensor, fractions: Tensor) -> Tensor:
-    """Area of the normalised curve of a random order (or the mean of several), minus that of the map's order: (B,)."""
-    return area(normalise_curve(random), fractions) - area(normalise_curve(most), fractions)
-
-
 def step_saliency(saliency: Tensor, ranks: Tensor, n_steps: int) -> Tensor:
     """The mean saliency of the cells that each step removes: (B, S)."""
     counts = removed_counts(saliency[0].numel(), n_steps).to(saliency.device)
@@ -217,26 +141,11 @@ class AverageDrop:
     deletion_drop: Tensor
 
 
-def average_drop(
-    predict: Predict,
-    images: Tensor,
-    saliency: Tensor,
-    target: Tensor,
-    *,
-    fill: Fill | Tensor = "mean",
-    batch_images: int = BATCH_IMAGES,
-) -> AverageDrop:
-    """Drop, increase and drop in deletion, with the map itself, scaled to [0, 1], as a soft mask; NaN for flat maps.
+def soft_masking(case: SaliencyCase) -> AverageDrop:
+    """The three drops with the map itself, scaled to [0, 1], as a soft mask; NaN for flat maps. Made once for a case.
 
-    Args: as `deletion_curve`, images (B, 3, H, W) and saliency (B, h, w).
     Source: Chattopadhyay et al. 2018 (arXiv 1710.11063), Jung and Oh 2021 (arXiv 2102.05228).
     """
-    settings = RemovalSettings(fill=fill, batch_images=batch_images)
-    return soft_masking(SaliencyCase.of_class(predict, images, saliency, target, settings))
-
-
-def soft_masking(case: SaliencyCase) -> AverageDrop:
-    """The three drops of a case, made once."""
     return case.once(("soft masking", case.settings.fill), lambda: _soft_masking(case))
 
 

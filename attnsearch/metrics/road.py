@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,14 +10,7 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from attnsearch.metrics.perturbation import (
-    BATCH_IMAGES,
-    Predict,
-    RemovalSettings,
-    SaliencyCase,
-    removal_ranks,
-    upscale_cells,
-)
+from attnsearch.metrics.perturbation import SaliencyCase, removal_ranks, upscale_cells
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 NOISE = 0.01  # deviation, in normalised units
@@ -29,43 +20,20 @@ _NEIGHBOURS = [
 ]
 
 
-def road(
-    predict: Predict,
-    images: Tensor,
-    saliency: Tensor,
-    target: Tensor,
-    *,
-    seeds: Tensor,
-    fractions: Sequence[float] = FRACTIONS,
-    batch_images: int = BATCH_IMAGES,
-) -> Tensor:
-    """Half the difference of the class probability between removing the least and the most salient cells: (B,).
+def road_of(case: SaliencyCase) -> Tensor:
+    """Half the difference of the score between removing the least and the most salient cells: (B,).
 
     The mean over the fractions of cells that are removed; higher is better, 0 for a map without information, NaN for a
     flat one. A removed cell gets one colour, which is that of its neighbours' weighted mean, and noise.
 
-    Args:
-        images: (B, 3, H, W), normalised.
-        saliency: (B, h, w).
-        target: (B,) int64.
-        seeds: (B,) int64, of each image's noise.
-        fractions: of the cells, each in (0, 1).
-    Raises:
-        ValueError: saliency has NaN.
     Source: Rong, Leemann et al. 2022 (arXiv 2202.00449), noisy linear imputation. Differences: imputed at the map's
         resolution, probability instead of accuracy, fractions up to a half.
     """
-    case = SaliencyCase.of_class(predict, images, saliency, target, RemovalSettings(batch_images=batch_images))
-    return road_of(case, seeds=seeds, fractions=fractions)
-
-
-def road_of(case: SaliencyCase, *, seeds: Tensor | None = None, fractions: Sequence[float] = FRACTIONS) -> Tensor:
-    """`road` of a case: (B,); the noise is drawn from the images' ids where there are no seeds (B,)."""
-    seeds = case.seeds("noise") if seeds is None else seeds
+    seeds = case.seeds("noise")
     means = []
     for reverse in (False, True):
         ranks = removal_ranks(case.saliency, reverse=reverse)
-        scores = [case.scores(impute(case.images, ranks, fraction, seeds=seeds)) for fraction in fractions]
+        scores = [case.scores(impute(case.images, ranks, fraction, seeds=seeds)) for fraction in FRACTIONS]
         means.append(torch.stack(scores, dim=1).mean(dim=1))
     most_first, least_first = means  # (B,) each
     return case.unless_flat((least_first - most_first) / 2)

@@ -101,6 +101,17 @@ class AttentionModel(nn.Module, ABC):
         """
 
 
+def default_maps(output: AttentionOutput, names: tuple[str, ...]) -> Tensor:
+    """The maps (B, K, h, w) of an output, which must be those of these names, as saliency is made of them.
+
+    Raises:
+        UsageError: the output has none, or others.
+    """
+    if output.maps is None or output.map_names != names:
+        raise UsageError(f"saliency needs the maps {', '.join(names)}: call forward with maps=()")
+    return output.maps
+
+
 def select_maps(maps: Tensor, names: tuple[str, ...], selected: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
     """The maps (B, K, h, w) with the K selected names, and their names; an empty tuple selects all.
 

@@ -10,9 +10,8 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings, ResNetSettings
-from attnsearch.errors import UsageError
 from attnsearch.models.backbones.resnet import build_resnet, pad_circularly
-from attnsearch.models.base import AttentionModel, Heads, select_maps
+from attnsearch.models.base import AttentionModel, Heads, default_maps, select_maps
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 EPSILON = 1e-5  # added to each pixel's norm, as in the released code
@@ -129,9 +128,9 @@ class PooledResNet(AttentionModel):
         return {}
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
-        if output.maps is None or output.norms is None or output.map_names != self.map_names:
-            raise UsageError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
-        return self.combine(output.maps, output.norms)  # (B, h, w)
+        maps = default_maps(output, self.map_names)  # (B, K, h, w)
+        assert output.norms is not None
+        return self.combine(maps, output.norms)  # (B, h, w)
 
     @abstractmethod
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:

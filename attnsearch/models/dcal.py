@@ -19,7 +19,7 @@ from attnsearch.config.model import DcalSettings
 from attnsearch.errors import ConfigError, UsageError
 from attnsearch.models.backbones.generic import PixelStatistics
 from attnsearch.models.backbones.vit import build_vit, embed, n_heads
-from attnsearch.models.base import AttentionModel, Heads
+from attnsearch.models.base import AttentionModel, Heads, default_maps
 from attnsearch.models.dcal_attention import (
     GlobalLocalCrossAttention,
     TimmBlock,
@@ -190,9 +190,7 @@ class Dcal(AttentionModel):
         return terms
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
-        if output.maps is None or output.map_names != self.map_names:
-            raise UsageError(f"saliency needs the maps {', '.join(self.map_names)}: call forward with maps=()")
-        return output.maps.mean(dim=1)  # (B, h, w)
+        return default_maps(output, self.map_names).mean(dim=1)  # (B, h, w)
 
     def _run(self, tokens: Tensor, *, maps: frozenset[str]) -> TokenStreams:
         """Sends the embedded tokens (B, T, D) through all blocks and keeps what the heads and the named maps need.
@@ -205,7 +203,6 @@ class Dcal(AttentionModel):
         partners = None
         if self.training and self.first_pwca <= last:
             partners = draw_partners(len(tokens), device=tokens.device)  # (B,)
-        n_attended = self._n_attended(maps)
         for index, block in enumerate(self.backbone.blocks):
             tokens = streams.tokens  # (B, T, D)
             # Heads read the class token alone, so the last block computes one query and not T of them.
@@ -215,15 +212,21 @@ class Dcal(AttentionModel):
                 _run_pwca(streams, block, key[partners], value[partners], read=read)
             if index >= self.first_glca:
                 self._run_glca(streams, index, maps=maps)
-            if index < n_attended:
-                # Patches are picked by an order, which has no gradient; only maps may be differentiated.
-                with torch.set_grad_enabled(torch.is_grad_enabled() and bool(maps)):
-                    streams.attentions.append(mean_attention(query, key))  # (B, 1, T, T)
-            if index == last and maps:
-                streams.cls_attention = softmax_attention(query[:, :, 0:1], key)[:, :, 0]  # (B, H, T)
+            self._note_attention(streams, index, query, key, maps=maps)
             mixed = F.scaled_dot_product_attention(query[:, :, read], key, value)  # (B, H, T, d), last (B, H, 1, d)
             streams.tokens = finish(block, tokens[:, read], mixed)  # (B, T, D), last (B, 1, D)
         return streams
+
+    def _note_attention(
+        self, streams: TokenStreams, index: int, query: Tensor, key: Tensor, *, maps: frozenset[str]
+    ) -> None:
+        """Notes what picking and the named maps need of SA block `index`, of query and key (B, H, T, d)."""
+        if index < self._n_attended(maps):
+            # Patches are picked by an order, which has no gradient; only maps may be differentiated.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(maps)):
+                streams.attentions.append(mean_attention(query, key))  # (B, 1, T, T)
+        if maps and index == len(self.backbone.blocks) - 1:
+            streams.cls_attention = softmax_attention(query[:, :, 0:1], key)[:, :, 0]  # (B, H, T)
 
     def _n_attended(self, maps: frozenset[str]) -> int:
         """How many blocks, from the first, must give their attention matrices; only these leave the fused kernels.

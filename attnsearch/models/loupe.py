@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnsearch.config.model import BackboneSettings, LoupeSettings, PlainSettings
-from attnsearch.errors import ConfigError, DataError, UsageError
+from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone, run_children, split_after
-from attnsearch.models.base import AttentionModel, Heads, select_maps
+from attnsearch.models.base import AttentionModel, Heads, default_maps, select_maps
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 LAST_STAGE = 3
@@ -115,7 +115,7 @@ class Plain(HierarchicalClassifier):
         return AttentionOutput(head, maps=selected, map_names=names, norms=norms)
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
-        return _only_map(output, self.map_names)  # (B, h, w)
+        return default_maps(output, self.map_names)[:, 0]  # (B, h, w)
 
 
 class Loupe(HierarchicalClassifier):
@@ -166,11 +166,4 @@ class Loupe(HierarchicalClassifier):
         return super().weigh_losses(losses, output)
 
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
-        return _only_map(output, self.map_names)  # (B, h, w)
-
-
-def _only_map(output: AttentionOutput, names: tuple[str, ...]) -> Tensor:
-    """The map (B, h, w) of a family that has one alone."""
-    if output.maps is None or output.map_names != names:
-        raise UsageError(f"saliency needs the map {', '.join(names)}: call forward with maps=()")
-    return output.maps[:, 0]
+        return default_maps(output, self.map_names)[:, 0]  # (B, h, w)

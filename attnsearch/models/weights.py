@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -50,7 +51,7 @@ def load_file(path: str | Path) -> dict[str, Tensor]:
         ConfigError: the file is missing, broken, holds no state, or is a pickle that would run code.
     """
     file = _existing_file(path)
-    state = _load_safetensors(file)[0] if _is_safetensors(file) else _load_pickle(file)
+    state = _load_safetensors(file)[0] if _is_safetensors(file) else _state_in(_load_pickle(file), file)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -194,10 +195,10 @@ def _load_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ConfigError(f"weights file {file} is not a readable safetensors file: {error}") from error
 
 
-def _load_pickle(file: Path) -> dict[str, Tensor]:
+def _load_pickle(file: Path) -> Any:
     try:
         check_declared_sizes(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ConfigError(
@@ -209,6 +210,14 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # unpickling damaged bytes raises nearly anything; all of it means the same here
         raise ConfigError(f"weights file {file} is broken; copy or download it again") from error
+
+
+def _state_in(loaded: Any, file: Path) -> dict[str, Tensor]:
+    """The state in what a torch file holds, which may be wrapped.
+
+    Raises:
+        ConfigError: there is none, or its tensors repeat smaller storages.
+    """
     for key in WRAPPER_KEYS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from attnsearch.config.experiment import TeacherSettings
+from attnsearch.data.tables import DataTables
 from attnsearch.device import Arithmetic
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.base import AttentionModel
@@ -31,23 +32,21 @@ class Teacher:
         return SoftTargets(logits, self.settings.temperature, self.settings.interpolation)
 
 
-def load_teacher(
-    settings: TeacherSettings, *, class_names: tuple[str, ...], val_hash: str, arithmetic: Arithmetic
-) -> Teacher:
+def load_teacher(settings: TeacherSettings, tables: DataTables, arithmetic: Arithmetic) -> Teacher:
     """Rebuilds the teacher from its checkpoint's own config, on the student's device.
 
     Args:
-        class_names, val_hash: of the student's data.
+        tables: of the student's data.
     Raises:
         ConfigError, DataError: as `read_teacher`; or its weights do not fit its config.
     """
-    checkpoint = read_teacher(settings, class_names=class_names, val_hash=val_hash)
+    checkpoint = read_teacher(settings, tables)
     model = restore_model(checkpoint).requires_grad_(False).eval()
     own = Arithmetic(arithmetic.device, arithmetic.precision, channels_last=model.channels_last)
     return Teacher(own.place_model(model), own, settings)
 
 
-def read_teacher(settings: TeacherSettings, *, class_names: tuple[str, ...], val_hash: str) -> ModelCheckpoint:
+def read_teacher(settings: TeacherSettings, tables: DataTables) -> ModelCheckpoint:
     """The teacher's checkpoint, which fits the student's data.
 
     Raises:
@@ -64,11 +63,11 @@ def read_teacher(settings: TeacherSettings, *, class_names: tuple[str, ...], val
         checkpoint = read_model_checkpoint(settings.checkpoint)
     except ConfigError as error:
         raise ConfigError(f"train.teacher.checkpoint: {error}") from error
-    check_class_names(class_names, checkpoint.class_names, f"the teacher {checkpoint.path}")
-    if checkpoint.val_hash != val_hash:
+    check_class_names(tables.class_names, checkpoint.class_names, f"the teacher {checkpoint.path}")
+    if checkpoint.val_hash != tables.val_hash:
         raise DataError(
             f"the teacher {checkpoint.path} was chosen on other validation images (hash "
-            f"{checkpoint.val_hash[:12] or 'none'}, here {val_hash[:12]}); use its data.val_share and "
+            f"{checkpoint.val_hash[:12] or 'none'}, here {tables.val_hash[:12]}); use its data.val_share and "
             "data.split_seed, or another teacher"
         )
     return checkpoint

@@ -17,7 +17,7 @@ from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.weights import STUDY_PREFIX, is_checkpoint
-from attnsearch.tasks.base import build_task
+from attnsearch.tasks.base import Task, build_task
 from attnsearch.training.distillation import load_teacher, read_teacher
 from attnsearch.training.loop import TrainingSetup
 from attnsearch.training.state import TrainingState
@@ -134,7 +134,24 @@ def build_run(trial: TrainingState) -> TrainingSetup:
     arithmetic.place_model(model)
     freeze_backbone(model, config.train.optimizer)
     optimizer = build_optimizer(model, config.train.optimizer)
-    data = trial.data.under(config.data)
+    train, val = _open_loaders(trial, task, model)
+    schedule = build_schedule(
+        config.train.schedule,
+        optimizer,
+        lr=config.train.optimizer.lr,
+        epochs=config.train.epochs,
+        updates_per_epoch=len(train),
+    )
+    teacher = None
+    if config.train.teacher is not None:
+        teacher = load_teacher(config.train.teacher, tables, arithmetic)
+    return TrainingSetup(config, task, model, n_classes, arithmetic, optimizer, schedule, train, val, teacher)
+
+
+def _open_loaders(trial: TrainingState, task: Task, model: AttentionModel) -> tuple[BatchLoader, BatchLoader]:
+    """The batches of training and of validation."""
+    config, data = trial.config, trial.data.under(trial.config.data)
+    device = pick_device(config.runtime.device)
     train = BatchLoader(
         data,
         "train",
@@ -148,21 +165,9 @@ def build_run(trial: TrainingState) -> TrainingSetup:
         "val",
         batch_size=evaluation_batch_size(config.train.batch_size // trial.accumulation),
         device=device,
-        with_masks=model.needs_masks and tables.val.mask_paths is not None,
+        with_masks=model.needs_masks and data.tables.val.mask_paths is not None,
     )
-    schedule = build_schedule(
-        config.train.schedule,
-        optimizer,
-        lr=config.train.optimizer.lr,
-        epochs=config.train.epochs,
-        updates_per_epoch=len(train),
-    )
-    teacher = None
-    if config.train.teacher is not None:
-        teacher = load_teacher(
-            config.train.teacher, class_names=tables.class_names, val_hash=tables.val_hash, arithmetic=arithmetic
-        )
-    return TrainingSetup(config, task, model, n_classes, arithmetic, optimizer, schedule, train, val, teacher)
+    return train, val
 
 
 def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
@@ -174,7 +179,7 @@ def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
     """
     _check_masks(experiment, tables)
     if (teacher := experiment.train.teacher) is not None:
-        checkpoint = read_teacher(teacher, class_names=tables.class_names, val_hash=tables.val_hash)
+        checkpoint = read_teacher(teacher, tables)
         _check_same_generator(experiment.data, checkpoint.config.data, checkpoint.path)
     _check_warm_start(experiment, tables)
 

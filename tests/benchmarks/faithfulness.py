@@ -20,7 +20,7 @@ from torch import Tensor
 from attnsearch.data.augment import normalise
 from attnsearch.data.images import decode_resized
 from attnsearch.device import Arithmetic, pick_device
-from attnsearch.metrics.faithfulness import relevance_gain
+from attnsearch.metrics.faithfulness import relevance_gain_of
 from attnsearch.metrics.perturbation import (
     RemovalSettings,
     SaliencyCase,
@@ -133,7 +133,9 @@ def main() -> None:
             end="",
         )
         print(f"{float(error.mean()):.1e} on average, at most {float(error.max()):.1e}")
-        gain_s, _ = timed(lambda: relevance_gain(predict, images, saliency, target, n_steps=n_steps, batch_images=size))  # noqa: B023
+        settings = RemovalSettings(n_steps=n_steps, batch_images=size)
+        case = SaliencyCase.of_class(predict, images, saliency, target, settings)
+        gain_s, _ = timed(lambda: relevance_gain_of(case))  # noqa: B023
         all_s, _ = timed(lambda: complete_set(predict, images, saliency, target, n_steps, size))  # noqa: B023
         print(
             f"  relevance gain {gain_s / seconds:.2f}, the complete set {all_s / seconds:.2f} times "

@@ -103,6 +103,11 @@ def test_one_name_in_place_of_a_list_of_metrics_is_refused(model: TrainedModel, 
 def test_no_image_and_a_missing_image_are_refused(model: TrainedModel) -> None:
     with pytest.raises(UsageError, match="at least one"):
         model.explain([])
+    for nothing in (None, [None], 7):
+        with pytest.raises(
+            UsageError, match=r"an image must be a path, a PIL image or an \(H, W, 3\) uint8 RGB array, got"
+        ):
+            model.explain(nothing)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"nowhere\.jpg"):
         model.explain("nowhere.jpg")
 

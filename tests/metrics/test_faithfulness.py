@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.metrics.faithfulness import (
-    average_drop,
     correlation,
-    deletion_curve,
     deletion_gain_of,
-    insertion_curve,
-    relevance_gain,
+    relevance_gain_of,
+    soft_masking,
     step_saliency,
 )
 from attnsearch.metrics.perturbation import (
@@ -31,7 +30,7 @@ from attnsearch.metrics.perturbation import (
     removal_ranks,
     removed_counts,
 )
-from attnsearch.metrics.road import impute, road
+from attnsearch.metrics.road import impute, road_of
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "brnpa_dauc_iauc.npz", allow_pickle=False)
 WEIGHTS = torch.arange(1.0, 17.0).view(1, 4, 4) / 136  # of the cells, as in an additive model
@@ -56,6 +55,12 @@ def planted(power: float = 1.0) -> Callable[[Tensor], Tensor]:
     return predict
 
 
+def case_of(
+    predict: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, target: Tensor, **settings: Any
+) -> SaliencyCase:
+    return SaliencyCase.of_class(predict, images, saliency, target, RemovalSettings(**settings))
+
+
 ONES, FIRST = torch.ones(1, 3, 4, 4), torch.zeros(1, dtype=torch.long)
 
 
@@ -64,8 +69,8 @@ def test_br_npa_protocol_gives_its_authors_areas(suffix: str) -> None:
     image, saliency = golden(f"image{suffix}")[None], golden(f"saliency{suffix}")[None]
     target = golden(f"pred_class{suffix}").long().view(1)
     n_steps = len(golden(f"del_scores{suffix}"))
-    deletion = deletion_curve(golden_model, image, saliency, target, n_steps=n_steps)
-    insertion = insertion_curve(golden_model, image, saliency, target, n_steps=n_steps, fill=box_blur(image))
+    deletion = case_of(golden_model, image, saliency, target, n_steps=n_steps).curve("deletion")
+    insertion = case_of(golden_model, image, saliency, target, n_steps=n_steps, fill=box_blur(image)).curve("insertion")
     torch.testing.assert_close(deletion[0, 1:], golden(f"del_scores{suffix}").float(), atol=1e-5, rtol=0)
     torch.testing.assert_close(insertion[0, 1:], golden(f"add_scores{suffix}").float(), atol=1e-5, rtol=0)
     fractions = curve_fractions(saliency, n_steps)
@@ -78,8 +83,8 @@ def test_the_newer_protocol_gives_its_areas_and_correlations() -> None:
     target = golden("pred_class").long().view(1)
     n_steps = len(golden("new_step_saliency"))
     blurred = box_blur(image, max(image.shape[2] // 5, 9) // 2 * 2 + 1)
-    deletion = deletion_curve(golden_model, image, saliency, target, n_steps=n_steps)
-    insertion = insertion_curve(golden_model, image, saliency, target, n_steps=n_steps, fill=blurred)
+    deletion = case_of(golden_model, image, saliency, target, n_steps=n_steps).curve("deletion")
+    insertion = case_of(golden_model, image, saliency, target, n_steps=n_steps, fill=blurred).curve("insertion")
     torch.testing.assert_close(deletion[0], golden("new_del_scores").float(), atol=1e-5, rtol=0)
     torch.testing.assert_close(insertion[0], golden("new_ins_scores").float(), atol=1e-5, rtol=0)
     steps = step_saliency(saliency.float(), removal_ranks(saliency), n_steps)
@@ -107,8 +112,8 @@ def test_the_most_salient_cell_goes_first_and_ties_go_by_position() -> None:
 )
 def test_areas_of_an_additive_model(n_steps: int, dauc: float, iauc: float) -> None:
     fractions = curve_fractions(WEIGHTS, n_steps)
-    deletion = deletion_curve(planted(), ONES, WEIGHTS, FIRST, n_steps=n_steps)
-    insertion = insertion_curve(planted(), ONES, WEIGHTS, FIRST, n_steps=n_steps)
+    deletion = case_of(planted(), ONES, WEIGHTS, FIRST, n_steps=n_steps).curve("deletion")
+    insertion = case_of(planted(), ONES, WEIGHTS, FIRST, n_steps=n_steps).curve("insertion")
     assert float(area(deletion, fractions)) == pytest.approx(dauc, abs=1e-5)
     assert float(area(insertion, fractions)) == pytest.approx(iauc, abs=1e-5)
     if n_steps == 16:
@@ -120,28 +125,27 @@ def test_areas_of_an_additive_model(n_steps: int, dauc: float, iauc: float) -> N
 )
 def test_symmetric_gain_compares_models_where_raw_areas_do_not(power: float, most: float, least: float) -> None:
     fractions = curve_fractions(WEIGHTS, 16)
-    deletion = deletion_curve(planted(power), ONES, WEIGHTS, FIRST, n_steps=16)
-    reverse = deletion_curve(planted(power), ONES, -WEIGHTS, FIRST, n_steps=16)
+    deletion = case_of(planted(power), ONES, WEIGHTS, FIRST, n_steps=16).curve("deletion")
+    reverse = case_of(planted(power), ONES, -WEIGHTS, FIRST, n_steps=16).curve("deletion")
     assert float(area(deletion, fractions)) == pytest.approx(most, abs=1e-4)
     assert float(area(reverse, fractions)) == pytest.approx(least, abs=1e-4)
-    gain = relevance_gain(planted(power), ONES, WEIGHTS, FIRST, n_steps=16)
+    gain = relevance_gain_of(case_of(planted(power), ONES, WEIGHTS, FIRST, n_steps=16))
     assert float(gain) == pytest.approx(least - most, abs=2e-4)
-    upside_down = relevance_gain(planted(power), ONES, -WEIGHTS, FIRST, n_steps=16)
+    upside_down = relevance_gain_of(case_of(planted(power), ONES, -WEIGHTS, FIRST, n_steps=16))
     assert float(upside_down) == pytest.approx(most - least, abs=2e-4)
 
 
 def test_random_orders_gain_nothing_on_average() -> None:
     n_images = 400
     images, maps = ONES.expand(n_images, 3, 4, 4), WEIGHTS.expand(n_images, 4, 4)
-    settings = RemovalSettings(n_steps=16)
-    case = SaliencyCase.of_class(planted(), images, maps, FIRST.expand(n_images), settings)
+    case = case_of(planted(), images, maps, FIRST.expand(n_images), n_steps=16)
     assert float(case.area("random_deletion").mean()) == pytest.approx(0.5, abs=0.01)
     assert float(deletion_gain_of(case).mean()) == pytest.approx(0.5 - 0.34375, abs=0.01)
 
 
 def test_values_count_in_correlations_and_only_order_in_areas() -> None:
     for saliency, expected in ((WEIGHTS, 1.0), (WEIGHTS**4, 0.875034)):
-        curve = deletion_curve(planted(), ONES, saliency, FIRST, n_steps=16)
+        curve = case_of(planted(), ONES, saliency, FIRST, n_steps=16).curve("deletion")
         steps = step_saliency(saliency, removal_ranks(saliency), 16)
         assert float(area(curve, curve_fractions(saliency, 16))) == pytest.approx(0.34375, abs=1e-5)
         assert float(correlation(-curve.diff(dim=1), steps)) == pytest.approx(expected, abs=1e-4)
@@ -149,30 +153,29 @@ def test_values_count_in_correlations_and_only_order_in_areas() -> None:
 
 def test_flat_maps_are_undefined_where_order_counts() -> None:
     flat = torch.full((1, 4, 4), 0.3)
-    assert torch.isnan(deletion_curve(planted(), ONES, flat, FIRST, n_steps=4)).all()
-    assert torch.isnan(insertion_curve(planted(), ONES, flat, FIRST, n_steps=4)).all()
-    assert math.isnan(float(relevance_gain(planted(), ONES, flat, FIRST, n_steps=4)))
+    assert torch.isnan(case_of(planted(), ONES, flat, FIRST, n_steps=4).curve("deletion")).all()
+    assert torch.isnan(case_of(planted(), ONES, flat, FIRST, n_steps=4).curve("insertion")).all()
+    assert math.isnan(float(relevance_gain_of(case_of(planted(), ONES, flat, FIRST, n_steps=4))))
     steps = step_saliency(flat, removal_ranks(flat), 4)
     assert math.isnan(float(correlation(torch.rand(1, 4), steps)))
-    assert all(math.isnan(float(value)) for value in vars(average_drop(planted(), ONES, flat, FIRST)).values())
-    seeds = torch.zeros(1, dtype=torch.long)
-    assert math.isnan(float(road(planted(), ONES, flat, FIRST, seeds=seeds)))
+    assert all(math.isnan(float(value)) for value in vars(soft_masking(case_of(planted(), ONES, flat, FIRST))).values())
+    assert math.isnan(float(road_of(case_of(planted(), ONES, flat, FIRST))))
 
 
 def test_a_fill_that_removes_nothing_leaves_the_gain_undefined() -> None:
-    assert math.isnan(float(relevance_gain(planted(), ONES, WEIGHTS, FIRST, n_steps=4, fill=ONES)))
+    assert math.isnan(float(relevance_gain_of(case_of(planted(), ONES, WEIGHTS, FIRST, n_steps=4, fill=ONES))))
 
 
 def test_nan_in_a_map_is_refused() -> None:
     broken = WEIGHTS.clone()
     broken[0, 1, 1] = math.nan
     with pytest.raises(ValueError, match="saliency has NaN"):
-        deletion_curve(planted(), ONES, broken, FIRST, n_steps=4)
+        case_of(planted(), ONES, broken, FIRST, n_steps=4).curve("deletion")
 
 
 def test_a_map_larger_than_its_image_is_refused() -> None:
     with pytest.raises(ValueError, match="5 x 4 cells is larger than its image of 4 x 4 pixels"):
-        deletion_curve(planted(), ONES, torch.rand(1, 5, 4), FIRST, n_steps=4)
+        case_of(planted(), ONES, torch.rand(1, 5, 4), FIRST, n_steps=4).curve("deletion")
 
 
 @pytest.mark.parametrize(("n_cells", "n_steps"), [(16, 16), (17, 5), (49, 100), (9, 4), (3136, 196)])
@@ -190,26 +193,24 @@ def test_scores_do_not_depend_on_company_batch_or_scale(map_hw: tuple[int, int])
     images = torch.rand(3, 3, 32, 32, generator=generator)
     saliency = torch.rand(3, *map_hw, generator=generator)
     target = golden_model(images).argmax(dim=1)
-    whole = deletion_curve(golden_model, images, saliency, target, n_steps=6, fill="blur")
+    whole = case_of(golden_model, images, saliency, target, n_steps=6, fill="blur").curve("deletion")
+    settings = {"n_steps": 6, "fill": "blur", "batch_images": 2}
     alone = [
-        deletion_curve(
-            golden_model, images[i : i + 1], 7 * saliency[i : i + 1] + 3, target[i : i + 1],
-            n_steps=6, fill="blur", batch_images=2,
-        )
+        case_of(golden_model, images[[i]], 7 * saliency[[i]] + 3, target[[i]], **settings).curve("deletion")
         for i in range(3)
-    ]  # fmt: skip
+    ]
     torch.testing.assert_close(whole, torch.cat(alone), atol=1e-6, rtol=0)
-    mirrored = deletion_curve(
+    mirrored = case_of(
         lambda shown: golden_model(shown.flip(3)), images.flip(3), saliency.flip(2), target, n_steps=6, fill="blur"
-    )
+    ).curve("deletion")
     torch.testing.assert_close(whole, mirrored, atol=1e-5, rtol=0)
 
 
 def test_insertion_is_deletion_read_backwards() -> None:
     images, saliency = torch.rand(2, 3, 32, 32), torch.rand(2, 5, 5)
     target = torch.zeros(2, dtype=torch.long)
-    insertion = insertion_curve(golden_model, images, saliency, target, n_steps=25)
-    least_first = deletion_curve(golden_model, images, -saliency, target, n_steps=25)
+    insertion = case_of(golden_model, images, saliency, target, n_steps=25).curve("insertion")
+    least_first = case_of(golden_model, images, -saliency, target, n_steps=25).curve("deletion")
     torch.testing.assert_close(insertion, least_first.flip(1), atol=1e-6, rtol=0)
 
 
@@ -220,7 +221,7 @@ def test_shared_ends_are_asked_once() -> None:
         asked.append(len(images))
         return planted()(images)
 
-    relevance_gain(count, ONES, WEIGHTS, FIRST, n_steps=16)
+    relevance_gain_of(case_of(count, ONES, WEIGHTS, FIRST, n_steps=16))
     assert sum(asked) == 2 + 2 * 15
 
 
@@ -233,12 +234,12 @@ def test_the_model_never_sees_more_images_at_once_than_the_setting_allows(n_imag
         return golden_model(images)
 
     images, saliency = torch.rand(n_images, 3, 32, 32), torch.rand(n_images, 4, 4)
-    target, seeds = torch.zeros(n_images, dtype=torch.long), torch.arange(n_images)
+    target = torch.zeros(n_images, dtype=torch.long)
     for fill in ("mean", "blur"):
-        deletion_curve(count, images, saliency, target, n_steps=16, fill=fill, batch_images=4)
-    relevance_gain(count, images, saliency, target, n_steps=16, batch_images=4)
-    average_drop(count, images, saliency, target, batch_images=4)
-    road(count, images, saliency, target, seeds=seeds, batch_images=4)
+        case_of(count, images, saliency, target, n_steps=16, fill=fill, batch_images=4).curve("deletion")
+    relevance_gain_of(case_of(count, images, saliency, target, n_steps=16, batch_images=4))
+    soft_masking(case_of(count, images, saliency, target, batch_images=4))
+    road_of(case_of(count, images, saliency, target, batch_images=4))
     assert max(asked) <= 4
 
 
@@ -252,7 +253,7 @@ def test_average_drop_of_a_known_model() -> None:
         return torch.stack([kept, 1 - kept], dim=1)
 
     kept = float((masks * WEIGHTS).sum())
-    found = average_drop(predict, ONES, half, FIRST)
+    found = soft_masking(case_of(predict, ONES, half, FIRST))
     assert float(found.drop) == pytest.approx(1 - kept, abs=1e-6)
     assert float(found.deletion_drop) == pytest.approx(kept, abs=1e-6)
     assert float(found.increase) == 0.0
@@ -285,7 +286,7 @@ def test_imputation_continues_a_plane_and_hides_the_outline() -> None:
 
 
 def test_road_of_a_map_of_one_cell_is_undefined() -> None:
-    assert math.isnan(float(road(planted(), ONES, torch.ones(1, 1, 1), FIRST, seeds=torch.tensor([1]))))
+    assert math.isnan(float(road_of(case_of(planted(), ONES, torch.ones(1, 1, 1), FIRST))))
 
 
 def test_road_prefers_the_faithful_map() -> None:
@@ -296,8 +297,7 @@ def test_road_prefers_the_faithful_map() -> None:
         score = shown[:, 0, 3, 3].clamp(0, 5) / 5
         return torch.stack([score, 1 - score], dim=1)
 
-    seeds = torch.zeros(1, dtype=torch.long)
-    faithful = float(road(predict, images, WEIGHTS, FIRST, seeds=seeds))
-    wrong = float(road(predict, images, -WEIGHTS, FIRST, seeds=seeds))
+    faithful = float(road_of(case_of(predict, images, WEIGHTS, FIRST)))
+    wrong = float(road_of(case_of(predict, images, -WEIGHTS, FIRST)))
     assert faithful == pytest.approx(0.5, abs=0.05)
     assert wrong == pytest.approx(-faithful, abs=1e-6)

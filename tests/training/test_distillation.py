@@ -50,13 +50,7 @@ def checkpoint(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> st
 
 
 def load(checkpoint: str, data: DataSource, **settings: Any) -> Teacher:
-    tables = data.tables
-    return load_teacher(
-        TeacherSettings(checkpoint=checkpoint, **settings),
-        class_names=tables.class_names,
-        val_hash=tables.val_hash,
-        arithmetic=CPU,
-    )
+    return load_teacher(TeacherSettings(checkpoint=checkpoint, **settings), data.tables, CPU)
 
 
 def test_the_teacher_gives_its_logits_with_its_settings(checkpoint: str, data: DataSource) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.model import BackboneSettings, CnnSettings
 from attnsearch.errors import ConfigError
+from attnsearch.models.backbones import check_known, create_body
 from attnsearch.models.backbones.resnet import build_resnet
 from attnsearch.models.weights import load_backbone
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
@@ -75,15 +74,13 @@ def build_any_backbone(cfg: BackboneSettings) -> nn.Module:
     """
     if timm.is_model(cfg.backbone) and is_model_in_modules(cfg.backbone, ["resnet"]):
         return build_resnet(CnnSettings(backbone=cfg.backbone, width=cfg.width, weights=cfg.weights))
-    _check(cfg)
-    options = next((kwargs for module, kwargs in _ANY_SIZE.items() if _is_in(cfg.backbone, module)), {})
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # timm renames old models and warns
-            body: Any = timm.create_model(cfg.backbone, pretrained=False, num_classes=0, **options)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"model.backbone {cfg.backbone!r} cannot be built: {reason}") from error
+    check_known(cfg.backbone, examples=["resnet50"])
+    if cfg.width != 1.0:
+        raise ConfigError(
+            f"model.width {cfg.width:g} does not fit {cfg.backbone!r}: only ResNets change their width; set it to 1"
+        )
+    options = next((kwargs for module, kwargs in _ANY_SIZE.items() if is_model_in_modules(cfg.backbone, [module])), {})
+    body = create_body(cfg.backbone, **options)
     if "strict_img_size" in options:
         body.patch_embed.dynamic_img_pad = True  # its constructor does not pass this option
     load_backbone(body, cfg.weights, cfg.backbone)
@@ -118,22 +115,6 @@ def build_backbone(cfg: BackboneSettings) -> FeatureBackbone:
         ConfigError: timm does not know the backbone, cannot change its width, or its weights cannot be loaded.
     """
     return FeatureBackbone(cfg)
-
-
-def _check(cfg: BackboneSettings) -> None:
-    if not timm.is_model(cfg.backbone):
-        near = difflib.get_close_matches(cfg.backbone, timm.list_models(), n=3) or ["resnet50"]
-        raise ConfigError(
-            f"model.backbone {cfg.backbone!r} is unknown to timm {timm.__version__}, try {' or '.join(near)}"
-        )
-    if cfg.width != 1.0:
-        raise ConfigError(
-            f"model.width {cfg.width:g} does not fit {cfg.backbone!r}: only ResNets change their width; set it to 1"
-        )
-
-
-def _is_in(backbone: str, module: str) -> bool:
-    return bool(is_model_in_modules(backbone, [module]))
 
 
 @dataclass(frozen=True)

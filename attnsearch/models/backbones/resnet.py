@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import warnings
 from typing import Any, cast
 
-import timm
 import torch
 from timm.models import is_model_in_modules
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -14,6 +11,7 @@ from torch import nn
 
 from attnsearch.config.model import ResNetSettings
 from attnsearch.errors import ConfigError
+from attnsearch.models.backbones import check_known, create_body
 from attnsearch.models.weights import load_backbone
 
 CHANNEL_STEP = 8  # widths are rounded to it: tensor cores and channels-last kernels want multiples of 8
@@ -54,9 +52,7 @@ def pad_circularly(module: nn.Module) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(module="resnet"), n=3) or ["resnet18", "resnet50"]
-        raise ConfigError(f"model.backbone {name!r} is unknown to timm {timm.__version__}, try {' or '.join(near)}")
+    check_known(name, modules=["resnet"], examples=["resnet18", "resnet50"])
     if not is_model_in_modules(name, ["resnet"]):
         raise ConfigError(
             f"model.backbone {name!r} is not ResNet-like, use one of the resnet, resnext, wide_resnet, seresnet, "
@@ -65,26 +61,14 @@ def _check_name(name: str) -> None:
 
 
 def _create(name: str, width: float) -> ResNet:
-    try:
-        if width == 1.0:
-            return _create_body(name)
-        with torch.device("meta"):  # only its channels are needed
-            channels = _scaled_channels(_create_body(name), width)
-        scaled = _create_body(name, **channels)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"model.backbone {name!r} with model.width {width:g} cannot be built: {reason}") from error
+    if width == 1.0:
+        return cast(ResNet, create_body(name, global_pool=""))
+    with torch.device("meta"):  # only its channels are needed
+        channels = _scaled_channels(create_body(name, global_pool=""), width)
+    scaled: ResNet = create_body(name, width=width, global_pool="", **channels)
     if scaled.num_features != channels["channels"][-1] * _expansion(scaled):
         raise ConfigError(f"model.width {width:g} does not fit {name!r}, whose channels are fixed; set model.width=1")
     return scaled
-
-
-def _create_body(name: str, **channels: Any) -> ResNet:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # timm renames old models such as tv_resnet50
-        body = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **channels)
-    assert isinstance(body, ResNet)
-    return body
 
 
 def _scaled_channels(body: ResNet, width: float) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
-import warnings
 from typing import Any, cast
 
-import timm
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import is_model_in_modules
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.model import DcalSettings
 from attnsearch.errors import ConfigError
+from attnsearch.models.backbones import check_known, create_body
 from attnsearch.models.weights import load_backbone
 
 MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit")
@@ -40,7 +38,7 @@ def build_vit(cfg: DcalSettings) -> VisionTransformer:
     """
     _check_name(cfg.backbone)
     with torch.device("meta"):  # only its sizes are needed
-        original = _create(cfg.backbone)
+        original = _create(cfg)
     _check_is_plain(original, cfg.backbone)
     stride = int(original.patch_embed.feat_ratio())
     sizes: dict[str, Any] = {"drop_path_rate": cfg.drop_path}
@@ -53,7 +51,7 @@ def build_vit(cfg: DcalSettings) -> VisionTransformer:
         grid = cfg.position_grid
         rows, columns = (grid, grid) if isinstance(grid, int) else grid
         sizes["img_size"] = (rows * stride, columns * stride)
-    body = _create(cfg.backbone, **sizes)
+    body = _create(cfg, **sizes)
     if cfg.stem == "conv":
         body.patch_embed = ConvStem(body.embed_dim, stride=stride, grid_size=body.patch_embed.grid_size)
     load_backbone(body, cfg.weights, cfg.backbone)  # resamples the position embedding, as timm does
@@ -110,22 +108,14 @@ class ConvStem(nn.Module):
 
 
 def _check_name(name: str) -> None:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(module=list(MODULES)), n=3) or [EXAMPLE]
-        raise ConfigError(f"model.backbone {name!r} is unknown to timm {timm.__version__}, try {' or '.join(near)}")
+    check_known(name, modules=MODULES, examples=[EXAMPLE])
     if not is_model_in_modules(name, list(MODULES)):
         raise ConfigError(f"model.backbone {name!r} is not a ViT, use a vit or deit model of timm such as {EXAMPLE}")
 
 
-def _create(name: str, **sizes: Any) -> VisionTransformer:
-    options = {"num_classes": 0, "dynamic_img_size": True, "dynamic_img_pad": True, **sizes}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # timm renames old models and warns
-            return cast(VisionTransformer, timm.create_model(name, pretrained=False, **options))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"model.backbone {name!r} cannot be built: {reason}; use {EXAMPLE}") from error
+def _create(cfg: DcalSettings, **sizes: Any) -> VisionTransformer:
+    options = {"dynamic_img_size": True, "dynamic_img_pad": True, **sizes}
+    return cast(VisionTransformer, create_body(cfg.backbone, width=cfg.width, **options))
 
 
 def _check_is_plain(body: VisionTransformer, name: str) -> None:
