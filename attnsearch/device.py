@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Precision = Literal["bf16", "fp32"]
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-"""The variable that says which GPUs a process sees: numbers, UUIDs or names of MIG instances; empty: none."""
+"""The variable that names the GPUs a process sees: numbers, UUIDs or names of MIG instances; empty: none."""
 ASSIGNED_GPU = "ATTNSEARCH_ASSIGNED_GPU"
 """The variable that tells a worker that its supervisor has made one GPU visible to it."""
 
@@ -56,9 +56,8 @@ def pick_device(setting: str) -> torch.device:
 
 def pick_precision(setting: str, device: torch.device) -> Precision:
     """The arithmetic of `train.precision`: `auto` is bf16 where the hardware has it, the processor included."""
-    if setting == "auto":
-        return "bf16" if _has_bf16(device) else "fp32"
-    return "bf16" if setting == "bf16" else "fp32"
+    is_bf16 = _has_bf16(device) if setting == "auto" else setting == "bf16"
+    return "bf16" if is_bf16 else "fp32"
 
 
 def set_threads(n_threads: int | None) -> int:
@@ -207,7 +206,7 @@ _PERHAPS_NO_MEMORY = re.compile(
     r"|unable to find (a valid cudnn algorithm|an engine)",
     re.IGNORECASE,
 )
-_DEVICE_FAULT = re.compile(
+_DEVICE_ERROR = re.compile(
     r"\b(cuda|cudnn|cublas|cusolver|cufft|cusparse|nccl|nvrtc|nvml|hip) (unknown |internal |driver |runtime )*error"
     r"|\b(cudnn|cublas|cusolver|cufft|cusparse)_status_|\bncclsystemerror|\bncclinternalerror|\becc\b"
     r"|device-side assert|no kernel image|illegal memory access|unspecified launch failure"
@@ -217,7 +216,7 @@ _DEVICE_FAULT = re.compile(
 #: Less than this free on the device: a library that asks for its workspace does not get it.
 _SHORT_BYTES = 2**30
 #: Fraction of the device in the hands of others above which they, not the setting, are why memory ran out.
-_OTHERS_SHARE = 0.25
+_OTHERS_FRACTION = 0.25
 _GB = 1e9
 
 
@@ -230,10 +229,10 @@ def device_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = classify_device_error(error)
-        if known is None:
+        device_error = classify_device_error(error)
+        if device_error is None:
             raise
-        raise known from error
+        raise device_error from error
 
 
 def classify_device_error(error: BaseException) -> AttnSearchError | None:
@@ -254,8 +253,9 @@ def classify_device_error(error: BaseException) -> AttnSearchError | None:
         return _blame_memory(text)
     if _PERHAPS_NO_MEMORY.search(str(error)) and _is_short():
         return _blame_memory(text)
-    is_fault = isinstance(error, getattr(torch, "AcceleratorError", ())) or _DEVICE_FAULT.search(str(error))
-    return DeviceError(f"the device failed: {text}; check it with nvidia-smi and dmesg") if is_fault else None
+    if isinstance(error, getattr(torch, "AcceleratorError", ())) or _DEVICE_ERROR.search(str(error)):
+        return DeviceError(f"the device failed: {text}; check it with nvidia-smi and dmesg")
+    return None
 
 
 _STATUS = Path("/proc/self/status")
@@ -333,7 +333,7 @@ def _is_short() -> bool:
 def _blame_memory(text: str) -> AttnSearchError:
     """Why memory ran out: because of the setting, or of other processes on the GPU."""
     memory = _device_memory()
-    if memory is None or memory.others <= _OTHERS_SHARE * memory.total:
+    if memory is None or memory.others <= _OTHERS_FRACTION * memory.total:
         return OutOfMemory(text)
     return DeviceError(
         f"other processes hold {memory.others / _GB:.1f} of the {memory.total / _GB:.1f} GB of the GPU ({text}); "

@@ -12,7 +12,7 @@
     │   ├── DeviceError          a GPU that failed, or that others fill
     │   ├── TransientStoreError  (a StoreError too) an I/O or database error that may pass
     │   │   └── ConnectionLost
-    │   └── UnexpectedError      any exception that nobody foresaw
+    │   └── UnexpectedError      any other exception
     └── TrialError         this setting is bad, the study continues with others
         ├── NonFiniteLoss
         └── OutOfMemory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -11,7 +10,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
@@ -33,7 +32,7 @@ T = TypeVar("T")
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
 
 
-@contextlib.contextmanager
+@contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns an `OSError` of the block into a `StoreError` that names `path` and says what to do."""
     try:
@@ -119,7 +118,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
+@contextmanager
 def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
     """Holds the lock file `path` during the block; the system releases it when the process dies.
 
@@ -141,7 +140,7 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
         lock.release()
 
 
-@contextlib.contextmanager
+@contextmanager
 def atomic_path(path: Path, *, check: Check | None = None) -> Iterator[Path]:
     """A temporary path beside `path`: renamed to it after the block, removed if the block or the rename fails.
 
@@ -163,7 +162,7 @@ def atomic_path(path: Path, *, check: Check | None = None) -> Iterator[Path]:
         raise
 
 
-@contextlib.contextmanager
+@contextmanager
 def _hidden_full_disk(path: Path) -> Iterator[None]:
     """torch and safetensors report a full disk as an error of their own, without its errno."""
     try:
@@ -181,13 +180,13 @@ def rename(temporary: Path, path: Path, *, check: Check | None = None) -> None:
     if check is not None:
         check()
     with disk_errors(path):
-        os.replace(temporary, path)  # noqa: PTH105 (one name for tests to break)
+        os.replace(temporary, path)  # noqa: PTH105 (tests replace it)
         _sync_folder(path.parent)
 
 
 def discard(temporary: Path) -> None:
     """Removes what is left of a failed write; a second failure must not hide the first one."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         temporary.unlink()
 
 
@@ -234,8 +233,8 @@ def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_
 def remove_stale(paths: Iterable[Path], *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
     """Removes those of the paths that are temporary files of no running process, as `remove_stale_temporaries`."""
     oldest = time.time() - older_than_s
-    found = [path for path in paths if is_temporary(path)]
-    stale = [path for path in found if _written(path) <= oldest or not is_running(writer_of(path))]
+    temporary = [path for path in paths if is_temporary(path)]
+    stale = [path for path in temporary if _written(path) <= oldest or not is_running(writer_of(path))]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
@@ -268,7 +267,7 @@ def sync(file: IO[bytes]) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Makes a rename survive a power cut; some network file systems cannot, and the rename stands all the same."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -278,7 +277,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, which takes its name when the block ends and vanishes when the block fails.
+    """A hidden folder beside the target: renamed to it when the block ends, removed when the block fails.
 
     Raises:
         DataError: the target exists and is not an empty folder.
@@ -331,10 +330,10 @@ class FileCache(Generic[T]):
     def get(self, key: Hashable, stamp: Hashable, make: Callable[[], T]) -> T:
         """The value of `key`, from memory if it was made under the same stamp."""
         with self._lock:
-            known = self._values.get(key)
-            if known is not None and known[0] == stamp:
+            entry = self._values.get(key)
+            if entry is not None and entry[0] == stamp:
                 self._values.move_to_end(key)
-                return known[1]
+                return entry[1]
         value = make()  # outside the lock: a slow file must not hold up the others
         with self._lock:
             self._values[key] = (stamp, value)
@@ -358,7 +357,7 @@ def settled_stamp(*paths: Path) -> Hashable:
 
 def _stamp(path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return (0, 0, 0)
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)

@@ -34,12 +34,12 @@ def register(kind: str, name: str, part: Any) -> None:
     Raises:
         ConfigError: another part has this name.
     """
-    known = _parts.setdefault(kind, {})
-    if name in known and origin(known[name]) != origin(part):
+    parts = _parts.setdefault(kind, {})
+    if name in parts and origin(parts[name]) != origin(part):
         raise ConfigError(
-            f"{kind} {name!r} is {origin(known[name])}, so {origin(part)} needs another name; names are taken once"
+            f"{kind} {name!r} is {origin(parts[name])}, so {origin(part)} needs another name; names are taken once"
         )
-    known[name] = part
+    parts[name] = part
 
 
 def find(kind: str, name: str) -> Any:
@@ -112,18 +112,18 @@ def of_main() -> list[str]:
 
 
 def origin(part: Any) -> str:
-    """Where a part is defined, as `module:name`; a part may say it itself by an attribute `origin`."""
+    """Where a part is defined, as `module:name`; a part may state it in an attribute `origin`."""
     if isinstance(part, str):
         return part
-    said = getattr(part, "origin", None)
-    if isinstance(said, str):
-        return said
+    stated = getattr(part, "origin", None)
+    if isinstance(stated, str):
+        return stated
     definition = part if hasattr(part, "__qualname__") else type(part)
     return f"{definition.__module__}:{definition.__qualname__}"
 
 
 def _load_installed() -> None:
-    """Imports the entry points of installed packages, once; one that fails is a warning, as nobody named it."""
+    """Imports the entry points of installed packages, once; one that fails is a warning, since no user named it."""
     if GROUP in _loaded:
         return
     _loaded.add(GROUP)

@@ -1,4 +1,4 @@
-"""A bar on stderr for work that takes more than a moment."""
+"""A progress bar on stderr."""
 
 from __future__ import annotations
 

@@ -81,7 +81,9 @@ class GroundTruth:
 
     def take(self, rows: slice | Tensor) -> GroundTruth:
         """That of some images."""
-        masks, boxes, points = (None if one is None else one[rows] for one in (self.masks, self.boxes, self.points))
+        masks, boxes, points = (
+            None if regions is None else regions[rows] for regions in (self.masks, self.boxes, self.points)
+        )
         return GroundTruth(masks, boxes, points, self.size_hw)
 
     @property
@@ -220,7 +222,7 @@ class TrialResult:
 
     Attributes:
         state: "complete", "pruned" or "failed".
-        best_epoch: the epoch whose weights were kept, from 1; 0 if none finished.
+        best_epoch: the epoch of the best checkpoint, from 1; 0 if none finished.
         metrics: `split/name` -> value of the best epoch.
         seconds: training time of all attempts.
         images_per_s: mean training throughput.

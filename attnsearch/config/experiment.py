@@ -18,7 +18,11 @@ MetricKey = Annotated[str, Field(pattern=METRIC_KEY)]
 
 
 def check_monitor(value: str) -> str:
-    """A monitor, which something must measure after each epoch."""
+    """The monitor, if it is measured after each epoch.
+
+    Raises:
+        ValueError: it is a score, which is measured of the best checkpoint alone.
+    """
     if is_score(value.partition("/")[2]):
         raise ValueError(
             f"monitor must be measured after each epoch, and {value!r} is measured of the best checkpoint alone; "

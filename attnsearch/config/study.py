@@ -44,7 +44,7 @@ class FloatParameter(Hyperparameter):
         _check_range(self.low, self.high, log=self.log, step=self.step, has_step=self.step is not None)
         return self
 
-    def ends(self) -> tuple[Scalar, ...]:
+    def limits(self) -> tuple[Scalar, ...]:
         return (self.low, self.high)
 
 
@@ -62,7 +62,7 @@ class IntParameter(Hyperparameter):
         _check_range(self.low, self.high, log=self.log, step=self.step, has_step=self.step != 1)
         return self
 
-    def ends(self) -> tuple[Scalar, ...]:
+    def limits(self) -> tuple[Scalar, ...]:
         return (self.low, self.high)
 
 
@@ -72,7 +72,7 @@ class ChoiceParameter(Hyperparameter):
     kind: Literal["choice"]
     choices: tuple[Scalar, ...] = Field(min_length=1, max_length=MAX_CHOICES, description="The values, up to 1,000.")
 
-    def ends(self) -> tuple[Scalar, ...]:
+    def limits(self) -> tuple[Scalar, ...]:
         return self.choices
 
 
@@ -204,7 +204,7 @@ class StudyConfig(Settings):
     time_limit_s: float | None = Field(
         None,
         gt=0,
-        description="This long after a start, running trials return to the queue; null has no limit.",
+        description="Seconds after a start at which running trials return to the queue; null has no limit.",
     )
     enqueue: tuple[Mapping[Key, Scalar], ...] = Field(
         (), description="Settings to try first; hyperparameters left out are sampled."

@@ -31,12 +31,12 @@ from attnsearch.errors import ConfigError, suggest
 
 T = TypeVar("T", bound=BaseModel)
 NONE: Mapping[Place, str] = MappingProxyType({})
-OF_ALL = ("missing", "union_tag_not_found", "value_error")
-"""Findings that hold only where every layer is known."""
+NEED_ALL_LAYERS = ("missing", "union_tag_not_found", "value_error")
+"""Problems that are certain only where every layer could be read."""
 MAX_LINES = 50
-"""Problems that are described; more than that have one cause."""
+"""Problems that are listed; more of them usually have one cause."""
 MAX_MEMBERS = 8
-"""At most as many findings has pydantic of one value: one for each member of a union."""
+"""Problems that pydantic reports of one value at most: one for each member of a union."""
 
 PATTERNS = {
     NAME: "may hold up to 100 letters A-Z, digits, '_', '-' and '.', and starts with none of '-' and '.'",
@@ -121,14 +121,14 @@ class Problems:
             known = {**known, **unknown_keys(model, layer)}
             details = error.errors(include_url=False)
             if not self.is_complete:
-                details = [detail for detail in details if detail["type"] not in OF_ALL]
+                details = [detail for detail in details if detail["type"] not in NEED_ALL_LAYERS]
             self.lines += [*known.values(), *_lines(details, layer, known)]
             return None
         self.lines += known.values()
         return settings
 
     def settled(self, settings: T | None) -> T:
-        """Ends the command if anything is wrong, else the settings.
+        """The settings, if no problem was collected.
 
         Raises:
             ConfigError: one line per problem.
@@ -153,7 +153,7 @@ def validate(model: type[T], layer: Layer) -> T:
 
 
 def _lines(details: Sequence[ErrorDetails], layer: Layer, known: Mapping[Place, str]) -> Iterator[str]:
-    """A line for each place that pydantic refuses, but for those whose problem is known."""
+    """A line for each place that pydantic refuses, apart from those whose problem is known."""
     at_place: dict[Place, list[ErrorDetails]] = defaultdict(list)
     for detail in details[: MAX_LINES * MAX_MEMBERS]:
         place = _place(detail, layer.values)

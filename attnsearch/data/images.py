@@ -41,7 +41,7 @@ _UPRIGHT_BY: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LYING = (5, 6, 7, 8)  # rows and columns change places
+_QUARTER_TURNS = (5, 6, 7, 8)  # rows and columns change places
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """What may be decoded, by content: the endings that are listed, and GIF, which published sets hold under others."""
 MAX_PIXELS = 64 * 10**6
@@ -120,11 +120,11 @@ def decode_mask(
 def _resized(
     image: Image.Image, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float
 ) -> tuple[NDArray[np.uint8], geometry.Size]:
-    """Turned after the resize, where it is cheap: a lying image is first resized to the turned size."""
+    """Turned after the resize, where it is cheap: after a quarter turn it is first resized to (W, H)."""
     width, height = image.size
     turn = image.getexif().get(_ORIENTATION, 1)
-    is_lying = turn in _LYING
-    if is_lying:
+    is_quarter_turn = turn in _QUARTER_TURNS
+    if is_quarter_turn:
         size_hw, aspect = size_hw[::-1], 1 / aspect
     # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice the target is kept so that the resize still filters.
     image.draft(None, (2 * size_hw[1], 2 * size_hw[0]))
@@ -138,9 +138,9 @@ def _resized(
     if turn in _UPRIGHT_BY:
         resized = resized.transpose(_UPRIGHT_BY[turn])
     if resize == "pad":
-        height_px, width_px = size_hw[::-1] if is_lying else size_hw
+        height_px, width_px = size_hw[::-1] if is_quarter_turn else size_hw
         resized = resized.crop((0, 0, width_px, height_px))  # black beyond the image
-    return np.asarray(resized, dtype=np.uint8), ((width, height) if is_lying else (height, width))
+    return np.asarray(resized, dtype=np.uint8), ((width, height) if is_quarter_turn else (height, width))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -148,7 +148,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class DataProblem:
-    """One problem of a data set; where it is no error, one can train, but a person should look."""
+    """One problem of a data set; without `is_error` it is a warning, which does not prevent training."""
 
     kind: ProblemKind
     where: str

@@ -84,7 +84,7 @@ def extreme_settings(space: Space) -> Iterator[tuple[str, Settings]]:
         (description, settings), the key of the hyperparameter last.
     """
     for key, parameter in space.items():
-        for value in parameter.ends():
+        for value in parameter.limits():
             yield f"{key} = {value!r}", {**_conditions(space, key), key: value}
 
 
@@ -170,7 +170,7 @@ def needed_cache_px(space: Space, limits: Iterable[tuple[str, ExperimentConfig]]
     sizes = [experiment.data.cached_hw for _, experiment in limits]
     if {"data.image_size_px", "data.crop_ratio"} <= set(space):
         size, ratio = space["data.image_size_px"], space["data.crop_ratio"]
-        side = int(max(map(_number, size.ends())) / min(map(_number, ratio.ends())))
+        side = int(max(map(_number, size.limits())) / min(map(_number, ratio.limits())))
         sizes.append((side, side))
     return as_setting((max(height for height, _ in sizes), max(width for _, width in sizes)))
 

@@ -91,7 +91,7 @@ def test_overrides_are_split_between_study_and_experiment(here: Path) -> None:
     )
     assert loaded.study.n_trials == 9
     assert loaded.experiment.train.epochs == 4
-    assert loaded.study.space["train.optimizer.lr"].ends() == (1e-4, 0.5)
+    assert loaded.study.space["train.optimizer.lr"].limits() == (1e-4, 0.5)
     assert loaded.experiment.name == "other"
 
 
@@ -277,6 +277,6 @@ def test_space_of_the_low_resolution_model_is_that_of_its_authors() -> None:
         "train.optimizer.momentum",
         "train.schedule.name",
     ]
-    assert space["train.optimizer.lr"].ends() == (1e-4, 1e-2)
-    assert space["train.batch_size"].ends() == (12, 130)
+    assert space["train.optimizer.lr"].limits() == (1e-4, 1e-2)
+    assert space["train.batch_size"].limits() == (12, 130)
     assert space["train.optimizer.momentum"].when == {"train.optimizer.name": ("sgd",)}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from attnsearch.config.data import SyntheticData
@@ -107,14 +108,18 @@ def draw_bird(
     canvas = Canvas(background(rng, cfg.picture_px))
     scatter_clutter(canvas, rng, cfg.picture_px)
     _place(canvas, bird, cfg.picture_px)
-    parts = dict(zip(PARTS, zip(_parts(code, bird, cfg.part_scale), marked, strict=True), strict=True))
+    parts, is_marked = _parts(code, bird, cfg.part_scale), dict(zip(PARTS, marked, strict=True))
+
+    def paint_part(name: str) -> None:
+        for polygon, colour in parts[name]:
+            canvas.paint(polygon, colour, is_part=is_marked[name])
+
     _draw_perch(canvas, rng)
-    _paint_part(canvas, *parts["tail"])
+    paint_part("tail")
     _draw_body(canvas, bird)
     _draw_wing(canvas, bird)
-    _paint_part(canvas, *parts["wing_bar"])
-    _paint_part(canvas, *parts["beak"])
-    _paint_part(canvas, *parts["eye_ring"])
+    for name in ("wing_bar", "beak", "eye_ring"):
+        paint_part(name)
     _draw_eye(canvas, bird)
     image, mask = canvas.finish()
     return light(image, rng), mask
@@ -158,11 +163,6 @@ def _place(canvas: Canvas, bird: Bird, side_px: int) -> None:
     canvas.matrix, canvas.origin = turn, margin - low + room * np.array(bird.spot)
 
 
-def _paint_part(canvas: Canvas, shapes: Shapes, is_marked: bool) -> None:
-    for polygon, colour in shapes:
-        canvas.paint(polygon, colour, is_part=is_marked)
-
-
 def _darker(colour: Colour, gain: float) -> Colour:
     red, green, blue = (min(255, round(value * gain)) for value in colour)
     return red, green, blue
@@ -173,12 +173,7 @@ def _stretched(points: tuple[tuple[float, float], ...], bird: Bird) -> Floats:
 
 
 def _headed(points: tuple[tuple[float, float], ...], bird: Bird) -> Floats:
-    return np.array(points) * (1.0, bird.plumpness) + bird.head
-
-
-def _at_head(point: tuple[float, float], bird: Bird) -> tuple[float, float]:
-    x, y = _headed((point,), bird)[0]
-    return float(x), float(y)
+    return _stretched(points, bird) + bird.head
 
 
 def _draw_perch(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -214,24 +209,27 @@ def _draw_wing(canvas: Canvas, bird: Bird) -> None:
 
 
 def _draw_eye(canvas: Canvas, bird: Bird) -> None:
-    x, y = _at_head(_EYE, bird)
+    ((x, y),) = _headed((_EYE,), bird)
     canvas.paint(ellipse((x, y), (0.026, 0.026)), _BLACK)
     canvas.paint(ellipse((x + 0.008, y - 0.009), (0.008, 0.008)), _WHITE)
 
 
-def _parts(code: Code, bird: Bird, part_scale: float) -> tuple[Shapes, Shapes, Shapes, Shapes]:
-    """The four parts of a code, scaled about where they are fixed to the bird."""
-    anchors = (_at_head(_BEAK_BASE, bird), _at_head(_EYE, bird), _WING_MIDDLE, _TAIL_BASE)
-    angles = (0.08, 0.0, -0.35, bird.tail_angle)
-    makers = (_beak, _eye_ring, _wing_bar, _tail)
-    beak, eye_ring, wing_bar, tail = (
-        [(_fixed(polygon, anchor, angle, part_scale), colour) for polygon, colour in make(variant)]
-        for make, variant, anchor, angle in zip(makers, code, anchors, angles, strict=True)
-    )
-    return beak, eye_ring, wing_bar, tail
+def _parts(code: Code, bird: Bird, part_scale: float) -> dict[str, Shapes]:
+    """The four parts of a code, each scaled and turned about the place where it is fixed to the bird."""
+    beak_base, eye = _headed((_BEAK_BASE, _EYE), bird)
+    fixtures: dict[str, tuple[Callable[[int], Shapes], ArrayLike, float]] = {
+        "beak": (_beak, beak_base, 0.08),
+        "eye_ring": (_eye_ring, eye, 0.0),
+        "wing_bar": (_wing_bar, _WING_MIDDLE, -0.35),
+        "tail": (_tail, _TAIL_BASE, bird.tail_angle),
+    }
+    return {
+        name: [(_fixed(polygon, anchor, angle, part_scale), colour) for polygon, colour in make(variant)]
+        for variant, (name, (make, anchor, angle)) in zip(code, fixtures.items(), strict=True)
+    }
 
 
-def _fixed(polygon: Floats, anchor: tuple[float, float], angle: float, scale: float) -> Floats:
+def _fixed(polygon: Floats, anchor: ArrayLike, angle: float, scale: float) -> Floats:
     cos, sin = math.cos(angle), math.sin(angle)
     fixed: Floats = polygon @ np.array([[cos, sin], [-sin, cos]]) * scale + anchor
     return fixed
