@@ -68,11 +68,12 @@ class OpenArchive:
 
 
 class Archives:
-    """Opens the archives of trials; arrays stay mapped from disk. Safe between threads."""
+    """Opens the archives of trials and plays the pointing game on them; arrays stay mapped from disk. Thread-safe."""
 
     def __init__(self) -> None:
         self._open: FileCache[OpenArchive] = FileCache(64)
         self._rows: FileCache[dict[str, int]] = FileCache(64)
+        self._hits: FileCache[NDArray[np.bool_] | None] = FileCache(64)
 
     def open(self, trial: TrialReader, split: str) -> OpenArchive:
         """The archive of one split.
@@ -90,16 +91,39 @@ class Archives:
         ids = opened.archive.image_ids
         return self._rows.get(id(opened), opened, lambda: {image_id: row for row, image_id in enumerate(ids)})
 
+    def hits(self, trial: TrialReader, opened: OpenArchive) -> list[bool | None]:
+        """The pointing game: hit (True) or miss (False) of each image; None where nothing tells where the object is.
+
+        A pointing score of the image decides, that of masks before those of boxes and parts; without one the most
+        salient cell must touch the mask of the image, or its box.
+        """
+        scores, ids = image_scores(trial, opened.archive.split), opened.archive.image_ids
+        pointing = [metric.name for metric in score_metrics() if metric.is_hit]
+        column = next((scores.values[name] for name in pointing if name in scores.values), {})
+        scored = [column.get(image_id, math.nan) for image_id in ids]
+        if not any(map(math.isnan, scored)):
+            return [score >= _HALF for score in scored]
+        measured = self._hits_in_targets(trial, opened)
+        return [
+            (None if measured is None else bool(measured[row])) if math.isnan(score) else score >= _HALF
+            for row, score in enumerate(scored)
+        ]
+
+    def _hits_in_targets(self, trial: TrialReader, opened: OpenArchive) -> NDArray[np.bool_] | None:
+        """(N,) hits in the masks or boxes of the data set; None where it is not on this machine, or has none."""
+        table = trial.image_table(opened.archive.split)
+        if table is None or opened.archive.saliency is None or (table.mask_paths is None and table.boxes is None):
+            return None
+        key = (trial.study.layout.study_dir, trial.number, opened.archive.split)
+        return self._hits.get(key, (opened.stamp, id(table)), lambda: hits_in_targets(opened, table))
+
 
 def _open_archive(paths: ArchivePaths, stamp: tuple[tuple[int, int, int], ...]) -> OpenArchive:
     try:
         return OpenArchive(read_archive(paths), stamp, None)
     except AttnSearchError as error:
-        return OpenArchive(read_archive(paths, index_only=True), stamp, _without_folder(str(error), paths))
-
-
-def _without_folder(text: str, paths: ArchivePaths) -> str:
-    return text.replace(f"{paths.images.parent}/", "")
+        reason = str(error).replace(f"{paths.images.parent}/", "")
+        return OpenArchive(read_archive(paths, index_only=True), stamp, reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,39 +187,6 @@ def _by_image(table: ScoreTable) -> ImageScores:
         fractions=table.fractions,
         settings=settings if isinstance(settings, dict) else {},
     )
-
-
-class TargetHits:
-    """The pointing game: which images have their most salient cell on the object, or on its discriminative parts."""
-
-    def __init__(self) -> None:
-        self._measured: FileCache[NDArray[np.bool_] | None] = FileCache(64)
-
-    def hits(self, trial: TrialReader, opened: OpenArchive) -> list[bool | None]:
-        """Hit (True) or miss (False) of each image; None where no score, mask or box says where the object is.
-
-        A pointing score of the image decides, that of masks before those of boxes and parts; without one the most
-        salient cell must touch the mask of the image, or its box.
-        """
-        scores, ids = image_scores(trial, opened.archive.split), opened.archive.image_ids
-        pointing = [metric.name for metric in score_metrics() if metric.is_hit]
-        column = next((scores.values[name] for name in pointing if name in scores.values), {})
-        scored = [column.get(image_id, math.nan) for image_id in ids]
-        if not any(map(math.isnan, scored)):
-            return [score >= _HALF for score in scored]
-        measured = self._by_targets(trial, opened)
-        return [
-            (None if measured is None else bool(measured[row])) if math.isnan(score) else score >= _HALF
-            for row, score in enumerate(scored)
-        ]
-
-    def _by_targets(self, trial: TrialReader, opened: OpenArchive) -> NDArray[np.bool_] | None:
-        """(N,) hits in the masks or boxes of the data set; None where it is not on this machine, or has none."""
-        table = trial.image_table(opened.archive.split)
-        if table is None or opened.archive.saliency is None or (table.mask_paths is None and table.boxes is None):
-            return None
-        key = (trial.study.layout.study_dir, trial.number, opened.archive.split)
-        return self._measured.get(key, (opened.stamp, id(table)), lambda: hits_in_targets(opened, table))
 
 
 def hits_in_targets(opened: OpenArchive, table: ImageTable) -> NDArray[np.bool_] | None:

@@ -13,9 +13,14 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
+
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Request, Response
+
+from attnsearch.files import lies_in
+from attnsearch.store.layout import ExperimentLayout
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -57,23 +62,28 @@ class Guard:
         self._allow_edit = allow_edit
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start = _with_headers(start_response)
-        host = environ.get("HTTP_HOST", "")
+        answer = self._answer(Request(environ))
+        return (self._app if answer is None else answer)(environ, _with_headers(start_response))
+
+    def _answer(self, request: Request) -> Response | None:
+        """The answer to a request that must not reach the app; None for one that may."""
+        host = request.environ.get("HTTP_HOST", "")
         if not self._is_known(host):
-            return _refuse(environ, start, "403 Forbidden", "this server does not answer to that host name")
-        if n_digits := _digits_of_too_large(environ):
-            text = f"a number of an address must fit into 64 bits, got one of {n_digits} digits"
-            return _refuse(environ, start, "400 Bad Request", text)
-        if self._token is not None and (not _has_cookie(environ, self._token) or self._gives_token(environ)):
-            return self._ask(environ, start)  # also takes the token out of an address that would be shared
-        if environ["REQUEST_METHOD"] not in _READING:
-            if not self._allow_edit:
-                return _refuse(
-                    environ, start, "405 Method Not Allowed", "read-only; start the dashboard with --allow-edit"
-                )
-            if not _is_own_page(environ, host):
-                return _refuse(environ, start, "403 Forbidden", "changes must come from a page of this server")
-        return self._app(environ, start)
+            return _refuse(request, 403, "this server does not answer to that host name")
+        if n_digits := _digits_of_too_large(request):
+            return _refuse(request, 400, f"a number of an address must fit into 64 bits, got one of {n_digits} digits")
+        has_cookie, gives_token = map(self._is_token, (request.cookies.get(COOKIE), request.args.get("token")))
+        if self._token is not None and gives_token and request.method in _READING:
+            return _move_to_cookie(request, self._token)  # an address that is shared must not carry it
+        if self._token is not None and (gives_token or not has_cookie):
+            return _refuse(request, 403, "open the address with the token that the server printed")
+        if request.method in _READING:
+            return None
+        if not self._allow_edit:
+            return _refuse(request, 405, "read-only; start the dashboard with --allow-edit")
+        if request.headers.get("Origin") != f"{request.scheme}://{host}":
+            return _refuse(request, 403, "changes must come from a page of this server")
+        return None
 
     def _is_known(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
@@ -82,21 +92,10 @@ class Guard:
         name = match["name"].strip("[]").lower()
         return name in self._hosts or (self._token is not None and _is_address(name))
 
-    def _gives_token(self, environ: WSGIEnvironment) -> bool:
-        token = parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0]
-        return self._token is not None and hmac.compare_digest(token.encode(), self._token.encode())
-
-    def _ask(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        """Takes the token from the URL into a cookie, or refuses."""
-        assert self._token is not None
-        query = environ.get("QUERY_STRING", "")
-        if not self._gives_token(environ) or environ["REQUEST_METHOD"] not in _READING:
-            return _refuse(environ, start, "403 Forbidden", "open the address with the token that the server printed")
-        rest = urlencode([(key, value) for key, value in parse_qsl(query) if key != "token"])
-        place = "/" + quote(environ.get("PATH_INFO", "/").lstrip("/").encode("latin-1")) + (f"?{rest}" if rest else "")
-        cookie = f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"
-        start("303 See Other", [("Location", place), ("Set-Cookie", cookie), ("Content-Length", "0")])
-        return [b""]
+    def _is_token(self, text: str | None) -> bool:
+        if self._token is None or text is None:
+            return False
+        return hmac.compare_digest(text.encode(errors="replace"), self._token.encode())
 
 
 def _is_address(name: str) -> bool:
@@ -107,40 +106,53 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _has_cookie(environ: WSGIEnvironment, token: str) -> bool:
-    try:
-        cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
-    except CookieError:
-        return False
-    return COOKIE in cookies and hmac.compare_digest(cookies[COOKIE].value.encode(), token.encode())
+def _move_to_cookie(request: Request, token: str) -> Response:
+    """Takes the token out of the address, into a cookie; the path stays on this server."""
+    rest = urlencode([(key, value) for key, value in request.args.items(multi=True) if key != "token"])
+    place = f"/{quote(request.path.lstrip('/'))}{'?' if rest else ''}{rest}"
+    response = Response(status=303, headers={"Location": place})
+    response.set_cookie(COOKIE, token, httponly=True, samesite="Strict")
+    return response
 
 
-def _is_own_page(environ: WSGIEnvironment, host: str) -> bool:
-    return bool(host) and environ.get("HTTP_ORIGIN") == f"{environ.get('wsgi.url_scheme', 'http')}://{host}"
-
-
-def _digits_of_too_large(environ: WSGIEnvironment) -> int:
+def _digits_of_too_large(request: Request) -> int:
     """The number of digits of an integer in the address that is too large for a database; 0 where there is none."""
-    path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
-    values = [word for _, value in parse_qsl(query) for word in re.split("[,:]", value)]
-    numbers = [match[1] for word in [*path.split("/"), *values] if (match := _LONG_NUMBER.fullmatch(word))]
+    values = [word for _, value in request.args.items(multi=True) for word in re.split("[,:]", value)]
+    numbers = [match[1] for word in [*request.path.split("/"), *values] if (match := _LONG_NUMBER.fullmatch(word))]
     return next((len(digits) for digits in numbers if len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST), 0)
 
 
-def _refuse(environ: WSGIEnvironment, start: StartResponse, status: str, text: str) -> Iterable[bytes]:
+def _refuse(request: Request, status: int, text: str) -> Response:
     """The answer to a refused request: one line of text, or JSON below `API`."""
-    is_api = environ.get("PATH_INFO", "").startswith(API)
-    body = (json.dumps({"error": text}) if is_api else f"{text}\n").encode()
-    kind = "application/json" if is_api else "text/plain; charset=utf-8"
-    start(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
-    return [body]
+    if request.path.startswith(API):
+        return Response(json.dumps({"error": text}), status, mimetype="application/json")
+    return Response(f"{text}\n", status, mimetype="text/plain")
 
 
-def _with_headers(start_response: StartResponse) -> StartResponse:
+def without_scripts(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
+    """Serves attached files so that none runs as a page of this server: an HTML artifact may hold scripts.
+
+    A file that is missing, or lies outside of the experiment behind a link in copied results, is not found.
+    """
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith("/artifacts"):
+            return app(environ, start_response)
+        path = experiment.artifacts / environ["PATH_INFO"].rpartition("/")[2]
+        if not (lies_in(path, experiment.artifacts) and lies_in(path, experiment.directory)):
+            return NotFound()(environ, start_response)
+        return app(environ, _with_headers(start_response, [("Content-Security-Policy", "sandbox")]))
+
+    return call
+
+
+def _with_headers(start_response: StartResponse, more: Iterable[tuple[str, str]] = _ADDED) -> StartResponse:
+    """Adds headers that an answer lacks, and drops what would let other pages read it."""
+
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         own = [(name, value) for name, value in headers if name.lower() not in _DROPPED]
         names = {name.lower() for name, _ in own}
-        added = [(name, value) for name, value in _ADDED if name.lower() not in names]
+        added = [(name, value) for name, value in more if name.lower() not in names]
         return start_response(status, [*own, *added], exc_info)
 
     return start

@@ -36,11 +36,17 @@ def summary_values(study: StudyReader) -> dict[str, Any]:
     """One row of the list of studies; one that cannot be read has an error."""
     row = study.summary()
     return {
-        **{"experiment": row.experiment, "study": row.study, "error": row.error},
-        **{"n_trials": sum(row.states.values()), "n_running": row.states.get("running", 0)},
-        **{"n_failed": row.states.get("fail", 0), "objectives": list(row.objectives), "values": list(row.values)},
+        "experiment": row.experiment,
+        "study": row.study,
+        "error": row.error,
+        "n_trials": sum(row.states.values()),
+        "n_running": row.states.get("running", 0),
+        "n_failed": row.states.get("fail", 0),
+        "objectives": list(row.objectives),
         "titles": [title_of(key) for key in row.objectives],
-        **{"best": row.best, "n_best": row.n_best, "is_run": study.is_plain_run},
+        "values": list(row.values),
+        "best": row.best,
+        "is_run": study.is_plain_run,
     }
 
 
@@ -108,8 +114,10 @@ def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[st
 
 def epochs_values(frames: dict[int, pd.DataFrame]) -> dict[str, Any]:
     """Trial -> column -> values by epoch."""
-    return {str(number): {str(key): plain(frame[key].tolist()) for key in frame.columns if key != "trial"} for
-            number, frame in frames.items()}  # fmt: skip
+    return {
+        str(number): plain(frame.drop(columns="trial", errors="ignore").to_dict("list"))
+        for number, frame in frames.items()
+    }
 
 
 def map_values(array: NDArray[np.float32]) -> dict[str, Any]:

@@ -12,20 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna_dashboard
-from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.utils import redirect
+from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
-from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token
+from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token, without_scripts
 from attnsearch.explorer.views import create_explorer
-from attnsearch.files import lies_in
+from attnsearch.files import stamp_of
 from attnsearch.results.databases import DashboardStorage, StudyDatabases, artifact_store
 from attnsearch.results.reader import Results
 from attnsearch.results.shared import SharedReads
@@ -116,10 +115,10 @@ def build_app(
         with suppress(AttnSearchError):  # its page shows the error
             study.rows  # noqa: B018  read now, so that the first page of a large study is not slow
     newest = _written_last(results)
-    root: WSGIApplication = _to_explorer
+    root: WSGIApplication = redirect(f"{PREFIX}/")
     if newest is not None:
         dashboard = _with_reason(_dashboard(results, newest, allow_edit=allow_edit), results, newest)
-        root = _unless_deleted(_without_scripts(dashboard, newest), newest)
+        root = _unless_deleted(without_scripts(dashboard, newest), newest)
     explorer = create_explorer(results, dashboard_of=None if newest is None else newest.experiment)
     both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
     guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
@@ -136,41 +135,12 @@ def _at_prefix(app: WSGIApplication) -> WSGIApplication:
     return call
 
 
-def _to_explorer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    return redirect(f"{PREFIX}/")(environ, start_response)
-
-
-def _without_scripts(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
-    """Keeps an attached file from running as a page of this server: an HTML artifact may hold scripts.
-
-    A file that is missing, or lies outside of the experiment behind a link in copied results, is not found.
-    """
-    folder = experiment.artifacts
-
-    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if not environ["PATH_INFO"].startswith("/artifacts"):
-            return app(environ, start_response)
-        path = folder / environ["PATH_INFO"].rpartition("/")[2]
-        if not (lies_in(path, folder) and lies_in(path, experiment.directory)):
-            return NotFound()(environ, start_response)
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            return start_response(status, [*headers, ("Content-Security-Policy", "sandbox")], exc_info)
-
-        return app(environ, start)
-
-    return call
-
-
 def _unless_deleted(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
     """Answers with one line where results were deleted while they are open."""
+    gone = Response(f"the results of {experiment.experiment} are no longer there\n", status=410, mimetype="text/plain")
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if experiment.directory.is_dir():
-            return app(environ, start_response)
-        body = f"the results of {experiment.experiment} are no longer there\n".encode()
-        start_response("410 Gone", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
-        return [body]
+        return (app if experiment.directory.is_dir() else gone)(environ, start_response)
 
     return call
 
@@ -191,17 +161,12 @@ def _with_reason(app: WSGIApplication, results: Results, experiment: ExperimentL
         except Exception:
             has_failed = True
             logger.debug("optuna-dashboard failed at %s", environ["PATH_INFO"], exc_info=True)
-        return _unavailable(_error_in(results, experiment), start_response) if has_failed else body
+        if not has_failed:
+            return body
+        reason = json.dumps({"reason": _error_in(results, experiment)})  # as optuna-dashboard's own pages expect it
+        return Response(reason, status=503, mimetype="application/json")(environ, start_response)
 
     return call
-
-
-def _unavailable(text: str, start_response: StartResponse) -> Iterable[bytes]:
-    body = json.dumps({"reason": text}).encode()  # as optuna-dashboard's own pages expect it
-    start_response(
-        "503 Service Unavailable", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    )
-    return [body]
 
 
 def _error_in(results: Results, experiment: ExperimentLayout) -> str:
@@ -226,18 +191,9 @@ def _dashboard(results: Results, experiment: ExperimentLayout, *, allow_edit: bo
 
 
 def _written_last(results: Results) -> ExperimentLayout | None:
-    with_database = [
-        experiment
-        for experiment in results.experiments.values()
-        if experiment.studies() and _has_database(results, experiment)
-    ]
-    return max(
-        with_database, key=lambda experiment: (_written(experiment.database), experiment.experiment), default=None
-    )
-
-
-def _written(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
+    """The experiment whose database can be read and was written last; None where no database can be read."""
+    readable = [one for one in results.experiments.values() if one.studies() and _has_database(results, one)]
+    return max(readable, key=lambda one: (stamp_of(one.database)[0][1], one.experiment), default=None)
 
 
 def _has_database(results: Results, experiment: ExperimentLayout) -> bool:

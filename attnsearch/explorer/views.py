@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, Response, abort, current_app, render_templat
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
-from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive, TargetHits, image_scores
+from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive, image_scores
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.images import SIZES_PX, EncodedImage, Images
 from attnsearch.explorer.security import API, PREFIX
@@ -51,7 +51,6 @@ class Site:
     results: Results
     archives: Archives = field(default_factory=Archives)
     images: Images = field(default_factory=Images)
-    hits: TargetHits = field(default_factory=TargetHits)
     studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
 
 
@@ -189,7 +188,7 @@ def grid_json(experiment: str, study: str, number: int) -> Response:
     """One page of images with one map each."""
     reader, opened = _open(experiment, study, number)
     archive, query = opened.archive, parse_query(request.args)
-    scores, hits = image_scores(reader, archive.split), _site().hits.hits(reader, opened)
+    scores, hits = image_scores(reader, archive.split), _site().archives.hits(reader, opened)
     rows = matching_rows(opened, query, scores, hits)
     shown, page, n_pages = rows_to_show(rows, query)
     key = _map_key(opened)
@@ -247,7 +246,7 @@ def image_json(experiment: str, study: str, number: int, row: int) -> Response:
         "curves": scores.curves_of(image_id),
         "fractions": list(scores.fractions),
         "settings": plain(dict(scores.settings or {})),
-        "hit": _site().hits.hits(reader, opened)[row],
+        "hit": _site().archives.hits(reader, opened)[row],
     }
     return _json(values)
 

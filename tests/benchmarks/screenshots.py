@@ -87,18 +87,18 @@ def ask(url: str) -> Any:
 
 def take(browser: Any, address: str, height: int, path: Path) -> None:
     """Writes what a page shows when it has come to rest."""
-    faults: list[str] = []
+    problems: list[str] = []
     context = browser.new_context(viewport={"width": WIDTH_PX, "height": height}, color_scheme="light")
     page = context.new_page()
-    page.on("console", lambda one: one.type in ("error", "warning") and faults.append(one.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("response", lambda one: one.status >= 400 and faults.append(f"{one.status}: {one.url}"))
+    page.on("console", lambda one: one.type in ("error", "warning") and problems.append(one.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("response", lambda one: one.status >= 400 and problems.append(f"{one.status}: {one.url}"))
     page.goto(address)
     page.wait_for_load_state("networkidle")
     page.screenshot(path=path, animations="disabled")
     context.close()
-    if faults:
-        raise SystemExit("\n".join(faults))
+    if problems:
+        raise SystemExit("\n".join(problems))
     shrink(path)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
@@ -107,7 +107,11 @@ def shrink(path: Path) -> None:
     """A palette where the image would be large for a repository."""
     if path.stat().st_size > MAX_KB * 1000:
         with Image.open(path) as image:
-            small = image.convert("RGB").quantize(N_COLOURS, kmeans=2, dither=Image.Dither.FLOYDSTEINBERG)
+            full = image.convert("RGB")
+            palette = full.quantize(N_COLOURS, kmeans=2)
+            small = full.quantize(
+                palette=palette, dither=Image.Dither.FLOYDSTEINBERG
+            )  # dithers only to a given palette
         small.save(path, optimize=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from attnsearch.data.tables import ImageTable
-from attnsearch.explorer.archives import Archives, OpenArchive, TargetHits, hits_in_targets
+from attnsearch.explorer.archives import Archives, OpenArchive, hits_in_targets
 from attnsearch.results.study import StudyReader
 from tests.explorer.built import Built, write_trial_scores
 
@@ -66,4 +66,5 @@ def test_score_decides_and_the_data_set_answers_for_images_without_one(copied: B
     ids = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
     write_trial_scores(copied.layout, 0, ids[:2], {"pointing_in_box": [0, 1]})
     trial = StudyReader(copied.layout).trial(0)
-    assert TargetHits().hits(trial, Archives().open(trial, "val")) == [False, True, None, None, None, None]
+    archives = Archives()
+    assert archives.hits(trial, archives.open(trial, "val")) == [False, True, None, None, None, None]

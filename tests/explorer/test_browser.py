@@ -97,7 +97,7 @@ def test_point_of_the_pareto_plot_shows_its_maps_and_back_undoes_it(watched: Wat
     page.get_by_text("Trial 2", exact=True).wait_for()
     assert "point=2" in page.url
     page.go_back()
-    page.get_by_text("No point is chosen.").wait_for()
+    page.get_by_text("No trial is selected.").wait_for()
 
 
 def test_table_sorts_filters_and_keeps_both_in_the_url(watched: Watched) -> None:

@@ -31,7 +31,7 @@ async function load() {
 async function show() {
   tiles = await Promise.all(answer.trials.map(makeTile));
   byId("tiles").replaceChildren(...tiles.map((tile) => tile.element));
-  if (!tiles.length) byId("tiles").replaceChildren(el("p", { class: "quiet" }, "Add a trial to begin."));
+  if (!tiles.length) byId("tiles").replaceChildren(el("p", { class: "quiet" }, "Add a trial to see its map."));
   byId("title").textContent = answer.image ? answer.image.split("/").pop() : "One image, several trials";
   byId("title").title = answer.image;
   for (const [id, target] of [["previous", answer.previous], ["next", answer.next]]) byId(id).disabled = !target;

@@ -160,7 +160,7 @@ function showFraction() {
 function drawCurves() {
   const box = byId("curves");
   if (!Object.keys(image.curves).length) {
-    box.replaceChildren(el("p", { class: "quiet" }, "No curves: this image was not scored. The mask follows the map's own order."));
+    box.replaceChildren(el("p", { class: "quiet" }, "No curves: this image was not scored. Cells are masked in the order of the map."));
     return;
   }
   curvePlot(box, image, { fraction: state.number("share") / 100, mask: state.get("mask"), onFraction: (fraction) => setFraction(Math.round(100 * fraction)) });
@@ -199,7 +199,7 @@ function point(event) {
   const y = ((event.clientY - frame.top) / frame.height) * image.size[0];
   const { map, box } = shown();
   const value = map ? valueAt(map, box, x, y) : NaN;
-  byId("pointed").textContent = `x ${Math.floor(x)}, y ${Math.floor(y)}: ${Number.isNaN(value) ? "not visible by the model" : formatNumber(value)}`;
+  byId("pointed").textContent = `x ${Math.floor(x)}, y ${Math.floor(y)}: ${Number.isNaN(value) ? "outside of the model's input" : formatNumber(value)}`;
 }
 
 const name = () => fileName(where.study, `trial${where.number}`, where.image, currentMap() ?? "image");

@@ -14,7 +14,7 @@ const columns = [
   { key: "running", label: "running", isNumber: true, value: (row) => row.n_running ?? null, cell: (row) => row.n_running ? el("span", { class: "badge running" }, String(row.n_running)) : "–" },
   { key: "failed", label: "failed", isNumber: true, value: (row) => row.n_failed ?? null, cell: (row) => formatNumber(row.n_failed || null) },
   { key: "best", label: "best value", isNumber: true, value: (row) => row.values?.[0] ?? null },
-  { key: "objective", label: "of", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.error ? el("span", { class: "error" }, row.error) : row.titles.join(", ") },
+  { key: "objective", label: "objective", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.error ? el("span", { class: "error" }, row.error) : row.titles.join(", ") },
   { key: "maps", label: "", value: () => null, cell: (row) => row.best === null || row.error ? "" : el("a", { href: pathTo("trial", row.experiment, row.study, row.best) }, `maps of trial ${row.best}`) },
 ];
 

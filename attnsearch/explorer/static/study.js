@@ -57,7 +57,7 @@ function checkbox(trial) {
 
 function trialLink(trial) {
   const name = `${trial.number}${trial.best ? " ★" : ""}`;
-  return trial.maps ? el("a", { href: trialUrl(trial.number), title: "its images" }, name) : name;
+  return trial.maps ? el("a", { href: trialUrl(trial.number), title: "Images and maps of this trial" }, name) : name;
 }
 
 const trialUrl = (number) => withQuery(pathTo("trial", study.experiment, study.study, number), viewQuery(state));
@@ -110,13 +110,13 @@ async function showPreview() {
   const box = byId("preview");
   const trial = study.trials.find((one) => String(one.number) === state.get("point"));
   if (!trial) {
-    box.replaceChildren(el("p", { class: "quiet" }, "No point is chosen."));
+    box.replaceChildren(el("p", { class: "quiet" }, "No trial is selected."));
     return;
   }
   const values = objectives.map((key) => `${title(key)} ${formatNumber(trial.values[key])}`).join(" · ");
   const head = el("p", {}, el("strong", {}, `Trial ${trial.number}`), ` ${values}`);
   if (!trial.maps) {
-    box.replaceChildren(head, el("p", { class: "quiet" }, "Its maps were removed or not written yet."));
+    box.replaceChildren(head, el("p", { class: "quiet" }, "Its maps were removed or are not written yet."));
     return;
   }
   try {
@@ -125,7 +125,7 @@ async function showPreview() {
     const where = { ...study, number: trial.number, split: page.split };
     const tiles = page.images.map((image) => new Tile(image, where, withQuery(pathTo("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewQuery(state) }), { side: 150 }));
     const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, `All ${page.total} images`);
-    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(page.correct / Math.max(1, page.matching))} of ${page.split} correct`)));
+    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(page.correct / Math.max(1, page.matching))} of ${page.split} images correct`)));
     for (const tile of tiles) tile.load(viewOf(state));
   } catch (error) {
     showError(box, error);

@@ -34,7 +34,7 @@ function show(page) {
   byId("grid").replaceChildren(...tiles.map((tile) => tile.element));
   for (const tile of tiles) tile.load(viewOf(state));
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
-  byId("count").textContent = page.images.some((image) => !image.source) ? `${part}; grey where neither a small copy nor the data set is here` : part;
+  byId("count").textContent = page.images.some((image) => !image.source) ? `${part}; grey: neither a small copy nor the data set is on this machine` : part;
   byId("no-targets").hidden = page.has_targets;
   const filters = Object.keys(filterQuery()).map(filterText);
   byId("filter-words").textContent = filters.length ? `(${filters.join(", ")})` : "";
