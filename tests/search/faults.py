@@ -49,8 +49,8 @@ class Harmed:
     def url(self) -> str:
         return self.server or sqlite_url(self.layout.database)
 
-    def write(self, *, n_images: int = 32, n_workers: int = 2, **study: object) -> None:
-        """The study file: trials of a second or more, on two classes of synthetic birds."""
+    def _experiment(self, n_images: int) -> dict[str, object]:
+        """The settings of trials of a second or more, on two classes of synthetic birds."""
         data = {
             "name": "synthetic",
             "n_classes": 2,
@@ -58,7 +58,7 @@ class Harmed:
             "picture_px": 48,
             "n_train_per_class": n_images,
         }
-        base = {
+        return {
             "name": self.name,
             "experiment": "faults",
             "data": {**data, "n_val_per_class": 4, "n_test_per_class": 4},
@@ -66,6 +66,15 @@ class Harmed:
             "train": {"epochs": self.n_epochs, "batch_size": 8, "precision": "fp32"},
             "runtime": {"n_threads": 1, "device": "cpu"},
         }
+
+    def write_training(self) -> None:
+        """The file of one training."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "train.yaml").write_text(to_yaml(self._experiment(n_images=32)))
+
+    def write(self, *, n_images: int = 32, n_workers: int = 2, **study: object) -> None:
+        """The study file."""
+        base = self._experiment(n_images)
         space = {"train.optimizer.lr": {"kind": "float", "low": 1e-4, "high": 1e-2, "log": True}}
         values = {"name": self.name, "base": base, "space": space, "n_trials": self.n_trials, "n_workers": n_workers}
         values["storage"] = self.server
@@ -74,7 +83,14 @@ class Harmed:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Starts, or starts again, the search."""
-        command = [sys.executable, "-m", "attnsearch", "search", "study.yaml", *words]
+        return self._start("search", "study.yaml", *words)
+
+    def start_training(self) -> subprocess.Popen[bytes]:
+        """Starts, or starts again, the training."""
+        return self._start("train", "train.yaml")
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "attnsearch", *words]
         environment = {**os.environ, "ATTNSEARCH_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
         with (self.folder / "search.log").open("ab") as log:
             return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)

@@ -6,8 +6,10 @@ import os
 import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from attnsearch.store.epochs import read_csv
 from tests.search.faults import Harmed, polling, wait_for
 from tests.search.studies import ON_EACH_DATABASE
 
@@ -42,6 +44,26 @@ def test_killed_supervisor_is_replaced_by_the_next_start(harmed: Harmed) -> None
     assert harmed.finish(harmed.start()) == 0
     assert harmed.problems() == []
     assert harmed.attempts(trial) == 2
+
+
+def test_killed_training_continues_its_trial_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    killed, undisturbed = (Harmed(tmp_path / name, n_trials=1, n_epochs=8) for name in ("killed", "undisturbed"))
+    for one in (killed, undisturbed):
+        one.write_training()
+    training = killed.start_training()
+    trial, _, pid = killed.in_mid_trial()
+    assert (trial, pid) == (0, training.pid)  # it trains in its own process
+    os.kill(training.pid, signal.SIGKILL)
+    training.wait()
+    for one in (killed, undisturbed):
+        assert one.finish(one.start_training()) == 0
+        assert one.problems() == []
+    assert [one.attempts(0) for one in (killed, undisturbed)] == [2, 1]
+    assert "resumes after epoch" in killed.log(0)
+    costs = ["seconds", "images_per_s", "peak_memory_mb"]
+    epochs = [read_csv(one.layout.trial(0).epochs_csv).drop(columns=costs) for one in (killed, undisturbed)]
+    assert {"train_loss", "val_loss", "val_accuracy"} <= set(epochs[0].columns)
+    pd.testing.assert_frame_equal(*epochs, check_exact=True)
 
 
 def test_stopped_search_returns_its_trials_and_goes_on(harmed: Harmed) -> None:
