@@ -7,7 +7,6 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
@@ -41,23 +40,7 @@ COLUMNS = (
 _FIX = "evaluate the trial again"
 
 
-@dataclass(frozen=True)
-class ArchiveIndex:
-    """The per-image columns of an archive, shaped and typed as in `AttentionArchive`."""
-
-    image_ids: tuple[str, ...]
-    labels: NDArray[np.int64]
-    predictions: NDArray[np.int64]
-    confidences: NDArray[np.float32]
-    sizes_hw: NDArray[np.int64]
-    crop_boxes: NDArray[np.float64]
-
-
-def index_header() -> str:
-    return ",".join(COLUMNS) + "\n"
-
-
-def index_rows(part: AttentionArchive, first_row: int) -> str:
+def _index_rows(part: AttentionArchive, first_row: int) -> str:
     """The CSV lines of one part of an archive, whose first image has the row `first_row`, from 0."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -71,8 +54,8 @@ def index_rows(part: AttentionArchive, first_row: int) -> str:
     return text.getvalue()
 
 
-def read_index(path: Path) -> ArchiveIndex:
-    """Reads what `index_header` and `index_rows` wrote.
+def _read_index(path: Path) -> dict[str, Any]:
+    """The fields of `AttentionArchive` that the index holds, a row per image.
 
     Raises:
         StoreError: the file is missing, cut off or of another kind.
@@ -86,28 +69,29 @@ def read_index(path: Path) -> ArchiveIndex:
         raise StoreError(f"{path}:{broken[0]}: a row must have {len(COLUMNS)} cells, {_FIX}")
     columns = dict(zip(COLUMNS, zip(*rows[1:], strict=True), strict=True)) if rows[1:] else {}
     with content_errors(path, _FIX, what="holds a value that cannot be read"):
-        index = _typed(columns)
-        _require_sane(index)
-    return index
+        return _typed(columns)
 
 
-def _typed(columns: Mapping[str, Sequence[str]]) -> ArchiveIndex:
-    return ArchiveIndex(
-        image_ids=tuple(columns["image_id"]),
-        labels=np.array(columns["label"], dtype=np.int64),
-        predictions=np.array(columns["prediction"], dtype=np.int64),
-        confidences=np.array(columns["confidence"], dtype=np.float32),
-        sizes_hw=_stack(columns, COLUMNS[7:9], np.int64),
-        crop_boxes=_stack(columns, COLUMNS[9:13], np.float64),
-    )
+def _typed(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The columns as arrays; labels are compared with the classes where these are known.
 
-
-def _require_sane(index: ArchiveIndex) -> None:
-    """Refuses sizes and boxes that no image has; labels are compared with the classes where these are known."""
-    if (index.sizes_hw < 1).any():
-        raise ValueError(f"height_px and width_px must be at least 1, got {index.sizes_hw.min()}")
-    if not np.isfinite(index.crop_boxes).all():
+    Raises:
+        ValueError: a cell that is no number, or sizes and boxes that no image has.
+    """
+    sizes_hw = _stack(columns, COLUMNS[7:9], np.int64)
+    crop_boxes = _stack(columns, COLUMNS[9:13], np.float64)
+    if (sizes_hw < 1).any():
+        raise ValueError(f"height_px and width_px must be at least 1, got {sizes_hw.min()}")
+    if not np.isfinite(crop_boxes).all():
         raise ValueError("the edges of a crop must be finite")
+    return {
+        "image_ids": tuple(columns["image_id"]),
+        "labels": np.array(columns["label"], dtype=np.int64),
+        "predictions": np.array(columns["prediction"], dtype=np.int64),
+        "confidences": np.array(columns["confidence"], dtype=np.float32),
+        "sizes_hw": sizes_hw,
+        "crop_boxes": crop_boxes,
+    }
 
 
 def _stack(columns: Mapping[str, Sequence[str]], names: Sequence[str], dtype: Any) -> NDArray[Any]:
@@ -122,7 +106,9 @@ FORMAT = 1
 _Array = Literal["maps", "norms", "saliency"]
 _ARRAYS: tuple[_Array, ...] = ("maps", "norms", "saliency")
 _SHARED = ("class_names", "map_names", "config_digest", "epoch", "split")
-_N_DIMENSIONS = {"maps": 4, "norms": 4, "saliency": 3}
+_N_DIMENSIONS = {"labels": 1, "predictions": 1, "confidences": 1, "sizes_hw": 2, "crop_boxes": 2}
+_N_DIMENSIONS |= {"maps": 4, "norms": 4, "saliency": 3}
+"""Of what an archive holds for each image."""
 _SPARE_BYTES = 16 * 2**20
 """Room left for the index and for other writers when the space is checked."""
 
@@ -159,7 +145,7 @@ class ArchiveWriter:
         self._check = check
         self._files: dict[str, _ArrayFile] = {}
         self._shared: dict[str, Any] | None = None  # what all parts have in common, from the first one
-        self._index = [index_header()]
+        self._index = [",".join(COLUMNS) + "\n"]
         self._n_written = 0
 
     def append(self, part: AttentionArchive) -> None:
@@ -172,7 +158,7 @@ class ArchiveWriter:
             ValueError: a part that does not fit the first one, or more images than announced.
         """
         try:
-            _require_one_length(part)
+            _require_consistent(part)
             if self._shared is None:
                 self._open(part)
             self._require_fit(part)
@@ -181,7 +167,7 @@ class ArchiveWriter:
         except BaseException:
             self.abort()
             raise
-        self._index.append(index_rows(part, self._n_written))
+        self._index.append(_index_rows(part, self._n_written))
         self._n_written += len(part.image_ids)
 
     def finish(self) -> None:
@@ -286,19 +272,24 @@ def _image_shapes(part: AttentionArchive) -> dict[str, tuple[int, ...]]:
     return {name: tuple(array.shape[1:]) for name, array in arrays.items() if array is not None}
 
 
-def _require_one_length(part: AttentionArchive) -> None:
-    n_images = len(part.image_ids)
-    per_image = ("labels", "predictions", "confidences", "sizes_hw", "crop_boxes", *_ARRAYS)
-    for name in per_image:
-        array = getattr(part, name)
-        if array is not None and len(array) != n_images:
-            raise ValueError(f"{name} must have one row per image id, {n_images}, got {len(array)}")
-        if array is not None and array.ndim != _N_DIMENSIONS.get(name, array.ndim):
+def _require_consistent(part: AttentionArchive) -> None:
+    """Refuses arrays that are not all of the same images, or not as `AttentionArchive` describes them."""
+    arrays = {name: getattr(part, name) for name in _N_DIMENSIONS if getattr(part, name) is not None}
+    for name, array in arrays.items():
+        if len(array) != len(part.image_ids):
+            raise ValueError(f"{name} must have one row per image id, {len(part.image_ids)}, got {len(array)}")
+        if array.ndim != _N_DIMENSIONS[name]:
             raise ValueError(f"{name} must have {_N_DIMENSIONS[name]} dimensions, got the shape {array.shape}")
-    if part.maps is not None and part.maps.shape[1] != len(part.map_names):
-        raise ValueError(f"map_names must name {part.maps.shape[1]} maps, got {part.map_names!r}")
-    if part.maps is not None and part.norms is not None and part.norms.shape[1:] != (1, *part.maps.shape[2:]):
-        raise ValueError(f"norms must be one map of the size of {part.maps.shape[2:]}, got {part.norms.shape[1:]}")
+    if part.maps is not None:
+        _require_fitting_maps(part, part.maps)
+
+
+def _require_fitting_maps(part: AttentionArchive, maps: NDArray[np.float32]) -> None:
+    """Refuses maps (N, K, h, w) without a name each, or norms of another size."""
+    if maps.shape[1] != len(part.map_names):
+        raise ValueError(f"map_names must name {maps.shape[1]} maps, got {part.map_names!r}")
+    if part.norms is not None and part.norms.shape[1:] != (1, *maps.shape[2:]):
+        raise ValueError(f"norms must be one map of the size of {maps.shape[2:]}, got {part.norms.shape[1:]}")
 
 
 def _remove(path: Path) -> None:
@@ -322,37 +313,18 @@ def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionA
     if not has_archive(paths):
         raise StoreError(f"{paths.images} does not exist, evaluate the trial first")
     about = read_json(paths.about, _About, version=FORMAT, fix=_FIX)
-    index = read_index(paths.images)
-    if len(index.image_ids) != about.n_images:
-        raise StoreError(f"{paths.images} must have {about.n_images} rows, got {len(index.image_ids)}, {_FIX}")
+    index = _read_index(paths.images)
+    n_images = len(index["image_ids"])
+    if n_images != about.n_images:
+        raise StoreError(f"{paths.images} must have {about.n_images} rows, got {n_images}, {_FIX}")
     shapes = {} if index_only else about.arrays
     arrays = {name: _open_array(paths.arrays[name], shapes[name]) if name in shapes else None for name in _ARRAYS}
-    archive = _assemble(about, index, arrays)
+    shared = {name: getattr(about, name) for name in _SHARED}
+    archive = AttentionArchive(**index, **cast("dict[str, Any]", arrays), **shared)
     with content_errors(paths.about, _FIX, what="does not fit the files beside it"):
-        _require_one_length(archive)
+        _require_consistent(archive)
         _require_known_classes(archive)
     return archive
-
-
-def _assemble(
-    about: _About, index: ArchiveIndex, arrays: Mapping[_Array, NDArray[np.float32] | None]
-) -> AttentionArchive:
-    return AttentionArchive(
-        image_ids=index.image_ids,
-        labels=index.labels,
-        predictions=index.predictions,
-        confidences=index.confidences,
-        sizes_hw=index.sizes_hw,
-        crop_boxes=index.crop_boxes,
-        class_names=about.class_names,
-        map_names=about.map_names,
-        maps=arrays["maps"],
-        norms=arrays["norms"],
-        saliency=arrays["saliency"],
-        config_digest=about.config_digest,
-        epoch=about.epoch,
-        split=about.split,
-    )
 
 
 def _require_known_classes(archive: AttentionArchive) -> None:

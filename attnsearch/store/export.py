@@ -153,14 +153,17 @@ def _add_files(archive: _Archive, files: Iterable[Path], layout: ExperimentLayou
 
 def _complete_files(layout: ExperimentLayout, database: Path | None, *, with_resume: bool) -> Iterator[Path]:
     """The files worth copying, in order of their names; folders that are links are followed once."""
-    seen = {real_path(layout.directory)}
+    databases, seen = (layout.database, database), {real_path(layout.directory)}
     for folder, names, files in os.walk(layout.directory, followlinks=True, onerror=_refuse_unreadable):
-        inner = [name for name in sorted(names) if name != STAGING]
-        names[:] = [name for name in inner if _is_new(Path(folder, name), seen)]
+        names[:] = [name for name in sorted(names) if name != STAGING and _is_new(Path(folder, name), seen)]
         for path in (Path(folder, name) for name in sorted(files)):
-            in_work = is_temporary(path) or is_live_state(path) or path in (layout.database, database)
-            if path.is_file() and not in_work and (with_resume or not is_resume_checkpoint(path)):
+            if path not in databases and _is_complete(path) and (with_resume or not is_resume_checkpoint(path)):
                 yield path
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether it is a file that no process is working on."""
+    return path.is_file() and not is_temporary(path) and not is_live_state(path)
 
 
 def _refuse_unreadable(error: OSError) -> None:

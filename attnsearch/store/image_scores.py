@@ -74,6 +74,10 @@ class ImageScore:
     values: Mapping[str, float]
     curves: Mapping[str, Sequence[float]]
 
+    def names(self) -> tuple[list[str], list[str]]:
+        """Its metrics and its curves, in their order."""
+        return list(self.values), list(self.curves)
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
@@ -207,16 +211,15 @@ def make_table(scores: Sequence[ImageScore], fractions: Sequence[float], about: 
     """
     if not scores:
         raise ValueError("a table of scores needs an image")
-    metrics, curves = list(scores[0].values), list(scores[0].curves)
+    first = scores[0]
     for score in scores:
-        if list(score.values) != metrics or list(score.curves) != curves:
-            raise ValueError(f"{score.image_id} must have the metrics and curves of {scores[0].image_id}")
-    values = {name: np.array([score.values[name] for score in scores], dtype=np.float64) for name in metrics}
-    n_points = len(fractions) if curves else 0
-    array = np.array([[score.curves[name] for name in curves] for score in scores], dtype=np.float32)
+        if score.names() != first.names():
+            raise ValueError(f"{score.image_id} must have the metrics and curves of {first.image_id}")
+    values = {name: np.array([score.values[name] for score in scores], dtype=np.float64) for name in first.values}
+    curves = np.array([list(score.curves.values()) for score in scores], dtype=np.float32)
+    curves = curves.reshape(len(scores), len(first.curves), len(fractions) if first.curves else 0)
     ids = tuple(score.image_id for score in scores)
-    shaped = array.reshape(len(scores), len(curves), n_points)
-    return ScoreTable(ids, values, shaped, tuple(curves), tuple(map(float, fractions)), dict(about))
+    return ScoreTable(ids, values, curves, tuple(first.curves), tuple(map(float, fractions)), dict(about))
 
 
 def write_score_files(paths: ScorePaths, table: ScoreTable, *, check: Check | None = None) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import LeaseLost, StoreError
@@ -30,19 +31,76 @@ TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Lease:
-    """One row of the leases; `expires_at` is UTC seconds since 1970, `epoch` the last finished one of any attempt."""
+    """The last attempt at a trial, and the rules by which it changes.
+
+    Attributes:
+        attempt: from 1; 0 = never claimed.
+        expires_at: UTC seconds since 1970.
+        epoch: the last finished one of any attempt.
+        epoch_at_claim: the last finished one when this attempt began.
+        stalled: attempts in a row that finished no new epoch.
+        state: held | released | taken.
+    """
 
     number: int
-    attempt: int
-    worker: str
-    expires_at: float
-    epoch: int
-    stalled: int
-    state: str
+    attempt: int = 0
+    worker: str = ""
+    expires_at: float = 0.0
+    epoch: int = 0
+    epoch_at_claim: int = 0
+    stalled: int = 0
+    state: str = RELEASED
+
+    def held_in(self, attempt: int) -> Lease:
+        """Itself, where this attempt holds the trial.
+
+        Raises:
+            LeaseLost: it does not.
+        """
+        if (self.attempt, self.state) != (attempt, HELD):
+            raise self.lost(attempt)
+        return self
+
+    def lost(self, attempt: int) -> LeaseLost:
+        """The error of an attempt that holds the trial no longer."""
+        owner = f"attempt {self.attempt} ({self.state}, worker {self.worker!r})" if self.attempt else "nobody"
+        return LeaseLost(f"attempt {attempt} at trial {self.number} may write no more, the trial belongs to {owner}")
+
+    def n_stalled(self) -> int:
+        """Attempts in a row without a new epoch, if this one ends now."""
+        return 0 if self.epoch > self.epoch_at_claim else self.stalled + 1
+
+    def claimed(self, worker: str, expires_at: float) -> Lease:
+        """The next attempt; that of a worker which holds the trial already stays."""
+        if self.state == HELD and self.worker == worker:
+            return self
+        stalled = self.n_stalled() if self.state == HELD else self.stalled
+        return Lease(self.number, self.attempt + 1, worker, expires_at, self.epoch, self.epoch, stalled, HELD)
+
+    def released(self, attempt: int, *, stalled: bool) -> Lease:
+        """Ended by its own worker; a second time it changes nothing."""
+        if (self.attempt, self.state) == (attempt, RELEASED):
+            return self
+        n_stalled = self.held_in(attempt).n_stalled()
+        counted = n_stalled if stalled or n_stalled == 0 else self.stalled
+        return replace(self, state=RELEASED, stalled=counted)
+
+    def taken(self, attempt: int | None) -> Lease:
+        """Ended by another process; a second time, or where it was never claimed, it changes nothing."""
+        if self.attempt and attempt not in (None, self.attempt):
+            raise self.lost(attempt)
+        return replace(self, state=TAKEN, stalled=self.n_stalled()) if self.state == HELD else self
 
 
-class Leases(Protocol):
-    """The leases of one study."""
+class Leases(ABC):
+    """The leases of one study; the forms in a database and in memory store them.
+
+    Args:
+        clock: UTC seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
 
     def claim(self, number: int, worker: str, *, duration_s: float) -> int:
         """Starts the next attempt at a trial that Optuna handed out; a living older attempt loses its lease.
@@ -54,6 +112,7 @@ class Leases(Protocol):
         Raises:
             StoreError: the database refuses.
         """
+        return self._change(number, lambda lease: lease.claimed(worker, self._clock() + duration_s)).attempt
 
     def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
         """Lengthens the lease to `duration_s` from now; one that ran out but was not taken back can be renewed.
@@ -65,6 +124,12 @@ class Leases(Protocol):
             StoreError: the database refuses.
         """
 
+        def renewed(lease: Lease) -> Lease:
+            last = max(lease.epoch, epoch or 0)
+            return replace(lease.held_in(attempt), expires_at=self._clock() + duration_s, epoch=last)
+
+        self._change(number, renewed)
+
     def check(self, number: int, attempt: int) -> None:
         """Checks that this attempt may still write.
 
@@ -72,6 +137,7 @@ class Leases(Protocol):
             LeaseLost: the attempt no longer holds the trial.
             StoreError: the database refuses.
         """
+        self._change(number, lambda lease: lease.held_in(attempt))
 
     def release(self, number: int, attempt: int, *, stalled: bool) -> int:
         """Ends the attempt by its own worker; a second call counts nothing.
@@ -84,6 +150,7 @@ class Leases(Protocol):
             LeaseLost: the attempt no longer holds the trial.
             StoreError: the database refuses.
         """
+        return self._change(number, lambda lease: lease.released(attempt, stalled=stalled)).stalled
 
     def take_back(self, number: int, attempt: int | None = None) -> int:
         """Ends the attempt of a worker that died or went silent; a second call counts nothing.
@@ -96,137 +163,80 @@ class Leases(Protocol):
             LeaseLost: another attempt holds the trial by now.
             StoreError: the database refuses.
         """
-
-    def of_trial(self, number: int) -> Lease | None:
-        """The last lease of the trial in whatever state; None if it was never claimed."""
-
-    def held_by(self, worker: str) -> Lease | None:
-        """The lease that a worker holds; one whose claim was cut off may not know of it."""
-
-    def n_epochs(self, *, without: int | None = None) -> int:
-        """Epochs that all trials of the study have finished so far, one trial left out if asked."""
-
-    def stalled(self) -> dict[int, int]:
-        """Trial -> attempts in a row that finished no new epoch, for trials that have any."""
+        return self._change(number, lambda lease: lease.taken(attempt)).stalled
 
     def seconds_left(self, number: int) -> float:
         """Seconds until the trial's lease runs out, negative afterwards; 0 if nobody holds it."""
+        lease = self.of_trial(number)
+        return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
+
+    @abstractmethod
+    def of_trial(self, number: int) -> Lease | None:
+        """The last lease of the trial in whatever state; None if it was never claimed."""
+
+    @abstractmethod
+    def held_by(self, worker: str) -> Lease | None:
+        """The lease that a worker holds; one whose claim was cut off may not know of it."""
+
+    @abstractmethod
+    def n_epochs(self, *, without: int | None = None) -> int:
+        """Epochs that all trials of the study have finished so far, one trial left out if asked."""
+
+    @abstractmethod
+    def stalled(self) -> dict[int, int]:
+        """Trial -> attempts in a row that finished no new epoch, for trials that have any."""
+
+    @abstractmethod
+    def _change(self, number: int, change: Callable[[Lease], Lease]) -> Lease:
+        """Replaces the lease of a trial, or that of one never claimed, by what `change` makes of it; in one step."""
 
 
-class SqlLeases:
+class SqlLeases(Leases):
     """`Leases` in a database.
 
     Args:
-        engine: a writer's (`database.open_writer`); a reader's suffices for `of_trial` and `seconds_left`.
+        engine: a writer's (`database.open_writer`); a reader's suffices for what changes nothing.
         clock: UTC seconds since 1970.
     """
 
     def __init__(self, engine: Engine, study_uuid: str, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock)
         self._engine = engine
         self._study = study_uuid
-        self._clock = clock
 
-    @repeated
-    def claim(self, number: int, worker: str, *, duration_s: float) -> int:
-        with transaction(self._engine) as connection:
-            row = self._locked(connection, number)
-            if row.state == HELD and row.worker == worker:
-                return int(row.attempt)
-            values = {
-                "attempt": row.attempt + 1,
-                "worker": worker,
-                "expires_at": self._clock() + duration_s,
-                "epoch_at_claim": row.epoch,
-                "stalled": _stalled_after(row) if row.state == HELD else row.stalled,
-                "state": HELD,
-            }
-            connection.execute(update(leases_table).where(self._is(number)).values(values))
-        return int(row.attempt) + 1
-
-    @repeated
-    def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
-        with transaction(self._engine) as connection:
-            row = _require_held(connection, self._study, number, attempt)
-            values = {"expires_at": self._clock() + duration_s, "epoch": max(row.epoch, epoch or 0)}
-            connection.execute(update(leases_table).where(self._is(number)).values(values))
-
-    @repeated
-    def check(self, number: int, attempt: int) -> None:
-        with transaction(self._engine) as connection:
-            require_lease(connection, self._study, number, attempt)
-
-    @repeated
-    def release(self, number: int, attempt: int, *, stalled: bool) -> int:
-        with transaction(self._engine) as connection:
-            row = _row(connection, self._study, number)
-            if row is not None and (row.attempt, row.state) == (attempt, RELEASED):
-                return int(row.stalled)
-            row = _require_held(connection, self._study, number, attempt)
-            after = _stalled_after(row)
-            count = after if stalled or after == 0 else int(row.stalled)
-            values = {"state": RELEASED, "stalled": count}
-            connection.execute(update(leases_table).where(self._is(number)).values(values))
-            return count
-
-    @repeated
-    def take_back(self, number: int, attempt: int | None = None) -> int:
-        with transaction(self._engine) as connection:
-            row = _row(connection, self._study, number)
-            if row is None:
-                return 0
-            if attempt is not None and row.attempt != attempt:
-                raise _lost(number, attempt, row)
-            if row.state != HELD:
-                return int(row.stalled)
-            stalled = _stalled_after(row)
-            values = {"state": TAKEN, "stalled": stalled}
-            connection.execute(update(leases_table).where(self._is(number)).values(values))
-            return stalled
-
-    @repeated
     def of_trial(self, number: int) -> Lease | None:
-        with transaction(self._engine) as connection:
-            row = connection.execute(select(leases_table).where(self._is(number))).one_or_none()
-        return None if row is None else _lease(row)
+        return next(iter(self._read(leases_table.c.trial == number)), None)
 
-    @repeated
     def held_by(self, worker: str) -> Lease | None:
-        held = and_(leases_table.c.study == self._study, leases_table.c.worker == worker, leases_table.c.state == HELD)
-        with transaction(self._engine) as connection:
-            row = connection.execute(select(leases_table).where(held)).one_or_none()
-        return None if row is None else _lease(row)
+        return next(iter(self._read(leases_table.c.worker == worker, leases_table.c.state == HELD)), None)
 
-    @repeated
     def n_epochs(self, *, without: int | None = None) -> int:
-        table = leases_table
-        query = select(func.coalesce(func.sum(table.c.epoch), 0)).where(table.c.study == self._study)
-        if without is not None:
-            query = query.where(table.c.trial != without)
-        with transaction(self._engine) as connection:
-            return int(connection.execute(query).scalar_one())
+        return sum(lease.epoch for lease in self._read() if lease.number != without)
+
+    def stalled(self) -> dict[int, int]:
+        return {lease.number: lease.stalled for lease in self._read(leases_table.c.stalled > 0)}
 
     @repeated
-    def stalled(self) -> dict[int, int]:
-        table = leases_table
-        query = select(table.c.trial, table.c.stalled).where(table.c.study == self._study, table.c.stalled > 0)
+    def _read(self, *conditions: ColumnElement[bool]) -> list[Lease]:
+        query = select(leases_table).where(leases_table.c.study == self._study, *conditions)
         with transaction(self._engine) as connection:
-            return {row.trial: row.stalled for row in connection.execute(query)}
+            return [_lease(row) for row in connection.execute(query)]
 
-    def seconds_left(self, number: int) -> float:
-        lease = self.of_trial(number)
-        return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
-
-    def _is(self, number: int) -> ColumnElement[bool]:
-        return and_(leases_table.c.study == self._study, leases_table.c.trial == number)
-
-    def _locked(self, connection: Connection, number: int) -> Row[tuple[object, ...]]:
-        """The trial's row, made if it is missing, locked until the transaction ends."""
-        empty = {"attempt": 0, "worker": "", "expires_at": 0.0, "epoch": 0, "epoch_at_claim": 0, "stalled": 0}
-        new = insert_into(connection, leases_table).values(study=self._study, trial=number, state=RELEASED, **empty)
-        connection.execute(new.on_conflict_do_nothing())
-        row = _row(connection, self._study, number)
-        assert row is not None
-        return row
+    @repeated
+    def _change(self, number: int, change: Callable[[Lease], Lease]) -> Lease:
+        with transaction(self._engine) as connection:
+            before = _locked(connection, self._study, number)
+            after = change(before or Lease(number))
+            if before is None and after.attempt:  # a first claim: another one may come in between on a server
+                new = insert_into(connection, leases_table).values(_row(self._study, Lease(number)))
+                connection.execute(new.on_conflict_do_nothing())
+                before = _locked(connection, self._study, number)
+                assert before is not None
+                after = change(before)
+            if after != before and after.attempt:
+                row = leases_table.c.study == self._study, leases_table.c.trial == number
+                connection.execute(update(leases_table).where(*row).values(_row(self._study, after)))
+            return after
 
 
 def require_lease(connection: Connection, study_uuid: str, number: int, attempt: int) -> None:
@@ -235,33 +245,25 @@ def require_lease(connection: Connection, study_uuid: str, number: int, attempt:
     Raises:
         LeaseLost: it does not.
     """
-    _require_held(connection, study_uuid, number, attempt)
+    (_locked(connection, study_uuid, number) or Lease(number)).held_in(attempt)
 
 
-def _require_held(connection: Connection, study_uuid: str, number: int, attempt: int) -> Row[tuple[object, ...]]:
-    row = _row(connection, study_uuid, number)
-    if row is None or row.attempt != attempt or row.state != HELD:
-        raise _lost(number, attempt, row)
-    return row
+def _locked(connection: Connection, study_uuid: str, number: int) -> Lease | None:
+    """The lease of a trial, locked until the transaction ends; on SQLite the whole file is locked already."""
+    query = select(leases_table).where(leases_table.c.study == study_uuid, leases_table.c.trial == number)
+    row = connection.execute(query.with_for_update()).one_or_none()
+    return None if row is None else _lease(row)
 
 
-def _row(connection: Connection, study_uuid: str, number: int) -> Row[tuple[object, ...]] | None:
-    table = leases_table
-    query = select(table).where(table.c.study == study_uuid, table.c.trial == number)
-    return connection.execute(query.with_for_update()).one_or_none()  # SQLite: the whole file is locked already
+def _lease(row: Row[Any]) -> Lease:
+    values = row._asdict()
+    del values["study"]
+    return Lease(number=values.pop("trial"), **values)
 
 
-def _lost(number: int, attempt: int, row: Row[tuple[object, ...]] | None) -> LeaseLost:
-    owner = "nobody" if row is None else f"attempt {row.attempt} ({row.state}, worker {row.worker!r})"
-    return LeaseLost(f"attempt {attempt} at trial {number} may write no more, the trial belongs to {owner}")
-
-
-def _stalled_after(row: Row[tuple[object, ...]]) -> int:
-    return 0 if row.epoch > row.epoch_at_claim else int(row.stalled) + 1
-
-
-def _lease(row: Row[tuple[object, ...]]) -> Lease:
-    return Lease(row.trial, row.attempt, row.worker, row.expires_at, row.epoch, row.stalled, row.state)
+def _row(study_uuid: str, lease: Lease) -> dict[str, Any]:
+    values = asdict(lease)
+    return {"study": study_uuid, "trial": values.pop("number"), **values}
 
 
 @contextmanager

@@ -54,9 +54,9 @@ def loss_terms(
     return model.weigh_losses(TASK.losses(output, batch, label_smoothing=label_smoothing), output)
 
 
-def _loss(model: AttentionModel, output: AttentionOutput, batch: Batch) -> Tensor:
+def _loss(model: AttentionModel, output: AttentionOutput, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
     """The loss, a scalar."""
-    return torch.stack(list(loss_terms(model, output, batch).values())).sum()
+    return torch.stack(list(loss_terms(model, output, batch, label_smoothing=label_smoothing).values())).sum()
 
 
 @cache
@@ -120,17 +120,21 @@ class ModelContract:
         with pytest.raises(ValueError, match="no map nonesuch"):
             model(wave_batch(), maps=("nonesuch",))
 
-    def test_gradients_reach_every_parameter(self, model: AttentionModel) -> None:
+    def test_loss_is_made_of_named_scalars(self, model: AttentionModel) -> None:
         batch = wave_batch(4)
         terms = loss_terms(model.train(), model(batch), batch, label_smoothing=0.1)
         assert "cross_entropy" in terms
-        assert all(term.ndim == 0 and term.dtype == torch.float32 for term in terms.values())
-        torch.autograd.backward(torch.stack(list(terms.values())).sum())
-        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
-        backbone = [grad for name, grad in gradients.items() if name.startswith(model.backbone_prefix)]
+        assert {(term.ndim, term.dtype) for term in terms.values()} == {(0, torch.float32)}
+
+    def test_gradients_reach_every_parameter(self, model: AttentionModel) -> None:
+        batch = wave_batch(4)
+        torch.autograd.backward(_loss(model.train(), model(batch), batch, label_smoothing=0.1))
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert gradients.keys() == dict(model.named_parameters()).keys()
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+        backbone = [gradient for name, gradient in gradients.items() if name.startswith(model.backbone_prefix)]
         assert 0 < len(backbone) < len(gradients)
-        assert all(gradient is not None and gradient.count_nonzero() > 0 for gradient in backbone)
+        assert all(gradient.count_nonzero() > 0 for gradient in backbone)
 
     def test_state_survives_a_file(self, model: AttentionModel, settings: BackboneSettings, tmp_path: Path) -> None:
         metadata = {"class_names": "[]", "config": settings.model_dump_json(), "epoch": "1"}

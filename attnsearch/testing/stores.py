@@ -6,14 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.errors import LeaseLost
 from attnsearch.metrics.registry import is_score
 from attnsearch.store.epochs import epoch_rows, epochs_frame
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
-from attnsearch.store.leases import HELD, RELEASED, TAKEN, Lease
+from attnsearch.store.leases import HELD, Lease, Leases
 from attnsearch.store.trial_store import FileRecord
 from attnsearch.types import EpochRecord
 
@@ -21,103 +19,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class _Claimed:
-    """A lease, and the last epoch that was finished when its attempt began."""
-
-    lease: Lease
-    epoch_at_claim: int = 0
-
-    def n_stalled(self) -> int:
-        """Attempts in a row without a new epoch, if this one ends now."""
-        return 0 if self.lease.epoch > self.epoch_at_claim else self.lease.stalled + 1
-
-
-class MemoryLeases:
+class MemoryLeases(Leases):
     """`Leases` in a dictionary, for the threads of one process."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._claimed: dict[int, _Claimed] = {}
-        self._lock = threading.RLock()
-
-    def claim(self, number: int, worker: str, *, duration_s: float) -> int:
-        with self._lock:
-            before = self._claimed.get(number, _Claimed(Lease(number, 0, "", 0.0, 0, 0, RELEASED)))
-            lease = before.lease
-            if lease.state == HELD and lease.worker == worker:
-                return lease.attempt
-            stalled = before.n_stalled() if lease.state == HELD else lease.stalled
-            expires_at = self._clock() + duration_s
-            after = Lease(number, lease.attempt + 1, worker, expires_at, lease.epoch, stalled, HELD)
-            self._claimed[number] = _Claimed(after, epoch_at_claim=lease.epoch)
-            return after.attempt
-
-    def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
-        with self._lock:
-            claimed = self._held(number, attempt)
-            last = max(claimed.lease.epoch, epoch or 0)
-            lease = replace(claimed.lease, expires_at=self._clock() + duration_s, epoch=last)
-            self._claimed[number] = replace(claimed, lease=lease)
-
-    def check(self, number: int, attempt: int) -> None:
-        with self._lock:
-            self._held(number, attempt)
-
-    def release(self, number: int, attempt: int, *, stalled: bool) -> int:
-        with self._lock:
-            lease = self.of_trial(number)
-            if lease is not None and (lease.attempt, lease.state) == (attempt, RELEASED):
-                return lease.stalled
-            claimed = self._held(number, attempt)
-            after = claimed.n_stalled()
-            count = after if stalled or after == 0 else claimed.lease.stalled
-            return self._end(number, RELEASED, count)
-
-    def take_back(self, number: int, attempt: int | None = None) -> int:
-        with self._lock:
-            claimed = self._claimed.get(number)
-            if claimed is None:
-                return 0
-            if attempt is not None and claimed.lease.attempt != attempt:
-                raise self._lost(number, attempt)
-            if claimed.lease.state != HELD:
-                return claimed.lease.stalled
-            return self._end(number, TAKEN, claimed.n_stalled())
+        super().__init__(clock)
+        self._leases: dict[int, Lease] = {}
+        self._lock = threading.Lock()
 
     def of_trial(self, number: int) -> Lease | None:
-        claimed = self._claimed.get(number)
-        return None if claimed is None else claimed.lease
+        return self._leases.get(number)
 
     def held_by(self, worker: str) -> Lease | None:
-        held = (one.lease for one in self._claimed.values() if one.lease.state == HELD)
+        held = (lease for lease in self._leases.values() if lease.state == HELD)
         return next((lease for lease in held if lease.worker == worker), None)
 
     def n_epochs(self, *, without: int | None = None) -> int:
-        return sum(one.lease.epoch for number, one in self._claimed.items() if number != without)
+        return sum(lease.epoch for lease in self._leases.values() if lease.number != without)
 
     def stalled(self) -> dict[int, int]:
-        return {number: one.lease.stalled for number, one in self._claimed.items() if one.lease.stalled}
+        return {lease.number: lease.stalled for lease in self._leases.values() if lease.stalled}
 
-    def seconds_left(self, number: int) -> float:
-        lease = self.of_trial(number)
-        return lease.expires_at - self._clock() if lease is not None and lease.state == HELD else 0.0
-
-    def _end(self, number: int, state: str, stalled: int) -> int:
-        claimed = self._claimed[number]
-        self._claimed[number] = replace(claimed, lease=replace(claimed.lease, state=state, stalled=stalled))
-        return stalled
-
-    def _held(self, number: int, attempt: int) -> _Claimed:
-        claimed = self._claimed.get(number)
-        if claimed is None or claimed.lease.attempt != attempt or claimed.lease.state != HELD:
-            raise self._lost(number, attempt)
-        return claimed
-
-    def _lost(self, number: int, attempt: int) -> LeaseLost:
-        lease = self.of_trial(number)
-        owner = "nobody" if lease is None else f"attempt {lease.attempt} ({lease.state}, worker {lease.worker!r})"
-        return LeaseLost(f"attempt {attempt} at trial {number} may write no more, the trial belongs to {owner}")
+    def _change(self, number: int, change: Callable[[Lease], Lease]) -> Lease:
+        with self._lock:
+            after = change(self._leases.get(number, Lease(number)))
+            if after.attempt:
+                self._leases[number] = after
+            return after
 
 
 class MemoryTrialStore:
