@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import re
 import secrets
@@ -182,6 +184,13 @@ def rename(temporary: Path, path: Path, *, check: Check | None = None) -> None:
     with disk_errors(path):
         os.replace(temporary, path)  # noqa: PTH105 (tests replace it)
         _sync_folder(path.parent)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as the text of a CSV file; floats keep all their digits."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def discard(temporary: Path) -> None:

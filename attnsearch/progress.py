@@ -1,9 +1,12 @@
-"""A progress bar on stderr."""
+"""What tells of work that takes time: a progress bar on stderr, the lines of the package's log."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,3 +20,22 @@ def with_bar(steps: Iterable[T], label: str, *, n_steps: int, force: bool) -> It
     from rich.progress import track
 
     return track(steps, label, total=n_steps, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    """Gives a handler what the package logs from INFO on, in UTC, during the block; other loggers stay as they are."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    handler.setLevel(logging.INFO)
+    package = logging.getLogger("attnsearch")
+    level = package.level
+    if package.getEffectiveLevel() > logging.INFO:
+        package.setLevel(logging.INFO)  # else the lines would not reach the handler; restored below
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from attnsearch.data.tables import places_of
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.plots import draw_tests
-from attnsearch.files import atomic_path, atomic_write
+from attnsearch.files import atomic_path, atomic_write, csv_text
 from attnsearch.metrics.registry import better_direction, higher_is_better
 from attnsearch.metrics.statistics import bootstrap_interval, holm, krippendorff_alpha, paired, rank_reliability, welch
 from attnsearch.store.image_scores import ScoreTable
@@ -265,10 +263,8 @@ def write_comparison(
 def _csv(
     rows: Sequence[MetricMean] | Sequence[PairedDifference], kind: type[MetricMean] | type[PairedDifference]
 ) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(kind)])
-    for row in rows:
-        cells = vars(row).values()
-        writer.writerow(["" if isinstance(cell, float) and np.isnan(cell) else cell for cell in cells])
-    return text.getvalue()
+    """A line per row; an undefined number is an empty cell."""
+    cells = (
+        ["" if isinstance(cell, float) and np.isnan(cell) else cell for cell in vars(row).values()] for row in rows
+    )
+    return csv_text([[field.name for field in fields(kind)], *cells])

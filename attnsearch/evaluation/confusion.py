@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
 from attnsearch.evaluation.base import ModelOnData
-from attnsearch.files import atomic_write
+from attnsearch.files import atomic_write, csv_text
 from attnsearch.metrics.classification import (
     ConfusedPair,
     calibration_error,
@@ -157,7 +156,9 @@ def analyse_predictions(predictions: Predictions) -> ConfusionReport:
     heads = tuple(_head(name, logits.numpy(), labels) for name, logits in predictions.logits.items())
     names, logits = predictions.class_names, predictions.logits[COMBINED].numpy()
     matrix = confusion_matrix(labels, logits.argmax(axis=1), len(names))
-    return ConfusionReport(names, heads, _class_rows(names, matrix, _closest(_probabilities(logits), labels)), matrix)
+    return ConfusionReport(
+        names, heads, _class_rows(names, matrix, _closest(softmax(logits.astype(np.float64), axis=1), labels)), matrix
+    )
 
 
 def _class_rows(
@@ -214,18 +215,11 @@ def _map_scores(maps: Tensor) -> Tensor:
     return torch.stack([score.double().T for score in (*scores, overlap)])
 
 
-def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The softmax of (N, n_classes)."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return probabilities
-
-
 def _head(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> BranchRow:
     """The numbers of one branch, from logits (N, n_classes) and labels (N,)."""
     n_classes = logits.shape[1]
     predicted = logits.argmax(axis=1)
-    confidences = _probabilities(logits)[np.arange(len(labels)), predicted].astype(np.float32)
+    confidences = softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), predicted].astype(np.float32)
     accuracies = class_accuracies(confusion_matrix(labels, predicted, n_classes))
     return BranchRow(
         name=name,
@@ -260,9 +254,7 @@ def write_report(
         if rows:
             tables[path] = [list(vars(rows[0])), *([_cell(cell) for cell in vars(row).values()] for row in rows)]
     for path, table in tables.items():
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(table)
-        atomic_write(path, text.getvalue())
+        atomic_write(path, csv_text(table))
     return tuple(tables)
 
 

@@ -21,14 +21,13 @@ PART_HALF_SIDE = 36 / 224  # of the image's side, as Huang et al. 2023 place the
 PART_FRACTION = 0.8
 
 
-def pointing_game(saliency: Tensor, regions: Tensor, *, tolerance_px: int = 0) -> Tensor:
+def pointing_game(saliency: Tensor, regions: Tensor) -> Tensor:
     """1 where the most salient cell, the first of equals, touches the region, else 0: (B,) float32.
 
-    Args:
-        tolerance_px: grows the cell by so many pixels on each side; the paper takes 15 around a point.
-    Source: Zhang et al. 2018 (IJCV, pointing game). Difference: the point is a whole cell of the map.
+    Source: Zhang et al. 2018 (IJCV, pointing game). Difference: the point is a whole cell of the map, and not a circle
+        of 15 pixels.
     """
-    is_peak = _with_tolerance(_peak_pixels(saliency, regions), tolerance_px)
+    is_peak = upscale_cells(removal_ranks(saliency) == 0, _size(regions))  # (B, H, W)
     hit = (is_peak & regions).flatten(1).any(dim=1).float()
     return torch.where(_is_undefined(saliency, regions), torch.nan, hit)
 
@@ -114,20 +113,6 @@ def part_consistency(inside: Tensor, labels: Tensor) -> float:
         if not torch.isnan(rates).all():
             keeps.append(float((rates.nan_to_num(0.0) >= PART_FRACTION).any()))
     return sum(keeps) / len(keeps) if keeps else float("nan")
-
-
-def _peak_pixels(saliency: Tensor, regions: Tensor) -> Tensor:
-    """(B, H, W) bool: the pixels of the most salient cell."""
-    return upscale_cells(removal_ranks(saliency) == 0, _size(regions))
-
-
-def _with_tolerance(pixels: Tensor, tolerance_px: int) -> Tensor:
-    """Pixels (B, H, W) bool, grown by a square on each side."""
-    if not tolerance_px:
-        return pixels
-    side = 2 * tolerance_px + 1
-    grown = torch.nn.functional.max_pool2d(pixels[:, None].float(), side, stride=1, padding=tolerance_px)
-    return grown[:, 0] > 0
 
 
 def _touched(saliency: Tensor, regions: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from attnsearch.files import atomic_write
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.intr import Intr, from_official, to_official
-from attnsearch.models.weights import first_names, load_file, load_into, read_checkpoint, save_checkpoint
+from attnsearch.models.weights import first_names, load_file, load_into, read_checkpoint, renamed, save_checkpoint
 
 Family = Literal["intr", "loupe", "br_npa"]
 
@@ -197,9 +197,9 @@ def _read(family: Family, path: str | Path) -> dict[str, Tensor]:
     state = load_file(path)
     if family == "loupe":
         weights = {name: tensor for name, tensor in state.items() if not name.endswith(_LOUPE_BUFFERS)}
-        return {_renamed(name, _LOUPE_NAMES): tensor for name, tensor in weights.items()}
+        return {renamed(name, _LOUPE_NAMES): tensor for name, tensor in weights.items()}
     weights = {name: tensor for name, tensor in state.items() if not name.startswith(_BR_NPA_CLASSIFIER)}
-    return {_renamed(name, _BR_NPA_NAMES): tensor for name, tensor in weights.items()}
+    return {renamed(name, _BR_NPA_NAMES): tensor for name, tensor in weights.items()}
 
 
 def _check_n_classes(state: dict[str, Tensor], n_classes: int, path: str | Path) -> None:
@@ -209,10 +209,3 @@ def _check_n_classes(state: dict[str, Tensor], n_classes: int, path: str | Path)
             f"{path} has {len(classifier)} classes, and {n_classes} are named; give the classes it was trained on "
             "(--classes), then start a run on yours from its backbone with model.weights=IMPORTED"
         )
-
-
-def _renamed(name: str, beginnings: tuple[tuple[str, str], ...]) -> str:
-    for foreign, own in beginnings:
-        if name.startswith(foreign):
-            return own + name.removeprefix(foreign)
-    return name

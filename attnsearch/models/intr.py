@@ -18,7 +18,7 @@ from attnsearch.errors import ConfigError, UsageError
 from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone
 from attnsearch.models.base import AttentionModel, Heads
 from attnsearch.models.intr_transformer import CrossAttention, DecoderOutput, Transformer
-from attnsearch.models.weights import load_file, load_into
+from attnsearch.models.weights import load_file, load_into, renamed
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
 
 TEMPERATURE = 10_000.0  # of the position encoding
@@ -261,17 +261,13 @@ def adapt_detr_state(
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state under the names of INTR's released code -> under ours; only those of the backbone differ."""
-    return {_renamed(name, OFFICIAL_BODY, OWN_BODY): tensor for name, tensor in state.items()}
+    return {renamed(name, [(OFFICIAL_BODY, OWN_BODY)]): tensor for name, tensor in state.items()}
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `from_official`; counters of batch norm go, which frozen ones do not have."""
     names = [name for name in state if not name.endswith("num_batches_tracked")]
-    return {_renamed(name, OWN_BODY, OFFICIAL_BODY): state[name] for name in names}
-
-
-def _renamed(name: str, old: str, new: str) -> str:
-    return new + name.removeprefix(old) if name.startswith(old) else name
+    return {renamed(name, [(OWN_BODY, OFFICIAL_BODY)]): state[name] for name in names}
 
 
 def _build_backbone(cfg: IntrSettings) -> nn.Module:

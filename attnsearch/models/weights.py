@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +53,11 @@ def load_file(path: str | Path) -> dict[str, Tensor]:
     file = _existing_file(path)
     state = _load_safetensors(file)[0] if _is_safetensors(file) else _state_in(_load_pickle(file), file)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def renamed(name: str, beginnings: Iterable[tuple[str, str]]) -> str:
+    """The name with its beginning replaced, by the first pair (old, new) that fits; as it is where none does."""
+    return next((new + name.removeprefix(old) for old, new in beginnings if name.startswith(old)), name)
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

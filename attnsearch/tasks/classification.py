@@ -135,7 +135,8 @@ class ClassificationMeter:
         if not self._in_training:
             cross_entropy = F.cross_entropy(output.logits, batch.labels)
             _accumulate(self._metrics, "cross_entropy", cross_entropy.double() * n_images)
-        for name, logits in {"accuracy": output.logits, **_named(output)}.items():
+        branches = {f"accuracy_{name}": branch.logits for name, branch in output.branches.items()}
+        for name, logits in {"accuracy": output.logits, **branches}.items():
             hits = (logits.argmax(dim=1) == batch.labels).double()
             _accumulate(self._metrics, name, hits.sum())
             if name == "accuracy" and not self._in_training:
@@ -169,10 +170,6 @@ class ClassificationMeter:
 def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
     """Adds a scalar to the sum of its name."""
     totals[name] = totals[name] + value if name in totals else value
-
-
-def _named(output: AttentionOutput) -> dict[str, Tensor]:
-    return {f"accuracy_{name}": branch.logits for name, branch in output.branches.items()}
 
 
 def _sparsity(output: AttentionOutput) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.device import describe_device, device_errors, pick_device, release_memory
 from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
 from attnsearch.files import disk_errors, make_folder
+from attnsearch.progress import logging_to
 from attnsearch.store.epochs import write_csv
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.setup import build_run
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = "attnsearch"
-
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
@@ -46,20 +44,10 @@ def log_to(path: Path) -> Iterator[None]:
     make_folder(path.parent)
     with disk_errors(path):
         handler = logging.FileHandler(path, encoding="utf-8")
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    handler.setLevel(logging.INFO)
-    package = logging.getLogger(PACKAGE)
-    level = package.level
-    if package.getEffectiveLevel() > logging.INFO:
-        package.setLevel(logging.INFO)  # else the lines would not reach the file; restored below
-    package.addHandler(handler)
     try:
-        yield
+        with logging_to(handler):
+            yield
     finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
         handler.close()
 
 

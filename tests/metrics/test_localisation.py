@@ -40,12 +40,6 @@ def test_a_hit_is_a_cell_that_touches_the_region() -> None:
     assert set(hits.values()) == {0.0, 1.0}
 
 
-def test_tolerance_grows_the_cell() -> None:
-    part = region(slice(0, 2), slice(13, 15))
-    assert float(pointing_game(hot(0, 0), part, tolerance_px=5)) == 0.0  # the cell ends before pixel 8
-    assert float(pointing_game(hot(0, 0), part, tolerance_px=6)) == 1.0
-
-
 def test_shares_of_a_known_map() -> None:
     saliency = torch.zeros(1, 4, 4)
     saliency[0, 0, 0], saliency[0, 0, 1], saliency[0, 3, 3] = 0.6, 0.3, 0.1
