@@ -11,16 +11,14 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import ExperimentalWarning
 from werkzeug.test import Client
 
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError
 from attnsearch.explorer.server import RunningServer, Server, bind, build_app, open_server
 from attnsearch.report.page import build_report
 from attnsearch.results.databases import MAX_NOTES, noted
@@ -129,64 +127,6 @@ def test_dashboard_knows_which_trials_break_a_constraint(copied: Built) -> None:
     assert [one["constraints"] for one in trials] == [[], [], [], [2.5]]
 
 
-def test_trial_that_ends_while_the_server_runs_is_seen(copied: Built) -> None:
-    app, _ = build_app(find_experiments(copied.root))
-    asking = Client(app)
-    path = "/attention/api/study/here/hunt"
-    assert len(json.loads(asking.get(path).text)["trials"]) == 3
-    database = open_database(default_url(copied.layout))
-    study = optuna.load_study(study_name="hunt", storage=database.storage)
-    trial = study.ask()
-    assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["running"]
-    study.tell(trial, [0.9, 0.1])
-    database.close()
-    assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["complete"]
-
-
-def attach(built: Built, text: str) -> str:
-    """A page attached to the study; its id."""
-    built.layout.artifacts.mkdir()
-    database = open_database(default_url(built.layout))
-    study = optuna.load_study(study_name="hunt", storage=database.storage)
-    page = built.root / "page.html"
-    page.write_text(text, encoding="utf-8")
-    store = FileSystemArtifactStore(str(built.layout.artifacts))
-    one = upload_artifact(artifact_store=store, file_path=str(page), study_or_trial=study, storage=database.storage)
-    database.close()
-    return one
-
-
-def test_artifacts_are_served_and_never_run_as_pages(copied: Built) -> None:
-    """An HTML file attached to a trial would else run its scripts as a page of this server."""
-    one = attach(copied, "<script>alert(1)</script>")
-    app, _ = build_app(find_experiments(copied.root))
-    answer = Client(app).get(f"/artifacts/1/{one}", headers=LOCAL)
-    answer.close()
-    assert answer.status_code == 200
-    assert answer.headers["Content-Security-Policy"] == "sandbox"
-
-
-def test_artifact_that_is_a_link_is_not_followed_out_of_the_folder(copied: Built) -> None:
-    one = attach(copied, "secret of this machine")
-    target = copied.layout.artifacts / one
-    outside = target.rename(copied.root / "outside")
-    target.symlink_to(outside)
-    app, _ = build_app(find_experiments(copied.root))
-    answer = Client(app).get(f"/artifacts/1/{one}", headers=LOCAL)
-    assert answer.status_code == 404
-    assert b"secret of this machine" not in answer.data
-
-
-def test_folder_of_artifacts_that_is_a_link_is_not_followed_out_of_the_experiment(copied: Built) -> None:
-    one = attach(copied, "secret of this machine")
-    copied.layout.artifacts.rename(copied.root / "outside")
-    copied.layout.artifacts.symlink_to(copied.root / "outside")
-    app, _ = build_app(find_experiments(copied.root))
-    answer = Client(app).get(f"/artifacts/1/{one}", headers=LOCAL)
-    assert answer.status_code == 404
-    assert b"secret of this machine" not in answer.data
-
-
 def test_config_that_is_a_link_out_of_the_experiment_is_no_note(copied: Built) -> None:
     config = copied.layout.trial(0).config
     outside = copied.root / "outside"
@@ -197,16 +137,6 @@ def test_config_that_is_a_link_out_of_the_experiment_is_no_note(copied: Built) -
     answer = Client(app).get("/api/studies/1").text
     assert "secret of this machine" not in answer
     assert "br_npa" in answer
-
-
-@pytest.mark.parametrize("path", ["..%2fhypSearch.db", "%2e%2e%2fhypSearch.db", "%2fetc%2fpasswd", "1/..%2f..%2fx"])
-def test_artifact_paths_lead_nowhere_else(copied: Built, path: str) -> None:
-    attach(copied, "a")
-    app, _ = build_app(find_experiments(copied.root))
-    answer = Client(app).get(f"/artifacts/1/{path}", headers=LOCAL)
-    assert answer.status_code == 404
-    assert b"root:" not in answer.data
-    assert b"SQLite" not in answer.data
 
 
 def test_password_of_a_storage_is_shown_nowhere(copied: Built) -> None:
@@ -277,30 +207,6 @@ def test_database_of_another_program_is_named(copied: Built) -> None:
     assert client.get("/", headers=LOCAL).headers["Location"].endswith("/attention/")
 
 
-def test_nothing_can_be_changed_by_default(copied: Built) -> None:
-    app, _ = build_app(find_experiments(copied.root))
-    asking = Client(app)
-    assert asking.delete("/api/studies/1", headers=LOCAL).status_code == 405
-    assert asking.put("/api/studies/1/note", json={"body": "x", "version": 2}, headers=LOCAL).status_code == 405
-    assert len(json.loads(asking.get("/api/studies").text)["study_summaries"]) == 1
-
-
-def test_a_note_can_be_written_with_allow_edit_and_wins_over_the_settings(copied: Built) -> None:
-    app, _ = build_app(find_experiments(copied.root), allow_edit=True)
-    asking = Client(app)
-    trial_id = json.loads(asking.get("/api/studies/1").text)["trials"][0]["trial_id"]
-    path = f"/api/studies/1/{trial_id}/note"
-    foreign = {"Host": "localhost", "Origin": "http://evil.example"}
-    assert asking.put(path, json={"body": "mine", "version": 2}, headers=foreign).status_code == 403
-    assert asking.put(path, json={"body": "mine", "version": 2}, headers=LOCAL).status_code == 204
-    assert json.loads(asking.get("/api/studies/1").text)["trials"][0]["note"]["body"] == "mine"
-
-
-def test_foreign_host_reaches_neither_app(client: Client) -> None:
-    for path in ("/", "/api/studies", "/attention/", "/attention/static/page.js"):
-        assert client.get(path, headers={"Host": "evil.example"}).status_code == 403
-
-
 def test_server_answers_on_its_port(served: RunningServer) -> None:
     with urllib.request.urlopen(served.url) as answer:
         assert b"Studies" in answer.read()
@@ -343,34 +249,6 @@ def test_server_listens_on_the_loopback_only_by_default(built: Built) -> None:
         assert one.server.socket.family == socket.AF_INET
     finally:
         one.server.server_close()
-
-
-def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="absent is not a folder"):
-        find_experiments(tmp_path / "absent")
-    with pytest.raises(StoreError, match="holds no study and no run"):
-        find_experiments(tmp_path)
-
-
-WHERE = "demo/br_npa_low_res/0"
-
-
-def test_copied_run_shows_images_and_maps_of_both_splits(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ATTNSEARCH_CACHE", str(tmp_path / "empty"))  # where synthetic images would be
-    target = tmp_path / "results"
-    shutil.copytree(finished_run, target)
-    app, _ = build_app(find_experiments(target))
-    client = Client(app)
-    for split in ("val", "test"):
-        page = json.loads(client.get(f"/attention/api/grid/{WHERE}?split={split}").text)
-        assert page["total"] == 8
-        assert {image["source"] for image in page["images"]} == {"copy"}
-        assert all(image["map"]["cells"] for image in page["images"])
-        assert client.get(f"/attention/picture/{WHERE}/{split}/0?px=256").mimetype == "image/jpeg"
-    assert client.get(f"/attention/trial/{WHERE}").status_code == 200
-    assert not list((tmp_path / "empty").glob("synthetic/*"))  # looking draws nothing
 
 
 def test_a_long_answer_arrives_whole() -> None:

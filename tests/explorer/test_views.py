@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from werkzeug.test import Client
 
 from attnsearch.explorer.server import build_app
 from attnsearch.results.reader import find_experiments
+from attnsearch.search.handle import open_database
+from attnsearch.store.urls import default_url
 from tests.explorer.built import CLASSES, HOT, MAP_HW, Built, build, planted_maps, write_trial_scores
 
 STUDY = "here/hunt"
+RUN = "demo/br_npa_low_res/0"
 
 
 def ask(client: Client, path: str, code: int = 200) -> Any:
@@ -256,3 +260,35 @@ def _seconds(client: Client, path: str) -> float:
 def _client_of(built: Built) -> Client:
     app, _ = build_app(find_experiments(built.root))
     return Client(app)
+
+
+def test_trial_that_ends_while_the_server_runs_is_seen(copied: Built) -> None:
+    app, _ = build_app(find_experiments(copied.root))
+    asking = Client(app)
+    path = "/attention/api/study/here/hunt"
+    assert len(json.loads(asking.get(path).text)["trials"]) == 3
+    database = open_database(default_url(copied.layout))
+    study = optuna.load_study(study_name="hunt", storage=database.storage)
+    trial = study.ask()
+    assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["running"]
+    study.tell(trial, [0.9, 0.1])
+    database.close()
+    assert [one["state"] for one in json.loads(asking.get(path).text)["trials"]][3:] == ["complete"]
+
+
+def test_copied_run_shows_images_and_maps_of_both_splits(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNSEARCH_CACHE", str(tmp_path / "empty"))  # where synthetic images would be
+    target = tmp_path / "results"
+    shutil.copytree(finished_run, target)
+    app, _ = build_app(find_experiments(target))
+    client = Client(app)
+    for split in ("val", "test"):
+        page = json.loads(client.get(f"/attention/api/grid/{RUN}?split={split}").text)
+        assert page["total"] == 8
+        assert {image["source"] for image in page["images"]} == {"copy"}
+        assert all(image["map"]["cells"] for image in page["images"])
+        assert client.get(f"/attention/picture/{RUN}/{split}/0?px=256").mimetype == "image/jpeg"
+    assert client.get(f"/attention/trial/{RUN}").status_code == 200
+    assert not list((tmp_path / "empty").glob("synthetic/*"))  # looking draws nothing

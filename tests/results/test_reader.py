@@ -140,3 +140,10 @@ def test_reading_imports_no_torch(built: Built) -> None:
         "study.trials; study.epochs; study.best.images(); study.best.maps(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="absent is not a folder"):
+        find_experiments(tmp_path / "absent")
+    with pytest.raises(StoreError, match="holds no study and no run"):
+        find_experiments(tmp_path)
