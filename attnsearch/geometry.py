@@ -12,6 +12,7 @@ are (x, y), boxes are (left, top, right, bottom), an aspect is H / W.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,21 @@ ResizeRule = Literal["squash", "crop", "pad"]
 Size = tuple[int, int]
 """Height and width in pixels."""
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How originals become images of one size.
+
+    Attributes:
+        size_hw: height and width of the images in pixels.
+        rule: which part of an original they show.
+        aspect: height / width of that part; `squash` has no use for it.
+    """
+
+    size_hw: Size
+    rule: ResizeRule
+    aspect: float = 1.0
 
 
 def resized_hw(image_hw: Size, crop_ratio: float) -> Size:

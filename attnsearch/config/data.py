@@ -154,6 +154,11 @@ class DataSettings(Settings):
         return self.resized_hw if self.cache_px is None else _both(self.cache_px)
 
     @property
+    def cached(self) -> geometry.Resizing:
+        """How originals become the images in the cache."""
+        return geometry.Resizing(self.cached_hw, self.resize, self.aspect)
+
+    @property
     def aspect(self) -> float:
         """Height / width of the part of an original that is resized; 1 for `squash`, where it is the original's own."""
         return 1.0 if self.resize == "squash" else self.image_hw[0] / self.image_hw[1]

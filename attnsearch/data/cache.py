@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from attnsearch.data.images import decode_resized
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import DataError, StoreError
-from attnsearch.geometry import ResizeRule, Size
+from attnsearch.geometry import Resizing, Size
 from attnsearch.progress import with_bar
 
 logger = logging.getLogger(__name__)
@@ -215,16 +216,14 @@ class PixelCache:
     """All images of a data set in one array.
 
     Attributes:
-        pixels: (M, *cached_hw, 3) uint8 RGB, memory-mapped, read-only.
+        pixels: (M, *resizing.size_hw, 3) uint8 RGB, memory-mapped, read-only.
         sizes_hw: (M, 2) int64 height and width of the upright originals in pixels.
-        aspect: height / width of the part of an original that is in it, as `DataSettings.aspect`.
+        resizing: how originals became them.
     """
 
     pixels: NDArray[np.uint8]
     sizes_hw: NDArray[np.int64]
-    cached_hw: Size
-    resize: ResizeRule
-    aspect: float
+    resizing: Resizing
     fingerprint: str
     _row_of: Mapping[str, int] = field(repr=False)
 
@@ -233,14 +232,10 @@ class PixelCache:
         return np.array([self._row_of[image_id] for image_id in table.image_ids], dtype=np.int64)
 
 
-def open_cache(
-    tables: DataTables, *, cached_hw: Size, resize: ResizeRule, aspect: float = 1.0, progress: bool = False
-) -> PixelCache:
-    """The cached pixels of all splits; they are built first where files, sizes, times, side or rule are new.
+def open_cache(tables: DataTables, resizing: Resizing, *, progress: bool = False) -> PixelCache:
+    """The cached pixels of all splits; they are built first where files, sizes, times or the resizing are new.
 
     Args:
-        cached_hw: height and width of the cached images in pixels.
-        aspect: as `DataSettings.aspect`.
         progress: shows a bar on stderr while building; without it there is one only if stderr is a terminal.
 
     Raises:
@@ -252,31 +247,31 @@ def open_cache(
         for table in tables.present()
         for image_id, path in zip(table.image_ids, table.paths, strict=True)
     )
-    side = _written_size(cached_hw, aspect)
-    fingerprint = _fingerprint(tables.root, files, side, resize)
+    side = _written_size(resizing)
+    fingerprint = _fingerprint(tables.root, files, side, resizing.rule)
     paths = [path for _, path in files]
+    shape = (len(paths), *resizing.size_hw, 3)
 
     def build(folder: Path) -> dict[str, str | int | float]:
-        check_free_space(folder, len(paths) * cached_hw[0] * cached_hw[1] * 3)
-        decoded = _decode_all(paths, cached_hw, resize, aspect)
-        _write_pixels(folder, decoded, (len(paths), *cached_hw, 3), progress=progress)
-        return {"root": str(tables.root), "n_images": len(paths), "side_px": side, "resize": resize}
+        check_free_space(folder, math.prod(shape))
+        _write_pixels(folder, _decode_all(paths, resizing), shape, progress=progress)
+        return {"root": str(tables.root), "n_images": len(paths), "side_px": side, "resize": resizing.rule}
 
     folder = build_once("pixels", fingerprint[:32], build, is_whole=lambda folder: _read(folder) is not None)
     arrays = _read(folder)
     assert arrays is not None  # build_once has just tried it
     row_of = {image_id: row for row, (image_id, _) in enumerate(files)}
-    return PixelCache(*arrays, cached_hw, resize, aspect, fingerprint, row_of)
+    return PixelCache(*arrays, resizing, fingerprint, row_of)
 
 
-def _written_size(cached_hw: Size, aspect: float) -> int | str:
+def _written_size(resizing: Resizing) -> int | str:
     """The size in the name of a cache: the side of squares, as in version 0.1, else size and aspect."""
-    height, width = cached_hw
-    return height if height == width and aspect == 1 else f"{height}x{width} {aspect}"
+    height, width = resizing.size_hw
+    return height if height == width and resizing.aspect == 1 else f"{height}x{width} {resizing.aspect}"
 
 
-def _fingerprint(root: Path, files: Sequence[tuple[str, Path]], side: int | str, resize: ResizeRule) -> str:
-    digest = hashlib.sha256(f"{_VERSION}\n{root}\n{side}\n{resize}\n".encode(errors="surrogateescape"))
+def _fingerprint(root: Path, files: Sequence[tuple[str, Path]], side: int | str, rule: str) -> str:
+    digest = hashlib.sha256(f"{_VERSION}\n{root}\n{side}\n{rule}\n".encode(errors="surrogateescape"))
     missing = []
     for image_id, path in files:
         try:
@@ -319,12 +314,12 @@ def _write_pixels(folder: Path, decoded: Iterator[DecodedImage], shape: tuple[in
     np.save(folder / _SIZES, np.array(sizes, dtype=np.int64).reshape(-1, 2))
 
 
-def _decode_all(paths: Sequence[Path], cached_hw: Size, resize: ResizeRule, aspect: float) -> Iterator[DecodedImage]:
+def _decode_all(paths: Sequence[Path], resizing: Resizing) -> Iterator[DecodedImage]:
     """Pixels and size, or the error, of each path in order; Pillow decodes outside the GIL, so threads do."""
 
     def decode(path: Path) -> DecodedImage:
         try:
-            return decode_resized(path, size_hw=cached_hw, resize=resize, aspect=aspect)
+            return decode_resized(path, resizing)
         except DataError as error:
             return error
 

@@ -50,23 +50,19 @@ _TOO_MANY = f"more than the {MAX_PIXELS // 10**6} million that are decoded; save
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own limit, which is higher
 
 
-def decode_resized(
-    path: Path | Image.Image, *, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float = 1.0
-) -> tuple[NDArray[np.uint8], geometry.Size]:
+def decode_resized(path: Path | Image.Image, resizing: geometry.Resizing) -> tuple[NDArray[np.uint8], geometry.Size]:
     """An image, upright and resized (bilinear, antialiased).
 
     Transparent images are laid on white; grey of 16 bits is scaled to 8, not clipped.
 
-    Args:
-        aspect: height / width of the part that is resized, as `geometry.source_box`.
     Returns:
-        (*size_hw, 3) uint8 RGB, and height and width of the upright original in pixels.
+        (*resizing.size_hw, 3) uint8 RGB, and height and width of the upright original in pixels.
 
     Raises:
         DataError: the file is missing, cut off, no image, or of a kind without a defined range.
     """
     with _opened(path) as image:
-        return _resized(image, size_hw, resize, aspect)
+        return _resized(image, resizing)
 
 
 def open_upright(path: Path | Image.Image, *, longest_px: int, enlarge: bool = False) -> Image.Image:
@@ -105,41 +101,37 @@ def _opened(path: Path | Image.Image) -> Iterator[Image.Image]:
         raise DataError(f"{path}: {_reason(error)}") from error
 
 
-def decode_mask(
-    path: Path, *, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float = 1.0
-) -> NDArray[np.uint8]:
-    """A mask under the same resize rule: (H, W) uint8, the fraction of a pixel on it times 255.
+def decode_mask(path: Path, resizing: geometry.Resizing) -> NDArray[np.uint8]:
+    """A mask, resized as its image: (H, W) uint8, the fraction of a pixel on it times 255.
 
     Raises:
         DataError: as `decode_resized`.
     """
-    pixels, _ = decode_resized(path, size_hw=size_hw, resize=resize, aspect=aspect)
+    pixels, _ = decode_resized(path, resizing)
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def _resized(
-    image: Image.Image, size_hw: geometry.Size, resize: geometry.ResizeRule, aspect: float
-) -> tuple[NDArray[np.uint8], geometry.Size]:
+def _resized(image: Image.Image, resizing: geometry.Resizing) -> tuple[NDArray[np.uint8], geometry.Size]:
     """Turned after the resize, where it is cheap: after a quarter turn it is first resized to (W, H)."""
     width, height = image.size
+    size_hw, aspect = resizing.size_hw, resizing.aspect
     turn = image.getexif().get(_ORIENTATION, 1)
     is_quarter_turn = turn in _QUARTER_TURNS
     if is_quarter_turn:
         size_hw, aspect = size_hw[::-1], 1 / aspect
     # JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice the target is kept so that the resize still filters.
     image.draft(None, (2 * size_hw[1], 2 * size_hw[0]))
-    if resize == "pad":
+    if resizing.rule == "pad":
         target_h, target_w = geometry.padded_hw((height, width), size_hw, aspect=aspect).tolist()
         box = (0.0, 0.0, float(image.width), float(image.height))
     else:
         target_h, target_w = size_hw
-        box = tuple(geometry.source_box(image.size[::-1], resize, aspect=aspect).tolist())
+        box = tuple(geometry.source_box(image.size[::-1], resizing.rule, aspect=aspect).tolist())
     resized = _to_rgb(image).resize((target_w, target_h), Image.Resampling.BILINEAR, box=box)
     if turn in _UPRIGHT_BY:
         resized = resized.transpose(_UPRIGHT_BY[turn])
-    if resize == "pad":
-        height_px, width_px = size_hw[::-1] if is_quarter_turn else size_hw
-        resized = resized.crop((0, 0, width_px, height_px))  # black beyond the image
+    if resizing.rule == "pad":
+        resized = resized.crop((0, 0, *resizing.size_hw[::-1]))  # black beyond the image
     return np.asarray(resized, dtype=np.uint8), ((width, height) if is_quarter_turn else (height, width))
 
 
@@ -258,10 +250,12 @@ def _with_splits(images: Sequence[ListedImage], tables: DataTables) -> list[List
 
 
 def _check_files(images: Sequence[ListedImage], cfg: DataConfig) -> Iterator[_CheckedImage]:
+    resizing = geometry.Resizing(cfg.resized_hw, cfg.resize, cfg.aspect)
+
     def check(image: ListedImage) -> _CheckedImage:
         try:
             digest = hashlib.sha256(image.path.read_bytes()).digest()
-            _, size_hw = decode_resized(image.path, size_hw=cfg.resized_hw, resize=cfg.resize, aspect=cfg.aspect)
+            _, size_hw = decode_resized(image.path, resizing)
         except DataError as error:
             return _CheckedImage(image, str(error))
         except OSError as error:

@@ -74,7 +74,7 @@ class DataSource:
     def serves(self, cfg: DataConfig) -> bool:
         """Whether these settings ask for the same images, from a cache of this size."""
         is_same = self.cfg.model_dump(exclude=_PER_TRIAL) == cfg.model_dump(exclude=_PER_TRIAL)
-        return is_same and (self.cache.cached_hw, self.cache.aspect) == (cfg.cached_hw, cfg.aspect)
+        return is_same and self.cache.resizing == cfg.cached
 
     def sizes_hw(self, split: Split) -> NDArray[np.int64]:
         """(N, 2) height and width in pixels of the upright originals of a split."""
@@ -86,11 +86,12 @@ class DataSource:
         Raises:
             ValueError: the cached images are too small for them, or show other parts of the originals.
         """
-        is_large = all(cached >= needed for cached, needed in zip(self.cache.cached_hw, cfg.resized_hw, strict=True))
-        if not is_large or (self.cache.resize, self.cache.aspect) != (cfg.resize, cfg.aspect):
-            cached, needed = as_setting(self.cache.cached_hw), as_setting(cfg.resized_hw)
+        cached = self.cache.resizing
+        is_large = all(has >= needed for has, needed in zip(cached.size_hw, cfg.resized_hw, strict=True))
+        if not is_large or (cached.rule, cached.aspect) != (cfg.resize, cfg.aspect):
             raise ValueError(
-                f"a cache of {cached} px ({self.cache.resize}) cannot serve {needed} px ({cfg.resize}); "
+                f"a cache of {as_setting(cached.size_hw)} px ({cached.rule}) cannot serve "
+                f"{as_setting(cfg.resized_hw)} px ({cfg.resize}); "
                 "open the data with a cache_px of at least that"
             )
         return replace(self, cfg=cfg)
@@ -113,7 +114,7 @@ def open_data(cfg: DataConfig, *, tables: DataTables | None = None, progress: bo
         DataError, StoreError: as `build_tables` and `open_cache`.
     """
     tables = build_tables(cfg) if tables is None else tables
-    cache = open_cache(tables, cached_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect, progress=progress)
+    cache = open_cache(tables, cfg.cached, progress=progress)
     return DataSource(cfg, tables, cache)
 
 
@@ -229,7 +230,7 @@ class BatchLoader:
             )
 
     def _is_exact(self, views: Views) -> bool:
-        return views.windows is None and self._cache.cached_hw == self._cfg.resized_hw
+        return views.windows is None and self._cache.resizing.size_hw == self._cfg.resized_hw
 
     def _read(self, rows: NDArray[np.int64], views: Views, with_masks: bool) -> _RawBatch:
         """The part done ahead, on the prefetch thread: bytes from disk to memory."""
@@ -243,9 +244,7 @@ class BatchLoader:
 
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
         assert self._table.mask_paths is not None
-        size_hw, resize, aspect = self._cache.cached_hw, self._cfg.resize, self._cfg.aspect
-        paths = [self._table.mask_paths[row] for row in rows]
-        masks = np.stack([decode_mask(path, size_hw=size_hw, resize=resize, aspect=aspect) for path in paths])
+        masks = np.stack([decode_mask(self._table.mask_paths[row], self._cache.resizing) for row in rows])
         return cut(masks, np.arange(len(rows)), views, self._cfg.image_hw) if self._is_exact(views) else masks
 
     def _pinned(self, array: NDArray[np.uint8]) -> Tensor:

@@ -92,17 +92,14 @@ def open_images(
     if masks is not None and len(masks) != len(images):
         raise UsageError(f"give one mask per image, got {len(masks)} masks of {len(images)} images")
     mask_images: Any = None if masks is None else tuple(to_image(mask) for mask in masks)  # read like files of masks
-    decoded = [
-        decode_resized(image.source, size_hw=cfg.cached_hw, resize=cfg.resize, aspect=cfg.aspect) for image in images
-    ]
-    pixels, sizes_hw = zip(*decoded, strict=True)
+    pixels, sizes_hw = zip(*(decode_resized(image.source, cfg.cached) for image in images), strict=True)
     label_of: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
     labels = np.array([label_of.get(image.true, -1) for image in images], dtype=np.int64)
     row_of = {image.image_id: row for row, image in enumerate(images)}
     table = ImageTable("val", class_names, tuple(row_of), tuple(map(Path, row_of)), labels, mask_images)
     tables = DataTables(Path(), class_names, table, table, None, "")
     arrays = np.stack(pixels), np.array(sizes_hw, dtype=np.int64)
-    return DataSource(cfg, tables, PixelCache(*arrays, cfg.cached_hw, cfg.resize, cfg.aspect, "", row_of))
+    return DataSource(cfg, tables, PixelCache(*arrays, cfg.cached, "", row_of))
 
 
 def own_batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:

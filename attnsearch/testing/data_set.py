@@ -8,6 +8,7 @@ from attnsearch import plugins
 from attnsearch.config.data import DataSettings
 from attnsearch.data.images import decode_resized
 from attnsearch.data.tables import Listing, build_tables, list_images
+from attnsearch.geometry import Resizing
 
 
 class DataSetContract:
@@ -51,7 +52,7 @@ class DataSetContract:
 
     def test_every_image_and_mask_can_be_read(self, listing: Listing) -> None:
         for image in listing.images:
-            pixels, size_hw = decode_resized(image.path, size_hw=(8, 8), resize="squash")
+            pixels, size_hw = decode_resized(image.path, Resizing((8, 8), "squash"))
             assert pixels.shape == (8, 8, 3)
             assert min(size_hw) > 0
             assert image.mask_path is None or image.mask_path.is_file()

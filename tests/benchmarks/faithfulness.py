@@ -20,6 +20,7 @@ from torch import Tensor
 from attnsearch.data.augment import normalise
 from attnsearch.data.images import decode_resized
 from attnsearch.device import Arithmetic, pick_device
+from attnsearch.geometry import Resizing
 from attnsearch.metrics.faithfulness import relevance_gain_of
 from attnsearch.metrics.perturbation import (
     RemovalSettings,
@@ -37,9 +38,7 @@ SIDE_PX, GRID = 224, 14
 
 def read_photos(folder: Path, n_images: int) -> Tensor:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:n_images]
-    pixels = [
-        torch.from_numpy(decode_resized(path, size_hw=(SIDE_PX, SIDE_PX), resize="crop")[0].copy()) for path in paths
-    ]
+    pixels = [torch.from_numpy(decode_resized(path, Resizing((SIDE_PX, SIDE_PX), "crop"))[0].copy()) for path in paths]
     return normalise(torch.stack(pixels).permute(0, 3, 1, 2).float().div_(255).contiguous())
 
 

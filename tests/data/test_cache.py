@@ -21,6 +21,7 @@ from attnsearch.data import DataTables, build_tables, cache
 from attnsearch.data.cache import PixelCache, cache_dir, clear_cache, list_caches, open_cache
 from attnsearch.data.images import decode_resized
 from attnsearch.errors import DataError, StoreError
+from attnsearch.geometry import Resizing
 
 
 def tables(root: Path) -> DataTables:
@@ -28,7 +29,7 @@ def tables(root: Path) -> DataTables:
 
 
 def opened(root: Path, side_px: int = 8) -> PixelCache:
-    return open_cache(tables(root), cached_hw=(side_px, side_px), resize="squash")
+    return open_cache(tables(root), Resizing((side_px, side_px), "squash"))
 
 
 def built(folder: Path) -> list[str]:
@@ -41,7 +42,7 @@ def test_every_picture_is_found_under_its_table_row(small_tree: Path) -> None:
     for table in found.present():
         rows = pixels.rows(table)
         for row, path in zip(rows, table.paths, strict=True):
-            expected, size_hw = decode_resized(path, size_hw=(8, 8), resize="squash")
+            expected, size_hw = decode_resized(path, Resizing((8, 8), "squash"))
             np.testing.assert_array_equal(pixels.pixels[row], expected)
             assert pixels.sizes_hw[row].tolist() == list(size_hw)
 
@@ -61,9 +62,7 @@ def test_the_second_opening_decodes_nothing(small_tree: Path, monkeypatch: pytes
 def test_the_split_seed_does_not_change_the_cache(make_tree: Callable[..., Path]) -> None:
     root = make_tree({"train/a": 6, "train/b": 6})
     prints = {
-        open_cache(
-            build_tables(FolderData(root=str(root), split_seed=seed)), cached_hw=(8, 8), resize="squash"
-        ).fingerprint
+        open_cache(build_tables(FolderData(root=str(root), split_seed=seed)), Resizing((8, 8), "squash")).fingerprint
         for seed in range(3)
     }
     assert len(prints) == 1
@@ -225,7 +224,7 @@ def test_an_open_cache_outlives_clearing(small_tree: Path) -> None:
 
 
 def test_a_bar_is_drawn_on_stderr_when_asked(small_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    open_cache(tables(small_tree), cached_hw=(8, 8), resize="squash", progress=True)
+    open_cache(tables(small_tree), Resizing((8, 8), "squash"), progress=True)
     assert capsys.readouterr().out == ""
 
 
@@ -233,10 +232,10 @@ def _open_in_child(root: str, side_px: int, results: "Queue[tuple[str, int, int]
     logging.basicConfig(level=logging.INFO)
     n_decoded = 0
 
-    def counted(path: Path, **settings: object) -> object:
+    def counted(path: Path, resizing: Resizing) -> object:
         nonlocal n_decoded
         n_decoded += 1
-        return decode_resized(path, **settings)  # type: ignore[arg-type]
+        return decode_resized(path, resizing)
 
     cache.decode_resized = counted  # type: ignore[assignment]
     found = opened(Path(root), side_px)

@@ -18,7 +18,7 @@ from attnsearch.data.folder import SUFFIXES
 from attnsearch.data.images import FORMATS, check_data, decode_mask, decode_resized, open_upright, write_thumbnails
 from attnsearch.data.tables import ImageTable, build_tables
 from attnsearch.errors import DataError, LeaseLost
-from attnsearch.geometry import ResizeRule
+from attnsearch.geometry import ResizeRule, Resizing
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
 
 def decode(path: Path, side_px: int = 4, resize: ResizeRule = "squash") -> np.ndarray:
-    return decode_resized(path, size_hw=(side_px, side_px), resize=resize)[0]
+    return decode_resized(path, Resizing((side_px, side_px), resize))[0]
 
 
 def halves(size_hw: tuple[int, int]) -> Image.Image:
@@ -110,7 +110,7 @@ def test_exif_rotation_is_undone(tmp_path: Path, orientation: int, red_side: str
     exif = Image.Exif()
     exif[0x0112] = orientation
     halves((40, 80)).save(tmp_path / "x.jpg", exif=exif, quality=95)
-    pixels, size_hw = decode_resized(tmp_path / "x.jpg", size_hw=(8, 8), resize=resize)
+    pixels, size_hw = decode_resized(tmp_path / "x.jpg", Resizing((8, 8), resize))
     expected = {
         "left": [RED, BLUE, RED, BLUE],
         "right": [BLUE, RED, BLUE, RED],
@@ -214,7 +214,7 @@ def test_a_mask_is_one_channel(tmp_path: Path) -> None:
     mask = Image.new("L", (8, 8))
     mask.paste(255, (0, 0, 4, 8))
     mask.save(tmp_path / "x.png")
-    seen = decode_mask(tmp_path / "x.png", size_hw=(4, 4), resize="squash")
+    seen = decode_mask(tmp_path / "x.png", Resizing((4, 4), "squash"))
     assert (seen > 127).tolist() == [[True, True, False, False]] * 4
 
 

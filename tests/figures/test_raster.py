@@ -73,7 +73,7 @@ def test_hot_cell_of_a_rotated_photograph_lies_where_the_model_saw_it(tmp_path: 
     exif[0x0112] = 6  # turn by 90° clockwise
     path = tmp_path / "turned.png"
     Image.fromarray(pixels).save(path, exif=exif)
-    square, size_hw = decode_resized(path, size_hw=(56, 56), resize="squash")
+    square, size_hw = decode_resized(path, geometry.Resizing((56, 56), "squash"))
     redness = (square[..., 0].astype(float) - square[..., 2]).reshape(7, 8, 7, 8).mean(axis=(1, 3))
     row, column = np.unravel_index(redness.argmax(), redness.shape)
     picture = read_image(path, width_px=80)
