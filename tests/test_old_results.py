@@ -18,7 +18,7 @@ from attnsearch.search.worker import run_worker
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
-from attnsearch.store.retention import plan_removal
+from attnsearch.store.retention import large_files
 from attnsearch.store.study_files import log_test_evaluation, read_manifest, read_test_evaluations
 from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import default_url
@@ -88,7 +88,7 @@ def test_files_of_a_trial(layout: StudyLayout) -> None:
     assert read_archive(trial.archive("val")).saliency is not None
     means = read_scores(trial.scores("val")).means()
     assert means["relevance_gain"] == 0.2242678850889206
-    assert [file.path.name for file in plan_removal([1], best_numbers=[], unfinished_numbers=[], layout=layout)] == [
+    assert [file.path.name for file in large_files([1], layout)] == [
         *("attMaps_val.npy", "kept.safetensors", "norm_val.npy", "saliency_val.npy")
     ]
 

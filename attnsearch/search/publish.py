@@ -23,23 +23,12 @@ from attnsearch.search.trials import best_epoch, best_trials
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
 from attnsearch.store.image_scores import has_scores, read_scores
-from attnsearch.store.layout import ExperimentLayout, PublishedLayout, StudyLayout, TrialLayout
-from attnsearch.store.retention import RemovableFile, plan_removal
+from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.retention import RemovableFile, large_files
 from attnsearch.store.study_files import MANIFEST_FORMAT, log_test_evaluation, read_manifest
 from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)
-
-
-def staged(layout: StudyLayout, target: PublishedLayout) -> PublishedLayout:
-    """Where the files of a set are made."""
-    return replace(target, directory=layout.staging / target.directory.relative_to(layout.experiment_dir))
-
-
-def start_staging(layout: StudyLayout) -> None:
-    """An empty folder for the files of a publication, without what one that was cut off has left there."""
-    discard_staged(layout)
-    make_folder(layout.staging)
 
 
 def finish_staging(layout: StudyLayout, sets: Sequence[dict[str, Any]], files: Sequence[Path]) -> list[str]:
@@ -100,6 +89,16 @@ class TrialToPublish:
     trial: TrialLayout
     target: PublishedLayout
 
+    def described(self, layout: StudyLayout) -> dict[str, Any]:
+        """Its entry in the manifest."""
+        folder = self.target.directory.relative_to(layout.experiment_dir).as_posix()
+        return {"trial": self.number, "epoch": self.epoch, "folder": folder}
+
+    def staged(self, layout: StudyLayout) -> TrialToPublish:
+        """With the folder in which its files are made before they replace others."""
+        folder = layout.staging / self.target.directory.relative_to(layout.experiment_dir)
+        return replace(self, target=replace(self.target, directory=folder))
+
 
 def publish_study(handle: StudyHandle, data: DataSource) -> Path | None:
     """Publishes the best trial, and each Pareto trial of a study with several objectives.
@@ -111,48 +110,45 @@ def publish_study(handle: StudyHandle, data: DataSource) -> Path | None:
         The manifest, or None while no feasible trial is complete.
     """
     chosen = trials_to_publish(handle)
-    if not chosen:
-        return None
-    return publish(handle.layout, chosen, data)
+    return publish(handle.layout, chosen, data) if chosen else None
 
 
 def trials_to_publish(handle: StudyHandle) -> list[TrialToPublish]:
     """The trial for the flat files first, then the Pareto trials, each with its own folder."""
-    config, layout = handle.loaded.study, handle.layout
+    config = handle.loaded.study
     best = best_trials(handle.study, config, k=1)
-    if not best:
-        return []
-    flat = _chosen(layout, best[0], layout.published(_best_epoch(best[0])))
+    flat = [_to_publish(handle.layout, trial, is_flat=True) for trial in best[:1]]
     front = best if len(config.objectives) > 1 else []
-    return [flat, *(_chosen(layout, t, layout.pareto(t.number, _best_epoch(t))) for t in front)]
+    return [*flat, *(_to_publish(handle.layout, trial, is_flat=False) for trial in front)]
 
 
-def _best_epoch(trial: FrozenTrial) -> int:
-    return int(best_epoch(trial.user_attrs))
-
-
-def _chosen(layout: StudyLayout, trial: FrozenTrial, target: PublishedLayout) -> TrialToPublish:
-    return TrialToPublish(trial.number, _best_epoch(trial), layout.trial(trial.number), target)
+def _to_publish(layout: StudyLayout, trial: FrozenTrial, *, is_flat: bool) -> TrialToPublish:
+    number, epoch = trial.number, int(best_epoch(trial.user_attrs))
+    target = layout.published(epoch) if is_flat else layout.pareto(number, epoch)
+    return TrialToPublish(number, epoch, layout.trial(number), target)
 
 
 def publish(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> Path:
     """Makes the published sets of some trials of one study, then replaces those before them; the manifest is last."""
-    manifest = layout.published_json
-    wanted = [{"trial": c.number, "epoch": c.epoch, "folder": _relative(c.target.directory, layout)} for c in chosen]
-    known = read_manifest(layout)
-    if (
-        known is not None
-        and known["sets"] == wanted
-        and all((layout.experiment_dir / name).exists() for name in known["files"])
-    ):
+    sets = [one.described(layout) for one in chosen]
+    if _is_published(layout, sets):
         discard_staged(layout)
-        return manifest
-    names = staged_names(layout, wanted)
+        return layout.published_json
+    names = staged_names(layout, sets)
     if names is None:
-        start_staging(layout)
-        apart = [replace(one, target=staged(layout, one.target)) for one in chosen]
-        names = finish_staging(layout, wanted, _write_sets(layout, apart, data))
+        discard_staged(layout)  # what a publication that was cut off has left there
+        make_folder(layout.staging)
+        files = _write_sets(layout, [one.staged(layout) for one in chosen], data)
+        names = finish_staging(layout, sets, files)
     return put_in_place(layout, names)
+
+
+def _is_published(layout: StudyLayout, sets: Sequence[dict[str, Any]]) -> bool:
+    """Whether these sets are published, with all their files."""
+    manifest = read_manifest(layout)
+    if manifest is None or manifest["sets"] != sets:
+        return False
+    return all((layout.experiment_dir / name).exists() for name in manifest["files"])
 
 
 def _write_sets(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> list[Path]:
@@ -206,7 +202,9 @@ def _write_scores(chosen: TrialToPublish, measured: dict[Split, dict[str, float]
         split: _of_split({str(name): float(row[name]) for name in recorded.columns}, f"{split}_")
         for split in ("train", "val")
     }
-    by_split["val"] |= _score_means(chosen)
+    of_saliency = chosen.trial.scores("val")
+    if has_scores(of_saliency):  # measured at the end of the trial
+        by_split["val"] |= read_scores(of_saliency).trial_means()
     by_split |= measured
     paths = []
     for split, scores in by_split.items():
@@ -215,20 +213,8 @@ def _write_scores(chosen: TrialToPublish, measured: dict[Split, dict[str, float]
     return paths
 
 
-def _score_means(chosen: TrialToPublish) -> dict[str, float]:
-    """What was measured of the saliency at the end of the trial; nothing where it was not scored."""
-    paths = chosen.trial.scores("val")
-    if not has_scores(paths):
-        return {}
-    return read_scores(paths).trial_means()
-
-
 def _of_split(scores: dict[str, float], prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in scores.items() if name.startswith(prefix)}
-
-
-def _relative(path: Path, layout: StudyLayout) -> str:
-    return path.relative_to(layout.experiment_dir).as_posix()
 
 
 def removable(handle: StudyHandle) -> list[RemovableFile]:
@@ -236,23 +222,19 @@ def removable(handle: StudyHandle) -> list[RemovableFile]:
 
     A trial that another study of the experiment has as its teacher, or starts from, stays as well.
     """
-    config = handle.loaded.study
-    trials = handle.trials()
-    best = {trial.number for trial in best_trials(handle.study, config, k=config.retention.best_k)}
-    manifest = read_manifest(handle.layout)
+    study, layout, trials = handle.loaded.study, handle.layout, handle.trials()
+    best = {trial.number for trial in best_trials(handle.study, study, k=study.retention.best_k)}
+    manifest = read_manifest(layout)
     published = {one["trial"] for one in manifest["sets"]} if manifest is not None else set()
-    unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
-    numbers = [trial.number for trial in trials]
-    used = _used_elsewhere(handle.layout)
-    sources = {number for number in numbers if real_path(handle.layout.trial(number).best) in used}
-    stay = best | published | sources
-    return plan_removal(numbers, best_numbers=stay, unfinished_numbers=unfinished, layout=handle.layout)
+    used = _used_elsewhere(layout)
+    others = [trial.number for trial in trials if trial.state.is_finished() and trial.number not in best | published]
+    return large_files((number for number in others if real_path(layout.trial(number).best) not in used), layout)
 
 
 def _used_elsewhere(layout: StudyLayout) -> set[Path]:
     """The checkpoints that the other studies of the experiment start from."""
     found: set[Path] = set()
-    for other in ExperimentLayout(layout.root, layout.experiment).studies():
+    for other in layout.shared.studies():
         if other.study != layout.study:
             experiment = load_stored_study(other.study_yaml).experiment
             teacher = experiment.train.teacher

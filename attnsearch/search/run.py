@@ -66,7 +66,9 @@ def run_study(
     data = plan.open_data(progress=progress)
     handle = plan.open()
     with only_runner(plan.layout):
-        _write_study(plan)
+        atomic_write(plan.layout.study_yaml, study_file(plan.loaded))
+        write_classes(plan.layout.classes_csv, plan.tables.class_names)
+        remove_stale_temporaries(plan.layout.study_dir)
         launcher = launcher_of(handle, data, n_workers)
         outcome = supervise(handle, launcher, should_stop=should_stop, tick=tick)
         if outcome == "interrupted":
@@ -75,12 +77,6 @@ def run_study(
         if plan.study.retention.automatic:
             remove(removable(handle))
         return SearchOutcome(plan, outcome, manifest)
-
-
-def _write_study(plan: SearchPlan) -> None:
-    atomic_write(plan.layout.study_yaml, study_file(plan.loaded))
-    write_classes(plan.layout.classes_csv, plan.tables.class_names)
-    remove_stale_temporaries(plan.layout.study_dir)
 
 
 def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[[], bool], tick: Tick) -> Outcome:

@@ -11,14 +11,14 @@ import importlib.util
 import os
 import re
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, text
 
 from attnsearch.errors import AttnSearchError, StoreError
 from attnsearch.files import explain_os_error
@@ -129,11 +129,7 @@ def _read_sqlite(db: sqlite3.Connection) -> _Contents:
     names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     tables = frozenset(str(row[0]) for row in names)
 
-    def first(query: str, table: str) -> str | None:
-        row = db.execute(query).fetchone() if table in tables else None
-        return None if row is None else str(row[0])
-
-    return _Contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
+    return _contents(tables, lambda query: (db.execute(query).fetchone() or (None,))[0])
 
 
 def _read_server(url: str) -> _Contents:
@@ -141,19 +137,17 @@ def _read_server(url: str) -> _Contents:
         engine = create_engine(driver_url(url), connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
         try:
             with engine.connect() as connection:
-                return _read_connection(connection)
+                tables = frozenset(inspect(connection).get_table_names())
+                return _contents(tables, lambda query: connection.execute(text(query)).scalar())
         finally:
             engine.dispose()
 
 
-def _read_connection(connection: Connection) -> _Contents:
-    tables = frozenset(inspect(connection).get_table_names())
-
-    def first(query: str, table: str) -> str | None:
-        value = connection.execute(text(query)).scalar() if table in tables else None
-        return None if value is None else str(value)
-
-    return _Contents(tables, first(_REVISION, "alembic_version"), first(_SCHEMA, f"{PREFIX}meta"))
+def _contents(tables: frozenset[str], read: Callable[[str], object]) -> _Contents:
+    """What the tables hold; `read` returns the first value of a query, None where there is none."""
+    revision = read(_REVISION) if "alembic_version" in tables else None
+    schema = read(_SCHEMA) if f"{PREFIX}meta" in tables else None
+    return _Contents(tables, None if revision is None else str(revision), None if schema is None else str(schema))
 
 
 def _check_ours(tables: Collection[str], name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,40 +13,29 @@ from attnsearch.types import SPLITS
 
 @dataclass(frozen=True)
 class RemovableFile:
-    """A file that no rule keeps."""
+    """A checkpoint or an array of maps."""
 
     number: int
     path: Path
     bytes: int
 
 
-def plan_removal(
-    numbers: Iterable[int], *, best_numbers: Collection[int], unfinished_numbers: Collection[int], layout: StudyLayout
-) -> list[RemovableFile]:
-    """The checkpoints and maps that retention would remove; touches nothing.
+def large_files(numbers: Iterable[int], layout: StudyLayout) -> list[RemovableFile]:
+    """The checkpoints and maps of some trials, which retention may remove; every trial keeps its CSVs, config and log.
 
-    Every trial keeps its CSVs, config and log; the best and the unfinished ones keep everything.
-
-    Args:
-        numbers: all trials of the study.
-        best_numbers: trials whose weights and maps stay, the published ones among them.
-        unfinished_numbers: trials that run, wait, or wait to be resumed.
     Returns:
         By trial number, then by name; bytes as they are on the disk now.
     Raises:
         StoreError: a folder cannot be read.
     """
-    staying = set(best_numbers) | set(unfinished_numbers)
-    return [file for number in sorted(set(numbers) - staying) for file in _large_files(number, layout.trial(number))]
+    return [file for number in sorted(numbers) for file in _large_files(number, layout.trial(number))]
 
 
-def _large_files(number: int, trial: TrialLayout) -> Iterator[RemovableFile]:
+def _large_files(number: int, trial: TrialLayout) -> list[RemovableFile]:
     arrays = [path for split in SPLITS for path in trial.archive(split).arrays.values()]
     with disk_errors(trial.directory):
-        candidates = sorted([trial.best, *trial.resumes().values(), *arrays])
-        for path in candidates:
-            if path.is_file():
-                yield RemovableFile(number, path, path.stat().st_size)
+        paths = sorted([trial.best, *trial.resumes().values(), *arrays])
+        return [RemovableFile(number, path, path.stat().st_size) for path in paths if path.is_file()]
 
 
 def remove(plan: Sequence[RemovableFile]) -> int:

@@ -109,7 +109,7 @@ class TrialStore(TrialRecords, Protocol):
     def now(self) -> float:
         """UTC seconds since 1970, by the clock that leases expire by."""
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[object]:
         """The lock that every change of a trial's state is made under: ask and claim, tell, take back.
 
         Not re-entrant.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.metrics.registry import is_score
@@ -67,13 +67,8 @@ class MemoryTrialStore:
     def was_away_within(self, seconds: float) -> bool:
         return self.is_away
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        return self._exclusive()
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        with self._lock:
-            yield
+    def exclusive(self) -> AbstractContextManager[object]:
+        return self._lock
 
     def write_epochs(self, number: int, records: Sequence[EpochRecord], *, attempt: int | None) -> None:
         if not records:

@@ -6,7 +6,7 @@ import pytest
 
 from attnsearch.errors import StoreError
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.retention import plan_removal, remove
+from attnsearch.store.retention import large_files, remove
 
 SMALL = ("config.yaml", "epochs.csv", "log.txt", "images_val.csv", "archive_val.json")
 LARGE = ("attMaps_val.npy", "best.safetensors", "norm_val.npy", "resume.1.pt", "resume.2.pt", "saliency_val.npy")
@@ -27,8 +27,8 @@ def names(study: StudyLayout, number: int) -> list[str]:
     return sorted(path.name for path in study.trial(number).directory.iterdir())
 
 
-def test_plan_lists_the_large_files_of_the_others_and_touches_nothing(study: StudyLayout) -> None:
-    plan = plan_removal(range(4), best_numbers=[2], unfinished_numbers=[1], layout=study)
+def test_large_files_are_listed_by_number_and_name_and_not_touched(study: StudyLayout) -> None:
+    plan = large_files((3, 0), study)
 
     assert [(file.number, file.path.name) for file in plan] == [(number, name) for number in (0, 3) for name in LARGE]
     assert all(file.bytes == len(file.path.name) for file in plan)
@@ -36,7 +36,7 @@ def test_plan_lists_the_large_files_of_the_others_and_touches_nothing(study: Stu
 
 
 def test_removal_leaves_every_trial_its_records(study: StudyLayout) -> None:
-    plan = plan_removal(range(4), best_numbers=[2], unfinished_numbers=[1], layout=study)
+    plan = large_files((3, 0), study)
     freed = remove(plan)
 
     assert freed == 2 * sum(map(len, LARGE))
@@ -45,22 +45,22 @@ def test_removal_leaves_every_trial_its_records(study: StudyLayout) -> None:
 
 
 def test_removing_twice_frees_nothing_more(study: StudyLayout) -> None:
-    plan = plan_removal(range(4), best_numbers=[], unfinished_numbers=[], layout=study)
+    plan = large_files(range(4), study)
     remove(plan)
 
     assert remove(plan) == 0
-    assert plan_removal(range(4), best_numbers=[], unfinished_numbers=[], layout=study) == []
+    assert large_files(range(4), study) == []
 
 
 def test_trial_without_a_folder_has_nothing_to_remove(layout: StudyLayout) -> None:
-    assert plan_removal([9], best_numbers=[], unfinished_numbers=[], layout=layout) == []
+    assert large_files([9], layout) == []
 
 
 def test_file_that_cannot_be_removed_is_named(study: StudyLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    plan = plan_removal([0], best_numbers=[], unfinished_numbers=[], layout=study)
+    plan = large_files([0], study)
     monkeypatch.setattr(Path, "unlink", refuse)
 
     with pytest.raises(StoreError, match=r"00000/attMaps_val\.npy: Permission denied"):
