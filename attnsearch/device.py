@@ -48,7 +48,7 @@ def pick_device(setting: str) -> torch.device:
     n_gpus = _count_gpus()
     if setting == "auto" and not n_gpus:
         return torch.device("cpu")
-    # A worker sees its own GPU alone, whatever number it has for the supervisor.
+    # A worker sees its own GPU alone, under another number than its supervisor.
     index = 0 if setting == "auto" or ASSIGNED_GPU in os.environ else _gpu_index(setting) or 0
     _require_gpu(setting, index, n_gpus)
     return torch.device("cuda", index)
@@ -97,7 +97,7 @@ class Arithmetic:
 
     Attributes:
         precision: bf16 is autocast: weights, optimizer state and losses stay float32.
-        channels_last: whether images and weights lie in channels-last memory.
+        channels_last: whether images and weights are in channels-last memory format.
     """
 
     device: torch.device
@@ -118,7 +118,7 @@ class Arithmetic:
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def place_images(self, batch: Batch) -> Batch:
-        """The batch with its images in the memory format that the model wants."""
+        """The batch with its images in the memory format of the model."""
         import torch
 
         if not self.channels_last:
@@ -239,7 +239,7 @@ def classify_device_error(error: BaseException) -> AttnSearchError | None:
     """What an error of a training or scoring step means, asked before its memory is released.
 
     Returns:
-        `OutOfMemory` where the setting itself wants too much, `DeviceError` where the device failed or other processes
+        `OutOfMemory` where the setting itself needs too much, `DeviceError` where the device failed or other processes
         fill it, None for an error of another kind.
     """
     import torch

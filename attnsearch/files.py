@@ -46,7 +46,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def explain_os_error(error: OSError, path: Path) -> StoreError:
     """The one-line `StoreError` for an error met at `path`, or at the file that the error itself names.
 
-    Where there is nothing that a person must change first, it is a `TransientStoreError`.
+    Where the user need not change anything first, it is a `TransientStoreError`.
     """
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
     where = path if is_temporary(named) else named
@@ -146,7 +146,7 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
 def atomic_path(path: Path, *, check: Check | None = None) -> Iterator[Path]:
     """A temporary path beside `path`: renamed to it after the block, removed if the block or the rename fails.
 
-    For writers that want a file name; `atomic_write` is for contents at hand.
+    For writers that need a file name; `atomic_write` is for contents in memory.
 
     Raises:
         StoreError: the disk refuses (full, read-only, no right).
@@ -275,7 +275,7 @@ def sync(file: IO[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut; some network file systems cannot, and the rename stands all the same."""
+    """Makes a rename survive a power cut; some network file systems cannot, and the rename is valid without it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What tells of work that takes time: a progress bar on stderr, the lines of the package's log."""
+"""Shows the progress of work that takes time: a bar on stderr, and the lines of the package's log."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class AttentionOutput:
     Attributes:
         head: the prediction.
         branches: further heads by name, or those that the prediction was combined from.
-        is_combined: whether `head` was combined from branches, so that it has no loss of its own.
+        is_combined: whether `head` was combined from branches, so that it has no loss itself.
         maps: (B, K, h, w) as the model made them (signed allowed), or None if they were not asked for or do not exist.
         map_names: K names, one per map.
         norms: (B, 1, h, w) non-negative feature norm, where the family has one.

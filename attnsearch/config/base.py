@@ -42,7 +42,7 @@ def settings_classes(annotation: Any) -> list[type[BaseModel]]:
 
 
 def tag_of(model: type[BaseModel]) -> tuple[str, str] | None:
-    """(`name` or `kind`, its one value) of a class that stands in a tagged union, else None."""
+    """(`name` or `kind`, its one value) of a class that is a member of a tagged union, else None."""
     for tag in TAGS:
         field = model.model_fields.get(tag)
         if field is not None and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
@@ -71,7 +71,7 @@ def class_at(model: type[BaseModel], values: Any, path: tuple[str, ...]) -> type
 
 
 def field_annotation(field: FieldInfo) -> Any:
-    """The type of a field with what tells registered classes, which pydantic moves out of it."""
+    """The type of a field with its `Registered` mark, which pydantic moves from the type to the metadata."""
     marks = [mark for mark in field.metadata if isinstance(mark, Registered)]
     return Annotated[field.annotation, marks[0]] if marks else field.annotation
 
@@ -149,7 +149,7 @@ def register_part(kind: str, settings: type[Settings], build: Callable[..., Any]
 class Registered:
     """Marks a type in `Annotated`: the value is of the settings class that is registered under its `name`.
 
-    Whatever is registered later is accepted too, and dumped with all of its own fields.
+    Classes that are registered later are accepted too, and dumped with all of their own fields.
     """
 
     kind: str
@@ -180,7 +180,7 @@ class Registered:
 
 
 def digest_of(values: Any) -> str:
-    """SHA-256 of plain values in hexadecimal, whatever the order of their keys."""
+    """SHA-256 of plain values in hexadecimal; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from attnsearch import geometry
 from attnsearch.config.base import Registered, Settings, expand, register_part
 
-#: How many classes the synthetic codes can tell apart, by the number of parts in which any two of them must differ.
+#: Number of parts in which any two synthetic classes must differ -> how many classes there can be.
 MAX_SYNTHETIC_CLASSES = {1: 625, 2: 125, 3: 25, 4: 5}
 
 
@@ -119,7 +119,7 @@ class DataSettings(Settings):
         if self.resize == "pad" and self.crop_ratio != 1:
             raise ValueError(f"resize pad shows whole images, so crop_ratio must be 1, got {self.crop_ratio:g}")
         if self.multi_scale is not None and (self.resize != "pad" or self.crop_scale is not None):
-            raise ValueError("multi_scale needs resize: pad and no crop_scale; it has crops of its own")
+            raise ValueError("multi_scale needs resize: pad and no crop_scale; it crops by itself")
         if self.resize == "pad" and self.crop_scale is not None:
             raise ValueError("crop_scale would show padding; set resize: squash or crop")
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -165,7 +165,7 @@ class DataSettings(Settings):
 
 
 class RootedData(DataSettings):
-    """A data set that lies in a folder."""
+    """A data set in a folder."""
 
     root: str = Field(
         min_length=1,
@@ -203,7 +203,7 @@ class SyntheticData(DataSettings):
         0.5, ge=0.2, le=0.8, description="mean length of a bird as a fraction of the image's side"
     )
     translation: float = Field(
-        1.0, ge=0.0, le=1.0, description="fraction of the free room that birds use; 0 puts all of them in the middle"
+        1.0, ge=0.0, le=1.0, description="fraction of the free space that birds use; 0 puts all of them in the middle"
     )
     data_seed: int = Field(0, ge=0, description="seed of the drawings")
 

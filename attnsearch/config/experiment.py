@@ -210,8 +210,8 @@ class ExperimentConfig(Settings):
         """All settings that change the result, as plain values.
 
         Without the runtime block and the files of plugins; without the data root: data may move, their ids are compared
-        by hash. Without the scores: they are measured of a checkpoint as often as one likes, and carry their own
-        settings.
+        by hash. Without the scores: they can be measured again of the same checkpoint, and are stored with their
+        own settings.
         """
         return self.model_dump(
             mode="json", exclude={"runtime": True, "plugins": True, "data": {"root"}, "evaluation": {"scores"}}

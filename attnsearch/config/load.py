@@ -111,7 +111,7 @@ def load_stored_study(path: Path) -> LoadedStudy:
 
     Raises:
         ConfigError: it is broken, its model or data set is not registered, or its base is the name of another file,
-            which nobody asked to read.
+            which the user did not ask to read.
     """
     base = read_yaml(path).values.get("base")
     if not isinstance(base, Mapping):
@@ -214,7 +214,7 @@ def _own_profile(layer: Layer, profile: str | None, problems: Problems) -> Layer
 
 
 def _base(layer: Layer, problems: Problems) -> Layer:
-    """The experiment that a study starts from, inlined or in a file of its own."""
+    """The experiment that a study starts from, inlined or in another file."""
     base = layer.values.get("base")
     if isinstance(base, str):
         where = f"{layer.origin(('base',))}: base: "

@@ -48,7 +48,7 @@ What `monitor`, `objectives` and `constraints` may name, as `val/NAME` or `train
 """
 SCORE_HEAD = """\
 Measured of the saliency of the best checkpoint alone: `objectives` and `constraints` may name them, as `val/NAME`, and
-`monitor` may not. What each one is stands in [results/README.md](../results/README.md). Raw areas (`deletion`,
+`monitor` may not. Each one is described in [results/README.md](../results/README.md). Raw areas (`deletion`,
 `insertion`) compare maps of one model, not models: optimise `relevance_gain` or `deletion_gain`.
 """
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -161,7 +161,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """The limits of a number, as ` in [0, 1)` or ` ≥ 1`; limits of text and lists stand in their descriptions."""
+    """The limits of a number, as ` in [0, 1)` or ` ≥ 1`; limits of text and lists are in their descriptions."""
     limits = {sign: getattr(mark, sign) for mark in field.metadata for sign in _SIGNS if hasattr(mark, sign)}
     low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
     if low is not None and high is not None:

@@ -215,7 +215,7 @@ def _names(quoted: str) -> list[str]:
 
 
 def unknown_keys(model: type[BaseModel], layer: Layer) -> dict[Place, str]:
-    """A line for each key that a settings class, or every one that could stand in its place, does not have."""
+    """A line for each key that no settings class has which is possible at its place."""
     unknown = islice(_unknown([model], layer.values, ()), MAX_LINES)
     return {place: _unknown_key(place, owners, layer, model) for place, owners in unknown}
 

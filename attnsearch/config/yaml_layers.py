@@ -14,7 +14,7 @@ from attnsearch.config.base import TAGS, is_tagged
 from attnsearch.config.yaml_nodes import Place
 
 INVALID = object()
-"""Stands in a layer for a value that could not be read, and whose problem is known."""
+"""Takes the place of a value that could not be read, and whose problem is already reported."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Layer:
         return self.origins.get(place, "defaults")
 
     def part(self, key: str) -> Layer:
-        """The block under `key` as a layer of its own; empty where there is none."""
+        """The block under `key` as a layer; empty where there is none."""
         values = self.values.get(key)
         if not isinstance(values, dict):
             return Layer()

@@ -26,7 +26,7 @@ from attnsearch.errors import ConfigError
 
 MAX_BYTES = 128 * 1024
 MAX_NODES = 4_000
-"""Keys and values of one file; what an alias stands for counts each time."""
+"""Keys and values of one file; those behind an alias count each time."""
 MAX_DEPTH = 100
 """Blocks and lists inside each other; a dotted key counts for each of its parts."""
 TOO_DEEP = f"is nested over {MAX_DEPTH} levels; write it flatter"
@@ -66,7 +66,7 @@ class ListNode(Node):
 
 @dataclass(frozen=True)
 class Block(Node):
-    """Keys with their values, in the order of the text; a key may stand in it twice."""
+    """Keys with their values, in the order of the text; a key may occur twice."""
 
     entries: tuple[tuple[Scalar, Node], ...]
 
@@ -189,7 +189,7 @@ class _Composer:
             self._refuse(place, f"the alias *{shortened(anchor)} has no anchor above it")
         node = self._anchors[anchor]
         if node is None:
-            self._refuse(place, f"the alias *{shortened(anchor)} stands inside of what it names")
+            self._refuse(place, f"the alias *{shortened(anchor)} is inside of what it names")
         self._count(node.size, place)
         if len(place) + node.height > MAX_DEPTH:
             self._refuse(place, TOO_DEEP)

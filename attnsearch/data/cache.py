@@ -188,7 +188,7 @@ def _remove(folder: Path) -> int:
 
 
 def _size_of(folder: Path) -> int:
-    """The bytes of all files of a folder, without those that another process removes meanwhile."""
+    """The bytes of all files of a folder, without those that another process removes at the same time."""
     n_bytes = 0
     for parent, _, names in os.walk(folder):  # passes over folders that are gone
         for name in names:

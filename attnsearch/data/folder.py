@@ -92,9 +92,9 @@ def _why_no_train(root: Path) -> str:
 
 
 def near_name(path: Path) -> str:
-    """A hint that names what stands in place of a missing path: a near name, or how far the path goes."""
+    """A hint for a missing path: a folder of a similar name, or the part of the path that exists."""
     if "$" in os.fspath(path):
-        return "; a variable in it is not set, or stands in a results folder, where none is expanded: write data.root="
+        return "; a variable in it is not set, or is in a results folder, where none is expanded: write data.root="
     parent = next(folder for folder in path.parents if folder.is_dir())
     if parent != path.parent:
         return f" ({parent} exists, {path.relative_to(parent).parts[0]} in it does not); correct the path"

@@ -66,7 +66,7 @@ def decode_resized(path: Path | Image.Image, resizing: geometry.Resizing) -> tup
 
 
 def open_upright(path: Path | Image.Image, *, longest_px: int, enlarge: bool = False) -> Image.Image:
-    """The image as a person sees it: RGB, EXIF-rotated, whole, with its aspect ratio.
+    """The image as it is shown to people: RGB, EXIF-rotated, whole, with its aspect ratio.
 
     Args:
         longest_px: the longer side has at most so many pixels, and just so many with `enlarge`.
@@ -267,7 +267,7 @@ def _check_files(images: Sequence[ListedImage], cfg: DataConfig) -> Iterator[_Ch
 
 
 def _duplicates(checked: Iterable[_CheckedImage]) -> Iterator[DataProblem]:
-    """Files of the same bytes that stand in several splits: a model would be tested on what it was trained on."""
+    """Files of the same bytes in several splits: a model would be tested on what it was trained on."""
     same: dict[bytes, list[ListedImage]] = defaultdict(list)
     for file in checked:
         same[file.digest].append(file.image)

@@ -56,7 +56,7 @@ def prefetched(work: Callable[[A], R], items: Iterable[A], *, depth: int = 2) ->
                 future.cancel()
 
 
-#: Settings that each trial may have of its own on one open data set.
+#: Settings in which trials on one open data set may differ.
 _PER_TRIAL = {
     *("image_size_px", "crop_ratio", "cache_px", "crop_scale", "multi_scale"),
     *("flip", "brightness", "saturation", "rand_augment"),
@@ -109,7 +109,7 @@ def open_data(cfg: DataConfig, *, tables: DataTables | None = None, progress: bo
     """Finds the images and opens their cache; the first time this decodes all of them.
 
     Args:
-        tables: the listed images of these settings, where they are at hand.
+        tables: the listed images of these settings, if they have been listed before.
     Raises:
         DataError, StoreError: as `build_tables` and `open_cache`.
     """
@@ -212,7 +212,7 @@ class BatchLoader:
         """One evaluation batch of some rows (B,) of the split, in that order.
 
         Args:
-            with_masks: adds `part_masks`, whatever the loader's own setting.
+            with_masks: adds `part_masks`, also where the loader adds none to its epochs.
         Raises:
             DataError: there are no masks, or one cannot be read.
         """

@@ -112,7 +112,7 @@ def places_of(image_ids: Sequence[str], listed: Sequence[str]) -> NDArray[np.int
 def fixed_subset(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
     """The rows of a split whose maps are kept, ascending: the same for every trial, and stratified by class.
 
-    Within a class, images stand in the order of a hash of their ids; each class gives its fraction. More images always
+    Within a class, images are ordered by a hash of their ids; each class gives its fraction. More images always
     include the fewer.
 
     Args:
@@ -304,7 +304,7 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
 def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> tuple[ListedImage, ...]:
     """Moves a fraction of each class from train to val, at least one image and never all.
 
-    Which ones is decided by a hash of seed and id: the same on every machine and whatever other images exist.
+    A hash of seed and id decides which ones: the same on every machine, and independent of other images.
     """
     train: dict[str, list[ListedImage]] = defaultdict(list)
     for image in images:
@@ -355,7 +355,7 @@ def list_images(cfg: DataConfig) -> Listing:
     """Finds the images of a data set without opening them; synthetic ones are drawn on first use.
 
     Raises:
-        DataError: the folder is missing or laid out otherwise. Lesser problems stand in `Listing.problems`.
+        DataError: the folder is missing or laid out otherwise. Lesser problems are in `Listing.problems`.
         StoreError: synthetic images cannot be written.
     """
     listing: Listing = plugins.resolve(plugins.find("dataset", cfg.name).build)(cfg)

@@ -26,7 +26,7 @@ class _Published:
     """A data set as its authors publish it.
 
     Attributes:
-        folder: what lies in the data root; the root may also be that folder.
+        folder: the folder in the data root; the root may also be that folder.
         splits: our split -> theirs, and its number of images.
         files: name of the reader's attribute that holds them.
     """

@@ -97,7 +97,7 @@ def test_random_crops_keep_to_their_share_and_aspect() -> None:
     assert (windows.sizes_hw == 16).all()
 
 
-def test_a_window_shows_its_part_of_the_picture() -> None:
+def test_a_window_shows_its_part_of_the_image() -> None:
     cfg = FolderData(root="x", image_size_px=16, crop_ratio=1.0)
     images = torch.arange(32.0).expand(2, 1, 32, 32).clone()  # columns are numbered
     boxes = np.array([[0.25, 0.0, 0.75, 1.0], [0.0, 0.0, 1.0, 1.0]])

@@ -36,7 +36,7 @@ def built(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "pixels").iterdir() if path.is_dir())
 
 
-def test_every_picture_is_found_under_its_table_row(small_tree: Path) -> None:
+def test_every_image_is_found_under_its_table_row(small_tree: Path) -> None:
     found = tables(small_tree)
     pixels = opened(small_tree)
     for table in found.present():
@@ -277,7 +277,7 @@ def test_a_killed_builder_is_survived(small_tree: Path, cache_folder: Path) -> N
     assert [name[0] == "." for name in built(cache_folder)] == [False]
 
 
-def test_pictures_of_every_size_share_the_array(tmp_path: Path) -> None:
+def test_images_of_every_size_share_the_array(tmp_path: Path) -> None:
     for index, size_wh in enumerate([(4, 9), (30, 2), (8, 8), (1, 1)]):
         folder = tmp_path / "odd" / "train" / "ab"[index % 2]
         folder.mkdir(parents=True, exist_ok=True)

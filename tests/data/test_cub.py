@@ -89,7 +89,7 @@ def test_segmentations_become_masks(cub: Path) -> None:
     assert masks[0].parent == cub / "segmentations/001.Albatross"
 
 
-def test_missing_pictures_are_all_named(cub: Path) -> None:
+def test_missing_images_are_all_named(cub: Path) -> None:
     (cub / "images" / NAMES[1]).unlink()
     (cub / "images" / NAMES[6]).unlink()
     with pytest.raises(DataError, match=r"2 of 8 listed files do not exist(?s:.*)Albatross/1.jpg(?s:.*)Auklet/2.jpg"):
@@ -118,7 +118,7 @@ def test_a_list_that_does_not_fit_is_named(cub: Path, name: str, text: str, mess
         tables(cub)
 
 
-def test_a_class_without_test_pictures_is_named(cub: Path) -> None:
+def test_a_class_without_test_images_is_named(cub: Path) -> None:
     (cub / "train_test_split.txt").write_text("".join(f"{n} {int(n != 8)}\n" for n in range(1, 9)))
     with pytest.raises(DataError, match=r"only in train: 001\.Albatross"):
         tables(cub)
@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["CUB_200_2011"]
 
 
-def test_missing_pictures_are_told_before_anything_is_written(small_cub: Path, tmp_path: Path) -> None:
+def test_missing_images_are_told_before_anything_is_written(small_cub: Path, tmp_path: Path) -> None:
     (small_cub / "images/002.Owl/1.jpg").unlink()
     with pytest.raises(DataError, match=r"002\.Owl/1\.jpg"):
         organize_cub(small_cub, tmp_path / "birds")

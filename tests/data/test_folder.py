@@ -53,7 +53,7 @@ def test_a_relative_root_gives_absolute_paths(small_tree: Path, monkeypatch: pyt
     assert tables(Path("birds")).train.paths[0] == small_tree / "train/crow/0.jpg"
 
 
-def test_pictures_are_found_in_depth_by_any_known_ending_and_hidden_files_left_out(make_tree: MakeTree) -> None:
+def test_images_are_found_in_depth_by_any_known_ending_and_hidden_files_left_out(make_tree: MakeTree) -> None:
     root = make_tree({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1})
     for name in ("deep/er/1.JPG", "2.tiff", "3.WebP", "notes.txt", "._4.jpg", "5.gif"):
         path = root / "train/a" / name
@@ -140,7 +140,7 @@ def test_fewer_than_two_classes_are_refused(make_tree: MakeTree, counts: dict[st
         tables(make_tree(counts))
 
 
-def test_masks_beside_the_pictures_are_taken_up(small_tree: Path) -> None:
+def test_masks_beside_the_images_are_taken_up(small_tree: Path) -> None:
     for picture in list(small_tree.rglob("*.jpg")):
         mask = (small_tree / "masks" / picture.relative_to(small_tree)).with_suffix(".png")
         mask.parent.mkdir(parents=True, exist_ok=True)

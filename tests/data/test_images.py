@@ -70,7 +70,7 @@ def test_a_failed_check_leaves_nothing(table: ImageTable, tmp_path: Path) -> Non
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_unreadable_picture_is_named(table: ImageTable, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(table: ImageTable, tmp_path: Path) -> None:
     table.paths[0].write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"wide\.jpg: is not an image"):
         write_thumbnails(table, ["wide.jpg"], lambda name: tmp_path / f"{name}.jpg")
@@ -179,7 +179,7 @@ def test_reduced_decoding_of_a_jpeg_stays_close_to_the_full_one(tmp_path: Path) 
     assert np.abs(decode(tmp_path / "x.jpg", 40).astype(int) - full).mean() < 2
 
 
-def test_a_small_picture_is_enlarged(tmp_path: Path) -> None:
+def test_a_small_image_is_enlarged(tmp_path: Path) -> None:
     Image.new("RGB", (2, 1), RED).save(tmp_path / "x.png")
     assert decode(tmp_path / "x.png", 16).shape == (16, 16, 3)
 
@@ -193,7 +193,7 @@ def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am text"])
-def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.jpg: is not an image"):
         decode(tmp_path / "x.jpg")
@@ -204,7 +204,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         decode(tmp_path / "gone.jpg")
 
 
-def test_floating_point_pictures_are_refused(tmp_path: Path) -> None:
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(DataError, match="mode F has no defined white"):
         decode(tmp_path / "x.tif")
@@ -219,7 +219,7 @@ def test_a_mask_is_one_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("enlarge", "expected"), [(False, (20, 40)), (True, (50, 100))])
-def test_whole_picture_keeps_its_aspect_ratio_and_stands_upright(
+def test_whole_image_keeps_its_aspect_ratio_and_stands_upright(
     tmp_path: Path, enlarge: bool, expected: tuple[int, int]
 ) -> None:
     exif = Image.Exif()
@@ -240,7 +240,7 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height"), [(8001, 8000), (10_000, 10_000), (13_400, 13_400), (2**31 - 1, 1)])
-def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, width: int, height: int) -> None:
+def test_a_image_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, width: int, height: int) -> None:
     """The second and the third are beyond the two limits of Pillow, which warns or refuses by itself."""
     (tmp_path / "x.png").write_bytes(png(width, height))
     said = rf"x\.png: .*({width} x {height}.*)?more than the 64 million that are decoded; save it smaller"
@@ -248,7 +248,7 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, w
         decode(tmp_path / "x.png")
 
 
-def test_a_text_in_a_picture_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
+def test_a_text_in_a_image_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
     bomb = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(10**8)))
     (tmp_path / "x.png").write_bytes(png(1, 1, bomb))
     with pytest.raises(DataError, match=r"x\.png: cannot be read .*MAX_TEXT_CHUNK"):

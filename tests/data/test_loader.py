@@ -141,7 +141,7 @@ def test_a_source_serves_other_augmentation_but_not_another_split(small_tree: Pa
     assert not source.serves(settings(small_tree))
 
 
-def test_a_larger_cache_shows_nearly_the_same_picture(make_tree: MakeTree) -> None:
+def test_a_larger_cache_shows_nearly_the_same_image(make_tree: MakeTree) -> None:
     root = make_tree({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2}, size_hw=(90, 120))
     exact, larger = settings(root, **PLAIN), settings(root, cache_px=53, **PLAIN)
     for split in ("train", "val"):
@@ -173,7 +173,7 @@ def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, 
 
 @pytest.mark.parametrize("cache_px", [None, 33])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_a_mirrored_padded_picture_keeps_its_padding_on_the_right(
+def test_a_mirrored_padded_image_keeps_its_padding_on_the_right(
     make_tree: MakeTree, cache_px: int | None, flip: float
 ) -> None:
     root = make_tree({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, size_hw=(64, 32))
@@ -239,7 +239,7 @@ def test_padding_is_told_and_has_the_mean_colour(make_tree: MakeTree, split: str
     assert (batch.images[:, :, 24:] == 0).all()
 
 
-def test_padded_pictures_keep_their_place(make_tree: MakeTree) -> None:
+def test_padded_images_keep_their_place(make_tree: MakeTree) -> None:
     root = make_tree({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, size_hw=(40, 20))
     cfg = settings(root, image_size_px=32, crop_ratio=1.0, resize="pad", **PLAIN)
     source = open_data(cfg)

@@ -1,6 +1,6 @@
 """Drawings of birds that differ in four small parts; all else is random.
 
-A bird looks to the right in coordinates of its own: x forward, y down, its length is about 1, the middle of its body is
+A bird looks to the right in its own coordinates: x forward, y down, its length is about 1, the middle of its body is
 the origin. A class is a code of four digits, one variant for each of beak, eye ring, wing bar and tail.
 """
 
@@ -58,7 +58,7 @@ class Bird:
 
     Attributes:
         length: fraction of the image's side.
-        spot: where in its free room it stands, x and y in [0, 1].
+        spot: its place in the free space, x and y in [0, 1].
         tilt: rotation in radians; head: shift of the head; plumpness: stretch of the body's height.
         tail_angle: in radians, from straight back.
     """

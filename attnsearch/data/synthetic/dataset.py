@@ -43,7 +43,7 @@ def list_images(cfg: SyntheticData) -> Listing:
 
 
 def make_synthetic(cfg: SyntheticData, target: Path) -> None:
-    """Draws the data set into a folder of its own, to be read as `folder`; all of it or nothing.
+    """Draws the data set into a new folder, to be read as `folder`; all of it or nothing.
 
     Raises:
         DataError: the target exists and is not empty.

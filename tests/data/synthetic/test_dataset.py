@@ -49,7 +49,7 @@ def test_the_stated_limits_are_reached(n_differing_parts: int, limit: int) -> No
     assert len(set(class_codes(limit, n_differing_parts))) == limit
 
 
-def test_pictures_are_jpeg_files_in_class_folders_with_a_mask_each() -> None:
+def test_images_are_jpeg_files_in_class_folders_with_a_mask_each() -> None:
     tables = build_tables(few())
     assert tables.class_names == ("species_1", "species_2")
     assert [len(table) for table in tables.present()] == [6, 4, 2]
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: P
     assert not any(one[name] == three[name] for name in one if name.endswith(".jpg"))
 
 
-def test_pictures_are_drawn_once(cache_folder: Path) -> None:
+def test_images_are_drawn_once(cache_folder: Path) -> None:
     first = build_tables(few()).train.paths[0]
     written = first.stat().st_mtime_ns
     again = build_tables(few(image_size_px=40, flip=0.0)).train.paths[0]  # says nothing about the drawing
