@@ -73,11 +73,6 @@ class InferenceModel:
         return output
 
 
-def read_once(checkpoint: ModelCheckpoint | Path | str) -> ModelCheckpoint:
-    """A checkpoint that is read already, or the one of a file."""
-    return checkpoint if isinstance(checkpoint, ModelCheckpoint) else read_model_checkpoint(checkpoint)
-
-
 @device_errors()
 def build_for_inference(checkpoint: ModelCheckpoint, config: ExperimentConfig) -> tuple[AttentionModel, Arithmetic]:
     """The model of a checkpoint in eval mode on its device, and the arithmetic of the run's validation.
@@ -113,7 +108,8 @@ class ModelOnData(InferenceModel):
             DataError: the data set has other classes.
             OutOfMemory, DeviceError: the device has too little memory for the model, or it failed.
         """
-        checkpoint = read_once(checkpoint)
+        if not isinstance(checkpoint, ModelCheckpoint):
+            checkpoint = read_model_checkpoint(checkpoint)
         config = checkpoint.config if config is None else config
         check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
         return cls(checkpoint, config, *build_for_inference(checkpoint, config), data)
@@ -165,7 +161,7 @@ def run_split(
     """Measures a split in file order, and archives maps, norms, saliency and predictions.
 
     It computes in the precision and the batch size of the run's validation, so that the validation split gives the
-    numbers of the best epoch's record again. The loss is the family's own: a teacher, if there was one, is not asked.
+    numbers of the best epoch's record again. The loss is the family's own: a teacher, if there was one, is not used.
     What is archived is as the model made it, in float32; saliency explains the predicted class. Memory does not grow
     with the maps of more images.
 

@@ -1,4 +1,4 @@
-"""Predictions of a split, and what they say: confused classes, accuracies of branches, calibration."""
+"""Predictions of a split and their analysis: confused classes, accuracies of branches, calibration."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Predictions:
 
     Attributes:
         labels: (N,) int64.
-        logits: head -> (N, n_classes) float32; `combined` is the model's own answer, the others are its branches.
+        logits: head -> (N, n_classes) float32; `combined` is the model's prediction, the others are its branches.
     """
 
     image_ids: tuple[str, ...]
@@ -73,10 +73,10 @@ _CHUNK_IMAGES = 256
 
 @dataclass(frozen=True)
 class BranchRow:
-    """One head or branch; `combined` is the model's own answer.
+    """One head or branch; `combined` is the model's prediction.
 
     Attributes:
-        top_5: NaN with fewer than six classes, where it says nothing.
+        top_5: NaN with fewer than six classes, where it is always 1.
         mean_class_accuracy: over the classes that have images.
         calibration_error: expected, see `metrics.classification.calibration_error`.
         confidence: mean probability of the predicted class.

@@ -1,4 +1,4 @@
-"""What a checkpoint is asked for: of images of one's own by `TrainedModel`, of an opened data set by `Evaluation`."""
+"""The two forms of an opened checkpoint: `TrainedModel` for images of one's own, `Evaluation` on an opened data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnsearch.config.evaluation import VERSION, ScoreSettings
 from attnsearch.config.load import with_settings, without_variables
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import UsageError
-from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, read_once, run_split
+from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, run_split
 from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
 from attnsearch.evaluation.explain import IMAGE_TYPES, AnyImage, explain_images, name_images, open_images, own_batches
 from attnsearch.evaluation.sanity import check_sanity
@@ -24,7 +24,7 @@ from attnsearch.evaluation.score_archive import score_archive, score_baselines
 from attnsearch.evaluation.scorer import score_images
 from attnsearch.figures.explanation import Explanation
 from attnsearch.metrics.registry import check_image_metrics, find_metric
-from attnsearch.models.checkpoint import ModelCheckpoint
+from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.types import Split
 
 TOP_Q = 5
@@ -68,19 +68,6 @@ class TrainedModel(InferenceModel):
     """
 
     on_test: Callable[[int], None] | None = None
-
-    @classmethod
-    def load(
-        cls,
-        checkpoint: ModelCheckpoint | Path | str,
-        *,
-        device: str = "auto",
-        on_test: Callable[[int], None] | None = None,
-    ) -> Self:
-        """The model of a checkpoint file, see `load_model`."""
-        checkpoint = read_once(checkpoint)
-        config = with_settings(without_variables(checkpoint.config), {"runtime.device": device})
-        return cls(checkpoint, config, *build_for_inference(checkpoint, config), on_test)
 
     def __repr__(self) -> str:
         height, width = self.config.data.image_hw
@@ -193,4 +180,6 @@ def load_model(path: str | Path, *, device: str = "auto", on_test: Callable[[int
     Raises:
         ConfigError: the file is missing or broken, or the device does not exist.
     """
-    return TrainedModel.load(path, device=device, on_test=on_test)
+    checkpoint = read_model_checkpoint(path)
+    config = with_settings(without_variables(checkpoint.config), {"runtime.device": device})
+    return TrainedModel(checkpoint, config, *build_for_inference(checkpoint, config), on_test)

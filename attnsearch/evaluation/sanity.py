@@ -1,4 +1,4 @@
-"""Does the saliency depend on what the model learned? Its maps while weights are randomised, from the top down."""
+"""Sanity check: how far saliency depends on learned weights, which are randomised from the top down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a map show what the model looks at? Scores of removed cells, image by image; undefined numbers are NaN.
+"""Faithfulness of a map to its model: scores of removed cells, image by image; undefined numbers are NaN.
 
 Functions whose name ends in `_of` are metrics of a `SaliencyCase`.
 """

@@ -1,4 +1,4 @@
-"""Does a map lie where an image should be looked at? Against regions (masks or boxes) and part points, image by image.
+"""Localisation: maps against regions (masks or boxes) and against the points of parts, image by image.
 
 Maps are (B, h, w) and not negative; regions are (B, H, W) bool in the pixels of the model's input, which the map covers
 evenly. A number is NaN where the region is empty, or where a flat map points nowhere.

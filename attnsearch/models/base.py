@@ -41,9 +41,9 @@ class Heads(Protocol):
 
 
 class AttentionModel(nn.Module, ABC):
-    """A model that can show where it looked; it knows nothing of its task but the heads that it is given.
+    """A model that makes attention maps; of its task it has the heads that it is given, and nothing else.
 
-    In eval mode it is deterministic and what it says of an image does not depend on the rest of the batch.
+    In eval mode it is deterministic, and its output for an image does not depend on the rest of the batch.
 
     Attributes:
         channels_last: whether the trainer should use channels-last memory for images and weights.

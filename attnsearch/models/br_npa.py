@@ -66,8 +66,10 @@ def representative_vectors(
         norms = torch.linalg.vector_norm(pixels, dim=1) + EPSILON  # (B, h·w)
         random_seeds = None
         if generator is not None:
-            random_seeds = _draw_seeds(1 if shared_draw else n_images, n_vectors, height * width, generator=generator)
-            random_seeds = random_seeds.to(features.device).expand(n_images, -1)  # (B, N)
+            # Uniform and with replacement: the distribution of the released code, which takes maxima of uniform draws.
+            shape = (1 if shared_draw else n_images, n_vectors)
+            drawn = torch.randint(height * width, shape, generator=generator, device=generator.device)
+            random_seeds = drawn.to(features.device).expand(n_images, -1)  # (B, N)
         # It starts as the norm and shrinks by 1 - cosine at each pick, so that the next seed resembles none before.
         activity = norms.detach()  # (B, h·w)
         seeds, similarities = [], []
@@ -216,14 +218,6 @@ class BrNpa(PooledResNet):
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
         return maps[:, 0] * norms[:, 0]  # (B, h, w)
-
-
-def _draw_seeds(n_images: int, n_vectors: int, n_cells: int, *, generator: torch.Generator) -> Tensor:
-    """Flat pixel positions (B, N), uniform and with replacement.
-
-    The released code takes the maximum of uniform draws over all pixels, which is the same distribution.
-    """
-    return torch.randint(n_cells, (n_images, n_vectors), generator=generator, device=generator.device)
 
 
 def _similarity(pixels: Tensor, norms: Tensor, seed_index: Tensor) -> tuple[Tensor, Tensor]:

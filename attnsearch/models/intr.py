@@ -1,4 +1,4 @@
-"""INTR: one query per class looks for its class in the image, and where it looks is the explanation."""
+"""INTR: one query per class attends to the image, and its cross-attention is the explanation."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Transformer(nn.Module):
     def forward(
         self, cells: Tensor, positions: Tensor, queries: Tensor, *, padding: Tensor | None = None
     ) -> DecoderOutput:
-        """Encodes the cells and lets every class query look at them.
+        """Encodes the cells, to which every class query then attends.
 
         Args:
             cells: (B, L, d) projected features.

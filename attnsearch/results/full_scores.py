@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from attnsearch.config.evaluation import FULL_N_IMAGES, ScoreSettings, full_scor
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_settings
 from attnsearch.errors import ConfigError
-from attnsearch.files import atomic_write
+from attnsearch.files import atomic_write, csv_text
 from attnsearch.results.checkpoints import open_evaluation
 from attnsearch.results.reader import find_study
 from attnsearch.results.study import StudyReader
@@ -181,12 +179,10 @@ def _to_csv(tables: Mapping[str, ScoreTable]) -> str:
     metrics = list(tables[OWN].means())
     counts = {name: table.n_undefined() for name, table in tables.items()}
     counted = [metric for metric in metrics if any(metric in undefined for undefined in counts.values())]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["map", *metrics, *(f"{metric}_undefined" for metric in counted)])
+    rows: list[list[object]] = [["map", *metrics, *(f"{metric}_undefined" for metric in counted)]]
     for name, table in tables.items():
         means = table.means()
         cells = (means.get(metric, float("nan")) for metric in metrics)
         numbers = (counts[name].get(metric, 0) for metric in counted)
-        writer.writerow([name, *("" if value != value else repr(float(value)) for value in cells), *numbers])
-    return text.getvalue()
+        rows.append([name, *("" if value != value else repr(float(value)) for value in cells), *numbers])
+    return csv_text(rows)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attnsearch.errors import StoreError
-from attnsearch.files import Check, atomic_write, atomic_write_array, disk_errors, locked, make_folder
+from attnsearch.files import Check, atomic_write, atomic_write_array, csv_text, disk_errors, locked, make_folder
 from attnsearch.metrics.registry import find_metric, is_score
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import Curve, ScorePaths, StudyLayout
@@ -230,12 +230,9 @@ def write_score_files(paths: ScorePaths, table: ScoreTable, *, check: Check | No
     """
     with disk_errors(paths.about):
         paths.about.unlink(missing_ok=True)  # without it nobody reads a mixture of two scorings
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", *table.values])
-    for row, image_id in enumerate(table.image_ids):
-        writer.writerow([image_id, *(_cell(column[row]) for column in table.values.values())])
-    atomic_write(paths.table, text.getvalue(), check=check)
+    columns = [[_cell(value) for value in column] for column in table.values.values()]
+    rows = zip(table.image_ids, *columns, strict=True)
+    atomic_write(paths.table, csv_text([("image_id", *table.values), *rows]), check=check)
     atomic_write_array(paths.curves, table.curves, check=check)
     about = {
         "format": FORMAT,
@@ -359,6 +356,4 @@ def with_cells_left(table: ScoreTable, metric: str) -> NDArray[np.float32]:
 
 def _replace_line(text: str, study: str, cells: Sequence[str]) -> str:
     rows = [row for row in csv.reader(io.StringIO(text)) if row and row[0] != study]
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(sorted([*rows, [study, *cells]]))
-    return out.getvalue()
+    return csv_text(sorted([*rows, [study, *cells]]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import platform
 import subprocess
 import time
@@ -16,7 +15,7 @@ from typing import Annotated, Any, TypedDict
 from pydantic import AfterValidator, Field
 
 import attnsearch
-from attnsearch.files import atomic_write, disk_errors, locked
+from attnsearch.files import atomic_write, csv_text, disk_errors, locked
 from attnsearch.store.inspection import Content, content_errors, read_json
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import Split
@@ -38,9 +37,7 @@ def write_classes(path: Path, names: Sequence[str]) -> None:
     Raises:
         StoreError: the disk refuses.
     """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("label", "class_name"), *enumerate(names)])
-    atomic_write(path, text.getvalue())
+    atomic_write(path, csv_text([("label", "class_name"), *enumerate(names)]))
 
 
 def _below(path: str) -> str:

@@ -183,7 +183,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
         with path.open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch hides the disk's own words behind its own
+        if isinstance(error.__context__, OSError):  # torch replaces the error of the disk
             raise error.__context__ from None
         raise
 

@@ -58,7 +58,7 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
     `config.seed`, so the config alone repeats the run. Resuming equals not stopping: on a CPU, bit for bit.
 
     Args:
-        context: told each epoch, asked whether to stop; `report` hears of all epochs again after a resume.
+        context: gets each epoch and decides whether to stop; after a resume, `report` gets all epochs again.
         data: opened from `config.data`, or a source that serves it.
     Returns:
         The result of the best epoch, "complete" or, where the pruner ended the trial, "pruned". Its metrics have
