@@ -85,7 +85,7 @@ def _written(text: str) -> Path:
         ('"\\ud800"', "holds a character that cannot be printed"),
         ('"\\UFFFFFFFF"', "is not valid YAML"),
         ("{<<: 3}", "must name a block or a list of blocks"),
-        ("&a [*a]", "the alias *a stands inside of what it names"),
+        ("&a [*a]", "the alias *a is inside of what it names"),
         ("*a", "the alias *a has no anchor above it"),
         ("{[1]: 2}", "has a list or a block as a key"),
         ("[" * 3000, f"is nested over {MAX_DEPTH} levels"),
