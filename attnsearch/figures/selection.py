@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attnsearch.data.folder import SUFFIXES
 from attnsearch.data.tables import ImageTable
@@ -125,22 +124,14 @@ def _confused(index: ImageIndex, n_wanted: int) -> list[int]:
     """Errors between the two classes that are confused most."""
     if not n_wanted:
         return []
-    predicted = index.predicted or index.true
-    names = sorted({*index.true, *predicted})
-    pairs = most_confused(_matrix(names, index.true, predicted), n_pairs=1)
+    names, labels = np.unique([*index.true, *(index.predicted or index.true)], return_inverse=True)
+    true, predicted = np.split(labels, 2)
+    pairs = most_confused(confusion_matrix(true, predicted, len(names)), n_pairs=1)
     if not pairs:
         raise ConfigError("--confused needs predictions with at least one error; evaluate the trial, or leave it out")
-    pair = {names[pairs[0].first], names[pairs[0].second]}
-    return _spread(
-        [row for row, both in enumerate(zip(index.true, predicted, strict=True)) if set(both) == pair], n_wanted
-    )
-
-
-def _matrix(names: Sequence[str], true: Sequence[str], predicted: Sequence[str]) -> NDArray[np.int64]:
-    """(n_classes, n_classes) images by true and predicted class, in the order of `names`."""
-    label_of = {name: label for label, name in enumerate(names)}
-    labels, predictions = (np.array([label_of[name] for name in column]) for column in (true, predicted))
-    return confusion_matrix(labels, predictions, len(names))
+    pair = (pairs[0].first, pairs[0].second)
+    is_error = (true != predicted) & np.isin(true, pair) & np.isin(predicted, pair)
+    return _spread(np.flatnonzero(is_error).tolist(), n_wanted)
 
 
 def _by_faithfulness(

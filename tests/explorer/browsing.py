@@ -17,24 +17,24 @@ class Watched:
 
     def __init__(self, browser: Any, base: str, size: tuple[int, int] = DESK, density: float = 1) -> None:
         self.base = base
-        self.faults: list[str] = []
+        self.problems: list[str] = []
         settings = {"viewport": {"width": size[0], "height": size[1]}, "device_scale_factor": density}
         self.context = browser.new_context(**settings, accept_downloads=True)
         self.page = self.context.new_page()
         self.page.set_default_timeout(15000)
-        self.page.on("console", lambda one: one.type in ("error", "warning") and self.faults.append(one.text))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", lambda one: one.type in ("error", "warning") and self.problems.append(one.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("requestfailed", self._note_failed)
-        self.page.on("response", lambda one: one.status >= 400 and self.faults.append(f"{one.status}: {one.url}"))
+        self.page.on("response", lambda one: one.status >= 400 and self.problems.append(f"{one.status}: {one.url}"))
         self.page.on("request", lambda one: self._refuse_foreign(one.url))
 
     def _note_failed(self, request: Any) -> None:
         if "ERR_ABORTED" not in (request.failure or ""):  # that is a page that was left before all of it had come
-            self.faults.append(f"failed: {request.url}, {request.failure}")
+            self.problems.append(f"failed: {request.url}, {request.failure}")
 
     def _refuse_foreign(self, url: str) -> None:
         if not url.startswith((self.base, "data:", "blob:")):
-            self.faults.append(f"external: {url}")
+            self.problems.append(f"external: {url}")
 
     def open(self, path: str) -> Any:
         self.page.goto(self.base + path)

@@ -78,4 +78,4 @@ def watched(browser: Any, served: RunningServer) -> Iterator[Watched]:
     one = Watched(browser, base_of(served))
     yield one
     one.context.close()
-    assert one.faults == []
+    assert one.problems == []

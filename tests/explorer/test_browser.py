@@ -48,7 +48,7 @@ def test_from_study_to_shared_link(watched: Watched, browser: Any) -> None:
     assert friend.page.locator("#opacity").input_value() == "30"
     assert friend.page.locator("#strip [aria-checked=true]").get_attribute("data-map") == "map1"
     friend.context.close()
-    assert friend.faults == []
+    assert friend.problems == []
 
     page.get_by_role("link", name="Compare trials").click()
     watched.wait("document.body.dataset.ready === '1'")
@@ -88,7 +88,7 @@ def test_trials_of_several_studies_are_compared_as_shares(browser: Any, tmp_path
         one.wait("location.search.includes('scale=one')")
         assert page.locator("#scale").input_value() == "one"
         one.context.close()
-        assert one.faults == []
+        assert one.problems == []
 
 
 def test_point_of_the_pareto_plot_shows_its_maps_and_back_undoes_it(watched: Watched) -> None:
@@ -149,7 +149,7 @@ def test_phone_width_needs_no_sideways_scrolling(browser: Any, served: RunningSe
     one.open(path)
     assert one.overflow_px() == 0
     one.context.close()
-    assert one.faults == []
+    assert one.problems == []
 
 
 def test_keyboard_alone_goes_from_study_to_comparison(watched: Watched) -> None:
@@ -230,7 +230,7 @@ def test_dashboard_at_the_root_asks_for_nothing_outside(browser: Any, served: Ru
     one.open("/dashboard/studies/1")
     one.page.get_by_text("hunt").first.wait_for()
     one.context.close()
-    assert [fault for fault in one.faults if fault.startswith(("external", "failed"))] == []
+    assert [problem for problem in one.problems if problem.startswith(("external", "failed"))] == []
 
 
 def test_curve_moves_the_mask(browser: Any, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_curve_moves_the_mask(browser: Any, tmp_path: Path) -> None:
         assert "mask=deletion" in page.url
         assert page.locator(".knob").count() == 1
         one.context.close()
-        assert one.faults == []
+        assert one.problems == []
 
 
 def test_notes_in_the_dashboard_run_nothing(browser: Any, tmp_path: Path) -> None:
@@ -271,9 +271,9 @@ def test_missing_data_set_and_copies_leave_the_map(browser: Any, tmp_path: Path)
     with serving(built) as served:
         one = Watched(browser, base_of(served))
         page = one.open(TRIAL)
-        page.get_by_text("grey where neither a small copy nor the data set is here").wait_for()
+        page.get_by_text("grey: neither a small copy nor the data set is on this machine").wait_for()
         page.locator("#grid .tile").first.click()
         one.wait("document.body.dataset.ready === '1'")
         assert page.locator("#original").is_disabled()
         one.context.close()
-        assert one.faults == []
+        assert one.problems == []

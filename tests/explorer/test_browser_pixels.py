@@ -49,7 +49,7 @@ def test_hot_cell_lies_on_the_right_pixels_of_the_original(
     pixels = page.evaluate("[...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]")
     painted = np.array(pixels).reshape(height, width, 4)[..., :3]
     one.context.close()
-    assert one.faults == []
+    assert one.problems == []
     hot = np.abs(painted - np.array([253, 231, 36])).max(axis=-1) <= 2  # the last colour of viridis
     assert expected.any()
     np.testing.assert_array_equal(hot, expected)
@@ -114,7 +114,7 @@ def test_mask_hides_the_strongest_cells_in_the_order_of_the_map(turned: tuple[st
         filled = np.abs(painted - np.array([124, 116, 104])).max(axis=-1) == 0
         shares.append(filled[20:60, 20:60].mean())  # the model's view: the middle half
     one.context.close()
-    assert one.faults == []
+    assert one.problems == []
     assert shares == pytest.approx([1 / 20, 19 / 20], abs=0.01)
 
 
