@@ -67,21 +67,28 @@ class Guard:
 
     def _answer(self, request: Request) -> Response | None:
         """The answer to a request that must not reach the app; None for one that may."""
-        host = request.environ.get("HTTP_HOST", "")
-        if not self._is_known(host):
+        if not self._is_known(request.environ.get("HTTP_HOST", "")):
             return _refuse(request, 403, "this server does not answer to that host name")
         if n_digits := _digits_of_too_large(request):
             return _refuse(request, 400, f"a number of an address must fit into 64 bits, got one of {n_digits} digits")
-        has_cookie, gives_token = map(self._is_token, (request.cookies.get(COOKIE), request.args.get("token")))
-        if self._token is not None and gives_token and request.method in _READING:
-            return _move_to_cookie(request, self._token)  # an address that is shared must not carry it
-        if self._token is not None and (gives_token or not has_cookie):
+        answer = None if self._token is None else self._check_token(request, self._token)
+        return self._check_change(request) if answer is None and request.method not in _READING else answer
+
+    def _check_token(self, request: Request, token: str) -> Response | None:
+        has_cookie, gives_token = (
+            hmac.compare_digest(text.encode(errors="replace"), token.encode())
+            for text in (request.cookies.get(COOKIE, ""), request.args.get("token", ""))
+        )
+        if gives_token and request.method in _READING:
+            return _move_to_cookie(request, token)  # an address that is shared must not carry it
+        if gives_token or not has_cookie:
             return _refuse(request, 403, "open the address with the token that the server printed")
-        if request.method in _READING:
-            return None
+        return None
+
+    def _check_change(self, request: Request) -> Response | None:
         if not self._allow_edit:
             return _refuse(request, 405, "read-only; start the dashboard with --allow-edit")
-        if request.headers.get("Origin") != f"{request.scheme}://{host}":
+        if request.headers.get("Origin") != f"{request.scheme}://{request.environ['HTTP_HOST']}":
             return _refuse(request, 403, "changes must come from a page of this server")
         return None
 
@@ -91,11 +98,6 @@ class Guard:
             return False
         name = match["name"].strip("[]").lower()
         return name in self._hosts or (self._token is not None and _is_address(name))
-
-    def _is_token(self, text: str | None) -> bool:
-        if self._token is None or text is None:
-            return False
-        return hmac.compare_digest(text.encode(errors="replace"), self._token.encode())
 
 
 def _is_address(name: str) -> bool:
