@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from attnsearch.data.images import decode_resized
-from attnsearch.data.tables import DataTables, ImageTable
+from attnsearch.data.tables import DataTables, ImageTable, places_of
 from attnsearch.errors import DataError, StoreError
 from attnsearch.geometry import Resizing, Size
 from attnsearch.progress import with_bar
@@ -218,18 +218,19 @@ class PixelCache:
     Attributes:
         pixels: (M, *resizing.size_hw, 3) uint8 RGB, memory-mapped, read-only.
         sizes_hw: (M, 2) int64 height and width of the upright originals in pixels.
+        image_ids: M names, in the order of the rows.
         resizing: how originals became them.
     """
 
     pixels: NDArray[np.uint8]
     sizes_hw: NDArray[np.int64]
+    image_ids: tuple[str, ...]
     resizing: Resizing
     fingerprint: str
-    _row_of: Mapping[str, int] = field(repr=False)
 
     def rows(self, table: ImageTable) -> NDArray[np.int64]:
         """(N,) the position in `pixels` of each image of a split."""
-        return np.array([self._row_of[image_id] for image_id in table.image_ids], dtype=np.int64)
+        return places_of(table.image_ids, self.image_ids)
 
 
 def open_cache(tables: DataTables, resizing: Resizing, *, progress: bool = False) -> PixelCache:
@@ -260,8 +261,7 @@ def open_cache(tables: DataTables, resizing: Resizing, *, progress: bool = False
     folder = build_once("pixels", fingerprint[:32], build, is_whole=lambda folder: _read(folder) is not None)
     arrays = _read(folder)
     assert arrays is not None  # build_once has just tried it
-    row_of = {image_id: row for row, (image_id, _) in enumerate(files)}
-    return PixelCache(*arrays, resizing, fingerprint, row_of)
+    return PixelCache(*arrays, tuple(image_id for image_id, _ in files), resizing, fingerprint)
 
 
 def _written_size(resizing: Resizing) -> int | str:

@@ -95,11 +95,11 @@ def open_images(
     pixels, sizes_hw = zip(*(decode_resized(image.source, cfg.cached) for image in images), strict=True)
     label_of: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
     labels = np.array([label_of.get(image.true, -1) for image in images], dtype=np.int64)
-    row_of = {image.image_id: row for row, image in enumerate(images)}
-    table = ImageTable("val", class_names, tuple(row_of), tuple(map(Path, row_of)), labels, mask_images)
+    ids = tuple(image.image_id for image in images)
+    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), labels, mask_images)
     tables = DataTables(Path(), class_names, table, table, None, "")
     arrays = np.stack(pixels), np.array(sizes_hw, dtype=np.int64)
-    return DataSource(cfg, tables, PixelCache(*arrays, cfg.cached, "", row_of))
+    return DataSource(cfg, tables, PixelCache(*arrays, ids, cfg.cached, fingerprint=""))
 
 
 def own_batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
