@@ -54,10 +54,10 @@ if __name__ == "__main__":
             "name": "gated",
             "base": {
                 "experiment": "examples",
-                "data": {"name": "synthetic", "image_size_px": 48, "n_classes": 2, "n_train_per_class": 16, **FEW},
+                "data": {"name": "synthetic", "image_size_px": 32, "n_classes": 2, "n_train_per_class": 16, **FEW},
                 "model": {"name": "gated", "backbone": "resnet10t", "width": 0.25},
-                "train": {"epochs": 2, "batch_size": 8},
-                "evaluation": {"n_images": 8, "scores": {"n_images": 4, "n_steps": 4}},
+                "train": {"epochs": 1, "batch_size": 8},
+                "evaluation": {"n_images": 4, "scores": {"n_images": 2, "n_steps": 2}},
                 "runtime": {"n_threads": 1},
             },
             "space": {

@@ -51,6 +51,21 @@ def list_images(cfg: Data) -> at.Listing:
 
 at.register_model(Settings, build=Model)
 at.register_dataset(Data, list_images=list_images)
+
+
+def read(folder: str) -> dict[str, float]:
+    results: at.Results = at.load_results(folder)
+    study: at.StudyReader = results.study("demo/br_npa_low_res")
+    tables = [results.studies, results.trials, study.trials, study.epochs, study.scores, study.compare("gini")]
+    trial: at.TrialReader = study.best if tables else study.front[0]
+    model: at.TrainedModel = trial.model(device="cpu")
+    explanation: at.Explanation = model.explain("photo.jpg")
+    several: list[at.Explanation] = model.explain(["a.jpg", "b.jpg"])
+    assert several[0].saliency.shape == trial.saliency("val")[0].shape == explanation.maps["vector_1"].shape
+    explanation.save("overlay.png")
+    model.score(["a.jpg"], ["gini"]).mean()
+    at.run_search("br_npa_low_res", overrides={"n_trials": 2}, workers=0).importances()
+    return {**model.evaluate("val"), **trial.metrics, **at.run_training("loupe").values}
 """
 
 

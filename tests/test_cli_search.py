@@ -125,6 +125,11 @@ def test_files_of_a_search_are_documented_and_its_database_opens(searched: Path)
         run_example(code, searched / "results", "demo")
 
 
+def test_the_example_of_the_python_api_reads_a_search(searched: Path) -> None:
+    (example,) = [code for code in blocks(ROOT / "README.md", "python") if "at.load_results" in code]
+    run_example(example, searched / "results", "demo")
+
+
 def test_other_settings_under_the_same_name_are_refused(searched: Path) -> None:
     done = run("search", *STUDY, "train.epochs=3", cwd=searched)
     assert done.returncode == 2

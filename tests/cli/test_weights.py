@@ -57,31 +57,6 @@ def test_a_published_checkpoint_comes_and_goes_back_unchanged(state: dict[str, t
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        ("a\nb\n", "checkpoint.pth has 5 classes, and 2 are named; give the classes it was trained on"),
-        ("a\na\nb\n", "must hold at least two names, one a line, none twice; got 3"),
-    ],
-)
-def test_a_wrong_list_of_classes_writes_nothing(
-    state: dict[str, torch.Tensor], names: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("classes.txt").write_text(names)
-    words = ["weights", "import", "intr", "checkpoint.pth", "foreign.yaml", "--classes", "classes.txt"]
-    assert main(words) == 2
-    assert said in capsys.readouterr().err
-    assert not Path("checkpoint.pth.safetensors").exists()
-
-
-def test_nothing_is_written_over(state: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine.safetensors").write_text("precious")
-    words = ["weights", "import", "intr", "checkpoint.pth", "foreign.yaml", "--classes", "classes.txt"]
-    assert main([*words, "--to", "mine.safetensors"]) == 2
-    assert "mine.safetensors exists already" in capsys.readouterr().err
-    assert Path("mine.safetensors").read_text() == "precious"
-
-
 def test_a_missing_checkpoint_is_told_before_missing_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "import", "br_npa", "nope.pt", "br_npa_low_res"]) == 2
     assert capsys.readouterr().err.startswith("error: nope.pt: no such file")

@@ -1,0 +1,80 @@
+"""`faithfulness` on two small runs, in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnsearch.config.evaluation import VERSION
+from attnsearch.store.image_scores import read_scores
+from tests.cli.conftest import FEW, Run, check_mistake, layout_of
+
+
+def test_scores_of_the_published_trial_bear_the_published_names(run: Run, results: Path) -> None:
+    lines = run("faithfulness", "loupe", *FEW, "--json")
+    found = json.loads(lines[0])
+    layout = layout_of(results, "loupe")
+    table = read_scores(layout.trial(0).scores("test"))
+    assert (found["split"], found["n_images"], found["version"], found["grid"]) == ("test", 6, VERSION, [8, 8])
+    assert found["scores"]["deletion"] == table.means()["deletion"]
+    curves = np.load(layout.curves_npy("Del"), allow_pickle=False)
+    assert curves.shape == (6, 5, 2)
+    assert curves[0, :, 0].tolist() == [64, 48, 32, 16, 0]
+    name, mean = layout.shared.areas_csv("Del").read_text().strip().split(",")
+    assert (name, float(mean)) == ("loupe", table.means()["deletion"])
+    (row,) = csv.reader(layout.shared.areas_csv("Add", per_image=True).read_text().splitlines())
+    np.testing.assert_array_equal(np.array(row[1:], dtype=float), table.values["insertion"])
+
+
+def test_scoring_test_images_is_a_test_evaluation(run: Run, results: Path) -> None:
+    before = layout_of(results, "loupe").test_evaluations.read_text().splitlines()
+    run("faithfulness", "loupe", *FEW)
+    after = layout_of(results, "loupe").test_evaluations.read_text().splitlines()
+    assert len(after) == len(before) + 1
+    assert after[-1].endswith(",0,1,test")
+
+
+def test_named_trial_is_scored_on_validation(run: Run, results: Path) -> None:
+    lines = run("faithfulness", "loupe", *FEW, "--trial", "0")
+    assert "6 val images" in " ".join(" ".join(lines).split())
+    assert len(read_scores(layout_of(results, "loupe").trial(0).scores("val")).fractions) == 5
+    assert not layout_of(results, "loupe").curves_npy("Del").exists()
+
+
+def test_baselines_and_randomised_weights_stand_beside_the_scores(run: Run, results: Path) -> None:
+    lines = run("faithfulness", "loupe", *FEW, "--baselines", "random,parts", "--sanity", "--json")
+    own, _, _, parts, *sanity = map(json.loads, lines)
+    assert parts["map"] == "parts"
+    assert parts["scores"]["random_deletion"] == own["scores"]["random_deletion"]  # the same orders
+    assert {row["check"] for row in sanity} == {"sanity"}
+    assert [row["redrawn"] for row in sanity][:2] == ["head, gate", "backbone.layer4"]
+    with layout_of(results, "loupe").trial(0).baselines_csv("test").open() as file:
+        assert [row["map"] for row in csv.DictReader(file)] == ["own map", "random", "parts"]
+
+
+def test_baseline_that_the_model_cannot_have_is_found_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes last, and no other one was scored in full by then."""
+    run("faithfulness", "loupe", *FEW)
+    begun: list[str] = []
+    monkeypatch.setattr("attnsearch.evaluation.score_archive.with_bar", lambda _, title, **named: begun.append(title))
+    *_, line = run("faithfulness", "loupe", *FEW, "--references", "uniform,rollout", code=2)
+    assert line.startswith("error: baseline 'rollout': Loupe has no plain self-attention")
+    assert not begun
+
+
+MISTAKES = {
+    "misspelled setting": ("faithfulness loupe n_imges=4", ["n_imges", "did you mean 'n_images'?"]),
+    "unknown family": ("faithfulness loupe families=[rood]", ["families", "did you mean 'road'?"]),
+    "too many images": ("faithfulness loupe n_images=9", ["at most the 8 archived test images", "got 9"]),
+    "unknown baseline": ("faithfulness loupe --baselines rndom", ["'rndom'", "did you mean 'random'?"]),
+    "unknown run": ("faithfulness lupe", ["'lupe'"]),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_costs_one_line(case: str, run: Run) -> None:
+    check_mistake(run, *MISTAKES[case])
