@@ -61,7 +61,9 @@ def read(folder: str) -> dict[str, float]:
     model: at.TrainedModel = trial.model(device="cpu")
     explanation: at.Explanation = model.explain("photo.jpg")
     several: list[at.Explanation] = model.explain(["a.jpg", "b.jpg"])
-    assert several[0].saliency.shape == trial.saliency("val")[0].shape == explanation.maps["vector_1"].shape
+    saliency = several[0].saliency
+    assert saliency is not None
+    assert saliency.shape == trial.saliency("val")[0].shape == explanation.maps["vector_1"].shape
     explanation.save("overlay.png")
     model.score(["a.jpg"], ["gini"]).mean()
     at.run_search("br_npa_low_res", overrides={"n_trials": 2}, workers=0).importances()

@@ -19,22 +19,23 @@ Words = Annotated[
         show_default=False,
     ),
 ]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind", help="overlay, contour, parts, heads, classes, layers, branches, patches or paper; may be repeated."
+    ),
+]
+Images = Annotated[list[str] | None, typer.Option("--image", help="An id, a file or a folder; may be repeated.")]
+FileFormat = Annotated[str, typer.Option("--format", help="png, jpg, pdf or svg; the last two keep text as text.")]
+Colours = Annotated[str, typer.Option("--colours", help="A colour map: inferno, plasma, jet and so on.")]
 
 
 def visualize(
     words: Words,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--kind",
-            help="overlay, contour, parts, heads, classes, layers, branches, patches or paper; may be repeated.",
-        ),
-    ] = None,
+    kind: Kinds = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the best one.")] = None,
     split: Annotated[Split, typer.Option("--split", help="Which images; test shows the published maps.")] = "val",
-    image: Annotated[
-        list[str] | None, typer.Option("--image", help="An id, a file or a folder; may be repeated.")
-    ] = None,
+    image: Images = None,
     class_name: Annotated[list[str] | None, typer.Option("--class", help="Only this class; may be repeated.")] = None,
     per_class: Annotated[int, typer.Option("--per-class", min=0, help="So many of each class.")] = 0,
     most_faithful: Annotated[int, typer.Option("--most-faithful", min=0, help="So many with the best score.")] = 0,
@@ -42,16 +43,12 @@ def visualize(
     by: Annotated[str, typer.Option("--by", metavar="SCORE", help="The score of faithfulness.")] = "relevance_gain",
     confused: Annotated[int, typer.Option("--confused", min=0, help="So many errors of the most confused pair.")] = 0,
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="By default figures/ of the results.")] = None,
-    file_format: Annotated[str, typer.Option("--format", help="png, jpg, pdf or svg; text stays text in both.")] = (
-        "png"
-    ),
+    file_format: FileFormat = "png",
     dpi: Annotated[int, typer.Option("--dpi", min=20, max=1200, help="Dots per inch.")] = 150,
     width: Annotated[float, typer.Option("--width", min=0.3, max=20, help="Width of one panel in inches.")] = 2.2,
     percentile: Annotated[float, typer.Option("--percentile", min=0.1, max=99.9, help="Of the outlines.")] = 95.0,
     outlines: Annotated[bool, typer.Option("--outlines", help="Draws outlines into the paper's figure.")] = False,
-    colours: Annotated[str, typer.Option("--colours", help="A colour map: inferno, plasma, jet and so on.")] = (
-        "inferno"
-    ),
+    colours: Colours = "inferno",
     enlarge: Annotated[str, typer.Option("--enlarge", help="cubic, linear, or cells as they are.")] = "cubic",
     own_scale: Annotated[bool, typer.Option("--own-scale", help="Each panel over its own range.")] = False,
     top_q: Annotated[int, typer.Option("--top-q", min=1, help="Classes of --kind classes.")] = 5,
@@ -64,9 +61,10 @@ def visualize(
 
     counts = {"per_class": per_class, "most_faithful": most_faithful, "least_faithful": least_faithful}
     selection = {"images": image or (), "classes": class_name or (), **counts, "confused": confused, "by": by}
-    look = {"percentile": percentile, "colours": colours, "rule": enlarge, "own_scale": own_scale, "top_q": top_q}
+    look: dict[str, object] = {"percentile": percentile, "outlined": outlines, "colours": colours, "rule": enlarge}
+    look |= {"own_scale": own_scale, "top_q": top_q}
     style = {"dpi": dpi, "width_in": width, "file_format": file_format}
-    request = request_figures(kind, split, selection=selection, look=look, style=style, outlined=outlines, to=to)
+    request = request_figures(kind, split, selection=selection, look=look, style=style, to=to)
     sources = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     for path in visualize_all(sources, trial, request, overrides=overrides, root=results, storage=storage):

@@ -16,7 +16,15 @@ from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.plots import draw_tests
 from attnsearch.files import atomic_path, atomic_write, csv_text
 from attnsearch.metrics.registry import better_direction, higher_is_better
-from attnsearch.metrics.statistics import bootstrap_interval, holm, krippendorff_alpha, paired, rank_reliability, welch
+from attnsearch.metrics.statistics import (
+    Interval,
+    bootstrap_interval,
+    holm,
+    krippendorff_alpha,
+    paired,
+    rank_reliability,
+    welch,
+)
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ExperimentLayout
 
@@ -103,6 +111,11 @@ class Comparison:
                 i, j = names.index(pair.first), names.index(pair.second)
                 p_values[i, j] = p_values[j, i] = pair.p_paired_corrected
         return p_values
+
+
+def mean_intervals(table: ScoreTable) -> dict[str, Interval]:
+    """Score -> 95 % interval of its mean over the images."""
+    return {name: bootstrap_interval(values, seed=SEED) for name, values in table.values.items()}
 
 
 def check_comparable(entries: Sequence[ScoredTrial]) -> list[str]:

@@ -111,7 +111,7 @@ class Archives:
 
     def _hits_in_targets(self, trial: TrialReader, opened: OpenArchive) -> NDArray[np.bool_] | None:
         """(N,) hits in the masks or boxes of the data set; None where it is not on this machine, or has none."""
-        table = trial.image_table(opened.archive.split)
+        table = trial.study.shared.image_files.table(trial.files.config, opened.archive.split)
         if table is None or opened.archive.saliency is None or (table.mask_paths is None and table.boxes is None):
             return None
         key = (trial.study.layout.study_dir, trial.number, opened.archive.split)

@@ -215,13 +215,12 @@ class ModelColumn:
     as_parts: bool
 
 
-def compare_models(columns: Sequence[ModelColumn], style: DrawStyle, *, width_px: int, outlined: bool = False) -> Grid:
+def compare_models(columns: Sequence[ModelColumn], style: DrawStyle, *, width_px: int) -> Grid:
     """The same images under several models: a row per image, the image itself in the first column.
 
     Args:
         columns: their explanations are of the same images, in the same order.
         width_px: of a panel.
-        outlined: draws the outlines of the saliency too.
     Raises:
         ConfigError: a model made no saliency, or no maps of parts.
         DataError: an image cannot be read.
@@ -230,7 +229,7 @@ def compare_models(columns: Sequence[ModelColumn], style: DrawStyle, *, width_px
     for explanations in zip(*(column.explanations for column in columns), strict=True):
         image = read_image(explanations[0].source, width_px=width_px)
         cells = [
-            draw_cell(explanation, image, style, as_parts=column.as_parts, outlined=outlined)
+            draw_cell(explanation, image, style, as_parts=column.as_parts)
             for explanation, column in zip(explanations, columns, strict=True)
         ]
         rows.append(PanelRow([Panel(image), *cells], label=explanations[0].true or ""))

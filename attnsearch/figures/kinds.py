@@ -98,6 +98,7 @@ class DrawStyle:
         rule: how maps are enlarged.
         own_scale: scales each panel over its own range; else panels of one image share one scale.
         top_q: how many classes `classes` shows.
+        outlined: draws the outlines of the saliency into figures of many images too.
     """
 
     percentile: float = PERCENTILE
@@ -105,6 +106,7 @@ class DrawStyle:
     rule: Rule = "cubic"
     own_scale: bool = False
     top_q: int = 5
+    outlined: bool = False
 
 
 def check_kind(kind: str, model: ModelConfig) -> None:
@@ -212,7 +214,6 @@ def draw_cell(
     style: DrawStyle,
     *,
     as_parts: bool,
-    outlined: bool = False,
     title: str = "",
 ) -> Panel:
     """One cell of a figure of many images: parts in colours, or the saliency; the prediction below.
@@ -222,7 +223,7 @@ def draw_cell(
     """
     context = FigureContext(explanation, image, style)
     pixels = _composite(context) if as_parts else context.overlays({"": context.saliency()})[0].pixels
-    lines = outlines(context.placed(context.saliency()), style.percentile) if outlined else ()
+    lines = outlines(context.placed(context.saliency()), style.percentile) if style.outlined else ()
     return Panel(pixels, title, explanation.verdict, explanation.is_correct, lines)
 
 

@@ -12,7 +12,6 @@ from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.errors import ConfigError
 from attnsearch.results.reader import find_study
 from attnsearch.results.trial import TrialReader
-from attnsearch.store.study_files import log_test_evaluation
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def open_evaluation(
     data = open_data(config.data)
     data.tables.of(split)
     if isinstance(source, TrialReader) and split == "test":
-        log_test_evaluation(source.study.layout, source.number, stored.epoch, split)
+        source.log_test_evaluation(stored.epoch)
     return Evaluation.open(stored, data, config=config)
 
 

@@ -23,7 +23,6 @@ from attnsearch.results.reader import experiments_in, find_study, studies_of
 from attnsearch.results.study import MIN_ALPHA, StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import has_scores
 from attnsearch.store.study_files import read_manifest
 from attnsearch.types import Split
 
@@ -70,7 +69,7 @@ def _targets(source: str, root: Path, at_least: int) -> Iterable[ScoringTarget]:
     if not study:
         studies = [one for one in _experiment(source, root) if one.layout.published_json.exists()]
         targets = [target_of(one, None) for one in studies]
-        scored = [one for one in targets if has_scores(one.scores)]
+        scored = [one for one in targets if one.trial.has_scores(one.split)]
         return scored if len(scored) >= at_least else targets or [target_of(find_study(source, root), None)]
     if not all(part.isdecimal() for part in numbers.split(",")):
         raise ConfigError(f"trials are written STUDY:7 or STUDY:1,2,3, got {source!r}")

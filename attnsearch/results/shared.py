@@ -63,7 +63,7 @@ class SharedReads:
     archives: FileCache[AttentionArchive] = field(default_factory=lambda: FileCache(64))
     scores: FileCache[ScoreTable] = field(default_factory=lambda: FileCache(64))
     has_maps: FileCache[bool] = field(default_factory=lambda: FileCache(100_000))
-    intervals: FileCache[dict[str, float]] = field(default_factory=lambda: FileCache(10_000))
+    score_summaries: FileCache[dict[str, float]] = field(default_factory=lambda: FileCache(10_000))
 
 
 def copy_of(layout: StudyLayout, image_id: str) -> Path | None:

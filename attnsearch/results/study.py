@@ -20,7 +20,6 @@ from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
 from attnsearch.search.trials import StudyRows, TrialRow
-from attnsearch.store.image_scores import has_scores
 from attnsearch.store.inspection import database_content_errors
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import RemovableFile
@@ -160,7 +159,7 @@ class StudyReader:
             dict(zip(rows.objectives, row.values, strict=False)),
             dict(row.metrics),
             {f"test/{name}": value for name, value in trial.test_metrics().items()},
-            {**trial.score_means(), **trial.score_intervals()},
+            trial.score_summary(),
             {"best_epoch": row.best_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
         )
 
@@ -302,7 +301,7 @@ class StudyReader:
         sign = -1 if next(iter(rows.objectives.values())) == "maximize" else 1
         complete = [row for row in rows.trials if row.state == "complete" and row.is_feasible]
         ranked = sorted(complete, key=lambda row: (row.number not in rows.best, sign * row.values[0], row.number))
-        scored = [row.number for row in ranked if has_scores(self.layout.trial(row.number).scores("val"))]
+        scored = [row.number for row in ranked if self.trial(row.number).has_scores()]
         return scored[:MAX_COMPARED]
 
     def importances(self) -> dict[str, Mapping[str, float]]:

@@ -28,7 +28,6 @@ from attnsearch.types import SPLITS, AttentionArchive, Split
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attnsearch.data.tables import ImageTable
     from attnsearch.evaluation.evaluation import TrainedModel
 
 
@@ -275,6 +274,10 @@ class TrialReader:
             raise self._lacks(f"{what} of the split {split!r}: its model makes none")
         return array
 
+    def has_scores(self, split: Split = "val") -> bool:
+        """Whether the maps of one split were scored."""
+        return has_scores(self.files.scores(split))
+
     def score_table(self, split: Split = "val") -> ScoreTable:
         """The scores of single images as they are stored.
 
@@ -283,12 +286,10 @@ class TrialReader:
             UsageError: no such split.
             StoreError: the files are damaged.
         """
-        _known_split(split)
         paths = self.files.scores(split)
-        if not has_scores(paths):
+        if not self.has_scores(_known_split(split)):
             option = "" if split == "test" else f" --trial {self.number}"
-            command = f"attnsearch faithfulness {self.study.layout.study}{option}"
-            raise self._lacks(f"scores on {split}; run `{command}`")
+            raise self._lacks(f"scores on {split}; run `attnsearch faithfulness {self.study.layout.study}{option}`")
         stamp = stamp_of(paths.about, paths.table, paths.curves)
         return self.study.shared.scores.get(paths.about, stamp, lambda: read_scores(paths))
 
@@ -310,32 +311,29 @@ class TrialReader:
         )
         return frame
 
-    def score_means(self, split: Split = "val") -> dict[str, float]:
-        """`split/score` -> mean over the scored images, as trials are chosen by it; empty without scores.
+    def score_summary(self, split: Split = "val") -> dict[str, float]:
+        """The scores of a split over its images; empty without scores.
 
+        Returns:
+            `split/score` -> mean, as trials are chosen by it; `split/score_low` and `split/score_high` -> ends of the
+            95 % interval of the mean.
         Raises:
             StoreError: the files are damaged.
         """
-        if not has_scores(self.files.scores(split)):
-            return {}
-        return {f"{split}/{name}": mean for name, mean in self.score_table(split).trial_means().items()}
+        from attnsearch.evaluation.compare import mean_intervals
 
-    def score_intervals(self, split: Split = "val") -> dict[str, float]:
-        """`split/score_low` and `split/score_high` -> ends of the 95 % interval of the mean; empty without scores."""
-        from attnsearch.evaluation.compare import SEED
-        from attnsearch.metrics.statistics import bootstrap_interval
-
-        paths = self.files.scores(split)
-        if not has_scores(paths):
+        if not self.has_scores(split):
             return {}
 
         def measure() -> dict[str, float]:
-            columns = self.score_table(split).values
-            intervals = {name: bootstrap_interval(column, seed=SEED) for name, column in columns.items()}
-            lows = {f"{split}/{name}_low": one.low for name, one in intervals.items()}
-            return lows | {f"{split}/{name}_high": one.high for name, one in intervals.items()}
+            table = self.score_table(split)
+            intervals = mean_intervals(table)
+            means = {f"{split}/{name}": mean for name, mean in table.trial_means().items()}
+            lows = {f"{split}/{name}_low": interval.low for name, interval in intervals.items()}
+            return means | lows | {f"{split}/{name}_high": interval.high for name, interval in intervals.items()}
 
-        return self.study.shared.intervals.get(paths.about, stamp_of(paths.about, paths.table), measure)
+        paths = self.files.scores(split)
+        return self.study.shared.score_summaries.get(paths.about, stamp_of(paths.about, paths.table), measure)
 
     def model(self, device: str = "auto") -> TrainedModel:
         """The trained model, which brings its own preprocessing and class names; imports torch.
@@ -351,10 +349,15 @@ class TrialReader:
         """
         from attnsearch.evaluation.evaluation import load_model
 
-        layout, number = self.study.layout, self.number
-        return load_model(
-            self.checkpoint, device=device, on_test=lambda epoch: log_test_evaluation(layout, number, epoch, "test")
-        )
+        return load_model(self.checkpoint, device=device, on_test=self.log_test_evaluation)
+
+    def log_test_evaluation(self, epoch: int) -> None:
+        """Writes a line to the study's list of test evaluations: the one exception of a reader.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        log_test_evaluation(self.study.layout, self.number, epoch, "test")
 
     def evaluate(self, split: Split = "val") -> dict[str, float]:
         """`split/metric` -> value of the best checkpoint on one split of its data set; imports torch.
@@ -364,10 +367,6 @@ class TrialReader:
             DataError: the data set is not on this machine, or has no such split.
         """
         return self.model().evaluate(split)
-
-    def image_table(self, split: str = "val") -> ImageTable | None:
-        """The split of the trial's data set with masks and boxes, if it is on this machine."""
-        return self.study.shared.image_files.table(self.files.config, split)
 
     def original(self, image_id: str, split: str = "val") -> Path | None:
         """The file of an image in the data set, if it is on this machine."""

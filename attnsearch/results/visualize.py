@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,10 +32,7 @@ from attnsearch.figures.raster import RULES, palette
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, images_at
 from attnsearch.files import atomic_path
 from attnsearch.results.checkpoints import find_trial, is_file_name
-from attnsearch.results.shared import copy_of
 from attnsearch.results.trial import TrialReader
-from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
-from attnsearch.store.study_files import log_test_evaluation
 from attnsearch.types import AttentionArchive, Split
 
 
@@ -62,15 +59,18 @@ class ExplainedModel:
         except DataError:
             return None
 
-    def scores(self, split: Split) -> ScoreTable | None:
-        """The scores of its maps, if they were measured."""
-        if self.trial is None or not has_scores(self.trial.files.scores(split)):
-            return None
-        return read_scores(self.trial.files.scores(split))
+    def index(self, table: ImageTable | None) -> ImageIndex | None:
+        """The images to choose from, with what was predicted where the split is archived; None where nothing is."""
+        if self.archive is not None:
+            return ImageIndex.of_archive(self.archive)
+        return None if table is None else ImageIndex.of_table(table)
 
-    def copy_of(self, image_id: str) -> Path | None:
-        """The small copy of an image in the results, if there is one."""
-        return None if self.trial is None else copy_of(self.trial.study.layout, image_id)
+    def selected(self, index: ImageIndex | None, request: FigureRequest) -> Sequence[str]:
+        """The ids of the images that a request selects by class, score or error."""
+        if index is None:
+            return []
+        scored = self.trial if self.trial is not None and self.trial.has_scores(request.split) else None
+        return choose(index, request.selection, None if scored is None else scored.score_table(request.split))
 
     @property
     def figures(self) -> Path:
@@ -85,9 +85,8 @@ class FigureRequest:
     kinds: Sequence[str]
     selection: ImageSelection
     split: Split
-    look: DrawStyle = field(default_factory=DrawStyle)
-    style: Style = field(default_factory=Style)
-    outlined: bool = False
+    look: DrawStyle
+    style: Style
     to: Path | None = None
 
 
@@ -98,7 +97,6 @@ def request_figures(
     selection: Mapping[str, Any],
     look: Mapping[str, Any],
     style: Mapping[str, Any],
-    outlined: bool = False,
     to: Path | None = None,
 ) -> FigureRequest:
     """A checked request.
@@ -110,9 +108,7 @@ def request_figures(
         ConfigError: an unknown figure type, colour map, way to enlarge or format.
     """
     choice = ImageSelection(**selection)
-    return FigureRequest(
-        _checked_kinds(kinds), choice, split, _checked_look(**look), _checked_style(**style), outlined, to
-    )
+    return FigureRequest(_checked_kinds(kinds), choice, split, _checked_look(**look), _checked_style(**style), to)
 
 
 def _checked_kinds(kinds: Sequence[str] | None) -> list[str]:
@@ -127,7 +123,7 @@ def _checked_kinds(kinds: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(kinds or ["overlay"]))
 
 
-def _checked_look(*, percentile: float, colours: str, rule: str, own_scale: bool, top_q: int) -> DrawStyle:
+def _checked_look(*, rule: str, colours: str, **settings: Any) -> DrawStyle:
     """How maps are drawn.
 
     Raises:
@@ -140,7 +136,7 @@ def _checked_look(*, percentile: float, colours: str, rule: str, own_scale: bool
         palette(colours)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    return DrawStyle(percentile, colours, way, own_scale, top_q)
+    return DrawStyle(rule=way, colours=colours, **settings)
 
 
 def _checked_style(*, dpi: int, width_in: float, file_format: str) -> Style:
@@ -235,39 +231,64 @@ def find_images(model: ExplainedModel, request: FigureRequest) -> list[ImageToDr
     Raises:
         ConfigError: an image that is neither in the split nor a file, or one that is not on this machine.
     """
-    table = model.table(request.split)
-    index = None
-    if model.archive is not None:
-        index = ImageIndex.of_archive(model.archive)
-    elif table is not None:
-        index = ImageIndex.of_table(table)
-    if index is None and not request.selection.images:
+    table, split, selection = model.table(request.split), request.split, request.selection
+    index = model.index(table)
+    if index is None and not selection.images:
         raise ConfigError(f"{model.name}: neither maps nor the data set are on this machine; name files with --image")
-    path_of = {} if table is None else dict(zip(table.image_ids, table.paths, strict=True))
-    true_of = {} if index is None else dict(zip(index.image_ids, index.true, strict=True))
-    images: dict[str, ImageToDraw] = {}
-    for name in request.selection.images:
-        if name in true_of:
-            images[name] = _of_split(name, model, path_of, true_of)
-        else:
-            images |= {image.image_id: image for image in _files(name, list(true_of.values()))}
-    for name in [] if index is None else choose(index, request.selection, model.scores(request.split)):
-        images[name] = _of_split(name, model, path_of, true_of)
-    if not images:
+    images = _ImagesOfSplit.of(model.trial, split, table, index)
+    chosen = [image for name in selection.images for image in images.named(name)]
+    chosen += [images.image(image_id) for image_id in model.selected(index, request)]
+    if not chosen:
         raise ConfigError("no image fits; ask for others")
-    return list(images.values())
+    return list({image.image_id: image for image in chosen}.values())
 
 
-def _of_split(
-    image_id: str, model: ExplainedModel, path_of: Mapping[str, Path], true_of: Mapping[str, str]
-) -> ImageToDraw:
-    """The original where it is there, else the small copy of the results."""
-    path = path_of.get(image_id)
-    if path is None or not path.is_file():
-        path = model.copy_of(image_id)
-    if path is not None:
-        return ImageToDraw(image_id, path, true_of.get(image_id))
-    raise ConfigError(f"there is no file of image {image_id}: the data set and the small copies are missing")
+@dataclass(frozen=True)
+class _ImagesOfSplit:
+    """Where the images of a split lie, and what they show.
+
+    Attributes:
+        trial: has small copies of them; None for a checkpoint that belongs to no study.
+        paths: image id -> original; empty where the data set is not on this machine.
+        classes: image id -> name of its class.
+    """
+
+    trial: TrialReader | None
+    split: Split
+    paths: Mapping[str, Path]
+    classes: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, trial: TrialReader | None, split: Split, table: ImageTable | None, index: ImageIndex | None
+    ) -> _ImagesOfSplit:
+        """Of what is there."""
+        paths = {} if table is None else dict(zip(table.image_ids, table.paths, strict=True))
+        classes = {} if index is None else dict(zip(index.image_ids, index.true, strict=True))
+        return cls(trial, split, paths, classes)
+
+    def image(self, image_id: str) -> ImageToDraw:
+        """The original where it is there, else the small copy of the results.
+
+        Raises:
+            ConfigError: neither is there.
+        """
+        path = self.paths.get(image_id)
+        if path is None or not path.is_file():
+            path = None if self.trial is None else self.trial.image_file(image_id, self.split)
+        if path is None:
+            raise ConfigError(f"there is no file of image {image_id}: the data set and the small copies are missing")
+        return ImageToDraw(image_id, path, self.classes.get(image_id))
+
+    def named(self, name: str) -> list[ImageToDraw]:
+        """The image of the split with this id, or those of a file or folder.
+
+        Raises:
+            ConfigError: it is none of them.
+        """
+        if name in self.classes:
+            return [self.image(name)]
+        return _files(name, list(self.classes.values()))
 
 
 def _files(name: str, class_names: Sequence[str]) -> list[ImageToDraw]:
@@ -301,7 +322,8 @@ def explained(
             f"{model.name} has no checkpoint any more, which --kind {kind} of these images needs; "
             "choose a trial whose checkpoint retention left, or images and kinds of its archive"
         )
-    return _explained_by_model(kind, model, model.checkpoint, images, request)
+    path = model.checkpoint if model.trial is None else model.trial.checkpoint  # its checksum is compared
+    return _explained_by_model(kind, model, path, images, request)
 
 
 def _explained_by_model(
@@ -313,7 +335,7 @@ def _explained_by_model(
 
     checkpoint = read_model_checkpoint(path)
     if model.trial is not None and request.split == "test":
-        log_test_evaluation(model.trial.study.layout, model.trial.number, checkpoint.epoch, request.split)
+        model.trial.log_test_evaluation(checkpoint.epoch)
     inference = InferenceModel(checkpoint, model.config, *build_for_inference(checkpoint, model.config))
     maps = inference.model.figure_maps(kind)
     return explain_images(inference, images, maps=maps, top_q=request.look.top_q if kind == "classes" else 0)
@@ -353,7 +375,7 @@ def _save_paper(
         ModelColumn(name, list(explained(PAPER, model, images, request)), "parts" in model.config.model.figure_kinds)
         for name, model in zip(_short_names(models), models, strict=True)
     ]
-    grid = compare_models(columns, request.look, width_px=request.style.width_px, outlined=request.outlined)
+    grid = compare_models(columns, request.look, width_px=request.style.width_px)
     path = folder / f"paper.{request.style.format}"
     with atomic_path(path) as temporary:
         sheets.save(grid, temporary)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnsearch.cli import main
-from attnsearch.config.load import load_experiment
-from attnsearch.search.plan import study_of_one
+from attnsearch.config.load import load_experiment, study_of_one
 from attnsearch.search.run import run_study
 from attnsearch.store.layout import StudyLayout
 from tests.conftest import TINY, copy_of_shared

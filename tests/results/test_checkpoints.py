@@ -67,7 +67,7 @@ def test_a_wrong_list_of_classes_writes_nothing(
 def test_nothing_is_written_over(config: ExperimentConfig, state: dict[str, torch.Tensor]) -> None:
     Path("mine.safetensors").write_text("precious")
     to = Path("mine.safetensors")
-    with pytest.raises(ConfigError, match="mine.safetensors exists already"):
+    with pytest.raises(ConfigError, match=r"mine\.safetensors exists already"):
         import_file("intr", Path("checkpoint.pth"), config, classes=Path("classes.txt"), held_out=False, to=to)
     assert to.read_text() == "precious"
 
