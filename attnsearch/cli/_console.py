@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from attnsearch.progress import logging_to
+
 logger = logging.getLogger(__name__)
 
 PIPED_WIDTH = 300
@@ -67,19 +69,8 @@ def records_redacted() -> Iterator[None]:
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """Lines of level INFO and above, with UTC times, during the block."""
-    handler = StderrHandler(logging.INFO)
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    package = logging.getLogger("attnsearch")
-    level = package.level
-    package.setLevel(logging.INFO)
-    package.addHandler(handler)
-    try:
+    with logging_to(StderrHandler()):
         yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class Evaluation(ModelOnData):
     ) -> None:
         self._loaders.clear()
 
+    # Functions of this package as methods; each takes the evaluation as its first argument.
     run = run_split
     score = score_archive
     baselines = score_baselines

@@ -35,7 +35,7 @@ def removal_ranks(saliency: Tensor, *, reverse: bool = False) -> Tensor:
     if torch.isnan(saliency).any():
         raise UsageError("saliency has NaN; score the other images, and count these")
     order = saliency.flatten(1).argsort(dim=1, descending=True, stable=True)  # (B, n)
-    ranks = _inverse(order)
+    ranks = order.argsort(dim=1)  # the inverse of a permutation: when each cell comes
     if reverse:
         ranks = order.shape[1] - 1 - ranks
     return ranks.view_as(saliency)
@@ -49,13 +49,7 @@ def random_ranks(saliency: Tensor, seeds: Tensor) -> Tensor:
     """
     n_cells = saliency[0].numel()
     orders = [torch.randperm(n_cells, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    return _inverse(torch.stack(orders).to(saliency.device)).view_as(saliency)
-
-
-def _inverse(order: Tensor) -> Tensor:
-    """The inverse of each permutation (B, n): when each cell comes in the order."""
-    positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, positions)
+    return torch.stack(orders).to(saliency.device).argsort(dim=1).view_as(saliency)
 
 
 def removed_counts(n_cells: int, n_steps: int) -> Tensor:

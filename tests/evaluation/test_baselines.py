@@ -100,7 +100,7 @@ def test_gradcam_fits_every_family(name: str, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("name", CAMS)
-def test_kin_of_gradcam_are_the_packages_own(name: str, batch: Batch) -> None:
+def test_variants_of_gradcam_are_the_packages_own(name: str, batch: Batch) -> None:
     assert hasattr(pytorch_grad_cam, CAMS[name])
 
 
