@@ -28,7 +28,7 @@ from attnsearch.types import TrialResult
 logger = logging.getLogger(__name__)
 
 SETTINGS = "scores"
-"""The user attribute that says how a trial's scores were measured."""
+"""The user attribute that holds how a trial's scores were measured."""
 
 
 def score_trial(evaluation: Evaluation, layout: TrialLayout, *, check: Callable[[], None]) -> dict[str, float]:
@@ -77,7 +77,7 @@ def list_scores(handle: StudyHandle, trial: optuna.Trial, attempt: int) -> None:
 def evaluate_best(
     config: ExperimentConfig, result: TrialResult, layout: TrialLayout, data: DataSource, *, check: Callable[[], None]
 ) -> TrialResult:
-    """Archives the maps of the best checkpoint on validation, scores them, and adds what only the archive tells.
+    """Archives the maps of the best checkpoint on validation, scores them, and adds these scores.
 
     What the record of the best epoch holds stays as it is: the objective is the number that the CSV shows.
 

@@ -91,7 +91,7 @@ def _under_two_fills(tables: Sequence[ScoreTable]) -> float:
 
 
 def importances(study: optuna.Study) -> dict[str, Mapping[str, float]]:
-    """Objective -> setting -> its fraction of what tells the best tenth of the trials from the others (PED-ANOVA).
+    """Objective -> setting -> its fraction of what separates the best tenth of the trials from the others (PED-ANOVA).
 
     Fractions of one objective add up to 1. Trials of equal value and settings that never varied have none.
 
@@ -112,7 +112,7 @@ def _fractions(study: optuna.Study, index: int) -> dict[str, float]:
 
     sign = -1.0 if study.directions[index] == optuna.study.StudyDirection.MAXIMIZE else 1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of few trials, and of itself that it is experimental
+        warnings.simplefilter("ignore")  # that it is experimental, and that there are few trials
         found = get_param_importances(
             study, evaluator=PedAnovaImportanceEvaluator(), target=lambda trial: sign * trial.values[index]
         )

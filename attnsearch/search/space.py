@@ -32,7 +32,7 @@ _CALLED: dict[Need, str] = {"masks": "part masks", "boxes": "boxes", "points": "
 
 
 def trial_experiment(trial: optuna.Trial, loaded: LoadedStudy) -> ExperimentConfig:
-    """The experiment of one trial; its seed derives from the study's seed and its number, that of a fixed one stays.
+    """The experiment of one trial, with a seed derived from that of the study and its number; a fixed one as it is.
 
     Raises:
         TrialError: the sampled values do not fit together.

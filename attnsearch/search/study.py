@@ -1,4 +1,4 @@
-"""Creates and opens Optuna's studies, builds their samplers and pruners, and says what they are told of a trial."""
+"""Creates and opens Optuna's studies, builds their samplers and pruners, and makes what they store of a trial."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build_sampler(study: StudyConfig, *, seed: int) -> BaseSampler:
     """The sampler for one draw; its seed derives from the trial number, so that a resumed study repeats no draw."""
     if isinstance(study.sampler, TpeSampler):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # `group` learns conditional axes jointly
+            warnings.simplefilter("ignore", ExperimentalWarning)  # `group` learns conditional hyperparameters jointly
             return TPESampler(
                 seed=seed,
                 multivariate=True,
@@ -193,7 +193,7 @@ def study_identity(loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[
 
 
 def _score_version(study: StudyConfig) -> dict[str, int]:
-    """The version of the scores, for a study that chooses by them: those of another one must not meet its trials."""
+    """The version of the scores, for a study that chooses by them, which must not mix it with others."""
     keys = [*study.objectives, *study.constraints]
     return {"version": VERSION} if any(is_score(key.partition("/")[2]) for key in keys) else {}
 

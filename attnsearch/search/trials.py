@@ -308,7 +308,7 @@ def n_finished(trials: Iterable[FrozenTrial]) -> int:
 def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
     """Whether `N_FAILED_TO_STOP` trials in a row that ended after `since` (UTC seconds since 1970) failed.
 
-    It stays so when a trial that was still running ends well: the workers that stopped for it do not come back.
+    It stays true when a trial that was still running ends well: the workers that stopped for it do not start again.
     """
     ended = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get(ENDED_AT, -1.0) >= since]
     ended.sort(key=lambda trial: trial.user_attrs[ENDED_AT])

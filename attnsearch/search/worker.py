@@ -1,4 +1,4 @@
-"""A worker: claims a trial, runs it, tells how it ended or returns it to the queue, and again.
+"""A worker: claims a trial, runs it, records its end or returns it to the queue, and repeats this.
 
 What an error means for the trial and for the study is decided here, in `explain_error`.
 """
@@ -97,7 +97,7 @@ def explain_error(error: Exception, handle: StudyHandle) -> AttnSearchError:
 
     `TrialError`: the setting is bad, the trial fails and the study continues. `TransientError`: the trial is returned
     and another worker continues it. Any other: the trial is returned and the study stops until someone acts. A
-    `UsageError` is of a user's call; within a trial nobody foresaw it.
+    `UsageError` is of a user's call; within a trial it is unexpected.
     """
     if isinstance(error, AttnSearchError) and not isinstance(error, UsageError):
         return error

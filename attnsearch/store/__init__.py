@@ -1,1 +1,1 @@
-"""What is kept: the database, the files of each trial, and the names of both."""
+"""What is stored: the database, the files of each trial, and the names of both."""

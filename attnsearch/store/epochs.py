@@ -6,7 +6,8 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,11 @@ def write_csv(path: Path, records: Sequence[EpochRecord], *, check: Check | None
     Raises:
         StoreError: the disk refuses.
     """
-    rows = [_epoch_row(group) for group in _by_epoch(records)]
-    columns = ["epoch", *_measured_columns(records), *_COSTS]
+    by_split = sorted(records, key=lambda record: SPLITS.index(record.split))
+    by_epoch = groupby(sorted(by_split, key=attrgetter("epoch")), key=attrgetter("epoch"))
+    rows = [_epoch_row(list(group)) for _, group in by_epoch]
+    names = dict.fromkeys(f"{record.split}_{name}" for record in by_split for name in named_values(record))
+    columns = ["epoch", *names, *_COSTS]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -118,22 +122,6 @@ def read_split_scores(path: Path) -> dict[str, float]:
         with path.open(newline="", encoding="utf-8") as file:
             names, cells = islice(csv.reader(file), 2)
         return {name: float(cell) if cell else math.nan for name, cell in zip(names, cells, strict=True)}
-
-
-def _by_epoch(records: Sequence[EpochRecord]) -> list[list[EpochRecord]]:
-    groups: dict[int, list[EpochRecord]] = {}
-    for record in _in_split_order(records):
-        groups.setdefault(record.epoch, []).append(record)
-    return [groups[epoch] for epoch in sorted(groups)]
-
-
-def _in_split_order(records: Sequence[EpochRecord]) -> list[EpochRecord]:
-    return sorted(records, key=lambda record: SPLITS.index(record.split))
-
-
-def _measured_columns(records: Sequence[EpochRecord]) -> list[str]:
-    names = [f"{record.split}_{name}" for record in _in_split_order(records) for name in named_values(record)]
-    return list(dict.fromkeys(names))
 
 
 def _epoch_row(group: Sequence[EpochRecord]) -> Mapping[str, float]:

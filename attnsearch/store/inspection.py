@@ -42,7 +42,7 @@ _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
 
 @dataclass(frozen=True)
 class _Contents:
-    """What tells the program that made a database; None where the table is missing."""
+    """What identifies the program that made a database; None where the table is missing."""
 
     tables: frozenset[str]
     optuna_revision: str | None
@@ -207,7 +207,7 @@ def optuna_revisions() -> tuple[frozenset[str], str]:
 
 
 class Content(BaseModel):
-    """What a JSON file of the results must hold; other keys are kept."""
+    """What a JSON file of the results must hold; other keys stay."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 

@@ -71,7 +71,7 @@ class Lease:
         return 0 if self.epoch > self.epoch_at_claim else self.stalled + 1
 
     def claimed(self, worker: str, expires_at: float) -> Lease:
-        """The next attempt; that of a worker which holds the trial already stays."""
+        """The next attempt; a worker that holds the trial already keeps its attempt."""
         if self.state == HELD and self.worker == worker:
             return self
         stalled = self.n_stalled() if self.state == HELD else self.stalled
@@ -339,6 +339,6 @@ def _acquire(connection: Connection, name: str, timeout_s: float) -> None:
 
 
 def _key(name: str) -> int:
-    """The 64-bit number that stands for a name; locks of different databases on one server never meet."""
+    """The 64-bit number that stands for a name; databases of one server do not see each other's locks."""
     digest = hashlib.sha256(f"attnsearch {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

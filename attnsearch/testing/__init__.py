@@ -11,7 +11,7 @@ from attnsearch import plugins
 
 @contextmanager
 def temporary_parts() -> Iterator[None]:
-    """What is registered inside is forgotten at the end; what stood before stays."""
+    """Forgets at the end what was registered inside; what was registered before remains."""
     parts = {kind: dict(of_kind) for kind, of_kind in plugins._parts.items()}
     loaded = set(plugins._loaded)
     try:

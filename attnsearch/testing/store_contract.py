@@ -24,7 +24,7 @@ OpenStore = Callable[..., TrialStore]
 
 
 class StoppedClock:
-    """Time that stands until a test moves it; seconds."""
+    """A clock that only a test moves; seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0

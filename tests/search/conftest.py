@@ -102,7 +102,7 @@ class PlayedWorker:
     def kill(self) -> None:
         self._code = -signal.SIGKILL if self._code is None else self._code
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return self._words
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a search asks of whatever runs its trials: processes on this machine today, a cluster's scheduler one day."""
+"""The interface between a search and what runs its trials, such as processes on this machine."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ class WorkerProcess:
         """Exit code (negative for a signal), or None while it runs."""
         return self.popen.poll()
 
-    def last_words(self) -> str:
-        """What it printed on standard output before it ended: one line, the error that stopped it."""
+    def last_line(self) -> str:
+        """The last line that an ended process printed, the error that stopped it; empty without one."""
         text = self.popen.stdout.read() if self.popen.stdout else ""
         return text.strip().splitlines()[-1] if text.strip() else ""
 
@@ -284,21 +284,21 @@ class WorkerPool:
             reclaim_lost_trials(self.handle, is_dead=is_dead)
             self._recovered_at = time.monotonic()
         for worker in ended:
-            self._look_after(worker, worker.poll() or DONE)
+            self._plan_restart(worker, worker.poll() or DONE)
         for index in [index for index, due_at in self._due.items() if due_at <= time.monotonic()]:
             del self._due[index]
             self._start(index)
         return any(worker.poll() != DONE for worker in self._workers.values())
 
-    def _look_after(self, worker: WorkerProcess, code: int) -> None:
+    def _plan_restart(self, worker: WorkerProcess, code: int) -> None:
         """Plans the replacement of a worker that ended early.
 
-        A code that says nothing of its own is an error that may pass: Python itself ends so at its start.
+        A code without an error line is an error that may pass: Python itself ends so at its start.
         """
-        said = worker.last_words()
-        if said and code in (FAILED, MISUSED):
-            raise ConfigError(said) if code == MISUSED else StoreError(said)
-        reason = said or _reason(worker, code)
+        error = worker.last_line()
+        if error and code in (FAILED, MISUSED):
+            raise ConfigError(error) if code == MISUSED else StoreError(error)
+        reason = error or _reason(worker, code)
         now = time.monotonic()
         if code != INTERRUPTED:
             n_epochs = self.handle.store.leases.n_epochs()
@@ -336,7 +336,7 @@ class WorkerPool:
 
 
 def _reason(worker: WorkerProcess, code: int) -> str:
-    """Why a worker ended that said nothing, in one line."""
+    """Why a worker ended that printed no error, in one line."""
     if code < 0:
         return f"killed by signal {-code}"
     return "asked to stop" if code == INTERRUPTED else f"exit code {code}, see {worker.log}"
