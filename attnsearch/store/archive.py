@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
@@ -19,6 +18,7 @@ from attnsearch.errors import StoreError
 from attnsearch.files import (
     Check,
     atomic_write,
+    csv_text,
     discard,
     disk_errors,
     explain_os_error,
@@ -40,18 +40,15 @@ COLUMNS = (
 _FIX = "evaluate the trial again"
 
 
-def _index_rows(part: AttentionArchive, first_row: int) -> str:
-    """The CSV lines of one part of an archive, whose first image has the row `first_row`, from 0."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _index_rows(part: AttentionArchive, first_row: int) -> Iterator[list[object]]:
+    """The cells of one part of an archive, whose first image has the row `first_row`, from 0."""
     for index, image_id in enumerate(part.image_ids):
         label, prediction = int(part.labels[index]), int(part.predictions[index])
         names = _class_name(part, label), _class_name(part, prediction)
         # str of a numpy float is the shortest text that reads back as the same float32 or float64
         numbers = [str(value) for value in (*part.sizes_hw[index], *part.crop_boxes[index])]
         confidence = str(part.confidences[index])
-        writer.writerow([first_row + index, image_id, label, names[0], prediction, names[1], confidence, *numbers])
-    return text.getvalue()
+        yield [first_row + index, image_id, label, names[0], prediction, names[1], confidence, *numbers]
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -167,7 +164,7 @@ class ArchiveWriter:
         except BaseException:
             self.abort()
             raise
-        self._index.append(_index_rows(part, self._n_written))
+        self._index.append(csv_text(_index_rows(part, self._n_written)))
         self._n_written += len(part.image_ids)
 
     def finish(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
@@ -11,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.files import Check, atomic_write
+from attnsearch.files import Check, atomic_write, csv_text
 from attnsearch.store.inspection import content_errors
 from attnsearch.types import SPLITS, EpochRecord
 
@@ -81,11 +80,8 @@ def write_csv(path: Path, records: Sequence[EpochRecord], *, check: Check | None
     rows = [_epoch_row(list(group)) for _, group in by_epoch]
     names = dict.fromkeys(f"{record.split}_{name}" for record in by_split for name in named_values(record))
     columns = ["epoch", *names, *_COSTS]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    atomic_write(path, text.getvalue(), check=check)
+    cells = ([_cell(row.get(name, math.nan)) for name in columns] for row in rows)
+    atomic_write(path, csv_text([columns, *cells]), check=check)
 
 
 def write_metrics_row(path: Path, scores: Mapping[str, float]) -> None:
