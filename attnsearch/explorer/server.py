@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna_dashboard
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.utils import redirect
 from werkzeug.wrappers import Response
@@ -120,17 +119,16 @@ def build_app(
         dashboard = _with_reason(_dashboard(results, newest, allow_edit=allow_edit), results, newest)
         root = _unless_deleted(without_scripts(dashboard, newest), newest)
     explorer = create_explorer(results, dashboard_of=None if newest is None else newest.experiment)
-    both = DispatcherMiddleware(root, {PREFIX: _at_prefix(explorer)})
-    guarded = Guard(both, hosts=hosts, token=token, allow_edit=allow_edit)
+    guarded = Guard(_dispatch(root, explorer), hosts=hosts, token=token, allow_edit=allow_edit)
     return guarded, None if newest is None else newest.experiment
 
 
-def _at_prefix(app: WSGIApplication) -> WSGIApplication:
-    """Restores the path that the dispatcher cut: the routes of the explorer contain their prefix."""
+def _dispatch(root: WSGIApplication, explorer: WSGIApplication) -> WSGIApplication:
+    """The explorer at its prefix, the other app at all other paths."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["SCRIPT_NAME"] + (environ["PATH_INFO"] or "/")
-        return app({**environ, "SCRIPT_NAME": "", "PATH_INFO": path}, start_response)
+        is_below = f"{environ['PATH_INFO']}/".startswith(f"{PREFIX}/")
+        return (explorer if is_below else root)(environ, start_response)
 
     return call
 

@@ -296,7 +296,7 @@ def fill_axes(axes: Axes, panel: Panel) -> None:
 
 def _draw_scale(figure: Figure, extent: _Extent, scale: tuple[str, str, str], bottom: float) -> None:
     colours, low, high = scale
-    left, width, height = extent.left + _text_width(low, _SMALL_PT) + 0.06, 0.9, 0.08
+    left, width, height = extent.left + _text_width(low, _SMALL_PT) + 0.08, 0.9, 0.08
     axes = figure.add_axes(extent.fractions(left, extent.height - bottom - 0.02 - height, width, height))
     axes.imshow(palette(colours)[None], aspect="auto")
     axes.set_axis_off()
