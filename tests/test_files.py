@@ -14,6 +14,7 @@ import pytest
 from attnsearch import files
 from attnsearch.errors import LeaseLost, StoreError
 from attnsearch.files import (
+    FileCache,
     atomic_path,
     atomic_write,
     atomic_write_array,
@@ -23,6 +24,8 @@ from attnsearch.files import (
     make_folder,
     remove_stale_temporaries,
     require_free_bytes,
+    settled_stamp,
+    stamp_of,
     temporary_path,
 )
 
@@ -185,3 +188,22 @@ def test_lock_that_the_disk_refuses_is_a_fault_of_the_disk(tmp_path: Path) -> No
     (tmp_path / "ask.lock").mkdir()
     with pytest.raises(StoreError, match=r"ask\.lock: .*; check the disk"), locked(tmp_path / "ask.lock", timeout_s=0):
         pass
+
+
+def test_a_value_is_made_again_when_its_stamp_changes_or_others_came_after_it() -> None:
+    cache, made = FileCache[int](2), list[str]()
+
+    def get(key: str, stamp: int) -> int:
+        return cache.get(key, stamp, lambda: made.append(key) or len(made))
+
+    assert [get("a", 1), get("a", 1), get("a", 2)] == [1, 1, 2]
+    assert [get("b", 1), get("c", 1), get("b", 1), get("a", 2)] == [3, 4, 3, 5]
+
+
+def test_a_file_that_was_just_written_has_another_stamp_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "epochs.csv"
+    assert settled_stamp(path) == settled_stamp(path) == stamp_of(path) == ((0, 0, 0),)
+    path.write_text("epoch\n")
+    assert settled_stamp(path) != settled_stamp(path)
+    os.utime(path, (1, 1))
+    assert settled_stamp(path) == stamp_of(path)

@@ -29,7 +29,7 @@ PIPED_WIDTH = 300
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNPOLLED_S = 5.0
 Handler = Callable[[int, FrameType | None], None]
-_kept_stdout: TextIO | None = None
+_own_stdout: TextIO | None = None
 
 
 class StderrHandler(logging.Handler):
@@ -79,17 +79,17 @@ def libraries_to_stderr() -> Iterator[None]:
 
     timm, for one, prints while it loads weights, which would stand among the JSON lines.
     """
-    global _kept_stdout
-    before, _kept_stdout = _kept_stdout, _stdout()
+    global _own_stdout
+    before, _own_stdout = _own_stdout, _stdout()
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        _kept_stdout = before
+        _own_stdout = before
 
 
 def _stdout() -> TextIO:
-    return _kept_stdout or sys.stdout
+    return _own_stdout or sys.stdout
 
 
 def print_json(values: Mapping[str, Any]) -> None:

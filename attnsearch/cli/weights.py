@@ -10,7 +10,7 @@ import typer
 from attnsearch.cli._console import print_line
 from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
 
-app = typer.Typer(help="Bring checkpoints that other code has trained, and hand out ours in INTR's layout.")
+app = typer.Typer(help="Import checkpoints that other code has trained, and export ours in INTR's layout.")
 
 Family = Literal["intr", "loupe", "br_npa"]
 

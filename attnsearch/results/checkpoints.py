@@ -1,4 +1,4 @@
-"""Finds a best checkpoint and opens it for evaluation, imports a foreign one, hands one out."""
+"""Finds best checkpoints, opens them for evaluation, imports those of other code and exports ours."""
 
 from __future__ import annotations
 

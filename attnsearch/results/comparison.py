@@ -23,7 +23,6 @@ from attnsearch.results.reader import experiments_in, find_study, studies_of
 from attnsearch.results.study import MIN_ALPHA, StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive
-from attnsearch.store.study_files import read_manifest
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def compare_sources(sources: Sequence[str], metrics: Sequence[str], *, name: str
     """
     at_least = 2 if len(sources) == 1 else 1
     targets = [target for source in sources for target in _targets(source, root, at_least)]
-    targets = list({(str(one.layout.study_dir), one.number, one.split): one for one in targets}.values())
+    targets = list({(target.layout.study_dir, target.number, target.split): target for target in targets}.values())
     entries = [_scored(target, targets) for target in targets]
     notes = check_comparable(entries)
     comparison = compare(entries, metrics_of(entries, metrics))
@@ -67,9 +66,9 @@ def _targets(source: str, root: Path, at_least: int) -> Iterable[ScoringTarget]:
     """Studies of an experiment that are not scored are left out, unless fewer than `at_least` remain."""
     study, _, numbers = source.rpartition(":")
     if not study:
-        studies = [one for one in _experiment(source, root) if one.layout.published_json.exists()]
-        targets = [target_of(one, None) for one in studies]
-        scored = [one for one in targets if one.trial.has_scores(one.split)]
+        studies = [reader for reader in _experiment(source, root) if reader.layout.published_json.exists()]
+        targets = [target_of(reader, None) for reader in studies]
+        scored = [target for target in targets if target.trial.has_scores(target.split)]
         return scored if len(scored) >= at_least else targets or [target_of(find_study(source, root), None)]
     if not all(part.isdecimal() for part in numbers.split(",")):
         raise ConfigError(f"trials are written STUDY:7 or STUDY:1,2,3, got {source!r}")
@@ -162,9 +161,9 @@ def write_confusion(
 
 def _default_trial(study: StudyReader) -> TrialReader:
     """The published trial, or the best one."""
-    manifest = read_manifest(study.layout)
-    if manifest is not None:
-        return study.trial(int(manifest["sets"][0]["trial"]))
+    first = study.first_published()
+    if first is not None:
+        return study.trial(first["trial"])
     if study.is_plain_run:
         raise ConfigError(f"run {study.layout.study!r} has not ended; start it again, or name the trial with --trial 0")
     return study.best

@@ -50,7 +50,7 @@ MAX_NOTES = 100
 
 
 class NoCopyStorage:
-    """A storage that hands out its trials as they are: a reader needs no copy of each, which takes a second for 5,000.
+    """A storage that gives its trials as they are: a reader needs no copy of each, which takes a second for 5,000.
 
     All other calls go to the storage behind.
     """
@@ -315,7 +315,7 @@ class DashboardStorage:
         return [_with_constraints(trial) for trial in self._storage.get_all_trials(*args, **settings)]
 
     def _with_notes(self, name: str, study_id: int, attributes: dict[str, Any]) -> dict[str, Any]:
-        layout = next((one for one in self._experiment.studies() if one.study == name), None)
+        layout = next((layout for layout in self._experiment.studies() if layout.study == name), None)
         if layout is None or not is_own(self._storage.get_study_user_attrs(study_id), layout):
             return attributes  # a database that several experiments share may hold another one's study of this name
         notes: dict[int | None, str] = {None: self._note(layout.study_yaml)}
@@ -323,12 +323,12 @@ class DashboardStorage:
             self._storage.get_all_trials(study_id, deepcopy=False), is_minimized=self._is_minimized(study_id)
         ):
             notes[trial._trial_id] = self._note(layout.trial(trial.number).config, _explorer_link(layout, trial.number))
-        found: dict[str, Any] = {}
+        added: dict[str, Any] = {}
         for trial_id, text in notes.items():
             prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
             if text and f"{prefix}note_ver" not in attributes:
-                found |= {f"{prefix}note_ver": 1, f"{prefix}note_str:0": text}
-        return {**attributes, **found}
+                added |= {f"{prefix}note_ver": 1, f"{prefix}note_str:0": text}
+        return {**attributes, **added}
 
     def _is_minimized(self, study_id: int) -> bool:
         """Whether less is better of the first objective."""

@@ -21,7 +21,6 @@ from attnsearch.search.trials import open_to_read, reader_url
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import METRIC_OF_CURVE, ScoreTable, has_scores, read_scores, write_areas
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
-from attnsearch.store.study_files import read_manifest
 from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.types import Split
 
@@ -64,7 +63,7 @@ def find_target(name: str, trial: int | None, root: Path) -> ScoringTarget:
 
 
 def target_of(study: StudyReader, trial: int | None) -> ScoringTarget:
-    """As `find_target`, of a study that is found.
+    """As `find_target`, of an open study.
 
     Raises:
         ConfigError: nothing is published yet.
@@ -72,10 +71,9 @@ def target_of(study: StudyReader, trial: int | None) -> ScoringTarget:
     if trial is not None:
         files = study.layout.trial(trial)
         return ScoringTarget(study.trial(trial), files.archive("val"), files.scores("val"), "val", is_published=False)
-    manifest = read_manifest(study.layout)
-    if manifest is None:
+    first = study.first_published()
+    if first is None:
         raise ConfigError(f"nothing is published of {study.layout.study!r} yet; name a trial with --trial")
-    first = manifest["sets"][0]
     published = study.layout.published(first["epoch"])
     split: Split = "test" if published.archive("test").images.exists() else "val"
     scores = study.layout.trial(first["trial"]).scores(split)

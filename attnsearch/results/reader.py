@@ -53,24 +53,20 @@ class Results:
         """
         import pandas as pd
 
-        columns = ("state", "n_trials", "n_done", "n_running", "n_failed", "best", "objective", "value", "error")
+        columns = ["state", "n_trials", "n_done", "n_running", "n_failed", "best", "objective", "value", "error"]
         rows = [study.summary() for study in self]
         index = pd.MultiIndex.from_tuples([(row.experiment, row.study) for row in rows], names=["experiment", "study"])
         cells = [
-            (
-                *(
-                    row.state,
-                    row.n_trials,
-                    row.n_done,
-                    row.states.get("running", 0),
-                    row.states.get("fail", 0),
-                    row.best,
-                ),
-                *(next(iter(row.objectives), None), next(iter(row.values), None), row.error),
-            )
+            {
+                **{column: getattr(row, column) for column in ("state", "n_trials", "n_done", "best", "error")},
+                "n_running": row.states.get("running", 0),
+                "n_failed": row.states.get("fail", 0),
+                "objective": next(iter(row.objectives), None),
+                "value": next(iter(row.values), None),
+            }
             for row in rows
         ]
-        return pd.DataFrame(cells, index=index, columns=list(columns)).astype({"best": "Int64", "value": "float64"})
+        return pd.DataFrame(cells, index=index, columns=columns).astype({"best": "Int64", "value": "float64"})
 
     @property
     def trials(self) -> pd.DataFrame:

@@ -343,6 +343,15 @@ class StudyReader:
         with database_content_errors(url):
             return removable(open_handle(load_stored_study(self.layout.study_yaml), self.layout, url))
 
+    def first_published(self) -> Mapping[str, Any] | None:
+        """`trial`, `epoch` and `folder` of the best trial's published set; None while nothing is published.
+
+        Raises:
+            StoreError: the manifest is damaged.
+        """
+        manifest = read_manifest(self.layout)
+        return None if manifest is None else dict(manifest["sets"][0])
+
     def published_sets(self) -> list[Mapping[str, Any]]:
         """`trial`, `epoch` and `folder` of each published set; empty where nothing is, or the manifest is damaged."""
         try:

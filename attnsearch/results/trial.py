@@ -189,7 +189,7 @@ class TrialReader:
             candidates = [self.files.archive(split)]
             if split != "train":
                 candidates += [target.archive(split) for target in self.published()]
-            path = next((one for one in candidates if has_archive(one)), None)
+            path = next(filter(has_archive, candidates), None)
             if path is not None:
                 paths[split] = path
         return paths

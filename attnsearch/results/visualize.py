@@ -129,7 +129,7 @@ def _checked_look(*, rule: str, colours: str, **settings: Any) -> DrawStyle:
     Raises:
         ConfigError: an unknown colour map, or another way to enlarge.
     """
-    way = next((one for one in RULES if one == rule), None)
+    way = next((known for known in RULES if known == rule), None)
     if way is None:
         raise ConfigError(f"--enlarge must be one of {', '.join(RULES)}, got {rule!r}")
     try:
@@ -236,11 +236,11 @@ def find_images(model: ExplainedModel, request: FigureRequest) -> list[ImageToDr
     if index is None and not selection.images:
         raise ConfigError(f"{model.name}: neither maps nor the data set are on this machine; name files with --image")
     images = _ImagesOfSplit.of(model.trial, split, table, index)
-    chosen = [image for name in selection.images for image in images.named(name)]
-    chosen += [images.image(image_id) for image_id in model.selected(index, request)]
-    if not chosen:
+    selected = [image for name in selection.images for image in images.named(name)]
+    selected += [images.image(image_id) for image_id in model.selected(index, request)]
+    if not selected:
         raise ConfigError("no image fits; ask for others")
-    return list({image.image_id: image for image in chosen}.values())
+    return list({image.image_id: image for image in selected}.values())
 
 
 @dataclass(frozen=True)

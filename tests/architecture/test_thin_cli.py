@@ -13,7 +13,7 @@ ALLOWED = (
 )
 """What the file of a command may import: checks, starts and readers, and nouns of the ground."""
 ALSO = {"data": ("data",)}
-EXCEPTIONS = {"store.export", "store.retention", "store.urls", "search.pareto"}
+EXCEPTIONS = {"store.export", "store.retention", "store.urls"}
 """May only shrink; never models, training or evaluation."""
 MAX_LINES = 150
 MAX_COMMAND = 20
