@@ -192,7 +192,7 @@ def test_a_true_failure_of_the_allocator_is_recognised() -> None:
         NO_WORKSPACE,
     ],
 )
-def test_faults_of_the_device_are_not_the_settings(text: str) -> None:
+def test_errors_of_the_device_are_not_the_settings(text: str) -> None:
     known = device.classify_device_error(RuntimeError(text))
     assert isinstance(known, DeviceError)
     assert str(known).startswith(f"the device failed: {text.splitlines()[0]}; check")
@@ -226,7 +226,7 @@ def test_a_library_that_cannot_start_means_memory_only_where_little_is_free(
 
 
 @pytest.mark.parametrize(("own", "others", "expected"), [(13, 1, OutOfMemory), (10, 5, DeviceError)])
-def test_memory_that_others_hold_is_not_the_settings_fault(
+def test_memory_that_others_hold_is_no_error_of_the_setting(
     own: int, others: int, expected: type[AttnSearchError], one_gpu: Callable[..., None]
 ) -> None:
     one_gpu(own=own, others=others)
@@ -235,7 +235,7 @@ def test_memory_that_others_hold_is_not_the_settings_fault(
     assert ("other processes hold 5.4 of the 17.2 GB" in str(known)) == (expected is DeviceError)
 
 
-def test_a_gpu_that_does_not_answer_is_at_fault(one_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_does_not_answer_has_failed(one_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(_index: int) -> tuple[int, int]:
         raise RuntimeError("CUDA error: unspecified launch failure")
 

@@ -184,7 +184,7 @@ def test_lock_that_another_holds_is_named_with_the_mend(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_lock_that_the_disk_refuses_is_a_fault_of_the_disk(tmp_path: Path) -> None:
+def test_lock_that_the_disk_refuses_is_an_error_of_the_disk(tmp_path: Path) -> None:
     (tmp_path / "ask.lock").mkdir()
     with pytest.raises(StoreError, match=r"ask\.lock: .*; check the disk"), locked(tmp_path / "ask.lock", timeout_s=0):
         pass

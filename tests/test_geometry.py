@@ -21,7 +21,7 @@ def test_crop_takes_the_centre_square_first() -> None:
     assert crop((320, 160), "crop") == [10.0, 90.0, 150.0, 230.0]
 
 
-def test_a_whole_crop_sees_the_whole_picture() -> None:
+def test_a_whole_crop_sees_the_whole_image() -> None:
     box = geometry.crop_box((30, 50), image_hw=(16, 16), crop_ratio=1.0, resize="squash")
     assert box.tolist() == [0.0, 0.0, 50.0, 30.0]
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 PROFILES = [None, *sorted(path.stem for path in (ROOT / "configs/profiles").glob("*.yaml"))]
-OVERRIDES = {"photos": ["data.root=pictures"]}
+OVERRIDES = {"photos": ["data.root=images"]}
 BASE = """\
 name: tiny
 experiment: here

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 
-def write_picture(path: Path, size_hw: tuple[int, int] = (12, 16)) -> Path:
+def write_image(path: Path, size_hw: tuple[int, int] = (12, 16)) -> Path:
     """An image whose colours follow from its name, with the name written into the file, so that no two are equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = size_hw
@@ -39,7 +39,7 @@ def make_tree(tmp_path: Path) -> Callable[..., Path]:
         for folder, n_images in counts.items():
             (base / folder).mkdir(parents=True)
             for index in range(n_images):
-                write_picture(base / folder / f"{index}.jpg", size_hw)
+                write_image(base / folder / f"{index}.jpg", size_hw)
         return base
 
     return make

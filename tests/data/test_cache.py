@@ -70,10 +70,10 @@ def test_the_split_seed_does_not_change_the_cache(make_tree: Callable[..., Path]
 
 def test_a_changed_file_a_new_file_and_another_side_give_another_cache(small_tree: Path) -> None:
     prints = [opened(small_tree).fingerprint, opened(small_tree, side_px=9).fingerprint]
-    picture = small_tree / "train/crow/0.jpg"
-    os.utime(picture, ns=(0, 0))
+    image = small_tree / "train/crow/0.jpg"
+    os.utime(image, ns=(0, 0))
     prints.append(opened(small_tree).fingerprint)
-    shutil.copy(picture, picture.with_name("9.jpg"))
+    shutil.copy(image, image.with_name("9.jpg"))
     prints.append(opened(small_tree).fingerprint)
     assert len(set(prints)) == 4
 

@@ -11,17 +11,17 @@ from attnsearch.config.data import CsvData
 from attnsearch.data import build_tables
 from attnsearch.data.csv_table import write_table
 from attnsearch.errors import DataError
-from tests.data.conftest import write_picture
+from tests.data.conftest import write_image
 
 ROWS = [
-    *[(f"pictures/{label}_{number}.jpg", label, "train") for label in ("wren", "crow") for number in range(3)],
-    *[(f"pictures/{label}_t.jpg", label, "test") for label in ("wren", "crow")],
+    *[(f"images/{label}_{number}.jpg", label, "train") for label in ("wren", "crow") for number in range(3)],
+    *[(f"images/{label}_t.jpg", label, "test") for label in ("wren", "crow")],
 ]
 
 
 def written(folder: Path, rows: list[tuple[str, ...]], head: str = "path,label,split") -> CsvData:
     for name, *_ in ROWS:
-        write_picture(folder / name)
+        write_image(folder / name)
     file = folder / "birds.csv"
     file.write_text("\n".join([head, *(",".join(row) for row in rows)]) + "\n")
     return CsvData(root=str(file))
@@ -31,8 +31,8 @@ def test_rows_become_tables_and_validation_is_held_out(tmp_path: Path) -> None:
     tables = build_tables(written(tmp_path, ROWS))
     assert tables.class_names == ("crow", "wren")
     assert (len(tables.train), len(tables.val)) == (4, 2)
-    assert tables.of("test").image_ids == ("pictures/crow_t.jpg", "pictures/wren_t.jpg")
-    assert tables.of("test").paths[0] == tmp_path / "pictures/crow_t.jpg"
+    assert tables.of("test").image_ids == ("images/crow_t.jpg", "images/wren_t.jpg")
+    assert tables.of("test").paths[0] == tmp_path / "images/crow_t.jpg"
     assert tables.of("test").mask_paths is None
 
 
@@ -47,9 +47,9 @@ def test_a_column_of_masks_is_read(tmp_path: Path) -> None:
         (ROWS, "path,label,part", r"birds.csv:1: has no column split; it needs path, label, split"),
         ([("a.jpg", "", "train")], "path,label,split", r"birds.csv:2: needs a path and a label, got 'a.jpg' and ''"),
         ([("a.jpg", "a", "dev")], "path,label,split", r"birds.csv:2: split must be train, val or test, got 'dev'"),
-        ([*ROWS, ROWS[0]], "path,label,split", r"lists 1 images twice, such as pictures/wren_0.jpg"),
+        ([*ROWS, ROWS[0]], "path,label,split", r"lists 1 images twice, such as images/wren_0.jpg"),
         ([*ROWS, ("gone.jpg", "crow", "train")], "path,label,split", r"1 of 9 listed files do not exist"),
-        ([*ROWS, ("pictures/owl.jpg", "owl", "test")], "path,label,split", r"must hold the same classes"),
+        ([*ROWS, ("images/owl.jpg", "owl", "test")], "path,label,split", r"must hold the same classes"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told(
@@ -71,7 +71,7 @@ def test_a_frame_is_written_so_that_it_is_read_from_anywhere(tmp_path: Path, mon
     write_table(pd.DataFrame(ROWS, columns=["path", "label", "split"]), tmp_path / "study" / "data.csv")
     monkeypatch.chdir("/")
     tables = build_tables(CsvData(root=str(tmp_path / "study" / "data.csv")))
-    assert tables.of("test").paths[0] == tmp_path / "pictures/crow_t.jpg"
-    assert tables.of("test").image_ids[0] == f"{tmp_path}/pictures/crow_t.jpg".removeprefix("/")
+    assert tables.of("test").paths[0] == tmp_path / "images/crow_t.jpg"
+    assert tables.of("test").image_ids[0] == f"{tmp_path}/images/crow_t.jpg".removeprefix("/")
     with pytest.raises(DataError, match="the table has no column label, split"):
         write_table(pd.DataFrame({"path": []}), tmp_path / "data.csv")

@@ -173,9 +173,9 @@ def test_the_folders_hold_the_official_splits(small_cub: Path, tmp_path: Path, l
     assert tables.class_names == ("001.Auk", "002.Owl")
     assert tables.test is not None
     assert tables.test.image_ids == ("test/001.Auk/2.jpg", "test/002.Owl/2.jpg")
-    picture = target / "train/001.Auk/0.jpg"
-    assert picture.read_text() == "001.Auk/0.jpg"
-    assert picture.samefile(small_cub / "images/001.Auk/0.jpg") == link
+    image = target / "train/001.Auk/0.jpg"
+    assert image.read_text() == "001.Auk/0.jpg"
+    assert image.samefile(small_cub / "images/001.Auk/0.jpg") == link
 
 
 def test_a_filled_target_is_refused(small_cub: Path, tmp_path: Path) -> None:

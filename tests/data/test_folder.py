@@ -88,8 +88,8 @@ def test_the_val_hash_is_that_of_the_sorted_ids(small_tree: Path) -> None:
 
 
 def test_a_class_of_one_image_cannot_be_split(make_tree: MakeTree) -> None:
-    root = make_tree({"train/a": 3, "train/lonely": 1})
-    with pytest.raises(DataError, match=r"lonely has 1 training image \(train/lonely/0.jpg\)"):
+    root = make_tree({"train/a": 3, "train/single": 1})
+    with pytest.raises(DataError, match=r"single has 1 training image \(train/single/0.jpg\)"):
         tables(root)
 
 
@@ -141,8 +141,8 @@ def test_fewer_than_two_classes_are_refused(make_tree: MakeTree, counts: dict[st
 
 
 def test_masks_beside_the_images_are_taken_up(small_tree: Path) -> None:
-    for picture in list(small_tree.rglob("*.jpg")):
-        mask = (small_tree / "masks" / picture.relative_to(small_tree)).with_suffix(".png")
+    for image in list(small_tree.rglob("*.jpg")):
+        mask = (small_tree / "masks" / image.relative_to(small_tree)).with_suffix(".png")
         mask.parent.mkdir(parents=True, exist_ok=True)
         mask.touch()
     found = tables(small_tree).val.mask_paths

@@ -90,9 +90,9 @@ def decode(path: Path, side_px: int = 4, resize: ResizeRule = "squash") -> np.nd
 
 def halves(size_hw: tuple[int, int]) -> Image.Image:
     """Left half red, right half blue."""
-    picture = Image.new("RGB", size_hw[::-1], RED)
-    picture.paste(BLUE, (size_hw[1] // 2, 0, size_hw[1], size_hw[0]))
-    return picture
+    image = Image.new("RGB", size_hw[::-1], RED)
+    image.paste(BLUE, (size_hw[1] // 2, 0, size_hw[1], size_hw[0]))
+    return image
 
 
 def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
@@ -149,16 +149,16 @@ def test_transparency_is_laid_on_white(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_transparent_palette_colour_is_laid_on_white(tmp_path: Path) -> None:
-    picture = halves((8, 8)).quantize(2)
-    red = picture.getpixel((0, 0))
-    picture.save(tmp_path / "x.png", transparency=red)
+    image = halves((8, 8)).quantize(2)
+    red = image.getpixel((0, 0))
+    image.save(tmp_path / "x.png", transparency=red)
     assert corners(decode(tmp_path / "x.png")) == [WHITE, BLUE, WHITE, BLUE]
 
 
 def test_squash_shows_all_and_crop_the_centre(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (30, 10), BLACK)
-    picture.paste(RED, (10, 0, 20, 10))
-    picture.save(tmp_path / "x.png")
+    image = Image.new("RGB", (30, 10), BLACK)
+    image.paste(RED, (10, 0, 20, 10))
+    image.save(tmp_path / "x.png")
     assert corners(decode(tmp_path / "x.png", 6, "squash")) == [BLACK] * 4
     assert corners(decode(tmp_path / "x.png", 6, "crop")) == [RED] * 4
 
@@ -173,9 +173,9 @@ def test_shrinking_averages_over_the_footprint(tmp_path: Path) -> None:
 def test_reduced_decoding_of_a_jpeg_stays_close_to_the_full_one(tmp_path: Path) -> None:
     y, x = np.mgrid[0:400, 0:600]
     waves = np.stack([127 + 120 * np.sin(x / 40), 127 + 120 * np.cos(y / 30), (x + y) / 4], axis=-1).astype(np.uint8)
-    picture = Image.fromarray(waves)
-    picture.save(tmp_path / "x.jpg", quality=98, subsampling=0)
-    full = np.asarray(picture.resize((40, 40), Image.Resampling.BILINEAR)).astype(int)
+    image = Image.fromarray(waves)
+    image.save(tmp_path / "x.jpg", quality=98, subsampling=0)
+    full = np.asarray(image.resize((40, 40), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(decode(tmp_path / "x.jpg", 40).astype(int) - full).mean() < 2
 
 
@@ -225,8 +225,8 @@ def test_whole_image_keeps_its_aspect_ratio_and_stands_upright(
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
-    picture = open_upright(tmp_path / "a.jpg", longest_px=100, enlarge=enlarge)
-    assert picture.size == expected
+    image = open_upright(tmp_path / "a.jpg", longest_px=100, enlarge=enlarge)
+    assert image.size == expected
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:

@@ -155,13 +155,13 @@ def test_a_larger_cache_shows_nearly_the_same_image(make_tree: MakeTree) -> None
 @pytest.mark.parametrize("cache_px", [None, 33])
 def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, cache_px: int | None) -> None:
     root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
-    for index, picture in enumerate(sorted(root.rglob("*.jpg"))):
+    for index, image in enumerate(sorted(root.rglob("*.jpg"))):
         white = Image.new("L", (60, 40))
         white.paste(255, (10 + index, 5 + index, 40, 30))
-        mask = (root / "masks" / picture.relative_to(root)).with_suffix(".png")
+        mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
         mask.parent.mkdir(parents=True, exist_ok=True)
         white.save(mask)
-        white.convert("RGB").save(picture, quality=95)  # the image is its own mask
+        white.convert("RGB").save(image, quality=95)  # the image is its own mask
     cfg = settings(root, cache_px=cache_px, brightness=0.0, saturation=0.0)
     made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
     (batch,) = made.epoch(1)
@@ -179,9 +179,9 @@ def test_a_mirrored_padded_image_keeps_its_padding_on_the_right(
     root = make_tree({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, size_hw=(64, 32))
     halves = Image.new("L", (32, 64))
     halves.paste(255, (0, 0, 16, 64))  # bright on the left
-    for picture in root.rglob("*.jpg"):
-        halves.convert("RGB").save(picture, quality=95)
-        mask = (root / "masks" / picture.relative_to(root)).with_suffix(".png")
+    for image in root.rglob("*.jpg"):
+        halves.convert("RGB").save(image, quality=95)
+        mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
         mask.parent.mkdir(parents=True, exist_ok=True)
         halves.save(mask)
     cfg = settings(root, resize="pad", crop_ratio=1.0, cache_px=cache_px, **{**PLAIN, "flip": flip})
@@ -245,9 +245,9 @@ def test_padded_images_keep_their_place(make_tree: MakeTree) -> None:
     source = open_data(cfg)
     np.testing.assert_array_equal(crop_boxes(source, "val", cfg), [[0, 0, 40, 40]] * 2)  # beyond the right edge
     (batch,) = batches(source, cfg, split="val")
-    picture = np.asarray(Image.open(source.tables.val.paths[0]).resize((16, 32), Image.Resampling.BILINEAR))
+    image = np.asarray(Image.open(source.tables.val.paths[0]).resize((16, 32), Image.Resampling.BILINEAR))
     seen = denormalised(batch.images)[0, :, :, :16].permute(1, 2, 0).numpy() * 255
-    np.testing.assert_allclose(seen, picture, atol=1.0)
+    np.testing.assert_allclose(seen, image, atol=1.0)
 
 
 def test_rand_augment_depends_on_the_image_and_the_epoch_alone(small_tree: Path) -> None:

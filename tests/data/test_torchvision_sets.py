@@ -14,7 +14,7 @@ from attnsearch.config.data import AircraftData, CarsData, FlowersData, PetsData
 from attnsearch.data import build_tables
 from attnsearch.data.images import check_data
 from attnsearch.errors import DataError
-from tests.data.conftest import write_picture
+from tests.data.conftest import write_image
 
 
 def write_aircraft(root: Path) -> None:
@@ -25,7 +25,7 @@ def write_aircraft(root: Path) -> None:
         lines = [f"{number:07d} {('DC-3', '737-400')[number % 2]}" for number in numbers]
         (data / f"images_variant_{split}.txt").write_text("\n".join(lines) + "\n")
         for number in numbers:
-            write_picture(data / "images" / f"{number:07d}.jpg")
+            write_image(data / "images" / f"{number:07d}.jpg")
 
 
 def write_cars(root: Path) -> None:
@@ -39,7 +39,7 @@ def write_cars(root: Path) -> None:
         rows = [(f"{number:05d}.jpg", number % 2 + 1) for number in numbers]
         savemat(file, {"annotations": np.array(rows, dtype=[("fname", object), ("class", object)])})
         for name, _ in rows:
-            write_picture(base / f"cars_{split}" / name)
+            write_image(base / f"cars_{split}" / name)
 
 
 def write_pets(root: Path) -> None:
@@ -50,7 +50,7 @@ def write_pets(root: Path) -> None:
         lines = [f"{breeds[number % 2]}_{number} {number % 2 + 1} {number % 2 + 1} 1" for number in numbers]
         (base / "annotations" / f"{split}.txt").write_text("\n".join(lines) + "\n")
         for line in lines:
-            write_picture(base / "images" / f"{line.split()[0]}.jpg")
+            write_image(base / "images" / f"{line.split()[0]}.jpg")
 
 
 def write_flowers(root: Path) -> None:
@@ -60,7 +60,7 @@ def write_flowers(root: Path) -> None:
     numbers = np.arange(1, 17)
     savemat(base / "setid.mat", {"trnid": numbers[:8], "valid": numbers[8:12], "tstid": numbers[12:]})
     for number in numbers:
-        write_picture(base / "jpg" / f"image_{number:05d}.jpg")
+        write_image(base / "jpg" / f"image_{number:05d}.jpg")
 
 
 SETS: dict[str, tuple[type[TorchvisionData], Callable[[Path], None], tuple[str, str]]] = {

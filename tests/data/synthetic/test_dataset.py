@@ -56,8 +56,8 @@ def test_images_are_jpeg_files_in_class_folders_with_a_mask_each() -> None:
     for table in tables.present():
         assert table.mask_paths is not None
         for path, mask_path in zip(table.paths, table.mask_paths, strict=True):
-            with Image.open(path) as picture, Image.open(mask_path) as mask:
-                assert (picture.format, picture.size, mask.size) == ("JPEG", (48, 48), (48, 48))
+            with Image.open(path) as image, Image.open(mask_path) as mask:
+                assert (image.format, image.size, mask.size) == ("JPEG", (48, 48), (48, 48))
                 assert set(np.unique(np.asarray(mask))) == {0, 255}
 
 
@@ -100,16 +100,16 @@ def test_the_codes_of_the_classes_are_written_down(tmp_path: Path) -> None:
 
 
 def test_only_the_parts_depend_on_the_class() -> None:
-    pictures = {}
+    images = {}
     for code in ((0, 0, 0, 0), (1, 2, 1, 1)):
-        picture, mask = draw_bird(
+        image, mask = draw_bird(
             code,
             (True,) * 4,
             np.random.default_rng(1),
             SyntheticData(picture_px=96),
         )
-        pictures[code] = np.asarray(picture).astype(int), np.asarray(mask) > 0
-    (one, mask_one), (other, mask_other) = pictures.values()
+        images[code] = np.asarray(image).astype(int), np.asarray(mask) > 0
+    (one, mask_one), (other, mask_other) = images.values()
     differs = np.abs(one - other).max(axis=-1) > 3
     assert differs.any()
     # A part's tip may cover less than a quarter of a pixel: two pixels of tolerance around the masks.
