@@ -146,11 +146,7 @@ def enqueue_problems(study: StudyConfig) -> list[str]:
 def _contains(parameter: Parameter, value: Scalar) -> bool:
     if isinstance(parameter, ChoiceParameter):
         return value in parameter.choices
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or (isinstance(parameter, IntParameter) and not isinstance(value, int))
-    ):
+    if isinstance(value, bool | str | None) or (isinstance(parameter, IntParameter) and isinstance(value, float)):
         return False
     return distribution(parameter)._contains(value)
 

@@ -7,10 +7,10 @@ import os
 import sqlite3
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import (
@@ -26,6 +26,8 @@ from attnsearch.files import (
 from attnsearch.store.layout import SIDE_FILES, STAGING, ExperimentLayout, is_live_state, is_resume_checkpoint
 from attnsearch.store.urls import default_url, read_only_uri, redact, sqlite_path
 
+Add = Callable[[Path, str], object]
+"""Adds a file to an archive under a name."""
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
 _COPY_SUFFIX = ".db"
 _ATTEMPTS = 3
@@ -39,12 +41,6 @@ class ExportSummary:
     target: Path
     n_files: int
     n_vanished: int
-
-
-class _Archive(Protocol):
-    """A tar or zip file that is being written."""
-
-    def add(self, path: Path, name: str) -> None: ...
 
 
 def export_experiment(
@@ -71,11 +67,11 @@ def export_experiment(
     with atomic_path(target) as temporary:
         for _ in range(_ATTEMPTS):
             before = _manifests(layout)
-            with _snapshot(database, target) as copy, _open_archive(temporary, target) as archive:
+            with _snapshot(database, target) as copy, _open_archive(temporary, target) as add:
                 if copy is not None:
-                    archive.add(copy, f"{layout.experiment}/{layout.database.name}")
+                    add(copy, f"{layout.experiment}/{layout.database.name}")
                 files = _complete_files(layout, database, with_resume=with_resume)
-                n_files, n_vanished = _add_files(archive, files, layout)
+                n_files, n_vanished = _add_files(add, files, layout)
             if _manifests(layout) == before:
                 return ExportSummary(target, n_files, n_vanished)
     raise StoreError(f"{experiment_dir} was published again during each of {_ATTEMPTS} copies, export it later")
@@ -139,12 +135,12 @@ def _manifests(layout: ExperimentLayout) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths if path.exists()}
 
 
-def _add_files(archive: _Archive, files: Iterable[Path], layout: ExperimentLayout) -> tuple[int, int]:
+def _add_files(add: Add, files: Iterable[Path], layout: ExperimentLayout) -> tuple[int, int]:
     """Number of files added, and of files that vanished since they were listed."""
     n_files, n_vanished = 0, 0
     for path in files:
         try:
-            archive.add(path, f"{layout.experiment}/{path.relative_to(layout.directory).as_posix()}")
+            add(path, f"{layout.experiment}/{path.relative_to(layout.directory).as_posix()}")
             n_files += 1
         except FileNotFoundError:
             n_vanished += 1
@@ -180,32 +176,20 @@ def _is_new(folder: Path, seen: set[Path]) -> bool:
 
 
 @contextlib.contextmanager
-def _open_archive(temporary: Path, target: Path) -> Iterator[_Archive]:
+def _open_archive(temporary: Path, target: Path) -> Iterator[Add]:
     with disk_errors(target):
         if target.name.endswith(".zip"):
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as file:
-                yield _Zip(file)
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as zipped:
+                yield zipped.write
         else:
-            with tarfile.open(temporary, "w:gz", compresslevel=6) as file:
-                yield _Tar(file)
+            with tarfile.open(temporary, "w:gz", compresslevel=6) as tar:
+                yield partial(_add_to_tar, tar)
 
 
-class _Zip:
-    def __init__(self, file: zipfile.ZipFile) -> None:
-        self._file = file
-
-    def add(self, path: Path, name: str) -> None:
-        self._file.write(path, name)
-
-
-class _Tar:
-    def __init__(self, file: tarfile.TarFile) -> None:
-        self._file = file
-
-    def add(self, path: Path, name: str) -> None:
-        """Takes as many bytes as the file has when it is opened, for a log that grows meanwhile."""
-        with path.open("rb") as content:
-            info = self._file.gettarinfo(arcname=name, fileobj=content)
-            info.uid = info.gid = 0
-            info.uname = info.gname = ""  # no user names leave the machine
-            self._file.addfile(info, content)
+def _add_to_tar(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    """Takes as many bytes as the file has when it is opened, for a log that grows meanwhile."""
+    with path.open("rb") as content:
+        info = tar.gettarinfo(arcname=name, fileobj=content)
+        info.uid = info.gid = 0
+        info.uname = info.gname = ""  # no user names leave the machine
+        tar.addfile(info, content)

@@ -97,11 +97,13 @@ def _read_file(path: Path) -> _Contents:
     Opened in any other way, it would lose the POSIX locks of this whole process when that handle is closed, after which
     other processes delete the write-ahead log under a connection that this one still has open.
     """
-    with _reading(path):
+    try:
         if path.stat().st_size == 0:
             return _Contents(frozenset(), None, None)
         if not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}), give this user the right to read it") from error
     try:
         with contextlib.closing(sqlite3.connect(untouched_uri(path), uri=True, timeout=CONNECT_TIMEOUT_S)) as db:
             return _read_sqlite(db)
@@ -112,14 +114,6 @@ def _read_file(path: Path) -> _Contents:
             f"{path} cannot be used as a database ({error}), restore it from an `attnsearch export` "
             "or move it away together with its -wal file"
         ) from error
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}), give this user the right to read it") from error
 
 
 def _read_sqlite(db: sqlite3.Connection) -> _Contents:

@@ -16,7 +16,6 @@ from sqlalchemy import Engine, insert
 
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import atomic_write, temporary_path
-from attnsearch.store import export
 from attnsearch.store.database import meta_table, open_reader, reader_arguments, transaction
 from attnsearch.store.export import export_experiment
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
@@ -139,14 +138,14 @@ def test_linked_folders_are_followed_once(running: StudyLayout, tmp_path: Path) 
 def test_file_that_vanishes_meanwhile_is_counted(
     running: StudyLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = export._Zip.add
+    add = zipfile.ZipFile.write
 
-    def remove_first(self: export._Zip, path: Path, name: str) -> None:
+    def remove_first(self: zipfile.ZipFile, path: Path, name: str) -> None:
         if path == running.trial(0).best:
             path.unlink()
         add(self, path, name)
 
-    monkeypatch.setattr(export._Zip, "add", remove_first)
+    monkeypatch.setattr(zipfile.ZipFile, "write", remove_first)
     summary = export_experiment(running.experiment_dir, tmp_path / "copy.zip")
 
     assert (summary.n_files, summary.n_vanished) == (4, 1)
@@ -155,15 +154,15 @@ def test_file_that_vanishes_meanwhile_is_counted(
 def test_publication_meanwhile_starts_the_copy_again(
     running: StudyLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = export._Zip.add
+    add = zipfile.ZipFile.write
     publications = iter(["first", "second"])
 
-    def publish(self: export._Zip, path: Path, name: str) -> None:
+    def publish(self: zipfile.ZipFile, path: Path, name: str) -> None:
         add(self, path, name)
         if path == running.published_json and (manifest := next(publications, None)):
             atomic_write(path, manifest)
 
-    monkeypatch.setattr(export._Zip, "add", publish)
+    monkeypatch.setattr(zipfile.ZipFile, "write", publish)
     export_experiment(running.experiment_dir, tmp_path / "copy.zip")
     unpack(tmp_path / "copy.zip", tmp_path / "there")
 
@@ -195,7 +194,7 @@ def test_full_disk_leaves_no_archive(running: StudyLayout, tmp_path: Path, monke
     def fail(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(export._Zip, "add", fail)
+    monkeypatch.setattr(zipfile.ZipFile, "write", fail)
     (tmp_path / "out").mkdir()
 
     with pytest.raises(StoreError, match=r"copy\.zip: No space left on device"):
