@@ -223,7 +223,7 @@ class _ArchiveParts:
         table, data = opened.table(split), opened.data
         rows = fixed_subset(table, opened.config.evaluation.n_images if split == "val" else None)
         boxes = crop_boxes(data, split, opened.config.data)
-        return cls(opened.checkpoint, table, rows, data.cache.sizes_hw[data.cache.rows(table)], boxes)
+        return cls(opened.checkpoint, table, rows, data.sizes_hw(split), boxes)
 
     def of(self, batch: Batch, output: AttentionOutput, model: AttentionModel) -> AttentionArchive | None:
         """The archived images of a batch, or None."""
