@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class OpenArchive:
             labels |= {f"weighted{index}": f"{name} × norm" for index, name in enumerate(archive.map_names)}
         return labels
 
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Image id -> its row."""
+        return {image_id: row for row, image_id in enumerate(self.archive.image_ids)}
+
     def map_at(self, key: str, row: int) -> NDArray[np.float32]:
         """One map (h, w), as the model made it.
 
@@ -72,7 +78,6 @@ class Archives:
 
     def __init__(self) -> None:
         self._open: FileCache[OpenArchive] = FileCache(64)
-        self._rows: FileCache[dict[str, int]] = FileCache(64)
         self._hits: FileCache[NDArray[np.bool_] | None] = FileCache(64)
 
     def open(self, trial: TrialReader, split: str) -> OpenArchive:
@@ -85,11 +90,6 @@ class Archives:
         paths = trial.archive_paths(split)
         stamp = stamp_of(paths.images, paths.about, *paths.arrays.values())
         return self._open.get(paths.images, stamp, lambda: _open_archive(paths, stamp))
-
-    def rows_of(self, opened: OpenArchive) -> Mapping[str, int]:
-        """Image id -> its row in the archive."""
-        ids = opened.archive.image_ids
-        return self._rows.get(id(opened), opened, lambda: {image_id: row for row, image_id in enumerate(ids)})
 
     def hits(self, trial: TrialReader, opened: OpenArchive) -> list[bool | None]:
         """The pointing game: hit (True) or miss (False) of each image; None where nothing tells where the object is.

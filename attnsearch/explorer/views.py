@@ -278,7 +278,7 @@ def compare_json(experiment: str) -> Response:
     first = next((one.opened for one in trials if isinstance(one, TrialArchive)), None)
     ids = () if first is None else first.archive.image_ids
     image_id = request.args.get("image", "") or (ids[0] if ids else "")
-    around = neighbours(ids, {} if first is None else _site().archives.rows_of(first), image_id)
+    around = neighbours(ids, {} if first is None else first.row_of, image_id)
     values = [_compared(one, image_id) if isinstance(one, TrialArchive) else one for one in trials]
     return _json({"image": image_id, "split": split, "trials": values, **around})
 
@@ -299,7 +299,7 @@ def _compared(trial_archive: TrialArchive, image_id: str) -> dict[str, Any]:
     reader, opened = trial_archive
     name = {"study": reader.study.layout.study, "number": reader.number}
     try:
-        row = _site().archives.rows_of(opened).get(image_id)
+        row = opened.row_of.get(image_id)
         if row is None:
             return {**name, "error": f"its maps have no image {image_id!r}"}
         key = _map_key(opened)
