@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from attnsearch.api import run_search as run_search
     from attnsearch.api import run_training as run_training
     from attnsearch.config.data import DataSettings as DataSettings
+    from attnsearch.config.data import RootedData as RootedData
     from attnsearch.config.model import BackboneSettings as BackboneSettings
     from attnsearch.data.tables import ListedImage as ListedImage
     from attnsearch.data.tables import Listing as Listing
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from attnsearch.types import HeadOutput as HeadOutput
     from attnsearch.types import Split as Split
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 _MODULE_OF = {
     "AttentionModel": "models.base",
     "AttentionOutput": "types",
@@ -54,6 +55,7 @@ _MODULE_OF = {
     "Listing": "data.tables",
     "Metric": "metrics.registry",
     "Results": "results.reader",
+    "RootedData": "config.data",
     "SaliencyCase": "metrics.perturbation",
     "Split": "types",
     "StudyReader": "results.study",

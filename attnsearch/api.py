@@ -97,16 +97,16 @@ Load = Callable[[Mapping[str, str]], "LoadedStudy"]
 def _run(load: Load, data: pd.DataFrame | None, root: Path, workers: int | None) -> StudyReader:
     from attnsearch.search.run import run_study  # imports torch
 
-    loaded = load({}) if data is None else load(_stored_table(load, data, root))
+    loaded = load({}) if data is None else load(_stored_table(load, data, root, workers))
     n_workers = _checked_workers(workers)  # only now: loading imports the plugins, which other processes know too
     plan = run_study(loaded, root=root, n_workers=n_workers).plan
     return read_study(plan.layout.study_dir, storage=loaded.study.storage)
 
 
-def _stored_table(load: Load, data: pd.DataFrame, root: Path) -> dict[str, str]:
-    """The settings that read a table of images from the study's folder, where it is put once a start passes all checks.
+def _stored_table(load: Load, data: pd.DataFrame, root: Path, workers: int | None) -> dict[str, str]:
+    """The settings that read a table of images from the study's folder, where it is written once all checks pass.
 
-    A table that is refused so replaces none that a study of this name has begun with.
+    A refused table therefore never replaces the one that an existing study uses.
     """
     from attnsearch.data.csv_table import write_table
     from attnsearch.search.plan import SearchPlan
@@ -117,6 +117,7 @@ def _stored_table(load: Load, data: pd.DataFrame, root: Path) -> dict[str, str]:
     with TemporaryDirectory() as folder:
         write_table(data, Path(folder, "table"))
         layout = SearchPlan.check(load(settings(Path(folder, "table"))), root).layout
+    _checked_workers(workers)
     make_folder(layout.study_dir)
     write_table(data, layout.data_csv)
     return settings(layout.data_csv)
@@ -142,5 +143,18 @@ def _source(source: Source) -> str | Mapping[str, Any]:
 
 
 def _assignments(overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides as the command line writes them; JSON is YAML."""
-    return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    """Overrides as the command line writes them; JSON is YAML.
+
+    Raises:
+        ConfigError: a value that YAML cannot hold.
+    """
+    return [f"{key}={json.dumps(value, default=_plain, ensure_ascii=False)}" for key, value in overrides.items()]
+
+
+def _plain(value: Any) -> Any:
+    """A path or a value of numpy as JSON has it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise ConfigError(f"an override must be text, a number, a list, a mapping or a path, got {value!r}")

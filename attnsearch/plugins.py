@@ -1,4 +1,4 @@
-"""What is registered under a name: models, data sets, metrics, tasks, loggers and launchers.
+"""What is registered under a name: models, data sets, metrics and tasks.
 
 The parts of the package are registered as text, `module:function`, so that listing them imports no torch. Parts of
 others come in by a call of `register` in a module that is named (`--plugin`, `plugins=`), or that an installed package
@@ -29,7 +29,7 @@ def register(kind: str, name: str, part: Any) -> None:
     """Puts a part under a name; the same part again, as when a notebook's cell runs twice, takes its own place.
 
     Args:
-        kind: "model", "dataset", "metric", "task", "logger" or "launcher".
+        kind: "model", "dataset", "metric" or "task".
         part: any object, or "module:attribute", which `find` imports.
     Raises:
         ConfigError: another part has this name.

@@ -14,17 +14,16 @@ from pydantic import Field
 import attnsearch as at
 
 
-class NamedFiles(at.DataSettings):
-    """A folder of images named CLASS_NUMBER.png."""
+class NamedFiles(at.RootedData):
+    """A folder `root` of images named CLASS_NUMBER.png."""
 
     name: Literal["named_files"] = Field("named_files", description="images named CLASS_NUMBER.png")
-    root: str = Field(min_length=1, description="the folder")
     test_from: int = Field(20, ge=1, description="images of this number or a larger one are for testing")
 
 
 def list_images(cfg: NamedFiles) -> at.Listing:
     """The images; validation images are held out of those for training."""
-    root = Path(cfg.root).absolute()
+    root = cfg.root_path.absolute()
     images = []
     for path in root.glob("*_*.png"):
         label, number = path.stem.rsplit("_", 1)

@@ -112,6 +112,7 @@ def test_published_files_and_test_evaluations(layout: StudyLayout) -> None:
     assert read_test_evaluations(layout)[:1] == before
 
 
+@pytest.mark.slow
 def test_search_continues_a_stopped_trial(layout: StudyLayout) -> None:
     stored = load_stored_study(layout.study_yaml)
     plan = SearchPlan.check(stored, layout.root)
@@ -140,6 +141,7 @@ def test_the_sparsity_of_saliency_has_its_name_of_today(layout: StudyLayout) -> 
     assert 0.0 < table.means()["saliency_sparsity"] <= 1.0
 
 
+@pytest.mark.slow
 def test_a_plain_run_that_is_trained_again_is_a_study_that_trains_nothing(
     old_results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

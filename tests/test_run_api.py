@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import attnsearch as at
+from attnsearch.api import _assignments
 from attnsearch.config.yaml_reader import read_overrides
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.training import trainer
@@ -29,6 +30,7 @@ def test_training_is_a_study_of_one_trial_that_is_not_trained_again(tmp_path: Pa
     assert again.checkpoint.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_search_of_given_settings_runs_in_this_process(tmp_path: Path) -> None:
     overrides = {
         **NUMBERS,
@@ -48,6 +50,13 @@ def test_problem_of_given_settings_is_named(tmp_path: Path) -> None:
         at.run_search({"name": "given", "base": "br_npa_low_res", "n_trails": 2}, results=tmp_path)
 
 
+def test_overrides_may_be_paths_and_values_of_numpy() -> None:
+    given = {"data.root": Path("Füße"), "train.epochs": np.int64(3), "data.image_size_px": np.array([8, 4])}
+    assert _assignments(given) == ['data.root="Füße"', "train.epochs=3", "data.image_size_px=[8, 4]"]
+    with pytest.raises(ConfigError, match=r"must be text, .* got <object"):
+        _assignments({"seed": object()})
+
+
 @pytest.fixture
 def frame(tmp_path: Path) -> pd.DataFrame:
     """Two classes of four images, two of them for training."""
@@ -62,6 +71,7 @@ def frame(tmp_path: Path) -> pd.DataFrame:
 OWN = {key: value for key, value in NUMBERS.items() if not key.startswith("data.")} | {"data.image_size_px": 32}
 
 
+@pytest.mark.slow
 def test_training_of_a_table_keeps_it_with_the_study_unless_it_is_refused(tmp_path: Path, frame: pd.DataFrame) -> None:
     def train(table: pd.DataFrame) -> at.TrialReader:
         config = {"name": "own", "experiment": "tables", "model": {"name": "cnn", "backbone": "resnet10t"}}

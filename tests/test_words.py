@@ -35,7 +35,7 @@ ODD = {
     r"one branch: combined": "combined prediction",
     r"(?<!there )is no (folder|key|valid|utf-8)|no json": "is not",
 }
-PATTERN = re.compile("|".join(rf"(?P<w{n}>\b(?:{word})\b)" for n, word in enumerate(ODD)))
+PATTERN = re.compile(r"\b(?:" + "|".join(f"(?P<w{n}>{word})" for n, word in enumerate(ODD)) + r")\b")
 """Of lower-case text: 20 times as fast as ignoring the case."""
 KINDS = (".py", ".md", ".html", ".js", ".css", ".sh", ".yaml", ".cfg", ".toml")
 LATER: tuple[str, ...] = ()

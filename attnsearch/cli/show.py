@@ -56,7 +56,7 @@ def print_front(rows: StudyRows, front: Sequence[TrialRow]) -> None:
         numbers = (*trial.values, *(trial.metrics.get(key) for key in raw))
         return (str(trial.number), *map(number, numbers), *_params(trial, keys))
 
-    print_table(columns, map(cells, front), title=f"front of {rows.name}: {counted(len(front), 'trial')}")
+    print_table(columns, map(cells, front), title=f"Pareto front of {rows.name}: {counted(len(front), 'trial')}")
 
 
 def print_importances(importances: Mapping[str, Mapping[str, float]]) -> None:
@@ -83,13 +83,13 @@ def print_reliability(key: str, study: StudyReader) -> None:
 def _reliability_line(key: str, measured: Reliability) -> str:
     from attnsearch.results.study import MIN_ALPHA
 
-    fills = "" if math.isnan(measured.second_fill) else f", under two fills {number(measured.second_fill)}"
+    more = "" if math.isnan(measured.second_fill) else f", under two fills {number(measured.second_fill)}"
     if measured.n_undefined:
-        fills += f", {measured.n_undefined} of {measured.n_trials * measured.n_images} scores undefined"
-    weak = "; do not call a winner" if measured.alpha < MIN_ALPHA else ""
+        more += f", {measured.n_undefined} of {measured.n_trials * measured.n_images} scores undefined"
+    weak = "; too unstable to name a best trial" if measured.alpha < MIN_ALPHA else ""
     return (
         f"rank stability of {measured.n_trials} trials in {key} over {measured.n_images} images: Krippendorff's alpha "
-        f"{number(measured.alpha)}, top-1 stability {number(measured.stable)}{fills}{weak}"
+        f"{number(measured.alpha)}, top-1 stability {number(measured.stable)}{more}{weak}"
     )
 
 

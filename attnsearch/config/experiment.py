@@ -184,11 +184,11 @@ class ExperimentConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _pairs_need_two(self) -> ExperimentConfig:
-        n_at_once = self.train.batch_size // self.train.accumulation
-        if isinstance(self.model, DcalSettings) and self.model.has_pwca and n_at_once < 2:
+    def _enough_images_at_once(self) -> ExperimentConfig:
+        least = self.model.min_images_at_once
+        if self.train.batch_size // self.train.accumulation < least:
             raise ValueError(
-                f"model.variant {self.model.variant} pairs images, so at least 2 must be trained at once, got train."
+                f"model {self.model.name} with these settings must train at least {least} images at once, got train."
                 f"batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower accumulation"
             )
         return self

@@ -158,7 +158,7 @@ class TrainedModel(InferenceModel):
         return frame
 
     def evaluate(self, split: Split = "val", *, data: DataSource | None = None) -> dict[str, float]:
-        """The metrics of a split as `split/name`; an evaluation on the test split is logged first.
+        """The metrics of a split as `split/name`; one of the test split is recorded first where `on_test` was given.
 
         Args:
             data: opened; None opens the data set of the config.

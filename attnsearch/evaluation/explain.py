@@ -200,13 +200,13 @@ class _BatchOutputs:
 
 
 def _ranked(order: Tensor, labels: Tensor, top_q: int) -> Tensor:
-    """(B, q) the most probable classes; where a known label (B,) is not among them, it takes the last place.
+    """(B, q) the most probable classes; where a known label (B,) is not among several, it takes the last place.
 
     Args:
         order: (B, n_classes), the most probable class first.
     """
     ranked = order[:, :top_q].clone()
-    if ranked.shape[1]:
+    if ranked.shape[1] > 1:
         is_missing = (labels >= 0) & ~(ranked == labels[:, None]).any(dim=1)
         ranked[is_missing, -1] = labels[is_missing]
     return ranked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,13 @@ def write_contact_sheet(archive: AttentionArchive, table: ImageTable, path: Path
     Raises:
         DataError, ValueError: as `contact_sheet`.
     """
-    Sheets(_SHEET_STYLE).save(contact_sheet(archive, table), path)
+    _sheets().save(contact_sheet(archive, table), path)
+
+
+@cache
+def _sheets() -> Sheets:
+    """One figure for the sheets of all trials of a process: its panels are made once."""
+    return Sheets(_SHEET_STYLE)
 
 
 def _spread(archive: AttentionArchive, table: ImageTable) -> list[ImageToDraw]:

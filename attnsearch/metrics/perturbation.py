@@ -1,7 +1,8 @@
 """Images with some cells of a map's grid removed: in which order, how many at a time, what stands there instead.
 
-`SaliencyCase` is what metrics of saliency are computed from. Beside the usual letters, `n` is the number of cells h·w
-of a map and `M` the number of masked images that are classified at once.
+`SaliencyCase` is what metrics of saliency are computed from. In shapes, `B` is a batch of images of (H, W) pixels with
+maps of (h, w) cells, `n` the number h·w of cells, `S` the number of steps of a curve, and `M` the number of masked
+images that are classified at once.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _cell_of_pixel(n_cells: int, n_px: int, device: torch.device) -> Tensor:
 def fill_images(images: Tensor, fill: Fill | Literal["box"]) -> Tensor:
     """What is seen where nothing is left of normalised images: (B, 3, H, W) of (B, 3, H, W).
 
-    `mean` is ImageNet's mean colour, which is 0 after normalisation; `black` and `white` are those of the image;
+    `mean` is ImageNet's mean colour, which is 0 after normalisation; `black` and `white` are the limits of a pixel;
     `blur` is a Gaussian of a deviation of H / 20; `box` is BR-NPA's blur.
     """
     if fill == "box":
@@ -294,7 +295,7 @@ class SaliencyCase:
     @property
     def fractions(self) -> Tensor:
         """Fractions of removed cells at the points of a curve: (S + 1,) from 0 to 1."""
-        return curve_fractions(self.saliency, self.settings.n_steps)
+        return curve_fractions(self.saliency, self.settings.n_steps).to(self.images.device)
 
     def own_curves(self) -> dict[str, Tensor]:
         """The curves (B, S + 1) under the fill of the settings that were made so far, in a fixed order."""

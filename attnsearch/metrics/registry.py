@@ -32,7 +32,7 @@ class Metric:
         name: lower-case letters, digits and `_`.
         label: for people; the name with spaces where it is empty.
         when: "epoch": after each epoch, by the task. "image": of the saliency of each scored image under the best
-            checkpoint. "data set": likewise, but only all images together give the number.
+            checkpoint. "data set": of a map too, but only all images together give the number.
         group: what `evaluation.scores.families` selects; any text for a metric of one's own.
         tasks: that have it; empty means all.
         needs: what the data set must know of where an image should be looked at; None for nothing.
@@ -158,7 +158,7 @@ BUILT_IN = (
            summary="raw area, most salient removed first (DAUC); compares maps of one model, not models",
            citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1", compute=_FAITHFULNESS + "deletion_of"),
     Metric("insertion", is_raw=True, range=_UNIT,
-           summary="raw area, most salient brought back first (IAUC); likewise",
+           summary="raw area, most salient brought back first (IAUC); compares maps of one model, not models",
            citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1", compute=_FAITHFULNESS + "insertion_of"),
     Metric("random_deletion", is_raw=True, range=_UNIT,
            summary="raw area in random order: read `deletion` beside it",
@@ -170,12 +170,13 @@ BUILT_IN = (
            summary="between the drop of each step and the saliency that it removes, from -1 to 1 (DC)",
            citation="Gomez et al. 2022 (arXiv 2201.13291)", compute=_FAITHFULNESS + "deletion_correlation_of"),
     Metric("insertion_correlation", group="correlation", range=_SIGNED,
-           summary="the same of the rise while cells are brought back (IC)",
+           summary="between the rise of each step and the saliency that it brings back, from -1 to 1 (IC)",
            citation="Gomez et al. 2022 (arXiv 2201.13291)", compute=_FAITHFULNESS + "insertion_correlation_of"),
     Metric("average_drop", better="minimize", group="average_drop", range=_UNIT,
            summary="fraction of the probability that is lost when only the salient part is left",
            citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)", compute=_FAITHFULNESS + "average_drop_of"),
-    Metric("average_increase", group="average_drop", range=_UNIT, summary="1 where the probability is higher then",
+    Metric("average_increase", group="average_drop", range=_UNIT,
+           summary="1 where the probability is higher with the salient part alone",
            citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)", compute=_FAITHFULNESS + "average_increase_of"),
     Metric("average_deletion_drop", group="average_drop",
            summary="fraction of the probability that is lost when the salient part is removed",
@@ -210,7 +211,7 @@ BUILT_IN = (
     Metric("iou_in_box", label="IoU in box", group="localisation", needs="boxes", range=_UNIT,
            summary="overlap with the box, as with the mask", compute=_LOCALISATION + "iou_in_box_of"),
     Metric("best_iou_in_box", label="best IoU in box", when="data set", group="localisation", needs="boxes",
-           range=_UNIT, summary="likewise", compute=_LOCALISATION + "best_iou_in_box"),
+           range=_UNIT, summary="the same with the box", compute=_LOCALISATION + "best_iou_in_box"),
     Metric("pointing_at_part", label="pointing game, parts", group="localisation", is_hit=True, needs="points",
            range=_UNIT, summary="1 where a visible part lies within 36/224 of the side from the most salient cell",
            citation="Huang et al. 2023 (arXiv 2212.05946)", compute=_LOCALISATION + "pointing_at_part_of"),

@@ -41,7 +41,7 @@ class Heads(Protocol):
 
 
 class AttentionModel(nn.Module, ABC):
-    """A model that makes attention maps; of its task it has the heads that it is given, and nothing else.
+    """A model that makes attention maps; it knows nothing of its task except the heads that it is given.
 
     In eval mode it is deterministic, and its output for an image does not depend on the rest of the batch.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attnsearch.config.data import DataConfig
 from attnsearch.config.load import load_stored_experiment
+from attnsearch.config.study import StudyConfig
 from attnsearch.data.cache import list_caches
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import AttnSearchError
@@ -59,6 +60,7 @@ class SharedReads:
     """Values are remembered by file stamps, the last ones used of each kind."""
 
     databases: StudyDatabases = field(default_factory=StudyDatabases)
+    settings: FileCache[StudyConfig] = field(default_factory=lambda: FileCache(1000))
     image_files: ImageFiles = field(default_factory=ImageFiles)
     archives: FileCache[AttentionArchive] = field(default_factory=lambda: FileCache(64))
     scores: FileCache[ScoreTable] = field(default_factory=lambda: FileCache(64))

@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.config.experiment import ExperimentConfig
@@ -105,7 +106,8 @@ class StudyReader:
         Raises:
             ConfigError: they are missing or broken.
         """
-        return load_stored_settings(self.layout.study_yaml)
+        path = self.layout.study_yaml
+        return self.shared.settings.get(path, settled_stamp(path), lambda: load_stored_settings(path))
 
     @property
     def experiment(self) -> ExperimentConfig:
@@ -211,7 +213,9 @@ class StudyReader:
         """
         row = self.best_row()
         if row is None:
-            raise ConfigError(f"study {self.layout.study!r} has no complete trial yet; name one with --trial")
+            raise ConfigError(
+                f"study {self.layout.study!r} has no complete trial that meets its constraints; name a trial"
+            )
         return self.trial(row.number)
 
     def best_row(self) -> TrialRow | None:
@@ -373,7 +377,7 @@ class StudyReader:
         published = {entry["trial"] for entry in self.published_sets()} - own
         return sorted(own | {number for number in published if self.trial(number).archives()})
 
-    def _holds(self, folder: Any, names: set[str]) -> bool:
+    def _holds(self, folder: Path, names: set[str]) -> bool:
         """Whether a file of one of these names lies there; looked up again when the folder changes."""
         stamp = settled_stamp(folder)
         return self.shared.has_maps.get(folder, stamp, lambda: any((folder / name).is_file() for name in names))

@@ -114,9 +114,11 @@ class TrialReader:
         """Each epoch's metrics in the order of its table, the scores, then the terms of the loss, at the best epoch.
 
         Raises:
-            StoreError: the table of the epochs is missing or damaged.
+            ConfigError, StoreError: there is no best epoch, or no table of the epochs.
         """
         row = self.row
+        if row.best_epoch not in self.epochs.index:
+            raise self._lacks("best epoch")
         terms = self.epochs.loc[row.best_epoch].filter(like="/loss_").dropna()
         columns = [name.replace("_", "/", 1) for name in read_csv(self.files.epochs_csv).columns]
         values = {**row.metrics, **terms}

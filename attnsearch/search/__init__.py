@@ -1,4 +1,4 @@
-"""Studies: space, workers, publication. The only package that uses Optuna."""
+"""Studies: space, workers, publication, with Optuna."""
 
 import optuna
 

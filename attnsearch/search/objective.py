@@ -13,7 +13,7 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
-from attnsearch.errors import OutOfMemory
+from attnsearch.errors import AttnSearchError, OutOfMemory
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.figures.plots import draw_curves, write_contact_sheet
 from attnsearch.files import disk_errors, make_folder
@@ -92,7 +92,8 @@ def evaluate_best(
             measured |= score_trial(evaluation, layout, check=check)
     except OutOfMemory as error:
         raise OutOfMemory(
-            f"out of memory while the best checkpoint was evaluated ({error}); use a larger train.accumulation"
+            f"out of memory while the best checkpoint was evaluated ({error}); use a smaller "
+            "evaluation.scores.batch_images or a larger train.accumulation"
         ) from error
     return replace(result, metrics={**measured, **result.metrics})
 
@@ -118,12 +119,23 @@ def attach_images(
     """
     layout = handle.layout.trial(trial.number)
     with tempfile.TemporaryDirectory() as folder:
-        overlays, curves = Path(folder, "overlays.png"), Path(folder, "curves.png")
-        write_contact_sheet(read_archive(layout.archive("val")), data.tables.val, overlays)
-        draw_curves(read_csv(layout.epochs_csv), curves)
-        for path in (overlays, curves, layout.epochs_csv):
+        for path in (*_draw_images(layout, data, Path(folder)), layout.epochs_csv):
             check()
             _attach(handle, trial, path)
+
+
+def _draw_images(layout: TrialLayout, data: DataSource, folder: Path) -> list[Path]:
+    """The overlays and the curves of a trial as files; one that cannot be drawn costs no trained trial."""
+    archived, epochs = read_archive(layout.archive("val")), read_csv(layout.epochs_csv)
+    paths = [folder / "overlays.png", folder / "curves.png"]
+    try:
+        write_contact_sheet(archived, data.tables.val, paths[0])
+        draw_curves(epochs, paths[1])
+    except (AttnSearchError, OSError):
+        raise
+    except Exception:
+        logger.warning("%s: an image for optuna-dashboard cannot be drawn", layout.directory, exc_info=True)
+    return [path for path in paths if path.exists()]
 
 
 def _attach(handle: StudyHandle, trial: optuna.Trial, path: Path) -> None:

@@ -90,7 +90,7 @@ class SearchPlan:
 
     @classmethod
     def reopen(cls, study_yaml: Path, *, storage: str | None) -> SearchPlan:
-        """The plan that a search has written into its folder, as a worker needs it: nothing is checked or built again.
+        """The plan of a search that runs, from its study.yaml, as a worker needs it: nothing is checked or built again.
 
         Args:
             storage: the database as it was given; None is the experiment's own file.

@@ -94,7 +94,7 @@ def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[
     deadline = started_at + (handle.loaded.study.time_limit_s or float("inf"))
     try:
         launcher.start(started_at)
-        # Asked before the workers are looked after: a signal to the whole group ended them, and they stay ended then.
+        # Asks first: a signal to the whole group has ended the workers too, and they are not to be replaced then.
         while not should_stop() and time.time() < deadline and launcher.is_working():
             tick(handle)
             time.sleep(TICK_S)
@@ -130,7 +130,7 @@ def _explain_end(handle: StudyHandle, started_at: float) -> SearchStopped:
     study, trials = handle.loaded.study, handle.trials()
     if is_failing(trials, since=started_at):
         reasons = [f"trial {t.number}: {t.user_attrs['error']}" for t in trials if t.user_attrs.get("error")]
-        failed = f"{N_FAILED_TO_STOP} trials failed in a row ({'; '.join(reasons)})"
+        failed = f"{N_FAILED_TO_STOP} trials failed in a row ({'; '.join(reasons[-N_FAILED_TO_STOP:])})"
         return SearchStopped(f"study {study.name!r} stopped: {failed}")
     return SearchStopped(
         f"study {study.name!r} stopped: all workers ended by themselves after {n_finished(trials)} of "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing, suppress
+from dataclasses import replace
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
@@ -130,7 +131,7 @@ def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
     config, trial = handle.loaded.study, claim.trial
     values = objective_values(config, ended)
     if values is None and ended.state == "complete":
-        ended = _failed(undefined_objective(config, ended))
+        ended = replace(ended, state="failed", error=undefined_objective(config, ended))
     with handle.store.exclusive():
         if not handle.is_finished(trial):  # else it was told already, and only the answer was lost
             handle.store.leases.check(trial.number, claim.attempt)
@@ -142,14 +143,13 @@ def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
             state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
             handle.study.tell(trial, values if ended.state == "complete" else None, state=state[ended.state])
         handle.store.leases.release(trial.number, claim.attempt, stalled=False)
-    logger.info(
-        "trial %d ended %s%s", trial.number, ended.state, f": {ended.error}" if ended.error else f" with {values}"
-    )
+    outcome = {"complete": f"complete with {values}", "pruned": "pruned", "failed": f"failed: {ended.error}"}
+    logger.info("trial %d: %s", trial.number, outcome[ended.state])
     handle.remove_resumes([trial.number])
 
 
 def _tell_failed(handle: StudyHandle, claim: ClaimedTrial, reason: str) -> None:
-    with suppress(LeaseLost):
+    with suppress(LeaseLost, UpdateFinishedTrialError):
         _tell(handle, claim, _failed(reason))
 
 

@@ -171,7 +171,7 @@ class SqlTrialRecords:
         table = epochs_table
         with self._reading() as connection:
             rows = connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.epoch))
-            return epochs_frame(row._asdict() for row in rows)
+            return epochs_frame(rows.mappings())
 
     @repeated
     def read_scores(self) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class LinearHeads:
     """Makes linear heads of `n_classes`.
 
     Raises:
-        ValueError: there are fewer classes than 2.
+        ValueError: there are fewer than two classes.
     """
 
     n_classes: int

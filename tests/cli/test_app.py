@@ -22,11 +22,8 @@ sys.exit(code)
     ("words", "code"),
     [
         (["--help"], 0),
-        (["search", "--help"], 0),
         (["serach"], 2),
         (["search", "br_npa_low_res", "n_trials=many"], 2),
-        (["train", "br_npa_low_res", "train.epochs=many"], 2),
-        (["validate", "br_npa_low_res", "n_trials=many"], 2),
         (["data", "make", "birds", "data.n_images=many"], 2),
     ],
 )

@@ -14,6 +14,7 @@ from attnsearch.store.image_scores import read_scores
 from tests.cli.conftest import FEW, Run, check_mistake, layout_of
 
 
+@pytest.mark.slow
 def test_scores_of_the_published_trial_bear_the_published_names(run: Run, results: Path) -> None:
     lines = run("faithfulness", "loupe", *FEW, "--json")
     found = json.loads(lines[0])

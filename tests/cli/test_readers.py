@@ -164,6 +164,7 @@ def test_every_command_is_known_to_read_results_or_not() -> None:
     assert set(verbs(app)) == STARTING | set(READERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [words for reader in READERS.values() for words in reader])
 def test_reader_connects_nowhere_and_expands_nothing(
     words: str,

@@ -29,7 +29,7 @@ def test_front_shows_raw_areas_beside_those_of_a_random_order(capsys: pytest.Cap
     )
     print_front(StudyRows("hunt", "uuid", OBJECTIVES, trials, (1, 2)), (trials[1], trials[0]))
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert " ".join(lines[0]) == "front of hunt: 2 trials"
+    assert " ".join(lines[0]) == "Pareto front of hunt: 2 trials"
     assert lines[1] == [
         *("trial", "val/accuracy", "val/relevance_gain"),
         *("deletion", "insertion", "random_deletion", "masked_score", "lr"),
@@ -40,7 +40,7 @@ def test_front_shows_raw_areas_beside_those_of_a_random_order(capsys: pytest.Cap
 
 def test_a_front_of_one_trial_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_front(StudyRows("hunt", "uuid", OBJECTIVES, (row(1, 0.5, 0.25),), (1,)), (row(1, 0.5, 0.25),))
-    assert "front of hunt: 1 trial\n" in re.sub(" +\n", "\n", capsys.readouterr().out)
+    assert "Pareto front of hunt: 1 trial\n" in re.sub(" +\n", "\n", capsys.readouterr().out)
 
 
 def test_importances_are_a_row_per_objective(capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,6 +262,7 @@ def test_unknown_base_has_the_line_that_names_it() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_damaged_files_and_overrides_are_taken_or_refused() -> None:
     found = set()
     for case in cases(seed=2, n_cases=150):

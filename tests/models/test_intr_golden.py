@@ -175,6 +175,7 @@ def padded_batch(pictures, labels):
     return Batch(images, labels, ("",) * len(pictures), torch.arange(len(pictures)), padding=padding)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_whole_network_of_the_released_code(whole):
     model, batch, g = whole

@@ -77,6 +77,7 @@ def test_absent_scores_are_said_in_one_line(page: str) -> None:
     assert page.count("No maps were scored here") == 1
 
 
+@pytest.mark.slow
 def test_scores_become_intervals_and_tests(copied: Built) -> None:
     first = copied.layout
     run = StudyLayout(first.root, "here", "run")
@@ -91,6 +92,7 @@ def test_scores_become_intervals_and_tests(copied: Built) -> None:
     assert float(pair[1]) == pytest.approx(expected, abs=6e-4)
 
 
+@pytest.mark.slow
 def test_scores_on_test_are_shown_once_every_scored_study_has_them(copied: Built) -> None:
     first = copied.layout
     run = StudyLayout(first.root, "here", "run")
@@ -103,6 +105,7 @@ def test_scores_on_test_are_shown_once_every_scored_study_has_them(copied: Built
     assert "Means over 6 images of test" in build_report(first.experiment_dir).html
 
 
+@pytest.mark.slow
 def test_importances_are_drawn_where_enough_trials_are_complete(tmp_path: Path) -> None:
     report = build_report(build(tmp_path, n_trials=12, n_with_maps=0).root)
     assert "importance-here-hunt" in report.figures
@@ -121,6 +124,7 @@ def test_reading_changes_nothing(copied: Built) -> None:
     assert state() == before
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_pdf(copied: Built, tmp_path: Path) -> None:
     paths = save_figures(build_report(copied.root), tmp_path / "pdf")
     assert {path.name for path in paths} >= {

@@ -133,6 +133,7 @@ def test_table_of_trials_has_those_of_all_studies(copied: Built) -> None:
     assert trials["is_best"].tolist()[:3] == of_study["is_best"].tolist()
 
 
+@pytest.mark.slow
 def test_reading_imports_no_torch(built: Built) -> None:
     code = (
         "import sys; from attnsearch.results.reader import load_results; "

@@ -87,6 +87,20 @@ def searched(open_tiny: Open) -> StudyHandle:
     return handle
 
 
+def test_image_that_cannot_be_drawn_costs_no_trial(
+    open_tiny: Callable[..., StudyHandle], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = open_tiny()
+    trial = handle.study.ask()
+    atomic_write(handle.layout.trial(0).epochs_csv, "epoch\n1\n")
+    monkeypatch.setattr(module, "read_archive", lambda _paths: None)
+    monkeypatch.setattr(module, "write_contact_sheet", lambda _archive, _table, path: path.write_text("sheet"))
+    attach_images(handle, trial, SimpleNamespace(tables=SimpleNamespace(val=None)))  # type: ignore[arg-type]
+    attached = get_all_artifact_meta(trial, storage=handle.database.storage)
+    assert {meta.filename for meta in attached} == {"overlays.png", "epochs.csv"}
+    assert "cannot be drawn" in caplog.text
+
+
 def test_scores_go_where_the_accuracy_goes(searched: StudyHandle) -> None:
     (trial,) = searched.trials()
     assert trial.state.name == "COMPLETE", trial.user_attrs
@@ -104,6 +118,7 @@ def test_scores_go_where_the_accuracy_goes(searched: StudyHandle) -> None:
     assert about["settings"]["n_steps"] == 4
 
 
+@pytest.mark.slow
 def test_score_that_no_image_has_fails_no_trial(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,6 +140,7 @@ def test_score_that_no_image_has_fails_no_trial(
     assert math.isnan(rows.loc["relevance_gain", "value"])
 
 
+@pytest.mark.slow
 def test_full_measure_stands_beside_that_of_the_search(
     searched: StudyHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +155,7 @@ def test_full_measure_stands_beside_that_of_the_search(
     assert "val/road" not in searched.store.read_epochs()
 
 
+@pytest.mark.slow
 def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first attempt dies after the archive; the second one trains no epoch and scores."""
     handle = open_tiny(n_trials=1)

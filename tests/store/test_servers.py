@@ -178,6 +178,7 @@ def backend_pid(engine: Engine) -> int:
         return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
 
+@pytest.mark.slow
 def test_restart_between_two_transactions_goes_unnoticed(postgres_url: str, postgres_server: PostgresServer) -> None:
     engine = open_writer(postgres_url)
     with transaction(engine) as connection:
