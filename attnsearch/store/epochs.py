@@ -25,7 +25,7 @@ def epoch_rows(records: Iterable[EpochRecord]) -> list[dict[str, Any]]:
     return [row for record in records for row in _rows(record)]
 
 
-def epochs_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def epochs_frame(rows: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
     """Rows of `epoch_rows`, each with its `trial`, as `TrialRecords.read_epochs` returns them; they must be sorted."""
     import pandas as pd
 
