@@ -13,6 +13,9 @@ from attnsearch.config.model import DcalSettings, ModelConfig
 from attnsearch.metrics.registry import better_direction, is_score
 from attnsearch.types import Direction
 
+STUDY_PREFIX = "study:"
+"""What a setting starts with that names a study, whose best trial is meant, instead of a checkpoint."""
+
 Name = Annotated[str, Field(pattern=NAME)]
 MetricKey = Annotated[str, Field(pattern=METRIC_KEY)]
 

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from attnsearch.config.base import expand
+from attnsearch.config.experiment import STUDY_PREFIX
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import atomic_write
 
 CHECKPOINT_KEYS = ("class_names", "config", "epoch")
 BACKBONE_PREFIX = "backbone."
 CLASSIFIER_PREFIX = "fc."
-STUDY_PREFIX = "study:"
 WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
 N_LISTED = 10
 CONNECT_TIMEOUT_S = 5.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.experiment import STUDY_PREFIX, ExperimentConfig
 from attnsearch.config.load import (
     LoadedStudy,
     load_experiment,
@@ -35,8 +35,6 @@ from attnsearch.store.urls import redact, url_named
 from attnsearch.training.setup import check_start
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
-REFERENCE = "study:"
-"""What a setting starts with that names a study instead of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ def find_checkpoints(loaded: LoadedStudy, layout: StudyLayout, storage: BaseStor
     """
     for _, settings in extreme_settings(loaded.study.space):
         for key in (TEACHER, WEIGHTS):
-            if str(settings.get(key, "")).startswith(REFERENCE):
+            if str(settings.get(key, "")).startswith(STUDY_PREFIX):
                 raise ConfigError(f"space.{key}: must choose between paths of files, got {settings[key]!r}")
     paths = {
         key: str(best_checkpoint(key, name, layout, storage, has_named_storage=loaded.study.storage is not None))
@@ -219,5 +217,5 @@ def _references(experiment: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """(key of the setting, name of the study)."""
     teacher = experiment.train.teacher
     for key, value in ((TEACHER, teacher.checkpoint if teacher else ""), (WEIGHTS, experiment.model.weights)):
-        if value.startswith(REFERENCE):
-            yield key, value.removeprefix(REFERENCE)
+        if value.startswith(STUDY_PREFIX):
+            yield key, value.removeprefix(STUDY_PREFIX)

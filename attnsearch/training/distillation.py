@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from attnsearch.config.experiment import TeacherSettings
+from attnsearch.config.experiment import STUDY_PREFIX, TeacherSettings
 from attnsearch.data.tables import DataTables
 from attnsearch.device import Arithmetic
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint, check_class_names, read_model_checkpoint
-from attnsearch.models.weights import STUDY_PREFIX
 from attnsearch.tasks.base import SoftTargets, restore_model
 from attnsearch.types import Batch
 

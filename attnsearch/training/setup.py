@@ -10,13 +10,13 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from attnsearch.config.data import DataConfig
-from attnsearch.config.experiment import ExperimentConfig, OptimizerSettings, ScheduleSettings
+from attnsearch.config.experiment import STUDY_PREFIX, ExperimentConfig, OptimizerSettings, ScheduleSettings
 from attnsearch.data.loader import BatchLoader, TrainingOrder
 from attnsearch.device import Arithmetic, evaluation_batch_size, pick_device, pick_precision, seed_torch, set_threads
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import read_model_checkpoint
-from attnsearch.models.weights import STUDY_PREFIX, is_checkpoint
+from attnsearch.models.weights import is_checkpoint
 from attnsearch.tasks.base import Task, build_task
 from attnsearch.training.distillation import load_teacher, read_teacher
 from attnsearch.training.loop import TrainingSetup
