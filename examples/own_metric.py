@@ -1,7 +1,8 @@
 """A metric of one's own: how much of the saliency lies in the half of the image that shows most of it.
 
 `python examples/own_metric.py` trains a small model and prints the metric of each image. With
-`--plugin examples/own_metric.py` a study may optimise `val/half_focus` or limit it.
+`--plugin examples/own_metric.py` a study may optimise `val/half_focus` or limit it, if its `evaluation.scores.families`
+names the group `focus`.
 """
 
 import torch
@@ -13,7 +14,11 @@ import attnsearch as at
 def half_focus(case: at.SaliencyCase) -> Tensor:
     """(B,) in [0.5, 1]: the larger of the fractions of the saliency in the left and in the right half; NaN where 0."""
     columns = case.saliency.sum(dim=1)  # (B, w)
-    left = columns[:, : columns.shape[1] // 2].sum(dim=1) / columns.sum(dim=1)  # (B,)
+    width = columns.shape[1]
+    is_left = (width / 2 - torch.arange(width, device=columns.device)).clamp(
+        0, 1
+    )  # (w,) 0.5 for a column in the middle
+    left = (columns * is_left).sum(dim=1) / columns.sum(dim=1)  # (B,)
     return torch.maximum(left, 1 - left)
 
 

@@ -122,6 +122,24 @@ def load_stored_study(path: Path) -> LoadedStudy:
         return _checked_study(layers, problems)
 
 
+def starts_from(path: Path) -> list[str]:
+    """What the trials of a stored study start from or learn from: checkpoints, `none`, `hub`.
+
+    Its model may be of a plugin that is not imported here.
+
+    Raises:
+        ConfigError: the `study.yaml` is broken.
+    """
+    try:
+        experiment = load_stored_study(path).experiment
+    except MissingPlugin:
+        base: Any = read_yaml(path).values["base"]
+        named = [base["model"].get("weights"), (base["train"].get("teacher") or {}).get("checkpoint")]
+        return [name for name in named if isinstance(name, str)]
+    teacher = experiment.train.teacher
+    return [experiment.model.weights, *([teacher.checkpoint] if teacher else [])]
+
+
 def load_stored_experiment(path: Path) -> ExperimentConfig:
     """The experiment in the `config.yaml` of a trial, as a reader uses it: nothing that the file names is imported.
 

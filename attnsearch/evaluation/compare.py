@@ -114,8 +114,8 @@ class Comparison:
 
 
 def mean_intervals(table: ScoreTable) -> dict[str, Interval]:
-    """Score -> 95 % interval of its mean over the images."""
-    return {name: bootstrap_interval(values, seed=SEED) for name, values in table.values.items()}
+    """Registered score -> 95 % interval of its mean over the images, as in `ScoreTable.trial_means`."""
+    return {name: bootstrap_interval(values, seed=SEED) for name, values in table.defined_values().items()}
 
 
 def check_comparable(entries: Sequence[ScoredTrial]) -> list[str]:

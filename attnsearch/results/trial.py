@@ -290,8 +290,9 @@ class TrialReader:
         """
         paths = self.files.scores(split)
         if not self.has_scores(_known_split(split)):
-            option = "" if split == "test" else f" --trial {self.number}"
-            raise self._lacks(f"scores on {split}; run `attnsearch faithfulness {self.study.layout.study}{option}`")
+            call = f"run `attnsearch faithfulness {self.study.layout.study}"
+            hints = {"val": f"; {call} --trial {self.number}`", "test": f"; {call}`, which scores the published trial"}
+            raise self._lacks(f"scores on {split}{hints.get(split, '')}")
         stamp = stamp_of(paths.about, paths.table, paths.curves)
         return self.study.shared.scores.get(paths.about, stamp, lambda: read_scores(paths))
 
@@ -317,24 +318,23 @@ class TrialReader:
         """The scores of a split over its images; empty without scores.
 
         Returns:
-            `split/score` -> mean, as trials are chosen by it; `split/score_low` and `split/score_high` -> ends of the
-            95 % interval of the mean.
+            `split/score` -> mean, as trials are chosen by it; `split/score_low` and `split/score_high` -> ends of its
+            95 % interval, unless the trial was scored again and the search had another mean.
         Raises:
             StoreError: the files are damaged.
         """
         from attnsearch.evaluation.compare import mean_intervals
 
-        if not self.has_scores(split):
+        if not has_scores(paths := self.files.scores(split)):
             return {}
 
         def measure() -> dict[str, float]:
             table = self.score_table(split)
-            intervals = mean_intervals(table)
             means = {f"{split}/{name}": mean for name, mean in table.trial_means().items()}
-            lows = {f"{split}/{name}_low": interval.low for name, interval in intervals.items()}
-            return means | lows | {f"{split}/{name}_high": interval.high for name, interval in intervals.items()}
+            same = {key for key, mean in means.items() if np.isclose(self.row.metrics.get(key, mean), mean)}
+            own = {key: one for name, one in mean_intervals(table).items() if (key := f"{split}/{name}") in same}
+            return means | {f"{key}_{end}": getattr(one, end) for end in ("low", "high") for key, one in own.items()}
 
-        paths = self.files.scores(split)
         return self.study.shared.score_summaries.get(paths.about, stamp_of(paths.about, paths.table), measure)
 
     def model(self, device: str = "auto") -> TrainedModel:

@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from attnsearch.config.load import load_stored_study
+from attnsearch.config.load import starts_from
 from attnsearch.data.images import write_thumbnails
 from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.evaluation import Evaluation
@@ -236,8 +236,5 @@ def _used_elsewhere(layout: StudyLayout) -> set[Path]:
     found: set[Path] = set()
     for other in layout.shared.studies():
         if other.study != layout.study:
-            experiment = load_stored_study(other.study_yaml).experiment
-            teacher = experiment.train.teacher
-            named = (experiment.model.weights, teacher.checkpoint if teacher else "")
-            found |= {real_path(Path(name)) for name in named}
+            found |= {real_path(Path(name)) for name in starts_from(other.study_yaml)}
     return found

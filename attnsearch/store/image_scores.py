@@ -113,16 +113,16 @@ class ScoreTable:
         return {**{name: _mean(column) for name, column in self.values.items()}, **self.whole}
 
     def trial_means(self) -> dict[str, float]:
-        """Registered score -> mean over all scored images, as trials are chosen by it: never NaN.
+        """Registered score -> mean over all scored images, as trials are chosen by it: never NaN."""
+        whole = _without_nan({name: np.array([value]) for name, value in self.whole.items()})
+        return {name: float(column.mean()) for name, column in (self.defined_values() | whole).items()}
 
-        An undefined score counts as that of an uninformative map, see `Metric.undefined_as`.
+    def defined_values(self) -> dict[str, NDArray[np.float64]]:
+        """Registered score -> its values (N,); an undefined one counts as that of an uninformative map.
+
+        See `Metric.undefined_as`.
         """
-        columns = {**self.values, **{name: np.array([value]) for name, value in self.whole.items()}}
-        return {
-            name: float(np.where(np.isnan(column), find_metric(name).worst, column).mean())
-            for name, column in columns.items()
-            if is_score(name)
-        }
+        return _without_nan(self.values)
 
     def n_undefined(self) -> dict[str, int]:
         """Metric -> images without it, of those metrics that have such images."""
@@ -132,6 +132,14 @@ class ScoreTable:
     def never_defined(self) -> list[str]:
         """The registered scores that no image has."""
         return [name for name, count in self.n_undefined().items() if count == len(self.image_ids) and is_score(name)]
+
+
+def _without_nan(columns: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    return {
+        name: np.where(np.isnan(column), find_metric(name).worst, column)
+        for name, column in columns.items()
+        if is_score(name)
+    }
 
 
 def _mean(column: NDArray[np.float64]) -> float:

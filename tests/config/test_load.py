@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.load import load_experiment, load_study, resolved_study, with_settings
+from attnsearch.config.load import load_experiment, load_study, resolved_study, starts_from, with_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.yaml_layers import Layer, merge
 from attnsearch.config.yaml_reader import read_overrides, read_yaml
@@ -280,3 +280,15 @@ def test_space_of_the_low_resolution_model_is_that_of_its_authors() -> None:
     assert space["train.optimizer.lr"].limits() == (1e-4, 1e-2)
     assert space["train.batch_size"].limits() == (12, 130)
     assert space["train.optimizer.momentum"].when == {"train.optimizer.name": ("sgd",)}
+
+
+@pytest.mark.parametrize("model", ["br_npa", "of_a_plugin"])
+def test_what_a_stored_study_starts_from_is_read_without_its_plugins(tmp_path: Path, model: str) -> None:
+    overrides = ["model.weights=best.safetensors", "train.teacher.checkpoint=teacher.safetensors"]
+    text = resolved_study(load_study("br_npa_low_res", profile="demo", overrides=overrides))
+    assert text.count("name: br_npa\n") == 1
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        text.replace("name: br_npa\n", f"name: {model}\n").replace("base:\n", "base:\n  plugins: [absent.py]\n")
+    )
+    assert [Path(name).name for name in starts_from(path)] == ["best.safetensors", "teacher.safetensors"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from attnsearch.errors import ConfigError
 from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import TrialReader
 from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.store.urls import default_url
 from tests.explorer.built import Built, write_trial_scores
@@ -28,6 +31,16 @@ def test_scored_trials_have_intervals(copied: Built) -> None:
     table = StudyReader(copied.layout).trials
     assert table.loc[1, ["val/deletion_gain_low", "val/deletion_gain_high"]].tolist() == [0.25, 0.25]
     assert np.isnan(table.loc[0, "val/deletion_gain_low"])
+
+
+def test_trial_that_was_scored_again_has_no_interval_of_another_mean(
+    copied: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_trial_scores(copied.layout, 1, IDS, {"deletion_gain": [0.25] * 6, "gini": [0.5] * 6})
+    in_the_search = SimpleNamespace(metrics={"val/deletion_gain": 0.75, "val/gini": 0.5})
+    monkeypatch.setattr(TrialReader, "row", in_the_search)
+    summary = StudyReader(copied.layout).trial(1).score_summary()
+    assert {key for key in summary if key.endswith("_low")} == {"val/gini_low"}
 
 
 def test_best_of_a_front_is_that_of_the_monitor(built: Built) -> None:

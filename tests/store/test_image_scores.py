@@ -63,7 +63,12 @@ def test_undefined_scores_count_in_the_number_that_a_trial_is_chosen_by() -> Non
     """Half of the images at 0.25 and 0.5; nothing is 1 where smaller is better, and 0 where larger is."""
     values = {"deletion": 0.25, "relevance_gain": 0.5, "sparsity": 0.1}
     scores = [ImageScore("a", values, {}), ImageScore("b", dict.fromkeys(values, math.nan), {})]
-    assert make_table(scores, (), ABOUT).trial_means() == {"deletion": 0.625, "relevance_gain": 0.25}
+    table = make_table(scores, (), ABOUT)
+    assert table.trial_means() == {"deletion": 0.625, "relevance_gain": 0.25}
+    assert {name: column.tolist() for name, column in table.defined_values().items()} == {
+        "deletion": [0.25, 1.0],
+        "relevance_gain": [0.5, 0.0],
+    }
 
 
 def test_metric_that_no_image_has_is_undefined() -> None:
