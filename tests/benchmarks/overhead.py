@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n-trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--demo-trial-s", type=float, help="seconds of one demo trial, to print the share")
+    parser.add_argument("--demo-trial-s", type=float, help="seconds of one demo trial, to print the fraction")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     training, memory, totals = Spent(), list[float](), list[float]()
@@ -77,7 +77,7 @@ def main() -> None:
     print(f"trials {arguments.n_trials} of {arguments.epochs} epochs, median {statistics.median(per_trial):.2f} s each")
     print(f"search and store: {overhead:.3f} s per trial")
     if arguments.demo_trial_s:
-        print(f"share of a demo trial of {arguments.demo_trial_s:.1f} s: {overhead / arguments.demo_trial_s:.2%}")
+        print(f"fraction of a demo trial of {arguments.demo_trial_s:.1f} s: {overhead / arguments.demo_trial_s:.2%}")
     third, last = memory[2], memory[-1]
     print("RssAnon after each trial, MB: " + " ".join(f"{mb:.0f}" for mb in memory))
     print(f"from the third ({third:.0f} MB) to the last ({last:.0f} MB): {last / third - 1:+.1%}")
