@@ -18,6 +18,9 @@ from attnsearch.config.load import load_experiment
 pytest.register_assert_rewrite("attnsearch.testing")
 
 if TYPE_CHECKING:
+    import torch
+
+    from attnsearch.config.experiment import ExperimentConfig
     from tests.postgres import PostgresServer
 
 TINY = (
@@ -88,6 +91,23 @@ def old_results(tmp_path: Path) -> Path:
     with zipfile.ZipFile(Path(__file__).parent / "golden" / "results_0_1.zip") as packed:
         packed.extractall(root)
     return root
+
+
+@pytest.fixture
+def foreign_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExperimentConfig:
+    """A config of INTR and its class names, in files of the working folder."""
+    from tests.foreign import write_config
+
+    monkeypatch.chdir(tmp_path)
+    return write_config()
+
+
+@pytest.fixture
+def foreign_state(foreign_config: ExperimentConfig) -> dict[str, torch.Tensor]:
+    """What lies in `checkpoint.pth`, written as INTR's authors do."""
+    from tests.foreign import write_checkpoint
+
+    return write_checkpoint(foreign_config)
 
 
 @pytest.fixture(scope="session")

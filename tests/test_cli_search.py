@@ -127,7 +127,12 @@ def test_files_of_a_search_are_documented_and_its_database_opens(searched: Path)
 
 def test_the_example_of_the_python_api_reads_a_search(searched: Path) -> None:
     (example,) = [code for code in blocks(ROOT / "README.md", "python") if "at.load_results" in code]
-    run_example(example, searched / "results", "demo")
+    checks = """
+assert trial.number == study.best.number
+assert 0 < len(e.top(5)) <= 5
+assert e.saliency.shape == e.maps["vector_1"].shape
+"""
+    run_example(example + checks, searched / "results", "demo")
 
 
 def test_other_settings_under_the_same_name_are_refused(searched: Path) -> None:

@@ -14,7 +14,7 @@ from attnsearch.config.base import TAGS, is_tagged
 from attnsearch.config.yaml_nodes import Place
 
 INVALID = object()
-"""Takes the place of a value that could not be read, and whose problem is already reported."""
+"""Stands for a value that could not be read and whose problem is already reported."""
 
 
 @dataclass(frozen=True)
