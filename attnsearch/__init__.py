@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from attnsearch.config.data import DataSettings as DataSettings
     from attnsearch.config.data import RootedData as RootedData
     from attnsearch.config.model import BackboneSettings as BackboneSettings
-    from attnsearch.data.tables import ListedImage as ListedImage
-    from attnsearch.data.tables import Listing as Listing
-    from attnsearch.data.tables import register_dataset as register_dataset
+    from attnsearch.data.listing import ListedImage as ListedImage
+    from attnsearch.data.listing import Listing as Listing
+    from attnsearch.data.listing import register_dataset as register_dataset
     from attnsearch.errors import AttnSearchError as AttnSearchError
     from attnsearch.evaluation.evaluation import TrainedModel as TrainedModel
     from attnsearch.evaluation.evaluation import load_model as load_model
@@ -51,8 +51,8 @@ _MODULE_OF = {
     "FeatureBackbone": "models.backbones.generic",
     "HeadOutput": "types",
     "Heads": "models.base",
-    "ListedImage": "data.tables",
-    "Listing": "data.tables",
+    "ListedImage": "data.listing",
+    "Listing": "data.listing",
     "Metric": "metrics.registry",
     "Results": "results.reader",
     "RootedData": "config.data",
@@ -65,7 +65,7 @@ _MODULE_OF = {
     "load_model": "evaluation.evaluation",
     "load_results": "results.reader",
     "load_study": "results.reader",
-    "register_dataset": "data.tables",
+    "register_dataset": "data.listing",
     "register_metric": "metrics.registry",
     "register_model": "models",
     "run_search": "api",

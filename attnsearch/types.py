@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Direction = Literal["maximize", "minimize"]
+MatchRule = Literal["camera", "group", "open"]
+"""What a query and an image of its identity must not have in common to be a match: camera, group, or content."""
 MAIN_BRANCH = "main"
 """The name of a head that is not a named branch."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -37,6 +39,7 @@ class Batch:
         rows: (B,) int64, position of each image in its split.
         padding: (B, H, W) bool, True where a pixel is padding, or None where there is none.
         part_masks: (B, H, W) bool, True on discriminative parts, or None.
+        cameras: (B,) int64, the camera that took each image, or None where that is not known.
     """
 
     images: Tensor
@@ -45,6 +48,7 @@ class Batch:
     rows: Tensor
     padding: Tensor | None = None
     part_masks: Tensor | None = None
+    cameras: Tensor | None = None
 
     def take(self, rows: slice | Tensor) -> Batch:
         """Some images of the batch."""
@@ -56,6 +60,7 @@ class Batch:
             rows=self.rows[rows],
             padding=None if self.padding is None else self.padding[rows],
             part_masks=None if self.part_masks is None else self.part_masks[rows],
+            cameras=None if self.cameras is None else self.cameras[rows],
         )
 
 
@@ -99,10 +104,12 @@ class HeadOutput:
     Attributes:
         logits: (B, n_classes).
         embedding: (B, D), what the head reads, or None where a family has no such vector.
+        neck: (B, D), the embedding after the head's batch norm, or None where it has none.
     """
 
     logits: Tensor
     embedding: Tensor | None = None
+    neck: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from attnsearch.errors import DONE, MISUSED, ConfigError
 
 if TYPE_CHECKING:
     from attnsearch.config.data import DataConfig, SyntheticData
-    from attnsearch.data.tables import DataProblem
+    from attnsearch.data.listing import DataProblem
 
 CUB_LIST = "images.txt"
 

@@ -19,7 +19,7 @@ from attnsearch import plugins
 from attnsearch.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$"
-METRIC_KEY = r"^(train|val)/[a-z0-9_]+$"
+METRIC_KEY = r"^(train|val)/[A-Za-z0-9_]+$"
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
 KEY = r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*$"
 TAGS = ("name", "kind")

@@ -72,6 +72,8 @@ class DataSettings(Settings):
 
     drawn_by: ClassVar[tuple[str, ...]] = ()
     """Settings that change what the images show and neither their number nor their names."""
+    task: ClassVar[str] = "classification"
+    """What its images can be used for."""
 
     image_size_px: InputSize = Field(224, description=_INPUT_SIZE)
     crop_ratio: float = Field(
@@ -105,7 +107,11 @@ class DataSettings(Settings):
         0.5, ge=0.0, le=1.0, description="x: training saturation is scaled by a factor in [1 - x, 1 + x]"
     )
     val_share: float = Field(
-        0.1, gt=0.0, lt=1.0, description="fraction of each training class held out where there is no validation split"
+        0.1,
+        gt=0.0,
+        lt=1.0,
+        description="fraction of each training class, or of the training identities, held out where there is no "
+        "validation split",
     )
     split_seed: int = Field(1, ge=0, description="seed of that held-out part")
     cache_px: CacheSize | None = Field(

@@ -50,9 +50,58 @@ class ClassificationSettings(TaskSettings):
     name: Literal["classification"] = Field(default="classification", description="the task")
 
 
+class ReidSettings(TaskSettings):
+    """Re-identification: images are embedded, and those of one identity found by their distance."""
+
+    name: Literal["reid"] = Field(default="reid", description="the task")
+    images_per_identity: int = Field(
+        4, ge=2, description="K: images of each identity in a training batch, which has batch_size / K identities"
+    )
+    identity_weight: float = Field(
+        1.0, ge=0.0, description="weight of the identity loss, a classification of the training identities"
+    )
+    triplet_weight: float = Field(1.0, ge=0.0, description="weight of the batch-hard triplet loss")
+    triplet_margin: float | None = Field(
+        0.3, ge=0.0, description="margin of the triplet loss; null takes the soft margin log(1 + exp(x))"
+    )
+    neck: bool = Field(
+        True, description="whether a batch norm stands between the embedding and the classifier of identities"
+    )
+    embedding: Literal["before_neck", "after_neck"] = Field(
+        "before_neck", description="which of the two images are compared by; after_neck needs a neck"
+    )
+    distance: Literal["euclidean", "cosine"] = Field("euclidean", description="between embeddings")
+    normalise: bool = Field(True, description="whether embeddings are scaled to length 1 before they are compared")
+    flip_average: bool = Field(
+        False, description="whether an embedding is the mean of those of the image and its mirror image"
+    )
+    centre_weight: float = Field(
+        0.0, ge=0.0, description="weight of the centre loss; 0 has none, 0.0005 is that of Bag of Tricks"
+    )
+    arcface_margin: float = Field(
+        0.0, ge=0.0, lt=1.6, description="angle in radians that ArcFace adds to that of the true identity; 0 has none"
+    )
+    arcface_scale: float | None = Field(
+        None, gt=0.0, description="scale of the cosines that ArcFace classifies by; null has a linear classifier"
+    )
+
+    @model_validator(mode="after")
+    def _choices_exist(self) -> ReidSettings:
+        if self.embedding == "after_neck" and not self.neck:
+            raise ValueError("embedding must be before_neck where neck is false, got after_neck")
+        if self.arcface_margin and self.arcface_scale is None:
+            raise ValueError(
+                f"arcface_margin needs arcface_scale, such as 30, got a margin of {self.arcface_margin:g} alone"
+            )
+        if not self.identity_weight and not self.triplet_weight:
+            raise ValueError("identity_weight and triplet_weight must not both be 0: nothing would be learned")
+        return self
+
+
 TaskConfig = Annotated[TaskSettings, Registered("task")]
 
 register_part("task", ClassificationSettings, "attnsearch.tasks.classification:ClassificationTask")
+register_part("task", ReidSettings, "attnsearch.tasks.reid:ReidTask")
 
 
 class OptimizerSettings(Settings):
@@ -184,6 +233,29 @@ class ExperimentConfig(Settings):
         better = better_direction(self.monitor, "maximize")
         if "monitor_direction" not in self.model_fields_set and better != self.monitor_direction:
             raise ValueError(f"monitor {self.monitor} is better when smaller; write monitor_direction: {better}")
+        return self
+
+    @model_validator(mode="after")
+    def _data_fit_the_task(self) -> ExperimentConfig:
+        if self.data.task != self.task.name:
+            wanted = f"task: {{name: {self.data.task}}}"
+            raise ValueError(
+                f"data {self.data.name} is for the task {self.data.task}, got {self.task.name}; write {wanted}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_hold_whole_identities(self) -> ExperimentConfig:
+        if not isinstance(self.task, ReidSettings):
+            return self
+        size, k = self.train.batch_size // self.train.accumulation, self.task.images_per_identity
+        if size % k or size < 2 * k:
+            raise ValueError(
+                f"train.batch_size / accumulation must be a multiple of task.images_per_identity {k}, of 2 identities "
+                f"at least, since triplets are found within, got {self.train.batch_size} / {self.train.accumulation}"
+            )
+        if self.train.teacher is not None:
+            raise ValueError("train.teacher softens classes, which re-identification does not predict; remove it")
         return self
 
     @model_validator(mode="after")

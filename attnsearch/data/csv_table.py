@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from attnsearch.config.data import CsvData
-from attnsearch.data.tables import DataProblem, ListedImage, Listing
+from attnsearch.data.listing import DataProblem, ListedImage, Listing
 from attnsearch.errors import DataError
 from attnsearch.files import atomic_write
 from attnsearch.types import SPLITS

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from attnsearch.config.data import CubData
 from attnsearch.data.folder import near_name
-from attnsearch.data.tables import ListedImage, Listing, size_problems
+from attnsearch.data.listing import ListedImage, Listing, size_problems
 from attnsearch.errors import DataError, StoreError
 from attnsearch.files import new_folder, require_free_bytes
 from attnsearch.progress import with_bar

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnsearch.config.data import FolderData
-from attnsearch.data.tables import DataProblem, ListedImage, Listing, class_problems
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems
 from attnsearch.errors import DataError
 from attnsearch.types import SPLITS, Split
 

@@ -18,15 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from attnsearch import geometry
 from attnsearch.config.data import DataConfig, as_setting
-from attnsearch.data.tables import (
-    DataProblem,
-    DataTables,
-    ImageTable,
-    ListedImage,
-    build_from_listing,
-    is_utf8,
-    list_images,
-)
+from attnsearch.data.listing import DataProblem, ListedImage, is_utf8, list_images
+from attnsearch.data.tables import DataTables, ImageTable, build_from_listing
 from attnsearch.errors import DataError
 from attnsearch.files import Check, atomic_path
 from attnsearch.progress import with_bar

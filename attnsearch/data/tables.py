@@ -1,24 +1,25 @@
-"""The images of each split as a table, how files become one, and data sets by name."""
+"""The images of each split as a table, and how a listing becomes one."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch import plugins
-from attnsearch.config.base import register_part
 from attnsearch.config.data import DataConfig, DataSettings
+from attnsearch.data.identities import choose_queries, hash_text, hold_out_identities
+from attnsearch.data.listing import ListedImage, Listing, list_images
 from attnsearch.errors import DataError, UsageError
-from attnsearch.types import SPLITS, Split
+from attnsearch.types import SPLITS, MatchRule, Split
 
-S = TypeVar("S", bound=DataSettings)
+logger = logging.getLogger(__name__)
+
 V = TypeVar("V")
 
 
@@ -27,12 +28,17 @@ class ImageTable:
     """One split, sorted by class and then by name.
 
     Attributes:
+        class_names: in re-identification the identities of this split, of which other splits have none.
         image_ids: N stable strings, the POSIX path relative to the data root.
         labels: (N,) int64 positions in `class_names`.
         mask_paths: one mask per image that is bright on its discriminative parts, or None.
         boxes: (N, 4) float64 left, top, right, bottom of the object in original pixels, or None.
         points: (N, P, 2) float64 x, y of named parts in original pixels, NaN where a part is hidden, or None.
         point_names: P names.
+        match_rule: in re-identification, which images of a query's identity are no match; None in classification.
+        cameras: (N,) int64 positions in `camera_names`, or None where cameras are not known.
+        groups: (N,) int64, equal for images of one group, or None where the rule is the camera.
+        is_query: (N,) bool, the others are the gallery; None in train and in classification.
     """
 
     split: Split
@@ -44,9 +50,26 @@ class ImageTable:
     boxes: NDArray[np.float64] | None = None
     points: NDArray[np.float64] | None = None
     point_names: tuple[str, ...] = ()
+    match_rule: MatchRule | None = None
+    camera_names: tuple[str, ...] = ()
+    cameras: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64] | None = None
+    is_query: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def removal_keys(self) -> NDArray[np.int64]:
+        """(N,) what an image must not have in common with a match: its camera, or its group.
+
+        Raises:
+            UsageError: a split of classes.
+        """
+        keys = self.cameras if self.match_rule == "camera" else self.groups
+        if keys is None:
+            raise UsageError(f"{self.split} holds classes and no identities, so there is nothing to retrieve")
+        return keys
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -65,6 +88,9 @@ class ImageTable:
             mask_paths=None if self.mask_paths is None else tuple(self.mask_paths[row] for row in rows),
             boxes=None if self.boxes is None else self.boxes[rows],
             points=None if self.points is None else self.points[rows],
+            cameras=None if self.cameras is None else self.cameras[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            is_query=None if self.is_query is None else self.is_query[rows],
         )
 
 
@@ -112,177 +138,64 @@ def places_of(image_ids: Sequence[str], listed: Sequence[str]) -> NDArray[np.int
 def fixed_subset(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
     """The rows of a split whose maps are kept, ascending: the same for every trial, and stratified by class.
 
-    Within a class, images are ordered by a hash of their ids; each class gives its fraction. More images always
-    include the fewer.
+    Within a class, images are ordered by a hash of their ids; each class gives its fraction. In re-identification,
+    queries come in this order, each followed by a match of it, and then the others. More images always include the
+    fewer.
 
     Args:
         n_images: how many; None or more than there are means all.
     """
     if n_images is None or n_images >= len(table):
         return np.arange(len(table), dtype=np.int64)
+    rows = np.arange(len(table), dtype=np.int64)
+    if table.is_query is None:
+        order = _stratified(table, rows)
+    else:
+        pairs = [row for query in fixed_queries(table, None) for row in (query, _match_of(table, query))]
+        order = list(dict.fromkeys([*pairs, *_stratified(table, rows[~table.is_query])]))
+    return np.sort(np.array(order[:n_images], dtype=np.int64))
+
+
+def fixed_queries(table: ImageTable, n_queries: int | None) -> list[int]:
+    """The rows of queries that have a match, in an order that is stratified by identity; the first n of them.
+
+    Raises:
+        UsageError: a split of classes.
+    """
+    keys, rows = table.removal_keys, np.arange(len(table), dtype=np.int64)
+    assert table.is_query is not None
+    seen_with: dict[int, set[int]] = defaultdict(set)
+    for row in rows[~table.is_query]:
+        seen_with[int(table.labels[row])].add(int(keys[row]))
+    queries = [row for row in rows[table.is_query] if seen_with[int(table.labels[row])] - {int(keys[row])}]
+    return _stratified(table, queries)[:n_queries]
+
+
+def _match_of(table: ImageTable, query: int) -> int:
+    """The row of a match of a query, the first by a hash of both ids."""
+    assert table.is_query is not None
+    keys = table.removal_keys
+    is_match = (table.labels == table.labels[query]) & (keys != keys[query]) & ~table.is_query
+    query_id = table.image_ids[query]
+    return min(np.flatnonzero(is_match).tolist(), key=lambda row: hash_text(f"{query_id}\n{table.image_ids[row]}"))
+
+
+def _stratified(table: ImageTable, rows: Sequence[int] | NDArray[np.int64]) -> list[int]:
+    """Some rows in an order of which every beginning has about the same fraction of each class."""
     of_class: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for row, image_id in enumerate(table.image_ids):
-        of_class[int(table.labels[row])].append((_hash(image_id), row))
+    for row in rows:
+        of_class[int(table.labels[row])].append((hash_text(table.image_ids[row]), int(row)))
     order = [
         ((rank + 0.5) / len(members), digest, row)
         for members in of_class.values()
         for rank, (digest, row) in enumerate(sorted(members))
     ]
-    return np.sort(np.array([row for _, _, row in sorted(order)[:n_images]], dtype=np.int64))
+    return [row for _, _, row in sorted(order)]
 
 
 def hash_ids(image_ids: Iterable[str]) -> str:
     """SHA-256 of the sorted ids, in hexadecimal: the same for the same set of images in any order."""
-    return _hash("\n".join(sorted(image_ids)))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-ProblemKind = Literal[
-    "layout", "empty_class", "class_in_one_split", "few_classes", "name", "unreadable", "small", "duplicate"
-]
-_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class DataProblem:
-    """One problem of a data set; without `is_error` it is a warning, which does not prevent training."""
-
-    kind: ProblemKind
-    where: str
-    message: str
-    is_error: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class ListedImage:
-    """An image that was found; `box` and `points` as in `ImageTable`."""
-
-    split: Split
-    class_name: str
-    image_id: str
-    path: Path
-    mask_path: Path | None = None
-    box: tuple[float, float, float, float] | None = None
-    points: NDArray[np.float64] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """All images of a data set, sorted by class and name, and what is wrong with its layout.
-
-    Attributes:
-        class_names: in the order of the labels.
-        problems: never empty where no tables can be made.
-    """
-
-    root: Path
-    class_names: tuple[str, ...]
-    images: tuple[ListedImage, ...]
-    problems: tuple[DataProblem, ...]
-    point_names: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        root: Path,
-        images: Iterable[ListedImage],
-        *,
-        class_names: Sequence[str] = (),
-        problems: Sequence[DataProblem] = (),
-        point_names: tuple[str, ...] = (),
-    ) -> Listing:
-        """The listing of images in any order; problems of their classes and files follow those that are given.
-
-        Args:
-            class_names: in the order of the labels; none means those of train, sorted.
-        """
-        images = list(images)
-        classes_of: dict[Split, set[str]] = {"train": set()}
-        for image in images:
-            classes_of.setdefault(image.split, set()).add(image.class_name)
-        classes = {split: sorted(names) for split, names in classes_of.items()}
-        class_names = tuple(class_names or classes["train"])
-        order = {name: label for label, name in enumerate(class_names)}
-        in_order = sorted(images, key=lambda image: (order.get(image.class_name, len(order)), image.image_id))
-        problems = (*problems, *class_problems(root, classes), *missing_files(in_order))
-        return cls(root, class_names, tuple(in_order), problems, point_names)
-
-
-def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[DataProblem]:
-    """Splits whose classes differ from those of train, and data sets of fewer than two classes."""
-    problems = []
-    train = set(classes["train"])
-    if len(train) < 2:
-        message = f"{root}: train must hold at least 2 class folders, found {', '.join(sorted(train)) or 'none'}"
-        problems.append(DataProblem("few_classes", str(root), message))
-    for split in SPLITS[1:]:
-        others = set(classes.get(split, train))
-        sides = {"train": train - others, split: others - train}
-        if only := "; ".join(f"only in {name}: {', '.join(sorted(side))}" for name, side in sides.items() if side):
-            message = f"{root}: train and {split} must hold the same classes, but {only}; add or remove those"
-            problems.append(DataProblem("class_in_one_split", str(root), message))
-    return problems
-
-
-def size_problems(
-    root: Path, images: Sequence[ListedImage], *, n_classes: int, sizes: Mapping[Split, int]
-) -> list[DataProblem]:
-    """Where numbers of classes and images differ from those of the published data set."""
-
-    def described(classes: int, counts: Mapping[Split, int]) -> str:
-        return f"{classes} classes and {', '.join(f'{count} {split}' for split, count in counts.items())} images"
-
-    counts = {split: sum(image.split == split for image in images) for split in sizes}
-    listed, published = described(len({image.class_name for image in images}), counts), described(n_classes, sizes)
-    if listed == published:
-        return []
-    message = (
-        f"{root} has {listed}, the published data set has {published}; unpack it again, "
-        "or write data.check_sizes=false to use a part of it"
-    )
-    return [DataProblem("layout", str(root), message)]
-
-
-def missing_files(images: Sequence[ListedImage]) -> list[DataProblem]:
-    """Files that the lists of a data set name and that do not exist."""
-    paths = [path for image in images for path in (image.path, image.mask_path) if path is not None]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if not missing:
-        return []
-    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{_shown(missing)}"
-    return [DataProblem("unreadable", missing[0], message)]
-
-
-def name_problems(images: Sequence[ListedImage]) -> list[DataProblem]:
-    """Names of files and classes that are not UTF-8: the results, which are, could not hold them."""
-    wrong = [_readable(image.image_id) for image in images if not is_utf8(f"{image.image_id}{image.class_name}")]
-    if not wrong:
-        return []
-    message = f"{len(wrong)} of {len(images)} images have a name that is not UTF-8; rename the file or folder:"
-    return [DataProblem("name", wrong[0], f"{message}{_shown(wrong)}")]
-
-
-def is_utf8(text: str) -> bool:
-    """Python reads each byte of a name that is not UTF-8 as half of a surrogate pair, which cannot be encoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _readable(name: str) -> str:
-    """The name with each wrong byte as `\\xe9`."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _shown(names: Sequence[str]) -> str:
-    """The first names, each in a line below a message."""
-    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return "".join(f"\n  {name}" for name in [*names[:_SHOWN], *more])
+    return hash_text("\n".join(sorted(image_ids)))
 
 
 def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
@@ -291,14 +204,30 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
     Raises:
         DataError: the listing has problems (all are named), or a class is too small to be split.
     """
-    if listing.problems:
-        raise DataError("\n".join(problem.message for problem in listing.problems))
-    images = listing.images
-    if not any(image.split == "val" for image in images):
-        images = _hold_out(images, fraction=cfg.val_share, seed=cfg.split_seed)
+    if errors := [problem.message for problem in listing.problems if problem.is_error]:
+        raise DataError("\n".join(errors))
+    for problem in listing.problems:
+        logger.warning("%s", problem.message)
+    images = _with_validation(listing, cfg)
     train, val, test = (_table(listing, [i for i in images if i.split == split], split) for split in SPLITS)
-    val_hash = hash_ids(val.image_ids)
+    val_hash = hash_ids(val.image_ids if val.is_query is None else _marked(val.image_ids, val.is_query))
     return DataTables(listing.root, listing.class_names, train, val, test if len(test) else None, val_hash)
+
+
+def _with_validation(listing: Listing, cfg: DataSettings) -> tuple[ListedImage, ...]:
+    """The images, with a val split: images of each class, or whole identities with queries among their images."""
+    images, rule = listing.images, listing.match_rule
+    has_val = any(image.split == "val" for image in images)
+    if rule is None:
+        return images if has_val else _hold_out(images, fraction=cfg.val_share, seed=cfg.split_seed)
+    if not has_val:
+        images = hold_out_identities(images, rule, fraction=cfg.val_share, seed=cfg.split_seed)
+    return choose_queries(images, rule, split="val", seed=cfg.split_seed)
+
+
+def _marked(image_ids: Sequence[str], is_query: NDArray[np.bool_]) -> list[str]:
+    """The ids (N,), those of queries with a mark, so that another choice of queries has another hash."""
+    return [f"{image_id}\tquery" if mark else image_id for image_id, mark in zip(image_ids, is_query, strict=True)]
 
 
 def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> tuple[ListedImage, ...]:
@@ -318,24 +247,44 @@ def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> t
                 "validation images; add images or a val folder"
             )
         n_held = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        ranked = sorted(members, key=lambda image: _hash(f"{seed}\n{image.image_id}"))
+        ranked = sorted(members, key=lambda image: hash_text(f"{seed}\n{image.image_id}"))
         held.update(image.image_id for image in ranked[:n_held])
     return tuple(replace(image, split="val") if image.image_id in held else image for image in images)
 
 
 def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> ImageTable:
-    label_of = {name: label for label, name in enumerate(listing.class_names)}
+    is_held_out = listing.match_rule is not None and split != "train"
+    class_names = tuple(sorted({image.class_name for image in images})) if is_held_out else listing.class_names
     return ImageTable(
         split=split,
-        class_names=listing.class_names,
+        class_names=class_names,
         image_ids=tuple(image.image_id for image in images),
         paths=tuple(image.path for image in images),
-        labels=np.array([label_of[image.class_name] for image in images], dtype=np.int64),
+        labels=places_of([image.class_name for image in images], class_names),
         mask_paths=_if_of_all(image.mask_path for image in images),
         boxes=_array_if_of_all(image.box for image in images),
         points=_array_if_of_all(image.points for image in images),
         point_names=listing.point_names,
+        match_rule=listing.match_rule,
+        camera_names=listing.camera_names,
+        cameras=_positions([image.camera for image in images], listing.camera_names),
+        groups=_groups(images, listing.match_rule),
+        is_query=np.array([image.is_query for image in images], dtype=bool) if is_held_out else None,
     )
+
+
+def _positions(cameras: Sequence[str | None], camera_names: Sequence[str]) -> NDArray[np.int64] | None:
+    """(N,) positions of the cameras among their names; None where an image has none, or where there is no image."""
+    known = _if_of_all(cameras)
+    return None if known is None else places_of(known, camera_names)
+
+
+def _groups(images: Sequence[ListedImage], rule: MatchRule | None) -> NDArray[np.int64] | None:
+    """(N,) a number for each group, where the rule is not the camera."""
+    if rule is None or rule == "camera":
+        return None
+    keys = [image.removal_key(rule) for image in images]
+    return places_of(keys, sorted(set(keys)))
 
 
 def _if_of_all(values: Iterable[V | None]) -> tuple[V, ...] | None:
@@ -351,17 +300,6 @@ def _array_if_of_all(values: Iterable[Any]) -> NDArray[np.float64] | None:
     return None if rows is None else np.array(rows, dtype=np.float64)
 
 
-def list_images(cfg: DataConfig) -> Listing:
-    """Finds the images of a data set without opening them; synthetic ones are drawn on first use.
-
-    Raises:
-        DataError: the folder is missing or laid out otherwise. Lesser problems are in `Listing.problems`.
-        StoreError: synthetic images cannot be written.
-    """
-    listing: Listing = plugins.resolve(plugins.find("dataset", cfg.name).build)(cfg)
-    return replace(listing, problems=(*listing.problems, *name_problems(listing.images)))
-
-
 def build_tables(cfg: DataConfig) -> DataTables:
     """The splits of a data set; a missing val split is held out of train, a missing test split stays None.
 
@@ -370,15 +308,3 @@ def build_tables(cfg: DataConfig) -> DataTables:
         StoreError: synthetic images cannot be written.
     """
     return build_from_listing(list_images(cfg), cfg)
-
-
-def register_dataset(settings: type[S], list_images: Callable[[S], Listing]) -> None:
-    """Makes a data set of your own known: `data: {name: …}` then takes its settings everywhere.
-
-    Args:
-        settings: a subclass of `DataSettings` with a field such as `name: Literal["mine"] = "mine"`.
-        list_images: finds the images without opening them; `attnsearch.data.tables` holds what helps.
-    Raises:
-        ConfigError: the settings have no name, or another data set has it.
-    """
-    register_part("dataset", settings, list_images)

@@ -14,7 +14,7 @@ from torchvision import datasets
 
 from attnsearch.config.data import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
 from attnsearch.data.folder import near_name
-from attnsearch.data.tables import ListedImage, Listing, size_problems
+from attnsearch.data.listing import ListedImage, Listing, size_problems
 from attnsearch.errors import DataError
 from attnsearch.types import Split
 

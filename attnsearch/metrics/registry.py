@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attnsearch import plugins
 from attnsearch.errors import ConfigError, UsageError
-from attnsearch.types import Direction, Need
+from attnsearch.types import Direction, MatchRule, Need
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class Metric:
     """What a metric is; `key` in files and settings is `split/name`.
 
     Attributes:
-        name: lower-case letters, digits and `_`.
+        name: lower-case letters, digits and `_`; mAP and mINP keep their usual spelling.
         label: for people; the name with spaces where it is empty.
         when: "epoch": after each epoch, by the task. "image": of the saliency of each scored image under the best
             checkpoint. "data set": of a map too, but only all images together give the number.
@@ -135,6 +135,32 @@ _COMPLEXITY = "attnsearch.metrics.complexity:"
 _UNIT = (0.0, 1.0)
 _SIGNED = (-1.0, 1.0)
 
+#: Which images are no matches -> how the metrics of retrieval are named and explained under that rule.
+RETRIEVAL_RULES: dict[MatchRule, tuple[str, str]] = {
+    "camera": ("", "images of the query's camera are no matches"),
+    "group": ("_group", "images of the query's group are no matches; compares with no other rule"),
+    "open": ("_open", "only the image itself is left out; compares with no other rule"),
+}
+
+
+def _retrieval_metrics(suffix: str, rule: str) -> tuple[Metric, ...]:
+    """The metrics of re-identification under one rule."""
+    summaries = {
+        "mAP": ("mean average precision of the ranked gallery", "Zheng et al. 2015 (ICCV), section 3"),
+        "rank1": ("fraction of queries whose nearest gallery image is a match (CMC@1)", ""),
+        "rank5": ("fraction of queries with a match among the nearest 5 (CMC@5)", ""),
+        "rank10": ("fraction of queries with a match among the nearest 10 (CMC@10)", ""),
+        "mINP": ("mean inverse negative penalty: how early the last match comes",
+                 "Ye et al. 2021 (arXiv 2001.04193), section 3.3"),
+    }  # fmt: skip
+    label = suffix.replace("_", " ")
+    return tuple(
+        Metric(f"{name}{suffix}", label=f"{name}{label}", when="epoch", group="retrieval", tasks=("reid",),
+               range=_UNIT, summary=f"{summary}; {rule}", citation=citation)
+        for name, (summary, citation) in summaries.items()
+    )  # fmt: skip
+
+
 BUILT_IN = (
     Metric("accuracy", when="epoch", group="classification", tasks=("classification",), range=_UNIT,
            summary="fraction of images whose class is predicted"),
@@ -144,6 +170,7 @@ BUILT_IN = (
            summary="mean over images of what was trained"),
     Metric("cross_entropy", better="minimize", when="epoch", group="classification", tasks=("classification",),
            summary="against the labels alone"),
+    *(metric for rule in RETRIEVAL_RULES.values() for metric in _retrieval_metrics(*rule)),
     Metric("sparsity", better="minimize", when="epoch", group="maps", range=_UNIT,
            summary="mean fraction of an attention map that is bright; 1 is a flat map",
            citation="Gomez et al. 2022 (BR-NPA), released code"),
@@ -356,4 +383,4 @@ def register_metric(metric: Metric, compute: Callable[..., Any] | str | None = N
 
 
 for _metric in BUILT_IN:
-    register_metric(_metric)
+    plugins.register(_KIND, _metric.name, _metric)

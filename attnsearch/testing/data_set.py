@@ -7,7 +7,8 @@ import pytest
 from attnsearch import plugins
 from attnsearch.config.data import DataSettings
 from attnsearch.data.images import decode_resized
-from attnsearch.data.tables import Listing, build_tables, list_images
+from attnsearch.data.listing import Listing, list_images
+from attnsearch.data.tables import build_tables
 from attnsearch.geometry import Resizing
 
 

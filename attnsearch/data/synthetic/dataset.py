@@ -14,8 +14,8 @@ from attnsearch.config.base import digest_of
 from attnsearch.config.data import SyntheticData
 from attnsearch.data.cache import build_once, check_free_space
 from attnsearch.data.folder import MASKS, list_folder
+from attnsearch.data.listing import Listing
 from attnsearch.data.synthetic.birds import PARTS, Code, class_codes, draw_bird
-from attnsearch.data.tables import Listing
 from attnsearch.files import new_folder
 from attnsearch.progress import with_bar
 from attnsearch.types import SPLITS, Split

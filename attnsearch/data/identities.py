@@ -1,0 +1,99 @@
+"""Validation of re-identification: identities held out of train, and queries among their images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from attnsearch.data.listing import ListedImage
+from attnsearch.errors import DataError
+from attnsearch.types import MatchRule, Split
+
+LEAST_IDENTITIES = 2
+"""Identities that train and validation need at least."""
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 in hexadecimal; bytes that are no text count as they are."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def by_identity(images: Iterable[ListedImage]) -> dict[str, list[ListedImage]]:
+    """The images of each identity, in their order."""
+    members: dict[str, list[ListedImage]] = defaultdict(list)
+    for image in images:
+        members[image.class_name].append(image)
+    return dict(members)
+
+
+def can_match(members: Sequence[ListedImage], rule: MatchRule) -> bool:
+    """Whether images of one identity are matches of each other: they come from two cameras, groups or contents."""
+    return len({image.removal_key(rule) for image in members}) > 1
+
+
+def hold_out_identities(
+    images: Sequence[ListedImage], rule: MatchRule, *, fraction: float, seed: int
+) -> tuple[ListedImage, ...]:
+    """Moves a fraction of train's identities to val, each with all of its images, at least two and never all.
+
+    A hash of seed and name orders the identities, so that the choice is the same on every machine. Those without two
+    images that match stay in train, where they can be learned from and not be tested.
+
+    Args:
+        fraction: of all identities of train.
+    Raises:
+        DataError: too few identities can be held out.
+    """
+    members = by_identity(image for image in images if image.split == "train")
+    ranked = sorted(members, key=lambda name: hash_text(f"{seed}\n{name}"))
+    usable = [name for name in ranked if can_match(members[name], rule)]
+    n_held = min(max(LEAST_IDENTITIES, round(len(members) * fraction)), len(members) - LEAST_IDENTITIES)
+    if n_held < LEAST_IDENTITIES or len(usable) < n_held:
+        raise DataError(
+            f"{n_held} of the {len(members)} training identities must be held out for validation, and {len(usable)} "
+            f"have images {_APART[rule]}; add identities, lower data.val_share, or give a val split"
+        )
+    held = set(usable[:n_held])
+    is_held = [image.split == "train" and image.class_name in held for image in images]
+    return tuple(replace(image, split="val") if moves else image for image, moves in zip(images, is_held, strict=True))
+
+
+_APART: Mapping[MatchRule, str] = {
+    "camera": "of two cameras",
+    "group": "of two groups",
+    "open": "that differ",
+}
+
+
+def choose_queries(
+    images: Sequence[ListedImage], rule: MatchRule, *, split: Split, seed: int
+) -> tuple[ListedImage, ...]:
+    """Marks queries among the images of a split that has none; the others are its gallery.
+
+    Each camera (or group) of an identity gives one query, chosen by a hash of seed and id, as long as it keeps an image
+    in the gallery; an identity whose cameras have one image each gives one query. Every query has a match.
+    """
+    of_split = [image for image in images if image.split == split]
+    if any(image.is_query for image in of_split):
+        return tuple(images)
+    queries = {
+        image.image_id
+        for members in by_identity(of_split).values()
+        if can_match(members, rule)
+        for image in _queries_of(members, rule, seed)
+    }
+    return tuple(
+        replace(image, is_query=True) if image.split == split and image.image_id in queries else image
+        for image in images
+    )
+
+
+def _queries_of(members: Sequence[ListedImage], rule: MatchRule, seed: int) -> list[ListedImage]:
+    """The queries among the images of one identity."""
+    ranked = sorted(members, key=lambda image: hash_text(f"{seed}\n{image.image_id}"))
+    of_key: dict[str, list[ListedImage]] = defaultdict(list)
+    for image in ranked:
+        of_key[image.removal_key(rule)].append(image)
+    return [of_one[0] for of_one in of_key.values() if len(of_one) > 1] or ranked[:1]
