@@ -93,6 +93,19 @@ class DataSettings(Settings):
         description="a, b: training crops show a fraction in [a, b] of the resized image, stretched by 3/4 to 4/3, "
         "instead of H x W of its pixels; fine detail needs a larger cache_px",
     )
+    pad_px: int = Field(
+        0,
+        ge=0,
+        description="black pixels put around the resized image on each side before a training crop is cut out of it",
+        exclude_if=lambda pad_px: pad_px == 0,  # files and digests are older than this field
+    )
+    erase: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="probability that a rectangle of 2 to 33 % of a training image becomes noise (random erasing)",
+        exclude_if=lambda probability: probability == 0,  # files and digests are older than this field
+    )
     rand_augment: int | None = Field(
         None, ge=1, le=10, description="strength, of 10, of RandAugment's two random operations per training image"
     )
@@ -130,6 +143,17 @@ class DataSettings(Settings):
             raise ValueError("crop_scale would show padding; set resize: squash or crop")
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale must be two rising fractions in (0, 1], got {list(self.crop_scale)}")
+        return self
+
+    @model_validator(mode="after")
+    def _padding_goes_with_crops(self) -> Self:
+        if self.pad_px and (self.resize == "pad" or self.crop_scale is not None):
+            raise ValueError(
+                f"pad_px moves crops of H x W pixels, so it needs resize: squash or crop and no crop_scale, got "
+                f"{self.pad_px}; set it to 0"
+            )
+        if self.pad_px >= min(self.image_hw):
+            raise ValueError(f"pad_px must be less than the sides {self.image_hw} of an image, got {self.pad_px}")
         return self
 
     @model_validator(mode="after")

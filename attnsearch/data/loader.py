@@ -16,19 +16,19 @@ from torch import Tensor
 from attnsearch import geometry
 from attnsearch.config.data import DataConfig, as_setting
 from attnsearch.data.augment import (
-    Views,
-    centre_views,
     cut,
+    erase,
+    erased_mask,
     jitter,
     normalise,
     padding_mask,
     rand_augment,
-    random_views,
     resample,
 )
 from attnsearch.data.cache import PixelCache, open_cache
 from attnsearch.data.images import decode_mask
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
+from attnsearch.data.views import Views, centre_views, random_views
 from attnsearch.errors import DataError
 from attnsearch.types import Batch, Split
 
@@ -58,8 +58,8 @@ def prefetched(work: Callable[[A], R], items: Iterable[A], *, depth: int = 2) ->
 
 #: Settings in which trials on one open data set may differ.
 _PER_TRIAL = {
-    *("image_size_px", "crop_ratio", "cache_px", "crop_scale", "multi_scale"),
-    *("flip", "brightness", "saturation", "rand_augment"),
+    *("image_size_px", "crop_ratio", "cache_px", "crop_scale", "multi_scale", "pad_px"),
+    *("flip", "brightness", "saturation", "rand_augment", "erase"),
 }
 
 
@@ -143,8 +143,8 @@ class BatchLoader:
     """Batches of one split.
 
     Training augments; evaluation keeps file order and the centre crop. Order and augmentation depend only on (seed,
-    epoch), an image's augmentation only on (seed, epoch, row): a resumed run needs no stored random state, and other
-    batch sizes see the same images.
+    epoch), an image's augmentation only on (seed, epoch, row) and how often the row came before in the epoch: a resumed
+    run needs no stored random state, and other batch sizes see the same images.
 
     Args:
         order: None evaluates.
@@ -200,12 +200,12 @@ class BatchLoader:
         """
         if self._order is not None:
             rows = self._order.rows(self._table, seed=self._order.seed, epoch=epoch)
-            views = random_views(self._sizes_hw, self._cfg, seed=self._order.seed, epoch=epoch)
+            views = random_views(self._sizes_hw, self._cfg, seed=self._order.seed, epoch=epoch, rows=rows)
         else:
             rows, views = np.arange(len(self._table)), self._centre_views()
-        starts = range(0, self.n_images, self.batch_size)
-        chunks = (rows[: self.n_images][start : start + self.batch_size] for start in starts)
-        for raw in prefetched(lambda rows: self._read(rows, views.take(rows), self._with_masks), chunks):
+        places = np.arange(self.n_images)  # in the epoch
+        chunks = (places[start : start + self.batch_size] for start in range(0, self.n_images, self.batch_size))
+        for raw in prefetched(lambda chunk: self._read(rows[chunk], views.take(chunk), self._with_masks), chunks):
             yield self._finish(raw)
 
     def batch(self, rows: NDArray[np.int64], *, with_masks: bool = False) -> Batch:
@@ -236,7 +236,7 @@ class BatchLoader:
         """The part done ahead, on the prefetch thread: bytes from disk to memory."""
         cache_rows = self._cache_rows[rows]
         if self._is_exact(views):
-            pixels = cut(self._cache.pixels, cache_rows, views, self._cfg.image_hw)
+            pixels = cut(self._cache.pixels, cache_rows, views, self._cfg)
         else:
             pixels = self._cache.pixels[cache_rows]
         masks = self._read_masks(rows, views) if with_masks else None
@@ -245,7 +245,7 @@ class BatchLoader:
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
         assert self._table.mask_paths is not None
         masks = np.stack([decode_mask(self._table.mask_paths[row], self._cache.resizing) for row in rows])
-        return cut(masks, np.arange(len(rows)), views, self._cfg.image_hw) if self._is_exact(views) else masks
+        return cut(masks, np.arange(len(rows)), views, self._cfg) if self._is_exact(views) else masks
 
     def _pinned(self, array: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -259,12 +259,10 @@ class BatchLoader:
                 images = rand_augment(images, raw.views, self._cfg.rand_augment)
         padding = self._padding(raw, images)
         images = normalise(images)
+        if raw.views.erased is not None:
+            images = erase(images, raw.views.erased, raw.views.seeds)
         if padding is not None:
             images.masked_fill_(padding[:, None], 0.0)
-        masks = None
-        if raw.masks is not None:
-            masks = self._to_device(raw.masks[:, None], raw.views)[:, 0] >= 0.5  # (B, H, W)
-            masks = masks if padding is None else masks & ~padding
         labels = torch.from_numpy(self._table.labels[raw.rows])
         return Batch(
             images=images,
@@ -272,8 +270,15 @@ class BatchLoader:
             image_ids=tuple(self._table.image_ids[row] for row in raw.rows),
             rows=torch.from_numpy(raw.rows),
             padding=padding,
-            part_masks=masks,
+            part_masks=None if raw.masks is None else self._shown_masks(raw.masks, raw.views, padding),
         )
+
+    def _shown_masks(self, masks: Tensor, views: Views, padding: Tensor | None) -> Tensor:
+        """(B, H, W) bool, True where a part is seen, of masks as they were read."""
+        shown = self._to_device(masks[:, None], views)[:, 0] >= 0.5  # (B, H, W)
+        if views.erased is not None:
+            shown &= ~erased_mask(views.erased, (shown.shape[1], shown.shape[2]), device=shown.device)
+        return shown if padding is None else shown & ~padding
 
     def _padding(self, raw: _RawBatch, images: Tensor) -> Tensor | None:
         if self._cfg.resize != "pad":

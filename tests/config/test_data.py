@@ -62,6 +62,25 @@ def test_a_size_out_of_range_is_refused(size: int | tuple[int, int]) -> None:
         SyntheticData(image_size_px=size)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_scale": (0.1, 0.9)}, "resize: squash or crop and no crop_scale, got 10"),
+        ({"resize": "pad", "crop_ratio": 1.0}, "resize: squash or crop and no crop_scale, got 10"),
+        ({"pad_px": 32}, r"less than the sides \(48, 32\) of an image, got 32"),
+    ],
+)
+def test_padding_goes_with_crops_of_pixels_alone(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FolderData.model_validate({"root": "x", "image_size_px": (48, 32), "pad_px": 10, **changes})
+
+
+def test_settings_that_older_files_lack_are_written_only_when_they_are_set() -> None:
+    assert not {"pad_px", "erase"} & FolderData(root="x").model_dump().keys()
+    cfg = FolderData(root="x", pad_px=10, erase=0.5)
+    assert FolderData.model_validate_json(cfg.model_dump_json()) == cfg
+
+
 def test_root_expands_home_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PICTURES", "birds")
     monkeypatch.setenv("HOME", "/home/ada")

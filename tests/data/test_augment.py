@@ -1,4 +1,4 @@
-"""Which part of an image is shown, and what is done to it."""
+"""What is made of the pixels of an image."""
 
 from dataclasses import replace
 
@@ -8,16 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as vision
 
-from attnsearch.config.data import FolderData, MultiScale
+from attnsearch.config.data import FolderData
 from attnsearch.data import augment
-from attnsearch.data.augment import (
-    CropWindows,
-    Views,
-    centre_views,
-    jitter,
-    random_views,
-    resample,
-)
+from attnsearch.data.augment import cut, erase, erased_mask, jitter, resample
+from attnsearch.data.views import CropWindows, Views, centre_views, random_views
 
 
 def square(n_images: int) -> NDArray[np.int64]:
@@ -65,36 +59,46 @@ def test_jitter_is_that_of_torchvision(brightness: float, saturation: float) -> 
     torch.testing.assert_close(jitter(image.clone(), views), expected, atol=2e-4, rtol=0)
 
 
-def test_random_views_fill_their_ranges() -> None:
-    cfg = FolderData(root="x", image_size_px=16, crop_ratio=0.8, flip=0.25, brightness=0.1, saturation=0.5)
-    views = random_views(square(4000), cfg, seed=0, epoch=1)
-    assert set(views.x.tolist()) == set(views.y.tolist()) == {0, 1, 2, 3, 4}
-    assert views.is_mirrored.mean() == pytest.approx(0.25, abs=0.03)
-    for factors, spread in ((views.brightness, 0.1), (views.saturation, 0.5)):
-        assert factors.min() == pytest.approx(1 - spread, abs=0.01 * spread + 1e-3)
-        assert factors.max() == pytest.approx(1 + spread, abs=0.01 * spread + 1e-3)
-        assert factors.mean() == pytest.approx(1, abs=0.05 * spread)
+def padded_by_hand(image: NDArray[np.uint8], x: int, y: int, hw: tuple[int, int], pad: int) -> NDArray[np.uint8]:
+    """TransReID's order: pad with black on all sides, then crop."""
+    wide = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    return wide[y + pad : y + pad + hw[0], x + pad : x + pad + hw[1]]
 
 
-def test_a_view_depends_on_its_row_and_not_on_the_number_of_images() -> None:
-    cfg = FolderData(root="x", image_size_px=16, crop_ratio=0.8)
-    few, many = (random_views(square(n), cfg, seed=1, epoch=2) for n in (5, 50))
-    np.testing.assert_array_equal(few.brightness, many.brightness[:5])
-    np.testing.assert_array_equal(few.x, many.x[:5])
+@pytest.mark.parametrize("is_resampled", [False, True])
+@pytest.mark.parametrize("ratio", [1.0, 0.8])
+def test_crops_show_black_beyond_the_image(ratio: float, is_resampled: bool) -> None:
+    cfg = FolderData(root="x", image_size_px=(24, 16), crop_ratio=ratio, pad_px=5)
+    pixels = np.random.default_rng(0).integers(1, 256, (8, *cfg.resized_hw, 3), dtype=np.uint8)
+    views = random_views(square(8), cfg, seed=0, epoch=1)
+    assert (views.x < 0).any()
+    assert (views.x > cfg.resized_hw[1] - 16).any()
+    if is_resampled:
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+        shown = resample(images, views, cfg).permute(0, 2, 3, 1).numpy()
+    else:
+        shown = cut(pixels, np.arange(8), views, cfg)
+    for index in range(8):
+        expected = padded_by_hand(pixels[index], views.x[index], views.y[index], (24, 16), 5)
+        if views.is_mirrored[index]:
+            expected = expected[:, ::-1]
+        np.testing.assert_allclose(shown[index], expected, atol=0.01)
+        assert ((shown[index] == 0).all(axis=-1) == (expected == 0).all(axis=-1)).all()
 
 
-def test_random_crops_keep_to_their_share_and_aspect() -> None:
-    cfg = FolderData(root="x", image_size_px=16, crop_ratio=1.0, crop_scale=(0.08, 0.5))
-    windows = random_views(square(2000), cfg, seed=0, epoch=1).windows
-    assert windows is not None
-    width, height = (windows.boxes[:, 2:] - windows.boxes[:, :2]).T
-    assert (windows.boxes >= 0).all()
-    assert (windows.boxes <= 1 + 1e-9).all()
-    assert (width * height).min() == pytest.approx(0.08, abs=0.003)
-    assert (width * height).max() == pytest.approx(0.5, abs=0.003)
-    assert (width / height).min() == pytest.approx(3 / 4, abs=0.01)
-    assert (width / height).max() == pytest.approx(4 / 3, abs=0.01)
-    assert (windows.sizes_hw == 16).all()
+def test_erased_pixels_are_normal_noise_of_the_image_alone() -> None:
+    erased = np.array([[2, 1, 60, 50], [0, 0, 0, 0], [2, 1, 60, 50]])
+    seeds = np.array([5, 6, 7])
+    images = erase(torch.full((3, 3, 64, 64), 9.0), erased, seeds)
+    inside = images[[0, 2], :, 1:50, 2:60]
+    assert (images[1] == 9).all()
+    assert (images == 9).sum() == images.numel() - inside.numel()
+    assert (inside.mean().item(), inside.std().item()) == pytest.approx((0.0, 1.0), abs=0.02)
+    alone = erase(torch.full((1, 3, 64, 64), 9.0), erased[2:], seeds[2:])
+    assert torch.equal(alone[0], images[2])
+    correlation = np.corrcoef(inside.flatten(2).flatten(0, 1).numpy())  # of two images with three channels each
+    assert np.abs(correlation - np.eye(6)).max() < 0.1
+    assert (erased_mask(erased, (64, 64), device="cpu") == (images[:, 0] != 9)).all()
 
 
 def test_a_window_shows_its_part_of_the_image() -> None:
@@ -109,23 +113,6 @@ def test_a_window_shows_its_part_of_the_image() -> None:
     assert (first[0, :, 16:] == 0).all()
     torch.testing.assert_close(second[0, :8, 1:-1], torch.arange(1.0, 31.0).expand(8, 30))
     assert (second[0, 8:] == 0).all()
-
-
-def test_many_scales_keep_the_aspect_and_the_bounds() -> None:
-    scales = MultiScale(shorter_px=(48, 64), longest_px=80, crop_from_px=(40, 50), crop_px=(30, 40))
-    cfg = FolderData(root="x", image_size_px=64, crop_ratio=1.0, resize="pad", multi_scale=scales)
-    sizes_hw = np.tile(np.array([[300, 400]]), (2000, 1))
-    windows = random_views(sizes_hw, cfg, seed=0, epoch=1).windows
-    assert windows is not None
-    shown = windows.boxes[:, 2:] - windows.boxes[:, :2]  # (N, 2) width, height in fractions of 400 px
-    is_whole = (shown[:, 0] > 0.999) & (np.abs(shown[:, 1] - 0.75) < 1e-6)
-    assert is_whole.mean() == pytest.approx(0.5, abs=0.04)
-    assert {tuple(size) for size in windows.sizes_hw[is_whole]} == {(48, 64), (60, 80)}
-    assert windows.sizes_hw.max() <= 80
-    stretch = windows.sizes_hw[:, ::-1] / shown
-    np.testing.assert_allclose(stretch[:, 0], stretch[:, 1], rtol=0.04)
-    assert (windows.boxes[:, 2] <= 1 + 1e-9).all()
-    assert (windows.boxes[:, 3] <= 0.75 + 1e-9).all()
 
 
 def test_rand_augment_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:

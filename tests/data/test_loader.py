@@ -95,6 +95,23 @@ def test_an_image_looks_the_same_in_batches_of_another_size(small_tree: Path) ->
         torch.testing.assert_close(image, large[row], atol=1e-6, rtol=0)
 
 
+def test_a_row_that_repeats_is_shown_in_several_ways_whatever_the_batches(small_tree: Path) -> None:
+    cfg = settings(small_tree, pad_px=4, erase=0.5)
+    source = open_data(cfg)
+
+    def repeated(table: object, *, seed: int, epoch: int) -> np.ndarray:
+        return np.array([2, 5, 2, 0, 2, 5, 1, 1, 8])
+
+    shown = []
+    for size in (2, 4, 9):
+        made = BatchLoader(source, "train", batch_size=size, device="cpu", order=TrainingOrder(repeated, 0))
+        shown.append(torch.cat([batch.images for batch in made.epoch(1)]))
+    assert torch.equal(shown[0], shown[2][:8])  # a last batch of one image is left out
+    assert torch.equal(shown[1], shown[2][:8])
+    different = {tuple(image.flatten().tolist()) for image in shown[2]}
+    assert len(different) == 9
+
+
 def test_labels_and_ids_belong_to_their_images(small_tree: Path) -> None:
     cfg = settings(small_tree)
     source = open_data(cfg)
@@ -152,8 +169,11 @@ def test_a_larger_cache_shows_nearly_the_same_image(make_tree: MakeTree) -> None
             assert (denormalised(image) - denormalised(other[row])).abs().mean() < 0.01
 
 
+@pytest.mark.parametrize("pad_px", [0, 6])
 @pytest.mark.parametrize("cache_px", [None, 33])
-def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, cache_px: int | None) -> None:
+def test_masks_take_the_same_crop_and_flip_as_their_images(
+    make_tree: MakeTree, cache_px: int | None, pad_px: int
+) -> None:
     root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
     for index, image in enumerate(sorted(root.rglob("*.jpg"))):
         white = Image.new("L", (60, 40))
@@ -162,7 +182,7 @@ def test_masks_take_the_same_crop_and_flip_as_their_images(make_tree: MakeTree, 
         mask.parent.mkdir(parents=True, exist_ok=True)
         white.save(mask)
         white.convert("RGB").save(image, quality=95)  # the image is its own mask
-    cfg = settings(root, cache_px=cache_px, brightness=0.0, saturation=0.0)
+    cfg = settings(root, cache_px=cache_px, brightness=0.0, saturation=0.0, pad_px=pad_px)
     made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
     (batch,) = made.epoch(1)
     assert batch.part_masks is not None
@@ -195,6 +215,22 @@ def test_a_mirrored_padded_image_keeps_its_padding_on_the_right(
     seen = (denormalised(batch.images)[:, 1] > 0.5) & ~batch.padding
     assert (seen == bright).all()
     assert (batch.part_masks == bright).all()
+
+
+def test_an_erased_part_is_no_part(make_tree: MakeTree) -> None:
+    root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
+    for image in root.rglob("*.jpg"):
+        mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (60, 40), 255).save(mask)
+        Image.new("RGB", (60, 40), (255, 255, 255)).save(image)
+    cfg = settings(root, erase=1.0, **PLAIN)
+    made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
+    (batch,) = made.epoch(1)
+    assert batch.part_masks is not None
+    is_white = ((denormalised(batch.images) - 1).abs() < 1e-5).all(dim=1)
+    assert (is_white == batch.part_masks).all()
+    assert (~is_white).any(dim=(1, 2)).all()
 
 
 def test_masks_are_refused_where_there_are_none(small_tree: Path) -> None:
