@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attnsearch.api import run_search as run_search
     from attnsearch.api import run_training as run_training
-    from attnsearch.config.data import DataSettings as DataSettings
-    from attnsearch.config.data import RootedData as RootedData
+    from attnsearch.config.images import DataSettings as DataSettings
+    from attnsearch.config.images import RootedData as RootedData
     from attnsearch.config.model import BackboneSettings as BackboneSettings
     from attnsearch.data.listing import ListedImage as ListedImage
     from attnsearch.data.listing import Listing as Listing
@@ -46,7 +46,7 @@ _MODULE_OF = {
     "AttnSearchError": "errors",
     "BackboneSettings": "config.model",
     "Batch": "types",
-    "DataSettings": "config.data",
+    "DataSettings": "config.images",
     "Explanation": "figures.explanation",
     "FeatureBackbone": "models.backbones.generic",
     "HeadOutput": "types",
@@ -55,7 +55,7 @@ _MODULE_OF = {
     "Listing": "data.listing",
     "Metric": "metrics.registry",
     "Results": "results.reader",
-    "RootedData": "config.data",
+    "RootedData": "config.images",
     "SaliencyCase": "metrics.perturbation",
     "Split": "types",
     "StudyReader": "results.study",

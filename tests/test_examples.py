@@ -11,7 +11,7 @@ import pytest
 
 from attnsearch import plugins
 from attnsearch.cli import main
-from attnsearch.config.data import DataSettings
+from attnsearch.config.images import DataSettings
 from attnsearch.config.model import BackboneSettings
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.evaluation import load_model

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from attnsearch.config.base import Settings, dotted_keys, literal
-from attnsearch.config.data import DataConfig, RootedData
+from attnsearch.config.data import DataConfig
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.images import RootedData
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
 from attnsearch.config.yaml_layers import Layer, merge, to_yaml

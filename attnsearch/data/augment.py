@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import RandAugment
 
-from attnsearch.config.data import DataSettings
+from attnsearch.config.images import DataSettings
 from attnsearch.data.views import CropWindows, Views, repeated_size
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 

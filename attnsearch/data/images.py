@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from attnsearch import geometry
-from attnsearch.config.data import DataConfig, as_setting
+from attnsearch.config.data import DataConfig
+from attnsearch.config.images import as_setting
 from attnsearch.data.listing import DataProblem, ListedImage, is_utf8, list_images
 from attnsearch.data.tables import DataTables, ImageTable, build_from_listing
 from attnsearch.errors import DataError

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from attnsearch import plugins
 from attnsearch.config.base import register_part
-from attnsearch.config.data import DataConfig, DataSettings
+from attnsearch.config.data import DataConfig
+from attnsearch.config.images import DataSettings
 from attnsearch.types import SPLITS, MatchRule, Split
 
 S = TypeVar("S", bound=DataSettings)

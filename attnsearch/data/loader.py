@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch import geometry
-from attnsearch.config.data import DataConfig, as_setting
+from attnsearch.config.data import DataConfig
+from attnsearch.config.images import as_setting
 from attnsearch.data.augment import (
     cut,
     erase,

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.config.data import DataConfig, DataSettings
+from attnsearch.config.data import DataConfig
+from attnsearch.config.images import DataSettings
 from attnsearch.data.identities import choose_queries, hash_text, hold_out_identities
 from attnsearch.data.listing import ListedImage, Listing, list_images
 from attnsearch.errors import DataError, UsageError

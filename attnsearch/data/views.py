@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch import geometry
-from attnsearch.config.data import DataSettings, MultiScale
+from attnsearch.config.images import DataSettings, MultiScale
 
 D = TypeVar("D", bound=np.generic)
 N_TRIES = 10

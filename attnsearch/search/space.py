@@ -12,8 +12,8 @@ import optuna
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from attnsearch.config.data import as_setting
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.images import as_setting
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParameter, Parameter, Scalar, StudyConfig
 from attnsearch.data.tables import DataTables, ImageTable

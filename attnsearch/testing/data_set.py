@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attnsearch import plugins
-from attnsearch.config.data import DataSettings
+from attnsearch.config.images import DataSettings
 from attnsearch.data.images import decode_resized
 from attnsearch.data.listing import Listing, list_images
 from attnsearch.data.tables import build_tables

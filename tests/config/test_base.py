@@ -11,8 +11,9 @@ import pytest
 from pydantic import Field, ValidationError
 
 from attnsearch.config.base import Settings, dotted_keys, expand, is_variable, literal, register_part
-from attnsearch.config.data import DataSettings, FolderData
+from attnsearch.config.data import FolderData
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.images import DataSettings
 from attnsearch.config.load import (
     load_experiment,
     load_stored_experiment,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from attnsearch.config.base import members, tag_of
-from attnsearch.config.data import AircraftData, CsvData, CubData, DataConfig, DataSettings, FolderData, SyntheticData
+from attnsearch.config.data import AircraftData, CsvData, CubData, DataConfig, FolderData, SyntheticData
+from attnsearch.config.images import DataSettings
 from attnsearch.testing.data_set import DataSetContract
 from tests.data.test_csv_table import ROWS, written
 from tests.data.test_cub import write_cub

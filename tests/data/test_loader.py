@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from attnsearch.config.data import FolderData, MultiScale, SyntheticData
+from attnsearch.config.data import FolderData, SyntheticData
+from attnsearch.config.images import MultiScale
 from attnsearch.data import loader
 from attnsearch.data.loader import BatchLoader, DataSource, TrainingOrder, crop_boxes, open_data, prefetched
 from attnsearch.errors import DataError

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.stats import kstest
 from timm.data import random_erasing
 
-from attnsearch.config.data import FolderData, MultiScale
+from attnsearch.config.data import FolderData
+from attnsearch.config.images import MultiScale
 from attnsearch.data.views import random_views
 
 
