@@ -83,6 +83,11 @@ class BackboneSettings(Settings):
 class ResNetSettings(BackboneSettings):
     """What every family on a ResNet-like backbone that ends in a ReLU shares."""
 
+    stride_stage2: Literal[1, 2] = Field(
+        default=2,
+        description="stride of the backbone's second stage; 1 doubles the side of the maps",
+        exclude_if=lambda stride: stride == 2,  # files and digests are older than this field
+    )
     stride_stage3: Literal[1, 2] = Field(
         default=2, description="stride of the backbone's third stage; 1 doubles the side of the maps"
     )
@@ -137,18 +142,32 @@ class BrNpaSettings(ResNetSettings):
         return self
 
 
-class PlainSettings(BackboneSettings):
+class HierarchicalSettings(BackboneSettings):
+    """What the families on a hierarchical backbone share."""
+
+    last_stride: Literal[1, 2] = Field(
+        default=2,
+        description="stride of the last stage of a ResNet; 1 doubles the side of its maps, as re-identification does",
+        exclude_if=lambda stride: stride == 2,  # files and digests are older than this field
+    )
+
+
+class PlainSettings(HierarchicalSettings):
     """Any hierarchical backbone and a linear classifier, the baseline of The Loupe; its map is the feature norm."""
 
     name: Literal["plain"] = Field(default="plain", description="the model family")
 
 
-class LoupeSettings(BackboneSettings):
+class LoupeSettings(HierarchicalSettings):
     """A hierarchical backbone (Swin, ResNet, ConvNeXt, …) whose features pass a learned gate between two stages."""
 
     name: Literal["loupe"] = Field(default="loupe", description="the model family")
     stage: int = Field(
-        default=1, ge=0, le=3, description="stage after which the gate stands, from 0; its cells are 4, 8, 16 or 32 px"
+        default=1,
+        ge=0,
+        le=3,
+        description="stage after which the gate stands, from 0; its cells are 4, 8, 16 or 32 px, the last ones half of "
+        "that with last_stride: 1",
     )
     reduction: int = Field(default=4, ge=1, le=64, description="factor by which the gate's hidden channels are fewer")
     sparsity_weight: float = Field(default=0.05, ge=0.0, description="weight of the gate's mean in the loss")

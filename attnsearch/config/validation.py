@@ -70,6 +70,7 @@ MOVED_KEYS = {
     "max_batch_size": "write train.batch_size, and train.accumulation to save memory",
     "dropout": "write model.dropout",
     "backbone": "write model.backbone",
+    "stride_lay2": "write model.stride_stage2",
     "stride_lay3": "write model.stride_stage3",
     "stride_lay4": "write model.stride_stage4",
     "nb_att_maps": "write model.n_vectors",

@@ -159,7 +159,7 @@ def erase(images: Tensor, erased: NDArray[np.int64], seeds: NDArray[np.int64]) -
 
 def erased_mask(erased: NDArray[np.int64], canvas_hw: tuple[int, int], *, device: torch.device | str) -> Tensor:
     """(B, H, W) bool, True inside the rectangles (B, 4)."""
-    left, top, right, bottom = torch.as_tensor(erased, device=device).T[:, :, None]  # (B, 1) each
+    left, top, right, bottom = torch.as_tensor(erased, device=device)[:, :, None].unbind(dim=1)  # (B, 1) each
     rows, columns = (torch.arange(side, device=device) for side in canvas_hw)
     is_row, is_column = (top <= rows) & (rows < bottom), (left <= columns) & (columns < right)  # (B, H), (B, W)
     return is_row[:, :, None] & is_column[:, None, :]

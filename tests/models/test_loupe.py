@@ -120,6 +120,55 @@ def test_stages_of_swin_have_the_published_sizes(stage, side, channels):
     assert features.shape == (2, channels, side, side)
 
 
+@pytest.mark.parametrize("size_hw", [(256, 128), (128, 64)])
+@pytest.mark.parametrize("module", HIERARCHICAL)
+@torch.no_grad()
+def test_every_hierarchical_backbone_keeps_rows_and_columns_apart(module, size_hw, make_batch):
+    height, width = size_hw
+    with torch.device("meta"):
+        images = torch.empty(2, 3, height, width)
+        batch = replace(make_batch(2), images=images, labels=torch.zeros(2, dtype=torch.int64))
+        for stage, cell in enumerate((4, 8, 16, 32)):
+            model = build_model(LoupeSettings(backbone=SMALLEST[module], stage=stage, reduction=2), LinearHeads(5))
+            output = model.to("meta").eval()(batch, maps=())
+            assert output.maps.shape == (2, 1, height // cell, width // cell)
+        plain = build_model(PlainSettings(backbone=SMALLEST[module]), LinearHeads(5)).to("meta").eval()
+        assert plain(batch, maps=()).maps.shape == (2, 1, height // 32, width // 32)
+
+
+@pytest.mark.parametrize("module", HIERARCHICAL)
+@torch.no_grad()
+def test_maps_of_an_image_higher_than_wide_are_not_transposed(module, small_swin, make_batch):
+    """A change at the bottom left changes the features there more than at the top and on the right."""
+    model = build_model(PlainSettings(backbone=SMALLEST[module]), LinearHeads(5)).eval()
+    batch = make_batch(1, 256, 128)
+    images = batch.images.clone()
+    images[:, :, 192:, :32] += 3.0
+    before, after = (model.features_at_split(some) for some in (batch.images, images))
+    changed = (after - before).norm(dim=1)[0]  # (h, w)
+    assert changed.shape == (8, 4)
+    assert changed[6:, :2].mean() > 2 * changed[:2, :2].mean()
+    assert changed[6:, :2].mean() > 1.2 * changed[6:, 2:].mean()
+
+
+@pytest.mark.parametrize("settings_class", [PlainSettings, LoupeSettings])
+@torch.no_grad()
+def test_last_stride_of_one_doubles_the_last_grid_of_a_resnet(settings_class, make_batch):
+    stage = {"stage": 3, "reduction": 2} if settings_class is LoupeSettings else {}
+    grids = {}
+    for stride in (2, 1):
+        model = build_model(settings_class(**SMALL, **stage, last_stride=stride), LinearHeads(5)).eval()
+        grids[stride] = model(make_batch(1, 256, 128), maps=()).maps.shape[2:]
+    assert grids == {2: (8, 4), 1: (16, 8)}
+    assert "last_stride" not in settings_class(**SMALL).model_dump()
+
+
+def test_last_stride_of_a_swin_is_refused():
+    message = rf"model\.last_stride 1 does not fit '{SWIN}': only ResNets .* set it to 2 or use a ResNet"
+    with torch.device("meta"), pytest.raises(ConfigError, match=message):
+        build_model(PlainSettings(backbone=SWIN, last_stride=1), LinearHeads(5))
+
+
 @torch.no_grad()
 def test_plain_swin_is_the_swin_of_timm(make_batch, small_swin):
     model = build_model(PlainSettings(backbone=SWIN), LinearHeads(5)).eval()

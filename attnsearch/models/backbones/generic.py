@@ -11,7 +11,7 @@ import torch
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from attnsearch.config.model import BackboneSettings, CnnSettings
+from attnsearch.config.model import BackboneSettings, CnnSettings, HierarchicalSettings
 from attnsearch.errors import ConfigError
 from attnsearch.models.backbones import check_known, create_body
 from attnsearch.models.backbones.resnet import build_resnet
@@ -70,11 +70,19 @@ def build_any_backbone(cfg: BackboneSettings) -> nn.Module:
     scale, such as DeiT and DINOv3, take images of any size.
 
     Raises:
-        ConfigError: timm does not know the backbone, cannot change its width, or its weights cannot be loaded.
+        ConfigError: timm does not know the backbone, cannot change its width or last stride, or its weights cannot be
+            loaded.
     """
+    last_stride = cfg.last_stride if isinstance(cfg, HierarchicalSettings) else 2
     if timm.is_model(cfg.backbone) and is_model_in_modules(cfg.backbone, ["resnet"]):
-        return build_resnet(CnnSettings(backbone=cfg.backbone, width=cfg.width, weights=cfg.weights))
+        resnet = CnnSettings(backbone=cfg.backbone, width=cfg.width, weights=cfg.weights, stride_stage4=last_stride)
+        return build_resnet(resnet)
     check_known(cfg.backbone, examples=["resnet50"])
+    if last_stride != 2:
+        raise ConfigError(
+            f"model.last_stride {last_stride} does not fit {cfg.backbone!r}: only ResNets change their last stride; "
+            "set it to 2 or use a ResNet such as resnet50"
+        )
     if cfg.width != 1.0:
         raise ConfigError(
             f"model.width {cfg.width:g} does not fit {cfg.backbone!r}: only ResNets change their width; set it to 1"

@@ -1,4 +1,4 @@
-"""ResNet-like feature extractors from timm whose last two stages may keep their resolution."""
+"""ResNet-like feature extractors from timm whose last three stages may keep their resolution."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ CHANNEL_STEP = 8  # widths are rounded to it: tensor cores and channels-last ker
 def build_resnet(cfg: ResNetSettings) -> ResNet:
     """A timm ResNet without pooling and classifier: images (B, 3, H, W) -> features (B, C, h, w), never negative.
 
-    With both strides 2, h = ceil(H / 32); each stride of 1 doubles h and w. Nothing is dilated, so weights fit
+    With all strides 2, h = ceil(H / 32); each stride of 1 doubles h and w. Nothing is dilated, so weights fit
     whatever the strides. C is `num_features`. Only `weights: hub` may reach the network.
 
     Raises:
         ConfigError: timm does not know the backbone, it is not a ResNet that ends in a ReLU, it cannot change its
             width, or its weights cannot be loaded.
-    Source: BR-NPA (Gomez et al. 2022, arXiv 2106.02566), whose authors' networks change strides in the same way.
+    Source: BR-NPA (Gomez et al. 2022, arXiv 2106.02566), whose authors' networks change strides in the same way; for
+        re-identification of persons at high resolution those of the stages 2, 3 and 4.
     """
     _check_name(cfg.backbone)
     body = _create(cfg.backbone, cfg.width)
     if not isinstance(_last_activation(body), nn.ReLU):
         raise ConfigError(f"model.backbone {cfg.backbone!r} does not end in a ReLU, its features may be negative")
     load_backbone(body, cfg.weights, cfg.backbone)
-    for number, stride in ((3, cfg.stride_stage3), (4, cfg.stride_stage4)):
+    for number, stride in ((2, cfg.stride_stage2), (3, cfg.stride_stage3), (4, cfg.stride_stage4)):
         if stride == 1:
             _keep_resolution(_blocks(body, number)[0])
     _accept_odd_sizes(body)

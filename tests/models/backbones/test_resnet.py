@@ -1,18 +1,24 @@
 """Resolution, padding, width and refusals of the feature extractor."""
 
+import json
+
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
-from attnsearch.config.model import CnnSettings
+from attnsearch.config.model import CnnSettings, ModelConfig
 from attnsearch.errors import ConfigError
+from attnsearch.models import build_model
 from attnsearch.models.backbones.resnet import build_resnet
+from attnsearch.tasks.classification import LinearHeads
 
 
-def features_of(side, **changes):
+def features_of(size, **changes):
+    height, width = size if isinstance(size, tuple) else (size, size)
     with torch.device("meta"):  # shapes alone: costs nothing at any size
         body = build_resnet(CnnSettings(**changes))
-        return body(torch.empty(1, 3, side, side))
+        return body(torch.empty(1, 3, height, width))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,31 @@ def test_strides_set_the_resolution_of_resnet50(side, strides, expected):
 
 
 @pytest.mark.parametrize(
+    ("strides", "expected"), [((2, 2, 2), (8, 4)), ((2, 2, 1), (16, 8)), ((2, 1, 1), (32, 16)), ((1, 1, 1), (64, 32))]
+)
+def test_grids_of_persons_are_those_of_the_authors_of_br_npa(strides, expected):
+    """256 x 128 px: low resolution keeps the stride of stage 4 at 1, high resolution those of stages 2, 3 and 4."""
+    settings = dict(zip(("stride_stage2", "stride_stage3", "stride_stage4"), strides, strict=True))
+    assert features_of((256, 128), backbone="resnet50", **settings).shape == (1, 2048, *expected)
+
+
+@pytest.mark.parametrize("family", ["cnn", "b_cnn", "br_npa"])
+@torch.no_grad()
+def test_every_family_makes_maps_of_high_resolution(family, make_batch):
+    settings = {"backbone": "resnet10t", "width": 0.25, "stride_stage2": 1, "stride_stage3": 1, "stride_stage4": 1}
+    config = TypeAdapter(ModelConfig).validate_json(json.dumps({"name": family, **settings}))
+    model = build_model(config, LinearHeads(3)).eval()
+    output = model(make_batch(2, 64, 32), maps=())
+    assert output.maps.shape[2:] == (16, 8)
+    assert model.saliency(output, torch.zeros(2, dtype=torch.int64)).shape == (2, 16, 8)
+
+
+def test_the_stride_of_stage_2_is_written_only_where_it_is_set():
+    assert "stride_stage2" not in CnnSettings().model_dump()
+    assert CnnSettings(stride_stage2=1).model_dump()["stride_stage2"] == 1
+
+
+@pytest.mark.parametrize(
     "backbone", ["resnet10t", "resnet18", "resnet26d", "resnetaa34d", "resnetblur18", "seresnext26t_32x4d"]
 )
 def test_strides_act_on_every_kind_of_first_block(backbone):
@@ -44,7 +75,8 @@ def test_strides_act_on_every_kind_of_first_block(backbone):
 @pytest.mark.parametrize("backbone", ["resnet10t", "resnetaa34d", "resnetblur18"])
 def test_strides_leave_the_weights_as_they_are(backbone):
     low = build_resnet(CnnSettings(backbone=backbone, width=0.25))
-    high = build_resnet(CnnSettings(backbone=backbone, width=0.25, stride_stage3=1, stride_stage4=1))
+    strides = {"stride_stage2": 1, "stride_stage3": 1, "stride_stage4": 1}
+    high = build_resnet(CnnSettings(backbone=backbone, width=0.25, **strides))
     assert {name: weight.shape for name, weight in high.state_dict().items()} == {
         name: weight.shape for name, weight in low.state_dict().items()
     }
