@@ -45,7 +45,7 @@ def list_folder(root: Path) -> Listing:
             if not files:
                 problems.append(_empty_class(folder / class_name))
             images += [ListedImage(split, class_name, path.relative_to(base).as_posix(), path) for path in files]
-    images = _with_masks(base, images)
+    images = with_masks(base, images)
     return Listing(root=base, class_names=classes["train"], images=tuple(images), problems=tuple(problems))
 
 
@@ -117,7 +117,8 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _with_masks(root: Path, images: list[ListedImage]) -> list[ListedImage]:
+def with_masks(root: Path, images: list[ListedImage]) -> list[ListedImage]:
+    """The images with those of the folder `masks`, if it holds one for each."""
     folder = root / MASKS
     if not folder.is_dir():
         return images

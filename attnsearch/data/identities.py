@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from attnsearch.data.listing import ListedImage
+from attnsearch.data.listing import MATCH_UNDER, ListedImage
 from attnsearch.errors import DataError
 from attnsearch.types import MatchRule, Split
 
@@ -53,18 +53,11 @@ def hold_out_identities(
     if n_held < LEAST_IDENTITIES or len(usable) < n_held:
         raise DataError(
             f"{n_held} of the {len(members)} training identities must be held out for validation, and {len(usable)} "
-            f"have images {_APART[rule]}; add identities, lower data.val_share, or give a val split"
+            f"have {MATCH_UNDER[rule]}; add identities, lower data.val_share, or give a val split"
         )
     held = set(usable[:n_held])
     is_held = [image.split == "train" and image.class_name in held for image in images]
     return tuple(replace(image, split="val") if moves else image for image, moves in zip(images, is_held, strict=True))
-
-
-_APART: Mapping[MatchRule, str] = {
-    "camera": "of two cameras",
-    "group": "of two groups",
-    "open": "that differ",
-}
 
 
 def choose_queries(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,11 +124,12 @@ class Listing:
 
         Args:
             camera_names: in the order of their positions; none means those of the images, sorted, numbers by value.
+            problems: those of files too: a set whose images are listed in a file and not found adds `missing_files`.
         """
         in_order = sorted(images, key=lambda image: (image.class_name, image.image_id))
         cameras = {image.camera for image in in_order if image.camera is not None}
         names = tuple(camera_names or sorted(cameras, key=_by_number))
-        problems = (*problems, *identity_problems(root, in_order, match_rule), *missing_files(in_order))
+        problems = (*problems, *identity_problems(root, in_order, match_rule))
         identities = sorted({image.class_name for image in in_order if image.split == "train"})
         return cls(root, tuple(identities), tuple(in_order), problems, (), match_rule, names)
 
@@ -138,20 +140,72 @@ def _by_number(name: str) -> tuple[int, int, str]:
 
 
 def identity_problems(root: Path, images: Sequence[ListedImage], rule: MatchRule) -> list[DataProblem]:
-    """Fewer than two training identities, images without a camera, and identities that are in train and in test."""
-    identities = {split: {image.class_name for image in images if image.split == split} for split in SPLITS}
-    problems = []
+    """What prevents training on identities, or a ranking of others, and identities that are in train and in test."""
+    of_split = {split: [image for image in images if image.split == split] for split in SPLITS}
+    identities = {split: {image.class_name for image in of_split[split]} for split in SPLITS}
+    problems = _repeated_ids(images)
     if len(identities["train"]) < 2:
         message = f"{root}: train must hold at least 2 identities, found {len(identities['train'])}"
         problems.append(DataProblem("few_classes", str(root), message))
     if rule == "camera" and (unknown := [image.image_id for image in images if image.camera is None]):
-        message = f"{len(unknown)} of {len(images)} images have no camera; name it, or none at all:{_shown(unknown)}"
+        message = f"{len(unknown)} of {len(images)} images have no camera; name it, or none at all:{shown(unknown)}"
         problems.append(DataProblem("layout", unknown[0], message))
     for split in SPLITS[1:]:
         if both := sorted(identities["train"] & identities[split]):
-            message = f"{root}: {len(both)} identities are in train and in {split}, which flatters:{_shown(both)}"
+            message = f"{root}: {len(both)} identities are in train and in {split}, which flatters:{shown(both)}"
             problems.append(DataProblem("class_in_one_split", str(root), message, is_error=False))
-    return problems
+    return [*problems, *_ranking_problems(root, of_split, rule)]
+
+
+def _repeated_ids(images: Sequence[ListedImage]) -> list[DataProblem]:
+    """Images that are listed twice."""
+    twice = [name for name, count in Counter(image.image_id for image in images).items() if count > 1]
+    if not twice:
+        return []
+    return [DataProblem("layout", twice[0], f"{len(twice)} images are listed twice; keep one of each:{shown(twice)}")]
+
+
+MATCH_UNDER: Mapping[MatchRule, str] = {
+    "camera": "a match from another camera",
+    "group": "a match of another group",
+    "open": "a match of other content",
+}
+"""What a query is measured by."""
+
+
+def _ranking_problems(
+    root: Path, of_split: Mapping[Split, Sequence[ListedImage]], rule: MatchRule
+) -> list[DataProblem]:
+    """A test split without queries, gallery or match, and a validation split in which no image can have a match."""
+    test, val = of_split["test"], of_split["val"]
+    n_queries = sum(image.is_query for image in test)
+    message = ""
+    if test and not 0 < n_queries < len(test):
+        message = f"test must hold queries and a gallery, got {n_queries} and {len(test) - n_queries} images"
+    elif test and len(unmatched_queries(test, rule)) == n_queries:
+        message = f"none of the {n_queries} queries of test has {MATCH_UNDER[rule]} in the gallery"
+    elif val and max(map(len, _keys_of_identities(val, rule).values())) < 2:
+        message = f"none of the {len(val)} images of val has {MATCH_UNDER[rule]}"
+    return [DataProblem("no_match", str(root), f"{root}: {message}; nothing can be ranked")] if message else []
+
+
+def unmatched_queries(images: Iterable[ListedImage], rule: MatchRule) -> list[ListedImage]:
+    """The queries of a split that no gallery image matches; measurements leave them out."""
+    images = list(images)
+    keys = _keys_of_identities((image for image in images if not image.is_query), rule)
+    return [
+        image
+        for image in images
+        if image.is_query and not keys.get(image.class_name, set()) - {image.removal_key(rule)}
+    ]
+
+
+def _keys_of_identities(images: Iterable[ListedImage], rule: MatchRule) -> dict[str, set[str]]:
+    """The cameras, groups or contents of each identity's images."""
+    keys: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        keys[image.class_name].add(image.removal_key(rule))
+    return keys
 
 
 def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[DataProblem]:
@@ -195,7 +249,7 @@ def missing_files(images: Sequence[ListedImage]) -> list[DataProblem]:
     missing = [str(path) for path in paths if not path.is_file()]
     if not missing:
         return []
-    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{_shown(missing)}"
+    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{shown(missing)}"
     return [DataProblem("unreadable", missing[0], message)]
 
 
@@ -205,7 +259,7 @@ def name_problems(images: Sequence[ListedImage]) -> list[DataProblem]:
     if not wrong:
         return []
     message = f"{len(wrong)} of {len(images)} images have a name that is not UTF-8; rename the file or folder:"
-    return [DataProblem("name", wrong[0], f"{message}{_shown(wrong)}")]
+    return [DataProblem("name", wrong[0], f"{message}{shown(wrong)}")]
 
 
 def is_utf8(text: str) -> bool:
@@ -222,7 +276,7 @@ def _readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown(names: Sequence[str]) -> str:
     """The first names, each in a line below a message."""
     more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     return "".join(f"\n  {name}" for name in [*names[:_SHOWN], *more])

@@ -254,9 +254,10 @@ def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> t
 
 
 def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> ImageTable:
-    is_held_out = listing.match_rule is not None and split != "train"
-    class_names = tuple(sorted({image.class_name for image in images})) if is_held_out else listing.class_names
-    return ImageTable(
+    class_names = listing.class_names
+    if listing.match_rule is not None and split != "train":
+        class_names = tuple(sorted({image.class_name for image in images}))
+    table = ImageTable(
         split=split,
         class_names=class_names,
         image_ids=tuple(image.image_id for image in images),
@@ -267,10 +268,18 @@ def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> Ima
         points=_array_if_of_all(image.points for image in images),
         point_names=listing.point_names,
         match_rule=listing.match_rule,
+    )
+    return table if listing.match_rule is None else _with_cameras(table, listing, images)
+
+
+def _with_cameras(table: ImageTable, listing: Listing, images: Sequence[ListedImage]) -> ImageTable:
+    """The table of a split of identities, with cameras, groups and queries of its images."""
+    return replace(
+        table,
         camera_names=listing.camera_names,
         cameras=_positions([image.camera for image in images], listing.camera_names),
         groups=_groups(images, listing.match_rule),
-        is_query=np.array([image.is_query for image in images], dtype=bool) if is_held_out else None,
+        is_query=None if table.split == "train" else np.array([image.is_query for image in images], dtype=bool),
     )
 
 
