@@ -71,6 +71,11 @@ class BackboneSettings(Settings):
         """Images that training must see together at least."""
         return 1
 
+    @property
+    def n_known_cameras(self) -> int | None:
+        """Cameras that it can tell apart, which every image must then name one of; None where it asks for none."""
+        return None
+
     def unused_parameters(self) -> dict[str, str]:
         """Fields that cannot change a prediction under the other settings, each with the reason not to search it."""
         return {}
@@ -263,6 +268,27 @@ class DcalSettings(BackboneSettings):
         "128, best image_size_px / patch size; null means those of the backbone; images of another grid resample it at "
         "every step",
     )
+    patch_stride: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="pixels from one patch to the next, so that patches overlap; null means their size",
+        exclude_if=lambda stride: stride is None,  # files and digests are older than this field
+    )
+    n_cameras: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="cameras, each of which adds a learned vector to all tokens of its images, which must name theirs "
+        "at test time too; null means none",
+        exclude_if=lambda n_cameras: n_cameras is None,  # files and digests are older than this field
+    )
+    camera_weight: float = Field(
+        default=3.0,
+        ge=0.0,
+        description="factor on the vectors of the cameras",
+        exclude_if=lambda weight: weight == 3.0,  # files and digests are older than this field
+    )
     variant: Literal["full", "sa_glca", "sa_pwca", "sa_only"] = Field(
         default="full", description="the branches that exist; PWCA takes part in training only"
     )
@@ -304,6 +330,10 @@ class DcalSettings(BackboneSettings):
     def min_images_at_once(self) -> int:
         return 2 if self.has_pwca else 1  # pairs need two
 
+    @property
+    def n_known_cameras(self) -> int | None:
+        return self.n_cameras
+
     def unused_parameters(self) -> dict[str, str]:
         reasons: dict[str, str] = {}
         if not self.has_glca:
@@ -316,12 +346,20 @@ class DcalSettings(BackboneSettings):
             )
         if not self.has_pwca:
             reasons["n_pwca_blocks"] = f"variant {self.variant!r} has no PWCA; use full or sa_pwca"
+        if self.n_cameras is None:
+            reasons["camera_weight"] = "n_cameras is null, so there are no vectors to weigh; set n_cameras"
         return reasons
 
     def missing_figures(self) -> dict[str, str]:
         if self.has_glca:
             return {}
         return dict.fromkeys(("branches", "patches"), f"cross-attention, which the variant {self.variant} lacks")
+
+    @model_validator(mode="after")
+    def _overlap_needs_patches(self) -> Self:
+        if self.patch_stride is not None and self.stem != "patch":
+            raise ValueError(f"patch_stride needs stem patch, got patch_stride {self.patch_stride} with stem 'conv'")
+        return self
 
     @model_validator(mode="after")
     def _new_shapes_need_random_weights(self) -> Self:

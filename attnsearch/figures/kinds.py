@@ -340,7 +340,7 @@ def _patches(context: FigureContext) -> list[PanelRow]:
         raise ConfigError(f"the picked patches of {context.explanation.image_id} need the checkpoint")
     picked = context.explanation.maps["local_patches"]
     on = np.nan_to_num(context.placed(picked, "cells")) > 0.5
-    title = f"{int(picked.sum())} of {picked.size} patches"
+    title = f"{int((picked > 0.5).sum())} of {picked.size} patches"
     rollout = context.overlays({"self-attention": context.explanation.maps["rollout"]})
     return [PanelRow([context.original(), *rollout, Panel(raster.lay_patches(context.image, on), title=title)])]
 

@@ -5,40 +5,42 @@ Letters beside the usual ones: `Q` query tokens, `L` blocks. `H` counts heads. T
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnsearch.config.model import DcalSettings
-from attnsearch.errors import ConfigError, UsageError
+from attnsearch.errors import ConfigError, DataError, UsageError
 from attnsearch.models.backbones.generic import PixelStatistics
-from attnsearch.models.backbones.vit import build_vit, embed, n_heads
+from attnsearch.models.backbones.vit import OverlappingPatches, build_vit, embed, n_heads
 from attnsearch.models.base import AttentionModel, Heads, default_maps
 from attnsearch.models.dcal_attention import (
     GlobalLocalCrossAttention,
+    Mixings,
     TimmBlock,
+    attend,
     attention_rollout,
+    class_token_rollout,
     draw_partners,
     finish,
+    gradient_rollout,
     mean_attention,
     pairwise_attention,
     pick_patches,
     project,
     softmax_attention,
 )
+from attnsearch.models.dcal_branches import INIT_STD, GlcaBranch, UncertaintyWeights, token_head, unmoved_statistics
 from attnsearch.types import MAIN_BRANCH, AttentionOutput, Batch, HeadOutput
 
 __all__ = ["GlobalLocalCrossAttention", "UncertaintyWeights", "attention_rollout", "build", "pairwise_attention"]
 
 # maps by name, beside the default ones
 CLS_HEAD, LOCAL_PATCHES, ROLLOUT = "cls_head_", "local_patches", "rollout_"
-INIT_STD = 0.02  # of the linear layers of timm's ViTs
 
 
 def build(cfg: DcalSettings, heads: Heads) -> Dcal:
@@ -48,26 +50,6 @@ def build(cfg: DcalSettings, heads: Heads) -> Dcal:
         ConfigError: the backbone or its weights cannot be used, or it has too few blocks.
     """
     return Dcal(cfg, heads, body=build_vit(cfg))
-
-
-class UncertaintyWeights(nn.Module):
-    """Learned weights of several losses: the total is the sum of (exp(-w) · loss + w) / 2, each w starting at 0.
-
-    The best w is the logarithm of its loss, so with losses below 1/e the total is rightly negative.
-
-    Source: Kendall et al. 2018 (arXiv 1705.07115), in the form of Zhu et al. 2022, section 3.4.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        self.w = nn.Parameter(torch.zeros(len(self.names)))
-
-    def forward(self, branch: str, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The terms of one branch: its losses, scalars by name, weighted, and `uncertainty_<branch>` = w / 2."""
-        w = self.w[self.names.index(branch)]
-        weight = 0.5 * torch.exp(-w)
-        return {**{name: weight * loss for name, loss in losses.items()}, f"uncertainty_{branch}": 0.5 * w}
 
 
 @dataclass
@@ -82,6 +64,7 @@ class TokenStreams:
         attentions: head means (B, 1, T, T) of the first SA blocks, as many as were needed.
         cls_attention: (B, H, T) of the class token in the last SA block, if a map needs it.
         cls_queries: (B, T) per global-local block, the head mean of its class token, if a map needs it.
+        mixings: all attentions, if they are to be explained.
     """
 
     tokens: Tensor
@@ -91,27 +74,7 @@ class TokenStreams:
     attentions: list[Tensor] = field(default_factory=list)
     cls_attention: Tensor | None = None
     cls_queries: list[Tensor] = field(default_factory=list)
-
-
-class GlcaBranch(nn.Module):
-    """Global-local cross-attention blocks beside the last self-attention blocks, with a norm and a classifier."""
-
-    def __init__(self, cfg: DcalSettings, heads: Heads, *, body: VisionTransformer) -> None:
-        super().__init__()
-        parallel: list[TimmBlock] = list(body.blocks)[-cfg.n_glca_blocks :]
-        self.readout = cfg.glca_readout
-        self.blocks = nn.ModuleList(GlobalLocalCrossAttention(block) for block in parallel)
-        self.norm = copy.deepcopy(body.norm)
-        if cfg.glca_init == "random":
-            self.apply(_initialise)
-        self.head = _head(body, heads)
-
-    def forward(self, queries: Tensor) -> HeadOutput:
-        """The head's answer to the queries (B, Q, D) after the last block, the class token first."""
-        tokens = self.norm(queries)  # (B, Q, D)
-        features = {"cls": tokens[:, :1], "local_mean": tokens[:, 1:], "query_mean": tokens}[self.readout]
-        head: HeadOutput = self.head(features.mean(dim=1))  # of (B, D)
-        return head
+    mixings: Mixings | None = None
 
 
 class Dcal(AttentionModel):
@@ -126,7 +89,8 @@ class Dcal(AttentionModel):
     Maps: `rollout` (SA, all blocks) and, where there is GLCA, `glca` (its class token, rolled out) are the default, as
     distributions over the tokens, of which the part of the class token itself is left out. By name: `cls_head_<n>`, the
     attention of the class token in the last SA block, `rollout_<n>`, the rollout of the first n SA blocks, and with
-    GLCA `local_patches`, 1 where a patch was picked.
+    GLCA `local_patches`, 1 where a patch was picked. Where patches overlap, maps are made for cells that divide the
+    image evenly, see `OverlappingPatches.on_even_cells`.
     Saliency is the mean of the default maps, as the prediction is the mean of their branches.
 
     Losses: the SA branch's own cross-entropy is the term `cross_entropy`, those of the others `cross_entropy_<branch>`,
@@ -136,7 +100,7 @@ class Dcal(AttentionModel):
         tokens a partner shows is not said in the paper.
     """
 
-    undecayed: ClassVar[frozenset[str]] = frozenset({"cls_token", "dist_token", "pos_embed"})
+    undecayed: ClassVar[frozenset[str]] = frozenset({"cls_token", "dist_token", "pos_embed", "camera_embed"})
 
     def __init__(self, cfg: DcalSettings, heads: Heads, *, body: VisionTransformer) -> None:
         super().__init__()
@@ -148,31 +112,104 @@ class Dcal(AttentionModel):
         self.first_glca = depth - cfg.n_glca_blocks if cfg.has_glca else depth
         self.n_heads = n_heads(body)
         self.backbone = body
-        self.head = _head(body, heads)
+        self.head = token_head(body, heads)
         self.glca = GlcaBranch(cfg, heads, body=body) if cfg.has_glca else None
         self.combine = heads.combine
         branches = ["sa", *["glca"] * cfg.has_glca, *["pwca"] * cfg.has_pwca]
         self.uncertainty = UncertaintyWeights(branches) if len(branches) > 1 else None
         self.map_names = ("rollout", "glca") if cfg.has_glca else ("rollout",)
         self.pixels = PixelStatistics(cfg.backbone)
+        self.camera_weight, self.camera_embed = cfg.camera_weight, None
+        if cfg.n_cameras is not None:
+            vectors = torch.empty(cfg.n_cameras, 1, body.embed_dim)
+            self.camera_embed = nn.Parameter(nn.init.trunc_normal_(vectors, std=INIT_STD))
 
     def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         names = () if maps is None else self._checked(maps)
+        tokens, grid = self._embed(batch)  # (B, T, D)
+        streams = self._run(TokenStreams(tokens), maps=frozenset(names))
+        output = self._output(streams)
+        if maps is None:
+            return output
+        rows = torch.stack([self._row(name, streams) for name in names], dim=1)  # (B, K, T)
+        return replace(output, maps=self._on_cells(rows, grid, batch), map_names=names)
+
+    def gradient_rollout(self, batch: Batch, score: Callable[[AttentionOutput], Tensor]) -> Tensor:
+        """What raises a score of the output, (B, h, w) float32, not negative; no gradient is left in parameters.
+
+        Of SA it follows the class token, of GLCA every query that its head reads, through all attention below; see
+        `dcal_attention.gradient_rollout`.
+
+        Args:
+            score: of the output, one number an image, (B,), which depends on that image alone.
+        Raises:
+            UsageError: the model is in training mode, in which images depend on each other.
+        """
+        if self.training:
+            raise UsageError("gradient_rollout explains a model in eval mode; call model.eval() first")
+        with torch.enable_grad():
+            tokens, grid = self._embed(batch)  # (B, T, D)
+            streams = TokenStreams(tokens.detach().requires_grad_(), mixings=Mixings())
+            output = self._output(self._run(streams, maps=frozenset()))
+            assert streams.mixings is not None
+            row = gradient_rollout(streams.mixings, score(output), read=self._read_by_glca(streams, tokens))  # (B, T)
+        return self._on_cells(row[:, None].detach(), grid, batch)[:, 0]
+
+    def _embed(self, batch: Batch) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, T, D) with positions and cameras, and their grid (h, w).
+
+        Raises:
+            DataError: an image has no camera that the model knows, where it asks for them.
+        """
         tokens, grid = embed(self.backbone, self.pixels(batch.images))  # (B, T, D)
-        streams = self._run(tokens, maps=frozenset(names))
+        if self.camera_embed is None:
+            return tokens, grid
+        n_cameras = len(self.camera_embed)
+        if batch.cameras is None:
+            raise DataError(
+                f"the model tells {n_cameras} cameras apart and the images name none; use data with cameras, or train "
+                "with model.n_cameras=null"
+            )
+        # In training the cameras were checked at the start; here a GPU has to be waited for.
+        if not self.training and (unknown := batch.cameras[batch.cameras >= n_cameras].tolist()):
+            raise DataError(
+                f"the model knows the cameras 0 to {n_cameras - 1} and an image is of camera {unknown[0]}; use data of "
+                "the cameras it was trained on, or train with model.n_cameras=null"
+            )
+        vectors = self.camera_embed[batch.cameras.to(tokens.device)]  # (B, 1, D)
+        return tokens + self.camera_weight * vectors, grid
+
+    def _output(self, streams: TokenStreams) -> AttentionOutput:
+        """The heads' answers to what the blocks leave behind, without maps."""
         head = self._predict(streams.tokens)
         branches: dict[str, HeadOutput] = {}
         if self.glca is not None and streams.queries is not None:
             branches = {"sa": head, "glca": self.glca(streams.queries)}
             head = self.combine(branches)
         if streams.paired is not None:
-            branches["pwca"] = self._predict(streams.paired)
-        output = AttentionOutput(head, branches, is_combined="glca" in branches)
-        if maps is None:
-            return output
-        rows = torch.stack([self._row(name, streams) for name in names], dim=1)  # (B, K, T)
-        grids = rows[:, :, 1:].reshape(*rows.shape[:2], *grid).float()  # (B, K, h, w)
-        return replace(output, maps=grids, map_names=names)
+            with unmoved_statistics(self.head):  # those of test time are of images that saw no partner
+                branches["pwca"] = self._predict(streams.paired)
+        return AttentionOutput(head, branches, is_combined="glca" in branches)
+
+    def _on_cells(self, rows: Tensor, grid: tuple[int, int], batch: Batch) -> Tensor:
+        """Rows over all tokens (B, K, T) -> maps (B, K, h, w) float32 of cells that divide the images evenly."""
+        maps = rows[:, :, 1:].reshape(*rows.shape[:2], *grid).float()  # (B, K, h, w)
+        patches: nn.Module = self.backbone.patch_embed
+        if not isinstance(patches, OverlappingPatches):
+            return maps
+        return patches.on_even_cells(maps, (batch.images.shape[2], batch.images.shape[3]))
+
+    def _read_by_glca(self, streams: TokenStreams, tokens: Tensor) -> Tensor:
+        """1 for the tokens (B, T) that are GLCA's first queries and that its head reads, else 0."""
+        read = torch.zeros_like(tokens[:, :, 0])  # (B, T)
+        if self.glca is None:
+            return read
+        if self.glca.readout != "local_mean":
+            read[:, 0] = 1.0
+        if self.glca.readout == "cls":
+            return read
+        assert streams.picked is not None
+        return read.scatter(1, streams.picked, 1.0)
 
     def figure_maps(self, kind: str) -> tuple[str, ...]:
         if kind == "heads":
@@ -192,17 +229,17 @@ class Dcal(AttentionModel):
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         return default_maps(output, self.map_names).mean(dim=1)  # (B, h, w)
 
-    def _run(self, tokens: Tensor, *, maps: frozenset[str]) -> TokenStreams:
+    def _run(self, streams: TokenStreams, *, maps: frozenset[str]) -> TokenStreams:
         """Sends the embedded tokens (B, T, D) through all blocks and keeps what the heads and the named maps need.
 
         A block of SA is x' = x + proj(softmax(q kᵀ / √d) v) and then x'' = x' + mlp(x'). What runs beside it reads the
         tokens x that enter it, so x and its q, k and v are computed once and shared by all streams.
         """
-        streams = TokenStreams(tokens)
         last = len(self.backbone.blocks) - 1
         partners = None
         if self.training and self.first_pwca <= last:
-            partners = draw_partners(len(tokens), device=tokens.device)  # (B,)
+            partners = draw_partners(len(streams.tokens), device=streams.tokens.device)  # (B,)
+        kept = None if streams.mixings is None else streams.mixings.sa
         for index, block in enumerate(self.backbone.blocks):
             tokens = streams.tokens  # (B, T, D)
             # Heads read the class token alone, so the last block computes one query and not T of them.
@@ -213,7 +250,7 @@ class Dcal(AttentionModel):
             if index >= self.first_glca:
                 self._run_glca(streams, index, maps=maps)
             self._note_attention(streams, index, query, key, maps=maps)
-            mixed = F.scaled_dot_product_attention(query[:, :, read], key, value)  # (B, H, T, d), last (B, H, 1, d)
+            mixed = attend(query[:, :, read], key, value, kept)  # (B, H, T, d), last (B, H, 1, d)
             streams.tokens = finish(block, tokens[:, read], mixed)  # (B, T, D), last (B, 1, D)
         return streams
 
@@ -251,7 +288,8 @@ class Dcal(AttentionModel):
         if "glca" in maps:
             attention = block.attention(streams.queries[:, :1], streams.tokens)  # (B, H, 1, T)
             streams.cls_queries.append(attention.mean(dim=(1, 2)))  # (B, T)
-        streams.queries = block(streams.queries, streams.tokens)  # (B, Q, D)
+        kept = None if streams.mixings is None else streams.mixings.glca
+        streams.queries = block(streams.queries, streams.tokens, kept=kept)  # (B, Q, D)
 
     def _first_queries(self, streams: TokenStreams, *, maps: frozenset[str]) -> Tensor:
         """The class token and, where they are read, the picked patches, (B, 1 + k, D) or (B, 1, D).
@@ -290,9 +328,9 @@ class Dcal(AttentionModel):
         """The map of this name over all tokens, (B, T)."""
         assert streams.cls_attention is not None
         if name in ("rollout", f"{ROLLOUT}{len(self.backbone.blocks)}"):
-            return _class_token_rollout([streams.cls_attention.mean(dim=1)], streams.attentions)
+            return class_token_rollout([streams.cls_attention.mean(dim=1)], streams.attentions)
         if name == "glca":
-            return _class_token_rollout(streams.cls_queries, streams.attentions)
+            return class_token_rollout(streams.cls_queries, streams.attentions)
         if name.startswith(ROLLOUT):
             return attention_rollout(streams.attentions[: int(name.removeprefix(ROLLOUT))])
         if name == LOCAL_PATCHES:
@@ -314,44 +352,6 @@ def _run_pwca(
     query, key, value = project(block, tokens)  # (B, H, T, d) each
     mixed = pairwise_attention(query[:, :, read], key, value, partner_key, partner_value)  # (B, H, T, d)
     streams.paired = finish(block, tokens[:, read], mixed)  # (B, T, D), last (B, 1, D)
-
-
-def _class_token_rollout(last_rows: Sequence[Tensor], attentions: Sequence[Tensor]) -> Tensor:
-    """What a class token takes from each input token, (B, T), rows sum to 1.
-
-    In each of its last blocks it mixes, half and half, with tokens of the SA stream, which are rolled out through the
-    SA blocks below. With one such block that is (e_0 + a) / 2 · S_{L-1} … S_1: for SA the rollout of all L blocks.
-
-    Args:
-        last_rows: (B, T) for each of these blocks, its attention over the tokens that enter the SA block beside it.
-        attentions: (B, H, T, T) of the first L - 1 SA blocks.
-    """
-    n_rows = len(last_rows)
-    n_below = len(attentions) - n_rows + 1
-    # With n rows a_1 … a_n the token ends as a mix of itself, 2^-n, and of what it took in block i, 2^-(n - i + 1) a_i.
-    # What it took in block i entered there, so it is carried down through the SA blocks beside the earlier ones.
-    row = torch.zeros_like(last_rows[0])  # (B, T)
-    for index in reversed(range(n_rows)):
-        row = row + 0.5 ** (n_rows - index) * last_rows[index]
-        if index:
-            row = attention_rollout(attentions[n_below + index - 1 : n_below + index], start=row)
-    itself = torch.zeros_like(row)  # (B, T)
-    itself[:, 0] = 0.5**n_rows
-    return attention_rollout(attentions[:n_below], start=row + itself)
-
-
-def _head(body: VisionTransformer, heads: Heads) -> nn.Module:
-    """A head on one token (B, D), with the initial weights of timm's ViTs."""
-    return heads.image(body.embed_dim).apply(_initialise)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Fresh weights as timm's ViTs start with."""
-    if isinstance(module, nn.LayerNorm):
-        module.reset_parameters()
-    elif isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
-        nn.init.zeros_(module.bias)
 
 
 def _check_depth(cfg: DcalSettings, depth: int, n_pwca: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,110 @@ from attnsearch.errors import TrialError
 
 TimmBlock = Any  # a plain `Block` of timm, of whose parts type checkers know nothing
 EPSILON = 1e-6  # guards the number of picked patches against products such as 0.29 * 100
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """One attention of a forward pass, kept to be explained.
+
+    Attributes:
+        query: (B, H, Q, d).
+        key, value: (B, H, T, d).
+        mixed: (B, H, Q, d), the mean of the values under the attention, in the graph of the output.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mixed: Tensor
+
+    def relevance(self, gradient: Tensor) -> Tensor:
+        """What each query took that raised a score, (B, Q, T): the mean over heads of the positive part of A · ds/dA.
+
+        The explicit matrix A = softmax(query keyᵀ / √d) is made here alone. The score s sees it through `mixed` = A v
+        only, so that ds/dA = ds/dmixed vᵀ.
+
+        Args:
+            gradient: (B, H, Q, d) of the score by `mixed`.
+        """
+        with torch.autocast(gradient.device.type, enabled=False):
+            attention = softmax_attention(self.query, self.key)  # (B, H, Q, T)
+            raised = gradient.to(attention) @ self.value.to(attention).transpose(2, 3)
+            return (attention * raised).clamp(min=0).mean(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixings:
+    """The attentions of a forward pass: of all SA blocks, and of the GLCA blocks beside the last of them."""
+
+    sa: list[Mixing] = field(default_factory=list)
+    glca: list[Mixing] = field(default_factory=list)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, kept: list[Mixing] | None = None) -> Tensor:
+    """The mean of the values (B, H, T, d) under the attention of queries (B, H, Q, d) over keys: (B, H, Q, d).
+
+    Args:
+        kept: to which this attention is added, if it is to be explained.
+    """
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    if kept is not None:
+        kept.append(Mixing(query, key, value, mixed))
+    return mixed
+
+
+def gradient_rollout(mixings: Mixings, score: Tensor, *, read: Tensor) -> Tensor:
+    """How far each input token raised a score through the attention of all blocks, (B, T), not negative.
+
+    Each token whose last state a head reads starts with 1 in a row over the tokens; for blocks L … 1 the row takes
+    row <- row + row · mean_h((A · ds/dA)⁺). The 1 that a token keeps past all attention is left out.
+
+    Args:
+        score: (B,), of which each entry depends on its own image alone.
+        read: (B, T), 1 for the tokens that are the queries of the first GLCA block and are read after its last; they
+            enter the row there, and each GLCA block adds what its queries took.
+    Source: Chefer et al. 2021 (arXiv 2103.15679), section 3, whose rule for a class token this is. Difference: every
+        query that GLCA's head reads starts as a class token does.
+    """
+    every = [*mixings.sa, *mixings.glca]
+    gradients = torch.autograd.grad(
+        score.sum(), [mixing.mixed for mixing in every], allow_unused=True, materialize_grads=True
+    )
+    relevances = [mixing.relevance(gradient) for mixing, gradient in zip(every, gradients, strict=True)]
+    n_blocks, first_glca = len(mixings.sa), len(mixings.sa) - len(mixings.glca)
+    row = start = F.one_hot(torch.zeros_like(read[:, 0], dtype=torch.int64), read.shape[1]).to(read)  # (B, T)
+    for index in reversed(range(n_blocks)):
+        taken = relevances[index]  # (B, T, T), of the last block (B, 1, T)
+        row = row + (row[:, : taken.shape[1], None] * taken).sum(dim=1)
+        if index >= first_glca:
+            row = row + relevances[n_blocks + index - first_glca].sum(dim=1)
+        if index == first_glca:
+            row, start = row + read, start + read
+    return row - start
+
+
+def class_token_rollout(last_rows: Sequence[Tensor], attentions: Sequence[Tensor]) -> Tensor:
+    """What a class token takes from each input token, (B, T), rows sum to 1.
+
+    In each of its last blocks it mixes, half and half, with tokens of the SA stream, which are rolled out through the
+    SA blocks below. With one such block that is (e_0 + a) / 2 · S_{L-1} … S_1: for SA the rollout of all L blocks.
+
+    Args:
+        last_rows: (B, T) for each of these blocks, its attention over the tokens that enter the SA block beside it.
+        attentions: (B, H, T, T) of the first L - 1 SA blocks.
+    """
+    n_rows = len(last_rows)
+    n_below = len(attentions) - n_rows + 1
+    # With n rows a_1 … a_n the token ends as a mix of itself, 2^-n, and of what it took in block i, 2^-(n - i + 1) a_i.
+    # What it took in block i entered there, so it is carried down through the SA blocks beside the earlier ones.
+    row = torch.zeros_like(last_rows[0])  # (B, T)
+    for index in reversed(range(n_rows)):
+        row = row + 0.5 ** (n_rows - index) * last_rows[index]
+        if index:
+            row = attention_rollout(attentions[n_below + index - 1 : n_below + index], start=row)
+    itself = torch.zeros_like(row)  # (B, T)
+    itself[:, 0] = 0.5**n_rows
+    return attention_rollout(attentions[:n_below], start=row + itself)
 
 
 def attention_rollout(attentions: Tensor | Sequence[Tensor], *, start: Tensor | None = None) -> Tensor:
@@ -104,10 +209,10 @@ class GlobalLocalCrossAttention(nn.Module):
         super().__init__()
         self.block = copy.deepcopy(block)
 
-    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Queries (B, Q, D) among tokens (B, T, D), both before the first norm -> (B, Q, D)."""
+    def forward(self, queries: Tensor, tokens: Tensor, *, kept: list[Mixing] | None = None) -> Tensor:
+        """Queries (B, Q, D) among tokens (B, T, D), both before the first norm -> (B, Q, D); `kept` as of `attend`."""
         query, key, value = self._project(queries, tokens)
-        return finish(self.block, queries, F.scaled_dot_product_attention(query, key, value))
+        return finish(self.block, queries, attend(query, key, value, kept))
 
     def attention(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """The attention of the queries over all tokens, (B, H, Q, T) float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import pickle
 import re
@@ -108,7 +109,21 @@ def load_backbone(body: nn.Module, weights: str, backbone: str) -> None:
     state = load_file(source)
     if any(name.startswith(BACKBONE_PREFIX) for name in state):
         state = {name.removeprefix(BACKBONE_PREFIX): t for name, t in state.items() if name.startswith(BACKBONE_PREFIX)}
+    _check_positions(state, body, source)
     load_into(body, _without_classifier(_in_layout_of_timm(state, body), body), source)
+
+
+def _check_positions(state: dict[str, Tensor], body: nn.Module, source: str) -> None:
+    """Refuses positions of another grid that is no square: timm resamples them as if it were one."""
+    positions, wanted = state.get("pos_embed"), getattr(body, "pos_embed", None)
+    if positions is None or wanted is None or positions.ndim != 3 or positions.shape == wanted.shape:
+        return
+    n_patches = positions.shape[1] - int(getattr(body, "num_prefix_tokens", 0))
+    if math.isqrt(max(0, n_patches)) ** 2 != n_patches:
+        raise ConfigError(
+            f"weights file {source} has positions of {n_patches} patches in a grid that is no square; set "
+            "model.position_grid to that grid, which images of another size resample"
+        )
 
 
 def _in_layout_of_timm(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:

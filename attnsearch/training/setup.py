@@ -171,13 +171,15 @@ def _open_loaders(trial: TrainingState, task: Task, model: AttentionModel) -> tu
 
 
 def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
-    """Checks teacher, warm start and part masks before anything is trained.
+    """Checks teacher, warm start, part masks and cameras before anything is trained.
 
     Raises:
         ConfigError: a checkpoint is missing or broken, or the backbone is another one.
-        DataError: it knows images that this run validates on, the teacher has other classes, or masks are missing.
+        DataError: it knows images that this run validates on, the teacher has other classes, or masks or cameras are
+            missing.
     """
     _check_masks(experiment, tables)
+    _check_cameras(experiment, tables)
     if (teacher := experiment.train.teacher) is not None:
         checkpoint = read_teacher(teacher, tables)
         _check_same_generator(experiment.data, checkpoint.config.data, checkpoint.path)
@@ -197,6 +199,20 @@ def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:
         raise DataError(
             f"{reason}, and part masks cannot follow data.rand_augment {experiment.data.rand_augment}; set one of the "
             "two to nothing (0, null)"
+        )
+
+
+def _check_cameras(experiment: ExperimentConfig, tables: DataTables) -> None:
+    n_known, names = experiment.model.n_known_cameras, tables.train.camera_names
+    if n_known is None:
+        return
+    if tables.train.cameras is None:
+        raise DataError(
+            f"model.n_cameras {n_known} asks for the camera of each image, and {tables.root} names none; set it to null"
+        )
+    if len(names) > n_known:
+        raise DataError(
+            f"{tables.root} has {len(names)} cameras and the model {n_known}; set model.n_cameras={len(names)}"
         )
 
 

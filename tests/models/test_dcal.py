@@ -1,6 +1,7 @@
 """What each part of DCAL may and may not change."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -9,13 +10,15 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnsearch.config.experiment import OptimizerSettings
 from attnsearch.config.model import DcalSettings
-from attnsearch.errors import ConfigError, TrialError
+from attnsearch.errors import ConfigError, DataError, TrialError
 from attnsearch.models.backbones.vit import embed
 from attnsearch.models.dcal import UncertaintyWeights, attention_rollout, build, pairwise_attention
 from attnsearch.models.dcal_attention import draw_partners, finish, mean_attention, pick_patches, project
 from attnsearch.tasks.classification import LinearHeads
 from attnsearch.testing.model import loss_terms
+from attnsearch.training.setup import parameter_groups
 
 N_CLASSES = 5
 VARIANTS = ("full", "sa_glca", "sa_pwca", "sa_only")
@@ -398,3 +401,40 @@ def test_rollout_of_the_first_blocks_by_name(make, make_batch):
     tokens, _ = embed(model.backbone, model.pixels(batch.images))
     query, key, _ = project(model.backbone.blocks[0], tokens)
     torch.testing.assert_close(maps[:, 2].flatten(1), mean_attention(query, key)[:, 0, 0, 1:] / 2)
+
+
+def test_a_camera_adds_its_weighted_vector_to_all_tokens(make, make_batch):
+    model, batch = make(variant="sa_only", n_cameras=4, camera_weight=2.0), make_batch(3)
+    plain, _ = embed(model.backbone, model.pixels(batch.images))
+    seen = []
+    model.backbone.blocks[0].norm1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(replace(batch, cameras=torch.tensor([3, 0, 3])))
+    vectors = model.camera_embed[[3, 0, 3]]
+    assert vectors.shape == (3, 1, 64)
+    torch.testing.assert_close(seen[0], plain + 2.0 * vectors)
+
+
+def test_cameras_start_near_zero_and_get_gradients_and_no_weight_decay(make_batch):
+    torch.manual_seed(0)
+    model = build(DcalSettings(width=0.34, depth=2, position_grid=4, n_cameras=50), LinearHeads(N_CLASSES))
+    assert model.camera_embed.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.camera_weight == 3.0
+    batch = replace(make_batch(3), cameras=torch.tensor([1, 1, 4]))
+    torch.autograd.backward(sum(loss_terms(model.train(), model(batch), batch).values()))
+    is_moved = model.camera_embed.grad.flatten(1).count_nonzero(dim=1) > 0
+    assert is_moved.nonzero().flatten().tolist() == [1, 4]
+    (group,) = (
+        group
+        for group in parameter_groups(model, OptimizerSettings(weight_decay=0.1))
+        if any(parameter is model.camera_embed for parameter in group["params"])
+    )
+    assert group["weight_decay"] == 0.0
+
+
+def test_images_without_a_known_camera_are_refused(make, make_batch):
+    model, batch = make(n_cameras=2), make_batch()
+    with pytest.raises(DataError, match=r"tells 2 cameras apart and the images name none; use data with cameras"):
+        model(batch)
+    with pytest.raises(DataError, match=r"knows the cameras 0 to 1 and an image is of camera 2; use data of"):
+        model(replace(batch, cameras=torch.tensor([1, 2])))
+    assert model(replace(batch, cameras=torch.tensor([1, 0]))).logits.isfinite().all()

@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"variant": "sa_only"},
         {"variant": "sa_glca", "glca_readout": "cls"},
         {"variant": "sa_pwca", "stem": "conv"},
+        {"patch_stride": 12},
         {"glca_readout": "local_mean", "n_pwca_blocks": 1},
     ],
     "br_npa": [

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -211,6 +212,22 @@ def test_missing_masks_are_found_before_training(tiny_config: ConfigMaker, data:
     config = tiny_config(model={"name": "loupe", "mask_weight": 0.5})
     with pytest.raises(DataError, match=r"model .loupe. learns from part masks, and .* has no part masks"):
         check_start(config, data.tables)
+
+
+def test_cameras_that_are_missing_or_too_many_are_found_before_training(
+    tiny_config: ConfigMaker, data: DataSource
+) -> None:
+    config = tiny_config(model={"name": "dcal", "n_cameras": 2, "width": 0.34, "depth": 2})
+    with pytest.raises(DataError, match=r"model\.n_cameras 2 asks for the camera of each image, and .* names none"):
+        check_start(config, data.tables)
+    cameras = np.zeros(len(data.tables.train), dtype=np.int64)
+    for names in (("a", "b"), ("a", "b", "c")):
+        tables = replace(data.tables, train=replace(data.tables.train, camera_names=names, cameras=cameras))
+        if len(names) == 2:
+            check_start(config, tables)
+            continue
+        with pytest.raises(DataError, match=r"has 3 cameras and the model 2; set model\.n_cameras=3"):
+            check_start(config, tables)
 
 
 def test_a_study_that_was_not_looked_up_is_named(tiny_config: ConfigMaker) -> None:

@@ -7,13 +7,14 @@ import math
 from typing import Any, cast
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import is_model_in_modules
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from attnsearch.config.model import DcalSettings
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, DataError
 from attnsearch.models.backbones import check_known, create_body
 from attnsearch.models.weights import load_backbone
 
@@ -31,7 +32,8 @@ STEM_PREFIX = "patch_embed."
 def build_vit(cfg: DcalSettings) -> VisionTransformer:
     """A timm ViT without classifier, its parameters under timm's names, with the weights that the settings ask for.
 
-    Its patch embedding takes images of any size and returns (B, h, w, D), h = ceil(H / stride).
+    Its patch embedding takes images of any size and returns (B, h, w, D), h = ceil(H / patch); for patches that overlap
+    see `OverlappingPatches`.
 
     Raises:
         ConfigError: timm does not know the backbone, it is not a plain ViT, or its weights cannot be loaded.
@@ -55,6 +57,8 @@ def build_vit(cfg: DcalSettings) -> VisionTransformer:
     if cfg.stem == "conv":
         body.patch_embed = ConvStem(body.embed_dim, stride=stride, grid_size=body.patch_embed.grid_size)
     load_backbone(body, cfg.weights, cfg.backbone)  # resamples the position embedding, as timm does
+    if cfg.patch_stride is not None and cfg.patch_stride != stride:
+        body.patch_embed = OverlappingPatches(_checked_patches(body, cfg), stride=cfg.patch_stride)
     return body
 
 
@@ -105,6 +109,65 @@ class ConvStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.layers(images)  # (B, D, h, w)
         return features.permute(0, 2, 3, 1)
+
+
+class OverlappingPatches(nn.Module):
+    """Patch embedding whose patches of P pixels begin every S < P: (B, 3, H, W) -> (B, h, w, D), h = (H - P) // S + 1.
+
+    Token i sees the pixels from S i to S i + P, so tokens do not divide an image evenly. Its last pixels are seen by
+    none where a further patch would not fit.
+
+    Source: TransReID (He et al. 2021, arXiv 2102.04378), section 3.1.
+    """
+
+    def __init__(self, patches: PatchEmbed, *, stride: int) -> None:
+        super().__init__()
+        self.proj = patches.proj  # as timm names it
+        self.proj.stride = (stride, stride)
+        self.grid_size = patches.grid_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if min(height, width) < self.proj.kernel_size[0]:
+            raise DataError(
+                f"an image of {height} x {width} px is smaller than a patch of {self.proj.kernel_size[0]} px; raise "
+                "data.image_size_px"
+            )
+        features: Tensor = self.proj(images)  # (B, D, h, w)
+        return features.permute(0, 2, 3, 1)
+
+    def on_even_cells(self, maps: Tensor, image_hw: tuple[int, int]) -> Tensor:
+        """Maps (..., h, w) of the tokens as maps of h x w cells that divide the image evenly.
+
+        A cell is the mean of the tokens that see some of it, weighted by how many of its rows and columns they see.
+        """
+        rows, columns = (self._weights(n, px).to(maps) for n, px in zip(maps.shape[-2:], image_hw, strict=True))
+        maps = (rows[:, :, None] * maps[..., None, :, :]).sum(dim=-2)  # no matrix product, which autocast would round
+        return (maps[..., None, :] * columns).sum(dim=-1)
+
+    def _weights(self, n_tokens: int, n_px: int) -> Tensor:
+        """(n, n) of one axis: the part of what is seen of each cell that each token sees; rows sum to 1."""
+        starts = self.proj.stride[0] * torch.arange(n_tokens, dtype=torch.float64)  # of the tokens
+        stops = starts + self.proj.kernel_size[0]
+        edges = torch.arange(n_tokens + 1, dtype=torch.float64)[:, None] * n_px / n_tokens  # of the cells
+        seen = (torch.minimum(edges[1:], stops) - torch.maximum(edges[:-1], starts)).clamp(min=0)  # (cells, tokens)
+        return seen / seen.sum(dim=1, keepdim=True)
+
+
+def _checked_patches(body: VisionTransformer, cfg: DcalSettings) -> PatchEmbed:
+    """The patch embedding of a body, if its patches can overlap as the settings ask for."""
+    patches = body.patch_embed
+    if not isinstance(patches, PatchEmbed) or type(patches.proj) is not nn.Conv2d:
+        raise ConfigError(
+            f"model.patch_stride {cfg.patch_stride} does not fit {cfg.backbone!r}, which makes its tokens of features "
+            "and not of pixels; set it to null"
+        )
+    if cfg.patch_stride is not None and cfg.patch_stride > patches.proj.kernel_size[0]:
+        raise ConfigError(
+            f"model.patch_stride must be at most the {patches.proj.kernel_size[0]} px of a patch of {cfg.backbone!r}, "
+            f"got {cfg.patch_stride}"
+        )
+    return patches
 
 
 def _check_name(name: str) -> None:
