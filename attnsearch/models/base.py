@@ -89,6 +89,17 @@ class AttentionModel(nn.Module, ABC):
         terms = {name: loss for of_branch in losses.values() for name, loss in of_branch.items()}
         return {**terms, **output.extra_losses}
 
+    def embedding_cells(self, batch: Batch) -> Tensor:
+        """What each cell adds to the embedding of eval mode: (B, D, h, w) float32, whose sum over the cells is it.
+
+        Raises:
+            UsageError: the embedding is no sum over the cells, as that of a class token.
+        """
+        raise UsageError(
+            f"the embedding of {type(self).__name__} is no sum over the cells of an image; explain it by removing "
+            "cells, or use a family whose features are averaged, such as cnn"
+        )
+
     @abstractmethod
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         """The one map that the model offers as its answer, (B, h, w) float32, not negative, of any scale.

@@ -10,6 +10,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings, ResNetSettings
+from attnsearch.errors import UsageError
 from attnsearch.models.backbones.resnet import build_resnet, pad_circularly
 from attnsearch.models.base import AttentionModel, Heads, default_maps, select_maps
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
@@ -125,6 +126,22 @@ class PooledResNet(AttentionModel):
         selected, names = select_maps(norms if grid is None else grid.float(), self.map_names, maps)  # (B, K, h, w)
         return AttentionOutput(head, branches, maps=selected, map_names=names, norms=norms)
 
+    def embedding_cells(self, batch: Batch) -> Tensor:
+        features = self.backbone(batch.images)  # (B, C, h, w)
+        weights = self.cell_weights(features, self.pool(features)[1])  # (B, n_pooled, h, w)
+        return (weights[:, :, None] * features[:, None]).flatten(1, 2).float()  # (B, n_pooled·C, h, w)
+
+    @abstractmethod
+    def cell_weights(self, features: Tensor, maps: Tensor | None) -> Tensor:
+        """By what each cell counts in each pooled vector, (B, n_pooled, h, w).
+
+        Args:
+            features: (B, C, h, w).
+            maps: (B, K, h, w) that `pool` made of them.
+        Raises:
+            UsageError: a pooled vector is no weighted sum.
+        """
+
     def branches(self, pooled: Tensor) -> dict[str, HeadOutput]:
         """Further heads on the pooled vectors after dropout, (B, n_pooled·C)."""
         return {}
@@ -151,6 +168,9 @@ class Cnn(PooledResNet):
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         return features.mean(dim=(2, 3)), None  # (B, C)
 
+    def cell_weights(self, features: Tensor, maps: Tensor | None) -> Tensor:
+        return torch.full_like(features[:, :1], 1 / (features.shape[2] * features.shape[3]))
+
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
         return norms[:, 0]  # (B, h, w)
 
@@ -175,6 +195,10 @@ class BCnn(PooledResNet):
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         maps = self.attention(features)  # (B, N + 1, h, w)
         return part_pooling(features, maps[:, :-1]), maps
+
+    def cell_weights(self, features: Tensor, maps: Tensor | None) -> Tensor:
+        assert maps is not None
+        return maps[:, :-1] / (features.shape[2] * features.shape[3])
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
         return maps.mean(dim=1) * norms[:, 0]  # (B, h, w)
@@ -210,6 +234,14 @@ class BrNpa(PooledResNet):
             features, self.n_vectors, refine=self.refine, generator=generator, shared_draw=not self.training
         )
         return vectors.flatten(1), maps  # (B, N·C), (B, N, h, w)
+
+    def cell_weights(self, features: Tensor, maps: Tensor | None) -> Tensor:
+        if not self.refine:
+            raise UsageError(
+                "with model.refine=false a vector is that of one pixel and no sum under its map; use refine=true"
+            )
+        assert maps is not None
+        return maps
 
     def branches(self, pooled: Tensor) -> dict[str, HeadOutput]:
         detached, n_channels = pooled.detach(), self.n_channels  # (B, 3·C)

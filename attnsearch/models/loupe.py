@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnsearch.config.model import BackboneSettings, LoupeSettings, PlainSettings
-from attnsearch.errors import ConfigError, DataError
+from attnsearch.errors import ConfigError, DataError, UsageError
 from attnsearch.models.backbones.generic import PixelStatistics, build_any_backbone, run_children, split_after
 from attnsearch.models.base import AttentionModel, Heads, default_maps, select_maps
 from attnsearch.types import AttentionOutput, Batch, HeadOutput
@@ -86,12 +86,34 @@ class HierarchicalClassifier(AttentionModel):
 
     def predict(self, features: Tensor) -> HeadOutput:
         """The head's answer to the features (B, C, h, w) after the stage."""
+        head: HeadOutput = self.head(self._pool(self._final(features)))
+        return head
+
+    def embedding_cells(self, batch: Batch) -> Tensor:
+        final = self._final(self.shown_features(self.features_at_split(batch.images)))
+        cells = (final.permute(0, 3, 1, 2) if self.split.is_channels_last else final).float()  # (B, D, h, w)
+        cells = cells / (cells.shape[2] * cells.shape[3])
+        if not torch.allclose(cells.sum(dim=(2, 3)), self._pool(final).float(), rtol=1e-2, atol=1e-3):
+            raise UsageError(
+                f"the embedding of {type(self).__name__} is no sum over the cells of an image, as this backbone "
+                "changes it after the average, as ConvNeXt does; use a ResNet or Swin"
+            )
+        return cells
+
+    def shown_features(self, features: Tensor) -> Tensor:
+        """What the rest of the backbone sees of the features (B, C, h, w) after the stage: here all, the same shape."""
+        return features
+
+    def _final(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) after the stage -> the last ones of the backbone, in its own order of axes."""
         if self.split.is_channels_last:
             features = features.permute(0, 2, 3, 1)  # (B, h, w, C)
-        features = run_children(self.backbone, self.split.after, features)
-        pooled = cast(Any, self.backbone).forward_head(features, pre_logits=True)  # (B, D)
-        head: HeadOutput = self.head(pooled)
-        return head
+        return run_children(self.backbone, self.split.after, features)
+
+    def _pool(self, final: Tensor) -> Tensor:
+        """The last features of the backbone -> (B, D), pooled as it does itself."""
+        pooled: Tensor = cast(Any, self.backbone).forward_head(final, pre_logits=True)
+        return pooled
 
 
 class Plain(HierarchicalClassifier):
@@ -156,6 +178,10 @@ class Loupe(HierarchicalClassifier):
             return AttentionOutput(head, extra_losses=losses)
         selected, names = select_maps(gate, self.map_names, maps)
         return AttentionOutput(head, maps=selected, map_names=names, extra_losses=losses)
+
+    def shown_features(self, features: Tensor) -> Tensor:
+        gate: Tensor = self.gate(features)  # (B, 1, h, w)
+        return features * gate.to(features.dtype)
 
     def weigh_losses(self, losses: Mapping[str, Mapping[str, Tensor]], output: AttentionOutput) -> dict[str, Tensor]:
         if self.training and self.needs_masks and "gate_mask" not in output.extra_losses:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from attnsearch.config.model import BCnnSettings, BrNpaSettings, CnnSettings
+from attnsearch.errors import UsageError
 from attnsearch.models import build_model
 from attnsearch.models.br_npa import feature_norm, part_pooling, representative_vectors
 from attnsearch.tasks.classification import LinearHead, LinearHeads
@@ -235,3 +236,38 @@ def test_random_vectors_are_fresh_in_training_and_fixed_in_eval(tiny, fill, make
 def test_one_class_is_refused(tiny):
     with pytest.raises(ValueError, match="got 1"):
         build_model(tiny(CnnSettings), LinearHeads(1))
+
+
+@pytest.mark.parametrize("size_hw", [(64, 64), (96, 40)])
+@pytest.mark.parametrize(
+    ("settings_class", "changes"),
+    [
+        (CnnSettings, {}),
+        (CnnSettings, {"stride_stage4": 1, "head_bias": True}),
+        (BCnnSettings, {"n_parts": 4}),
+        (BrNpaSettings, {}),
+        (BrNpaSettings, {"n_vectors": 2, "stride_stage3": 1, "random_vectors": True}),
+    ],
+)
+@torch.no_grad()
+def test_cells_add_up_to_the_embedding(tiny, fill, make_batch, settings_class, changes, size_hw):
+    model = fill(build_model(tiny(settings_class, **changes), LinearHeads(5))).eval()
+    batch = make_batch(2, *size_hw)
+    output, cells = model(batch, maps=()), model.embedding_cells(batch)
+    assert cells.shape[2:] == output.maps.shape[2:]
+    assert output.embedding.abs().max() > 0.1
+    torch.testing.assert_close(cells.sum(dim=(2, 3)), output.embedding, atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_cell_adds_to_a_vector_is_its_features_under_the_map(tiny, fill, make_batch):
+    model, batch = fill(build_model(tiny(BrNpaSettings), LinearHeads(5))).eval(), make_batch(2, 96, 64)
+    features, maps = model.backbone(batch.images), model(batch, maps=()).maps
+    expected = maps[:, 1, 2, 1, None] * features[:, :, 2, 1]  # of the second vector, in row 2 and column 1
+    n_channels = features.shape[1]
+    torch.testing.assert_close(model.embedding_cells(batch)[:, n_channels : 2 * n_channels, 2, 1], expected)
+
+
+def test_vectors_of_single_pixels_are_no_sum(tiny, make_batch):
+    model = build_model(tiny(BrNpaSettings, refine=False), LinearHeads(5)).eval()
+    with pytest.raises(UsageError, match=r"model\.refine=false .* use refine=true"):
+        model.embedding_cells(make_batch(1))

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnsearch.config.experiment import OptimizerSettings
 from attnsearch.config.model import DcalSettings
-from attnsearch.errors import ConfigError, DataError, TrialError
+from attnsearch.errors import ConfigError, DataError, TrialError, UsageError
 from attnsearch.models.backbones.vit import embed
 from attnsearch.models.dcal import UncertaintyWeights, attention_rollout, build, pairwise_attention
 from attnsearch.models.dcal_attention import draw_partners, finish, mean_attention, pick_patches, project
@@ -438,3 +438,8 @@ def test_images_without_a_known_camera_are_refused(make, make_batch):
     with pytest.raises(DataError, match=r"knows the cameras 0 to 1 and an image is of camera 2; use data of"):
         model(replace(batch, cameras=torch.tensor([1, 2])))
     assert model(replace(batch, cameras=torch.tensor([1, 0]))).logits.isfinite().all()
+
+
+def test_a_class_token_is_no_sum_over_cells(make, make_batch):
+    with pytest.raises(UsageError, match=r"embedding of Dcal is no sum over the cells .* such as cnn"):
+        make().embedding_cells(make_batch())

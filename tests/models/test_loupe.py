@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from attnsearch.config.model import LoupeSettings, PlainSettings
-from attnsearch.errors import ConfigError, DataError
+from attnsearch.errors import ConfigError, DataError, UsageError
 from attnsearch.models import build_model
 from attnsearch.models.backbones.generic import HIERARCHICAL, build_any_backbone, run_children, split_after
 from attnsearch.models.loupe import LoupeGate, gate_mean_outside
@@ -311,3 +311,33 @@ def test_swin_of_its_authors_is_renamed(tmp_path, small_swin):
     torch.save({"model": old}, tmp_path / "w.pth")
     loaded = build_any_backbone(PlainSettings(backbone=SWIN, weights=str(tmp_path / "w.pth")))
     assert all((parameter == 0.5).all() for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("settings_class", [PlainSettings, LoupeSettings])
+@pytest.mark.parametrize("module", [module for module in HIERARCHICAL if module != "convnext"])
+@torch.no_grad()
+def test_cells_add_up_to_the_embedding(module, settings_class, small_swin, make_batch):
+    model = build_model(settings_class(backbone=SMALLEST[module]), LinearHeads(5)).eval()
+    batch = make_batch(2, 96, 64)
+    embedding, cells = model(batch).embedding, model.embedding_cells(batch)
+    assert cells.shape == (*embedding.shape, 3, 2)
+    assert embedding.abs().max() > 1e-3
+    torch.testing.assert_close(cells.sum(dim=(2, 3)), embedding, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_gate_takes_part_in_the_sum(make_batch):
+    model, batch = loupe().eval(), make_batch(1)
+    before = model.embedding_cells(batch)
+    model.gate.attention_net[2].bias.fill_(-10.0)
+    assert model.embedding_cells(batch).abs().sum() < 0.9 * before.abs().sum()
+
+
+@pytest.mark.parametrize("settings_class", [PlainSettings, LoupeSettings])
+@torch.no_grad()
+def test_a_backbone_that_changes_the_mean_has_no_sum(settings_class, make_batch):
+    model = build_model(settings_class(backbone="test_convnext"), LinearHeads(5)).eval()
+    with pytest.raises(
+        UsageError, match=rf"{type(model).__name__} is no sum .* as ConvNeXt does; use a ResNet or Swin"
+    ):
+        model.embedding_cells(make_batch(2))
