@@ -258,7 +258,7 @@ def classify_device_error(error: BaseException) -> AttnSearchError | None:
     return None
 
 
-_STATUS = Path("/proc/self/status")
+_STATUS, _MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
 _MB = 1e6
 
 
@@ -287,6 +287,14 @@ def anonymous_mb() -> float:
                 return int(line.split()[1]) * 1024 / _MB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MB
+
+
+def free_bytes() -> int | None:
+    """Memory that can be taken without swapping; None where the system does not tell."""
+    if not _MEMORY.exists():
+        return None
+    lines = (line.split() for line in _MEMORY.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
 
 
 def release_memory(device: torch.device) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.base import expand
 from attnsearch.config.experiment import STUDY_PREFIX
+from attnsearch.device import free_bytes
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import atomic_write
 
@@ -37,7 +38,6 @@ MAX_GROWTH = 4
 """How many times its own size a file may unpack to; torch stores tensors as they are, so that 1 is usual."""
 _ZIP = b"PK\x03\x04"
 _FILLER = b"bytearray"
-_MEMORY = Path("/proc/meminfo")
 _MB = 10**6
 
 
@@ -300,7 +300,7 @@ def check_declared_sizes(file: Path) -> None:
             f"weights file {file} of {_mb(size)} unpacks to {_mb(declared)} and is refused, as weights are not "
             "compressed; save its tensors alone with safetensors.torch.save_file"
         )
-    free = _free_bytes()
+    free = free_bytes()
     if free is not None and declared > free:
         raise StoreError(f"weights file {file} needs {_mb(declared)} of memory and {_mb(free)} are free; free some")
     if size and (_zip_names_filler(file) if is_zip else _names_filler(file)):
@@ -335,14 +335,6 @@ def _zip_names_filler(file: Path) -> bool:
 def _names_filler(file: Path) -> bool:
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(_FILLER) >= 0
-
-
-def _free_bytes() -> int | None:
-    """Memory that can be taken without swapping; None where the system does not tell."""
-    if not _MEMORY.exists():
-        return None
-    lines = (line.split() for line in _MEMORY.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
 
 
 def _mb(n_bytes: int) -> str:

@@ -11,8 +11,8 @@ from tests.architecture.sources import PACKAGE, ROOT, modules
 
 ORDER = (
     ("errors", "types", "geometry"),
-    ("plugins", "files", "progress"),
-    ("device", "metrics"),
+    ("plugins", "files", "progress", "device"),
+    ("metrics",),
     ("config",),
     ("data", "models", "store"),
     ("figures", "tasks"),

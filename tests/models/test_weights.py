@@ -267,7 +267,7 @@ def test_archive_that_unpacks_to_many_times_its_size_is_refused_before_it_is_unp
 
 def test_file_that_is_larger_than_the_free_memory_is_refused(tmp_path, state, monkeypatch):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 0 kB\n")
-    monkeypatch.setattr("attnsearch.models.weights._MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr("attnsearch.device._MEMORY", tmp_path / "meminfo")
     torch.save(state, tmp_path / "w.pt")
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
     for file in (tmp_path / "w.pt", tmp_path / "w.safetensors"):
