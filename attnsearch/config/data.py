@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from attnsearch.config.base import Registered, register_part
 from attnsearch.config.images import INPUT_SIZE, DataSettings, InputSize, RootedData
@@ -111,6 +112,97 @@ class FlowersData(TorchvisionData):
     name: Literal["flowers"] = Field("flowers", description="a folder that holds flowers-102")
 
 
+class ReidData(RootedData):
+    """Images of identities, to be found in a gallery; defaults are those of the published recipes."""
+
+    task: ClassVar[str] = "reid"
+    image_size_px: InputSize = Field((256, 128), description=INPUT_SIZE)
+    crop_ratio: float = Field(1.0, ge=0.5, le=1.0, description="as of other data sets; 1 shows whole images")
+    brightness: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
+    saturation: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
+
+
+class Market1501Data(ReidData):
+    """Market-1501: persons, 6 cameras; junk is left out, distractors stay in the gallery."""
+
+    name: Literal["market1501"] = Field(
+        "market1501", description="a folder that holds bounding_box_train, query, bounding_box_test, or its parent"
+    )
+
+
+class DukeData(ReidData):
+    """DukeMTMC-reID: persons, 8 cameras."""
+
+    name: Literal["duke"] = Field(
+        "duke", description="a folder that holds bounding_box_train, query, bounding_box_test, or its parent"
+    )
+
+
+class Msmt17Data(ReidData):
+    """MSMT17, version 1 or 2: persons, 15 cameras."""
+
+    name: Literal["msmt17"] = Field("msmt17", description="the folder MSMT17_V1 or MSMT17_V2, or its parent")
+    with_val: bool = Field(
+        True, description="whether its validation list, of the same identities, is trained on, as TransReID does"
+    )
+
+
+class Veri776Data(ReidData):
+    """VeRi-776: vehicles, 20 cameras; identity and camera are read from the names of the files."""
+
+    name: Literal["veri776"] = Field(
+        "veri776", description="a folder that holds image_train, image_query, image_test, or its parent"
+    )
+    image_size_px: InputSize = Field(256, description=INPUT_SIZE)
+
+
+class ReidFolderData(ReidData):
+    """Images of identities in folders of your own; where cameras are not known, groups such as encounters or days help.
+
+    Layouts: the folders and names of Market-1501; identity folders in `train`, perhaps `val`, `query` and `gallery`;
+    identity folders alone; or `images.csv` with the columns image, identity, split and perhaps camera and group.
+    """
+
+    name: Literal["reid_folder"] = Field("reid_folder", description="a folder in one of the layouts above")
+    camera_pattern: str | None = Field(
+        None,
+        max_length=100,
+        description="regular expression whose one group is the camera, matched to the beginning of a file's path below "
+        "its identity folder; null takes cameras from cameras.csv (image, camera, group), if there is one",
+    )
+    test_share: float = Field(
+        0.3, gt=0.0, lt=1.0, description="fraction of the identities that are tested where folders or lists do not say"
+    )
+
+    @field_validator("camera_pattern")
+    @classmethod
+    def _is_bounded(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            check_pattern(pattern)
+        return pattern
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuses a regular expression that has not one group, or that may take long on names of files.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"camera_pattern must be a regular expression, got {pattern!r}: {error}") from error
+    if compiled.groups != 1:
+        raise ValueError(f"camera_pattern must have one group, the camera, got {compiled.groups} in {pattern!r}")
+    plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern)  # without escapes and sets
+    plain = re.sub(r"([*+?}])[?+]", r"\1", plain).replace("(?", "(")
+    n_repeats, n_choices = len(re.findall(r"[*+{]", plain)), len(re.findall(r"[?|]", plain))
+    if n_repeats > 3 or n_choices > 4 or re.search(r"\)[*+{]", plain) or compiled.flags & re.VERBOSE:
+        raise ValueError(
+            f"camera_pattern must have at most 3 of * + {{ and 4 of ? |, and repeat no group, got {pattern!r}"
+        )
+
+
 DataConfig = Annotated[DataSettings, Registered("dataset")]
 
 _DATA_SETS: dict[type[DataSettings], str] = {
@@ -122,6 +214,11 @@ _DATA_SETS: dict[type[DataSettings], str] = {
     CarsData: "torchvision_sets",
     PetsData: "torchvision_sets",
     FlowersData: "torchvision_sets",
+    Market1501Data: "reid_sets",
+    DukeData: "reid_sets",
+    Msmt17Data: "reid_sets",
+    Veri776Data: "reid_sets",
+    ReidFolderData: "reid_folder",
 }
 for _data_set, _module in _DATA_SETS.items():
     register_part("dataset", _data_set, f"attnsearch.data.{_module}:list_images")

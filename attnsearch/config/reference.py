@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -89,16 +90,24 @@ def _sections(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
 
 
 def _union_sections(classes: Sequence[type[BaseModel]], place: tuple[str, ...]) -> Iterator[str]:
-    """What all members of a union share, then what is each one's own."""
+    """What most members of a union have in common, then what is each one's own."""
     values = {member: tag for member in classes if (tag := tag_of(member))}
     key, _ = values[classes[0]]
     rows = {member: [_row(member, name, place) for name in member.model_fields if name != key] for member in values}
-    shared = [row for row in rows[classes[0]] if all(row in others for others in rows.values())]
+    shared = _shared_rows(list(rows.values()))
     yield f"Chosen by `{key}`: {', '.join(f'`{value}`' for _, value in values.values())}.\n"
     yield from _tables(shared)
     for member, (_, value) in values.items():
         yield f"**`{key}: {value}`** {' '.join((member.__doc__ or '').split())}\n"
         yield from _tables([row for row in rows[member] if row not in shared])
+
+
+def _shared_rows(tables: Sequence[Sequence[Row]]) -> list[Row]:
+    """Of the keys that all members have, the rows that more than half of them have: the others show their own."""
+    common = set.intersection(*({key for key, *_ in table} for table in tables))
+    counts = Counter(row for table in tables for row in table)
+    shared = {row[0]: row for row, count in counts.items() if row[0] in common and 2 * count > len(tables)}
+    return [shared[key] for key, *_ in tables[0] if key in shared]
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ def list_images(cfg: CsvData) -> Listing:
         DataError: there is no such file, or a row lacks a path, a label or a split.
     """
     file = cfg.root_path.absolute()
-    images = [_image(file, line, row) for line, row in _rows(file)]
+    images = [_image(file, line, row) for line, row in read_rows(file, COLUMNS)]
     listing = Listing.of(file.parent, images)
     twice = [name for name, count in Counter(image.image_id for image in images).items() if count > 1]
     if not twice:
@@ -51,17 +51,23 @@ def write_table(frame: pd.DataFrame, target: Path) -> None:
     atomic_write(target, absolute.to_csv(index=False).encode())
 
 
-def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
-    """(line, column -> text) of each row."""
+def read_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str | None]]]:
+    """(line, column -> text) of each row.
+
+    Args:
+        columns: those that the file must have.
+    Raises:
+        DataError: the file cannot be read, or lacks a column.
+    """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise DataError(f"{file}:1: has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+            if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+                raise DataError(f"{file}:1: has no column {', '.join(missing)}; it needs {', '.join(columns)}")
             for row in reader:
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read: {error}; data.root must be a CSV file") from error
+        raise DataError(f"{file}: cannot be read: {error}; it must be a CSV file") from error
 
 
 def _image(file: Path, line: int, row: Mapping[str, str | None]) -> ListedImage:

@@ -36,12 +36,12 @@ def list_images(cfg: FolderData) -> Listing:
 def list_folder(root: Path) -> Listing:
     """As `list_images`, for an absolute path."""
     base, folders = _split_folders(root)
-    classes = {split: _sub_folders(folder) for split, folder in folders.items()}
+    classes = {split: sub_folders(folder) for split, folder in folders.items()}
     problems = class_problems(root, classes)
     images: list[ListedImage] = []
     for split, folder in folders.items():
         for class_name in classes[split]:
-            files = _image_files(folder / class_name)
+            files = image_files(folder / class_name)
             if not files:
                 problems.append(_empty_class(folder / class_name))
             images += [ListedImage(split, class_name, path.relative_to(base).as_posix(), path) for path in files]
@@ -87,7 +87,7 @@ def _why_no_train(root: Path) -> str:
         return f"data.root {root} is laid out like CUB_200_2011, not as class folders; write data.name=cub"
     if root.name == "train":
         return f"data.root {root} is the train folder itself; write the folder that holds it, {root.parent}"
-    names = ", ".join(_sub_folders(root)[:10]) or "none"
+    names = ", ".join(sub_folders(root)[:10]) or "none"
     return f"data.root {root} has no train folder (sub-folders: {names}); put the class folders into {root / 'train'}"
 
 
@@ -98,17 +98,18 @@ def near_name(path: Path) -> str:
     parent = next(folder for folder in path.parents if folder.is_dir())
     if parent != path.parent:
         return f" ({parent} exists, {path.relative_to(parent).parts[0]} in it does not); correct the path"
-    names = {name.lower(): name for name in _sub_folders(parent)}
+    names = {name.lower(): name for name in sub_folders(parent)}
     near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.6)
     return f"; did you mean {parent / names[near[0]]}?" if near else "; correct the path"
 
 
-def _sub_folders(folder: Path) -> tuple[str, ...]:
+def sub_folders(folder: Path) -> tuple[str, ...]:
+    """The sorted names of the folders in a folder, hidden ones left out."""
     with os.scandir(folder) as entries:
         return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """All images below a folder, links followed, hidden files left out (macOS writes `._name.jpg`)."""
     images: list[Path] = []
     for parent, _, names in os.walk(folder, followlinks=True):

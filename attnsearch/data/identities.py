@@ -34,9 +34,9 @@ def can_match(members: Sequence[ListedImage], rule: MatchRule) -> bool:
 
 
 def hold_out_identities(
-    images: Sequence[ListedImage], rule: MatchRule, *, fraction: float, seed: int
+    images: Sequence[ListedImage], rule: MatchRule, *, fraction: float, seed: int, to: Split = "val"
 ) -> tuple[ListedImage, ...]:
-    """Moves a fraction of train's identities to val, each with all of its images, at least two and never all.
+    """Moves a fraction of train's identities to another split, each with all of its images, at least two and never all.
 
     A hash of seed and name orders the identities, so that the choice is the same on every machine. Those without two
     images that match stay in train, where they can be learned from and not be tested.
@@ -52,12 +52,12 @@ def hold_out_identities(
     n_held = min(max(LEAST_IDENTITIES, round(len(members) * fraction)), len(members) - LEAST_IDENTITIES)
     if n_held < LEAST_IDENTITIES or len(usable) < n_held:
         raise DataError(
-            f"{n_held} of the {len(members)} training identities must be held out for validation, and {len(usable)} "
-            f"have {MATCH_UNDER[rule]}; add identities, lower data.val_share, or give a val split"
+            f"{n_held} of the {len(members)} training identities must be held out for {to}, and {len(usable)} "
+            f"have {MATCH_UNDER[rule]}; add identities, change data.{to}_share, or give a {to} split"
         )
     held = set(usable[:n_held])
     is_held = [image.split == "train" and image.class_name in held for image in images]
-    return tuple(replace(image, split="val") if moves else image for image, moves in zip(images, is_held, strict=True))
+    return tuple(replace(image, split=to) if moves else image for image, moves in zip(images, is_held, strict=True))
 
 
 def choose_queries(

@@ -20,8 +20,17 @@ from attnsearch.types import SPLITS, MatchRule, Split
 S = TypeVar("S", bound=DataSettings)
 
 ProblemKind = Literal[
-    *("layout", "empty_class", "class_in_one_split", "few_classes", "name", "unreadable", "small", "duplicate"),
+    "layout",
+    "empty_class",
+    "class_in_one_split",
+    "few_classes",
+    "name",
+    "unreadable",
+    "small",
+    "duplicate",
+    "near_duplicate",
     "no_match",
+    "count",
 ]
 _SHOWN = 20
 
@@ -143,16 +152,13 @@ def identity_problems(root: Path, images: Sequence[ListedImage], rule: MatchRule
     """What prevents training on identities, or a ranking of others, and identities that are in train and in test."""
     of_split = {split: [image for image in images if image.split == split] for split in SPLITS}
     identities = {split: {image.class_name for image in of_split[split]} for split in SPLITS}
-    problems = _repeated_ids(images)
+    problems = [*_repeated_ids(images), *_without_key(images, rule)]
     if len(identities["train"]) < 2:
         message = f"{root}: train must hold at least 2 identities, found {len(identities['train'])}"
         problems.append(DataProblem("few_classes", str(root), message))
-    if rule == "camera" and (unknown := [image.image_id for image in images if image.camera is None]):
-        message = f"{len(unknown)} of {len(images)} images have no camera; name it, or none at all:{shown(unknown)}"
-        problems.append(DataProblem("layout", unknown[0], message))
     for split in SPLITS[1:]:
         if both := sorted(identities["train"] & identities[split]):
-            message = f"{root}: {len(both)} identities are in train and in {split}, which flatters:{shown(both)}"
+            message = f"{root}: {len(both)} identities are in train and in {split}, which flatters:{name_lines(both)}"
             problems.append(DataProblem("class_in_one_split", str(root), message, is_error=False))
     return [*problems, *_ranking_problems(root, of_split, rule)]
 
@@ -162,7 +168,22 @@ def _repeated_ids(images: Sequence[ListedImage]) -> list[DataProblem]:
     twice = [name for name, count in Counter(image.image_id for image in images).items() if count > 1]
     if not twice:
         return []
-    return [DataProblem("layout", twice[0], f"{len(twice)} images are listed twice; keep one of each:{shown(twice)}")]
+    return [
+        DataProblem("layout", twice[0], f"{len(twice)} images are listed twice; keep one of each:{name_lines(twice)}")
+    ]
+
+
+def _without_key(images: Sequence[ListedImage], rule: MatchRule) -> list[DataProblem]:
+    """Images whose camera or group is not known, beside others whose is."""
+    if rule == "open":
+        return []
+    unknown = [image.image_id for image in images if (image.camera if rule == "camera" else image.group) is None]
+    if not unknown:
+        return []
+    message = (
+        f"{len(unknown)} of {len(images)} images have no {rule}; name that of all, or of none:{name_lines(unknown)}"
+    )
+    return [DataProblem("layout", unknown[0], message)]
 
 
 MATCH_UNDER: Mapping[MatchRule, str] = {
@@ -249,7 +270,9 @@ def missing_files(images: Sequence[ListedImage]) -> list[DataProblem]:
     missing = [str(path) for path in paths if not path.is_file()]
     if not missing:
         return []
-    message = f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{shown(missing)}"
+    message = (
+        f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{name_lines(missing)}"
+    )
     return [DataProblem("unreadable", missing[0], message)]
 
 
@@ -259,7 +282,7 @@ def name_problems(images: Sequence[ListedImage]) -> list[DataProblem]:
     if not wrong:
         return []
     message = f"{len(wrong)} of {len(images)} images have a name that is not UTF-8; rename the file or folder:"
-    return [DataProblem("name", wrong[0], f"{message}{shown(wrong)}")]
+    return [DataProblem("name", wrong[0], f"{message}{name_lines(wrong)}")]
 
 
 def is_utf8(text: str) -> bool:
@@ -276,7 +299,7 @@ def _readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def shown(names: Sequence[str]) -> str:
+def name_lines(names: Sequence[str]) -> str:
     """The first names, each in a line below a message."""
     more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     return "".join(f"\n  {name}" for name in [*names[:_SHOWN], *more])

@@ -7,21 +7,18 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
 
 from attnsearch.data.folder import SUFFIXES, with_masks
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, shown
+from attnsearch.data.identity_numbers import DISTRACTORS, Part
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, name_lines
 from attnsearch.errors import DataError
 from attnsearch.types import Split
 
-Part = Literal["train", "query", "gallery"]
-SPLIT_OF: Mapping[Part, Split] = {"train": "train", "query": "test", "gallery": "test"}
+SPLIT_OF: Mapping[Part, Split] = {"train": "train", "val": "val", "query": "test", "gallery": "test"}
 MARKET_FOLDERS: Mapping[Part, str] = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 JUNK = "-1"
 """Identity of images that nobody is to be found in; they are not listed."""
-DISTRACTORS = "0000"
-"""Identity of gallery images that match no query."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,16 @@ class NameForm:
     def camera_names(self) -> tuple[str, ...]:
         """The names of all cameras where their number is fixed, else none."""
         return tuple(str(number) for number in range(1, (self.n_cameras or 0) + 1))
+
+    def has_camera(self, match: re.Match[str]) -> bool:
+        """Whether there is a camera with the number that a name holds."""
+        return self.n_cameras is None or 1 <= int(match["camera"]) <= self.n_cameras
+
+    def listed(self, match: re.Match[str], part: Part, root: Path, image_id: str) -> ListedImage:
+        """The image with a name."""
+        identity, camera = f"{int(match['identity']):04d}", str(int(match["camera"]))
+        path, is_query = root / image_id, part == "query"
+        return ListedImage(SPLIT_OF[part], identity, image_id, path, camera=camera, is_query=is_query)
 
 
 MARKET_STYLE = NameForm(
@@ -80,15 +87,13 @@ def list_named(root: Path, folders: Mapping[Part, str], form: NameForm) -> tuple
         if not names:
             problems.append(DataProblem("layout", folder, f"{root / folder} holds no image"))
         for name in names:
-            match = form.pattern.match(name)
-            if match is not None and match["identity"] == JUNK:
-                continue
+            match, image_id = form.pattern.match(name), f"{folder}/{name}"
             if match is None or (reason := _problem(match, part, form)):
-                wrong[reason if match else f"do not begin like {form.example}"].append(f"{folder}/{name}")
-            else:
-                images.append(_listed(root, f"{folder}/{name}", part, match))
+                wrong[reason if match else f"do not begin like {form.example}"].append(image_id)
+            elif match["identity"] != JUNK:
+                images.append(form.listed(match, part, root, image_id))
     problems += [
-        DataProblem("name", names[0], f"{root}: {len(names)} names {reason}; rename or remove them:{shown(names)}")
+        DataProblem("name", names[0], f"{root}: {len(names)} names {reason}; rename or remove them:{name_lines(names)}")
         for reason, names in wrong.items()
     ]
     return images, problems
@@ -96,22 +101,18 @@ def list_named(root: Path, folders: Mapping[Part, str], form: NameForm) -> tuple
 
 def _problem(match: re.Match[str], part: Part, form: NameForm) -> str:
     """What is wrong with a name that has the right form; nothing where it is right."""
-    if form.n_cameras is not None and not 1 <= int(match["camera"]) <= form.n_cameras:
+    if not form.has_camera(match):
         return f"have a camera that is not from 1 to {form.n_cameras}"
     if part != "gallery" and not int(match["identity"]):
         return f"begin with {DISTRACTORS}, which is for gallery images that match no query"
     return ""
 
 
-def _listed(root: Path, image_id: str, part: Part, match: re.Match[str]) -> ListedImage:
-    return ListedImage(
-        split=SPLIT_OF[part],
-        class_name=f"{int(match['identity']):04d}",
-        image_id=image_id,
-        path=root / image_id,
-        camera=str(int(match["camera"])),
-        is_query=part == "query",
-    )
+def inner_path(text: str) -> str | None:
+    """A path of a list in its shortest form; None where it does not stay below the folder that it is relative to."""
+    path = PurePosixPath(text)
+    is_inside = path.parts and not path.is_absolute() and ".." not in path.parts
+    return path.as_posix() if is_inside else None
 
 
 def image_names(folder: Path, suffixes: frozenset[str]) -> list[str]:

@@ -212,7 +212,7 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
     images = _with_validation(listing, cfg)
     train, val, test = (_table(listing, [i for i in images if i.split == split], split) for split in SPLITS)
     val_hash = hash_ids(val.image_ids if val.is_query is None else _marked(val.image_ids, val.is_query))
-    return DataTables(listing.root, listing.class_names, train, val, test if len(test) else None, val_hash)
+    return DataTables(listing.root, train.class_names, train, val, test if len(test) else None, val_hash)
 
 
 def _with_validation(listing: Listing, cfg: DataSettings) -> tuple[ListedImage, ...]:
@@ -254,9 +254,7 @@ def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> t
 
 
 def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> ImageTable:
-    class_names = listing.class_names
-    if listing.match_rule is not None and split != "train":
-        class_names = tuple(sorted({image.class_name for image in images}))
+    class_names = _class_names(listing, images)
     table = ImageTable(
         split=split,
         class_names=class_names,
@@ -270,6 +268,13 @@ def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> Ima
         match_rule=listing.match_rule,
     )
     return table if listing.match_rule is None else _with_cameras(table, listing, images)
+
+
+def _class_names(listing: Listing, images: Iterable[ListedImage]) -> tuple[str, ...]:
+    """The classes, or the identities of this split, since splits have none in common."""
+    if listing.match_rule is None:
+        return listing.class_names
+    return tuple(sorted({image.class_name for image in images}))
 
 
 def _with_cameras(table: ImageTable, listing: Listing, images: Sequence[ListedImage]) -> ImageTable:

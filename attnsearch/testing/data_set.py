@@ -8,7 +8,7 @@ from attnsearch import plugins
 from attnsearch.config.images import DataSettings
 from attnsearch.data.images import decode_resized
 from attnsearch.data.listing import Listing, list_images
-from attnsearch.data.tables import build_tables
+from attnsearch.data.tables import build_tables, fixed_queries
 from attnsearch.geometry import Resizing
 
 
@@ -31,14 +31,19 @@ class DataSetContract:
         assert registered.model_validate_json(settings.model_dump_json()) == settings
 
     def test_images_are_sorted_by_class_and_then_by_name(self, listing: Listing) -> None:
-        order = {name: label for label, name in enumerate(listing.class_names)}
+        """Identities by their names; classes in the order of the labels."""
+        is_reid = listing.match_rule is not None
+        names = sorted({image.class_name for image in listing.images}) if is_reid else listing.class_names
+        order = {name: label for label, name in enumerate(names)}
         for split in ("train", "val", "test"):
             labels = [order[image.class_name] for image in listing.images if image.split == split]
             assert labels == sorted(labels)
-        assert len(listing.class_names) == len(order) >= 2
+        assert len(set(listing.class_names)) == len(listing.class_names) >= 2
 
     def test_there_are_no_problems(self, listing: Listing) -> None:
-        assert listing.problems == ()
+        """Errors; a part of a published data set is a warning in re-identification."""
+        is_reid = listing.match_rule is not None
+        assert [problem for problem in listing.problems if problem.is_error or not is_reid] == []
         assert any(image.split == "train" for image in listing.images)
 
     def test_ids_are_unique_relative_paths(self, listing: Listing) -> None:
@@ -59,7 +64,23 @@ class DataSetContract:
             assert image.mask_path is None or image.mask_path.is_file()
 
     def test_tables_have_training_and_validation_images_of_every_class(self, settings: DataSettings) -> None:
+        """In re-identification, of every identity of the split."""
         tables = build_tables(settings)
         for table in tables.present():
-            assert set(table.labels.tolist()) == set(range(len(tables.class_names)))
+            assert set(table.labels.tolist()) == set(range(len(table.class_names)))
+            assert table.match_rule is not None or table.class_names == tables.class_names
         assert not set(tables.train.image_ids) & set(tables.val.image_ids)
+
+    def test_its_task_is_that_of_its_listing(self, settings: DataSettings, listing: Listing) -> None:
+        assert settings.task == ("classification" if listing.match_rule is None else "reid")
+
+    def test_identities_are_held_out_and_can_be_found(self, settings: DataSettings, listing: Listing) -> None:
+        """In re-identification: training sees no other split's identities, and some queries have a match."""
+        if listing.match_rule is None:
+            pytest.skip("classes and no identities")
+        train, *others = build_tables(settings).present()
+        assert train.is_query is None
+        for table in others:
+            assert not set(train.class_names) & set(table.class_names)
+            assert fixed_queries(table, None)
+            assert set(table.removal_keys.tolist()) <= set(range(len(table.camera_names) or len(table)))

@@ -60,7 +60,7 @@ def test_what_is_wrong_with_a_file_is_told(
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent.csv: cannot be read: .*data.root must be a CSV file"):
+    with pytest.raises(DataError, match=r"absent.csv: cannot be read: .*it must be a CSV file"):
         build_tables(CsvData(root=str(tmp_path / "absent.csv")))
 
 

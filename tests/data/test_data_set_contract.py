@@ -8,11 +8,24 @@ from pathlib import Path
 import pytest
 
 from attnsearch.config.base import members, tag_of
-from attnsearch.config.data import AircraftData, CsvData, CubData, DataConfig, FolderData, SyntheticData
+from attnsearch.config.data import (
+    AircraftData,
+    CsvData,
+    CubData,
+    DataConfig,
+    DukeData,
+    FolderData,
+    Market1501Data,
+    Msmt17Data,
+    ReidFolderData,
+    SyntheticData,
+    Veri776Data,
+)
 from attnsearch.config.images import DataSettings
 from attnsearch.testing.data_set import DataSetContract
 from tests.data.test_csv_table import ROWS, written
 from tests.data.test_cub import write_cub
+from tests.data.test_reid_sets import DUKE, MARKET, VERI, write_msmt17, write_named
 from tests.data.test_torchvision_sets import write_aircraft
 
 
@@ -33,6 +46,11 @@ SMALL: dict[str, Callable[[Path], DataSettings]] = {
     "csv": csv,
     "cub": cub,
     "aircraft": aircraft,
+    "market1501": lambda folder: Market1501Data(root=str(write_named(folder, MARKET))),
+    "duke": lambda folder: DukeData(root=str(write_named(folder, DUKE))),
+    "msmt17": lambda folder: Msmt17Data(root=str(write_msmt17(folder))),
+    "veri776": lambda folder: Veri776Data(root=str(write_named(folder, VERI))),
+    "reid_folder": lambda folder: ReidFolderData(root=str(write_named(folder, MARKET))),
     "synthetic": lambda _: SyntheticData(
         n_classes=2, n_train_per_class=2, n_val_per_class=1, n_test_per_class=1, picture_px=48
     ),
