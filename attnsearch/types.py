@@ -17,6 +17,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Direction = Literal["maximize", "minimize"]
 MatchRule = Literal["camera", "group", "open"]
 """What a query and an image of its identity must not have in common to be a match: camera, group, or content."""
+Distance = Literal["euclidean", "cosine"]
+"""Between embeddings; cosine is 1 minus the cosine."""
 MAIN_BRANCH = "main"
 """The name of a head that is not a named branch."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -104,12 +106,10 @@ class HeadOutput:
     Attributes:
         logits: (B, n_classes).
         embedding: (B, D), what the head reads, or None where a family has no such vector.
-        neck: (B, D), the embedding after the head's batch norm, or None where it has none.
     """
 
     logits: Tensor
     embedding: Tensor | None = None
-    neck: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,41 @@ class TrialContext(Protocol):
     def should_prune(self) -> bool: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Retrieval:
+    """The features of a split of N images and, for each of its Q queries, the gallery in the order of their distances.
+
+    Gallery images of the query's identity that the rule removes are in no list. Rows count in the split, in whose order
+    the queries are.
+
+    Attributes:
+        labels: (N,) int64 positions in `identities`.
+        cameras: (N,) int64 positions in `camera_names`, or None where cameras are not known.
+        removal_keys: (N,) int64; a gallery image with the identity and the key of a query is removed.
+        is_query: (N,) bool.
+        features: (N, D) float32, what images are compared by; it may be memory-mapped.
+        ranked_rows: (Q, k) int64 rows of the nearest gallery images, -1 beyond the last one.
+        average_precision: (Q,) float64, NaN for a query without a match.
+        inverse_negative_penalty: (Q,) float64, NaN for a query without a match.
+        first_match: (Q,) int64 rank of the first match, from 1; 0 without a match.
+    """
+
+    image_ids: tuple[str, ...]
+    identities: tuple[str, ...]
+    camera_names: tuple[str, ...]
+    match_rule: MatchRule
+    distance: Distance
+    labels: NDArray[np.int64]
+    cameras: NDArray[np.int64] | None
+    removal_keys: NDArray[np.int64]
+    is_query: NDArray[np.bool_]
+    features: NDArray[np.float32]
+    ranked_rows: NDArray[np.int64]
+    average_precision: NDArray[np.float64]
+    inverse_negative_penalty: NDArray[np.float64]
+    first_match: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class AttentionArchive:
     """Maps and predictions of one split under one checkpoint; arrays may be memory-mapped.
@@ -205,6 +240,8 @@ class AttentionArchive:
         maps: (N, K, h, w) float32, or None.
         norms: (N, 1, h, w) float32, or None.
         saliency: (N, h, w) float32 non-negative, or None.
+        retrieval: of the whole split, in re-identification; then a query's prediction is the identity of the nearest
+            gallery image and its confidence their cosine, which is NaN for gallery images.
     """
 
     image_ids: tuple[str, ...]
@@ -221,6 +258,7 @@ class AttentionArchive:
     config_digest: str
     epoch: int
     split: Split
+    retrieval: Retrieval | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from attnsearch.config.data import DataConfig
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.model import DcalSettings, ModelConfig
 from attnsearch.metrics.registry import better_direction, is_score
-from attnsearch.types import Direction
+from attnsearch.types import Direction, Distance
 
 STUDY_PREFIX = "study:"
 """What a setting starts with that names a study, whose best trial is meant, instead of a checkpoint."""
@@ -70,7 +70,7 @@ class ReidSettings(TaskSettings):
     embedding: Literal["before_neck", "after_neck"] = Field(
         "before_neck", description="which of the two images are compared by; after_neck needs a neck"
     )
-    distance: Literal["euclidean", "cosine"] = Field("euclidean", description="between embeddings")
+    distance: Distance = Field("euclidean", description="between embeddings")
     normalise: bool = Field(True, description="whether embeddings are scaled to length 1 before they are compared")
     flip_average: bool = Field(
         False, description="whether an embedding is the mean of those of the image and its mirror image"
@@ -248,8 +248,8 @@ class ExperimentConfig(Settings):
     def _parts_hold_whole_identities(self) -> ExperimentConfig:
         if not isinstance(self.task, ReidSettings):
             return self
-        size, k = self.train.batch_size // self.train.accumulation, self.task.images_per_identity
-        if size % k or size < 2 * k:
+        k = self.task.images_per_identity
+        if not self.can_train_in(self.train.accumulation):
             raise ValueError(
                 f"train.batch_size / accumulation must be a multiple of task.images_per_identity {k}, of 2 identities "
                 f"at least, since triplets are found within, got {self.train.batch_size} / {self.train.accumulation}"
@@ -261,7 +261,7 @@ class ExperimentConfig(Settings):
     @model_validator(mode="after")
     def _enough_images_at_once(self) -> ExperimentConfig:
         least = self.model.min_images_at_once
-        if self.train.batch_size // self.train.accumulation < least:
+        if not self.can_train_in(self.train.accumulation):
             raise ValueError(
                 f"model {self.model.name} with these settings must train at least {least} images at once, got train."
                 f"batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower accumulation"
@@ -276,6 +276,16 @@ class ExperimentConfig(Settings):
                 "other branches, whose weight would then fall without end; use model.variant=sa_only or no teacher"
             )
         return self
+
+    def can_train_in(self, accumulation: int) -> bool:
+        """Whether batches may be worked on in so many parts: enough images in each, and whole identities."""
+        part, rest = divmod(self.train.batch_size, accumulation)
+        if rest or part < self.model.min_images_at_once:
+            return False
+        if not isinstance(self.task, ReidSettings):
+            return True
+        k = self.task.images_per_identity
+        return part % k == 0 and part >= 2 * k
 
     def digest(self) -> str:
         """SHA-256 of everything that changes the result."""

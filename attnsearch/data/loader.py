@@ -128,8 +128,8 @@ def crop_boxes(source: DataSource, split: Split, cfg: DataConfig) -> NDArray[np.
 class RowOrder(Protocol):
     """In which order training sees the rows of a split."""
 
-    def __call__(self, table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
-        """(N,) each row once, in an order that depends on the labels, the seed and the epoch alone."""
+    def __call__(self, table: ImageTable, *, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch, as many in each; they depend on the labels, the batch size, the seed and the epoch."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ class BatchLoader:
     `multi_scale` are as large as their largest image.
 
     Attributes:
+        table: the split.
         n_images: images that one epoch yields.
         batch_size: images of a batch of an epoch; the last one may be short.
 
@@ -172,20 +173,21 @@ class BatchLoader:
         order: TrainingOrder | None = None,
         with_masks: bool = False,
     ) -> None:
-        self._table, self._cfg, self._cache = source.tables.of(split), source.cfg, source.cache
-        if order is not None and len(self._table) == 1:
+        self.table, self._cfg, self._cache = source.tables.of(split), source.cfg, source.cache
+        if order is not None and len(self.table) == 1:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
         self._root = source.tables.root
         if with_masks:
             self._require_masks()
         if with_masks and order is not None and self._cfg.rand_augment is not None:
             raise DataError("part masks cannot follow data.rand_augment, which moves images; set it to null")
-        self._cache_rows = source.cache.rows(self._table)
+        self._cache_rows = source.cache.rows(self.table)
         self._sizes_hw = source.cache.sizes_hw[self._cache_rows]
         self._device = torch.device(device)
         self.batch_size, self._order, self._with_masks = batch_size, order, with_masks
-        drops_last = order is not None and batch_size > 1 and len(self._table) % batch_size == 1
-        self.n_images = len(self._table) - drops_last
+        n_images = len(self.table) if order is None else len(self._training_rows(order, epoch=1))
+        drops_last = order is not None and batch_size > 1 and n_images % batch_size == 1
+        self.n_images = n_images - drops_last
 
     def __len__(self) -> int:
         """Batches in one epoch."""
@@ -200,10 +202,10 @@ class BatchLoader:
             DataError: a mask cannot be read.
         """
         if self._order is not None:
-            rows = self._order.rows(self._table, seed=self._order.seed, epoch=epoch)
+            rows = self._training_rows(self._order, epoch=epoch)
             views = random_views(self._sizes_hw, self._cfg, seed=self._order.seed, epoch=epoch, rows=rows)
         else:
-            rows, views = np.arange(len(self._table)), self._centre_views()
+            rows, views = np.arange(len(self.table)), self._centre_views()
         places = np.arange(self.n_images)  # in the epoch
         chunks = (places[start : start + self.batch_size] for start in range(0, self.n_images, self.batch_size))
         for raw in prefetched(lambda chunk: self._read(rows[chunk], views.take(chunk), self._with_masks), chunks):
@@ -221,13 +223,16 @@ class BatchLoader:
             self._require_masks()
         return self._finish(self._read(rows, self._centre_views().take(rows), with_masks))
 
+    def _training_rows(self, order: TrainingOrder, *, epoch: int) -> NDArray[np.int64]:
+        return order.rows(self.table, batch_size=self.batch_size, seed=order.seed, epoch=epoch)
+
     def _centre_views(self) -> Views:
-        return centre_views(len(self._table), self._cfg)
+        return centre_views(len(self.table), self._cfg)
 
     def _require_masks(self) -> None:
-        if self._table.mask_paths is None:
+        if self.table.mask_paths is None:
             raise DataError(
-                f"{self._root} has no part masks for {self._table.split}; leave them out or add a masks folder"
+                f"{self._root} has no part masks for {self.table.split}; leave them out or add a masks folder"
             )
 
     def _is_exact(self, views: Views) -> bool:
@@ -244,8 +249,8 @@ class BatchLoader:
         return _RawBatch(rows, views, self._pinned(pixels), None if masks is None else self._pinned(masks))
 
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
-        assert self._table.mask_paths is not None
-        masks = np.stack([decode_mask(self._table.mask_paths[row], self._cache.resizing) for row in rows])
+        assert self.table.mask_paths is not None
+        masks = np.stack([decode_mask(self.table.mask_paths[row], self._cache.resizing) for row in rows])
         return cut(masks, np.arange(len(rows)), views, self._cfg) if self._is_exact(views) else masks
 
     def _pinned(self, array: NDArray[np.uint8]) -> Tensor:
@@ -264,14 +269,15 @@ class BatchLoader:
             images = erase(images, raw.views.erased, raw.views.seeds)
         if padding is not None:
             images.masked_fill_(padding[:, None], 0.0)
-        labels = torch.from_numpy(self._table.labels[raw.rows])
+        labels, cameras = torch.from_numpy(self.table.labels[raw.rows]), self.table.cameras
         return Batch(
             images=images,
             labels=labels.to(self._device, non_blocking=True),
-            image_ids=tuple(self._table.image_ids[row] for row in raw.rows),
+            image_ids=tuple(self.table.image_ids[row] for row in raw.rows),
             rows=torch.from_numpy(raw.rows),
             padding=padding,
             part_masks=None if raw.masks is None else self._shown_masks(raw.masks, raw.views, padding),
+            cameras=None if cameras is None else torch.from_numpy(cameras[raw.rows]).to(self._device),
         )
 
     def _shown_masks(self, masks: Tensor, views: Views, padding: Tensor | None) -> Tensor:

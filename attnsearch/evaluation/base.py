@@ -69,8 +69,7 @@ class InferenceModel:
             maps: names of maps, an empty tuple for the family's default ones, None for none.
         """
         with self.arithmetic.autocast():
-            output: AttentionOutput = self.model(self.arithmetic.place_images(batch), maps=maps)
-        return output
+            return self.task.predict(self.model, self.arithmetic.place_images(batch), maps=maps)
 
 
 @device_errors()
@@ -111,7 +110,7 @@ class ModelOnData(InferenceModel):
         if not isinstance(checkpoint, ModelCheckpoint):
             checkpoint = read_model_checkpoint(checkpoint)
         config = checkpoint.config if config is None else config
-        check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
+        _check_classes(checkpoint, config, data)
         return cls(checkpoint, config, *build_for_inference(checkpoint, config), data)
 
     @classmethod
@@ -121,7 +120,7 @@ class ModelOnData(InferenceModel):
         Raises:
             DataError: the data set has other classes.
         """
-        check_class_names(data.tables.class_names, inference.class_names, str(inference.checkpoint.path))
+        _check_classes(inference.checkpoint, inference.config, data)
         return cls(inference.checkpoint, inference.config, inference.model, inference.arithmetic, data)
 
     def table(self, split: Split) -> ImageTable:
@@ -153,6 +152,16 @@ class ModelOnData(InferenceModel):
         return self.loader(split).epoch(self.checkpoint.epoch)
 
 
+def _check_classes(checkpoint: ModelCheckpoint, config: ExperimentConfig, data: DataSource) -> None:
+    """Compares the classes of data and checkpoint, where the task predicts classes.
+
+    Raises:
+        DataError: they differ.
+    """
+    if build_task(config.task).predicts_classes:
+        check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
+
+
 @device_errors()
 @torch.no_grad()
 def run_split(
@@ -177,7 +186,7 @@ def run_split(
         StoreError: the disk refuses.
         OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
-    meter = opened.task.meter(len(opened.class_names), opened.device)
+    meter = opened.task.meter(opened.table(split), opened.device)
     parts = _ArchiveParts.of_split(opened, split)
     with ExitStack() as stack:
         writer = None
@@ -188,9 +197,9 @@ def run_split(
             output = _measure(opened, batch, meter)
             if writer is not None and (part := parts.of(batch, output, opened.model)) is not None:
                 writer.append(part)
+        metrics = meter.scores()
         if writer is not None:
-            writer.finish()
-    metrics = meter.scores()
+            writer.finish(meter.retrieval)
     return {f"{split}/{name}": value for name, value in {"loss": metrics.loss, **metrics.metrics}.items()}
 
 
@@ -198,7 +207,8 @@ def _measure(opened: ModelOnData, batch: Batch, meter: Meter) -> AttentionOutput
     """The output of a batch, which the meter takes in."""
     batch = opened.arithmetic.place_images(batch)
     output = opened.output(batch).with_float_logits()
-    meter.add(batch, output, opened.model.weigh_losses(opened.task.losses(output, batch), output))
+    losses = opened.task.losses(output, batch, in_training=False)
+    meter.add(batch, output, opened.model.weigh_losses(losses, output))
     return output
 
 

@@ -88,7 +88,7 @@ class Archives:
             StoreError: it is damaged.
         """
         paths = trial.archive_paths(split)
-        stamp = stamp_of(paths.images, paths.about, *paths.arrays.values())
+        stamp = stamp_of(*paths.all)
         return self._open.get(paths.images, stamp, lambda: _open_archive(paths, stamp))
 
     def hits(self, trial: TrialReader, opened: OpenArchive) -> list[bool | None]:

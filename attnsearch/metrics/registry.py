@@ -171,6 +171,8 @@ BUILT_IN = (
     Metric("cross_entropy", better="minimize", when="epoch", group="classification", tasks=("classification",),
            summary="against the labels alone"),
     *(metric for rule in RETRIEVAL_RULES.values() for metric in _retrieval_metrics(*rule)),
+    Metric("identity_accuracy", when="epoch", group="classification", tasks=("reid",), range=_UNIT,
+           summary="fraction of training images whose identity is predicted; only of train"),
     Metric("sparsity", better="minimize", when="epoch", group="maps", range=_UNIT,
            summary="mean fraction of an attention map that is bright; 1 is a flat map",
            citation="Gomez et al. 2022 (BR-NPA), released code"),

@@ -220,7 +220,7 @@ class TrialReader:
             StoreError: it is damaged, or retention removed its arrays.
         """
         paths = self.archive_paths(split)
-        stamp = stamp_of(paths.images, paths.about, *paths.arrays.values())
+        stamp = stamp_of(*paths.all)
         key = (paths.images, index_only)
         return self.study.shared.archives.get(key, stamp, lambda: read_archive(paths, index_only=index_only))
 

@@ -182,7 +182,7 @@ def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: DataSource)
         scores = evaluation.run(split, archive=archive)
     written = _write_scores(chosen, {split: _of_split(scores, f"{split}/")})
     _write_copies(layout, chosen, data, split)
-    return [*written, *(path for path in (*archive.arrays.values(), archive.about, archive.images) if path.exists())]
+    return [*written, *(path for path in archive.all if path.exists())]
 
 
 def _write_copies(layout: StudyLayout, chosen: TrialToPublish, data: DataSource, split: Split) -> None:

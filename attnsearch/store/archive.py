@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
@@ -30,7 +31,8 @@ from attnsearch.files import (
 )
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import ArchivePaths
-from attnsearch.types import AttentionArchive, Split
+from attnsearch.store.retrieval import RetrievalAbout, about_retrieval, answered, read_retrieval, write_retrieval
+from attnsearch.types import AttentionArchive, Retrieval, Split
 
 COLUMNS = (
     *("row", "image_id", "label", "class_name", "prediction", "predicted_class", "confidence"),
@@ -49,6 +51,13 @@ def _index_rows(part: AttentionArchive, first_row: int) -> Iterator[list[object]
         numbers = [str(value) for value in (*part.sizes_hw[index], *part.crop_boxes[index])]
         confidence = str(part.confidences[index])
         yield [first_row + index, image_id, label, names[0], prediction, names[1], confidence, *numbers]
+
+
+def _index_text(parts: Sequence[AttentionArchive]) -> str:
+    """The index of an archive that consists of these parts."""
+    first_rows = np.cumsum([0, *(len(part.image_ids) for part in parts)]).tolist()
+    rows = (row for part, first in zip(parts, first_rows, strict=False) for row in _index_rows(part, first))
+    return ",".join(COLUMNS) + "\n" + csv_text(rows)
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -120,6 +129,7 @@ class _About(Content):
     epoch: int = Field(ge=0)
     split: Split
     arrays: dict[_Array, list[int]]
+    retrieval: RetrievalAbout | None = None
 
 
 class ArchiveWriter:
@@ -142,7 +152,7 @@ class ArchiveWriter:
         self._check = check
         self._files: dict[str, _ArrayFile] = {}
         self._shared: dict[str, Any] | None = None  # what all parts have in common, from the first one
-        self._index = [",".join(COLUMNS) + "\n"]
+        self._parts: list[AttentionArchive] = []  # without their arrays
         self._n_written = 0
 
     def append(self, part: AttentionArchive) -> None:
@@ -164,12 +174,14 @@ class ArchiveWriter:
         except BaseException:
             self.abort()
             raise
-        self._index.append(csv_text(_index_rows(part, self._n_written)))
+        self._parts.append(replace(part, maps=None, norms=None, saliency=None))
         self._n_written += len(part.image_ids)
 
-    def finish(self) -> None:
+    def finish(self, retrieval: Retrieval | None = None) -> None:
         """Gives all files their names, the index last; an older archive there is replaced.
 
+        Args:
+            retrieval: of the whole split, from which predictions and confidences are then taken.
         Raises:
             StoreError: the disk refuses.
             ValueError: fewer images than announced; all temporary files are gone.
@@ -179,7 +191,7 @@ class ArchiveWriter:
                 raise ValueError(f"the archive must get {self._n_images} images, got {self._n_written}")
             for file in self._files.values():
                 file.close()
-            self._replace(self._shared)
+            self._replace(self._shared, retrieval)
         finally:
             self.abort()
 
@@ -217,7 +229,7 @@ class ArchiveWriter:
             if getattr(part, name) != value:
                 raise ValueError(f"{name} must be {value!r} as in the first part, got {getattr(part, name)!r}")
 
-    def _replace(self, shared: dict[str, Any]) -> None:
+    def _replace(self, shared: dict[str, Any], retrieval: Retrieval | None) -> None:
         if self._check is not None:
             self._check()
         _remove(self._paths.images)  # without an index nobody reads a mixture of two archives
@@ -228,8 +240,13 @@ class ArchiveWriter:
                 _remove(path)
         shapes = {name: list(file.shape) for name, file in self._files.items()}
         about = {"format": FORMAT, "n_images": self._n_images, **shared, "arrays": shapes}
+        parts = self._parts
+        if retrieval is not None:
+            write_retrieval(self._paths, retrieval, check=self._check)
+            about["retrieval"] = about_retrieval(retrieval)
+            parts = [answered(part, retrieval) for part in parts]
         atomic_write(self._paths.about, json.dumps(about, indent=1, ensure_ascii=False) + "\n", check=self._check)
-        atomic_write(self._paths.images, "".join(self._index), check=self._check)
+        atomic_write(self._paths.images, _index_text(parts), check=self._check)
 
 
 class _ArrayFile:
@@ -303,7 +320,8 @@ def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionA
     """Opens an archive; its arrays are mapped read-only and cost no memory until they are used.
 
     Args:
-        index_only: leaves maps, norms and saliency out (None), so that it works after retention removed them.
+        index_only: leaves maps, norms, saliency and retrieval out (None), so that it works after retention removed
+            them.
     Raises:
         StoreError: files are missing, cut off or of different archives.
     """
@@ -317,7 +335,8 @@ def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionA
     shapes = {} if index_only else about.arrays
     arrays = {name: _open_array(paths.arrays[name], shapes[name]) if name in shapes else None for name in _ARRAYS}
     shared = {name: getattr(about, name) for name in _SHARED}
-    archive = AttentionArchive(**index, **cast("dict[str, Any]", arrays), **shared)
+    retrieval = None if index_only or about.retrieval is None else read_retrieval(paths, about.retrieval)
+    archive = AttentionArchive(**index, **cast("dict[str, Any]", arrays), **shared, retrieval=retrieval)
     with content_errors(paths.about, _FIX, what="does not fit the files beside it"):
         _require_consistent(archive)
         _require_known_classes(archive)

@@ -8,40 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from attnsearch.errors import ConfigError
+from attnsearch.store.names import check_name, name_problem, study_problem
 from attnsearch.types import Split
 
 Curve = Literal["Del", "Add"]
 """The two causal curves, in the letters of the published file names: deletion and insertion ("addition")."""
 
-MAX_NAME_LENGTH = 100
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a database that is in use."""
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 STAGING = "publishing"
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
-
-
-def _check_name(key: str, value: str, problem: str | None) -> None:
-    if problem is not None:
-        raise ConfigError(f"{key} {problem}, got {value!r}")
-
-
-def _name_problem(value: str) -> str | None:
-    """Why the value cannot name a folder everywhere; None where it can."""
-    if len(value) > MAX_NAME_LENGTH:
-        return f"must have at most {MAX_NAME_LENGTH} characters ({len(value)} now)"
-    if not _NAME.fullmatch(value) or ".." in value:
-        return "may hold only letters A-Z, digits, '_', '-' and inner single '.'"
-    return None
-
-
-def _study_problem(value: str) -> str | None:
-    if value in ("artifacts", "figures") or value.startswith("hypSearch.db"):
-        return "must leave the names of the experiment's own files alone"
-    if "_epoch" in value:  # `model<study>_epoch*` must find the files of one study only
-        return "must not contain '_epoch', which ends it in the published file names"
-    return _name_problem(value)
 
 
 def _named(folder: Path, name: str, *, before: str) -> Path:
@@ -52,24 +28,42 @@ def _named(folder: Path, name: str, *, before: str) -> Path:
 
 @dataclass(frozen=True)
 class ArchivePaths:
-    """Where the attention archive of one split lies; `images` is written last and makes it readable."""
+    """Where the attention archive of one split lies; `images` is written last and makes it readable.
+
+    `retrieval`, `features` and `ranks` are there in re-identification alone, and hold all images of the split.
+    """
 
     maps: Path
     norms: Path
     saliency: Path
     images: Path
     about: Path
+    retrieval: Path
+    features: Path
+    ranks: Path
 
     @classmethod
     def of(cls, folder: Path, ending: str) -> ArchivePaths:
         """The files of a folder whose names end in `ending`."""
-        maps, norms, saliency = (folder / f"{kind}{ending}.npy" for kind in ("attMaps", "norm", "saliency"))
-        return cls(maps, norms, saliency, folder / f"images{ending}.csv", folder / f"archive{ending}.json")
+        kinds = ("attMaps", "norm", "saliency", "features", "ranks")
+        maps, norms, saliency, features, ranks = (folder / f"{kind}{ending}.npy" for kind in kinds)
+        images, retrieval = (folder / f"{kind}{ending}.csv" for kind in ("images", "retrieval"))
+        return cls(maps, norms, saliency, images, folder / f"archive{ending}.json", retrieval, features, ranks)
 
     @property
     def arrays(self) -> Mapping[str, Path]:
         """Field of `AttentionArchive` -> its `.npy` file."""
         return {"maps": self.maps, "norms": self.norms, "saliency": self.saliency}
+
+    @property
+    def large(self) -> tuple[Path, ...]:
+        """The files that retention may remove."""
+        return (*self.arrays.values(), self.features, self.ranks)
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file, the one that makes the archive readable last."""
+        return (*self.large, self.retrieval, self.about, self.images)
 
 
 @dataclass(frozen=True)
@@ -184,7 +178,7 @@ class ExperimentLayout:
     experiment: str
 
     def __post_init__(self) -> None:
-        _check_name("experiment", self.experiment, _name_problem(self.experiment))
+        check_name("experiment", self.experiment, name_problem(self.experiment))
 
     @classmethod
     def at(cls, folder: Path) -> ExperimentLayout:
@@ -241,7 +235,7 @@ class ExperimentLayout:
         if not self.directory.is_dir():
             return []
         names = sorted(path.parent.name for path in self.directory.glob("*/study.yaml"))
-        return [self.study(name) for name in names if _study_problem(name) is None]
+        return [self.study(name) for name in names if study_problem(name) is None]
 
 
 @dataclass(frozen=True)
@@ -257,8 +251,8 @@ class StudyLayout:
     study: str
 
     def __post_init__(self) -> None:
-        _check_name("experiment", self.experiment, _name_problem(self.experiment))
-        _check_name("study", self.study, _study_problem(self.study))
+        check_name("experiment", self.experiment, name_problem(self.experiment))
+        check_name("study", self.study, study_problem(self.study))
 
     @property
     def shared(self) -> ExperimentLayout:
@@ -367,7 +361,7 @@ class StudyLayout:
 
     def published_files(self) -> list[Path]:
         """All published files of any trial; of a publication that was cut off, the temporary ones too."""
-        kinds = ("model", "attMaps", "norm", "saliency", "images", "archive")
+        kinds = ("model", "attMaps", "norm", "saliency", "images", "archive", "retrieval", "features", "ranks")
         patterns = [f"{start}{kind}{self.study}_epoch*" for kind in kinds for start in ("", ".")]
         best = [path for pattern in patterns for path in self.experiment_dir.glob(pattern)]
         return sorted([*best, *(path for path in self.study_dir.glob("pareto/*/*") if path.is_file())])

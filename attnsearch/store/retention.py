@@ -32,7 +32,7 @@ def large_files(numbers: Iterable[int], layout: StudyLayout) -> list[RemovableFi
 
 
 def _large_files(number: int, trial: TrialLayout) -> list[RemovableFile]:
-    arrays = [path for split in SPLITS for path in trial.archive(split).arrays.values()]
+    arrays = [path for split in SPLITS for path in trial.archive(split).large]
     with disk_errors(trial.directory):
         paths = sorted([trial.best, *trial.resumes().values(), *arrays])
         return [RemovableFile(number, path, path.stat().st_size) for path in paths if path.is_file()]

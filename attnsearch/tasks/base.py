@@ -15,6 +15,7 @@ from torch import Tensor
 from attnsearch import plugins
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import TaskSettings
+from attnsearch.metrics.complexity import sparsity
 from attnsearch.types import Batch
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from attnsearch.data.tables import ImageTable
     from attnsearch.models.base import AttentionModel, Heads
     from attnsearch.models.checkpoint import ModelCheckpoint
-    from attnsearch.types import AttentionArchive, AttentionOutput
+    from attnsearch.types import AttentionArchive, AttentionOutput, Retrieval
 
 
 def build_task(settings: TaskSettings) -> Task:
@@ -57,7 +58,7 @@ class PassMetrics:
 
 
 class Meter(Protocol):
-    """What is measured of one pass over a split, as running sums on the device."""
+    """What is measured of one pass over a split."""
 
     def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
         """Adds one batch with its loss terms, scalars that are means over the batch."""
@@ -71,6 +72,60 @@ class Meter(Protocol):
         Raises:
             ValueError: no batch was added.
         """
+
+    @property
+    def retrieval(self) -> Retrieval | None:
+        """The ranked gallery of each query, once `scores` was called; None where nothing is retrieved."""
+
+
+class RunningSums:
+    """Sums over batches, in float64 on the device of the batches: loss terms and metrics as means over images."""
+
+    retrieval: Retrieval | None = None
+
+    def __init__(self) -> None:
+        self.n_images = 0
+        self._terms: dict[str, Tensor] = {}
+        self._metrics: dict[str, Tensor] = {}
+
+    def add_terms(self, n_images: int, terms: Mapping[str, Tensor]) -> None:
+        """Adds a batch's terms of the loss, scalars that are means over its images."""
+        self.n_images += n_images
+        for name, value in terms.items():
+            _accumulate(self._terms, name, value.double() * n_images)
+
+    def add_metric(self, name: str, of_batch: Tensor) -> None:
+        """Adds a batch's sum over images, a scalar."""
+        _accumulate(self._metrics, name, of_batch.double())
+
+    def add_sparsity(self, output: AttentionOutput) -> None:
+        """Adds the sparsity of the maps, or of the norm where there is no other map; nothing without them."""
+        if output.maps is not None or output.norms is not None:
+            maps = None if output.map_names == ("norm",) else output.maps
+            self.add_metric("sparsity", sparsity(maps, output.norms).double().sum())
+
+    def loss(self) -> float:
+        """The mean loss so far. One device sync."""
+        return float(sum(self._terms.values(), torch.zeros(()))) / self.n_images
+
+    def means(self, *others: Tensor) -> tuple[dict[str, float], dict[str, float], list[float]]:
+        """Terms and metrics as means over images, and other scalars as they are. One device sync.
+
+        Raises:
+            ValueError: no batch was added.
+        """
+        if not self.n_images:
+            raise ValueError("there are no scores without images")
+        sums = [value / self.n_images for value in (*self._terms.values(), *self._metrics.values())]
+        values = torch.stack([*sums, *others]).tolist() if sums or others else []
+        terms = dict(zip(self._terms, values, strict=False))
+        metrics = dict(zip(self._metrics, values[len(terms) :], strict=False))
+        return terms, metrics, values[len(sums) :]
+
+
+def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Adds a scalar to the sum of its name."""
+    totals[name] = totals[name] + value if name in totals else value
 
 
 class Target(Protocol):
@@ -111,10 +166,14 @@ class Task(ABC):
     """Heads, losses, batches, metrics and targets; it has settings and no state.
 
     Attributes:
-        metrics: what every model of the task is measured by in validation, beside its loss.
+        predicts_classes: whether a model is of use on data with its own classes alone.
     """
 
-    metrics: ClassVar[frozenset[str]]
+    predicts_classes: ClassVar[bool] = True
+
+    @abstractmethod
+    def metrics(self, table: ImageTable) -> frozenset[str]:
+        """What every model of the task is measured by on a split, beside its loss."""
 
     @abstractmethod
     def heads(self, n_classes: int) -> Heads:
@@ -132,6 +191,7 @@ class Task(ABC):
         output: AttentionOutput,
         batch: Batch,
         *,
+        in_training: bool = True,
         label_smoothing: float = 0.0,
         soft_targets: SoftTargets | None = None,
     ) -> dict[str, dict[str, Tensor]]:
@@ -141,15 +201,15 @@ class Task(ABC):
         end in its name.
 
         Args:
+            in_training: whether the labels are those of train; held-out identities are no classes of the model.
             soft_targets: of a teacher, for the main branch; None without one.
         """
 
     @abstractmethod
-    def meter(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> Meter:
-        """A meter of one pass, which holds nothing yet.
+    def meter(self, table: ImageTable, device: torch.device, *, in_training: bool = False) -> Meter:
+        """A meter of one pass over a split, which holds nothing yet.
 
         Args:
-            n_classes: of the split.
             in_training: measures only what costs next to nothing.
         """
 
@@ -168,8 +228,25 @@ class Task(ABC):
             choice: whether it is what the model predicts or what is true.
         """
 
-    def row_order(self, table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
-        """(N,) the rows of the training split in the order of an epoch (from 1)."""
+    def predict(self, model: AttentionModel, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
+        """What a model makes of a batch outside of training.
+
+        Args:
+            maps: as `AttentionModel.forward`.
+        """
+        output: AttentionOutput = model(batch, maps=maps)
+        return output
+
+    def embed(self, output: AttentionOutput) -> Tensor | None:
+        """What images are compared by, (B, D) float32, or None where the family has no embedding."""
+        return None if output.embedding is None else output.embedding.float()
+
+    def row_order(self, table: ImageTable, *, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The rows of the training split in the order of an epoch (from 1), as many in every epoch.
+
+        Raises:
+            DataError: the split is too small for such batches.
+        """
         return shuffled(table, seed=seed, epoch=epoch)
 
     def split(self, batch: Batch, part_images: int) -> Iterator[Batch]:

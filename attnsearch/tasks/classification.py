@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import ClassificationSettings
-from attnsearch.metrics.complexity import sparsity
-from attnsearch.tasks.base import PassMetrics, SoftTargets, Task
+from attnsearch.tasks.base import PassMetrics, RunningSums, SoftTargets, Task
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, HeadOutput
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from attnsearch.data.tables import ImageTable
 
 
 class LinearHead(nn.Linear):
@@ -106,8 +107,8 @@ def distillation_loss(
     return teacher.interpolation * teacher.temperature**2 * divergence + (1.0 - teacher.interpolation) * cross_entropy
 
 
-class ClassificationMeter:
-    """Sums over batches, in float64 on the device of the batches: losses and metrics as means over images.
+class ClassificationMeter(RunningSums):
+    """Losses and metrics of a pass.
 
     Metrics are `accuracy`, `accuracy_<name>` of each branch, and `sparsity` where the outputs carry maps or norms.
     Outside of training also `cross_entropy`, without label smoothing or teacher, and `mean_class_accuracy`, the mean
@@ -115,10 +116,8 @@ class ClassificationMeter:
     """
 
     def __init__(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> None:
-        self.n_images = 0
+        super().__init__()
         self._in_training = in_training
-        self._terms: dict[str, Tensor] = {}
-        self._metrics: dict[str, Tensor] = {}
         self._seen, self._hits = (torch.zeros(n_classes, dtype=torch.float64, device=device) for _ in range(2))
 
     @torch.no_grad()
@@ -129,25 +128,18 @@ class ClassificationMeter:
             terms: of the loss; scalars, each a mean over the batch.
         """
         n_images = len(batch.labels)
-        self.n_images += n_images
-        for name, value in terms.items():
-            _accumulate(self._terms, name, value.double() * n_images)
+        self.add_terms(n_images, terms)
         if not self._in_training:
             cross_entropy = F.cross_entropy(output.logits, batch.labels)
-            _accumulate(self._metrics, "cross_entropy", cross_entropy.double() * n_images)
+            self.add_metric("cross_entropy", cross_entropy.double() * n_images)
         branches = {f"accuracy_{name}": branch.logits for name, branch in output.branches.items()}
         for name, logits in {"accuracy": output.logits, **branches}.items():
             hits = (logits.argmax(dim=1) == batch.labels).double()
-            _accumulate(self._metrics, name, hits.sum())
+            self.add_metric(name, hits.sum())
             if name == "accuracy" and not self._in_training:
                 self._hits.index_add_(0, batch.labels, hits)
                 self._seen.index_add_(0, batch.labels, torch.ones_like(hits))
-        if output.maps is not None or output.norms is not None:
-            _accumulate(self._metrics, "sparsity", _sparsity(output).double().sum())
-
-    def loss(self) -> float:
-        """The mean loss so far. One device sync."""
-        return float(sum(self._terms.values(), torch.zeros(()))) / self.n_images
+        self.add_sparsity(output)
 
     def scores(self) -> PassMetrics:
         """All means. One device sync.
@@ -155,26 +147,11 @@ class ClassificationMeter:
         Raises:
             ValueError: no batch was added.
         """
-        if not self.n_images:
-            raise ValueError("there are no scores without images")
-        sums = torch.stack([*self._terms.values(), *self._metrics.values()]) / self.n_images
         per_class = (self._hits / self._seen).nanmean()  # classes that do not occur are 0 / 0
-        *means, class_accuracy = torch.cat([sums, per_class[None]]).tolist()
-        terms = dict(zip(self._terms, means, strict=False))
-        metrics = dict(zip(self._metrics, means[len(terms) :], strict=True))
+        terms, metrics, (class_accuracy,) = self.means(per_class)
         if not self._in_training:
             metrics["mean_class_accuracy"] = class_accuracy
         return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
-
-
-def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
-    """Adds a scalar to the sum of its name."""
-    totals[name] = totals[name] + value if name in totals else value
-
-
-def _sparsity(output: AttentionOutput) -> Tensor:
-    """(B,); where the only map is the norm itself (a plain CNN), it counts once."""
-    return sparsity(None if output.map_names == ("norm",) else output.maps, output.norms)
 
 
 @dataclass(frozen=True)
@@ -207,7 +184,9 @@ class ClassificationTask(Task):
     """Each image has one class."""
 
     settings: ClassificationSettings
-    metrics: ClassVar[frozenset[str]] = frozenset({"accuracy", "mean_class_accuracy", "cross_entropy"})
+
+    def metrics(self, table: ImageTable) -> frozenset[str]:
+        return frozenset({"accuracy", "mean_class_accuracy", "cross_entropy"})
 
     def heads(self, n_classes: int) -> LinearHeads:
         return LinearHeads(n_classes)
@@ -217,6 +196,7 @@ class ClassificationTask(Task):
         output: AttentionOutput,
         batch: Batch,
         *,
+        in_training: bool = True,
         label_smoothing: float = 0.0,
         soft_targets: SoftTargets | None = None,
     ) -> dict[str, dict[str, Tensor]]:
@@ -242,5 +222,5 @@ class ClassificationTask(Task):
         classes = archived.labels if choice == "label" else archived.predictions  # (N,)
         return ClassTarget(torch.from_numpy(classes[places]))
 
-    def meter(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> ClassificationMeter:
-        return ClassificationMeter(n_classes, device, in_training=in_training)
+    def meter(self, table: ImageTable, device: torch.device, *, in_training: bool = False) -> ClassificationMeter:
+        return ClassificationMeter(len(table.class_names), device, in_training=in_training)

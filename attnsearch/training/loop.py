@@ -37,7 +37,6 @@ class TrainingSetup:
     config: ExperimentConfig
     task: Task
     model: AttentionModel
-    n_classes: int
     arithmetic: Arithmetic
     optimizer: Optimizer
     schedule: Scheduler
@@ -61,14 +60,14 @@ def train_epoch(run: TrainingSetup, epoch: int, *, accumulation: int, check: Cal
     seed_torch(run.config.seed, epoch, "train")
     set_training_mode(run)
     watch = Stopwatch(run.arithmetic.device)
-    meter = run.task.meter(run.n_classes, run.arithmetic.device, in_training=True)
+    meter = run.task.meter(run.train.table, run.arithmetic.device, in_training=True)
     lr = learning_rate(run.optimizer)
     last_finite = math.nan
     for index, batch in enumerate(run.train.epoch(epoch)):
         check()
         run.optimizer.zero_grad(set_to_none=True)
         for part in run.task.split(batch, run.config.train.batch_size // accumulation):
-            output, terms = forward(run, part, label_smoothing=run.config.train.label_smoothing)
+            output, terms = forward(run, part)
             fraction = len(part.labels) / len(batch.labels)
             torch.autograd.backward(torch.stack(list(terms.values())).sum() * fraction)
             meter.add(part, output, terms)
@@ -99,26 +98,39 @@ def validate_epoch(
     """
     run.model.eval()
     watch = Stopwatch(run.arithmetic.device)
-    meter = run.task.meter(run.n_classes, run.arithmetic.device)
+    meter = run.task.meter(run.val.table, run.arithmetic.device)
     for batch in islice(run.val.epoch(epoch), n_batches):
         check()
-        output, terms = forward(run, batch, maps=())
+        output, terms = _forward_in_validation(run, batch)
         meter.add(batch, output, terms)
     scores = meter.scores()
     _require_finite(scores.loss, run, split="val", epoch=epoch, last_finite=math.nan)
     return watch.record(scores, split="val", epoch=epoch, lr=learning_rate(run.optimizer))
 
 
-def forward(
-    run: TrainingSetup, batch: Batch, *, maps: tuple[str, ...] | None = None, label_smoothing: float = 0.0
-) -> tuple[AttentionOutput, dict[str, Tensor]]:
-    """The output, its logits in float32, and the terms whose sum is the loss: the task's, weighted by the family."""
+def forward(run: TrainingSetup, batch: Batch) -> tuple[AttentionOutput, dict[str, Tensor]]:
+    """The output in training, its logits in float32, and the terms whose sum is the loss.
+
+    The terms are the task's, weighted by the family.
+    """
     batch = run.arithmetic.place_images(batch)
     with run.arithmetic.autocast():
-        output: AttentionOutput = run.model(batch, maps=maps)
+        output: AttentionOutput = run.model(batch)
     output = output.with_float_logits()
     soft_targets = None if run.teacher is None else run.teacher.soft_targets(batch)
-    losses = run.task.losses(output, batch, label_smoothing=label_smoothing, soft_targets=soft_targets)
+    smoothing = run.config.train.label_smoothing
+    losses = run.task.losses(output, batch, label_smoothing=smoothing, soft_targets=soft_targets)
+    return output, run.model.weigh_losses(losses, output)
+
+
+def _forward_in_validation(run: TrainingSetup, batch: Batch) -> tuple[AttentionOutput, dict[str, Tensor]]:
+    """The output with the family's default maps, and the terms of the loss, without label smoothing."""
+    batch = run.arithmetic.place_images(batch)
+    with run.arithmetic.autocast():
+        output = run.task.predict(run.model, batch, maps=())
+    output = output.with_float_logits()
+    soft_targets = None if run.teacher is None else run.teacher.soft_targets(batch)
+    losses = run.task.losses(output, batch, in_training=False, soft_targets=soft_targets)
     return output, run.model.weigh_losses(losses, output)
 
 

@@ -129,7 +129,7 @@ def _start(trial: TrainingState) -> TrainingSetup:
         logger.warning("%s of epoch %d is lost, training starts again", trial.layout.best, trial.best_epoch)
         trial.records, trial.best_epoch = [], 0
         run = build_run(trial)
-    if trial.config.monitor not in {f"val/{name}" for name in ("loss", *run.task.metrics)}:
+    if trial.config.monitor not in {f"val/{name}" for name in ("loss", *run.task.metrics(run.val.table))}:
         probe = validate_epoch(run, 1, check=trial.context.check, n_batches=1)
         look_up(flatten([probe]), trial.config.monitor)
     return run
@@ -167,8 +167,7 @@ def _halve_parts(trial: TrainingState) -> None:
     )
     if not trial.config.train.halve_on_oom:
         raise OutOfMemory(f"{said}; set train.halve_on_oom=true or a larger train.accumulation")
-    is_divisible = batch_size % (2 * trial.accumulation) == 0
-    if not is_divisible or batch_size // (2 * trial.accumulation) < trial.config.model.min_images_at_once:
+    if not trial.config.can_train_in(2 * trial.accumulation):
         raise OutOfMemory(f"{said}, and these cannot be halved; use a smaller data.image_size_px or model")
     trial.accumulation *= 2
     logger.warning("%s; the epoch starts again with accumulation %d", said, trial.accumulation)

@@ -1,0 +1,77 @@
+"""Batches of P identities with K images each, for losses that compare images of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnsearch.errors import DataError
+
+if TYPE_CHECKING:
+    from attnsearch.data.tables import ImageTable
+
+
+def identity_batches(
+    table: ImageTable, *, batch_size: int, images_per_identity: int, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """(n_batches · P · K,) the rows of an epoch, batch after batch, K in a row of each of P different identities.
+
+    Each epoch shuffles the images of every identity and cuts them into groups of K; an identity with fewer images is
+    one group, which repeats some of them. The number of batches is the largest that the groups allow, the same in
+    every epoch; groups that are left over are left out at random.
+
+    Args:
+        batch_size: P · K.
+        images_per_identity: K.
+    Raises:
+        DataError: there are fewer than P identities.
+    Source: TransReID's and deep-person-reid's sampler. Difference: they draw identities until fewer than P have a group
+        left, so that the number of their batches changes from epoch to epoch, and images of frequent identities remain.
+    """
+    k, n_identities = images_per_identity, batch_size // images_per_identity
+    rng = np.random.default_rng((seed, epoch, 0))
+    rows_of = [np.flatnonzero(table.labels == label) for label in range(len(table.class_names))]
+    if len(rows_of) < n_identities:
+        raise DataError(
+            f"train has {len(rows_of)} identities, and a batch of {batch_size} images with {k} of each needs "
+            f"{n_identities}; lower train.batch_size or raise task.images_per_identity"
+        )
+    n_batches = batches_per_epoch([len(rows) for rows in rows_of], n_identities, k)
+    groups = [_groups(rows_of[label], k, n_batches, rng) for label in rng.permutation(len(rows_of))]
+    dealt = _without_left_over(np.concatenate(groups), n_batches * n_identities, rng)  # (n_batches * P, K)
+    # Dealt in turn, the groups of an identity, of which there are at most n_batches, fall into different batches.
+    batches = dealt.reshape(n_identities, n_batches, k).transpose(1, 0, 2)
+    return batches[rng.permutation(n_batches)].reshape(-1)
+
+
+def batches_per_epoch(n_images: Sequence[int], n_identities: int, images_per_identity: int) -> int:
+    """How many batches of P different identities there can be at most.
+
+    Args:
+        n_images: of each identity.
+        n_identities: P, not more than there are.
+    """
+    n_groups = np.maximum(1, np.array(n_images) // images_per_identity)
+    low, high = 1, int(n_groups.sum()) // n_identities
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = np.minimum(n_groups, middle).sum() >= n_identities * middle
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _groups(rows: NDArray[np.int64], k: int, n_batches: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n_groups, K) the images of one identity, at most one group for each batch."""
+    shuffled = rng.permutation(rows)
+    if len(rows) < k:
+        shuffled = np.concatenate([shuffled, rng.choice(rows, k - len(rows))])
+    n_groups = min(len(shuffled) // k, n_batches)
+    return shuffled[: n_groups * k].reshape(n_groups, k)
+
+
+def _without_left_over(groups: NDArray[np.int64], n_kept: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n_kept, K) of the groups, in their order."""
+    return groups[np.sort(rng.permutation(len(groups))[:n_kept])]
