@@ -100,7 +100,7 @@ def _from_columns(
     queries = np.flatnonzero(is_query)
 
     def of_queries(name: str, dtype: Any) -> NDArray[Any]:
-        return np.array([columns[name][row] or "nan" for row in queries], dtype=dtype)
+        return np.array([columns[name][row] or "nan" for row in queries.tolist()], dtype=dtype)
 
     has_cameras = all(columns["camera"])
     return Retrieval(

@@ -193,7 +193,7 @@ def move_centres(centres: Tensor, embeddings: Tensor, identities: Tensor) -> Non
 
     Source: Wen et al. 2016 (ECCV), equation 4, with a rate of 0.5.
     """
-    found, place_of, counts = identities.unique(return_inverse=True, return_counts=True)
+    found, place_of, counts = torch.unique(identities, return_inverse=True, return_counts=True)
     gaps = torch.zeros(len(found), centres.shape[1], device=centres.device)
     gaps.index_add_(0, place_of, centres[identities] - embeddings.float())
     centres[found] -= _CENTRE_RATE * gaps / (1 + counts)[:, None]

@@ -15,7 +15,7 @@ from attnsearch.config.evaluation import TargetChoice
 from attnsearch.data.tables import places_of
 from attnsearch.errors import UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
-from attnsearch.metrics.retrieval import distances, rank_features
+from attnsearch.metrics.retrieval import RankingLabels, distances, rank_features
 from attnsearch.tasks.base import PassMetrics, RunningSums
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Distance, Retrieval
 
@@ -91,16 +91,8 @@ def rank_split(
     assert table.match_rule is not None
     queries, gallery = np.flatnonzero(table.is_query), np.flatnonzero(~table.is_query)
     keys = table.removal_keys
-    ranking = rank_features(
-        features[queries],
-        features[gallery],
-        table.labels[queries],
-        table.labels[gallery],
-        keys[queries],
-        keys[gallery],
-        metric=distance,
-        top_k=min(N_RANKED, len(gallery)),
-    )
+    labels = RankingLabels(table.labels[queries], table.labels[gallery], keys[queries], keys[gallery])
+    ranking = rank_features(features[queries], features[gallery], labels, metric=distance, top_k=N_RANKED)
     scores = ranking.scores
     retrieval = Retrieval(
         image_ids=table.image_ids,
@@ -113,7 +105,7 @@ def rank_split(
         removal_keys=keys,
         is_query=table.is_query,
         features=features,
-        ranked_rows=np.where(ranking.ranks < 0, -1, gallery[ranking.ranks]),
+        ranked_rows=np.where(ranking.nearest < 0, -1, gallery[ranking.nearest]),
         average_precision=scores.average_precision,
         inverse_negative_penalty=scores.inverse_negative_penalty,
         first_match=scores.first_match,

@@ -1,0 +1,122 @@
+"""The meter of a retrieval, and what a match is explained against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from attnsearch.data.tables import ImageTable
+from attnsearch.tasks.retrieval import RetrievalMeter, SimilarityTarget, nearest_gallery, rank_split
+from attnsearch.types import AttentionOutput, Batch, HeadOutput
+
+# the worked example of the protocol: identity / camera, queries first
+QUERIES = [(5, 1), (7, 2), (2, 2)]
+GALLERY = [(5, 1), (0, 2), (5, 3), (7, 1), (5, 2), (7, 3), (2, 2)]
+ORDERS = [[0, 1, 2, 3, 4, 5, 6], [5, 2, 3, 6, 1, 4, 0], [0, 1, 2, 3, 4, 5, 6]]
+
+
+def worked_example() -> tuple[ImageTable, NDArray[np.float32]]:
+    """A split, and features whose distances rank the gallery as the example does."""
+    images = [*QUERIES, *GALLERY]
+    identities = sorted({identity for identity, _ in images})
+    ids = tuple(f"{row}.jpg" for row in range(len(images)))
+    table = ImageTable(
+        "val",
+        tuple(map(str, identities)),
+        ids,
+        tuple(map(Path, ids)),
+        np.array([identities.index(identity) for identity, _ in images]),
+        match_rule="camera",
+        camera_names=("1", "2", "3"),
+        cameras=np.array([camera - 1 for _, camera in images]),
+        is_query=np.arange(len(images)) < len(QUERIES),
+    )
+    features = np.zeros((len(images), len(QUERIES)), dtype=np.float32)
+    features[: len(QUERIES)] = 100 * np.eye(len(QUERIES))
+    for query, order in enumerate(ORDERS):
+        features[len(QUERIES) + np.array(order), query] = np.linspace(99, 90, len(order))
+    return table, features
+
+
+def test_the_worked_example_of_the_protocol() -> None:
+    table, features = worked_example()
+    retrieval, metrics = rank_split(table, features, distance="cosine")
+    np.testing.assert_allclose(retrieval.average_precision, [0.5, 5 / 6, np.nan])
+    np.testing.assert_allclose(retrieval.inverse_negative_penalty, [0.5, 2 / 3, np.nan])
+    assert retrieval.first_match.tolist() == [2, 1, 0]
+    assert metrics == pytest.approx(
+        {"mAP": 2 / 3, "rank1": 0.5, "rank5": 1.0, "rank10": 1.0, "mINP": (0.5 + 2 / 3) / 2}
+    )
+    assert retrieval.ranked_rows[0, :6].tolist() == [len(QUERIES) + place for place in ORDERS[0][1:]]
+    assert retrieval.ranked_rows[0, 6] == -1
+    assert len(QUERIES) not in retrieval.ranked_rows[0]
+
+
+def test_the_nearest_gallery_image_and_the_nearest_match() -> None:
+    table, features = worked_example()
+    retrieval, _ = rank_split(table, features, distance="cosine")
+    assert nearest_gallery(retrieval, 0, only_matches=False) == len(QUERIES) + 1
+    assert nearest_gallery(retrieval, 0, only_matches=True) == len(QUERIES) + 2
+    assert nearest_gallery(retrieval, 2, only_matches=True) is None
+
+
+def passed(meter: RetrievalMeter, features: NDArray[np.float32], order: list[int]) -> RetrievalMeter:
+    for start in range(0, len(order), 4):
+        rows = torch.tensor(order[start : start + 4])
+        ids = tuple(map(str, rows.tolist()))
+        batch = Batch(torch.zeros(len(rows), 3, 2, 2), torch.zeros(len(rows), dtype=torch.int64), ids, rows)
+        output = AttentionOutput(HeadOutput(torch.zeros(len(rows), 2), torch.from_numpy(features)[rows]))
+        meter.add(batch, output, {"triplet": torch.tensor(2.0)})
+    return meter
+
+
+def embedded(output: AttentionOutput) -> torch.Tensor:
+    assert output.embedding is not None
+    return output.embedding
+
+
+def test_a_meter_ranks_whatever_the_order_of_the_batches() -> None:
+    table, features = worked_example()
+    order = np.random.default_rng(0).permutation(len(table)).tolist()
+    meter = passed(RetrievalMeter(table, embedded, distance="cosine"), features, order)
+    scores = meter.scores()
+    assert scores.metrics["mAP"] == pytest.approx(2 / 3)
+    assert (scores.loss, dict(scores.terms), scores.n_images) == (2.0, {"triplet": 2.0}, 10)
+    assert meter.retrieval is not None
+    assert np.array_equal(meter.retrieval.features, features)
+
+
+def test_a_pass_over_some_images_ranks_nothing() -> None:
+    table, features = worked_example()
+    meter = passed(RetrievalMeter(table, embedded), features, [0, 1, 2, 3])
+    assert "mAP" not in meter.scores().metrics
+    assert meter.retrieval is None
+
+
+def test_training_counts_identities() -> None:
+    table, features = worked_example()
+    scores = passed(RetrievalMeter(table, None), features, list(range(10))).scores()
+    assert scores.metrics == {"identity_accuracy": 1.0}
+
+
+def test_the_rule_is_part_of_the_names() -> None:
+    table, features = worked_example()
+    grouped = ImageTable(**{**vars(table), "match_rule": "group", "groups": table.cameras, "cameras": None})
+    _, metrics = rank_split(grouped, features, distance="cosine")
+    assert metrics["mAP_group"] == pytest.approx(2 / 3)
+    assert set(metrics) == {"mAP_group", "rank1_group", "rank5_group", "rank10_group", "mINP_group"}
+
+
+def test_a_similarity_target_is_the_cosine() -> None:
+    references, features = torch.randn(3, 4), torch.randn(3, 4)
+    target = SimilarityTarget(references, embedded)
+    output = AttentionOutput(HeadOutput(torch.zeros(3, 2), features))
+    torch.testing.assert_close(target.score(output), F.cosine_similarity(features, references))
+    rows = torch.tensor([2, 0, 0])
+    taken = AttentionOutput(HeadOutput(torch.zeros(3, 2), features[rows]))
+    torch.testing.assert_close(target.take(rows).score(taken), target.score(output)[rows])
