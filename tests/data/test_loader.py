@@ -14,13 +14,20 @@ from attnsearch.config.data import FolderData, SyntheticData
 from attnsearch.config.images import MultiScale
 from attnsearch.data import loader
 from attnsearch.data.loader import BatchLoader, DataSource, TrainingOrder, crop_boxes, open_data, prefetched
+from attnsearch.data.tables import ImageTable
 from attnsearch.errors import DataError
-from attnsearch.tasks.base import shuffled
+from attnsearch.tasks.base import shuffled as rows_of
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Batch
 
 MakeTree = Callable[..., Path]
-SHUFFLED = TrainingOrder(shuffled, seed=0)
 PLAIN = {"flip": 0.0, "brightness": 0.0, "saturation": 0.0}
+
+
+def shuffled(table: ImageTable, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    return rows_of(table, seed=seed, epoch=epoch)
+
+
+SHUFFLED = TrainingOrder(shuffled, seed=0)
 
 
 def settings(root: Path, **changes: object) -> FolderData:
@@ -100,7 +107,7 @@ def test_a_row_that_repeats_is_shown_in_several_ways_whatever_the_batches(small_
     cfg = settings(small_tree, pad_px=4, erase=0.5)
     source = open_data(cfg)
 
-    def repeated(table: object, *, seed: int, epoch: int) -> np.ndarray:
+    def repeated(table: object, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         return np.array([2, 5, 2, 0, 2, 5, 1, 1, 8])
 
     shown = []

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnsearch.config.experiment import ExperimentConfig, ReidSettings
 from attnsearch.errors import ConfigError
@@ -20,7 +20,6 @@ from attnsearch.tasks.base import build_task
 from attnsearch.tasks.reid import (
     ReidHead,
     ReidHeads,
-    ReidOutput,
     ReidTask,
     arcface_loss,
     batch_hard_triplet,
@@ -93,7 +92,7 @@ def test_without_any_triplet_the_loss_is_zero_with_a_gradient(identities: list[i
     features = torch.randn(3, 4, requires_grad=True)
     loss = batch_hard_triplet(features, torch.tensor(identities), margin=0.3)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert features.grad is not None
     assert torch.equal(features.grad, torch.zeros(3, 4))
 

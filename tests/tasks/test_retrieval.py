@@ -36,11 +36,12 @@ def worked_example() -> tuple[ImageTable, NDArray[np.float32]]:
         cameras=np.array([camera - 1 for _, camera in images]),
         is_query=np.arange(len(images)) < len(QUERIES),
     )
-    features = np.zeros((len(images), len(QUERIES)), dtype=np.float32)
-    features[: len(QUERIES)] = 100 * np.eye(len(QUERIES))
+    cosines = np.zeros((len(GALLERY), len(QUERIES)))
     for query, order in enumerate(ORDERS):
-        features[len(QUERIES) + np.array(order), query] = np.linspace(99, 90, len(order))
-    return table, features
+        cosines[order, query] = np.linspace(0.5, 0.1, len(order))
+    rest = np.sqrt(1 - np.square(cosines).sum(axis=1, keepdims=True))
+    features = np.concatenate([np.eye(len(QUERIES), len(QUERIES) + 1), np.hstack([cosines, rest])])
+    return table, features.astype(np.float32)
 
 
 def test_the_worked_example_of_the_protocol() -> None:

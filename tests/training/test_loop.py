@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from attnsearch.data.tables import ImageTable
 from attnsearch.device import Arithmetic
 from attnsearch.errors import NonFiniteLoss, TrialInterrupted
 from attnsearch.models.base import AttentionModel
@@ -52,6 +55,9 @@ class Fixed:
 
     batch_size: int
     scale: float = 1.0
+    table: ImageTable = field(
+        default_factory=lambda: ImageTable("train", ("a", "b"), tuple("abcdefghijk"), (Path(),) * 11, np.arange(11) % 2)
+    )
 
     def __len__(self) -> int:
         return math.ceil(11 / self.batch_size)
@@ -76,7 +82,7 @@ def new_run(tiny_config: ConfigMaker) -> Callable[..., TrainingSetup]:
             config.train.schedule, optimizer, lr=config.train.optimizer.lr, epochs=2, updates_per_epoch=len(loader)
         )
         arithmetic = Arithmetic(torch.device("cpu"), "bf16" if precision == "bf16" else "fp32")
-        return TrainingSetup(config, build_task(config.task), model, 2, arithmetic, optimizer, schedule, loader, loader)
+        return TrainingSetup(config, build_task(config.task), model, arithmetic, optimizer, schedule, loader, loader)
 
     return make
 
