@@ -173,7 +173,8 @@ class BatchLoader:
         order: TrainingOrder | None = None,
         with_masks: bool = False,
     ) -> None:
-        self.table, self._cfg, self._cache = source.tables.of(split), source.cfg, source.cache
+        self.table = source.tables.of(split)
+        self._cfg, self._cache = source.cfg, source.cache
         if order is not None and len(self.table) == 1:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
         self._root = source.tables.root

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from attnsearch.store.names import check_name, name_problem, study_problem
+from attnsearch.store.names import check_name, name_problem
 from attnsearch.types import Split
 
 Curve = Literal["Del", "Add"]
@@ -20,6 +20,14 @@ STAGING = "publishing"
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
 
 
+def _study_problem(value: str) -> str | None:
+    if value in ("artifacts", "figures") or value.startswith("hypSearch.db"):
+        return "must leave the names of the experiment's own files alone"
+    if "_epoch" in value:  # `model<study>_epoch*` must find the files of one study only
+        return "must not contain '_epoch', which ends it in the published file names"
+    return name_problem(value)
+
+
 def _named(folder: Path, name: str, *, before: str) -> Path:
     """A file under its name, or under the one that version 0.1 gave it where only such a file is there."""
     path, old = folder / name, folder / before
@@ -28,10 +36,7 @@ def _named(folder: Path, name: str, *, before: str) -> Path:
 
 @dataclass(frozen=True)
 class ArchivePaths:
-    """Where the attention archive of one split lies; `images` is written last and makes it readable.
-
-    `retrieval`, `features` and `ranks` are there in re-identification alone, and hold all images of the split.
-    """
+    """Where the archive of one split lies; `images` is written last. The last three are of re-identification alone."""
 
     maps: Path
     norms: Path
@@ -235,7 +240,7 @@ class ExperimentLayout:
         if not self.directory.is_dir():
             return []
         names = sorted(path.parent.name for path in self.directory.glob("*/study.yaml"))
-        return [self.study(name) for name in names if study_problem(name) is None]
+        return [self.study(name) for name in names if _study_problem(name) is None]
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,7 @@ class StudyLayout:
 
     def __post_init__(self) -> None:
         check_name("experiment", self.experiment, name_problem(self.experiment))
-        check_name("study", self.study, study_problem(self.study))
+        check_name("study", self.study, _study_problem(self.study))
 
     @property
     def shared(self) -> ExperimentLayout:

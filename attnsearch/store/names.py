@@ -27,12 +27,3 @@ def name_problem(value: str) -> str | None:
     if not _NAME.fullmatch(value) or ".." in value:
         return "may hold only letters A-Z, digits, '_', '-' and inner single '.'"
     return None
-
-
-def study_problem(value: str) -> str | None:
-    """Why the value cannot name a study; None where it can."""
-    if value in ("artifacts", "figures") or value.startswith("hypSearch.db"):
-        return "must leave the names of the experiment's own files alone"
-    if "_epoch" in value:  # `model<study>_epoch*` must find the files of one study only
-        return "must not contain '_epoch', which ends it in the published file names"
-    return name_problem(value)
