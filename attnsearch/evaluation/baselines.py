@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnsearch.errors import ConfigError, suggest
+from attnsearch.models.backbones.vit import OverlappingPatches
 from attnsearch.models.base import AttentionModel
 from attnsearch.tasks.base import Target
 from attnsearch.types import Batch
@@ -122,7 +123,7 @@ def _cam(name: str, model: AttentionModel, batch: Batch, target: Target, grid: t
         import pytorch_grad_cam
     except ImportError:
         raise ConfigError(f"baseline {name!r} needs the package grad-cam; install attnsearch[gradcam]") from None
-    layer, arrange = find_layer(model, batch)
+    layer, arrange = find_layer(model, batch, target)
     explained = _RawScore(model, batch, target)
     with (
         torch.enable_grad(),
@@ -145,49 +146,88 @@ class _RawScore(nn.Module):
         return self._target.raw_score(self.model(replace(self._batch, images=images)))
 
 
-def find_layer(model: AttentionModel, batch: Batch) -> tuple[nn.Module, Arrange]:
-    """The last module of the backbone whose output has a grid of the image, and what turns it into (B, C, h, w).
+def find_layer(model: AttentionModel, batch: Batch, target: Target) -> tuple[nn.Module, Arrange]:
+    """The last module of the backbone with a grid of the image on which the target depends.
 
+    Where a class token is read, no patch counts after the last attention, so that this is the norm before it. Modules
+    inside of an attention are left out: what they make are queries, keys and values.
+
+    Returns:
+        The module, and what turns its output into (B, C, h, w).
     Raises:
         ConfigError: the backbone has none.
     """
     backbone = cast(nn.Module, getattr(model, model.backbone_prefix.rstrip("."), model))
-    height, width = batch.images.shape[2:]
-    n_prefix = int(getattr(backbone, "num_prefix_tokens", 1))  # class token and registers come first
-    with_grid: list[tuple[nn.Module, Arrange]] = []
-
-    def remember(module: nn.Module, _inputs: Any, output: Any) -> None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-        if (arrange := _arrangement(shape, (height, width), n_prefix)) is not None:
-            with_grid.append((module, arrange))
-
-    hooks = [module.register_forward_hook(remember) for module in backbone.modules() if module is not backbone]
+    one = batch.take(slice(0, 1))
+    one = replace(one, images=one.images.detach().requires_grad_())
+    outputs = _GridOutputs(backbone, (one.images.shape[2], one.images.shape[3]))
+    hooks = [module.register_forward_hook(outputs.remember) for module in _outside_of_attention(backbone)]
     try:
-        with torch.no_grad():
-            model(batch)
+        with torch.enable_grad():
+            score = target.take(slice(0, 1)).raw_score(model(one)).sum()
     finally:
         for hook in hooks:
             hook.remove()
-    if not with_grid:
+    if (layer := outputs.last_that_moves(score)) is None:
         raise ConfigError(
-            f"Grad-CAM needs a layer with a grid of cells, and {type(model).__name__}'s backbone has none"
+            f"Grad-CAM needs a layer with a grid of cells that the answer depends on, and {type(model).__name__}'s "
+            "backbone has none"
         )
-    return with_grid[-1]
+    return layer
 
 
-def _arrangement(shape: tuple[int, ...], image_hw: tuple[int, int], n_prefix: int) -> Arrange | None:
-    """What turns an output of a shape into (B, C, h, w); None where it has no grid of the image.
+def _outside_of_attention(backbone: nn.Module) -> list[nn.Module]:
+    """The modules below a backbone that are not part of an attention module."""
+    attentions = [module for module in backbone.modules() if "attention" in type(module).__name__.lower()]
+    left_out = {inner for module in attentions for inner in module.modules() if inner is not module}
+    return [module for module in backbone.modules() if module is not backbone and module not in left_out]
 
-    Args:
-        n_prefix: tokens before those of the grid, where the output is tokens.
-    """
-    if len(shape) == 4 and _is_grid((shape[2], shape[3]), image_hw):
-        return _unchanged
-    if len(shape) == 4 and _is_grid((shape[1], shape[2]), image_hw):
-        return _channels_first
-    if len(shape) == 3 and (grid := _token_grid(shape[1] - n_prefix, image_hw)) is not None:
-        return partial(_tokens_to_grid, grid=grid)
-    return None
+
+class _GridOutputs:
+    """The outputs of modules that have a grid of the image, in the order in which they were made."""
+
+    def __init__(self, backbone: nn.Module, image_hw: tuple[int, int]) -> None:
+        modules = list(backbone.modules())
+        self._image_hw = image_hw
+        known = (getattr(module, "num_prefix_tokens", None) for module in modules)
+        self._n_prefix: int = next((n_prefix for n_prefix in known if n_prefix is not None), 1)
+        self._patches = next((module for module in modules if isinstance(module, OverlappingPatches)), None)
+        self._found: list[tuple[nn.Module, Arrange, Tensor]] = []
+        self._last: tuple[int, int] | None = None
+
+    def remember(self, module: nn.Module, _inputs: Any, output: Any) -> None:
+        """A forward hook; leaves out a module that returns what the one before made, such as a whole stage."""
+        if not isinstance(output, Tensor) or (arrange := self._arrangement(tuple(output.shape))) is None:
+            return
+        made = (id(output), output._version)  # an activation in place makes another version of the same tensor
+        if made != self._last:
+            self._found.append((module, arrange, output))
+        self._last = made
+
+    def last_that_moves(self, score: Tensor) -> tuple[nn.Module, Arrange] | None:
+        """The last module, some cell of whose grid a scalar depends on."""
+        outputs = [output for _, _, output in self._found]
+        gradients = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
+        for (module, arrange, _), gradient in zip(reversed(self._found), reversed(gradients), strict=True):
+            if gradient is not None and bool(arrange(gradient).any()):
+                return module, arrange
+        return None
+
+    def _arrangement(self, shape: tuple[int, ...]) -> Arrange | None:
+        """What turns an output of a shape into (B, C, h, w); None where it has no grid of the image."""
+        if len(shape) == 4 and _is_grid((shape[2], shape[3]), self._image_hw):
+            return _unchanged
+        if len(shape) == 4 and _is_grid((shape[1], shape[2]), self._image_hw):
+            return _channels_first
+        if len(shape) != 3:
+            return None
+        n_cells = shape[1] - self._n_prefix  # class token and registers come first
+        if self._patches is not None:
+            grid = self._patches.grid(self._image_hw)
+            evenly = partial(self._patches.on_even_cells, image_hw=self._image_hw)
+            return partial(_tokens_to_grid, grid=grid, evenly=evenly) if n_cells == grid[0] * grid[1] else None
+        whole = _token_grid(n_cells, self._image_hw)
+        return None if whole is None else partial(_tokens_to_grid, grid=whole)
 
 
 def _is_grid(grid: tuple[int, int], image_hw: tuple[int, int]) -> bool:
@@ -200,12 +240,11 @@ def _is_grid(grid: tuple[int, int], image_hw: tuple[int, int]) -> bool:
 
 
 def _token_grid(n_tokens: int, image_hw: tuple[int, int]) -> tuple[int, int] | None:
-    """h and w of the cells of an image that are tokens; None where their number fits no grid."""
+    """h and w of the cells of an image that are tokens, of the nearest aspect; None where their number fits no grid."""
     height, width = image_hw
-    h = round((max(n_tokens, 0) * height / width) ** 0.5)
-    if h < 1 or n_tokens % h or not _is_grid((h, n_tokens // h), image_hw):
-        return None
-    return h, n_tokens // h
+    grids = [(h, n_tokens // h) for h in range(1, n_tokens + 1) if n_tokens % h == 0]
+    fitting = [grid for grid in grids if _is_grid(grid, image_hw)]
+    return min(fitting, key=lambda grid: abs(grid[0] * width - grid[1] * height), default=None)
 
 
 def _unchanged(features: Tensor) -> Tensor:
@@ -218,7 +257,11 @@ def _channels_first(features: Tensor) -> Tensor:
     return features.permute(0, 3, 1, 2)
 
 
-def _tokens_to_grid(tokens: Tensor, *, grid: tuple[int, int]) -> Tensor:
-    """(B, T, D) -> (B, D, h, w); tokens that are no cell come first."""
+def _tokens_to_grid(tokens: Tensor, *, grid: tuple[int, int], evenly: Arrange = _unchanged) -> Tensor:
+    """(B, T, D) -> (B, D, h, w); tokens that are no cell come first.
+
+    Args:
+        evenly: lays cells that overlap on ones that divide the image evenly.
+    """
     h, w = grid
-    return tokens[:, -h * w :].permute(0, 2, 1).reshape(len(tokens), -1, h, w)
+    return evenly(tokens[:, -h * w :].permute(0, 2, 1).reshape(len(tokens), -1, h, w))

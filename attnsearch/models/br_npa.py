@@ -129,7 +129,8 @@ class PooledResNet(AttentionModel):
     def embedding_cells(self, batch: Batch) -> Tensor:
         features = self.backbone(batch.images)  # (B, C, h, w)
         weights = self.cell_weights(features, self.pool(features)[1])  # (B, n_pooled, h, w)
-        return (weights[:, :, None] * features[:, None]).flatten(1, 2).float()  # (B, n_pooled·C, h, w)
+        cells: Tensor = (weights[:, :, None] * features[:, None]).flatten(1, 2)  # (B, n_pooled·C, h, w)
+        return cells.float()
 
     @abstractmethod
     def cell_weights(self, features: Tensor, maps: Tensor | None) -> Tensor:

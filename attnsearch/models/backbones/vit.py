@@ -136,6 +136,11 @@ class OverlappingPatches(nn.Module):
         features: Tensor = self.proj(images)  # (B, D, h, w)
         return features.permute(0, 2, 3, 1)
 
+    def grid(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """h and w of the tokens of an image."""
+        (patch, _), (stride, _) = self.proj.kernel_size, self.proj.stride
+        return (image_hw[0] - patch) // stride + 1, (image_hw[1] - patch) // stride + 1
+
     def on_even_cells(self, maps: Tensor, image_hw: tuple[int, int]) -> Tensor:
         """Maps (..., h, w) of the tokens as maps of h x w cells that divide the image evenly.
 
