@@ -20,17 +20,19 @@ from attnsearch.data.synthetic.canvas import (
     Canvas,
     Colour,
     Floats,
+    Shapes,
     background,
     ellipse,
+    fixed,
     light,
     scatter_clutter,
+    shaded,
     smooth,
     stroke,
 )
 
 PARTS = ("beak", "eye_ring", "wing_bar", "tail")
 Code = tuple[int, int, int, int]
-Shapes = list[tuple[Floats, Colour]]
 
 N_VARIANTS = 5
 _WHITE, _BLACK, _RED = (250, 250, 248), (22, 20, 24), (222, 32, 34)
@@ -105,14 +107,14 @@ def draw_bird(
         rng: everything but the parts is drawn from it, in the same way for every code.
     """
     bird = _random_bird(rng, bird_scale=cfg.bird_scale, translation=cfg.translation)
-    canvas = Canvas(background(rng, cfg.picture_px))
+    canvas = Canvas(background(rng, (cfg.picture_px, cfg.picture_px)))
     scatter_clutter(canvas, rng, cfg.picture_px)
     _place(canvas, bird, cfg.picture_px)
     parts, is_marked = _parts(code, bird, cfg.part_scale), dict(zip(PARTS, marked, strict=True))
 
     def paint_part(name: str) -> None:
         for polygon, colour in parts[name]:
-            canvas.paint(polygon, colour, is_part=is_marked[name])
+            canvas.paint(polygon, colour, part=int(is_marked[name]))
 
     _draw_perch(canvas, rng)
     paint_part("tail")
@@ -122,7 +124,7 @@ def draw_bird(
         paint_part(name)
     _draw_eye(canvas, bird)
     image, mask = canvas.finish()
-    return light(image, rng), mask
+    return light(image, rng), mask.point(lambda part: 255 * part)
 
 
 def _random_bird(rng: np.random.Generator, *, bird_scale: float, translation: float) -> Bird:
@@ -163,11 +165,6 @@ def _place(canvas: Canvas, bird: Bird, side_px: int) -> None:
     canvas.matrix, canvas.origin = turn, margin - low + room * np.array(bird.spot)
 
 
-def _darker(colour: Colour, gain: float) -> Colour:
-    red, green, blue = (min(255, round(value * gain)) for value in colour)
-    return red, green, blue
-
-
 def _stretched(points: tuple[tuple[float, float], ...], bird: Bird) -> Floats:
     return np.array(points) * (1.0, bird.plumpness)
 
@@ -179,10 +176,10 @@ def _headed(points: tuple[tuple[float, float], ...], bird: Bird) -> Floats:
 def _draw_perch(canvas: Canvas, rng: np.random.Generator) -> None:
     """A twig under the bird, and two legs that hold it."""
     lean, hang = 0.12 * (float(rng.random()) - 0.5), 0.275
-    bark = _darker((112, 84, 60), 0.6 + 0.7 * float(rng.random()))
+    bark = shaded((112, 84, 60), 0.6 + 0.7 * float(rng.random()))
     canvas.paint(stroke((-0.55, hang - lean), (0.55, hang + lean), 0.055), bark)
-    canvas.paint(stroke((-0.55, hang - lean - 0.012), (0.55, hang + lean - 0.012), 0.015), _darker(bark, 1.35))
-    leg = _darker((120, 96, 84), 0.6 + 0.5 * float(rng.random()))
+    canvas.paint(stroke((-0.55, hang - lean - 0.012), (0.55, hang + lean - 0.012), 0.015), shaded(bark, 1.35))
+    leg = shaded((120, 96, 84), 0.6 + 0.5 * float(rng.random()))
     for x in (-0.02, 0.09):
         canvas.paint(stroke((x, 0.12), (x + 0.02, hang), 0.02), leg)
         canvas.paint(stroke((x - 0.02, hang - 0.005), (x + 0.06, hang - 0.005), 0.022), leg)
@@ -190,22 +187,22 @@ def _draw_perch(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def _draw_body(canvas: Canvas, bird: Bird) -> None:
     outline = smooth(np.concatenate([_headed(_HEAD, bird), _stretched(_TORSO, bird)]))
-    canvas.paint(outline, _darker(bird.back, 0.62))
+    canvas.paint(outline, shaded(bird.back, 0.62))
     canvas.paint(outline * 0.95 + (0.004, -0.008), bird.back)
     canvas.paint(smooth(_stretched(_BELLY, bird)), bird.belly)
     for x, y in bird.streaks:
-        canvas.paint(stroke((x, y), (x - 0.03, y + 0.02), 0.012), _darker(bird.belly, 0.6))
+        canvas.paint(stroke((x, y), (x - 0.03, y + 0.02), 0.012), shaded(bird.belly, 0.6))
     if bird.cap is not None:
-        canvas.paint(smooth(_headed(_CAP, bird)), _darker(bird.cap, 0.8))
+        canvas.paint(smooth(_headed(_CAP, bird)), shaded(bird.cap, 0.8))
 
 
 def _draw_wing(canvas: Canvas, bird: Bird) -> None:
     wing = smooth(_stretched(_WING, bird))
-    canvas.paint(wing, _darker(bird.back, 0.5))
-    canvas.paint(wing * 0.93 + (0.003, -0.008), _darker(bird.back, 0.74))
+    canvas.paint(wing, shaded(bird.back, 0.5))
+    canvas.paint(wing * 0.93 + (0.003, -0.008), shaded(bird.back, 0.74))
     for shift in (0.0, 0.035, 0.07):
         feather = stroke((-0.08, 0.075 - shift), (-0.31 + 0.6 * shift, 0.07 - shift), 0.009)
-        canvas.paint(feather, _darker(bird.back, 0.48))
+        canvas.paint(feather, shaded(bird.back, 0.48))
 
 
 def _draw_eye(canvas: Canvas, bird: Bird) -> None:
@@ -224,15 +221,9 @@ def _parts(code: Code, bird: Bird, part_scale: float) -> dict[str, Shapes]:
         "tail": (_tail, _TAIL_BASE, bird.tail_angle),
     }
     return {
-        name: [(_fixed(polygon, anchor, angle, part_scale), colour) for polygon, colour in make(variant)]
+        name: [(fixed(polygon, anchor, angle, part_scale), colour) for polygon, colour in make(variant)]
         for variant, (name, (make, anchor, angle)) in zip(code, fixtures.items(), strict=True)
     }
-
-
-def _fixed(polygon: Floats, anchor: ArrayLike, angle: float, scale: float) -> Floats:
-    cos, sin = math.cos(angle), math.sin(angle)
-    fixed: Floats = polygon @ np.array([[cos, sin], [-sin, cos]]) * scale + anchor
-    return fixed
 
 
 def _beak(variant: int) -> Shapes:

@@ -8,8 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from attnsearch.geometry import Size
+
 Colour = tuple[int, int, int]
 Floats = NDArray[np.float64]
+Shapes = list[tuple[Floats, Colour]]
+"""Polygons (P, 2) in the order in which they are painted."""
 
 _OVERSAMPLING = 3
 _TURN = np.linspace(0, 2 * math.pi, 20, endpoint=False)
@@ -42,36 +46,51 @@ def stroke(start: tuple[float, float], stop: tuple[float, float], width: float) 
     return np.array([start + across, stop + across, stop - across, start - across])
 
 
+def fixed(polygon: Floats, anchor: ArrayLike, angle: float, scale: float) -> Floats:
+    """A polygon (P, 2), scaled and turned about its origin, which comes to lie on the anchor (x, y)."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    moved: Floats = polygon @ np.array([[cos, sin], [-sin, cos]]) * scale + anchor
+    return moved
+
+
+def shaded(colour: Colour, gain: float) -> Colour:
+    """A colour of another brightness."""
+    red, green, blue = (min(255, round(value * gain)) for value in colour)
+    return red, green, blue
+
+
 class Canvas:
     """Draws polygons that are given in units of their own through one transform.
 
     Args:
-        background: square RGB image; the canvas is drawn at three times its side and shrunk at the end.
+        background: RGB image; the canvas is drawn at three times its width and height and shrunk at the end.
     """
 
     def __init__(self, background: Image.Image) -> None:
-        self._side_px = background.width
-        side = self._side_px * _OVERSAMPLING
-        self._image = background.resize((side, side), Image.Resampling.BILINEAR)
-        self._mask = Image.new("L", (side, side))
+        size = (background.width * _OVERSAMPLING, background.height * _OVERSAMPLING)
+        self._image = background.resize(size, Image.Resampling.BILINEAR)
+        self._mask = Image.new("L", size)
         self._draw, self._draw_mask = ImageDraw.Draw(self._image), ImageDraw.Draw(self._mask)
         self.matrix: Floats = np.eye(2)
         self.origin: Floats = np.zeros(2)
 
-    def paint(self, polygon: ArrayLike, colour: Colour, *, is_part: bool = False) -> None:
-        """Fills a polygon (P, 2); the mask becomes bright under a part and dark under anything else.
+    def paint(self, polygon: ArrayLike, colour: Colour, *, part: int = 0) -> None:
+        """Fills a polygon (P, 2); the mask holds the number of the part there, from 1, and 0 under anything else.
 
         `matrix` and `origin` take the polygon's coordinates to pixels of the finished image.
         """
         pixels = (np.asarray(polygon, dtype=np.float64) @ self.matrix.T + self.origin) * _OVERSAMPLING
         vertices = pixels.ravel().tolist()  # x, y, x, y, …
         self._draw.polygon(vertices, fill=colour)
-        self._draw_mask.polygon(vertices, fill=255 if is_part else 0)
+        self._draw_mask.polygon(vertices, fill=part)
 
     def finish(self) -> tuple[Image.Image, Image.Image]:
-        """The image (RGB) and the mask (L, 255 where a part covers a quarter of a pixel)."""
-        mask = self._mask.reduce(_OVERSAMPLING).point(lambda covered: 255 if covered >= 64 else 0)
-        return self._image.reduce(_OVERSAMPLING), mask
+        """The image (RGB) and the mask (L): the part that covers most of a pixel, 0 where parts cover no quarter."""
+        numbers = np.asarray(self._mask)
+        alone = (Image.fromarray((numbers == part) * np.uint8(255)) for part in range(1, max(1, numbers.max()) + 1))
+        covered = np.stack([np.asarray(mask.reduce(_OVERSAMPLING)) for mask in alone])  # (n_parts, H, W), up to 255
+        mask = np.where(covered.sum(axis=0) >= 64, covered.argmax(axis=0) + 1, 0)
+        return self._image.reduce(_OVERSAMPLING), Image.fromarray(mask.astype(np.uint8))
 
 
 #: Sky, foliage, water, dry grass, snow: two colours each, mixed at random over the image.
@@ -87,19 +106,25 @@ _LEAVES: tuple[Colour, ...] = ((70, 110, 50), (110, 140, 60), (160, 140, 60), (1
 _BERRIES: tuple[Colour, ...] = ((222, 32, 34), (255, 214, 30), (40, 120, 235), (250, 250, 248), (22, 20, 24))
 
 
-def background(rng: np.random.Generator, side_px: int) -> Image.Image:
-    """A soft, out-of-focus scene, (side_px, side_px) RGB."""
-    first, second = np.array(_PLACES[int(rng.integers(len(_PLACES)))], dtype=np.float64)
+def background(rng: np.random.Generator, size_hw: Size, palette: tuple[Colour, Colour] | None = None) -> Image.Image:
+    """A soft, out-of-focus scene (RGB).
+
+    Args:
+        size_hw: height and width in pixels; what is drawn is measured by the width.
+        palette: the two colours that are mixed; None means those of a place outdoors, drawn at random.
+    """
+    height, width = size_hw
+    first, second = np.array(palette or _PLACES[int(rng.integers(len(_PLACES)))], dtype=np.float64)
     mix = rng.random((5, 5, 1)) * 0.7 + np.linspace(0, 0.3, 5)[:, None, None]
     field = first + (second - first) * mix + rng.normal(0, 6, (5, 5, 3))
-    scene = Image.fromarray(field.clip(0, 255).astype(np.uint8)).resize((side_px, side_px), Image.Resampling.BICUBIC)
+    scene = Image.fromarray(field.clip(0, 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(scene)
     for _ in range(int(rng.integers(4, 12))):
-        x, y = rng.random(2) * side_px
-        radius = side_px * (0.03 + 0.1 * float(rng.random()))
+        x, y = rng.random(2) * (width, height)
+        radius = width * (0.03 + 0.1 * float(rng.random()))
         colour = (first + (second - first) * (1.5 * float(rng.random()) - 0.25)).clip(0, 255).astype(int)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(colour[0], colour[1], colour[2]))
-    return scene.filter(ImageFilter.GaussianBlur(side_px * (0.012 + 0.02 * float(rng.random()))))
+    return scene.filter(ImageFilter.GaussianBlur(width * (0.012 + 0.02 * float(rng.random()))))
 
 
 def scatter_clutter(canvas: Canvas, rng: np.random.Generator, side_px: int) -> None:
