@@ -12,6 +12,8 @@ from attnsearch.config.images import INPUT_SIZE, DataSettings, InputSize, Rooted
 
 #: Number of parts in which any two synthetic classes must differ -> how many classes there can be.
 MAX_SYNTHETIC_CLASSES = {1: 625, 2: 125, 3: 25, 4: 5}
+#: Number of parts in which any two synthetic individuals must differ -> how many individuals there can be.
+MAX_INDIVIDUALS = {1: 3125, 2: 625, 3: 125, 4: 25}
 
 
 class SyntheticData(DataSettings):
@@ -49,6 +51,71 @@ class SyntheticData(DataSettings):
             raise ValueError(
                 f"n_classes must be at most {limit} where classes differ in {self.n_differing_parts} parts, "
                 f"got {self.n_classes}; lower n_differing_parts for more classes"
+            )
+        return self
+
+
+class IndividualsData(DataSettings):
+    """Synthetic walking figures, seen by several cameras, that are told apart by five parts; made on first use."""
+
+    task: ClassVar[str] = "reid"
+    drawn_by: ClassVar[tuple[str, ...]] = (
+        *("n_identities", "n_test_identities", "picture_px", "n_differing_parts", "part_scale", "occlusion"),
+        *("has_tied_clothes", "has_camera_effects", "data_seed"),
+    )
+    name: Literal["individuals"] = Field(
+        "individuals", description="synthetic walking figures, embedded in the package"
+    )
+    image_size_px: InputSize = Field((128, 64), description=INPUT_SIZE)
+    crop_ratio: float = Field(1.0, ge=0.5, le=1.0, description="as of other data sets; 1 shows whole images")
+    n_identities: int = Field(
+        64, ge=5, description="training individuals; fewer is harder, and with 5 every variant of every part occurs"
+    )
+    n_test_identities: int = Field(32, ge=2, description="individuals of query and gallery, none of them in training")
+    n_cameras: int = Field(4, ge=2, le=9, description="number of cameras")
+    n_per_camera: int = Field(
+        4,
+        ge=2,
+        le=99,
+        description="images of each individual from each camera; of test individuals the first is a query",
+    )
+    n_distractors: int = Field(
+        64, ge=0, le=9999, description="gallery images of individuals that no query shows, under the identity 0000"
+    )
+    n_junk: int = Field(
+        0, ge=0, le=9999, description="images of half a figure, under the identity -1, which are written and never used"
+    )
+    picture_px: int = Field(
+        128,
+        ge=64,
+        le=1024,
+        multiple_of=2,
+        description="height in pixels of the images as they are drawn; the width is half of it",
+    )
+    n_differing_parts: int = Field(
+        3, ge=1, le=4, description="any two individuals differ in at least this many of the five parts; fewer is harder"
+    )
+    part_scale: float = Field(1.3, ge=0.5, le=2.0, description="size of the parts; 1 is natural, less is harder")
+    occlusion: float = Field(
+        0.15, ge=0.0, le=1.0, description="fraction of images with a post or a bench in front; more is harder"
+    )
+    has_tied_clothes: bool = Field(
+        False, description="whether clothes, hair and skin belong to the individual; else they are drawn per image"
+    )
+    has_camera_effects: bool = Field(
+        True, description="whether cameras differ in background, direction, size, place, colour, blur and noise"
+    )
+    data_seed: int = Field(0, ge=0, description="seed of the drawings")
+
+    @model_validator(mode="after")
+    def _words_suffice(self) -> Self:
+        limit = MAX_INDIVIDUALS[self.n_differing_parts]
+        n_needed = self.n_identities + self.n_test_identities + (self.n_distractors > 0)
+        if n_needed > limit:
+            raise ValueError(
+                f"n_identities + n_test_identities, and one more for distractors, must be at most {limit} where "
+                f"individuals differ in {self.n_differing_parts} parts, got {n_needed}; lower n_differing_parts for "
+                "more individuals"
             )
         return self
 
@@ -207,6 +274,7 @@ DataConfig = Annotated[DataSettings, Registered("dataset")]
 
 _DATA_SETS: dict[type[DataSettings], str] = {
     SyntheticData: "synthetic.dataset",
+    IndividualsData: "synthetic.individuals",
     FolderData: "folder",
     CsvData: "csv_table",
     CubData: "cub",

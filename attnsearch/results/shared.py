@@ -95,4 +95,5 @@ def _is_drawn(data: DataConfig) -> bool:
     """Whether the synthetic images lie in the cache; reading results must not draw them."""
     settings = data.model_dump()
     abouts = [entry.about for entry in list_caches() if entry.kind == "synthetic"]
+    abouts = [about for about in abouts if about.keys() >= set(data.drawn_by)]  # others are of another data set
     return any(all(settings[key] == value for key, value in about.items() if key in settings) for about in abouts)

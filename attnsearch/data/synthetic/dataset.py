@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +11,11 @@ import numpy as np
 from attnsearch.config.base import digest_of
 from attnsearch.config.data import SyntheticData
 from attnsearch.data.cache import build_once, check_free_space
-from attnsearch.data.folder import MASKS, list_folder
+from attnsearch.data.folder import list_folder
 from attnsearch.data.listing import Listing
 from attnsearch.data.synthetic.birds import PARTS, Code, class_codes, draw_bird
+from attnsearch.data.synthetic.files import draw_each, write_drawing
 from attnsearch.files import new_folder
-from attnsearch.progress import with_bar
 from attnsearch.types import SPLITS, Split
 
 #: Raised when the same settings would give other images.
@@ -65,10 +63,7 @@ def _draw_all(cfg: SyntheticData, folder: Path) -> None:
         for label, (name, code) in enumerate(zip(names, codes, strict=True))
         for index in range(counts[split])
     ]
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-draw") as pool:
-        drawn = pool.map(lambda job: _draw_one(cfg, job, marked), jobs)
-        for _ in with_bar(drawn, "Drawing birds", n_steps=len(jobs), force=False):
-            pass  # a failed drawing raises here
+    draw_each(lambda job: _draw_one(cfg, job, marked), jobs, "Drawing birds")
     _write_classes(folder / _CLASSES, names, codes)
 
 
@@ -85,12 +80,7 @@ class _Job:
 
 def _draw_one(cfg: SyntheticData, job: _Job, marked: tuple[bool, ...]) -> None:
     image, mask = draw_bird(job.code, marked, np.random.default_rng(job.seed), cfg)
-    place = Path(job.split, job.class_name, f"{job.seed[-1]:04d}")
-    for path in (job.folder / place, job.folder / MASKS / place):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    # Full chroma resolution: parts are a few pixels wide and differ in colour.
-    image.save((job.folder / place).with_suffix(".jpg"), quality=92, subsampling=0)
-    mask.save((job.folder / MASKS / place).with_suffix(".png"))
+    write_drawing(job.folder, f"{job.split}/{job.class_name}/{job.seed[-1]:04d}.jpg", image, mask)
 
 
 def _write_classes(path: Path, names: list[str], codes: tuple[Code, ...]) -> None:
