@@ -61,13 +61,15 @@ class IndividualsData(DataSettings):
     task: ClassVar[str] = "reid"
     drawn_by: ClassVar[tuple[str, ...]] = (
         *("n_identities", "n_test_identities", "picture_px", "n_differing_parts", "part_scale", "occlusion"),
-        *("has_tied_clothes", "has_camera_effects", "data_seed"),
+        *("tied_clothes", "camera_effects", "data_seed"),
     )
     name: Literal["individuals"] = Field(
         "individuals", description="synthetic walking figures, embedded in the package"
     )
     image_size_px: InputSize = Field((128, 64), description=INPUT_SIZE)
     crop_ratio: float = Field(1.0, ge=0.5, le=1.0, description="as of other data sets; 1 shows whole images")
+    brightness: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
+    saturation: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
     n_identities: int = Field(
         64, ge=5, description="training individuals; fewer is harder, and with 5 every variant of every part occurs"
     )
@@ -99,16 +101,16 @@ class IndividualsData(DataSettings):
     occlusion: float = Field(
         0.15, ge=0.0, le=1.0, description="fraction of images with a post or a bench in front; more is harder"
     )
-    has_tied_clothes: bool = Field(
+    tied_clothes: bool = Field(
         False, description="whether clothes, hair and skin belong to the individual; else they are drawn per image"
     )
-    has_camera_effects: bool = Field(
+    camera_effects: bool = Field(
         True, description="whether cameras differ in background, direction, size, place, colour, blur and noise"
     )
     data_seed: int = Field(0, ge=0, description="seed of the drawings")
 
     @model_validator(mode="after")
-    def _words_suffice(self) -> Self:
+    def _enough_codes(self) -> Self:
         limit = MAX_INDIVIDUALS[self.n_differing_parts]
         n_needed = self.n_identities + self.n_test_identities + (self.n_distractors > 0)
         if n_needed > limit:

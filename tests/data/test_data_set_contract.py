@@ -15,6 +15,7 @@ from attnsearch.config.data import (
     DataConfig,
     DukeData,
     FolderData,
+    IndividualsData,
     Market1501Data,
     Msmt17Data,
     ReidFolderData,
@@ -51,6 +52,9 @@ SMALL: dict[str, Callable[[Path], DataSettings]] = {
     "msmt17": lambda folder: Msmt17Data(root=str(write_msmt17(folder))),
     "veri776": lambda folder: Veri776Data(root=str(write_named(folder, VERI))),
     "reid_folder": lambda folder: ReidFolderData(root=str(write_named(folder, MARKET))),
+    "individuals": lambda _: IndividualsData(
+        n_identities=5, n_test_identities=2, n_cameras=2, n_per_camera=2, n_distractors=1, n_junk=1, picture_px=64
+    ),
     "synthetic": lambda _: SyntheticData(
         n_classes=2, n_train_per_class=2, n_val_per_class=1, n_test_per_class=1, picture_px=48
     ),

@@ -25,7 +25,7 @@ from attnsearch.data.reid_names import DISTRACTORS, JUNK, MARKET_FOLDERS, list_m
 from attnsearch.data.synthetic.accessories import N_VARIANTS, PARTS
 from attnsearch.data.synthetic.cameras import Camera, random_camera
 from attnsearch.data.synthetic.files import draw_each, write_drawing
-from attnsearch.data.synthetic.walkers import Word, draw_walker, random_clothes
+from attnsearch.data.synthetic.walkers import Code, draw_walker, random_clothes
 from attnsearch.errors import DataError
 
 #: Raised when the same settings would give other images.
@@ -34,7 +34,7 @@ _IDENTITIES = "identities.csv"
 _NUMBERS = ("n_cameras", "n_per_camera", "n_distractors", "n_junk")
 _PALETTE = (0, 0, 0, 255, 96, 96, 255, 176, 64, 255, 255, 96, 255, 128, 255, 255, 255, 255)
 """Red, green and blue of no part and of each part; all parts have full red and more than half of the brightness."""
-_WORDS, _CAMERAS, _CLOTHES, _IMAGES = range(4)
+_CODES, _CAMERAS, _CLOTHES, _IMAGES = range(4)
 """The number behind the data seed, of each thing that is drawn at random."""
 
 
@@ -56,7 +56,7 @@ def list_images(cfg: IndividualsData) -> Listing:
 
 
 def redraw(
-    cfg: IndividualsData, image_id: str, *, present: Collection[str] = PARTS, word: Word | None = None
+    cfg: IndividualsData, image_id: str, *, present: Collection[str] = PARTS, code: Code | None = None
 ) -> tuple[Image.Image, Image.Image]:
     """An image as it was before it became a JPEG file, with parts left out or exchanged and all else as it was.
 
@@ -64,33 +64,36 @@ def redraw(
 
     Args:
         present: names of the parts that are drawn.
-        word: the variant of each part; None means those of the individual.
+        code: the variant of each part; None means those of the individual.
     Returns:
         The image (RGB) and the mask (part numbers, with a palette).
     Raises:
         DataError: the data set has no such image.
+        ValueError: a name is not that of a part.
     """
+    if unknown := set(present) - set(PARTS):
+        raise ValueError(f"parts are {', '.join(PARTS)}, got {sorted(unknown)}")
     job = next((job for job in _jobs(cfg) if job.image_id == image_id), None)
     if job is None:
         raise DataError(f"data individuals: no image is called {image_id!r} under these settings")
-    return _draw(cfg, job if word is None else replace(job, word=word), present)
+    return _draw(cfg, job if code is None else replace(job, code=code), present)
 
 
 @lru_cache(maxsize=8)
-def identity_words(n_differing_parts: int, seed: int) -> tuple[Word, ...]:
-    """The words of all individuals that there can be, in the order in which they get them.
+def identity_codes(n_differing_parts: int, seed: int) -> tuple[Code, ...]:
+    """The codes of all individuals that there can be, in the order in which they get them.
 
     They are the words of a Reed-Solomon code over GF(5): digit x is sum_j a_j x^j, for x = 0 to 4, with
-    6 - `n_differing_parts` coefficients, so that any two words differ in at least `n_differing_parts` digits. The order
-    is random, but the first five words differ in their constant alone and so hold every variant of every part.
+    6 - `n_differing_parts` coefficients, so that any two codes differ in at least `n_differing_parts` digits. The order
+    is random, but the first five codes differ in their constant alone and so hold every variant of every part.
     """
     places, n_free = np.arange(len(PARTS)), 6 - n_differing_parts
     coefficients = np.array(list(itertools.product(range(N_VARIANTS), repeat=n_free)))  # the last one is the constant
     powers = places[None, :] ** np.arange(n_free)[::-1, None]  # (n_free, 5)
-    words = coefficients @ powers % N_VARIANTS
-    order = np.random.default_rng((seed, _WORDS)).permutation(len(words))
+    codes = coefficients @ powers % N_VARIANTS
+    order = np.random.default_rng((seed, _CODES)).permutation(len(codes))
     is_first = order // N_VARIANTS == order[0] // N_VARIANTS
-    return tuple(tuple(word) for word in words[np.concatenate([order[is_first], order[~is_first]])].tolist())
+    return tuple(tuple(code) for code in codes[np.concatenate([order[is_first], order[~is_first]])].tolist())
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,14 @@ class _Job:
 
     Attributes:
         identity: as in the file's name.
-        individual: position in `identity_words`, which tied clothes follow.
+        individual: position in `identity_codes`, which tied clothes follow.
         camera, index: the camera and the number of the image among those of its identity and camera, from 0.
     """
 
     folder: str
     identity: str
     individual: int
-    word: Word
+    code: Code
     camera: int
     index: int
 
@@ -117,27 +120,27 @@ class _Job:
 
 def _jobs(cfg: IndividualsData) -> Iterator[_Job]:
     """All images: those of training and test individuals, distractors, junk."""
-    words = identity_words(cfg.n_differing_parts, cfg.data_seed)
+    codes = identity_codes(cfg.n_differing_parts, cfg.data_seed)
     n_known, gallery = cfg.n_identities + cfg.n_test_identities, MARKET_FOLDERS["gallery"]
     for n, camera, index in itertools.product(range(n_known), range(cfg.n_cameras), range(cfg.n_per_camera)):
         folder = MARKET_FOLDERS["train"] if n < cfg.n_identities else gallery if index else MARKET_FOLDERS["query"]
-        yield _Job(folder, f"{n + 1:04d}", n, words[n], camera, index)
+        yield _Job(folder, f"{n + 1:04d}", n, codes[n], camera, index)
     for identity, n_images in ((DISTRACTORS, cfg.n_distractors), (JUNK, cfg.n_junk)):
         for number in range(n_images):
             index, camera = divmod(number, cfg.n_cameras)
-            n = n_known + number % (len(words) - n_known) if identity == DISTRACTORS else number % len(words)
-            yield _Job(gallery, identity, n, words[n], camera, index)
+            n = n_known + number % (len(codes) - n_known) if identity == DISTRACTORS else number % len(codes)
+            yield _Job(gallery, identity, n, codes[n], camera, index)
 
 
 def _draw(cfg: IndividualsData, job: _Job, present: Collection[str] = PARTS) -> tuple[Image.Image, Image.Image]:
     # The identity of junk is -1, and seeds are not negative.
     seed = (cfg.data_seed, _IMAGES, int(job.identity) + 1, job.camera, job.index)
-    clothes = (cfg.data_seed, _CLOTHES, job.individual) if cfg.has_tied_clothes else (*seed, _CLOTHES)
-    camera = random_camera((cfg.data_seed, _CAMERAS), job.camera) if cfg.has_camera_effects else Camera()
+    clothes = (cfg.data_seed, _CLOTHES, job.individual) if cfg.tied_clothes else (*seed, _CLOTHES)
+    camera = random_camera((cfg.data_seed, _CAMERAS), job.camera) if cfg.camera_effects else Camera()
     if job.identity == JUNK:
         camera = replace(camera, shift=(0.5, 0.0) if job.index % 2 else (0.0, 0.5))
     image, mask = draw_walker(
-        job.word,
+        job.code,
         random_clothes(np.random.default_rng(clothes)),
         camera,
         np.random.default_rng(seed),
@@ -152,12 +155,12 @@ def _draw_all(cfg: IndividualsData, folder: Path) -> None:
     jobs = list(_jobs(cfg))
     check_free_space(folder, len(jobs) * cfg.picture_px**2 // 2)
     draw_each(lambda job: write_drawing(folder, job.image_id, *_draw(cfg, job)), jobs, "Drawing individuals")
-    _write_identities(folder / _IDENTITIES, {job.identity: job.word for job in jobs if int(job.identity) > 0})
+    _write_identities(folder / _IDENTITIES, {job.identity: job.code for job in jobs if int(job.identity) > 0})
 
 
-def _write_identities(path: Path, word_of: dict[str, Word]) -> None:
+def _write_identities(path: Path, code_of: dict[str, Code]) -> None:
     """The variant of each part of each individual."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["identity", *PARTS])
-        writer.writerows([identity, *word] for identity, word in word_of.items())
+        writer.writerows([identity, *code] for identity, code in code_of.items())

@@ -19,7 +19,7 @@ from attnsearch.data.synthetic.accessories import PARTS, VARIANTS
 from attnsearch.data.synthetic.cameras import Camera, draw_obstacle, draw_street, expose
 from attnsearch.data.synthetic.canvas import Canvas, Colour, ellipse, fixed, shaded, smooth, stroke
 
-Word = tuple[int, ...]
+Code = tuple[int, ...]
 """The variant of each part."""
 Point = tuple[float, float]
 
@@ -114,7 +114,7 @@ def random_gait(rng: np.random.Generator) -> Gait:
 
 
 def draw_walker(
-    word: Word,
+    code: Code,
     clothes: Clothes,
     camera: Camera,
     rng: np.random.Generator,
@@ -125,13 +125,13 @@ def draw_walker(
     """An image (RGB) and the mask (L) of its parts, in which each pixel is the number of its part, from 1, or 0.
 
     Args:
-        rng: everything but parts and clothes is drawn from it, in the same way for every word and `present`.
-        present: the parts that are drawn; under another one lies what it hid.
+        rng: everything but parts and clothes is drawn from it, in the same way for every code and `present`.
+        present: the parts that are drawn; without one, what it hides is seen.
     """
     size_hw = (cfg.picture_px, cfg.picture_px // 2)
     canvas, gait = draw_street(camera, rng, size_hw), random_gait(rng)
     is_hidden, obstacle = float(rng.random()) < cfg.occlusion, rng.spawn(1)[0]
-    figure = _Figure(canvas, clothes, gait, _painter(canvas, word, present, cfg.part_scale))
+    figure = _Figure(canvas, clothes, gait, _painter(canvas, code, present, cfg.part_scale))
     _place(canvas, gait, camera, size_hw)
     figure.draw()
     if is_hidden:
@@ -143,13 +143,13 @@ def draw_walker(
 Paint = Callable[[str, ArrayLike, float], None]
 
 
-def _painter(canvas: Canvas, word: Word, present: Collection[str], scale: float) -> Paint:
+def _painter(canvas: Canvas, code: Code, present: Collection[str], scale: float) -> Paint:
     """What paints the part of a name at an anchor (x, y), turned by an angle."""
 
     def paint(name: str, anchor: ArrayLike, angle: float) -> None:
         number = PARTS.index(name)
         if name in present:
-            for polygon, colour in VARIANTS[name][word[number]]:
+            for polygon, colour in VARIANTS[name][code[number]]:
                 canvas.paint(fixed(polygon, anchor, angle, scale), colour, part=number + 1)
 
     return paint
