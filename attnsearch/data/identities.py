@@ -49,11 +49,13 @@ def hold_out_identities(
     members = by_identity(image for image in images if image.split == "train")
     ranked = sorted(members, key=lambda name: hash_text(f"{seed}\n{name}"))
     usable = [name for name in ranked if can_match(members[name], rule)]
-    n_held = min(max(LEAST_IDENTITIES, round(len(members) * fraction)), len(members) - LEAST_IDENTITIES)
+    n_wanted = max(LEAST_IDENTITIES, round(len(members) * fraction))
+    n_held = min(n_wanted, len(members) - LEAST_IDENTITIES)
     if n_held < LEAST_IDENTITIES or len(usable) < n_held:
         raise DataError(
-            f"{n_held} of the {len(members)} training identities must be held out for {to}, and {len(usable)} "
-            f"have {MATCH_UNDER[rule]}; add identities, change data.{to}_share, or give a {to} split"
+            f"train has {len(members)} identities, of which {len(usable)} have {MATCH_UNDER[rule]}; {n_wanted} of them "
+            f"must be held out for {to} and {LEAST_IDENTITIES} be left; add identities, change data.{to}_share, or "
+            f"give a {to} split"
         )
     held = set(usable[:n_held])
     is_held = [image.split == "train" and image.class_name in held for image in images]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from attnsearch.data.folder import SUFFIXES, with_masks
 from attnsearch.data.identity_numbers import DISTRACTORS, Part
@@ -46,10 +47,9 @@ class NameForm:
         """Whether there is a camera with the number that a name holds."""
         return self.n_cameras is None or 1 <= int(match["camera"]) <= self.n_cameras
 
-    def listed(self, match: re.Match[str], part: Part, root: Path, image_id: str) -> ListedImage:
-        """The image with a name."""
-        identity, camera = f"{int(match['identity']):04d}", str(int(match["camera"]))
-        path, is_query = root / image_id, part == "query"
+    def listed(self, match: re.Match[str], part: Part, root: Path, image_id: str, identity: str) -> ListedImage:
+        """The image with a name, of the camera that the name holds."""
+        camera, path, is_query = str(int(match["camera"])), root / image_id, part == "query"
         return ListedImage(SPLIT_OF[part], identity, image_id, path, camera=camera, is_query=is_query)
 
 
@@ -91,7 +91,7 @@ def list_named(root: Path, folders: Mapping[Part, str], form: NameForm) -> tuple
             if match is None or (reason := _problem(match, part, form)):
                 wrong[reason if match else f"do not begin like {form.example}"].append(image_id)
             elif match["identity"] != JUNK:
-                images.append(form.listed(match, part, root, image_id))
+                images.append(form.listed(match, part, root, image_id, f"{int(match['identity']):04d}"))
     problems += [
         DataProblem("name", names[0], f"{root}: {len(names)} names {reason}; rename or remove them:{name_lines(names)}")
         for reason, names in wrong.items()
@@ -110,9 +110,8 @@ def _problem(match: re.Match[str], part: Part, form: NameForm) -> str:
 
 def inner_path(text: str) -> str | None:
     """A path of a list in its shortest form; None where it does not stay below the folder that it is relative to."""
-    path = PurePosixPath(text)
-    is_inside = path.parts and not path.is_absolute() and ".." not in path.parts
-    return path.as_posix() if is_inside else None
+    path = posixpath.normpath(text) if text else ""
+    return None if path in ("", ".", "..") or path.startswith(("/", "../")) else path
 
 
 def image_names(folder: Path, suffixes: frozenset[str]) -> list[str]:

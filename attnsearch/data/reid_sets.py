@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
 from attnsearch.config.data import DukeData, Market1501Data, Msmt17Data, ReidData, Veri776Data
 from attnsearch.data.folder import near_name
@@ -157,12 +157,12 @@ def _list_msmt17(root: Path, *, with_val: bool) -> tuple[list[ListedImage], list
     published = PUBLISHED[Msmt17Data]
     lists: list[tuple[Part, str]] = [*published.sources.items(), *([("train", _VAL_LIST)] if with_val else ())]
     folders = {split: _image_folder(root, names) for split, names in _MSMT17_FOLDERS.items()}
-    images = []
-    for part, name in lists:
-        split = SPLIT_OF[part]
-        for match, path, identity in _read_list(root / name, published.form):
-            image = published.form.listed(match, part, root, f"{folders[split]}/{path}")
-            images.append(replace(image, class_name=f"{split}_{identity:04d}"))
+    images = [
+        published.form.listed(match, part, root, f"{folders[split]}/{path}", f"{split}_{identity:04d}")
+        for part, name in lists
+        for split in [SPLIT_OF[part]]
+        for match, path, identity in _read_list(root / name, published.form)
+    ]
     return images, missing_files(images)
 
 
@@ -187,7 +187,7 @@ def _read_list(file: Path, form: NameForm) -> Iterator[tuple[re.Match[str], str,
         path = inner_path(text)
         if path is None or not _IDENTITY.fullmatch(identity):
             raise DataError(f"{file}:{number}: must be a path below the images and an identity, got {line!r}")
-        match = form.pattern.match(PurePosixPath(path).name)
+        match = form.pattern.match(path.rpartition("/")[2])
         if match is None or not form.has_camera(match):
             cameras = f"a camera from 1 to {form.n_cameras}"
             raise DataError(f"{file}:{number}: a name must begin like {form.example}, of {cameras}, got {path!r}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -152,7 +153,7 @@ def fixed_subset(table: ImageTable, n_images: int | None) -> NDArray[np.int64]:
     if table.is_query is None:
         order = _stratified(table, rows)
     else:
-        pairs = [row for query in fixed_queries(table, None) for row in (query, _match_of(table, query))]
+        pairs = islice(_with_matches(table, fixed_queries(table, None)), 2 * n_images)
         order = list(dict.fromkeys([*pairs, *_stratified(table, rows[~table.is_query])]))
     return np.sort(np.array(order[:n_images], dtype=np.int64))
 
@@ -163,22 +164,31 @@ def fixed_queries(table: ImageTable, n_queries: int | None) -> list[int]:
     Raises:
         UsageError: a split of classes.
     """
-    keys, rows = table.removal_keys, np.arange(len(table), dtype=np.int64)
+    keys, labels = table.removal_keys.tolist(), table.labels.tolist()
     assert table.is_query is not None
-    seen_with: dict[int, set[int]] = defaultdict(set)
-    for row in rows[~table.is_query]:
-        seen_with[int(table.labels[row])].add(int(keys[row]))
-    queries = [row for row in rows[table.is_query] if seen_with[int(table.labels[row])] - {int(keys[row])}]
+    seen_with = {label: {keys[row] for row in rows} for label, rows in _gallery_rows(table).items()}
+    queries = [
+        row for row in np.flatnonzero(table.is_query).tolist() if seen_with.get(labels[row], set()) - {keys[row]}
+    ]
     return _stratified(table, queries)[:n_queries]
 
 
-def _match_of(table: ImageTable, query: int) -> int:
-    """The row of a match of a query, the first by a hash of both ids."""
+def _with_matches(table: ImageTable, queries: Iterable[int]) -> Iterator[int]:
+    """The row of each query, followed by that of a match of it, the first by a hash of both ids."""
+    keys, labels, gallery = table.removal_keys.tolist(), table.labels.tolist(), _gallery_rows(table)
+    for query in queries:
+        matches = [row for row in gallery[labels[query]] if keys[row] != keys[query]]
+        yield query
+        yield min(matches, key=lambda row: hash_text(f"{table.image_ids[query]}\n{table.image_ids[row]}"))
+
+
+def _gallery_rows(table: ImageTable) -> dict[int, list[int]]:
+    """Identity -> rows of its gallery images."""
+    rows: dict[int, list[int]] = defaultdict(list)
     assert table.is_query is not None
-    keys = table.removal_keys
-    is_match = (table.labels == table.labels[query]) & (keys != keys[query]) & ~table.is_query
-    query_id = table.image_ids[query]
-    return min(np.flatnonzero(is_match).tolist(), key=lambda row: hash_text(f"{query_id}\n{table.image_ids[row]}"))
+    for row in np.flatnonzero(~table.is_query).tolist():
+        rows[int(table.labels[row])].append(row)
+    return rows
 
 
 def _stratified(table: ImageTable, rows: Sequence[int] | NDArray[np.int64]) -> list[int]:
