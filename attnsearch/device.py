@@ -289,7 +289,7 @@ def anonymous_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MB
 
 
-def free_bytes() -> int | None:
+def free_memory_bytes() -> int | None:
     """Memory that can be taken without swapping; None where the system does not tell."""
     if not _MEMORY.exists():
         return None

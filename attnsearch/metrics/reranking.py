@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from attnsearch.device import free_bytes
+from attnsearch.device import free_memory_bytes
 from attnsearch.errors import UsageError
 from attnsearch.metrics.feature_distances import BLOCK_ROWS, AnyArray, FeatureDistances, nearest_entries
 
@@ -224,7 +224,7 @@ def _require_memory(n_samples: int, n_features: int, k: int, result_bytes: int) 
     """Refuses what does not fit into the free memory."""
     lists = _BYTES_PER_NEIGHBOUR * n_samples * k
     needed = result_bytes + lists + 4 * n_samples * (n_features + 2 * BLOCK_ROWS)
-    free = free_bytes()
+    free = free_memory_bytes()
     if free is not None and needed > free:
         raise UsageError(
             f"re-ranking {n_samples} samples needs about {needed / _GB:.1f} GB ({result_bytes / _GB:.1f} of the "

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.base import expand
 from attnsearch.config.experiment import STUDY_PREFIX
-from attnsearch.device import free_bytes
+from attnsearch.device import free_memory_bytes
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import atomic_write
 
@@ -300,7 +300,7 @@ def check_declared_sizes(file: Path) -> None:
             f"weights file {file} of {_mb(size)} unpacks to {_mb(declared)} and is refused, as weights are not "
             "compressed; save its tensors alone with safetensors.torch.save_file"
         )
-    free = free_bytes()
+    free = free_memory_bytes()
     if free is not None and declared > free:
         raise StoreError(f"weights file {file} needs {_mb(declared)} of memory and {_mb(free)} are free; free some")
     if size and (_zip_names_filler(file) if is_zip else _names_filler(file)):
