@@ -23,6 +23,7 @@ BLOCK_ROWS = 512
 """Queries whose distances are held at once; blocks are multiples of it."""
 
 _TILE_COLUMNS = 2048
+_GROUP = 16
 #: Below this fraction of what two vectors that have nothing in common are apart, float32 loses too many digits.
 _NEAR = 1e-3
 #: Below this fraction, vectors differ by no more than the rounding of float32 values.
@@ -101,10 +102,13 @@ class FeatureDistances:
 
         with torch.no_grad(), torch.autocast(out.device.type, enabled=False):
             for row in range(0, len(out), BLOCK_ROWS):
+                a = self._query.part(start + row, min(BLOCK_ROWS, len(out) - row))
+                scaled = a.scaled().float()
                 for column in range(0, self.shape[1], _TILE_COLUMNS):
                     tile = out[row : row + BLOCK_ROWS, column : column + _TILE_COLUMNS]
-                    a, b = self._query.part(start + row, len(tile)), self._gallery.part(column, tile.shape[1])
-                    _fill_tile(tile, a, b)
+                    b = self._gallery.part(column, tile.shape[1])
+                    torch.mm(scaled, b.values.float().T, out=tile)
+                    _to_halves(tile, a, b)
                     if self._metric == "euclidean":
                         tile.mul_(2).sqrt_()
 
@@ -118,12 +122,20 @@ class FeatureDistances:
 
 def nearest_entries(row: NDArray[np.floating[Any]], k: int) -> NDArray[np.int64]:
     """Positions of the k smallest numbers of (n,), nearest first, equal ones by position; NaN is left out: (<= k,)."""
-    k = min(k, len(row))
     if not k:
         return np.empty(0, dtype=np.int64)
-    limit = np.partition(row, k - 1)[k - 1]
-    candidates = np.flatnonzero(~np.isnan(row) if np.isnan(limit) else row <= limit)
+    candidates = np.flatnonzero(row <= _upper_limit(row, k))
     return candidates[np.argsort(row[candidates], kind="stable")[:k]]
+
+
+def _upper_limit(row: NDArray[np.floating[Any]], k: int) -> float:
+    """A number that at least k of (n,) do not exceed, or infinity: the k-th smallest of the minima of small groups."""
+    n_groups = len(row) // _GROUP
+    if n_groups < k:
+        return math.inf
+    minima = row[: _GROUP * n_groups].reshape(_GROUP, n_groups).min(axis=0)
+    limit = np.partition(minima, k - 1)[k - 1]
+    return math.inf if np.isnan(limit) else float(limit)
 
 
 @dataclass(frozen=True)
@@ -187,11 +199,11 @@ def _to_tensor(features: NDArray[Any] | Tensor) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _fill_tile(out: Tensor, a: _Features, b: _Features) -> None:
-    """Writes half of the squared distances of the multiplied rows (m, D) and (n, D) into (m, n) float32."""
-    import torch
+def _to_halves(out: Tensor, a: _Features, b: _Features) -> None:
+    """Makes half of the squared distances of rows (m, D) and (n, D) of their products (m, n), after multiplication.
 
-    torch.mm(a.scaled().float(), b.values.float().T, out=out)
+    The products lack the factors of b.
+    """
     out.mul_(-b.scales.float()).add_(b.halves.float()).add_(a.halves.float()[:, None])
     near = out <= _NEAR * (a.halves.float()[:, None] + b.halves.float())
     rows, columns = near.any(dim=1).nonzero().flatten(), near.any(dim=0).nonzero().flatten()
@@ -200,7 +212,7 @@ def _fill_tile(out: Tensor, a: _Features, b: _Features) -> None:
 
 
 def _exact_halves(a: _Features, b: _Features) -> Tensor:
-    """Half of the squared distances of the multiplied rows (m, D) and (n, D): (m, n) float64, 0 for equal rows."""
+    """The same from the rows themselves: (m, n) float64, 0 for equal rows."""
     sums = a.halves[:, None] + b.halves
     halves = sums - a.scaled() @ b.scaled().T
     return halves.masked_fill_(halves < _EQUAL * sums, 0.0)

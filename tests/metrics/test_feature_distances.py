@@ -92,12 +92,14 @@ def test_squared_distances_of_one_query():
     np.testing.assert_allclose(found, cdist(query[2:3], gallery[columns], "sqeuclidean")[0], rtol=1e-6)
 
 
-def test_nearest_entries_are_those_of_a_stable_sort():
+@pytest.mark.parametrize("n_levels", [6, 10**6])
+def test_nearest_entries_are_those_of_a_stable_sort(n_levels):
     rng = np.random.default_rng(5)
-    row = rng.integers(6, size=50).astype(np.float32)
-    row[[0, 9]] = np.nan
-    expected = [position for position in np.argsort(row, kind="stable") if not np.isnan(row[position])]
-    for k in (0, 1, 13, 48, 49, 60):
+    row = rng.integers(n_levels, size=1000).astype(np.float32)
+    row[rng.permutation(1000)[:40]] = np.nan
+    row[[3, 77]] = np.inf
+    expected = [position for position in np.argsort(row, kind="stable").tolist() if not np.isnan(row[position])]
+    for k in (0, 1, 13, 60, 70, 959, 960, 1100):
         assert nearest_entries(row, k).tolist() == expected[:k]
 
 
