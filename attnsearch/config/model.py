@@ -265,8 +265,8 @@ class DcalSettings(BackboneSettings):
     position_grid: PositionGrid | None = Field(
         default=None,
         description="rows and columns of the position embedding, N for a square or [rows, columns], each from 1 to "
-        "128, best image_size_px / patch size; null means those of the backbone; images of another grid resample it at "
-        "every step",
+        "128, best those of the patches of an image; null means those of the backbone; images of another grid resample "
+        "it at every step",
     )
     patch_stride: int | None = Field(
         default=None,
