@@ -170,7 +170,7 @@ class Cnn(PooledResNet):
         return features.mean(dim=(2, 3)), None  # (B, C)
 
     def cell_weights(self, features: Tensor, maps: Tensor | None) -> Tensor:
-        return torch.full_like(features[:, :1], 1 / (features.shape[2] * features.shape[3]))
+        return torch.full_like(features[:, :1], 1 / (features.shape[2] * features.shape[3]))  # (B, 1, h, w)
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
         return norms[:, 0]  # (B, h, w)
@@ -199,7 +199,7 @@ class BCnn(PooledResNet):
 
     def cell_weights(self, features: Tensor, maps: Tensor | None) -> Tensor:
         assert maps is not None
-        return maps[:, :-1] / (features.shape[2] * features.shape[3])
+        return maps[:, :-1] / (features.shape[2] * features.shape[3])  # (B, N, h, w)
 
     def combine(self, maps: Tensor, norms: Tensor) -> Tensor:
         return maps.mean(dim=1) * norms[:, 0]  # (B, h, w)
@@ -242,7 +242,7 @@ class BrNpa(PooledResNet):
                 "with model.refine=false a vector is that of one pixel and no sum under its map; use refine=true"
             )
         assert maps is not None
-        return maps
+        return maps  # (B, N, h, w)
 
     def branches(self, pooled: Tensor) -> dict[str, HeadOutput]:
         detached, n_channels = pooled.detach(), self.n_channels  # (B, 3·C)
