@@ -20,8 +20,9 @@ from PIL import Image
 from attnsearch.config.base import digest_of
 from attnsearch.config.data import IndividualsData
 from attnsearch.data.cache import build_once, check_free_space
+from attnsearch.data.identity_numbers import DISTRACTORS
 from attnsearch.data.listing import Listing
-from attnsearch.data.reid_names import DISTRACTORS, JUNK, MARKET_FOLDERS, list_market_folders
+from attnsearch.data.reid_names import JUNK, MARKET_FOLDERS, list_market_folders
 from attnsearch.data.synthetic.accessories import N_VARIANTS, PARTS
 from attnsearch.data.synthetic.cameras import Camera, random_camera
 from attnsearch.data.synthetic.files import draw_each, write_drawing
