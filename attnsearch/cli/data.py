@@ -16,26 +16,25 @@ if TYPE_CHECKING:
     from attnsearch.config.data import DataConfig, SyntheticData
     from attnsearch.data.listing import DataProblem
 
-CUB_LIST = "images.txt"
-
 
 def data_settings(data: str, overrides: Iterable[str]) -> DataConfig:
-    """What a config says, or what a folder looks like: CUB where it holds CUB's list of images.
+    """What a config says, or what a folder looks like.
 
     Args:
         data: a config, a folder, or the first of the overrides, which then describe the whole data set.
     Raises:
         ConfigError: a wrong setting.
+        DataError: the folder holds several data sets.
     """
     from attnsearch.config.load import data_with_overrides, load_experiment
     from attnsearch.config.yaml_reader import list_names
+    from attnsearch.data.detection import detected_name
 
     if "=" in data and not Path(data).exists():
         return data_with_overrides({}, [data, *overrides])
     if data in list_names("configs") or data.endswith((".yaml", ".yml")):
         return load_experiment(data, overrides=overrides).data
-    name = "cub" if Path(data, CUB_LIST).is_file() else "folder"
-    return data_with_overrides({"name": name, "root": data}, overrides)
+    return data_with_overrides({"name": detected_name(Path(data)), "root": data}, overrides)
 
 
 def synthetic_settings(overrides: Iterable[str]) -> SyntheticData:
@@ -81,24 +80,32 @@ def check(
     as_json: AsJson = False,
 ) -> int:
     """Open every image and list everything that is wrong with a data set."""
-    from attnsearch.data.images import check_data
+    from attnsearch.data.check import check_data
 
-    problems = check_data(data_settings(data, overrides or ()))
+    found = check_data(data_settings(data, overrides or ()))
+    counted = found.identities
     if as_json:
-        for problem in problems:
-            print_json(vars(problem))
+        for values in [*([counted.values()] if counted else ()), *map(vars, found.problems)]:
+            print_json(values)
     else:
-        print_problems(problems)
-    return MISUSED if any(problem.is_error for problem in problems) else DONE
+        if counted:
+            print_table(counted.columns(), counted.rows(), title=counted.title)
+            print_line("\n".join(f"{name}: {count}" for name, count in counted.counts().items()))
+        print_problems(found.problems)
+    return MISUSED if any(problem.is_error for problem in found.problems) else DONE
 
 
 def print_problems(problems: Sequence[DataProblem]) -> None:
     """Notes, and on stderr every error."""
-    notes = [problem for problem in problems if not problem.is_error]
-    for note in notes[:MAX_NOTES]:
-        print_line(f"note: {note.message}")
-    if len(notes) > MAX_NOTES:
-        print_line(f"note: the same holds for {len(notes) - MAX_NOTES} more images; --json lists all")
+    notes: dict[str, list[str]] = {}
+    for problem in problems:
+        if not problem.is_error:
+            notes.setdefault(problem.kind, []).append(problem.message)
+    for messages in notes.values():
+        for message in messages[:MAX_NOTES]:
+            print_line(f"note: {message}")
+        if len(messages) > MAX_NOTES:
+            print_line(f"note: the same holds for {len(messages) - MAX_NOTES} more images; --json lists all")
     errors = [problem.message for problem in problems if problem.is_error]
     if errors:
         report_error("\n".join(errors), MISUSED)

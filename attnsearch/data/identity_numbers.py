@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
@@ -24,18 +24,25 @@ class PartNumbers:
     """Numbers of one part of a data set; those of identities leave out distractors, but for `n_identities`.
 
     Attributes:
-        n_sources: number of cameras, or of groups where only those are known, or None.
         per_identity: images of an identity.
+        n_sources: number of cameras, or of groups where only those are known, or None.
         per_identity_and_source: images of an identity from one of its cameras or groups, or None.
         n_from_one_source: identities of one camera or group alone, or None.
     """
 
     n_identities: int
     n_images: int
-    n_sources: int | None
     per_identity: Spread
-    per_identity_and_source: Spread | None
-    n_from_one_source: int | None
+    n_with_one_image: int
+    n_sources: int | None = None
+    per_identity_and_source: Spread | None = None
+    n_from_one_source: int | None = None
+
+    def known(self) -> tuple[int | Spread, ...]:
+        """All in this order, without those of sources where these are not known."""
+        numbers = (self.n_identities, self.n_images, self.per_identity, self.n_with_one_image)
+        of_sources = (self.n_sources, self.per_identity_and_source, self.n_from_one_source)
+        return (*numbers, *(value for value in of_sources if value is not None))
 
 
 def part_of(image: ListedImage) -> Part:
@@ -58,15 +65,15 @@ def part_numbers(images: Iterable[ListedImage], rule: MatchRule) -> dict[Part, P
 def _numbers(images: Sequence[ListedImage], rule: MatchRule, left_out: set[str]) -> PartNumbers:
     of_identity = Counter(image.class_name for image in images)
     counted = {name: count for name, count in of_identity.items() if name not in left_out} or of_identity
+    n_with_one_image = sum(count == 1 for count in counted.values())
+    numbers = PartNumbers(len(of_identity), len(images), _spread(counted.values()), n_with_one_image)
     if rule == "open":
-        return PartNumbers(len(of_identity), len(images), None, _spread(counted.values()), None, None)
+        return numbers
     of_source = Counter((image.class_name, image.removal_key(rule)) for image in images if image.class_name in counted)
     sources = Counter(name for name, _ in of_source)
-    return PartNumbers(
-        n_identities=len(of_identity),
-        n_images=len(images),
+    return replace(
+        numbers,
         n_sources=len({image.removal_key(rule) for image in images}),
-        per_identity=_spread(counted.values()),
         per_identity_and_source=_spread(of_source.values()),
         n_from_one_source=sum(count == 1 for count in sources.values()),
     )

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from attnsearch import geometry
-from attnsearch.config.data import DataConfig
-from attnsearch.config.images import as_setting
-from attnsearch.data.listing import DataProblem, ListedImage, is_utf8, list_images
-from attnsearch.data.tables import DataTables, ImageTable, build_from_listing
+from attnsearch.data.tables import ImageTable
 from attnsearch.errors import DataError
 from attnsearch.files import Check, atomic_path
-from attnsearch.progress import with_bar
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT_BY: dict[int, Image.Transpose] = {
@@ -193,91 +184,3 @@ def write_thumbnails(
             thumbnail.save(temporary, format="JPEG", quality=_QUALITY)
         n_written += 1
     return n_written
-
-
-@dataclass(frozen=True)
-class _CheckedImage:
-    """An image with what is wrong with its file, or else its upright size in pixels and the hash of its bytes."""
-
-    image: ListedImage
-    problem: str = ""
-    size_hw: geometry.Size = (0, 0)
-    digest: bytes = b""
-
-
-def check_data(cfg: DataConfig, *, progress: bool = False) -> list[DataProblem]:
-    """Decodes every image and compares the splits.
-
-    Returns:
-        All problems: first those of the layout, then unreadable files, duplicates across splits, and images smaller
-        than the crop. Empty where there are none.
-
-    Raises:
-        StoreError: synthetic images cannot be written.
-    """
-    try:
-        listing = list_images(cfg)
-    except DataError as error:
-        return [DataProblem("layout", cfg.name, str(error))]
-    problems = list(listing.problems)
-    images: Sequence[ListedImage] = listing.images
-    if not problems:
-        try:
-            images = _with_splits(images, build_from_listing(listing, cfg))
-        except DataError as error:
-            problems.append(DataProblem("layout", str(listing.root), str(error)))
-    present = [image for image in images if is_utf8(image.image_id) and image.path.is_file()]  # others: see `problems`
-    checked = list(with_bar(_check_files(present, cfg), "Checking images", n_steps=len(present), force=progress))
-    unreadable = [
-        DataProblem("unreadable", file.image.image_id, f"{file.problem}; replace or remove it")
-        for file in checked
-        if file.problem
-    ]
-    readable = [file for file in checked if not file.problem]
-    return [*problems, *unreadable, *_duplicates(readable), *_small(readable, cfg)]
-
-
-def _with_splits(images: Sequence[ListedImage], tables: DataTables) -> list[ListedImage]:
-    """The images under the splits that they are used in, held-out ones included."""
-    split_of = {image_id: table.split for table in tables.present() for image_id in table.image_ids}
-    return [replace(image, split=split_of[image.image_id]) for image in images]
-
-
-def _check_files(images: Sequence[ListedImage], cfg: DataConfig) -> Iterator[_CheckedImage]:
-    resizing = geometry.Resizing(cfg.resized_hw, cfg.resize, cfg.aspect)
-
-    def check(image: ListedImage) -> _CheckedImage:
-        try:
-            digest = hashlib.sha256(image.path.read_bytes()).digest()
-            _, size_hw = decode_resized(image.path, resizing)
-        except DataError as error:
-            return _CheckedImage(image, str(error))
-        except OSError as error:
-            return _CheckedImage(image, f"{image.path}: cannot be read ({error})")
-        return _CheckedImage(image, size_hw=size_hw, digest=digest)
-
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-check") as pool:
-        yield from pool.map(check, images)
-
-
-def _duplicates(checked: Iterable[_CheckedImage]) -> Iterator[DataProblem]:
-    """Files of the same bytes in several splits: a model would be tested on what it was trained on."""
-    same: dict[bytes, list[ListedImage]] = defaultdict(list)
-    for file in checked:
-        same[file.digest].append(file.image)
-    for images in same.values():
-        if len({image.split for image in images}) > 1:
-            places = ", ".join(f"{image.split} ({image.image_id})" for image in images)
-            message = f"the same image is in {places}; keep one of them"
-            yield DataProblem("duplicate", images[0].image_id, message)
-
-
-def _small(checked: Iterable[_CheckedImage], cfg: DataConfig) -> Iterator[DataProblem]:
-    for file in checked:
-        height, width = file.size_hw
-        if height < cfg.image_hw[0] or width < cfg.image_hw[1]:
-            message = (
-                f"{file.image.path} has {height} x {width} pixels (height x width) and is enlarged to "
-                f"{as_setting(cfg.resized_hw)}; train with a lower data.image_size_px or remove it"
-            )
-            yield DataProblem("small", file.image.image_id, message, is_error=False)

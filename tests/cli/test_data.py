@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from attnsearch.cli.data import data_settings
+from attnsearch.cli.app import main
+from attnsearch.cli.data import data_settings, print_problems
+from attnsearch.data.listing import DataProblem
 from attnsearch.errors import ConfigError
+from tests.data.test_reid_sets import DUKE, MARKET, write_named
 
 
 def test_settings_alone_describe_a_data_set(tmp_path: Path) -> None:
@@ -22,3 +26,55 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "a=b"
     folder.mkdir()
     assert data_settings(str(folder), []).name == "folder"
+
+
+def test_a_folder_of_identities_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named(tmp_path / "Market-1501-v15.09.15", MARKET)
+    assert main(["data", "check", "."]) == 0
+    shown = capsys.readouterr().out
+    assert "market1501: smallest / median / largest, val held out of train" in shown
+    assert "queries without a match: 1" in shown
+    assert "5 identities of train (published: 751)" in shown
+    assert main(["data", "check", ".", "--json"]) == 0
+    numbers, *problems = map(json.loads, capsys.readouterr().out.splitlines())
+    assert numbers["parts"]["gallery"] == {
+        **{"identities": 4, "images": 5, "images_per_identity": [1, 1.0, 2], "identities_of_one_image": 2},
+        **{"cameras": 3, "images_per_identity_and_camera": [1, 1.0, 1], "identities_of_one_camera": 2},
+    }
+    assert numbers["queries_without_a_match"] == 1
+    assert problems[0]["kind"] == "count"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("data.name=market1501 data.root=none", "none does not exist"),
+        ("data.name=market1501 data.root=duke", "names do not begin like 0002_c1s1_000451_03.jpg"),
+        ("data.name=reid_folder data.root=duke data.camera_pattern=(", "must be a regular expression, got '('"),
+        ("data.name=msmt17 data.root=duke", "none of these holds list_train.txt"),
+    ],
+)
+def test_what_cannot_be_read_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_named(tmp_path / "duke", DUKE)
+    assert main(["data", "check", *settings.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_notes_of_each_sort_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    few = [DataProblem("count", "a", "other numbers", is_error=False)]
+    print_problems([*(DataProblem("small", str(n), f"{n} is small", is_error=False) for n in range(5)), *few])
+    assert capsys.readouterr().out.splitlines() == [
+        *(f"note: {n} is small" for n in range(3)),
+        "note: the same holds for 2 more images; --json lists all",
+        *("note: other numbers", "every image can be used"),
+    ]

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from attnsearch.config.data import MAX_SYNTHETIC_CLASSES, CubData, DataConfig, FolderData, SyntheticData
+from attnsearch.config.data import (
+    MAX_SYNTHETIC_CLASSES,
+    CubData,
+    DataConfig,
+    FolderData,
+    Market1501Data,
+    Msmt17Data,
+    ReidFolderData,
+    SyntheticData,
+    Veri776Data,
+)
 
 ADAPTER: TypeAdapter[SyntheticData | FolderData | CubData] = TypeAdapter(DataConfig)
 
@@ -94,3 +104,36 @@ def test_more_classes_than_codes_are_refused(n_parts: int) -> None:
     if limit < max(MAX_SYNTHETIC_CLASSES.values()):
         with pytest.raises(ValidationError, match=rf"at most {limit} .* got {limit + 1}"):
             SyntheticData(n_classes=limit + 1, n_differing_parts=n_parts)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("c(", r"must be a regular expression, got 'c\('"),
+        ("c.", r"must have one group, the camera, got 0 in 'c.'"),
+        ("(c)(.)", r"must have one group, the camera, got 2"),
+        ("(a+)+$", r"repeat no group, got '\(a\+\)\+\$'"),
+        (r"(?:a|aa)*(b)", r"repeat no group"),
+        (r".*.*.*.*(b)", r"at most 3 of"),
+        (r"a?a?a?a?a?(b)", r"and 4 of"),
+        ("(?x)(a+) +", r"repeat no group"),
+        ("x" * 99 + "()", r"at most 100 characters"),
+    ],
+)
+def test_patterns_that_may_take_long_are_refused(pattern: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ReidFolderData(root="x", camera_pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"c(\d+)_", r"([^/]+)/", r"\w+_cam([A-Z*+]+)\.", r"(?:c|cam)(\d{1,3})", r"\)\+(c)"]
+)
+def test_patterns_of_cameras_are_taken(pattern: str) -> None:
+    assert ReidFolderData(root="x", camera_pattern=pattern).camera_pattern == pattern
+
+
+def test_identities_are_read_whole_and_without_changes_of_colour() -> None:
+    for data, size_hw in ((Market1501Data, (256, 128)), (Msmt17Data, (256, 128)), (Veri776Data, (256, 256))):
+        settings = data(root="x")
+        assert (settings.task, settings.image_hw, settings.resized_hw) == ("reid", size_hw, size_hw)
+        assert (settings.flip, settings.brightness, settings.saturation) == (0.5, 0, 0)

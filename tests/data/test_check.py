@@ -1,0 +1,141 @@
+"""What is found in a data set by opening all of its images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnsearch.config.data import FolderData, ReidFolderData
+from attnsearch.data import build_tables
+from attnsearch.data.check import check_data
+from attnsearch.errors import DataError
+
+
+def problems_of(root: Path, **settings: object) -> list[tuple[str, str, bool]]:
+    values = {"image_size_px": 16, "crop_ratio": 1.0, **settings}
+    problems = check_data(FolderData(root=str(root), **values)).problems  # type: ignore[arg-type]
+    return [(problem.kind, problem.where, problem.is_error) for problem in problems]
+
+
+def test_a_sound_data_set_has_no_problems(make_tree: Callable[..., Path]) -> None:
+    assert problems_of(make_tree({"train/a": 4, "train/b": 4}, size_hw=(16, 16))) == []
+
+
+def test_every_kind_of_problem_is_found_in_one_pass(make_tree: Callable[..., Path]) -> None:
+    counts = {"train/a": 3, "train/b": 2, "train/c": 1, "train/empty": 0, "test/a": 1, "test/b": 1, "test/empty": 1}
+    root = make_tree(counts, size_hw=(16, 20))
+    (root / "train/a/0.jpg").write_text("text")
+    whole = (root / "train/a/1.jpg").read_bytes()
+    (root / "train/a/1.jpg").write_bytes(whole[: len(whole) // 2])
+    shutil.copy(root / "train/b/0.jpg", root / "test/b/7.jpg")
+    assert problems_of(root) == [
+        ("class_in_one_split", str(root), True),
+        ("empty_class", str(root / "train/empty"), True),
+        ("unreadable", "train/a/0.jpg", True),
+        ("unreadable", "train/a/1.jpg", True),
+        ("duplicate", "train/b/0.jpg", True),
+    ]
+
+
+def test_images_smaller_than_the_crop_are_a_warning(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1}, size_hw=(12, 40))
+    ids = ["train/a/0.jpg", "train/b/0.jpg", "val/a/0.jpg", "val/b/0.jpg"]
+    assert problems_of(root) == [("small", image_id, False) for image_id in ids]
+    assert problems_of(root, image_size_px=16, crop_ratio=1.0)[0][1] == "train/a/0.jpg"
+
+
+def test_a_held_out_copy_of_a_training_image_is_a_duplicate(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 1, "train/b": 2}, size_hw=(16, 16))
+    shutil.copy(root / "train/a/0.jpg", root / "train/a/1.jpg")
+    assert problems_of(root, val_share=0.5) == [("duplicate", "train/a/0.jpg", True)]
+
+
+def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:
+    assert [row[0] for row in problems_of(tmp_path / "none")] == ["layout"]
+
+
+def test_a_class_that_cannot_be_split_is_a_problem(make_tree: Callable[..., Path]) -> None:
+    assert [row[0] for row in problems_of(make_tree({"train/a": 1, "train/b": 2}, size_hw=(16, 16)))] == ["layout"]
+
+
+def test_names_that_are_not_utf8_are_listed_readably_and_refused(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1}, size_hw=(16, 16))
+    wrong = Path(os.fsdecode(os.fsencode(root) + b"/train/a/caf\xe9.jpg"))
+    (root / "train/a/0.jpg").rename(wrong)
+    assert problems_of(root) == [("name", "train/a/caf\\xe9.jpg", True)]
+    cfg = FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
+    with pytest.raises(DataError, match=r"1 of 6 images have a name that is not UTF-8; .*\n  train/a/caf\\xe9\.jpg$"):
+        build_tables(cfg)
+    wrong.rename(root / "train/a/café.jpg")
+    assert problems_of(root) == []
+
+
+def test_classes_whose_names_are_not_utf8_are_refused(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 2, "train/b": 2}, size_hw=(16, 16))
+    (root / "train/a").rename(os.fsdecode(os.fsencode(root) + b"/train/\xff"))
+    assert [row[:2] for row in problems_of(root)] == [("name", "train/\\xff/0.jpg")]
+
+
+def write_persons(root: Path) -> ReidFolderData:
+    """Noise, so that no two images are alike: a query each of two persons, of whom one has a match."""
+    folders = {**{f"train/{who}": 4 for who in "abcdef"}, "query/x": 1, "query/y": 1, "gallery/x": 2, "gallery/z": 1}
+    rng = np.random.default_rng(0)
+    for folder, n_images in folders.items():
+        (root / folder).mkdir(parents=True)
+        for index in range(n_images):
+            pixels = rng.integers(0, 256, (32, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"c{index % 2 + (folder == 'gallery/x')}_{index}.png")
+    return ReidFolderData(root=str(root), image_size_px=(32, 16), camera_pattern="c(.)_")
+
+
+def test_identities_are_counted(tmp_path: Path) -> None:
+    check = check_data(write_persons(tmp_path))
+    assert check.problems == []
+    assert check.identities is not None
+    assert list(check.identities.parts) == ["train", "val", "query", "gallery"]
+    assert check.identities.is_val_held_out
+    assert check.identities.parts["train"].n_identities == 6  # with the two that are held out
+    assert check.identities.parts["val"].n_identities == 2
+    assert check.identities.counts() == {
+        "queries without a match": 1,
+        "near-duplicates in train or val": 0,
+        "near-duplicates among matches": 0,
+    }
+
+
+def test_near_duplicates_of_training_images_and_of_queries_are_counted(tmp_path: Path) -> None:
+    cfg = write_persons(tmp_path)
+    for source, copy in (("train/a/c0_0.png", "gallery/z/c0_0.png"), ("query/x/c0_0.png", "gallery/x/c1_0.png")):
+        with Image.open(tmp_path / source) as image:
+            Image.fromarray(np.asarray(image) // 2 + 60).save(tmp_path / copy)  # less contrast
+    check = check_data(cfg)
+    (note,) = check.problems
+    assert (note.kind, note.where, note.is_error) == ("near_duplicate", "gallery/z/c0_0.png", False)
+    assert "(train/a/c0_0.png)" in note.message
+    assert check.identities is not None
+    assert (check.identities.n_near_train, check.identities.n_near_match) == (1, 1)
+
+
+def test_a_near_duplicate_from_the_camera_of_the_query_is_no_match(tmp_path: Path) -> None:
+    cfg = write_persons(tmp_path)
+    shutil.copy(tmp_path / "query/x/c0_0.png", tmp_path / "gallery/x/c0_9.png")
+    check = check_data(cfg)
+    assert check.problems == []  # query and gallery are one split
+    assert check.identities is not None
+    assert check.identities.n_near_match == 0
+
+
+def test_identities_of_broken_layouts_are_counted_too(tmp_path: Path) -> None:
+    cfg = write_persons(tmp_path)
+    shutil.rmtree(tmp_path / "query")
+    (tmp_path / "query").mkdir()
+    check = check_data(cfg)
+    assert [problem.kind for problem in check.problems] == ["no_match"]
+    assert check.identities is not None
+    assert list(check.identities.parts) == ["train", "gallery"]

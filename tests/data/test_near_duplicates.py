@@ -1,0 +1,88 @@
+"""Near-duplicates: copies are found, others are not, and no pair that a full comparison finds is missed."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from attnsearch.data.near_duplicates import MIN_CORRELATION, correlations, near_duplicates, thumbnail
+
+N_VALUES = 32 * 32 * 3
+
+
+def scene(seed: int, size: tuple[int, int] = (64, 128)) -> Image.Image:
+    """Smooth colours, as a photograph has."""
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def thumbnail_of(image: Image.Image) -> NDArray[np.uint8]:
+    return thumbnail(np.asarray(image))
+
+
+def recompressed(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=40)
+    return Image.open(file).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        recompressed,
+        lambda image: image.resize((32, 64)),
+        lambda image: ImageEnhance.Brightness(image).enhance(0.8),
+    ],
+)
+def test_copies_are_found_among_others(copy: object) -> None:
+    others = np.stack([thumbnail_of(scene(seed)) for seed in range(20)])
+    ((row, other, value),) = near_duplicates(thumbnail_of(copy(scene(7)))[None], others)  # type: ignore[operator]
+    assert (row, other) == (0, 7)
+    assert value > MIN_CORRELATION
+
+
+def test_other_images_and_mirror_images_are_none() -> None:
+    others = np.stack([thumbnail_of(scene(seed)) for seed in range(20)])
+    mirror = scene(3).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    images = np.stack([*(thumbnail_of(scene(seed)) for seed in range(100, 110)), thumbnail_of(mirror)])
+    assert list(near_duplicates(images, others)) == []
+
+
+def test_exactly_the_images_of_a_full_comparison_are_found() -> None:
+    """Many pairs lie near the limit, and rows beyond one block and one chunk are searched."""
+    rng = np.random.default_rng(0)
+    base = np.stack([thumbnail_of(scene(seed)) for seed in range(8)]).astype(float)
+    others = np.clip(base[rng.integers(0, 8, 600)] + rng.normal(0, 9, (600, N_VALUES)), 0, 255).astype(np.uint8)
+    noise = rng.uniform(0, 20, (700, 1)) * rng.normal(0, 1, (700, N_VALUES))
+    images = np.clip(base[rng.integers(0, 8, 700)] + noise, 0, 255).astype(np.uint8)
+    full = correlations(images, others)
+    expected = np.flatnonzero((full > MIN_CORRELATION).any(axis=1))
+    assert 50 < len(expected) < 650
+    found = list(near_duplicates(images, others))
+    assert [row for row, _, _ in found] == expected.tolist()
+    for row, other, value in found:
+        assert value == pytest.approx(full[row, other], abs=1e-5)
+        assert value > MIN_CORRELATION
+
+
+def test_a_correlation_is_that_of_the_pixels() -> None:
+    images = np.stack([thumbnail_of(scene(seed)) for seed in range(3)])
+    assert correlations(images, images) == pytest.approx(np.corrcoef(images), abs=1e-5)
+
+
+def test_images_of_one_colour_equal_nothing() -> None:
+    flat = np.full((3, N_VALUES), 128, np.uint8)
+    assert list(near_duplicates(flat, flat)) == []
+    assert not correlations(flat, flat).any()
+    assert list(near_duplicates(flat, flat[:0])) == []
+    assert list(near_duplicates(flat[:0], flat)) == []
+
+
+def test_a_thumbnail_has_the_mean_colours_of_its_parts() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+    means = pixels.reshape(32, 2, 32, 1, 3).mean(axis=(1, 3))
+    assert np.abs(thumbnail(pixels).reshape(32, 32, 3) - means).max() <= 1
