@@ -69,7 +69,8 @@ def _normalised(thumbnails: Thumbnails) -> NDArray[np.float32]:
     values = thumbnails.astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(lengths > 1e-3, lengths, np.inf)
+    lengths[lengths < 1e-3] = np.inf
+    return np.asarray(values / lengths, dtype=np.float32)
 
 
 def _bounds(values: NDArray[np.float32]) -> NDArray[np.float32]:
