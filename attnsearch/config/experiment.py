@@ -128,8 +128,19 @@ class ScheduleSettings(Settings):
     name: Literal["constant", "step", "cosine"] = Field("constant", description="Shape of the schedule.")
     warmup_epochs: float = Field(0.0, ge=0, description="Length of a linear warm-up, in epochs.")
     step_epochs: int = Field(2, ge=1, description="Epochs between two steps of `step`.")
+    milestones: tuple[int, ...] = Field(
+        (),
+        description="Epochs after which `step` falls, rising; with none it falls every `step_epochs`.",
+        exclude_if=lambda milestones: not milestones,  # files and digests are older than this field
+    )
     step_factor: float = Field(0.9, gt=0, le=1, description="Factor of each step of `step`.")
     final_lr_factor: float = Field(0.01, ge=0, lt=1, description="End of `cosine`, as a factor of the learning rate.")
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> ScheduleSettings:
+        if list(self.milestones) != sorted({epoch for epoch in self.milestones if epoch > 0}):
+            raise ValueError(f"milestones must be rising epochs from 1 on, got {list(self.milestones)}")
+        return self
 
 
 class TeacherSettings(Settings):

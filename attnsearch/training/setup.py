@@ -84,7 +84,7 @@ def build_schedule(
     """timm's schedule, to be stepped by `step_update(n)` after n updates; it also sets the rate of the first update.
 
     `step` follows BR-NPA's StepLR, which its authors advance once before training: in epoch e (from 1) the rate is
-    lr · step_factor^floor(e / step_epochs). `cosine` falls from lr to lr · final_lr_factor over all updates. A warm-up
+    lr · step_factor^floor(e / step_epochs); with `milestones` it falls after these epochs instead. `cosine` falls from lr to lr · final_lr_factor over all updates. A warm-up
     rises linearly from one update's part of lr and replaces the start of the schedule.
     """
     warmup_updates = settings.warmup_epochs * updates_per_epoch
@@ -95,7 +95,7 @@ def build_schedule(
     elif settings.name == "step":
         options = {
             "sched": "multistep",
-            "decay_milestones": _step_milestones(settings.step_epochs, epochs, updates_per_epoch),
+            "decay_milestones": _step_milestones(settings, epochs, updates_per_epoch),
             "decay_rate": settings.step_factor,
         }
     schedule: Scheduler = create_scheduler_v2(
@@ -110,12 +110,15 @@ def build_schedule(
     return schedule
 
 
-def _step_milestones(step_epochs: int, epochs: int, updates_per_epoch: int) -> list[float]:
-    """Where `step` falls, in epochs for timm: at the first update of epochs step_epochs, 2 · step_epochs, ….
+def _step_milestones(settings: ScheduleSettings, epochs: int, updates_per_epoch: int) -> list[float]:
+    """Where `step` falls, in epochs for timm: at the first update of the epochs with a lower rate.
 
     timm's milestone m holds from update m - 1 on; half an update keeps the comparison clear of rounding.
     """
-    return [epoch - 1 + 0.5 / updates_per_epoch for epoch in range(step_epochs, epochs + 1, step_epochs)]
+    falling = [epoch + 1 for epoch in settings.milestones] or range(
+        settings.step_epochs, epochs + 1, settings.step_epochs
+    )
+    return [epoch - 1 + 0.5 / updates_per_epoch for epoch in falling]
 
 
 def build_run(trial: TrainingState) -> TrainingSetup:

@@ -233,3 +233,11 @@ def test_cameras_that_are_missing_or_too_many_are_found_before_training(
 def test_a_study_that_was_not_looked_up_is_named(tiny_config: ConfigMaker) -> None:
     with pytest.raises(ConfigError, match="'study:cnn', which is looked up when a run starts"):
         build_model(tiny_config(model={"weights": "study:cnn"}).model, LinearHeads(2))
+
+
+def test_milestones_are_epochs_after_which_the_rate_falls() -> None:
+    settings = ScheduleSettings(name="step", milestones=(2, 5), step_factor=0.1)
+    seen = rates(settings, epochs=7, updates_per_epoch=3)
+    assert [head for head, _ in seen] == pytest.approx([0.5] * 6 + [0.05] * 9 + [0.005] * 6)
+    with pytest.raises(ValueError, match="rising epochs"):
+        ScheduleSettings(name="step", milestones=(5, 2))
