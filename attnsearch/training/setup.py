@@ -84,8 +84,9 @@ def build_schedule(
     """timm's schedule, to be stepped by `step_update(n)` after n updates; it also sets the rate of the first update.
 
     `step` follows BR-NPA's StepLR, which its authors advance once before training: in epoch e (from 1) the rate is
-    lr · step_factor^floor(e / step_epochs); with `milestones` it falls after these epochs instead. `cosine` falls from lr to lr · final_lr_factor over all updates. A warm-up
-    rises linearly from one update's part of lr and replaces the start of the schedule.
+    lr · step_factor^floor(e / step_epochs); with `milestones` it falls after these epochs instead. `cosine` falls from
+    lr to lr · final_lr_factor over all updates. A warm-up rises linearly from one update's part of lr and replaces the
+    start of the schedule.
     """
     warmup_updates = settings.warmup_epochs * updates_per_epoch
     warmup: dict[str, Any] = {"warmup_epochs": settings.warmup_epochs, "warmup_lr": lr / max(1.0, warmup_updates)}
