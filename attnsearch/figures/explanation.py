@@ -16,6 +16,7 @@ from PIL import Image
 
 from attnsearch.data.images import open_upright
 from attnsearch.errors import ConfigError, UsageError, suggest
+from attnsearch.figures.grid import FORMATS, Grid, Panel, PanelRow, Style
 from attnsearch.figures.kinds import (
     PER_IMAGE,
     DrawStyle,
@@ -26,7 +27,7 @@ from attnsearch.figures.kinds import (
     legend_of_parts,
     scale_of,
 )
-from attnsearch.figures.panels import FORMATS, Grid, Panel, PanelRow, Sheets, Style, fill_axes
+from attnsearch.figures.panels import Sheets, fill_axes
 from attnsearch.figures.raster import Pixels
 from attnsearch.files import atomic_path
 from attnsearch.types import AttentionArchive

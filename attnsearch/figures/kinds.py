@@ -13,7 +13,7 @@ from attnsearch import plugins
 from attnsearch.config.model import ModelConfig
 from attnsearch.errors import ConfigError
 from attnsearch.figures import raster
-from attnsearch.figures.panels import Grid, Panel, PanelRow
+from attnsearch.figures.grid import Grid, Panel, PanelRow
 from attnsearch.figures.raster import PERCENTILE, Floats, Pixels, Rule, outlines
 
 PER_IMAGE = ("overlay", "contour", "parts", "heads", "classes", "layers", "branches", "patches")

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from attnsearch.data.tables import ImageTable
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
+from attnsearch.figures.grid import Grid, Panel, PanelRow, Style
 from attnsearch.figures.kinds import DrawStyle, caption_of, draw_cell, scale_of
-from attnsearch.figures.panels import Grid, Panel, PanelRow, Sheets, Style
+from attnsearch.figures.panels import Sheets
 from attnsearch.types import AttentionArchive, Direction
 
 if TYPE_CHECKING:

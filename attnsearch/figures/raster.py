@@ -34,6 +34,8 @@ UNSEEN = 0.4
 """Brightness of what lies outside the model's view."""
 DIMMED = 0.35
 """Brightness of the grey image under parts and patches."""
+FADED = 0.4
+"""Contrast of an image that does not count."""
 _CUBIC = -0.75  # Keys' parameter, as in OpenCV
 _ROUNDING = 4e-6
 _REACH = {"cubic": 2, "linear": 1, "cells": 1}
@@ -164,6 +166,19 @@ def lay_parts(image: Pixels, level: Pixels) -> Pixels:
 def lay_patches(image: Pixels, picked: NDArray[np.bool_]) -> Pixels:
     """The picked pixels (H, W) as they are, all others dark and grey."""
     return np.where(picked[..., None], image, _dark_grey(image).astype(np.uint8))
+
+
+def fade(image: Pixels) -> Pixels:
+    """The image (H, W, 3) in grey and close to white, as what does not count."""
+    grey = (image.astype(np.float32) @ _GREY)[..., None]
+    return np.repeat(255 - (255 - grey) * np.float32(FADED) + 0.5, 3, axis=2).astype(np.uint8)
+
+
+def pad_height(image: Pixels, height: int) -> Pixels:
+    """The image (H, W, 3) in the middle of a white one of at least this height."""
+    missing = max(0, height - image.shape[0])
+    above = missing // 2
+    return np.pad(image, ((above, missing - above), (0, 0), (0, 0)), constant_values=255)
 
 
 def _dark_grey(image: Pixels) -> Floats:

@@ -1,4 +1,4 @@
-"""Which images are drawn: by id or path, some of each class, the most or least faithful, or a confused pair."""
+"""Which images are drawn: by id or path, some of each class, the most or least faithful, a confused pair, by chance."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from attnsearch.errors import ConfigError, suggest
 from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import higher_is_better
 from attnsearch.store.image_scores import ScoreTable
-from attnsearch.types import AttentionArchive
+from attnsearch.types import AttentionArchive, Retrieval
 
-DEFAULT_IMAGES = 12
+DEFAULT_IMAGES, DEFAULT_QUERIES = 12, 4
 
 
 @dataclass(frozen=True)
 class ImageSelection:
-    """What is asked for; several ways add up, and nothing means twelve images spread over the split.
+    """What is asked for; several ways add up, and nothing means twelve images spread over the split, or four queries.
 
     Attributes:
         images: ids of the split, files, or folders of images.
         classes: only these; empty means all.
         per_class, most_faithful, least_faithful, confused: how many, 0 for none.
         by: the score that tells how faithful a map is.
+        worst: how many queries with the lowest average precision.
+        random: how many by chance, under the seed.
     """
 
     images: Sequence[str] = ()
@@ -38,28 +40,51 @@ class ImageSelection:
     least_faithful: int = 0
     confused: int = 0
     by: str = "relevance_gain"
+    worst: int = 0
+    random: int = 0
+    seed: int = 0
 
     @property
     def names_no_images(self) -> bool:
         """Whether no way of selecting is used but that of classes."""
-        return not (self.images or self.per_class or self.confused or self.most_faithful or self.least_faithful)
+        counts = (self.per_class, self.confused, self.most_faithful, self.least_faithful, self.worst, self.random)
+        return not (self.images or any(counts))
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images of a split, with their classes and, where a model has seen them, its predictions."""
+    """The images of a split, with their classes and, where a model has seen them, its predictions.
+
+    Attributes:
+        precision: average precision of each image, NaN where it is no query with a match; None in classification.
+    """
 
     image_ids: Sequence[str]
     true: Sequence[str]
     predicted: Sequence[str] | None = None
+    precision: Sequence[float] | None = None
 
     @classmethod
     def of_archive(cls, archive: AttentionArchive) -> ImageIndex:
-        names = archive.class_names
+        names, retrieval = archive.class_names, archive.retrieval
+        measured = {} if retrieval is None else _precision_of(retrieval)
         return cls(
             archive.image_ids,
             [names[int(label)] for label in archive.labels],
             [names[int(label)] for label in archive.predictions],
+            None if retrieval is None else [measured.get(image_id, math.nan) for image_id in archive.image_ids],
+        )
+
+    @classmethod
+    def of_queries(cls, retrieval: Retrieval) -> ImageIndex:
+        """All queries of a split, whose predictions are the identities of their nearest gallery images."""
+        names, rows = retrieval.identities, np.flatnonzero(retrieval.is_query)
+        nearest = np.where(retrieval.ranked_rows[:, 0] < 0, rows, retrieval.ranked_rows[:, 0])
+        return cls(
+            [retrieval.image_ids[row] for row in rows],
+            [names[label] for label in retrieval.labels[rows]],
+            [names[label] for label in retrieval.labels[nearest]],
+            retrieval.average_precision.tolist(),
         )
 
     @classmethod
@@ -71,7 +96,8 @@ def choose(index: ImageIndex, selection: ImageSelection, scores: ScoreTable | No
     """Ids of the selected images of a split, without those that are given by `selection.images`; no image is opened.
 
     Raises:
-        ConfigError: an unknown class, or faithfulness of images that were not scored.
+        ConfigError: an unknown class, faithfulness of images that were not scored, or precision of images that are no
+            queries.
     """
     _require_classes(index, selection.classes)
     rows = [row for row, true in enumerate(index.true) if not selection.classes or true in selection.classes]
@@ -81,7 +107,15 @@ def choose(index: ImageIndex, selection: ImageSelection, scores: ScoreTable | No
         selected = _spread_per_class(index, rows, selection.per_class)
         selected += _confused(index, selection.confused)
         selected += _by_faithfulness(index, rows, selection, scores)
+        selected += _worst(index, rows, selection.worst)
+        selected += np.random.default_rng((selection.seed,)).permutation(rows)[: selection.random].tolist()
     return list(dict.fromkeys(index.image_ids[row] for row in selected))
+
+
+def _precision_of(retrieval: Retrieval) -> dict[str, float]:
+    """Query -> average precision."""
+    queries = np.flatnonzero(retrieval.is_query)
+    return {retrieval.image_ids[row]: float(retrieval.average_precision[place]) for place, row in enumerate(queries)}
 
 
 def images_at(path: Path) -> list[Path]:
@@ -132,6 +166,17 @@ def _confused(index: ImageIndex, n_wanted: int) -> list[int]:
     pair = (pairs[0].first, pairs[0].second)
     is_error = (true != predicted) & np.isin(true, pair) & np.isin(predicted, pair)
     return _spread(np.flatnonzero(is_error).tolist(), n_wanted)
+
+
+def _worst(index: ImageIndex, rows: Sequence[int], n_wanted: int) -> list[int]:
+    """The queries with the lowest average precision, the worst first."""
+    if not n_wanted:
+        return []
+    if index.precision is None:
+        raise ConfigError("--worst needs the average precision of queries, which the task reid alone measures")
+    precision = index.precision
+    measured = [row for row in rows if math.isfinite(precision[row])]
+    return sorted(measured, key=lambda row: (precision[row], row))[:n_wanted]
 
 
 def _by_faithfulness(

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from attnsearch.errors import AttnSearchError
 from attnsearch.evaluation.compare import MetricMean
 from attnsearch.figures.explanation import ImageToDraw, ModelColumn, compare_models, from_archive
+from attnsearch.figures.grid import Style
 from attnsearch.figures.kinds import DrawStyle
-from attnsearch.figures.panels import Sheets, Style
+from attnsearch.figures.panels import Sheets
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
 from attnsearch.files import atomic_path
 from attnsearch.metrics.registry import higher_is_better, title_of

@@ -19,6 +19,7 @@ from attnsearch.figures.explanation import (
     from_archive,
     read_image,
 )
+from attnsearch.figures.grid import FORMATS, Style
 from attnsearch.figures.kinds import (
     KINDS,
     PAPER,
@@ -27,7 +28,7 @@ from attnsearch.figures.kinds import (
     draw,
     needs_model,
 )
-from attnsearch.figures.panels import FORMATS, Sheets, Style
+from attnsearch.figures.panels import Sheets
 from attnsearch.figures.raster import RULES, palette
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, images_at
 from attnsearch.files import atomic_path

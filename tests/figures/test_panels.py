@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.figures.panels import Grid, Panel, PanelRow, Sheets, Style, shorten
+from attnsearch.figures.grid import Grid, Panel, PanelRow, Style
+from attnsearch.figures.panels import Sheets
 
 STYLE = Style(dpi=100, width_in=1.0)
 
@@ -65,11 +66,6 @@ def test_long_column_names_are_tilted_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.svg"
     Sheets(Style(width_in=1, format="svg")).save(Grid([PanelRow([plain((9, 9, 9))])], columns=[name]), path)
     assert name in path.read_text()
-
-
-def test_long_text_is_cut_with_dots() -> None:
-    assert shorten("wide" * 20, 1.0, 8).endswith("…")
-    assert shorten("short", 1.0, 8) == "short"
 
 
 def test_empty_sheet_is_refused(tmp_path: Path) -> None:
