@@ -115,7 +115,7 @@ def _from_list(file: Path) -> _Found:
 def _listed(file: Path, line: int, row: Mapping[str, str]) -> ListedImage:
     """The image in a line of a list."""
     image_id = _image_id(file, line, row["image"])
-    if not row["identity"] or row["split"] not in _SPLITS:
+    if not row["identity"] or not row["identity"].isprintable() or row["split"] not in _SPLITS:
         needed = f"needs an identity and a split of {', '.join(_SPLITS)}"
         raise DataError(f"{file}:{line}: {needed}, got {row['identity']!r} and {row['split']!r}")
     split, is_query = _SPLITS[row["split"]]
@@ -134,7 +134,7 @@ def _rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str
 def _image_id(file: Path, line: int, text: str) -> str:
     """The path of an image in a list, in its shortest form."""
     path = inner_path(text)
-    if path is None:
+    if path is None or not path.isprintable():
         raise DataError(f"{file}:{line}: an image must be a path below {file.parent}, got {text!r}")
     return path
 

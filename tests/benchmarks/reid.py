@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import cycle, islice
+from itertools import count, islice
 from pathlib import Path
 
 from PIL import Image
@@ -42,8 +42,8 @@ def write_all(folder: Path, names: Iterator[str]) -> None:
 
 
 def market_names(identities: list[str], n_images: int, *, first_frame: int = 1) -> Iterator[str]:
-    """Names in which identities take turns and each is seen by all 6 cameras."""
-    turns = ((who, camera) for camera in cycle(range(1, 7)) for who in identities)
+    """Names in which identities take turns, each time from its next camera."""
+    turns = ((who, (turn + index) % 6 + 1) for turn in count() for index, who in enumerate(identities))
     for frame, (who, camera) in enumerate(islice(turns, n_images), start=first_frame):
         yield f"{who}_c{camera}s1_{frame:06d}_{frame % 100:02d}.jpg"
 
@@ -64,7 +64,7 @@ def write_msmt17(root: Path) -> ReidData:
     parts = {"train": ("train", 1041, 30248), "val": ("train", 1041, 2373)}
     parts |= {"query": ("test", 3060, 11659), "gallery": ("test", 3060, 82161)}
     for part, (folder, n_persons, n_images) in parts.items():
-        turns = ((who, camera) for camera in cycle(range(1, 16)) for who in range(n_persons))
+        turns = ((who, (turn + who) % 15 + 1) for turn in count() for who in range(n_persons))
         lines = [
             (f"{who:04d}/{who:04d}_{index:06d}_{camera:02d}_0303{part}_0008_0.jpg", who)
             for index, (who, camera) in enumerate(islice(turns, n_images))

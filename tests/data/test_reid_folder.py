@@ -207,6 +207,8 @@ GOOD = rows_of({"train": "abcde", "test": "xy"})
         ([*GOOD, ("", "x", "test", "a")], "", r"images.csv:30: an image must be a path below .*, got ''"),
         ([*GOOD, ("../x.jpg", "x", "test", "a")], "", r"images.csv:30: an image must be a path below .*'../x.jpg'"),
         ([*GOOD, ("/x.jpg", "x", "test", "a")], "", r"images.csv:30: an image must be a path below .*'/x.jpg'"),
+        ([*GOOD, ('"x\n.jpg"', "x", "test", "a")], "", r"images.csv:31: an image must be a path below .*'x\\n.jpg'"),
+        ([*GOOD, ("x.jpg", '"x\ny"', "test", "a")], "", r"images.csv:31: needs an identity .* got 'x\\ny' and 'test'"),
         ([*GOOD, ("x.jpg", "", "test", "a")], "", r"images.csv:30: needs an identity .* got '' and 'test'"),
         ([*GOOD, ("x.jpg", "x", "dev", "a")], "", r"images.csv:30: .*split of train, query, .* got 'x' and 'dev'"),
         ([*GOOD, ("x.jpg", "x", "query", "a")], "", r"names the split test beside query and gallery"),
@@ -233,7 +235,7 @@ def test_what_is_wrong_with_a_list_is_told(
 ) -> None:
     for path, *_ in GOOD:
         write_image(tmp_path / path, (16, 8))
-    for path in {path for path, *_ in rows} - {"", "/x.jpg", "../x.jpg"}:
+    for path in {path for path, *_ in rows} - {"", "/x.jpg", "../x.jpg", '"x\n.jpg"'}:
         write_image(tmp_path / path, (16, 8))
     text = "\n".join([head or "image,identity,split,camera", *(",".join(row) for row in rows)])
     (tmp_path / "images.csv").write_text(text + "\n")
