@@ -135,6 +135,8 @@ _COMPLEXITY = "attnsearch.metrics.complexity:"
 _UNIT = (0.0, 1.0)
 _SIGNED = (-1.0, 1.0)
 
+RETRIEVAL = "retrieval"
+"""The group of the metrics of a ranked gallery."""
 #: Which images are no matches -> how the metrics of retrieval are named and explained under that rule.
 RETRIEVAL_RULES: dict[MatchRule, tuple[str, str]] = {
     "camera": ("", "images of the query's camera are no matches"),
@@ -155,7 +157,7 @@ def _retrieval_metrics(suffix: str, rule: str) -> tuple[Metric, ...]:
     }  # fmt: skip
     label = suffix.replace("_", " ")
     return tuple(
-        Metric(f"{name}{suffix}", label=f"{name}{label}", when="epoch", group="retrieval", tasks=("reid",),
+        Metric(f"{name}{suffix}", label=f"{name}{label}", when="epoch", group=RETRIEVAL, tasks=("reid",),
                range=_UNIT, summary=f"{summary}; {rule}", citation=citation)
         for name, (summary, citation) in summaries.items()
     )  # fmt: skip

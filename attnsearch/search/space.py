@@ -19,11 +19,11 @@ from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParamete
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, TrialError, suggest
-from attnsearch.metrics.registry import all_metrics, find_metric, is_metric, is_raw, is_score
+from attnsearch.metrics.registry import RETRIEVAL, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
 from attnsearch.search.study import derive_seed
 from attnsearch.tasks.base import build_task
-from attnsearch.types import Need
+from attnsearch.types import MatchRule, Need
 
 Space = Mapping[str, Parameter]
 Settings = dict[str, Scalar]
@@ -236,9 +236,26 @@ def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:
         for key in loaded.study.space
         if key.startswith("evaluation.")
     ]
-    _raise([*problems, *score_problems(loaded.experiment, tables, keys)])
+    problems += [_rule_problem(key, loaded.experiment, tables) for key in dict.fromkeys([loaded.study.monitor, *keys])]
+    _raise([*filter(None, problems), *score_problems(loaded.experiment, tables, keys)])
     raw = [key for key in loaded.study.objectives if is_raw(key.partition("/")[2])]
     return [_raw_warning(raw)] if raw else []
+
+
+def _rule_problem(key: str, experiment: ExperimentConfig, tables: DataTables) -> str:
+    """One line for a metric of retrieval under another rule than that of the data; empty for all others."""
+    name, measured = key.partition("/")[2], build_task(experiment.task).metrics(tables.val)
+    if name in measured or not (is_metric(name) and find_metric(name).group == RETRIEVAL):
+        return ""
+    instead = f"{key.partition('/')[0]}/{next(m for m in sorted(measured) if name.startswith(m.partition('_')[0]))}"
+    return (
+        f"{key}: images of {tables.root} are matched by {_MATCHED_BY[tables.val.match_rule or 'camera']}, so {instead} "
+        "is measured; write that under monitor and objectives, or give each image a camera: in its name, in images.csv "
+        "or in cameras.csv"
+    )
+
+
+_MATCHED_BY: dict[MatchRule, str] = {"camera": "camera", "group": "group alone", "open": "neither camera nor group"}
 
 
 def _raw_warning(keys: Sequence[str]) -> str:

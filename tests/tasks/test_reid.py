@@ -20,6 +20,7 @@ from attnsearch.tasks.base import build_task
 from attnsearch.tasks.reid import (
     ReidHead,
     ReidHeads,
+    ReidOutput,
     ReidTask,
     arcface_loss,
     batch_hard_triplet,
@@ -287,3 +288,14 @@ def test_parts_that_hold_whole_identities_are_accepted() -> None:
     config = ExperimentConfig.model_validate(settings(train={"batch_size": 32, "accumulation": 4}))
     assert not config.can_train_in(8)
     assert config.can_train_in(2)
+
+
+def test_embeddings_of_dcal_equal_the_reference(golden: Golden) -> None:
+    reference = {name: torch.as_tensor(np.asarray(value)) for name, value in golden("dcal_inference").items()}
+    vectors = {name: reference[f"{name}_cls"].float() for name in ("sa", "glca")}
+    branches = {name: ReidOutput(torch.zeros(len(x), 3), x, x) for name, x in vectors.items()}
+    joined = ReidHeads(3, ReidSettings()).combine(branches)
+    assert joined.embedding is not None
+    torch.testing.assert_close(joined.embedding.double(), reference["reid_concat"].double(), atol=1e-6, rtol=0)
+    embedded = task_of().embed(AttentionOutput(joined, branches, is_combined=True))
+    torch.testing.assert_close(embedded.double(), reference["reid_concat_l2"].double(), atol=1e-6, rtol=0)
