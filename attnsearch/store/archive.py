@@ -340,6 +340,7 @@ def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionA
     with content_errors(paths.about, _FIX, what="does not fit the files beside it"):
         _require_consistent(archive)
         _require_known_classes(archive)
+        _require_ranked_images(archive)
     return archive
 
 
@@ -349,6 +350,14 @@ def _require_known_classes(archive: AttentionArchive) -> None:
         wrong = column[(column < 0) | (column >= n_classes)]
         if len(wrong):
             raise ValueError(f"a {name} must be one of {n_classes} classes, got {wrong[0]}")
+
+
+def _require_ranked_images(archive: AttentionArchive) -> None:
+    """Refuses images that the retrieval of their split does not have."""
+    if archive.retrieval is not None:
+        others = set(archive.image_ids).difference(archive.retrieval.image_ids)
+        if others:
+            raise ValueError(f"{len(others)} archived images are in no ranking, such as {min(others)!r}")
 
 
 def _open_array(path: Path, shape: list[int]) -> NDArray[np.float32]:
