@@ -16,6 +16,7 @@ from attnsearch import geometry
 from attnsearch.data.images import open_upright
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import AttnSearchError, ConfigError, DataError, StoreError
+from attnsearch.explorer.retrieval import Rankings
 from attnsearch.files import FileCache, stamp_of
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.results.trial import TrialReader
@@ -31,10 +32,16 @@ _MASK_PX = 512  # masks are read in this size; a cell is far larger than one of 
 
 @dataclass(frozen=True, eq=False)
 class OpenArchive:
-    """One archive, opened; `error` is why its arrays cannot be shown, in one line, or None."""
+    """One archive, opened.
+
+    Attributes:
+        is_retrieval: whether it is of re-identification.
+        error: why its arrays cannot be shown, in one line, or None.
+    """
 
     archive: AttentionArchive
     stamp: tuple[tuple[int, int, int], ...]
+    is_retrieval: bool
     error: str | None
 
     @property
@@ -54,6 +61,41 @@ class OpenArchive:
     def row_of(self) -> dict[str, int]:
         """Image id -> its row."""
         return {image_id: row for row, image_id in enumerate(self.archive.image_ids)}
+
+    @cached_property
+    def rankings(self) -> Rankings | None:
+        """The ranked galleries; None in classification, and where they cannot be read."""
+        return None if self.archive.retrieval is None else Rankings(self.archive.retrieval)
+
+    @cached_property
+    def roles(self) -> tuple[str | None, ...]:
+        """`query` or `gallery` of each image, None in classification."""
+        archive, rankings = self.archive, self.rankings
+        if not self.is_retrieval:
+            return (None,) * len(archive.image_ids)
+        is_query = np.isfinite(archive.confidences)  # of queries alone, where the retrieval cannot be read
+        if rankings is not None:
+            is_query = rankings.retrieval.is_query[[rankings.row_of[image_id] for image_id in archive.image_ids]]
+        return tuple("query" if one else "gallery" for one in is_query.tolist())
+
+    @cached_property
+    def verdicts(self) -> tuple[bool | None, ...]:
+        """Whether each image is predicted correctly: a query by its first hit.
+
+        None for gallery images, and for queries that have no match.
+        """
+        is_correct = (self.archive.labels == self.archive.predictions).tolist()
+        return tuple(
+            correct if role is None or (role == "query" and self._has_match(image_id)) else None
+            for correct, role, image_id in zip(is_correct, self.roles, self.archive.image_ids, strict=True)
+        )
+
+    def _has_match(self, query_id: str) -> bool:
+        """Whether a query has a match, as far as it is known."""
+        rankings = self.rankings
+        if rankings is None:
+            return True
+        return bool(rankings.retrieval.first_match[rankings.place_of(rankings.row_of[query_id])])
 
     def map_at(self, key: str, row: int) -> NDArray[np.float32]:
         """One map (h, w), as the model made it.
@@ -119,11 +161,12 @@ class Archives:
 
 
 def _open_archive(paths: ArchivePaths, stamp: tuple[tuple[int, int, int], ...]) -> OpenArchive:
+    is_retrieval = paths.retrieval.exists()
     try:
-        return OpenArchive(read_archive(paths), stamp, None)
+        return OpenArchive(read_archive(paths), stamp, is_retrieval, None)
     except AttnSearchError as error:
         reason = str(error).replace(f"{paths.images.parent}/", "")
-        return OpenArchive(read_archive(paths, index_only=True), stamp, reason)
+        return OpenArchive(read_archive(paths, index_only=True), stamp, is_retrieval, reason)
 
 
 @dataclass(frozen=True, eq=False)

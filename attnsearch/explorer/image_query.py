@@ -11,6 +11,7 @@ from attnsearch.explorer.archives import ImageScores, OpenArchive
 
 PAGE = 48
 """Images of a page."""
+ROLES = ("all", "query", "gallery")
 VERDICTS = ("all", "right", "wrong", "misplaced")
 ORDERS = ("row", "confidence", "image", "true", "predicted")
 
@@ -20,20 +21,22 @@ class ImageQuery:
     """What to show of an archive.
 
     Attributes:
-        true, predicted: labels, or None for any class.
-        verdict: one of `VERDICTS`; "misplaced" is the correct class with a miss in the pointing game.
-        low, high: bounds of the confidence, in [0, 1].
+        role: one of `ROLES`, in re-identification.
+        true, predicted: labels, or None for any.
+        verdict: one of `VERDICTS`; "misplaced" is correct with a miss in the pointing game.
+        low, high: bounds of the confidence.
         metric: a score, its bounds being `least` and `most`; "" for none.
         order: one of `ORDERS`, or the name of a score.
         page: from 1.
         spread: instead of a page, so many images spread evenly over those that fit; 0 for a page.
     """
 
+    role: str = "all"
     true: int | None = None
     predicted: int | None = None
     verdict: str = "all"
-    low: float = 0.0
-    high: float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
     metric: str = ""
     least: float = -math.inf
     most: float = math.inf
@@ -49,22 +52,20 @@ def parse_query(arguments: Mapping[str, str]) -> ImageQuery:
     Raises:
         ConfigError: a value that cannot be read.
     """
-    verdict = arguments.get("verdict") or "all"
-    if verdict not in VERDICTS:
-        raise ConfigError(f"verdict must be one of {', '.join(VERDICTS)}, got {verdict!r}")
     return ImageQuery(
-        true=_whole(arguments, "true"),
-        predicted=_whole(arguments, "predicted"),
-        verdict=verdict,
-        low=_number(arguments, "low", 0.0),
-        high=_number(arguments, "high", 1.0),
+        role=choice_of(arguments, "role", ROLES),
+        true=whole_number(arguments, "true"),
+        predicted=whole_number(arguments, "predicted"),
+        verdict=choice_of(arguments, "verdict", VERDICTS),
+        low=_number(arguments, "low", -math.inf),
+        high=_number(arguments, "high", math.inf),
         metric=arguments.get("metric", ""),
         least=_number(arguments, "least", -math.inf),
         most=_number(arguments, "most", math.inf),
         order=arguments.get("order") or "row",
         is_descending=arguments.get("down", "") == "1",
-        page=max(1, _whole(arguments, "page") or 1),
-        spread=min(PAGE, _whole(arguments, "spread") or 0),
+        page=max(1, whole_number(arguments, "page") or 1),
+        spread=min(PAGE, whole_number(arguments, "spread") or 0),
     )
 
 
@@ -79,7 +80,24 @@ def _number(arguments: Mapping[str, str], key: str, default: float) -> float:
     return value
 
 
-def _whole(arguments: Mapping[str, str], key: str) -> int | None:
+def choice_of(arguments: Mapping[str, str], key: str, choices: Sequence[str]) -> str:
+    """One of some words in the query of a URL; without it the first one.
+
+    Raises:
+        ConfigError: another word.
+    """
+    value = arguments.get(key) or choices[0]
+    if value not in choices:
+        raise ConfigError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def whole_number(arguments: Mapping[str, str], key: str) -> int | None:
+    """A whole number in the query of a URL, or None.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     text = arguments.get(key, "")
     if not text:
         return None
@@ -97,21 +115,26 @@ def matching_rows(opened: OpenArchive, query: ImageQuery, scores: ImageScores, h
     if query.metric and query.metric not in scores.values:
         raise ConfigError(f"metric must be one of {', '.join(scores.values) or 'none'}, got {query.metric!r}")
     rows = [row for row in range(len(opened.archive.image_ids)) if _fits(opened, query, scores, hits[row], row)]
-    return _ordered(rows, _key(opened, query.order, scores), is_descending=query.is_descending)
+    return ordered(rows, _key(opened, query.order, scores), is_descending=query.is_descending)
 
 
 def _fits(opened: OpenArchive, query: ImageQuery, scores: ImageScores, hit: bool | None, row: int) -> bool:
-    archive = opened.archive
-    true, predicted = int(archive.labels[row]), int(archive.predictions[row])
-    is_correct = true == predicted
-    fits = {"all": True, "right": is_correct, "wrong": not is_correct, "misplaced": is_correct and hit is False}
-    if not fits[query.verdict] or not query.low <= float(archive.confidences[row]) <= query.high:
+    archive, is_correct = opened.archive, opened.verdicts[row]
+    verdicts = {"right": is_correct is True, "wrong": is_correct is False,
+                "misplaced": is_correct is True and hit is False}  # fmt: skip
+    if not verdicts.get(query.verdict, True) or query.role not in ("all", opened.roles[row]):
         return False
-    if query.true not in (None, true) or query.predicted not in (None, predicted):
+    if query.true not in (None, archive.labels[row]) or query.predicted not in (None, archive.predictions[row]):
         return False
-    if not query.metric or (math.isinf(query.least) and math.isinf(query.most)):
-        return True
-    return query.least <= scores.values[query.metric].get(archive.image_ids[row], math.nan) <= query.most
+    score = scores.values[query.metric].get(archive.image_ids[row], math.nan) if query.metric else math.nan
+    return _is_within(float(archive.confidences[row]), query.low, query.high) and (
+        not query.metric or _is_within(score, query.least, query.most)
+    )
+
+
+def _is_within(value: float, low: float, high: float) -> bool:
+    """Whether a value lies within bounds; an undefined one does where there are none."""
+    return low <= value <= high or (math.isinf(low) and math.isinf(high))
 
 
 def _key(opened: OpenArchive, order: str, scores: ImageScores) -> Callable[[int], float | str]:
@@ -133,15 +156,21 @@ def _key(opened: OpenArchive, order: str, scores: ImageScores) -> Callable[[int]
 
 def rows_to_show(rows: Sequence[int], query: ImageQuery) -> tuple[list[int], int, int]:
     """The rows of one page, its number and the number of pages; or rows spread over all pages."""
-    n_pages = max(1, -(-len(rows) // PAGE))
-    page = min(query.page, n_pages)
+    shown, page, n_pages = page_of(rows, query.page)
     if not query.spread:
-        return list(rows[(page - 1) * PAGE : page * PAGE]), page, n_pages
+        return shown, page, n_pages
     n_shown = min(query.spread, len(rows))
     return [rows[(2 * index + 1) * len(rows) // (2 * n_shown)] for index in range(n_shown)], page, n_pages
 
 
-def _ordered(rows: list[int], key: Callable[[int], float | str], *, is_descending: bool) -> list[int]:
+def page_of(rows: Sequence[int], page: int, *, size: int = PAGE) -> tuple[list[int], int, int]:
+    """The rows of one page, its number, which is the last one's at most, and the number of pages."""
+    n_pages = max(1, -(-len(rows) // size))
+    page = min(page, n_pages)
+    return list(rows[(page - 1) * size : page * size]), page, n_pages
+
+
+def ordered(rows: list[int], key: Callable[[int], float | str], *, is_descending: bool) -> list[int]:
     """Undefined scores stand last in both directions; equal ones keep the order of the archive."""
     keys = {row: key(row) for row in rows}
     undefined = [row for row, value in keys.items() if isinstance(value, float) and math.isnan(value)]

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from attnsearch.explorer.archives import OpenArchive
-from attnsearch.metrics.registry import better_direction, metric_of, title_of
+from attnsearch.explorer.archives import ImageScores, OpenArchive
+from attnsearch.metrics.registry import all_metrics, better_direction, metric_of, title_of
 from attnsearch.results.study import StudyReader
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
@@ -73,23 +73,40 @@ def summary_of(key: str) -> str:
     return "" if metric is None else metric.summary
 
 
-def study_values(layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[int]) -> dict[str, Any]:
+def study_values(
+    layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[int], monitor: str | None
+) -> dict[str, Any]:
     """A study and all its trials.
 
     Args:
         with_maps: numbers of the trials that have maps.
+        monitor: the metric that best epochs are chosen by, or None where the settings cannot be read.
     """
-    metrics = sorted({key for trial in rows.trials for key in trial.metrics})
+    metrics = sorted({key for trial in rows.trials for key in trial.metrics}, key=_place_of)
     return {
         "experiment": layout.experiment,
         "study": layout.study,
         "objectives": dict(rows.objectives),
         "best": list(rows.best),
         "metrics": metrics,
+        "monitor": monitor,
+        "is_retrieval": any(is_retrieval_metric(key) for key in [*metrics, *rows.objectives]),
         "about": metric_values([*metrics, *rows.objectives]),
         "params": list(dict.fromkeys(key for trial in rows.trials for key in trial.params)),
         "trials": [trial_values(trial, rows, has_maps=trial.number in with_maps) for trial in rows.trials],
     }
+
+
+def _place_of(key: str) -> tuple[int, str]:
+    """Sorts metrics in the order of the registry, those that are not in it last."""
+    metric, known = metric_of(key), all_metrics()
+    return (len(known) if metric is None else known.index(metric), key)
+
+
+def is_retrieval_metric(key: str) -> bool:
+    """Whether a metric is one of ranked galleries."""
+    metric = metric_of(key)
+    return metric is not None and metric.group == "retrieval"
 
 
 def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[str, Any]:
@@ -127,21 +144,55 @@ def map_values(array: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def image_values(opened: OpenArchive, row: int) -> dict[str, Any]:
-    """One image of an archive without its maps; `box` is the model's view in original pixels."""
-    archive = opened.archive
+    """One image of an archive without its maps; `box` is the model's view in original pixels.
+
+    In re-identification `role` is `query` or `gallery`, and what is predicted of a gallery image is null.
+    """
+    archive, role = opened.archive, opened.roles[row]
     label, prediction = int(archive.labels[row]), int(archive.predictions[row])
+    is_predicted = role != "gallery"
     return {
         "row": row,
         "id": archive.image_ids[row],
+        "role": role,
+        **split_values(opened, archive.image_ids[row]),
         "label": label,
-        "prediction": prediction,
+        "prediction": prediction if is_predicted else None,
         "true": class_name(archive.class_names, label),
-        "predicted": class_name(archive.class_names, prediction),
-        "correct": label == prediction,
+        "predicted": class_name(archive.class_names, prediction) if is_predicted else None,
+        "correct": opened.verdicts[row],
         "confidence": plain(float(archive.confidences[row])),
         "size": [int(archive.sizes_hw[row][0]), int(archive.sizes_hw[row][1])],
         "box": [float(edge) for edge in archive.crop_boxes[row]],
     }
+
+
+def split_values(opened: OpenArchive, image_id: str) -> dict[str, Any]:
+    """What only re-identification knows of an image: its row in the split, its camera; empty in classification."""
+    rankings = opened.rankings
+    if rankings is None:
+        return {}
+    row, retrieval = rankings.row_of[image_id], rankings.retrieval
+    camera = None if retrieval.cameras is None else retrieval.camera_names[retrieval.cameras[row]]
+    return {"split_row": row, "camera": camera}
+
+
+def score_values(opened: OpenArchive, scores: ImageScores, image_id: str) -> dict[str, Any]:
+    """The scores of one image, its curves and how they were measured; `curve_of` is what the curves are of."""
+    return {
+        "scores": scores.of_image(image_id),
+        "metrics": metric_values(scores.values),
+        "curves": scores.curves_of(image_id),
+        "fractions": list(scores.fractions),
+        "settings": plain(dict(scores.settings or {})),
+        "curve_of": "cosine" if opened.is_retrieval else "class probability",
+    }
+
+
+def image_title(opened: OpenArchive, row: int) -> str:
+    """What the page of an archived image is headed: its class, or its identity."""
+    name = class_name(opened.archive.class_names, int(opened.archive.labels[row]))
+    return f"Identity {name}, {opened.roles[row]}" if opened.is_retrieval else name
 
 
 def class_name(names: tuple[str, ...], label: int) -> str:

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from flask import Blueprint, Flask, Response, abort, current_app, render_template, request
+from flask import Blueprint, Flask, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
-from attnsearch.explorer.archives import NO_SCORES, Archives, OpenArchive, image_scores
+from attnsearch.explorer.archives import NO_SCORES, OpenArchive, image_scores
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
-from attnsearch.explorer.images import SIZES_PX, EncodedImage, Images
+from attnsearch.explorer.retrieval_views import retrieval_pages
 from attnsearch.explorer.security import API, PREFIX
 from attnsearch.explorer.serialize import (
-    class_name,
     epochs_values,
+    image_title,
     image_values,
     map_values,
-    metric_values,
-    plain,
+    score_values,
     study_values,
     summary_of,
     summary_values,
     trial_values,
 )
-from attnsearch.files import FileCache
+from attnsearch.explorer.site import (
+    Site,
+    TrialArchive,
+    answer_image,
+    answer_json,
+    image_id_at,
+    open_archive,
+    site,
+    split_of,
+    study_of,
+)
 from attnsearch.metrics.registry import title_of
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
-from attnsearch.results.trial import TrialReader
-from attnsearch.types import Split
 
 MAX_COMPARED = 24
 POLICY = (
@@ -42,23 +48,6 @@ POLICY = (
 )
 MAX_DIGITS = 10
 pages = Blueprint("attention", __name__, url_prefix=PREFIX)
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """The results that the pages of one server show, and what was read of them."""
-
-    results: Results
-    archives: Archives = field(default_factory=Archives)
-    images: Images = field(default_factory=Images)
-    studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
-
-
-class TrialArchive(NamedTuple):
-    """One trial's archive of one split."""
-
-    trial: TrialReader
-    opened: OpenArchive
 
 
 def create_explorer(results: Results, *, dashboard_of: str | None = None) -> Flask:
@@ -79,20 +68,12 @@ def create_explorer(results: Results, *, dashboard_of: str | None = None) -> Fla
     app.extensions["site"] = Site(results)
     app.jinja_env.globals["dashboard_of"] = dashboard_of
     app.jinja_env.filters |= {"title_of": title_of, "summary_of": summary_of}
-    app.register_blueprint(pages)
+    for blueprint in (pages, retrieval_pages):
+        app.register_blueprint(blueprint)
     app.register_error_handler(AttnSearchError, _show_error)
     app.register_error_handler(HTTPException, _show_http_error)
     app.after_request(_protect)
     return app
-
-
-def _site() -> Site:
-    site: Site = current_app.extensions["site"]
-    return site
-
-
-def _study(experiment: str, study: str) -> StudyReader:
-    return _site().results.find(experiment, study)
 
 
 def _protect(response: Response) -> Response:
@@ -122,51 +103,58 @@ def _error_page(text: str, code: int) -> Response:
     return Response(render_template("error.html", text=text, code=code), mimetype="text/html")
 
 
-def _json(values: Any) -> Response:
-    return Response(json.dumps(values, allow_nan=False, separators=(",", ":")), mimetype="application/json")
-
-
 @pages.get("/")
 def studies() -> str:
     """All studies."""
-    return render_template("studies.html", studies=[summary_values(study) for study in _site().results])
+    return render_template("studies.html", studies=[summary_values(study) for study in site().results])
 
 
 @pages.get("/study/<experiment>/<study>")
 def study(experiment: str, study: str) -> str:
     """The trials of a study: table, Pareto plot, learning curves."""
-    reader = _study(experiment, study)
+    reader = study_of(experiment, study)
     return render_template("study.html", layout=reader.layout, values=_study_values(reader))
 
 
 @pages.get("/api/study/<experiment>/<study>")
 def study_json(experiment: str, study: str) -> Response:
     """The same for the script of the page, while a study runs."""
-    return _json(_study_values(_study(experiment, study)))
+    return answer_json(_study_values(study_of(experiment, study)))
 
 
 def _study_values(study: StudyReader) -> dict[str, Any]:
     rows = study.rows
     with_maps = frozenset(study.numbers_with_maps())
     stamp = (rows, with_maps)
-    return _site().studies.get(study.layout, stamp, lambda: study_values(study.layout, rows, with_maps=with_maps))
+
+    def make() -> dict[str, Any]:
+        return study_values(study.layout, rows, with_maps=with_maps, monitor=_monitor_of(study))
+
+    return site().studies.get(study.layout, stamp, make)
+
+
+def _monitor_of(study: StudyReader) -> str | None:
+    try:
+        return study.monitor[0]
+    except AttnSearchError:
+        return None  # the settings are broken; what was measured can be shown
 
 
 @pages.get("/api/epochs/<experiment>/<study>")
 def epochs_json(experiment: str, study: str) -> Response:
     """Learning curves of some trials."""
-    reader = _study(experiment, study)
+    reader = study_of(experiment, study)
     numbers = [int(word) for word in request.args.get("trials", "").split(",") if word.isascii() and word.isdecimal()]
-    return _json(epochs_values(reader.epochs_of(numbers)))
+    return answer_json(epochs_values(reader.epochs_of(numbers)))
 
 
 @pages.get("/trial/<experiment>/<study>/<int:number>")
 def trial(experiment: str, study: str, number: int) -> str:
     """The images of a trial as a grid."""
-    reader = _study(experiment, study).trial(number)
+    reader = study_of(experiment, study).trial(number)
     archives = reader.archives()
-    split = _split_of(list(archives))
-    opened = _site().archives.open(reader, split) if archives else None
+    split = split_of(archives)
+    opened = site().archives.open(reader, split) if archives else None
     scores = NO_SCORES if opened is None else image_scores(reader, opened.archive.split)
     return render_template(
         "trial.html",
@@ -174,6 +162,7 @@ def trial(experiment: str, study: str, number: int) -> str:
         trial=trial_values(reader.row, reader.study.rows, has_maps=opened is not None),
         split=split,
         splits=list(archives),
+        is_retrieval=opened is not None and opened.is_retrieval,
         maps={} if opened is None else opened.map_labels,
         error=None if opened is None else opened.error,
         classes=() if opened is None else opened.archive.class_names,
@@ -186,23 +175,24 @@ def trial(experiment: str, study: str, number: int) -> str:
 @pages.get("/api/grid/<experiment>/<study>/<int:number>")
 def grid_json(experiment: str, study: str, number: int) -> Response:
     """One page of images with one map each."""
-    reader, opened = _open(experiment, study, number)
+    reader, opened = open_archive(experiment, study, number)
     archive, query = opened.archive, parse_query(request.args)
-    scores, hits = image_scores(reader, archive.split), _site().archives.hits(reader, opened)
+    scores, hits = image_scores(reader, archive.split), site().archives.hits(reader, opened)
     rows = matching_rows(opened, query, scores, hits)
     shown, page, n_pages = rows_to_show(rows, query)
     key = _map_key(opened)
     images = [
         image_values(opened, row)
         | {"map": None if key is None else map_values(opened.map_at(key, row)), "hit": hits[row]}
-        | {"source": _site().images.source(reader, archive.split, archive.image_ids[row])}
+        | {"source": site().images.source(reader, archive.split, archive.image_ids[row])}
         | {"scores": scores.of_image(archive.image_ids[row])}
         for row in shown
     ]
     counts = {"total": len(archive.image_ids), "matching": len(rows), "page": page, "pages": n_pages}
-    counts["correct"] = sum(int(archive.labels[row]) == int(archive.predictions[row]) for row in rows)
+    judged = [verdict for row in rows if (verdict := opened.verdicts[row]) is not None]
+    counts |= {"judged": len(judged), "correct": sum(judged)}
     has_targets = any(hit is not None for hit in hits)
-    return _json({**counts, "split": archive.split, "map": key, "has_targets": has_targets, "images": images})
+    return answer_json({**counts, "split": archive.split, "map": key, "has_targets": has_targets, "images": images})
 
 
 def _map_key(opened: OpenArchive) -> str | None:
@@ -214,7 +204,7 @@ def _map_key(opened: OpenArchive) -> str | None:
 @pages.get("/image/<experiment>/<study>/<int:number>/<int:row>")
 def image(experiment: str, study: str, number: int, row: int) -> str:
     """One image in detail."""
-    reader, opened = _open(experiment, study, number)
+    reader, opened = open_archive(experiment, study, number)
     archive = opened.archive
     return render_template(
         "image.html",
@@ -223,8 +213,8 @@ def image(experiment: str, study: str, number: int, row: int) -> str:
         split=archive.split,
         row=row,
         n_rows=len(archive.image_ids),
-        image_id=_image_id(opened, row),
-        true_class=class_name(archive.class_names, int(archive.labels[row])),
+        image_id=image_id_at(opened, row),
+        title=image_title(opened, row),
         maps=opened.map_labels,
         error=opened.error,
     )
@@ -233,22 +223,18 @@ def image(experiment: str, study: str, number: int, row: int) -> str:
 @pages.get("/api/image/<experiment>/<study>/<int:number>/<int:row>")
 def image_json(experiment: str, study: str, number: int, row: int) -> Response:
     """Every map of one image, its scores and its curves."""
-    reader, opened = _open(experiment, study, number)
+    reader, opened = open_archive(experiment, study, number)
     split = opened.archive.split
-    image_id, scores = _image_id(opened, row), image_scores(reader, split)
+    image_id, scores = image_id_at(opened, row), image_scores(reader, split)
     values = image_values(opened, row) | {
         "maps": {key: map_values(opened.map_at(key, row)) for key in opened.map_labels},
         "labels": opened.map_labels,
-        "source": _site().images.source(reader, split, image_id),
+        "source": site().images.source(reader, split, image_id),
         "original": reader.original(image_id, split) is not None,
-        "scores": scores.of_image(image_id),
-        "metrics": metric_values(scores.values),
-        "curves": scores.curves_of(image_id),
-        "fractions": list(scores.fractions),
-        "settings": plain(dict(scores.settings or {})),
-        "hit": _site().archives.hits(reader, opened)[row],
+        **score_values(opened, scores, image_id),
+        "hit": site().archives.hits(reader, opened)[row],
     }
-    return _json(values)
+    return answer_json(values)
 
 
 @pages.get("/compare/<experiment>")
@@ -263,9 +249,9 @@ def _trials_with_maps(experiment: str) -> list[dict[str, str]]:
     Raises:
         ConfigError: no such experiment.
     """
-    if experiment not in _site().results.experiments:
+    if experiment not in site().results.experiments:
         raise ConfigError(f"no experiment {experiment!r}")
-    studies = [study for study in _site().results if study.layout.experiment == experiment]
+    studies = [study for study in site().results if study.layout.experiment == experiment]
     names = [(study.layout.study, number) for study in studies for number in study.numbers_with_maps()]
     return [{"t": f"{name}:{number}", "label": f"{name} {number}"} for name, number in names]
 
@@ -280,7 +266,7 @@ def compare_json(experiment: str) -> Response:
     image_id = request.args.get("image", "") or (ids[0] if ids else "")
     around = neighbours(ids, {} if first is None else first.row_of, image_id)
     values = [_compared(one, image_id) if isinstance(one, TrialArchive) else one for one in trials]
-    return _json({"image": image_id, "split": split, "trials": values, **around})
+    return answer_json({"image": image_id, "split": split, "trials": values, **around})
 
 
 def _archive_or_error(experiment: str, word: str, split: str) -> TrialArchive | dict[str, Any]:
@@ -289,8 +275,8 @@ def _archive_or_error(experiment: str, word: str, split: str) -> TrialArchive | 
     try:
         if not (number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS):
             raise ConfigError(f"a trial is named STUDY:NUMBER, got {word!r}")
-        trial = _study(experiment, study).trial(int(number))
-        return TrialArchive(trial, _site().archives.open(trial, split))
+        trial = study_of(experiment, study).trial(int(number))
+        return TrialArchive(trial, site().archives.open(trial, split))
     except AttnSearchError as error:
         return {"study": study, "number": number, "error": str(error)}
 
@@ -305,7 +291,7 @@ def _compared(trial_archive: TrialArchive, image_id: str) -> dict[str, Any]:
         key = _map_key(opened)
         if key is None:
             return {**name, "error": opened.error or "it has no maps"}
-        source = _site().images.source(reader, opened.archive.split, image_id)
+        source = site().images.source(reader, opened.archive.split, image_id)
         cells = map_values(opened.map_at(key if key in opened.map_labels else "saliency", row))
         return {**name, **image_values(opened, row), "map": cells, "labels": opened.map_labels, "source": source}
     except AttnSearchError as error:
@@ -315,36 +301,7 @@ def _compared(trial_archive: TrialArchive, image_id: str) -> dict[str, Any]:
 @pages.get("/picture/<experiment>/<study>/<int:number>/<split>/<int:row>")
 def image_file(experiment: str, study: str, number: int, split: str, row: int) -> Response:
     """The image of one archive row: `px` is the longer side, 0 the original."""
-    trial = _study(experiment, study).trial(number)
-    opened = _site().archives.open(trial, split)
-    image_id = _image_id(opened, row)
-    px = request.args.get("px", "512")
-    if px == "0":
-        return _jpeg(_site().images.full(trial, opened.archive.split, image_id))
-    if px not in map(str, SIZES_PX):
-        raise ConfigError(f"px must be 0 for the original or one of {SIZES_PX}, got {px!r}")
-    return _jpeg(_site().images.small(trial, opened.archive.split, image_id, longest_px=int(px)))
-
-
-def _jpeg(encoded: EncodedImage) -> Response:
-    response = Response(encoded.body, mimetype="image/jpeg")
-    response.set_etag(encoded.etag)
-    response.headers["Cache-Control"] = "private, max-age=60"
-    return response
-
-
-def _split_of(splits: list[Split]) -> str:
-    """The split in the URL, else validation, else the first one that has maps."""
-    return request.args.get("split") or ("val" if "val" in splits or not splits else splits[0])
-
-
-def _open(experiment: str, study: str, number: int) -> TrialArchive:
-    trial = _study(experiment, study).trial(number)
-    return TrialArchive(trial, _site().archives.open(trial, _split_of(list(trial.archives()))))
-
-
-def _image_id(opened: OpenArchive, row: int) -> str:
-    ids = opened.archive.image_ids
-    if row >= len(ids):
-        abort(404, f"the archive has {len(ids)} images, there is no row {row}")
-    return ids[row]
+    trial = study_of(experiment, study).trial(number)
+    opened = site().archives.open(trial, split)
+    image_id = image_id_at(opened, row)
+    return answer_image(trial, opened.archive.split, image_id)

@@ -37,6 +37,7 @@ __all__ = [
     "rank_distances",
     "rank_features",
     "ranking_scores",
+    "ranks_of",
     "rerank",
     "rerank_blocks",
     "score_intervals",
@@ -333,7 +334,7 @@ class _Ranking:
             row = row.copy()
             row[removed] = np.nan  # NaN is neither smaller than nor equal to another distance
         if len(matches):
-            ranks = _ranks_of(matches, row)
+            ranks = ranks_of(matches, row)
             numbers = np.arange(1, len(ranks) + 1)
             self.average_precision[query] = (numbers / ranks).mean()
             self._inverse_negative_penalty[query] = len(ranks) / ranks[-1]
@@ -358,7 +359,7 @@ class _Ranking:
         return RankedGallery(scores, self._nearest, self._distances)
 
 
-def _ranks_of(matches: NDArray[np.int64], row: NDArray[Any]) -> NDArray[np.int64]:
+def ranks_of(matches: NDArray[np.int64], row: NDArray[Any]) -> NDArray[np.int64]:
     """Ranks (n,) of some entries of (G,) in its stable order, ascending: one pass over the row for each, no sort.
 
     Before an entry come all smaller ones, and the equal ones at lower positions.

@@ -223,12 +223,17 @@ class StudyReader:
         front = front_of(self.rows)
         if len(front) < 2:
             return next(iter(front), None)
-        monitor, direction = self._monitor()
+        monitor, direction = self.monitor
         sign = 1 if direction == "maximize" else -1
         return min(front, key=lambda row: (-sign * row.metrics.get(monitor, -sign * math.inf), row.number))
 
-    def _monitor(self) -> tuple[str, str]:
-        """The metric that the best epochs are chosen by, and its better direction."""
+    @property
+    def monitor(self) -> tuple[str, str]:
+        """The metric that the best epochs are chosen by, and its better direction.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
         if self.is_plain_run:
             return next(iter(self.rows.objectives.items()))
         config = self.settings
@@ -272,7 +277,7 @@ class StudyReader:
         epochs = self.shared.databases.epochs(
             self.layout, [row.number for row in rows.trials if row.state in UNFINISHED]
         )
-        monitor, direction = self._monitor()
+        monitor, direction = self.monitor
         n_epochs = (self.trial(0).config if self.is_plain_run else self.experiment).train.epochs
         trials = progress_of(rows.trials, epochs, monitor=monitor, direction=direction, n_epochs=n_epochs)
         return StudyProgress(self.layout.study, monitor, trials, self._n_trials)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,22 +123,32 @@ def build(
     return Built(root, data_root, layout)
 
 
-def fill_database(layout: StudyLayout, settings: LoadedStudy, n_trials: int, n_epochs: int) -> None:
+def fill_database(
+    layout: StudyLayout,
+    settings: LoadedStudy,
+    n_trials: int,
+    n_epochs: int,
+    *,
+    values_of: Callable[[int], dict[str, float]] | None = None,
+    records_of: Callable[[int, int], list[EpochRecord]] | None = None,
+) -> None:
     """Finished trials with objectives, settings, measured values and their epochs."""
+    values_of, records_of = values_of or trial_scores, records_of or epoch_records
     identity = study_identity(settings, val_hash="split-a", class_names=CLASSES)
     handle = create_handle(settings, layout, default_url(layout), identity)
     axes = {"train.optimizer.name": CategoricalDistribution(("adam", "sgd")),
             "train.optimizer.lr": FloatDistribution(1e-4, 1e-2, log=True)}  # fmt: skip
     for number in range(n_trials):
-        values = trial_scores(number)
+        measured = values_of(number)
+        values = {key: measured[key] for key in settings.study.objectives}
         params = {"train.optimizer.name": ("adam", "sgd")[number % 2], "train.optimizer.lr": 1e-4 * (1 + number % 90)}
-        attributes = {**values, "val/loss": 1.0 / (number + 1), "best_epoch": 3, "epochs_run": n_epochs}
+        attributes = {**measured, "val/loss": 1.0 / (number + 1), "best_epoch": 3, "epochs_run": n_epochs}
         attributes["seconds"] = 60.0
         one = optuna.trial.create_trial(
             params=params, distributions=axes, values=list(values.values()), user_attrs=attributes
         )
         handle.study.add_trial(one)
-        records = epoch_records(number, n_epochs)
+        records = records_of(number, n_epochs)
         handle.store.write_epochs(number, records, attempt=None)
         trial = layout.trial(number)
         trial.directory.mkdir(parents=True)

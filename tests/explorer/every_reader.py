@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def _tried(name: str, read: Callable[[], object]) -> Iterator[str]:
         yield f"{name}: {_described(error)}"
 
 
-def page_faults(root: Path) -> list[str]:
+def page_faults(root: Path, addresses: Sequence[str] = ADDRESSES) -> list[str]:
     """The pages that fail without saying why, the dashboard's and the explorer's."""
     try:
         client = Client(build_app(find_experiments(root))[0])
@@ -163,7 +163,7 @@ def page_faults(root: Path) -> list[str]:
         return []
     except Exception as error:
         return [f"dashboard: {_described(error)}"]
-    return [fault for address in ADDRESSES for fault in _opened(client, address)]
+    return [fault for address in addresses for fault in _opened(client, address)]
 
 
 def _opened(client: Client, address: str) -> Iterator[str]:

@@ -15,10 +15,20 @@ from attnsearch.results.reader import find_experiments
 from attnsearch.store.layout import StudyLayout
 from tests.benchmarks.damage_fuzz import fuzz
 from tests.explorer.built import Built
+from tests.explorer.built_reid import build_reid
 from tests.explorer.damage import copy_of, harm_results, opened
 from tests.explorer.every_reader import page_faults
 
 HOST = {"Host": "localhost"}
+REID = "here/seek"
+RETRIEVAL_PAGES = (
+    *(f"/attention/{page}/{REID}/0" for page in ("trial", "retrieval", "api/grid", "api/queries")),
+    *(f"/attention/{page}/{REID}/0/1" for page in ("query", "image", "api/query", "api/image")),
+    *(f"/attention/{page}/{REID}/0/0/6" for page in ("pair", "api/pair")),
+    *(f"/attention/api/queries/{REID}/0?{words}" for words in ("camera_of=missed&gallery_camera=0", "order=cosine")),
+    *(f"/attention/study/{REID}", f"/attention/query-trials/{REID}", f"/attention/api/query/{REID}/0/0?map=saliency"),
+    *(f"/attention/split-image/{REID}/0/val/0", f"/attention/api/pair/{REID}/1/2/12"),
+)
 
 
 def ask(root: Path, address: str) -> tuple[int, str]:
@@ -31,6 +41,13 @@ def test_no_page_on_damaged_results_fails_without_a_reason(built: Built, tmp_pat
     layout = replace(built.layout, root=copy_of(built.root, tmp_path / "results"))
     assert harm_results(kind, seed, layout)
     assert page_faults(layout.root) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_page_on_damaged_galleries_fails_without_a_reason(tmp_path: Path, seed: int) -> None:
+    layout = build_reid(tmp_path).layout
+    assert harm_results("files", seed, layout)
+    assert page_faults(layout.root, RETRIEVAL_PAGES) == []
 
 
 @pytest.mark.slow

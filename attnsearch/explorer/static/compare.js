@@ -2,9 +2,9 @@
 
 import { fileName, savePng, saveSvg } from "./export.js";
 import { asFractions, decodeMap, difference, onImage, rangeOf, scaleOf } from "./field.js";
-import { State, bindPage, byId, el, getJson, onKeys, pageData, pathTo, percent, showError, withQuery } from "./page.js";
+import { State, bindPage, byId, el, getJson, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
-import { imageFileUrl } from "./tile.js";
+import { captionOf, imageFileUrl, shortCaption, verdictOf } from "./tile.js";
 import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
@@ -47,14 +47,14 @@ async function makeTile(trial) {
   if (trial.error) {
     return { trial, name, element: el("div", { class: "tile" }, el("span", { class: "names" }, el("strong", {}, name), remove, el("span", { class: "error" }, trial.error))) };
   }
-  const canvas = el("canvas", { role: "img", "aria-label": `${name}: predicted ${trial.predicted}` });
+  const canvas = el("canvas", { role: "img", "aria-label": `${name}: ${captionOf(trial)}` });
   fit(canvas, trial.size, 340, 340, 1.5);
   const at = { ...where, study: trial.study, number: trial.number, split: answer.split };
   const image = await loadImage(trial.source ? imageFileUrl(at, trial.row, 512) : null);
   const { map: raw, box } = onImage(decodeMap(trial.map), trial.size, trial.box);
   const caption = el("span", { class: "names" },
     el("a", { class: "true", href: imageUrl(trial) }, name), remove,
-    el("span", { class: trial.correct ? "verdict correct" : "verdict incorrect" }, `${trial.correct ? "✓" : "✗"} ${trial.predicted}`, el("span", { class: "confidence" }, percent(trial.confidence))));
+    verdictOf(trial));
   return { trial, name, canvas, raw, shown: { size: trial.size, box, image, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "image" }, canvas), caption) };
 }
 
@@ -156,7 +156,7 @@ function stepMap(by) {
 }
 
 function panels() {
-  const shown = painted().map(({ canvas, trial, name }) => ({ canvas, lines: [name, `${trial.correct ? "✓" : "✗"} ${trial.predicted} ${Number(trial.confidence).toFixed(2)}`] }));
+  const shown = painted().map(({ canvas, trial, name }) => ({ canvas, lines: [name, shortCaption(trial)] }));
   const last = byId("difference-canvas");
   return last ? [...shown, { canvas: last, lines: [last.getAttribute("aria-label")] }] : shown;
 }

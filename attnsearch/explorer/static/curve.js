@@ -10,9 +10,10 @@ const DASHED = { random: "4 4" };
 /** Draws the curves of an image; `onFraction` gets the fraction of cells under the pointer, in [0, 1]. */
 export function curvePlot(box, image, { fraction, mask, onFraction }) {
   const x = (value) => LEFT + value * (WIDTH - LEFT - RIGHT);
-  const yMax = Math.max(1, ...Object.values(image.curves).flat().filter(Number.isFinite));
-  const y = (value) => TOP + (1 - value / yMax) * (HEIGHT - TOP - BOTTOM);
-  const label = `class probability while cells are removed or inserted: ${Object.keys(image.curves).join(", ")}`;
+  const values = Object.values(image.curves).flat().filter(Number.isFinite);
+  const [yMin, yMax] = [Math.min(0, ...values), Math.max(1, ...values)]; // a cosine may be negative
+  const y = (value) => TOP + ((yMax - value) / (yMax - yMin)) * (HEIGHT - TOP - BOTTOM);
+  const label = `${image.curve_of} while cells are removed or inserted: ${Object.keys(image.curves).join(", ")}`;
   const svg = el("svg:svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot curve", role: "img", "aria-label": label });
   for (const value of [0, 0.5, 1]) {
     svg.append(

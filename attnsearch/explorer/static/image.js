@@ -1,19 +1,17 @@
 // One image in detail: every map, the masked image, deletion and insertion curves.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { decodeMap, onImage, orderOf, rangeOf, scaleOf, valueAt } from "./field.js";
-import {
-  State, bindPage, byId, el, formatNumber, getJson, hintOf, onKeys, pageData, pathTo, percent, showError, titleOf, withQuery,
-} from "./page.js";
+import { decodeMap, onImage, rangeOf, scaleOf, valueAt } from "./field.js";
+import { MASK, MaskPanel } from "./mask.js";
+import { State, bindPage, byId, el, formatNumber, getJson, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
-import { curvePlot } from "./curve.js";
-import { imageFileUrl } from "./tile.js";
+import { factRow, showScores } from "./facts.js";
+import { captionOf, confidenceText, imageFileUrl, predictionText, verdictClass } from "./tile.js";
 import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
-const MASKS = ["off", "deletion", "insertion"];
-// `share` is the fraction of masked cells in percent, under the name that it has in the URL
-const state = new State({ ...VIEW, split: where.split, map: "", mask: "off", share: "20", original: "0" });
+const state = new State({ ...VIEW, ...MASK, split: where.split, map: "", original: "0" });
+const mask = new MaskPanel(state, () => draw());
 const canvas = byId("canvas");
 let image = null;
 let maps = {};
@@ -36,7 +34,6 @@ async function load() {
   loaded.small = await loadImage(image.source ? imageFileUrl(where, where.row, 512) : null);
   showFacts();
   makeStrip();
-  showMask();
   bindOriginal();
   await draw();
   document.body.dataset.ready = "1";
@@ -51,12 +48,7 @@ function shown() {
 
 const scaleNow = () => (currentMap() ? scaleOf(rangeOf([visible[currentMap()].map])) : null);
 
-function masked() {
-  const mask = state.get("mask");
-  if (!MASKS.includes(mask) || mask === "off") return null;
-  const isBlurred = image.settings.protocol === "br_npa" && mask === "insertion";
-  return { fraction: state.number("share") / 100, keeps: mask === "insertion", fill: isBlurred ? "blur" : (image.settings.fill ?? "mean") };
-}
+const masked = () => mask.masked(image.settings);
 
 async function draw() {
   if (!image) return;
@@ -65,8 +57,7 @@ async function draw() {
   paint(canvas, shown(), viewOf(state), { scale: scaleNow(), masked: masked() });
   showLegend(byId("legend"), viewOf(state), scaleNow());
   drawStrip();
-  drawCurves();
-  showFraction();
+  mask.draw(image, maps[currentMap()]);
   followView();
 }
 
@@ -82,20 +73,20 @@ function size() {
   }
 }
 
+const galleryUrl = () => withQuery(pathTo("query", where.experiment, where.study, where.number, image.split_row), { split: split(), ...viewQuery(state) });
+
 function showFacts() {
-  const row = (label, value, kind, hint) => el("div", { title: hint }, el("dt", {}, label), el("dd", { class: kind }, value));
-  const verdict = image.correct ? "verdict correct" : "verdict incorrect";
+  const hit = image.hit === null ? [] : [factRow("pointing game", image.hit ? "hit" : "miss", image.hit ? "verdict correct" : "verdict misplaced")];
+  const isQuery = image.role === "query";
   byId("facts").replaceChildren(
-    row("true", image.true),
-    row("predicted", `${image.correct ? "✓" : "✗"} ${image.predicted}`, verdict),
-    row("confidence", percent(image.confidence)),
-    ...(image.hit === null ? [] : [row("pointing game", image.hit ? "hit" : "miss", image.hit ? "verdict correct" : "verdict misplaced")]),
-    row("image", image.id, "id"),
-    row("original", `${image.size[1]} × ${image.size[0]} px`),
+    ...(image.role ? [factRow("part", image.role), factRow("identity", image.true), ...(image.camera ? [factRow("camera", image.camera)] : [])] : [factRow("true", image.true)]),
+    ...(image.role === "gallery" ? [] : [factRow(isQuery ? "first hit" : "predicted", predictionText(image), verdictClass(image)), factRow(isQuery ? "cosine" : "confidence", confidenceText(image))]),
+    ...hit,
+    factRow("image", image.id, "id"),
+    factRow("original", `${image.size[1]} × ${image.size[0]} px`),
+    ...(isQuery && image.split_row !== undefined ? [factRow("gallery", el("a", { href: galleryUrl() }, "ranked for this query"))] : []),
   );
-  const scores = Object.entries(image.scores);
-  byId("scores").hidden = !scores.length;
-  byId("scores-list").replaceChildren(...scores.map(([name, value]) => row(titleOf(image.metrics, name), formatNumber(value), null, hintOf(image.metrics, name))));
+  showScores(image);
 }
 
 /** Small images of every map, to choose from. */
@@ -131,39 +122,6 @@ function chooseMap(key) {
 function stepMap(by) {
   const keys = Object.keys(maps);
   if (keys.length) chooseMap(keys[(keys.indexOf(currentMap()) + by + keys.length) % keys.length]);
-}
-
-function showMask() {
-  for (const radio of document.querySelectorAll("input[name=mask]")) radio.checked = radio.value === state.get("mask");
-  byId("fraction").value = state.get("share");
-}
-
-function chooseMask(mask) {
-  state.set({ mask });
-  showMask();
-  draw();
-}
-
-function setFraction(value) {
-  state.set({ share: String(Math.min(100, Math.max(0, value))), ...(state.get("mask") === "off" ? { mask: "deletion" } : {}) });
-  showMask();
-  draw();
-}
-
-function showFraction() {
-  const map = maps[currentMap()];
-  const nCells = map ? Math.round((state.number("share") / 100) * orderOf(map).length) : 0;
-  const effect = { deletion: "hidden", insertion: "visible" }[state.get("mask")];
-  byId("fraction-value").textContent = effect ? `${state.get("share")} %: ${nCells} ${effect}` : `${state.get("share")} %`;
-}
-
-function drawCurves() {
-  const box = byId("curves");
-  if (!Object.keys(image.curves).length) {
-    box.replaceChildren(el("p", { class: "quiet" }, "No curves: this image was not scored. Cells are masked in the order of the map."));
-    return;
-  }
-  curvePlot(box, image, { fraction: state.number("share") / 100, mask: state.get("mask"), onFraction: (fraction) => setFraction(Math.round(100 * fraction)) });
 }
 
 function bindOriginal() {
@@ -204,7 +162,7 @@ function point(event) {
 
 const name = () => fileName(where.study, `trial${where.number}`, where.image, currentMap() ?? "image");
 const lines = () => [
-  `${image.true}, predicted ${image.predicted} ${Number(image.confidence).toFixed(2)}`,
+  captionOf(image),
   `${image.labels[currentMap()] ?? "no map"}, trial ${where.number} of ${where.study}`,
 ];
 const png = () => savePng([{ canvas, lines: lines() }], name());
@@ -226,8 +184,6 @@ bindView(state, draw);
 byId("save-png").addEventListener("click", png);
 byId("save-svg").addEventListener("click", svg);
 byId("original").addEventListener("change", (event) => setOriginal(event.target.checked));
-byId("fraction").addEventListener("input", (event) => setFraction(Number(event.target.value)));
-for (const radio of document.querySelectorAll("input[name=mask]")) radio.addEventListener("change", () => chooseMask(radio.value));
 canvas.addEventListener("pointermove", (event) => image && point(event));
 byId("strip").addEventListener("keydown", (event) => {
   const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -239,8 +195,6 @@ byId("strip").addEventListener("keydown", (event) => {
 });
 onKeys({
   ArrowLeft: () => follow("previous"), ArrowRight: () => follow("next"), "[": () => stepMap(-1), "]": () => stepMap(1),
-  ",": () => setFraction(state.number("share") - 5), ".": () => setFraction(state.number("share") + 5),
-  m: () => chooseMask(MASKS[(MASKS.indexOf(state.get("mask")) + 1) % MASKS.length]),
   o: () => setOriginal(!isOriginal()), x: () => follow("compare"), e: png,
 });
 let width = window.innerWidth;

@@ -170,3 +170,12 @@ export function bindPage() {
 export function showError(box, error) {
   box.replaceChildren(el("p", { class: "error", role: "alert" }, error.message));
 }
+
+/** Moves the focus between the elements of a grid by so many columns and rows. */
+export function moveFocus(elements, columns, rows) {
+  if (!elements.length) return;
+  const at = elements.indexOf(document.activeElement);
+  const perRow = Math.max(1, elements.filter((element) => element.offsetTop === elements[0].offsetTop).length);
+  const next = at < 0 ? 0 : at + columns + rows * perRow;
+  elements[Math.min(elements.length - 1, Math.max(0, next))].focus();
+}

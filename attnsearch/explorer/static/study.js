@@ -15,7 +15,7 @@ const MAX_LINES = LINE_COLOURS.length;
 let study = pageData("values");
 const objectives = Object.keys(study.objectives);
 const state = new State({
-  ...VIEW, x: objectives[1] ?? "trial", y: objectives[0], point: "", ticked: [], q: "", which: "all", sort: "", down: "", curve: objectives[0],
+  ...VIEW, x: objectives[1] ?? "trial", y: objectives[0], point: "", ticked: [], q: "", which: "all", sort: "", down: "", curve: study.monitor ?? objectives[0],
 });
 let columns = [];
 
@@ -57,10 +57,10 @@ function checkbox(trial) {
 
 function trialLink(trial) {
   const name = `${trial.number}${trial.best ? " ★" : ""}`;
-  return trial.maps ? el("a", { href: trialUrl(trial.number), title: "Images and maps of this trial" }, name) : name;
+  return trial.maps ? el("a", { href: trialUrl(trial.number), title: study.is_retrieval ? "Queries and ranked galleries of this trial" : "Images and maps of this trial" }, name) : name;
 }
 
-const trialUrl = (number) => withQuery(pathTo("trial", study.experiment, study.study, number), viewQuery(state));
+const trialUrl = (number) => withQuery(pathTo(study.is_retrieval ? "retrieval" : "trial", study.experiment, study.study, number), viewQuery(state));
 
 function drawTrials() {
   const which = state.get("which");
@@ -120,12 +120,14 @@ async function showPreview() {
     return;
   }
   try {
-    const page = await getJson(pathTo("api", "grid", study.experiment, study.study, trial.number), { spread: N_PREVIEW });
+    const page = await getJson(pathTo("api", "grid", study.experiment, study.study, trial.number), { spread: N_PREVIEW, role: study.is_retrieval ? "query" : "" });
     if (state.get("point") !== String(trial.number)) return;
     const where = { ...study, number: trial.number, split: page.split };
     const tiles = page.images.map((image) => new Tile(image, where, withQuery(pathTo("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewQuery(state) }), { side: 150 }));
-    const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, `All ${page.total} images`);
-    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, `${percent(page.correct / Math.max(1, page.matching))} of ${page.split} images correct`)));
+    const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, study.is_retrieval ? `All ${page.matching} queries` : `All ${page.total} images`);
+    const right = percent(page.correct / Math.max(1, page.judged));
+    const words = study.is_retrieval ? `first hit is a match in ${right} of ${page.split} queries` : `${right} of ${page.split} images correct`;
+    box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, words)));
     for (const tile of tiles) tile.load(viewOf(state));
   } catch (error) {
     showError(box, error);
@@ -142,8 +144,8 @@ async function drawCurves() {
   try {
     const epochs = await getJson(pathTo("api", "epochs", study.experiment, study.study), { trials: shown.join(",") });
     const names = [...new Set(Object.values(epochs).flatMap((columns_) => Object.keys(columns_)))].filter((name) => name !== "epoch");
-    fill(byId("curve"), names, state.get("curve"));
-    const key = names.includes(state.get("curve")) ? state.get("curve") : names[0];
+    const key = [state.get("curve"), study.monitor, ...objectives, ...names].find((name) => names.includes(name));
+    fill(byId("curve"), names, key);
     const [, metric] = key?.split("/") ?? [];
     const trainingKey = key?.startsWith("val/") && names.includes(`train/${metric}`) ? `train/${metric}` : null;
     const series = shown.filter((number) => epochs[number]).flatMap((number) => [

@@ -1,4 +1,4 @@
-// One painted image in a grid: canvas, names, verdict.
+// One painted image in a grid: canvas, names, verdict; and the words for what is predicted of an image.
 
 import { decodeMap, onImage, rangeOf, scaleOf } from "./field.js";
 import { el, pathTo, percent, withQuery } from "./page.js";
@@ -8,11 +8,35 @@ import { fit, loadImage, paint } from "./paint.js";
 export const imageFileUrl = (where, row, px) =>
   withQuery(pathTo("picture", where.experiment, where.study, where.number, where.split, row), { px });
 
+const mark = (image) => (image.correct === null ? "–" : image.correct ? "✓" : "✗");
+
+/** What is predicted: a class, or the identity of a query's first hit; for a gallery image only what it is. */
+export const predictionText = (image) => (image.role === "gallery" ? "gallery" : `${mark(image)} ${image.predicted}`);
+
+export const verdictClass = (image) => (image.correct === null ? "verdict" : image.correct ? "verdict correct" : "verdict incorrect");
+
+/** The confidence in percent, or the cosine to the first hit. */
+export const confidenceText = (image) => (image.confidence === null ? "" : image.role ? image.confidence.toFixed(3) : percent(image.confidence));
+
+/** One line for people who cannot see the image, and under a saved one. */
+export function captionOf(image) {
+  if (image.role === "gallery") return `${image.true}, gallery`;
+  const value = image.confidence === null ? "" : ` ${image.confidence.toFixed(2)}`;
+  return image.role ? `${image.true}, first hit ${image.predicted}${value}` : `${image.true}, predicted ${image.predicted}${value}`;
+}
+
+/** What is predicted and how surely, where the image itself is named beside it. */
+export const shortCaption = (image) => `${predictionText(image)}${image.confidence === null ? "" : ` ${image.confidence.toFixed(2)}`}`;
+
+/** What is predicted with its confidence. */
+export const verdictOf = (image) =>
+  el("span", { class: verdictClass(image) }, predictionText(image), el("span", { class: "confidence" }, confidenceText(image)));
+
 /** A tile of the grid; `draw(view)` paints it again. */
 export class Tile {
   constructor(image, where, href, { side = 220 } = {}) {
     this.image = image;
-    this.canvas = el("canvas", { role: "img", "aria-label": `${image.id}: ${image.true}, predicted ${image.predicted}` });
+    this.canvas = el("canvas", { role: "img", "aria-label": `${image.id}: ${captionOf(image)}` });
     fit(this.canvas, image.size, side, side, 1.5);
     this.shown = { size: image.size, box: image.box, image: null, map: null };
     if (image.map) Object.assign(this.shown, onImage(decodeMap(image.map), image.size, image.box));
@@ -23,9 +47,8 @@ export class Tile {
       { class: "tile", href, title: image.id, "data-row": image.row },
       el("span", { class: "image" }, this.canvas),
       el("span", { class: "names" },
-        el("span", { class: "true" }, image.true),
-        el("span", { class: image.correct ? "verdict correct" : "verdict incorrect" },
-          `${image.correct ? "✓" : "✗"} ${image.predicted}`, el("span", { class: "confidence" }, percent(image.confidence))),
+        el("span", { class: "true" }, image.true, image.camera ? el("span", { class: "confidence" }, `camera ${image.camera}`) : null),
+        verdictOf(image),
         misplaced ? el("span", { class: "verdict misplaced" }, "pointing game: miss") : null),
     );
     this.ready = image.source ? loadImage(imageFileUrl(where, image.row, 256)) : Promise.resolve(null);

@@ -1,12 +1,13 @@
 // The images of a trial as a grid, with filters, order and pages.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { State, bindPage, byId, el, getJson, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
-import { Tile } from "./tile.js";
+import { State, bindPage, byId, el, getJson, moveFocus, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
+import { showPages } from "./pages.js";
+import { Tile, shortCaption } from "./tile.js";
 import { VIEW, bindView, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
-const FILTERS = { verdict: "all", true: "", predicted: "", low: "", high: "", metric: "", least: "", most: "", order: "row", down: "" };
+const FILTERS = { role: "all", verdict: "all", true: "", predicted: "", low: "", high: "", metric: "", least: "", most: "", order: "row", down: "" };
 const keys = Object.keys(where.maps);
 const state = new State({ ...VIEW, ...FILTERS, split: where.split, map: keys[0] ?? "", page: "1" });
 let tiles = [];
@@ -36,9 +37,10 @@ function show(page) {
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
   byId("count").textContent = page.images.some((image) => !image.source) ? `${part}; grey: neither a small copy nor the data set is on this machine` : part;
   byId("no-targets").hidden = page.has_targets;
-  const filters = Object.keys(filterQuery()).map(filterText);
+  const filters = Object.keys(filterQuery()).filter(byId).map(filterText);
   byId("filter-words").textContent = filters.length ? `(${filters.join(", ")})` : "";
-  showPages(page);
+  showPages(byId("pages"), page, turn);
+  byId("pages").dataset.last = page.pages;
 }
 
 /** A filter as its control shows it: "Prediction correct". */
@@ -46,15 +48,6 @@ function filterText(id) {
   const control = byId(id);
   if (control.type === "checkbox") return control.parentElement.textContent.trim();
   return `${control.labels[0].textContent} ${control.selectedOptions?.[0]?.textContent ?? control.value}`;
-}
-
-function showPages({ page, pages }) {
-  const button = (label, to, name) =>
-    el("button", { type: "button", disabled: to < 1 || to > pages, "aria-label": name, onclick: () => turn(to) }, label);
-  byId("pages").replaceChildren(
-    ...(pages > 1 ? [button("←", page - 1, "Previous page"), el("span", { class: "quiet" }, `page ${page} of ${pages}`), button("→", page + 1, "Next page")] : []),
-  );
-  byId("pages").dataset.last = pages;
 }
 
 function turn(to) {
@@ -103,16 +96,10 @@ function chooseMap(key) {
 
 const stepMap = (by) => chooseMap(keys[(keys.indexOf(state.get("map")) + by + keys.length) % keys.length]);
 
-/** Moves the focus from tile to tile. */
-function moveFocus(columns, rows) {
-  const at = tiles.findIndex((tile) => tile.element === document.activeElement);
-  const perRow = Math.max(1, tiles.filter((tile) => tile.element.offsetTop === tiles[0].element.offsetTop).length);
-  const next = at < 0 ? 0 : at + columns + rows * perRow;
-  tiles[Math.min(tiles.length - 1, Math.max(0, next))]?.element.focus();
-}
+const move = (columns, rows) => moveFocus(tiles.map((tile) => tile.element), columns, rows);
 
 const panels = () =>
-  tiles.map(({ canvas, image }) => ({ canvas, lines: [image.true, `${image.correct ? "✓" : "✗"} ${image.predicted} ${Number(image.confidence).toFixed(2)}`] }));
+  tiles.map(({ canvas, image }) => ({ canvas, lines: [image.true, shortCaption(image)] }));
 const name = () => fileName(where.study, `trial${where.number}`, split(), state.get("map"), `page${state.get("page")}`);
 const png = () => savePng(panels(), name(), 6);
 
@@ -127,7 +114,7 @@ if (keys.length) {
   byId("grid").addEventListener("pointerdown", keepView);
   byId("grid").addEventListener("focusin", keepView);
   onKeys({
-    ArrowLeft: () => moveFocus(-1, 0), ArrowRight: () => moveFocus(1, 0), ArrowUp: () => moveFocus(0, -1), ArrowDown: () => moveFocus(0, 1),
+    ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1),
     "[": () => stepMap(-1), "]": () => stepMap(1), n: () => turn(state.number("page") + 1), p: () => turn(state.number("page") - 1), e: png,
   });
   window.addEventListener("popstate", () => {

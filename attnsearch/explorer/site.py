@@ -1,0 +1,100 @@
+"""What the pages of one server have in common: the results, what was read of them, and how they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from flask import Response, abort, current_app, request
+
+from attnsearch.errors import ConfigError
+from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.images import SIZES_PX, Images
+from attnsearch.files import FileCache
+from attnsearch.results.reader import Results
+from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import TrialReader
+from attnsearch.types import Split
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The results that the pages of one server show, and what was read of them."""
+
+    results: Results
+    archives: Archives = field(default_factory=Archives)
+    images: Images = field(default_factory=Images)
+    studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
+
+
+class TrialArchive(NamedTuple):
+    """One trial's archive of one split."""
+
+    trial: TrialReader
+    opened: OpenArchive
+
+
+def site() -> Site:
+    """That of the app that answers."""
+    one: Site = current_app.extensions["site"]
+    return one
+
+
+def study_of(experiment: str, study: str) -> StudyReader:
+    """A study by its names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return site().results.find(experiment, study)
+
+
+def split_of(splits: Collection[str]) -> str:
+    """The split in the URL, else validation, else the first one that has maps."""
+    return request.args.get("split") or ("val" if "val" in splits or not splits else next(iter(splits)))
+
+
+def open_archive(experiment: str, study: str, number: int) -> TrialArchive:
+    """The archive of the split in the URL.
+
+    Raises:
+        ConfigError: there is no such trial, or it has no maps of the split.
+        StoreError: it is damaged.
+    """
+    trial = study_of(experiment, study).trial(number)
+    return TrialArchive(trial, site().archives.open(trial, split_of(trial.archives())))
+
+
+def image_id_at(opened: OpenArchive, row: int) -> str:
+    """The id of the image in a row of an archive; answers 404 where there is no such row."""
+    ids = opened.archive.image_ids
+    if row >= len(ids):
+        abort(404, f"the archive has {len(ids)} images, there is no row {row}")
+    return ids[row]
+
+
+def answer_json(values: Any) -> Response:
+    """Values for a script, which may hold no NaN."""
+    return Response(json.dumps(values, allow_nan=False, separators=(",", ":")), mimetype="application/json")
+
+
+def answer_image(trial: TrialReader, split: Split, image_id: str) -> Response:
+    """A JPEG of an image, `px` in the URL being its longer side, 0 for the original.
+
+    Raises:
+        ConfigError: another size, or the image is not on this machine.
+        DataError: the file is no image.
+    """
+    px = request.args.get("px", "512")
+    if px == "0":
+        encoded = site().images.full(trial, split, image_id)
+    elif px in map(str, SIZES_PX):
+        encoded = site().images.small(trial, split, image_id, longest_px=int(px))
+    else:
+        raise ConfigError(f"px must be 0 for the original or one of {SIZES_PX}, got {px!r}")
+    response = Response(encoded.body, mimetype="image/jpeg")
+    response.set_etag(encoded.etag)
+    response.headers["Cache-Control"] = "private, max-age=60"
+    return response

@@ -1,0 +1,275 @@
+"""Pages and JSON of re-identification, and what the other pages say of such a study."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from werkzeug.test import Client
+
+from attnsearch.explorer.server import build_app
+from attnsearch.results.reader import find_experiments
+from attnsearch.store.layout import StudyLayout
+from tests.explorer.built import Built, write_trial_scores
+from tests.explorer.built_reid import CAMERAS, MAP_HW, MOVED, PLANTED, UNARCHIVED, build_reid, planted_saliency
+from tests.explorer.test_views import ask, cells, page_values
+
+STUDY = "here/seek"
+IDS = [one.image_id(row) for row, one in enumerate(PLANTED)]
+PAGES = (
+    *(f"study/{STUDY}", f"trial/{STUDY}/0", f"retrieval/{STUDY}/0", f"query/{STUDY}/0/0", f"pair/{STUDY}/0/0/6"),
+    *(f"query-trials/{STUDY}?image={IDS[0]}", f"image/{STUDY}/0/0"),
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build_reid(tmp_path_factory.mktemp("reid"))
+
+
+@pytest.fixture(scope="module")
+def client(built: Built) -> Client:
+    return client_of(built)
+
+
+@pytest.fixture
+def copied(built: Built, tmp_path: Path) -> Built:
+    """Results of a test's own, which it may change, without the data set."""
+    root = shutil.copytree(built.root, tmp_path / "results")
+    return Built(root, built.data_root, StudyLayout(root, "here", "seek"))
+
+
+def client_of(built: Built) -> Client:
+    return Client(build_app(find_experiments(built.root))[0])
+
+
+def test_queries_come_with_their_first_hit_the_worst_first(client: Client) -> None:
+    page = ask(client, f"queries/{STUDY}/0")
+    assert [query["row"] for query in page["queries"]] == [0, 2, 1, 3]
+    first, last = page["queries"][0], page["queries"][-1]
+    assert (first["ap"], first["first_match"], first["identity"]) == (pytest.approx(0.45), 2, "0001")
+    assert (first["camera"], first["n_matches"], first["n_removed"]) == ("1", 2, 1)
+    assert (first["hit"]["row"], first["hit"]["match"], first["hit"]["distractor"]) == (5, False, True)
+    assert (last["ap"], last["first_match"], last["camera"]) == (None, None, CAMERAS[2])
+    assert (page["total"], page["matching"], page["valid"]) == (4, 4, 3)
+    assert page["mean_ap"] == pytest.approx((0.45 + 5 / 6 + 9 / 14) / 3)
+    assert page["rank1"] == pytest.approx(2 / 3)
+
+
+def test_means_of_a_page_are_those_of_the_queries_that_fit(client: Client) -> None:
+    assert ask(client, f"queries/{STUDY}/0?verdict=right")["mean_ap"] == pytest.approx((5 / 6 + 9 / 14) / 2)
+    none = ask(client, f"queries/{STUDY}/0?verdict=unmatched")
+    assert (none["matching"], none["valid"], none["mean_ap"], none["rank1"]) == (1, 0, None, None)
+
+
+def test_gallery_of_a_query_has_frames_ranks_and_maps(client: Client) -> None:
+    found = ask(client, f"query/{STUDY}/1/0?map=saliency")
+    gallery = {image["row"]: image for image in found["gallery"]}
+    assert [image["rank"] for image in found["gallery"]] == [None, *range(1, 10)]
+    assert (gallery[4]["rank"], gallery[4]["match"], found["removed_as"]) == (None, False, "same camera")
+    assert gallery[MOVED]["cosine"] == pytest.approx(np.cos(np.deg2rad(45)), abs=1e-6)
+    np.testing.assert_array_equal(cells(gallery[5]["map"]), planted_saliency(1)[5])
+    assert cells(found["query"]["map"]).shape == MAP_HW
+    assert (gallery[UNARCHIVED]["map"], gallery[UNARCHIVED]["size"]) == (None, None)
+
+
+def test_gallery_without_a_map_in_the_address_has_none(client: Client) -> None:
+    found = ask(client, f"query/{STUDY}/0/0")
+    assert {image["map"] for image in found["gallery"]} == {None}
+    assert ask(client, f"query/{STUDY}/0/0?top=20")["n_gallery"] == 10
+
+
+def test_query_knows_its_neighbours_in_the_list_it_was_opened_from(client: Client) -> None:
+    found = ask(client, f"query/{STUDY}/0/2")
+    assert (found["previous"], found["next"], found["place"], found["matching"]) == ("0", "1", 1, 4)
+    found = ask(client, f"query/{STUDY}/0/2?verdict=right&down=1")
+    assert (found["previous"], found["next"], found["place"], found["matching"]) == ("1", None, 1, 2)
+    found = ask(client, f"query/{STUDY}/0/2?verdict=wrong")  # it is not in this list
+    assert (found["previous"], found["next"], found["place"]) == (None, None, None)
+
+
+def test_the_same_query_is_found_by_its_id_in_every_trial(client: Client) -> None:
+    found = [ask(client, f"query/{STUDY}/{number}?image={IDS[0]}") for number in range(2)]
+    assert [one["query"]["ap"] for one in found] == pytest.approx([0.45, 0.325])
+    assert [one["query"]["first_match"] for one in found] == [2, 4]
+    assert [[image["row"] for image in one["gallery"] if image["match"]] for one in found] == [[6, 8], [6, 8]]
+    trials = page_values(client, f"query-trials/{STUDY}?image={IDS[0]}", "where")["trials"]
+    assert [trial["number"] for trial in trials] == [0, 1]  # best first
+
+
+def test_pair_has_the_maps_of_both_and_the_curves_of_the_query(copied: Built) -> None:
+    write_trial_scores(copied.layout, 0, IDS[:2], {"relevance_gain": [0.25, 0.5]})
+    found = ask(client_of(copied), f"pair/{STUDY}/0/0/6")
+    np.testing.assert_array_equal(cells(found["query"]["maps"]["saliency"]), planted_saliency(0)[0])
+    np.testing.assert_array_equal(cells(found["other"]["maps"]["map0"]), planted_saliency(0)[6])
+    assert (found["other"]["rank"], found["other"]["match"]) == (2, True)
+    assert found["other"]["cosine"] == pytest.approx(np.cos(np.deg2rad(20)), abs=1e-6)
+    assert found["curves"]["deletion"] == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1])
+    assert (found["scores"], found["curve_of"]) == ({"relevance_gain": 0.25}, "cosine")
+    assert (found["previous"], found["next"]) == ("5", "12")  # ranks 1 and 3
+
+
+def test_pair_of_an_image_that_is_left_out_or_without_maps(client: Client) -> None:
+    assert ask(client, f"pair/{STUDY}/0/0/4")["other"]["rank"] is None
+    found = ask(client, f"pair/{STUDY}/0/0/{UNARCHIVED}")
+    assert (found["other"]["rank"], set(found["other"]["maps"].values())) == (3, {None})
+
+
+@pytest.mark.parametrize("row", [0, UNARCHIVED])
+def test_images_of_the_split_are_served_archived_or_not(client: Client, row: int) -> None:
+    path = f"/attention/split-image/{STUDY}/0/val/{row}?px=256"
+    answer = client.get(path)
+    assert answer.mimetype == "image/jpeg"
+    assert client.get(path, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "api/query/here/seek/0/4",
+        "api/query/here/seek/0/14",
+        "api/query/here/seek/0/0?top=11",
+        "api/query/here/seek/0/0?top=x",
+        "api/query/here/seek/0/0?map=../../x",
+        "api/query/here/seek/0/0?split=../val",
+        "api/query/here/seek/0/0?split=test",
+        "api/query/here/seek/0?image=../../../etc/passwd",
+        "api/query/here/seek/0?image=",
+        "api/queries/here/seek/0?order=secret",
+        "api/queries/here/seek/0?page=x",
+        "api/queries/here/seek/9",
+        "api/pair/here/seek/0/0/1",
+        "api/pair/here/seek/0/4/5",
+        "api/pair/here/seek/0/0/99",
+        "api/pair/here/seek/0/0/-1",
+        "query/here/seek/0/4",
+        "query/here/seek/0/..%2f0",
+        "pair/here/seek/0/0/0",
+        "retrieval/here/../0",
+        "retrieval/here/nothing/0",
+        "query-trials/here/..",
+        "split-image/here/seek/0/val/14",
+        "split-image/here/seek/0/..%2fval/0",
+        "split-image/here/seek/0/val/0?px=../../etc/passwd",
+    ],
+)
+def test_urls_lead_nowhere_else(client: Client, path: str) -> None:
+    answer = client.get(f"/attention/{path}")
+    assert answer.status_code == 404
+    assert b"root:" not in answer.data
+    assert b"Traceback" not in answer.data
+
+
+def test_numbers_beyond_64_bits_are_refused(client: Client) -> None:
+    for path in (f"api/query/{STUDY}/0/{10**19}", f"api/queries/{STUDY}/0?hard={10**19}", f"pair/{STUDY}/0/0/{2**63}"):
+        assert client.get(f"/attention/{path}").status_code == 400
+
+
+def test_hostile_image_id_opens_no_other_file(copied: Built) -> None:
+    shutil.copy(copied.layout.thumbnail(IDS[5]), copied.root / "secret.jpg")
+    paths = copied.layout.trial(0).archive("val")
+    for path in (paths.images, paths.retrieval):
+        path.write_text(path.read_text(encoding="utf-8").replace(IDS[5], "../../../secret"), encoding="utf-8")
+    client = client_of(copied)
+    assert ask(client, f"queries/{STUDY}/0")["queries"][0]["hit"]["source"] is None
+    assert client.get(f"/attention/split-image/{STUDY}/0/val/5").status_code == 404
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_hostile_names_are_escaped_and_scripts_are_own(client: Client, path: str) -> None:
+    answer = client.get(f"/attention/{path}")
+    assert answer.status_code == 200
+    assert CAMERAS[2] not in answer.text
+    assert "unsafe" not in answer.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_speak_of_identities_and_not_of_classes(client: Client, path: str) -> None:
+    text = re.sub(r"<[^>]*>", " ", client.get(f"/attention/{path}").text)
+    assert "seek" in text
+    assert not re.search(r"\bclass", text, re.IGNORECASE)
+
+
+def test_study_of_re_identification_says_so_and_orders_its_metrics(client: Client) -> None:
+    study = ask(client, f"study/{STUDY}")
+    assert (study["is_retrieval"], study["monitor"]) == (True, "val/mAP")
+    names = [key.removeprefix("val/") for key in study["metrics"]]
+    assert [name for name in names if name in ("mAP", "rank1", "rank5", "rank10", "mINP")] == [
+        *("mAP", "rank1", "rank5", "rank10", "mINP")
+    ]
+
+
+def test_grid_claims_nothing_of_gallery_images(client: Client) -> None:
+    grid = ask(client, f"grid/{STUDY}/0")
+    assert (grid["total"], grid["judged"], grid["correct"]) == (13, 3, 2)
+    by_id = {image["id"]: image for image in grid["images"]}
+    query, other, unmatched = by_id[IDS[0]], by_id[IDS[4]], by_id[IDS[3]]
+    assert (query["role"], query["true"], query["predicted"], query["correct"]) == ("query", "0001", "0000", False)
+    assert (other["role"], other["predicted"], other["correct"], other["confidence"]) == ("gallery", None, None, None)
+    assert (unmatched["role"], unmatched["predicted"], unmatched["correct"]) == ("query", "0003", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        ("role=query", [0, 1, 2, 3]),
+        ("verdict=wrong", [0]),
+        ("verdict=right", [1, 2]),
+        ("role=gallery&verdict=right", []),
+        ("low=0.99", [1, 2]),  # cosines of 5 degrees
+        ("role=query&high=0.6", [3]),
+        ("role=query&predicted=0", [0]),
+    ],
+)
+def test_filters_of_the_grid(client: Client, words: str, rows: list[int]) -> None:
+    assert [image["split_row"] for image in ask(client, f"grid/{STUDY}/0?{words}")["images"]] == rows
+
+
+def test_classification_has_no_ranked_galleries(tmp_path: Path) -> None:
+    from tests.explorer.built import build
+
+    client = client_of(build(tmp_path, n_trials=1, n_per_class=1))
+    answer = client.get("/attention/api/queries/here/hunt/0")
+    assert answer.status_code == 404
+    assert "its task is not re-identification" in answer.text
+    assert ask(client, "study/here/hunt")["is_retrieval"] is False
+
+
+def test_trial_whose_features_were_removed_keeps_its_words(copied: Built) -> None:
+    """Queries are told by their cosines in the index then."""
+    paths = copied.layout.trial(0).archive("val")
+    for path in paths.large:
+        path.unlink(missing_ok=True)
+    client = client_of(copied)
+    answer = client.get(f"/attention/api/queries/{STUDY}/0")
+    assert answer.status_code == 404
+    assert "retention removed it" in answer.text
+    assert str(copied.root) not in answer.text
+    roles = [image["role"] for image in ask(client, f"grid/{STUDY}/0")["images"]]
+    assert roles == ["query"] * 4 + ["gallery"] * 9
+    assert "First hit" in client.get(f"/attention/trial/{STUDY}/0").text
+
+
+def test_new_rankings_are_seen_while_the_server_runs(copied: Built) -> None:
+    client = client_of(copied)
+    assert ask(client, f"queries/{STUDY}/0")["queries"][0]["ap"] == pytest.approx(0.45)
+    source, target = (copied.layout.trial(number).archive("val") for number in (1, 0))
+    for name in ("features", "ranks", "retrieval", "images"):
+        new = Path(shutil.copy(getattr(source, name), getattr(target, name).with_suffix(".new")))
+        new.replace(getattr(target, name))
+    assert ask(client, f"queries/{STUDY}/0")["queries"][0]["ap"] == pytest.approx(0.325)
+
+
+def test_trial_without_an_archive_has_a_page(copied: Built) -> None:
+    shutil.rmtree(copied.layout.trial(1).directory)
+    assert "no ranked galleries" in client_of(copied).get(f"/attention/retrieval/{STUDY}/1").text
+
+
+def test_archived_image_that_is_in_no_ranking_is_damage(copied: Built) -> None:
+    images = copied.layout.trial(0).archive("val").images
+    images.write_text(images.read_text(encoding="utf-8").replace(IDS[5], "val/other.jpg"), encoding="utf-8")
+    answer = client_of(copied).get(f"/attention/api/queries/{STUDY}/0")
+    assert "in no ranking, such as 'val/other.jpg'" in answer.text
