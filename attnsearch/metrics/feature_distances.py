@@ -200,7 +200,7 @@ def _to_tensor(features: NDArray[Any] | Tensor) -> Tensor:
 
 
 def _to_halves(out: Tensor, a: _Features, b: _Features) -> None:
-    """Makes half of the squared distances of rows (m, D) and (n, D) of their products (m, n), after multiplication.
+    """Makes half of the squared distances of rows (n, D) and (m, D), after multiplication, of their products (n, m).
 
     The products lack the factors of b.
     """
@@ -212,7 +212,7 @@ def _to_halves(out: Tensor, a: _Features, b: _Features) -> None:
 
 
 def _exact_halves(a: _Features, b: _Features) -> Tensor:
-    """The same from the rows themselves: (m, n) float64, 0 for equal rows."""
+    """The same from the rows (n, D) and (m, D) themselves, in float64, and 0 for equal rows."""
     sums = a.halves[:, None] + b.halves
     halves = sums - a.scaled() @ b.scaled().T
     return halves.masked_fill_(halves < _EQUAL * sums, 0.0)

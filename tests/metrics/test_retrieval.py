@@ -20,6 +20,7 @@ from attnsearch.metrics.retrieval import (
     rank_distances,
     rank_features,
     ranking_scores,
+    rerank,
     score_intervals,
 )
 from attnsearch.metrics.statistics import bootstrap_interval
@@ -292,3 +293,16 @@ def test_wrong_settings_of_a_ranking_are_refused():
         camera_matrix(query, gallery, without, metric="cosine", n_cameras=3)
     with pytest.raises(UsageError, match="none of the 40 queries"):
         random_mean_average_precision(replace(without, query_ids=np.full(40, 99)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_features_may_lie_on_a_gpu():
+    query, gallery, labels = random_case(14)
+    on_gpu = [torch.from_numpy(one).cuda() for one in (query, gallery)]
+    found = rank_features(*on_gpu, labels, metric="euclidean", top_k=3)
+    expected = rank_features(query, gallery, labels, metric="euclidean", top_k=3)
+    np.testing.assert_array_equal(found.nearest, expected.nearest)
+    np.testing.assert_allclose(found.scores.average_precision, expected.scores.average_precision)
+    assert distances(*on_gpu, metric="cosine").is_cuda
+    reranked = rerank(*on_gpu, k1=5, k2=2, lambda_value=0.3)
+    np.testing.assert_allclose(reranked.cpu().numpy(), rerank(query, gallery, k1=5, k2=2, lambda_value=0.3), atol=1e-5)
