@@ -172,8 +172,10 @@ def _load(features: NDArray[Any] | Tensor, name: str, metric: Metric) -> _Featur
     values = _to_tensor(features)
     if values.ndim != 2 or 0 in values.shape:
         raise UsageError(f"{name} must be a matrix (images, features) that is not empty, got {tuple(values.shape)}")
-    parts = (values[start : start + _TILE_COLUMNS] for start in range(0, len(values), _TILE_COLUMNS))
-    norms = torch.cat([torch.linalg.vector_norm(part.double(), dim=1) for part in parts])  # (N,)
+    norms = torch.empty(len(values), dtype=torch.float64, device=values.device)
+    for start in range(0, len(values), _TILE_COLUMNS):  # into one array: small ones would keep freed large ones apart
+        part = values[start : start + _TILE_COLUMNS]
+        norms[start : start + len(part)] = torch.linalg.vector_norm(part.double(), dim=1)
     broken = (~torch.isfinite(norms.square().float())).nonzero().flatten()
     if len(broken):
         raise UsageError(
