@@ -16,7 +16,7 @@ from attnsearch import geometry
 from attnsearch.data.images import open_upright
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import AttnSearchError, ConfigError, DataError, StoreError
-from attnsearch.explorer.retrieval import Rankings
+from attnsearch.figures.rankings import Rankings
 from attnsearch.files import FileCache, stamp_of
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.results.trial import TrialReader

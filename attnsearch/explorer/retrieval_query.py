@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from attnsearch.errors import ConfigError
 from attnsearch.explorer.image_query import choice_of, ordered, whole_number
-from attnsearch.explorer.retrieval import Rankings
+from attnsearch.figures.rankings import Rankings
 
 VERDICTS = ("all", "wrong", "right", "unmatched")
 CAMERAS_OF = ("hit", "missed")

@@ -9,11 +9,11 @@ from flask import Blueprint, Response, render_template, request
 from attnsearch.errors import ConfigError
 from attnsearch.explorer.archives import OpenArchive, image_scores
 from attnsearch.explorer.image_query import neighbours, page_of, whole_number
-from attnsearch.explorer.retrieval import REMOVED_AS, RankedImage, Rankings
 from attnsearch.explorer.retrieval_query import matching_places, parse_filter
 from attnsearch.explorer.security import PREFIX
 from attnsearch.explorer.serialize import class_name, map_values, plain, score_values, trial_values
 from attnsearch.explorer.site import answer_image, answer_json, open_archive, site, split_of, study_of
+from attnsearch.figures.rankings import REMOVED_AS, RankedImage, Rankings
 from attnsearch.metrics.registry import title_of
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader

@@ -11,10 +11,11 @@ import numpy as np
 from attnsearch.figures import raster
 from attnsearch.figures.grid import RIGHT, WRONG, Frame, Grid, Panel, PanelRow
 from attnsearch.figures.kinds import DrawStyle, FigureContext, caption_of
-from attnsearch.figures.rank_lists import REMOVED_AS, RankedImage, RankList
+from attnsearch.figures.rankings import REMOVED_AS, RankedImage, Rankings
 from attnsearch.figures.raster import Pixels
-from attnsearch.types import Retrieval
 
+N_SHOWN = 10
+"""Gallery images that are shown of a ranked list."""
 WIDTH_IN = 0.85
 """Default width of a panel."""
 REMOVED = "#9aa1a9"
@@ -22,17 +23,43 @@ REMOVED = "#9aa1a9"
 _GAP_IN = 0.07  # room for the frames
 
 
+@dataclass(frozen=True)
+class RankList:
+    """The beginning of a ranked gallery; `query` is its row in the split."""
+
+    query: int
+    images: Sequence[RankedImage]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Of the query and of its images."""
+        return self.query, *(image.row for image in self.images)
+
+
+def rank_list(rankings: Rankings, query: int, *, n_shown: int = N_SHOWN, with_removed: bool = False) -> RankList:
+    """The nearest gallery images of a query, at most `n_shown`.
+
+    Args:
+        query: its row in the split.
+        with_removed: with images that the match rule removes, at the place of their distance.
+    Raises:
+        ConfigError: there is no such row, or it holds a gallery image.
+    """
+    images = rankings.ranked(rankings.place_of(query), n_shown)
+    return RankList(query, [image for image in images if with_removed or image.rank is not None][:n_shown])
+
+
 @dataclass(frozen=True, eq=False)
 class RankFigure:
     """Ranked galleries with their images.
 
     Attributes:
-        retrieval: the split that rows count in.
+        rankings: of the split that rows count in.
         images: row -> image and what the model made of it; those of all lists.
     """
 
     lists: Sequence[RankList]
-    retrieval: Retrieval
+    rankings: Rankings
     images: Mapping[int, FigureContext]
     style: DrawStyle
 
@@ -89,51 +116,56 @@ class RankFigure:
         ]
 
     def _header(self, one: RankList) -> str:
-        image_id = self.retrieval.image_ids[one.query]
-        if math.isnan(one.average_precision):
+        retrieval, place = self.rankings.retrieval, self.rankings.place_of(one.query)
+        image_id, precision = retrieval.image_ids[one.query], retrieval.average_precision[place]
+        if math.isnan(precision):
             return f"{image_id}: no match in the gallery"
-        return f"{image_id}: AP {one.average_precision:.3f}, first match at rank {one.first_match}"
+        return f"{image_id}: AP {precision:.3f}, first match at rank {retrieval.first_match[place]}"
 
     def _query(self, one: RankList, pixels: Pixels) -> Panel:
-        matches = f"{one.n_matches} match{'' if one.n_matches == 1 else 'es'}"
+        n_matches = len(self.rankings.entries(self.rankings.place_of(one.query))[0])
+        matches = f"{n_matches} match{'' if n_matches == 1 else 'es'}"
         return Panel(pixels, note="query", details=(matches, *self._names(one.query)))
 
     def _gallery(self, image: RankedImage, pixels: Pixels) -> Panel:
-        rule = self.retrieval.match_rule
+        rule = self.rankings.retrieval.match_rule
         rank = f"rank {image.rank}" if image.rank else f"– {REMOVED_AS[rule]}"
         sign = "" if image.rank is None else "✓ " if image.is_match else "✗ "
-        names = self._names(image.row)
+        names = ("distractor", *self._names(image.row)[1:]) if self._is_distractor(image) else self._names(image.row)
         return Panel(
             pixels,
             note=f"{sign}{rank}",
             is_correct=None if image.rank is None else image.is_match,
-            details=(f"cosine {image.cosine:.3f}", *(("distractor", *names[1:]) if image.is_distractor else names)),
-            frame=_frame(image),
+            details=(f"cosine {image.cosine:.3f}", *names),
+            frame=self._frame(image),
         )
 
     def _names(self, row: int) -> tuple[str, ...]:
         """Identity, and camera where it is known."""
-        retrieval = self.retrieval
+        retrieval = self.rankings.retrieval
         identity = retrieval.identities[retrieval.labels[row]]
         if retrieval.cameras is None:
             return (identity,)
         return identity, f"camera {retrieval.camera_names[retrieval.cameras[row]]}"
 
+    def _is_distractor(self, image: RankedImage) -> bool:
+        return bool(self.rankings.retrieval.labels[image.row] == self.rankings.distractor_label)
+
+    def _frame(self, image: RankedImage) -> Frame:
+        """Green for a match, red for another identity, dashed for a distractor, grey for what is removed."""
+        if image.rank is None:
+            return Frame(REMOVED)
+        return Frame(RIGHT if image.is_match else WRONG, is_dashed=self._is_distractor(image))
+
     def _legend(self) -> list[tuple[str | Frame, str]]:
         shown = [image for one in self.lists for image in one.images]
         legend: list[tuple[str | Frame, str]] = [(Frame(RIGHT), "✓ same identity"), (Frame(WRONG), "✗ other identity")]
-        if any(image.is_distractor for image in shown):
+        if any(map(self._is_distractor, shown)):
             legend.append((Frame(WRONG, is_dashed=True), "✗ distractor, of no query's identity"))
         if any(image.rank is None for image in shown):
-            legend.append((Frame(REMOVED), f"– {REMOVED_AS[self.retrieval.match_rule]} and identity: removed, no rank"))
+            removed_as = REMOVED_AS[self.rankings.retrieval.match_rule]
+            legend.append((Frame(REMOVED), f"– {removed_as} and identity: removed, no rank"))
         return legend
-
-
-def _frame(image: RankedImage) -> Frame:
-    """Green for a match, red for another identity, dashed for a distractor, grey for what is removed."""
-    if image.rank is None:
-        return Frame(REMOVED)
-    return Frame(RIGHT if image.is_match else WRONG, is_dashed=image.is_distractor)
 
 
 def _aligned(images: Sequence[Pixels], is_faded: Sequence[bool]) -> list[Pixels]:

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.explorer.retrieval import Rankings
 from attnsearch.explorer.retrieval_query import QueryFilter, hardest_identities, matching_places, parse_filter
+from attnsearch.figures.rankings import Rankings
 from attnsearch.tasks.retrieval import rank_split
 from attnsearch.types import Retrieval
 from tests.explorer.built_reid import planted_features, planted_table

@@ -12,8 +12,8 @@ from PIL import Image
 from attnsearch.figures.grid import RIGHT, WRONG, Frame, Grid, Panel, Style, measure
 from attnsearch.figures.kinds import DrawStyle, FigureContext, ImageMaps
 from attnsearch.figures.panels import Sheets
-from attnsearch.figures.rank_lists import rank_list
-from attnsearch.figures.ranks import REMOVED, RankFigure
+from attnsearch.figures.rankings import Rankings
+from attnsearch.figures.ranks import REMOVED, RankFigure, rank_list
 from attnsearch.types import MatchRule
 from tests.matches import GALLERY, N_QUERIES, ranked_split
 
@@ -47,12 +47,12 @@ def figure(
     *, with_removed: bool = False, style: DrawStyle = CELLS, rule: MatchRule = "camera", maps: bool = True
 ) -> RankFigure:
     """The list of the first query; its own map is twice as strong as those of the gallery."""
-    retrieval = ranked_split(rule)
+    rankings = Rankings(ranked_split(rule))
     contexts = {
         row: context(hot(row % 8, row % 4, 2.0 if row < N_QUERIES else 1.0) if maps else None, style=style)
         for row in range(N_QUERIES + len(GALLERY))
     }
-    return RankFigure([rank_list(retrieval, 0, with_removed=with_removed)], retrieval, contexts, style)
+    return RankFigure([rank_list(rankings, 0, with_removed=with_removed)], rankings, contexts, style)
 
 
 def texts(panel: Panel) -> tuple[str, ...]:
@@ -142,16 +142,25 @@ def test_text_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_query_without_a_match() -> None:
-    one = figure()
-    lists = [replace(one.lists[0], average_precision=float("nan"), first_match=0, n_matches=0)]
-    grid = replace(one, lists=lists).grid()
+    one, retrieval = figure(), ranked_split()
+    labels = np.where(retrieval.labels == retrieval.labels[0], retrieval.labels[1], retrieval.labels)
+    labels[0] = retrieval.labels[0]
+    alone = replace(retrieval, labels=labels, average_precision=np.array([np.nan, 1.0]))
+    grid = replace(one, rankings=Rankings(alone)).grid()
     assert grid.rows[0].header == "0.jpg: no match in the gallery"
     assert grid.rows[1].panels[0].details[0] == "0 matches"
 
 
+def test_lists_are_as_long_as_asked_for() -> None:
+    rankings = Rankings(ranked_split())
+    assert [image.rank for image in rank_list(rankings, 0).images] == [1, 2, 3, 4, 5, 6]
+    assert [image.rank for image in rank_list(rankings, 0, n_shown=3, with_removed=True).images] == [None, 1, 2]
+    assert rank_list(rankings, 0, n_shown=1).rows == (0, 3)
+
+
 def test_several_queries_have_their_headers() -> None:
     one = figure()
-    grid: Grid = replace(one, lists=[one.lists[0], rank_list(one.retrieval, 1)]).grid()
+    grid: Grid = replace(one, lists=[one.lists[0], rank_list(one.rankings, 1)]).grid()
     assert [row.header[:6] for row in grid.rows] == ["0.jpg:", "", "1.jpg:", ""]
     tops = measure(grid, 0.6).row_tops
     assert tops[2] - tops[1] > tops[1] - tops[0]

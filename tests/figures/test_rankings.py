@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnsearch.errors import ConfigError
-from attnsearch.explorer.retrieval import RankedImage, Rankings
+from attnsearch.figures.rankings import RankedImage, Rankings
 from attnsearch.tasks.retrieval import rank_split
 from attnsearch.types import Distance, Retrieval
 from tests.explorer.built_reid import PLANTED, planted_features, planted_table
