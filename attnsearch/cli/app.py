@@ -31,6 +31,7 @@ from attnsearch.cli.faithfulness import faithfulness
 from attnsearch.cli.list import list_all
 from attnsearch.cli.prune_files import prune_files
 from attnsearch.cli.report import report
+from attnsearch.cli.retrieval import retrieval
 from attnsearch.cli.search import search
 from attnsearch.cli.show import show
 from attnsearch.cli.train import train
@@ -69,6 +70,7 @@ app.command(hidden=True)(worker)
 app.command()(evaluate)
 app.command()(faithfulness)
 app.command()(confusion)
+app.command()(retrieval)
 app.command()(compare)
 app.command("list")(list_all)
 app.command()(show)

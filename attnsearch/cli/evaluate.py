@@ -29,6 +29,7 @@ def evaluate(
     source = Path(study) if is_file_name(study) else find_trial(study, trial, results, storage)
     with open_evaluation(source, split, overrides or ()) as evaluation:
         scores = evaluation.run(split)
+        scores |= {f"{split}/{name}": value for name, value in evaluation.floors(split).items()}
     if as_json:
         print_json(scores)
     else:

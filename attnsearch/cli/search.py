@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, duration, number, print_json, print_line, signals_to
+from attnsearch.cli._console import StopRequest, duration, floor_lines, number, print_json, print_line, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
 from attnsearch.errors import DONE, INTERRUPTED
 from attnsearch.types import SPLITS
@@ -127,7 +127,8 @@ def _best_lines(trial: TrialReader) -> list[str]:
     names = [name for name in tests if name in [key.partition("/")[2] for key in values]]
     test = "".join(f", test/{name} {number(tests[name])}" for name in names)
     params = "  ".join(f"{key}={value}" for key, value in trial.params.items())
-    return [f"  best       trial {trial.number}, epoch {trial.row.best_epoch}: {text}{test}", f"             {params}"]
+    best = f"  best       trial {trial.number}, epoch {trial.row.best_epoch}: {text}{test}"
+    return [best, f"             {params}", *floor_lines(trial.floors())]
 
 
 def _published(study: StudyReader) -> list[Path]:

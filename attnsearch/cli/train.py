@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, number, print_json, print_line, signals_to
+from attnsearch.cli._console import StopRequest, floor_lines, number, print_json, print_line, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage
 from attnsearch.errors import DONE, INTERRUPTED
 
@@ -62,6 +62,7 @@ def _lines(trial: TrialReader) -> list[str]:
     metrics = ", ".join(f"{key} {number(value)}" for key, value in trial.measured().items() if key.startswith("val/"))
     return [
         f"{layout.study}: best epoch {row.best_epoch} of {row.epochs_run}: {metrics}",
+        *floor_lines(trial.floors()),
         f"  published  {layout.experiment_dir}",
         f"  all files  {layout.study_dir}",
     ]

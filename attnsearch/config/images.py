@@ -31,6 +31,8 @@ def _checked(size: int | geometry.Size, *, largest: int) -> int | geometry.Size:
 InputSize = Annotated[int | geometry.Size, AfterValidator(partial(_checked, largest=4096))]
 CacheSize = Annotated[int | geometry.Size, AfterValidator(partial(_checked, largest=8192))]
 """Pixels: S for S x S, or [height, width]."""
+VIEWS = ("image_size_px", "crop_ratio", "resize")
+"""Settings that say what a trained model sees of an image."""
 INPUT_SIZE = "height and width in pixels of what the model sees: S for a square or [H, W], each from 16 to 4096"
 
 

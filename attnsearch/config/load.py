@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from attnsearch.config.base import Settings, dotted_keys, literal
 from attnsearch.config.data import DataConfig
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.images import RootedData
+from attnsearch.config.images import VIEWS, RootedData
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
 from attnsearch.config.yaml_layers import Layer, merge, to_yaml
@@ -360,6 +360,8 @@ def with_settings(experiment: ExperimentConfig, settings: Mapping[str, Any]) -> 
 def with_overrides(experiment: ExperimentConfig, overrides: Iterable[str]) -> ExperimentConfig:
     """A copy of an experiment under `key=value` overrides of a command line, checked again.
 
+    Another data set is shown to the model as its own one was, unless the overrides name a size, crop or resizing.
+
     Raises:
         ConfigError: every problem of the overrides, one line each.
     """
@@ -382,9 +384,13 @@ def data_with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> Da
 
 
 def _overridden(model: type[T], values: Mapping[str, Any], overrides: Iterable[str]) -> T:
+    """The values under overrides; another data set takes none of those of the one before but `VIEWS`."""
     problems = Problems()
     over = problems.read(lambda: read_overrides(overrides))
-    return problems.settled(problems.check(model, merge(Layer(dict(values)), over, model)))
+    merged, before = merge(Layer(dict(values)), over, model), values["data"]
+    if isinstance(data := merged.values["data"], dict):
+        data |= {key: before[key] for key in VIEWS if key in before and key not in data}
+    return problems.settled(problems.check(model, merged))
 
 
 def resolved_study(loaded: LoadedStudy) -> str:

@@ -221,7 +221,7 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
         logger.warning("%s", problem.message)
     images = _with_validation(listing, cfg)
     train, val, test = (_table(listing, [i for i in images if i.split == split], split) for split in SPLITS)
-    val_hash = hash_ids(val.image_ids if val.is_query is None else _marked(val.image_ids, val.is_query))
+    val_hash = hash_ids(val.image_ids if val.is_query is None else marked_ids(val.image_ids, val.is_query))
     return DataTables(listing.root, train.class_names, train, val, test if len(test) else None, val_hash)
 
 
@@ -236,7 +236,7 @@ def _with_validation(listing: Listing, cfg: DataSettings) -> tuple[ListedImage, 
     return choose_queries(images, rule, split="val", seed=cfg.split_seed)
 
 
-def _marked(image_ids: Sequence[str], is_query: NDArray[np.bool_]) -> list[str]:
+def marked_ids(image_ids: Sequence[str], is_query: NDArray[np.bool_]) -> list[str]:
     """The ids (N,), those of queries with a mark, so that another choice of queries has another hash."""
     return [f"{image_id}\tquery" if mark else image_id for image_id, mark in zip(image_ids, is_query, strict=True)]
 

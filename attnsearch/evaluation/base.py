@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
-from attnsearch.data.tables import ImageTable, fixed_subset
+from attnsearch.data.tables import DataTables, ImageTable, fixed_subset
 from attnsearch.device import (
     Arithmetic,
     device_errors,
@@ -25,6 +25,7 @@ from attnsearch.device import (
     pick_precision,
     set_threads,
 )
+from attnsearch.errors import DataError
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint, check_class_names, read_model_checkpoint
 from attnsearch.store.archive import ArchiveWriter
@@ -98,19 +99,19 @@ class ModelOnData(InferenceModel):
     def open(
         cls, checkpoint: ModelCheckpoint | Path | str, data: DataSource, *, config: ExperimentConfig | None = None
     ) -> Self:
-        """Reads the checkpoint, checks its classes and builds its model: each once.
+        """Reads the checkpoint, compares it with the data and builds its model: each once.
 
         Args:
             config: None takes that of the checkpoint.
         Raises:
             ConfigError: the checkpoint is missing or does not fit the model, or the device does not exist.
-            DataError: the data set has other classes.
+            DataError: the data set has other classes, or cameras that the model does not know.
             OutOfMemory, DeviceError: the device has too little memory for the model, or it failed.
         """
         if not isinstance(checkpoint, ModelCheckpoint):
             checkpoint = read_model_checkpoint(checkpoint)
         config = checkpoint.config if config is None else config
-        _check_classes(checkpoint, config, data)
+        _check_data(checkpoint, config, data)
         return cls(checkpoint, config, *build_for_inference(checkpoint, config), data)
 
     @classmethod
@@ -118,9 +119,9 @@ class ModelOnData(InferenceModel):
         """A model that is built already.
 
         Raises:
-            DataError: the data set has other classes.
+            DataError: the data set has other classes, or cameras that the model does not know.
         """
-        _check_classes(inference.checkpoint, inference.config, data)
+        _check_data(inference.checkpoint, inference.config, data)
         return cls(inference.checkpoint, inference.config, inference.model, inference.arithmetic, data)
 
     def table(self, split: Split) -> ImageTable:
@@ -152,14 +153,26 @@ class ModelOnData(InferenceModel):
         return self.loader(split).epoch(self.checkpoint.epoch)
 
 
-def _check_classes(checkpoint: ModelCheckpoint, config: ExperimentConfig, data: DataSource) -> None:
-    """Compares the classes of data and checkpoint, where the task predicts classes.
+def _check_data(checkpoint: ModelCheckpoint, config: ExperimentConfig, data: DataSource) -> None:
+    """Compares the data with that of the training: classes, where the task predicts them, and cameras of the model.
 
     Raises:
         DataError: they differ.
     """
     if build_task(config.task).predicts_classes:
         check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
+    n_known, n_cameras = config.model.n_known_cameras, len(data.tables.train.camera_names)
+    if n_known is None or (n_cameras and is_trained_on(checkpoint, data.tables)) or n_cameras == n_known:
+        return
+    raise DataError(
+        f"{data.tables.root} has {n_cameras} cameras, and the model of {checkpoint.path} has a vector for each of the "
+        f"{n_known} of its training; evaluate a model with model.n_cameras=null on other data"
+    )
+
+
+def is_trained_on(checkpoint: ModelCheckpoint, tables: DataTables) -> bool:
+    """Whether the data set is that of the training, by its validation images; imported weights name none."""
+    return checkpoint.val_hash in ("", tables.val_hash)
 
 
 @device_errors()

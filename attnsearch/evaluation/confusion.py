@@ -249,8 +249,8 @@ def write_report(
     columns = ("name", "n_images", "n_predicted", "accuracy", "precision")
     classes = [["class_name", *columns[1:]]]
     classes += [[_cell(getattr(row, column)) for column in columns] for row in report.classes]
-    tables = {files.confusion_csv(split): matrix, files.classes_csv(split): classes}
-    for path, rows in ((files.maps_csv(split), maps), (files.queries_csv(), queries)):
+    tables = {files.table_csv("confusion", split): matrix, files.table_csv("classes", split): classes}
+    for path, rows in ((files.table_csv("maps", split), maps), (files.queries_csv(), queries)):
         if rows:
             tables[path] = [list(vars(rows[0])), *([_cell(cell) for cell in vars(row).values()] for row in rows)]
     for path, table in tables.items():

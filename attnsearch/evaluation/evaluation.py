@@ -19,6 +19,7 @@ from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, run_split
 from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
 from attnsearch.evaluation.explain import IMAGE_TYPES, AnyImage, explain_images, name_images, open_images, own_batches
+from attnsearch.evaluation.retrieval import measure_floors, rank_galleries
 from attnsearch.evaluation.sanity import check_sanity
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
 from attnsearch.evaluation.scorer import score_images
@@ -51,6 +52,8 @@ class Evaluation(ModelOnData):
     explain = explain_images
     predict = predict_split
     sanity = check_sanity
+    retrieval = rank_galleries
+    floors = measure_floors
 
     def confusion(self, split: Split) -> ConfusionReport:
         """Confused classes, accuracies of classes and branches, calibration; see `analyse_predictions`."""

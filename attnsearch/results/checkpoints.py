@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models.checkpoint import Family
 
+_COMMAND_OF = {"classification": "confusion", "reid": "retrieval"}
+"""Task -> the command that analyses what its models answer."""
 _EPOCH = re.compile(r"_best_epoch(\d+)")
 
 
@@ -36,6 +38,36 @@ def find_trial(source: str, trial: int | None, root: Path, storage: str | None =
     """
     study = find_study(source, root, storage=storage)
     return study.best if trial is None else study.trial(trial)
+
+
+def find_published(name: str, number: int | None, root: Path, storage: str | None = None) -> TrialReader:
+    """A trial of a study; by default the published one, or the best.
+
+    Args:
+        storage: as `load_results`.
+    Raises:
+        ConfigError: no such study, or a run that has not ended.
+    """
+    study = find_study(name, root, storage=storage)
+    if number is not None:
+        return study.trial(number)
+    first = study.first_published()
+    if first is not None:
+        return study.trial(first["trial"])
+    if study.is_plain_run:
+        raise ConfigError(f"run {study.layout.study!r} has not ended; start it again, or name the trial with --trial 0")
+    return study.best
+
+
+def require_task(task: str, config: ExperimentConfig, name: str) -> None:
+    """Refuses what was trained for another task.
+
+    Raises:
+        ConfigError: the message names the command that analyses the other task.
+    """
+    if config.task.name != task:
+        command = _COMMAND_OF.get(config.task.name, "evaluate")
+        raise ConfigError(f"{name} is trained for {config.task.name}; use `attnsearch {command}`")
 
 
 def find_checkpoint(source: str, trial: int | None, root: Path, storage: str | None = None) -> Path:

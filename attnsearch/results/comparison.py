@@ -17,7 +17,7 @@ from attnsearch.evaluation.compare import (
     write_comparison,
 )
 from attnsearch.metrics.registry import is_raw
-from attnsearch.results.checkpoints import open_evaluation
+from attnsearch.results.checkpoints import find_published, open_evaluation, require_task
 from attnsearch.results.full_scores import ScoringTarget, target_of
 from attnsearch.results.reader import experiments_in, find_study, studies_of
 from attnsearch.results.study import MIN_ALPHA, StudyReader
@@ -141,14 +141,14 @@ def write_confusion(
         number: of the trial; None is the published one, or the best.
         storage: as `load_results`.
     Raises:
-        ConfigError: no such study or trial, or one without a checkpoint.
+        ConfigError: no such study or trial, one without a checkpoint, or one that predicts no classes.
         DataError: the data set cannot be used or has no such split.
         StoreError: the disk refuses.
     """
     from attnsearch.evaluation.confusion import describe_maps, similar_queries, write_report  # imports torch
 
-    study = find_study(name, root, storage=storage)
-    trial = _default_trial(study) if number is None else study.trial(number)
+    trial = find_published(name, number, root, storage)
+    require_task("classification", trial.config, trial.study.name)
     with open_evaluation(trial, split, overrides) as evaluation:
         report = evaluation.confusion(split)
         queries = evaluation.checkpoint.state.get(QUERIES)
@@ -157,13 +157,3 @@ def write_confusion(
     maps = describe_maps(read_archive(archive)) if archive.images.exists() and archive.maps.exists() else ()
     files = write_report(trial.files, split, report, maps=maps, queries=similar)
     return TrialConfusion(trial, split, report, maps, similar, files)
-
-
-def _default_trial(study: StudyReader) -> TrialReader:
-    """The published trial, or the best one."""
-    first = study.first_published()
-    if first is not None:
-        return study.trial(first["trial"])
-    if study.is_plain_run:
-        raise ConfigError(f"run {study.layout.study!r} has not ended; start it again, or name the trial with --trial 0")
-    return study.best

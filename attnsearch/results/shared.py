@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attnsearch.config.data import DataConfig
 from attnsearch.config.load import load_stored_experiment
@@ -15,9 +16,13 @@ from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import AttnSearchError
 from attnsearch.files import FileCache, lies_in, stamp_of
 from attnsearch.results.databases import StudyDatabases
+from attnsearch.search.trials import StudyRows
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import AttentionArchive
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LOOK_AGAIN_S = 60
 _NOT_THE_FILES = {"image_size_px", "crop_ratio", "resize", "flip", "brightness", "saturation", "cache_px"}
@@ -97,3 +102,18 @@ def _is_drawn(data: DataConfig) -> bool:
     abouts = [entry.about for entry in list_caches() if entry.kind == "synthetic"]
     abouts = [about for about in abouts if about.keys() >= set(data.drawn_by)]  # others are of another data set
     return any(all(settings[key] == value for key, value in about.items() if key in settings) for about in abouts)
+
+
+class Study(Protocol):
+    """What a trial asks of its study."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layout(self) -> StudyLayout: ...
+    @property
+    def shared(self) -> SharedReads: ...
+    @property
+    def rows(self) -> StudyRows: ...
+    def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]: ...
+    def published_sets(self) -> list[Mapping[str, Any]]: ...

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +14,23 @@ from numpy.typing import NDArray
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import ConfigError, UsageError
+from attnsearch.evaluation.ranking import query_table
 from attnsearch.files import stamp_of
 from attnsearch.metrics.registry import all_metrics
-from attnsearch.results.shared import SharedReads, copy_of
-from attnsearch.search.trials import StudyRows, TrialRow
-from attnsearch.store.archive import has_archive, read_archive
+from attnsearch.results.archives import RetrievalReader, images_frame
+from attnsearch.results.shared import Study, copy_of
+from attnsearch.search.trials import TrialRow
+from attnsearch.store.archive import has_archive, read_archive, read_ranked_queries
 from attnsearch.store.epochs import read_csv, read_split_scores
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
-from attnsearch.store.layout import ArchivePaths, PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.layout import ArchivePaths, PublishedLayout, TrialLayout
 from attnsearch.store.study_files import log_test_evaluation
-from attnsearch.types import SPLITS, AttentionArchive, Split
+from attnsearch.types import SPLITS, AttentionArchive, Retrieval, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from attnsearch.evaluation.evaluation import TrainedModel
-
-
-class Study(Protocol):
-    """What a trial asks of its study."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def layout(self) -> StudyLayout: ...
-    @property
-    def shared(self) -> SharedReads: ...
-    @property
-    def rows(self) -> StudyRows: ...
-    def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]: ...
-    def published_sets(self) -> list[Mapping[str, Any]]: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -180,9 +167,21 @@ class TrialReader:
         Raises:
             StoreError: the published file is damaged.
         """
-        paths = [target.model_csv("test") for target in self.published()]
+        return self._published_metrics("test")
+
+    def _published_metrics(self, split: Split) -> dict[str, float]:
+        paths = [target.model_csv(split) for target in self.published()]
         path = next((path for path in paths if path.is_file()), None)
         return {} if path is None else read_split_scores(path)
+
+    def floors(self) -> dict[str, float]:
+        """`split/floor_…` -> what needs no trained model, on the published split; empty in classification.
+
+        Raises:
+            StoreError: the published file is damaged.
+        """
+        measured = {split: self._published_metrics(split).items() for split in SPLITS}
+        return {f"{split}/{name}": value for split in SPLITS for name, value in measured[split] if "floor_" in name}
 
     def archives(self) -> dict[Split, ArchivePaths]:
         """Split -> archive of maps, of those that exist: in the folder of the trial, else published."""
@@ -234,25 +233,30 @@ class TrialReader:
         Raises:
             ConfigError, StoreError: as `archive`.
         """
-        import pandas as pd
+        return images_frame(self.archive(split, index_only=True))
 
-        archive = self.archive(split, index_only=True)
-        boxes = dict(zip(("crop_left", "crop_top", "crop_right", "crop_bottom"), archive.crop_boxes.T, strict=True))
-        frame = pd.DataFrame(
-            {
-                "true_class": _names(archive, archive.labels),
-                "predicted_class": _names(archive, archive.predictions),
-                "label": archive.labels,
-                "prediction": archive.predictions,
-                "is_correct": archive.labels == archive.predictions,
-                "confidence": archive.confidences,
-                **{"height_px": archive.sizes_hw[:, 0], "width_px": archive.sizes_hw[:, 1]},
-                **boxes,
-            },
-            index=pd.Index(archive.image_ids, name="image_id"),
-        )
-        frame.attrs.update(split=split, epoch=archive.epoch, config_digest=archive.config_digest)
-        return frame
+    def retrieval(self, split: Split = "val") -> RetrievalReader:
+        """The ranked galleries of one split, with the features of all of its images.
+
+        Raises:
+            ConfigError: the trial has no archive of the split, or predicts classes.
+            StoreError: as `archive`.
+        """
+        return RetrievalReader(self._ranked(self.archive(split).retrieval))
+
+    def query_table(self, split: Split = "val") -> ScoreTable:
+        """mAP and the like of single queries as scores of images; they stay where retention removed the features.
+
+        Raises:
+            ConfigError, StoreError: as `retrieval`.
+        """
+        retrieval = self._ranked(read_ranked_queries(self.archive_paths(split)))
+        return query_table(retrieval, split=_known_split(split), epoch=self.row.best_epoch)
+
+    def _ranked(self, retrieval: Retrieval | None) -> Retrieval:
+        if retrieval is None:
+            raise self._lacks("ranked galleries, as it predicts classes; `images` has them")
+        return retrieval
 
     def maps(self, split: Split = "val") -> NDArray[np.float32]:
         """(N, K, h, w) maps of one split as the model made them, in the order of `images(split)`, mapped from disk.
@@ -389,11 +393,6 @@ def _known_split(split: str) -> Split:
         if known == split:
             return known
     raise UsageError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
-
-
-def _names(archive: AttentionArchive, labels: NDArray[np.int64]) -> list[str]:
-    names = archive.class_names
-    return [names[label] if 0 <= label < len(names) else f"class {label}" for label in labels.tolist()]
 
 
 def _short(value: Any) -> str:

@@ -179,8 +179,8 @@ def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: DataSource)
     log_test_evaluation(layout, chosen.number, chosen.epoch, split)
     archive = chosen.target.archive(split)
     with Evaluation.open(chosen.trial.best, data) as evaluation:
-        scores = evaluation.run(split, archive=archive)
-    written = _write_scores(chosen, {split: _of_split(scores, f"{split}/")})
+        scores = _of_split(evaluation.run(split, archive=archive), f"{split}/") | evaluation.floors(split)
+    written = _write_scores(chosen, {split: scores})
     _write_copies(layout, chosen, data, split)
     return [*written, *(path for path in archive.all if path.exists())]
 

@@ -344,6 +344,16 @@ def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionA
     return archive
 
 
+def read_ranked_queries(paths: ArchivePaths) -> Retrieval | None:
+    """The retrieval of an archive without features and ranks, which retention may have removed; None of classes.
+
+    Raises:
+        StoreError: files are missing, cut off or of different archives.
+    """
+    about = read_json(paths.about, _About, version=FORMAT, fix=_FIX)
+    return None if about.retrieval is None else read_retrieval(paths, about.retrieval, index_only=True)
+
+
 def _require_known_classes(archive: AttentionArchive) -> None:
     n_classes = len(archive.class_names)
     for name, column in (("label", archive.labels), ("prediction", archive.predictions)):

@@ -13,7 +13,10 @@ from attnsearch.types import Split
 
 Curve = Literal["Del", "Add"]
 """The two causal curves, in the letters of the published file names: deletion and insertion ("addition")."""
-
+TrialTable = Literal[
+    "confusion", "classes", "maps", "rankings", "cameras", "identities", "camera_matrix", "ranked_queries", "reranked"
+]
+"""What the tables that are made of a trial hold."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a database that is in use."""
 STAGING = "publishing"
@@ -154,21 +157,13 @@ class TrialLayout:
         """One row per baseline map: the means of its scores."""
         return _named(self.directory, f"baselines_{split}.csv", before=f"references_{split}.csv")
 
-    def confusion_csv(self, split: Split) -> Path:
-        """Counts of (true, predicted) pairs."""
-        return self.directory / f"confusion_{split}.csv"
-
-    def maps_csv(self, split: Split) -> Path:
-        """One row per map of the model, such as a head."""
-        return self.directory / f"maps_{split}.csv"
+    def table_csv(self, table: TrialTable, ending: str) -> Path:
+        """A table that `confusion` or `retrieval` writes; `ending` is the split, and what else differs from the run."""
+        return self.directory / f"{table}_{ending}.csv"
 
     def queries_csv(self) -> Path:
         """One row per class query of an INTR."""
         return self.directory / "queries.csv"
-
-    def classes_csv(self, split: Split) -> Path:
-        """One row per class."""
-        return self.directory / f"classes_{split}.csv"
 
 
 @dataclass(frozen=True)

@@ -72,30 +72,33 @@ def _rows(retrieval: Retrieval) -> Iterator[list[object]]:
         yield [row, image_id, identity, camera, key, int(retrieval.is_query[row]), *measured]
 
 
-def read_retrieval(paths: ArchivePaths, about: RetrievalAbout) -> Retrieval:
+def read_retrieval(paths: ArchivePaths, about: RetrievalAbout, *, index_only: bool = False) -> Retrieval:
     """The retrieval of an archive; its features are mapped read-only and cost no memory until they are used.
 
+    Args:
+        index_only: with no feature and no rank of any image, so that it works after retention removed them.
     Raises:
         StoreError: files are missing, cut off or do not fit each other.
     """
-    for path in (paths.features, paths.ranks, paths.retrieval):
+    for path in (paths.retrieval,) if index_only else (paths.retrieval, paths.features, paths.ranks):
         if not path.exists():
             raise StoreError(f"{path} does not exist: retention removed it, {_FIX}")
-    features, ranks = open_array(paths.features, _FIX), open_array(paths.ranks, _FIX)
     with content_errors(paths.retrieval, _FIX), paths.retrieval.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
         if not rows or tuple(rows[0]) != COLUMNS:
             raise ValueError(f"its columns must be {','.join(COLUMNS)}")
         columns = dict(zip(COLUMNS, zip(*rows[1:], strict=True), strict=True))
-        retrieval = _from_columns(columns, about, features, np.array(ranks, dtype=np.int64))
-    _require_fit(paths, retrieval)
-    return retrieval
+        retrieval = _from_columns(columns, about)
+    if index_only:
+        return retrieval
+    features, ranks = open_array(paths.features, _FIX), open_array(paths.ranks, _FIX)
+    whole = replace(retrieval, features=features, ranked_rows=np.array(ranks, dtype=np.int64))
+    _require_fit(paths, whole)
+    return whole
 
 
-def _from_columns(
-    columns: Mapping[str, Sequence[str]], about: RetrievalAbout, features: NDArray[Any], ranks: NDArray[np.int64]
-) -> Retrieval:
-    """A retrieval of N images out of the columns of its CSV, features (N, D) and ranks (Q, k)."""
+def _from_columns(columns: Mapping[str, Sequence[str]], about: RetrievalAbout) -> Retrieval:
+    """A retrieval of N images out of the columns of its CSV, with features (N, 0) and ranks (Q, 0)."""
     is_query = np.array(columns["is_query"], dtype=np.int64).astype(bool)
     queries = np.flatnonzero(is_query)
 
@@ -113,8 +116,8 @@ def _from_columns(
         cameras=_places(columns["camera"], about.camera_names) if has_cameras else None,
         removal_keys=np.array(columns["removal_key"], dtype=np.int64),
         is_query=is_query,
-        features=features,
-        ranked_rows=ranks,
+        features=np.zeros((len(is_query), 0), dtype=np.float32),
+        ranked_rows=np.zeros((len(queries), 0), dtype=np.int64),
         average_precision=of_queries("average_precision", np.float64),
         inverse_negative_penalty=of_queries("inverse_negative_penalty", np.float64),
         first_match=of_queries("first_match", np.int64),

@@ -24,9 +24,16 @@ def histogram_features(images: Tensor, *, n_stripes: int = 1) -> Tensor:
     mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     levels = ((images * std + mean) * _N_BINS).long().clamp(0, _N_BINS - 1)  # (B, 3, H, W)
     colours = (levels[:, 0] * _N_BINS + levels[:, 1]) * _N_BINS + levels[:, 2]  # (B, H, W)
-    stripes = [stripe.flatten(1) for stripe in colours.tensor_split(n_stripes, dim=1)]
-    counts = [F.one_hot(stripe, _N_BINS**3).sum(dim=1) / stripe.shape[1] for stripe in stripes]
-    return F.normalize(torch.cat(counts, dim=1).sqrt(), dim=1)
+    fractions = [_fractions(stripe.flatten(1)) for stripe in colours.tensor_split(n_stripes, dim=1)]
+    return F.normalize(torch.cat(fractions, dim=1).sqrt(), dim=1)
+
+
+def _fractions(colours: Tensor) -> Tensor:
+    """The fraction of each colour among the pixels (B, n): (B, 64)."""
+    n_images, n_colours = len(colours), _N_BINS**3
+    places = colours + n_colours * torch.arange(n_images, device=colours.device)[:, None]
+    counts = torch.bincount(places.flatten(), minlength=n_images * n_colours)
+    return counts.view(n_images, n_colours) / colours.shape[1]
 
 
 def pixel_features(images: Tensor, *, grid: Size = (16, 8)) -> Tensor:

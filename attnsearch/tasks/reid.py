@@ -272,7 +272,8 @@ class ReidTask(Task):
         mirrored = super().predict(
             model, replace(batch, images=batch.images.flip(-1), padding=padding, part_masks=None)
         )
-        return replace(output, head=_mean_of(output.head, mirrored.head))
+        branches = {name: _mean_of(head, mirrored.branches[name]) for name, head in output.branches.items()}
+        return replace(output, head=_mean_of(output.head, mirrored.head), branches=branches)
 
     def embed(self, output: AttentionOutput) -> Tensor:
         """(B, D) float32, before or after the neck, of length 1 unless `normalise` is off."""

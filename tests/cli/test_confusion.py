@@ -26,7 +26,7 @@ def test_classes_and_pairs_are_counted(run: Run, results: Path) -> None:
     assert head["top_1"] == pytest.approx(1 - n_errors / 8)
     assert head["top_5"] is None  # of two classes
     assert [pair["n_errors"] for pair in pairs] == ([n_errors] if n_errors else [])
-    rows = list(csv.reader(layout_of(results, "loupe").trial(0).confusion_csv("val").read_text().splitlines()))
+    rows = list(csv.reader(layout_of(results, "loupe").trial(0).table_csv("confusion", "val").read_text().splitlines()))
     assert rows[0] == ["true class", "species_1", "species_2"]
     counts = np.array([row[1:] for row in rows[1:]], dtype=int)
     assert counts.sum(axis=1).tolist() == [4, 4]
