@@ -69,6 +69,20 @@ def finished_run(private_cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     return copy_of_shared("results", train, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def people_runs(private_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the experiment of `tests/people.py`."""
+    from tests.people import search_people
+
+    return copy_of_shared("people", search_people, tmp_path_factory)
+
+
+@pytest.fixture
+def people(people_runs: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be written to."""
+    return Path(shutil.copytree(people_runs, tmp_path / "people"))
+
+
 def copy_of_shared(name: str, make: Callable[[Path], None], folders: pytest.TempPathFactory) -> Path:
     """A copy of a folder that one process of this test run makes, whichever asks first."""
     own = folders.getbasetemp()

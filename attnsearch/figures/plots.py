@@ -21,6 +21,7 @@ from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archiv
 from attnsearch.figures.grid import Grid, Panel, PanelRow, Style
 from attnsearch.figures.kinds import DrawStyle, caption_of, draw_cell, scale_of
 from attnsearch.figures.panels import Sheets
+from attnsearch.metrics.registry import leading_metric
 from attnsearch.types import AttentionArchive, Direction
 
 if TYPE_CHECKING:
@@ -35,13 +36,14 @@ _COLOURS = "plasma"
 
 
 def draw_curves(epochs: pd.DataFrame, path: Path) -> None:
-    """Loss and accuracy of training and validation by epoch, as a PNG.
+    """Loss, and accuracy or mAP, of training and validation by epoch, as a PNG.
 
     Args:
         epochs: the per-epoch CSV of a trial.
     """
     figure = Figure(figsize=(8, 3), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    names = "loss", leading_metric({column.removeprefix("val_") for column in epochs})
+    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
         _draw(axes, epochs, name)
     figure.savefig(path, dpi=100)
 

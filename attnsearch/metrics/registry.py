@@ -7,7 +7,7 @@ imported on use. Metrics of others come in by `register_metric`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -317,6 +317,12 @@ def metric_of(key: str) -> Metric | None:
     name = key.rpartition("/")[2]
     matching = [metric for metric in all_metrics() if metric.name == name or metric.is_variant(name)]
     return max(matching, key=lambda metric: len(metric.name), default=None)
+
+
+def leading_metric(names: Container[str]) -> str:
+    """The metric that models of a task are compared by first: accuracy, or the mAP that is among some names."""
+    leading = ("accuracy", *(f"mAP{ending}" for ending, _ in RETRIEVAL_RULES.values()))
+    return next((name for name in leading if name in names), leading[0])
 
 
 def title_of(key: str) -> str:

@@ -59,15 +59,16 @@ def find_published(name: str, number: int | None, root: Path, storage: str | Non
     return study.best
 
 
-def require_task(task: str, config: ExperimentConfig, name: str) -> None:
-    """Refuses what was trained for another task.
+def require_task(task: str, config: ExperimentConfig, name: str) -> ExperimentConfig:
+    """The settings of what was trained for a task.
 
     Raises:
-        ConfigError: the message names the command that analyses the other task.
+        ConfigError: it was trained for another one; the message names the command for that.
     """
     if config.task.name != task:
         command = _COMMAND_OF.get(config.task.name, "evaluate")
         raise ConfigError(f"{name} is trained for {config.task.name}; use `attnsearch {command}`")
+    return config
 
 
 def find_checkpoint(source: str, trial: int | None, root: Path, storage: str | None = None) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.compare import (
     Comparison,
@@ -148,8 +149,11 @@ def write_confusion(
     from attnsearch.evaluation.confusion import describe_maps, similar_queries, write_report  # imports torch
 
     trial = find_published(name, number, root, storage)
-    require_task("classification", trial.config, trial.study.name)
-    with open_evaluation(trial, split, overrides) as evaluation:
+
+    def settle(config: ExperimentConfig) -> ExperimentConfig:
+        return require_task("classification", config, trial.name)
+
+    with open_evaluation(trial, split, overrides, settle=settle) as evaluation:
         report = evaluation.confusion(split)
         queries = evaluation.checkpoint.state.get(QUERIES)
         similar = () if queries is None else similar_queries(queries, evaluation.class_names)

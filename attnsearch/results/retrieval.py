@@ -100,8 +100,9 @@ def _differences(evaluation: Evaluation) -> list[str]:
 
     before, after = (config.identity() for config in (evaluation.checkpoint.config, evaluation.config))
     names = []
-    if not is_trained_on(evaluation.checkpoint, evaluation.data.tables):
-        names.append(_name_of_data(evaluation, before["data"]["name"]))
+    trained_on, name = before["data"]["name"], after["data"]["name"]
+    if name != trained_on or not is_trained_on(evaluation.checkpoint, evaluation.data.tables):
+        names.append(name if name != trained_on else _folder_name(evaluation))
         before["data"] = after["data"]
     was, is_now = before.pop("task"), after.pop("task")
     if is_now["distance"] != was["distance"]:
@@ -114,7 +115,7 @@ def _differences(evaluation: Evaluation) -> list[str]:
     return names
 
 
-def _name_of_data(evaluation: Evaluation, trained_on: str) -> str:
-    """The name of a data set, or of its folder where that of the training has the same name."""
-    name, folder = evaluation.config.data.name, evaluation.data.tables.root.name
-    return name if name != trained_on or name_problem(folder) is not None else folder
+def _folder_name(evaluation: Evaluation) -> str:
+    """The name of the data set's folder, or of the data set where a file cannot be named so."""
+    folder = evaluation.data.tables.root.name
+    return evaluation.config.data.name if name_problem(folder) else folder

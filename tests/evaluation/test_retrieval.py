@@ -1,0 +1,128 @@
+"""Ranked galleries of a checkpoint: branches, re-ranking, floors, other data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from attnsearch.config.experiment import ClassificationSettings
+from attnsearch.config.load import with_settings
+from attnsearch.data.loader import DataSource, open_data
+from attnsearch.errors import DataError, UsageError
+from attnsearch.evaluation.evaluation import Evaluation
+from attnsearch.evaluation.ranking import Reranking, labels_of
+from attnsearch.evaluation.retrieval import embed_split, rerank_scores
+from attnsearch.metrics.retrieval import random_mean_average_precision, ranking_scores, rerank
+from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.store.archive import read_archive
+from attnsearch.store.layout import StudyLayout, TrialLayout
+
+
+def trial_of(results: Path, study: str) -> TrialLayout:
+    return StudyLayout(results, "people", study).trial(0)
+
+
+@pytest.fixture(scope="module")
+def individuals(people_runs: Path) -> DataSource:
+    return open_data(read_model_checkpoint(trial_of(people_runs, "cnn_people").best).config.data)
+
+
+@pytest.fixture
+def dcal(people_runs: Path, individuals: DataSource) -> Iterator[Evaluation]:
+    with Evaluation.open(trial_of(people_runs, "dcal_people").best, individuals) as evaluation:
+        yield evaluation
+
+
+@pytest.fixture
+def cnn(people_runs: Path, individuals: DataSource) -> Iterator[Evaluation]:
+    with Evaluation.open(trial_of(people_runs, "cnn_people").best, individuals) as evaluation:
+        yield evaluation
+
+
+def test_the_own_ranking_is_that_of_validation(cnn: Evaluation, people_runs: Path) -> None:
+    report = cnn.retrieval("val")
+    archived = read_archive(trial_of(people_runs, "cnn_people").archive("val")).retrieval
+    assert archived is not None
+    np.testing.assert_allclose(report.retrieval.features, archived.features, atol=1e-5)
+    np.testing.assert_allclose(report.retrieval.average_precision, archived.average_precision)
+    (row,) = report.rankings
+    assert (row.name, row.n_queries) == ("combined", int(archived.is_query.sum()))
+    assert row.scores["mAP"].mean == pytest.approx(cnn.run("val")["val/mAP"])
+
+
+def test_branches_are_ranked_alone_and_side_by_side(dcal: Evaluation) -> None:
+    features = embed_split(dcal, "val")
+    assert list(features) == ["combined", "sa", "glca"]
+    for one in features.values():
+        np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
+    halves = features["combined"].shape[1] // 2
+    directions = (features["combined"][:, :halves], features["combined"][:, halves:])
+    for own, direction in zip((features["sa"], features["glca"]), directions, strict=True):
+        np.testing.assert_allclose(F.normalize(torch.from_numpy(direction)).numpy(), own, atol=1e-5)
+    assert [row.name for row in dcal.retrieval("val").rankings] == ["combined", "sa", "glca"]
+
+
+def test_a_flip_averages_branches_too(dcal: Evaluation) -> None:
+    config = with_settings(dcal.config, {"task.flip_average": True})
+    flipped = replace(dcal, config=config)
+    batch = next(dcal.batches("val"))
+    mirrored = replace(batch, images=batch.images.flip(-1))
+    heads, others, means = (
+        {name: head.embedding for name, head in one.output(each, maps=None).branches.items()}
+        for one, each in ((dcal, batch), (dcal, mirrored), (flipped, batch))
+    )
+    for name, mean in means.items():
+        own, other = heads[name], others[name]
+        assert mean is not None
+        assert own is not None
+        assert other is not None
+        torch.testing.assert_close(mean, (own + other) / 2)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_re_ranking_is_that_of_the_features(cnn: Evaluation, distance: str) -> None:
+    cnn = replace(cnn, config=with_settings(cnn.config, {"task.distance": distance, "task.normalise": False}))
+    retrieval = cnn.retrieval("val").retrieval
+    features, is_query = retrieval.features, retrieval.is_query
+    if distance == "cosine":
+        features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distances = rerank(features[is_query], features[~is_query], k1=5, k2=3, lambda_value=0.3)
+    labels = labels_of(retrieval)
+    expected = ranking_scores(
+        distances, labels.query_ids, labels.gallery_ids, labels.query_cameras, labels.gallery_cameras
+    )
+    found = rerank_scores(retrieval, Reranking(5, 3, 0.3))
+    np.testing.assert_allclose(found.average_precision, expected.average_precision)
+
+
+def test_floors_need_no_trained_model(cnn: Evaluation, dcal: Evaluation) -> None:
+    before = torch.random.get_rng_state()
+    floors = cnn.floors("val")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert list(floors) == ["floor_random_mAP", "floor_histogram_mAP", "floor_untrained_mAP"]
+    labels = labels_of(cnn.retrieval("val").retrieval)
+    assert floors["floor_random_mAP"] == random_mean_average_precision(labels)
+    assert cnn.floors("val") == floors
+    others = dcal.floors("val")
+    assert others["floor_histogram_mAP"] == floors["floor_histogram_mAP"]
+    assert others["floor_untrained_mAP"] != floors["floor_untrained_mAP"]
+    assert cnn.floors("train") == {}
+
+
+def test_a_data_set_of_other_cameras_does_not_fit_vectors_of_cameras(people_runs: Path) -> None:
+    checkpoint = read_model_checkpoint(trial_of(people_runs, "dcal_people").best)
+    config = with_settings(checkpoint.config, {"data.n_cameras": 2, "data.data_seed": 1})
+    with pytest.raises(DataError, match=r"has 2 cameras, and the model of .* has a vector for each of the 3 of its"):
+        Evaluation.open(checkpoint, open_data(config.data), config=config)
+
+
+def test_a_model_of_classes_has_no_gallery(cnn: Evaluation) -> None:
+    classifier = replace(cnn, config=cnn.config.model_copy(update={"task": ClassificationSettings()}))
+    with pytest.raises(UsageError, match="predicts classes"):
+        embed_split(classifier, "val")
