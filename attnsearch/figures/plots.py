@@ -42,7 +42,7 @@ def draw_curves(epochs: pd.DataFrame, path: Path) -> None:
         epochs: the per-epoch CSV of a trial.
     """
     figure = Figure(figsize=(8, 3), layout="constrained")
-    names = "loss", leading_metric({column.removeprefix("val_") for column in epochs})
+    names = "loss", leading_metric({str(column).removeprefix("val_") for column in epochs})
     for axes, name in zip(figure.subplots(1, 2), names, strict=True):
         _draw(axes, epochs, name)
     figure.savefig(path, dpi=100)
