@@ -66,8 +66,12 @@ class Batch:
         )
 
 
-Need = Literal["masks", "boxes", "points"]
-"""What a metric may need to know of where an image should be looked at."""
+Region = Literal["masks", "boxes", "points"]
+"""What may be known of where an image should be looked at."""
+Need = Region | Literal["gallery"]
+"""What a metric may need beside an image and its map: a region, or a gallery that the image is a query of."""
+Followed = Literal["score", "average_precision"]
+"""What is followed while cells are removed: the explained number, and how well a query then ranks the gallery."""
 
 
 @dataclass(frozen=True, eq=False)

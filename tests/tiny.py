@@ -16,6 +16,8 @@ from PIL import Image
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource, open_data
+from attnsearch.device import Arithmetic
+from attnsearch.evaluation.base import InferenceModel
 from attnsearch.types import EpochRecord
 
 ConfigMaker = Callable[..., ExperimentConfig]
@@ -45,6 +47,14 @@ class RecordingContext:
 
     def should_prune(self) -> bool:
         return self.prune_after is not None and self.reports[-1][1] >= self.prune_after
+
+
+def on_cpu(model: Any, config: ExperimentConfig | None = None) -> InferenceModel:
+    """A model as one of an experiment, by default of classification."""
+    settings = {"name": "untrained", "data": {"name": "synthetic", "image_size_px": 64}, "model": {"name": "cnn"}}
+    config = ExperimentConfig.model_validate_json(json.dumps(settings)) if config is None else config
+    unused: Any = None
+    return InferenceModel(unused, config, model, Arithmetic(torch.device("cpu")))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,9 +22,9 @@ FULL_N_IMAGES = 100
 """Images of the full measure, or all where there are fewer."""
 
 
-def all_families() -> tuple[str, ...]:
-    """The groups of all registered scores, those of a search first."""
-    return tuple(dict.fromkeys((*SEARCH_FAMILIES, *score_groups())))
+def all_families(task: str | None = None) -> tuple[str, ...]:
+    """The groups of all registered scores, or of those that a task has, those of a search first."""
+    return tuple(dict.fromkeys((*SEARCH_FAMILIES, *score_groups(task))))
 
 
 def _checked_families(families: tuple[str, ...]) -> tuple[str, ...]:
@@ -64,7 +64,11 @@ class ScoreSettings(Settings):
         description="How raw areas are taken; `br_npa` leaves out the untouched image and inserts into a box blur, as "
         "BR-NPA's tables do.",
     )
-    target: TargetChoice = Field("predicted", description="The class whose probability is followed.")
+    target: TargetChoice = Field(
+        "predicted",
+        description="The class whose probability is followed; in re-identification `predicted` is the nearest gallery "
+        "image, whose cosine is followed, and `label` the nearest match.",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the masked forward passes.")
     batch_images: int = Field(64, ge=1, description="Masked images that are classified at once; changes no score.")
 
@@ -77,6 +81,6 @@ class ScoreSettings(Settings):
         return self.model_dump(mode="json", exclude={"batch_images"})
 
 
-def full_score_settings() -> ScoreSettings:
+def full_score_settings(task: str) -> ScoreSettings:
     """What the command `faithfulness` measures by default: with the steps and images of BR-NPA."""
-    return ScoreSettings(families=all_families(), n_steps=196, n_random=3, second_fill="blur")
+    return ScoreSettings(families=all_families(task), n_steps=196, n_random=3, second_fill="blur")

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Registered, Settings, digest_of, register_part
 from attnsearch.config.data import DataConfig
-from attnsearch.config.evaluation import ScoreSettings
+from attnsearch.config.evaluation import ScoreSettings, all_families
 from attnsearch.config.model import DcalSettings, ModelConfig
 from attnsearch.metrics.registry import better_direction, is_score
 from attnsearch.types import Direction, Distance
@@ -252,6 +252,16 @@ class ExperimentConfig(Settings):
             wanted = f"task: {{name: {self.data.task}}}"
             raise ValueError(
                 f"data {self.data.name} is for the task {self.data.task}, got {self.task.name}; write {wanted}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _families_have_scores_of_the_task(self) -> ExperimentConfig:
+        known = all_families(self.task.name)
+        if other := [family for family in self.evaluation.scores.families if family not in known]:
+            raise ValueError(
+                f"evaluation.scores.families: {other[0]!r} has no score of the task {self.task.name}; use some of "
+                f"{', '.join(known)}"
             )
         return self
 

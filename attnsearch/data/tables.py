@@ -173,6 +173,14 @@ def fixed_queries(table: ImageTable, n_queries: int | None) -> list[int]:
     return _stratified(table, queries)[:n_queries]
 
 
+def explained_rows(table: ImageTable, kept: NDArray[np.int64]) -> list[int]:
+    """Of rows (n,) whose maps are kept, those that can be scored: all, or queries in the order of `fixed_queries`."""
+    if table.is_query is None:
+        return [int(row) for row in kept]
+    is_kept = np.isin(np.arange(len(table)), kept)
+    return [row for row in fixed_queries(table, None) if is_kept[row]]
+
+
 def _with_matches(table: ImageTable, queries: Iterable[int]) -> Iterator[int]:
     """The row of each query, followed by that of a match of it, the first by a hash of both ids."""
     keys, labels, gallery = table.removal_keys.tolist(), table.labels.tolist(), _gallery_rows(table)

@@ -12,10 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnsearch.errors import ConfigError, suggest
+from attnsearch.errors import ConfigError, UsageError, suggest
+from attnsearch.evaluation.base import InferenceModel
+from attnsearch.evaluation.similarity import pair_map
+from attnsearch.metrics.perturbation import SaliencyCase, upscale_cells
 from attnsearch.models.backbones.vit import OverlappingPatches
 from attnsearch.models.base import AttentionModel
+from attnsearch.models.dcal import Dcal
 from attnsearch.tasks.base import Target
+from attnsearch.tasks.retrieval import SimilarityTarget
 from attnsearch.types import Batch
 
 FLOORS = ("random", "centre", "uniform", "edges")
@@ -24,28 +29,39 @@ CAMS = {"gradcam": "GradCAM", "gradcam_plus_plus": "GradCAMPlusPlus", "layercam"
 """Name -> class in the package `grad-cam`, which is an optional extra."""
 PARTS = "parts"
 """The true masks of the discriminative parts: what a perfect map would show."""
-BASELINES = (*FLOORS, PARTS, *CAMS, "rollout")
+OCCLUSION = "occlusion"
+"""By how much the followed score falls without each cell, which costs a forward pass per cell."""
+PAIR = "pair"
+"""What each cell adds to the similarity of a match, see `evaluation.similarity`."""
+BASELINES = (*FLOORS, PARTS, OCCLUSION, *CAMS, "rollout", "gradient_rollout", PAIR)
 Arrange = Callable[[Tensor], Tensor]
 _CENTRE_SIGMA = 0.25  # of the side
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def baseline_saliency(name: str, model: AttentionModel, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
-    """The baseline maps of the images of a batch.
+def baseline_saliency(
+    name: str, inference: InferenceModel, batch: Batch, target: Target, grid: tuple[int, int]
+) -> Tensor:
+    """The baseline maps of the images of a batch. Of mirror images that are averaged, only `pair` sees both.
 
     Args:
-        name: one of `BASELINES`.
-        target: what Grad-CAM and its variants explain.
+        name: one of `BASELINES` but `occlusion`, see `occlusion_saliency`.
+        target: what maps that depend on it explain.
         grid: h and w.
     Returns:
         (B, h, w) float32, not negative. `random` depends on the image's id alone.
     Raises:
         ConfigError: an unknown name, a model that cannot have the baseline, or `grad-cam` is not installed.
     """
+    model = inference.model
     if name in CAMS:
         return _cam(name, model, batch, target, grid)
     if name == "rollout":
         return _rollout(model, batch, grid)
+    if name == "gradient_rollout":
+        return _gradient_rollout(model, batch, target, grid)
+    if name == PAIR:
+        return _pair(inference, batch, target, grid)
     check_names([name])
     if name == "edges":
         return _edges(batch, grid)
@@ -115,6 +131,43 @@ def _rollout(model: AttentionModel, batch: Batch, grid: tuple[int, int]) -> Tens
             f"baseline 'rollout': {type(model).__name__} has no plain self-attention to roll out; leave it out"
         ) from None
     return F.adaptive_avg_pool2d(output.maps.float(), grid)[:, 0]
+
+
+def _gradient_rollout(model: AttentionModel, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
+    """Attention rollout weighted by gradients of the target (Chefer et al. 2021), where the family makes it."""
+    if not isinstance(model, Dcal):
+        raise ConfigError(
+            f"baseline 'gradient_rollout': {type(model).__name__} has no plain self-attention to roll out; leave it out"
+        )
+    return F.adaptive_avg_pool2d(model.gradient_rollout(batch, target.raw_score)[:, None], grid)[:, 0]  # (B, h, w)
+
+
+def _pair(inference: InferenceModel, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
+    """What each cell adds to the similarity that a target explains, zero where it takes away: (B, h, w)."""
+    if not isinstance(target, SimilarityTarget):
+        raise ConfigError(f"baseline {PAIR!r} explains the similarity of two images, which no class is; leave it out")
+    try:
+        maps = pair_map(inference, batch, target.references)
+    except UsageError as error:
+        raise ConfigError(f"baseline {PAIR!r}: {error}") from None
+    return F.adaptive_avg_pool2d(maps[:, None], grid)[:, 0].clamp(min=0)
+
+
+def occlusion_saliency(case: SaliencyCase) -> Tensor:
+    """By how much the followed score of each image falls without each cell of a grid alone, zero where it rises.
+
+    Args:
+        case: whose maps (B, h, w) have the grid.
+    Returns:
+        (B, h, w) float32.
+    Source: Zeiler and Fergus 2014 (arXiv 1311.2901), section 4.2, with the cells of the map as patches.
+    """
+    (n_images, *_), (h, w) = case.images.shape, case.saliency.shape[1:]
+    numbers = torch.arange(h * w, device=case.images.device)
+    cell_of = upscale_cells(numbers.view(h, w), (case.images.shape[2], case.images.shape[3]))  # (H, W)
+    rows, cells = torch.arange(n_images, device=numbers.device).repeat_interleave(h * w), numbers.repeat(n_images)
+    without = case.without(rows, lambda copies: cell_of == cells[copies][:, None, None])["score"]  # (B · h · w,)
+    return (case.untouched[:, None] - without.view(n_images, -1)).view(n_images, h, w).clamp(min=0)
 
 
 def _cam(name: str, model: AttentionModel, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:

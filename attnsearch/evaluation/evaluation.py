@@ -144,9 +144,9 @@ class TrainedModel(InferenceModel):
         Raises:
             ConfigError: no such metric.
             DataError: an image cannot be read.
-            UsageError: a metric of a whole data set, or one that needs what is known of a data set alone.
+            UsageError: a metric of a whole data set or of another task, or one that needs what only a data set knows.
         """
-        check_image_metrics(metrics, has_masks=masks is not None)
+        check_image_metrics(metrics, task=self.config.task.name, has_masks=masks is not None)
         groups = tuple(dict.fromkeys(find_metric(name).group for name in metrics))
         settings = (settings or self.config.evaluation.scores).model_copy(
             update={"families": groups, "target": "predicted"}

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnsearch.config.evaluation import DEFAULT_N_IMAGES, VERSION, ScoreSettings
-from attnsearch.data.tables import ImageTable, fixed_subset, places_of
+from attnsearch.data.tables import ImageTable, explained_rows, fixed_subset, places_of
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.base import ModelOnData
@@ -36,6 +36,7 @@ from attnsearch.store.image_scores import (
     write_score_files,
 )
 from attnsearch.store.layout import ArchivePaths, ScorePaths
+from attnsearch.tasks.base import Target
 from attnsearch.types import AttentionArchive, Split
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ VIEW = ("image_size_px", "crop_ratio", "resize")
 UNTOUCHED = "random_deletion"
 """A curve that each image with a finite map has, and that starts with the untouched image."""
 MAX_GAP = 0.25
-"""Between the probability of an untouched image and that of the archive, for the same image at any precision."""
+"""Between the confidence of an untouched image and that of the archive, for the same image at any precision."""
 
 
 def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: ArchivePaths) -> None:
@@ -86,6 +87,11 @@ def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchiveP
             f"{paths.images} has {len(missing)} images that the {table.split} split lacks, the first is "
             f"{missing[0]!r}; use the data set that the trial was trained on"
         )
+    if archived.retrieval is not None and archived.retrieval.image_ids != table.image_ids:
+        raise DataError(
+            f"{paths.features} is of other images than the {table.split} split; use the data set that the trial was "
+            "trained on, or archive the checkpoint again"
+        )
     labels = table.labels[places_of(archived.image_ids, table.image_ids)]
     if len(other := np.flatnonzero(labels != archived.labels)):
         image_id, names = archived.image_ids[other[0]], table.class_names
@@ -97,7 +103,9 @@ def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchiveP
 
 
 def check_same_images(scores: Sequence[ImageScore], confidences: NDArray[np.float32], split: Split) -> None:
-    """Untouched images must get the confidences (B,) of the archive; arithmetic moves them far less than the limit.
+    """Untouched images must get the confidences (B,) of the archive, probabilities or cosines.
+
+    Arithmetic moves them far less than the limit.
 
     Raises:
         DataError: most of these images get another one, so they are not the images of the archive.
@@ -106,7 +114,7 @@ def check_same_images(scores: Sequence[ImageScore], confidences: NDArray[np.floa
     gaps = [abs(p - q) for p, q in zip(untouched, confidences, strict=False) if math.isfinite(p)]
     if gaps and float(np.median(gaps)) > MAX_GAP:
         raise DataError(
-            f"{split} images such as {scores[0].image_id!r} get other probabilities than in the archive (median gap "
+            f"{split} images such as {scores[0].image_id!r} get other confidences than in the archive (median gap "
             f"{np.median(gaps):.2f}), so their pixels differ; use the data set that the trial was trained on"
         )
 
@@ -157,7 +165,7 @@ def score_archive(
         )
     rows = [done[image_id] for image_id in scoring.ids]
     rows, thresholds = with_best_setting(rows, scoring.archived.split, iou_thresholds or {})
-    whole = archive_scores(scoring.archived, scoring.table, scoring.settings, opened.config.data.image_hw)
+    whole = archive_scores(scoring.archived, scoring.table, scoring.settings, opened.config)
     table = make_table(rows, scoring.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
     write_score_files(scores, table, check=check)
     journal.remove()
@@ -194,19 +202,24 @@ def _score_baseline(scoring: _Scoring, name: str) -> ScoreTable:
 
 
 def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | None) -> tuple[str, ...]:
-    """The images that are scored, in the order of their split.
+    """The images that are scored, in the order of their split; in re-identification queries that have a match.
 
     Raises:
         ConfigError: more are asked for than the archive holds; the message says how many those are.
         DataError: the split has other images than the archive was made of.
     """
-    n_archived = len(archived.image_ids)
-    if n_images is not None and n_images > n_archived:
+    queries, what = None, "images"
+    if table.is_query is not None:
+        kept = np.flatnonzero(np.isin(table.image_ids, archived.image_ids))
+        queries, what = explained_rows(table, kept), "queries with a match"
+    n_archived = len(archived.image_ids if queries is None else queries)
+    if not n_archived or (n_images is not None and n_images > n_archived):
         raise ConfigError(
-            f"evaluation.scores.n_images must be at most the {n_archived} archived {archived.split} images, "
+            f"evaluation.scores.n_images must be at most the {n_archived} archived {archived.split} {what}, "
             f"got {n_images}; lower it, or raise evaluation.n_images"
         )
-    rows = fixed_subset(table, min(n_images or DEFAULT_N_IMAGES, n_archived))
+    n_scored = min(n_images or DEFAULT_N_IMAGES, n_archived)
+    rows = fixed_subset(table, n_scored) if queries is None else np.sort(queries[:n_scored])
     ids = tuple(table.image_ids[row] for row in rows)
     if missing := sorted(set(ids) - set(archived.image_ids)):
         raise DataError(
@@ -216,12 +229,12 @@ def scored_ids(archived: AttentionArchive, table: ImageTable, n_images: int | No
     return ids
 
 
-def _other_versions(settings: ScoreSettings) -> dict[str, dict[str, int]]:
+def _other_versions(settings: ScoreSettings, task: str) -> dict[str, dict[str, int]]:
     """Versions of the selected metrics that `VERSION` does not stand for: those of plugins, and changed ones."""
     versions = {
         metric.name: metric.version
         for metric in score_metrics()
-        if metric.group in settings.families and (metric.version > 1 or metric not in BUILT_IN)
+        if metric.group in settings.families and metric.is_of(task) and (metric.version > 1 or metric not in BUILT_IN)
     }
     return {"metrics": versions} if versions else {}
 
@@ -256,7 +269,7 @@ class _Scoring:
         settings = opened.config.evaluation.scores if settings is None else settings
         archived = read_archive(archive)
         check_compatible(opened, archived, archive)
-        scorer = SaliencyScorer(opened.model, opened.arithmetic, settings)
+        scorer = SaliencyScorer(opened, settings)
         table = opened.table(archived.split)
         ids = scored_ids(archived, table, settings.n_images)
         rows, places = places_of(ids, table.image_ids), places_of(ids, archived.image_ids)
@@ -275,6 +288,12 @@ class _Scoring:
         """(n, h, w) of the images, in the order of the archive."""
         assert self.archived.saliency is not None
         return self.archived.saliency[np.sort(self.places)]
+
+    @cached_property
+    def target(self) -> Target:
+        """What is explained of the n images, on the device; a gallery is there once for all chunks."""
+        target = self.opened.task.archived_target(self.archived, self.places, choice=self.settings.target)
+        return target.to(self.opened.device)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -301,7 +320,7 @@ class _Scoring:
             "checkpoint": {"epoch": checkpoint.epoch, "config": checkpoint.config.digest()},
             "images": hashlib.sha256("\n".join(self.ids).encode(errors="surrogateescape")).hexdigest(),
             "saliency": hashlib.sha256(np.ascontiguousarray(self.saliency).tobytes()).hexdigest(),
-            **_other_versions(self.settings),
+            **_other_versions(self.settings, self.opened.config.task.name),
         }
         return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
 
@@ -318,8 +337,7 @@ class _Scoring:
         truth = ground_truth(batch, self.table, self.archived.crop_boxes[places])
         assert self.archived.saliency is not None
         saliency = torch.from_numpy(np.array(self.archived.saliency[places]))  # (B, h, w)
-        target = self.opened.task.archived_target(self.archived, places, choice=self.settings.target)
-        scores = self.scorer.score(batch, saliency, target, truth, baseline=baseline)
+        scores = self.scorer.score(batch, saliency, self.target.take(chunk), truth, baseline=baseline)
         if self.settings.target == "predicted":
             check_same_images(scores, self.archived.confidences[places], self.archived.split)
         return scores

@@ -17,31 +17,32 @@ from torch import Tensor
 
 from attnsearch import geometry
 from attnsearch.config.evaluation import ScoreSettings
+from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.tables import ImageTable, places_of
-from attnsearch.device import Arithmetic, device_errors
+from attnsearch.device import device_errors
 from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel
-from attnsearch.evaluation.baselines import FLOORS, baseline_saliency, model_free_maps
+from attnsearch.evaluation.baselines import FLOORS, OCCLUSION, baseline_saliency, model_free_maps, occlusion_saliency
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, score_metrics
-from attnsearch.models.base import AttentionModel
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.tasks.base import Target
-from attnsearch.types import AttentionArchive, Batch, GroundTruth, Split
+from attnsearch.types import AttentionArchive, Batch, Followed, GroundTruth, Split
 
 Columns = dict[str, Tensor]
 _AT = "@"
 _BLIND = FLOORS[:2]  # random and centre, which have a maximum and see no image
 
 
-def selected_metrics(settings: ScoreSettings, truths: Collection[str]) -> tuple[Metric, ...]:
-    """The scores of the selected groups, in the order of registration.
+def selected_metrics(settings: ScoreSettings, known: Collection[str], task: str) -> tuple[Metric, ...]:
+    """The scores of the selected groups that a task has, in the order of registration.
 
     Args:
-        truths: of `masks`, `boxes` and `points`, what the images have; metrics that need another one are left out.
+        known: of `masks`, `boxes`, `points` and `gallery`, what the images have; metrics that need another one are left
+            out.
     """
-    of_groups = [metric for metric in score_metrics() if metric.group in settings.families]
-    return tuple(metric for metric in of_groups if metric.needs is None or metric.needs in truths)
+    of_groups = [metric for metric in score_metrics() if metric.group in settings.families and metric.is_of(task)]
+    return tuple(metric for metric in of_groups if metric.needs is None or metric.needs in known)
 
 
 def measure_case(case: SaliencyCase, metrics: Sequence[Metric], settings: ScoreSettings) -> Columns:
@@ -146,17 +147,18 @@ def visible_points(points: NDArray[np.float64], crop_boxes: NDArray[np.float64],
 
 
 def archive_scores(
-    archived: AttentionArchive, table: ImageTable, settings: ScoreSettings, image_hw: tuple[int, int]
+    archived: AttentionArchive, table: ImageTable, settings: ScoreSettings, config: ExperimentConfig
 ) -> dict[str, dict[str, float]]:
     """What is measured of all archived images at once; NaN where it is undefined.
 
     Args:
         table: the split of the archive.
-        image_hw: of the model's input, in pixels.
+        config: of the run.
     Returns:
         `whole`: metric -> value, and `floors`: name -> value of maps that see no image; nothing without such a metric.
     """
-    selected = [(metric.name, metric.function) for metric in selected_metrics(settings, table.regions)]
+    image_hw, task = config.data.image_hw, config.task.name
+    selected = [(metric.name, metric.function) for metric in selected_metrics(settings, table.regions, task)]
     functions = {name: function for name, function in selected if isinstance(function, WholeArchive)}
     if not functions:
         return {}
@@ -187,14 +189,17 @@ def _of_finite(function: WholeArchive, maps: Tensor, regions: GroundTruth, label
 class SaliencyScorer:
     """Scores batches under one checkpoint, in the precision of the settings."""
 
-    model: AttentionModel
-    arithmetic: Arithmetic
+    inference: InferenceModel
     settings: ScoreSettings
 
     @property
     def needs_masks(self) -> bool:
         """Whether a selected metric reads the masks of parts."""
-        return any(metric.needs == "masks" for metric in selected_metrics(self.settings, ("masks",)))
+        return any(metric.needs == "masks" for metric in self._selected(("masks",)))
+
+    def _selected(self, known: Collection[str]) -> tuple[Metric, ...]:
+        """See `selected_metrics`."""
+        return selected_metrics(self.settings, known, self.inference.config.task.name)
 
     def score(
         self,
@@ -212,12 +217,11 @@ class SaliencyScorer:
             target: what the saliency explains, which is followed while cells are removed.
             baseline: scores these baseline maps in the place of the saliency, on its grid.
         """
-        device = self.arithmetic.device
+        device = self.inference.device
         target = target.to(device)
         maps = pooled(saliency.to(device).float(), self.settings.grid)
         if baseline is not None:
-            grid = (maps.shape[1], maps.shape[2])
-            maps = baseline_saliency(baseline, self.model, self.arithmetic.place_images(batch), target, grid)
+            maps = self._baseline(baseline, batch, target, (maps.shape[1], maps.shape[2]))
         parts = [
             self._score(batch.take(rows), maps[rows], target.take(rows), truth.take(rows))
             for rows in _of_one_padding(batch)
@@ -228,28 +232,47 @@ class SaliencyScorer:
         """Scores under maps (B, h, w); one that is not finite is replaced by zeros, and its scores by NaN."""
         is_finite = maps.isfinite().flatten(1).all(dim=1)  # (B,)
         finite = torch.where(is_finite[:, None, None], maps, 0.0)
-        settings = RemovalSettings(
-            **self.settings.model_dump(include={"n_steps", "n_random", "fill", "protocol", "batch_images"})
-        )
-        follow = self._follow(target, batch.padding)
-        case = SaliencyCase(batch.images, finite, follow, truth, settings, batch.image_ids)
-        columns = measure_case(case, selected_metrics(self.settings, truth.known), self.settings)
+        case = self._case(batch, finite, target, truth)
+        known = (*truth.known, *(("gallery",) if target.has_gallery else ()))
+        columns = measure_case(case, self._selected(known), self.settings)
         return _rows(batch.image_ids, columns, case.own_curves(), is_finite)
 
-    def _follow(self, target: Target, padding: Tensor | None) -> Follow:
-        """What the target follows of masked copies; all have the padding (B, H, W), which is the same in each row."""
-        arithmetic = replace(self.arithmetic, precision=self.settings.precision)
+    def _case(self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth) -> SaliencyCase:
+        """Maps (B, h, w) of images that have one padding, whose target is followed."""
+        names = {"n_steps", "n_random", "fill", "protocol", "batch_images"}
+        settings = RemovalSettings(**self.settings.model_dump(include=names))
+        return SaliencyCase(batch.images, maps, self._follow(target, batch), truth, settings, batch.image_ids)
+
+    def _follow(self, target: Target, batch: Batch) -> Follow:
+        """What the target follows of masked copies of a batch, whose padding is the same in each row."""
+        inference, padding, cameras = self.inference, batch.padding, batch.cameras
+        arithmetic = replace(inference.arithmetic, precision=self.settings.precision)
 
         @torch.no_grad()
-        def follow(masked: Tensor, rows: Tensor) -> Tensor:
+        def follow(masked: Tensor, rows: Tensor) -> Mapping[Followed, Tensor]:
             n_images = len(masked)
             expanded = None if padding is None else padding[:1].expand(n_images, -1, -1)  # (M, H, W)
-            copies = Batch(masked, torch.zeros_like(rows), ("",) * n_images, rows, expanded)
+            taken_by = None if cameras is None else cameras[rows]  # (M,)
+            names = ("",) * n_images
+            copies = Batch(masked, torch.zeros_like(rows), names, rows, expanded, cameras=taken_by)
             with arithmetic.autocast():
-                output = self.model(arithmetic.place_images(copies))
-            return target.take(rows).score(output)  # (M,)
+                output = inference.task.predict(inference.model, arithmetic.place_images(copies))
+            return target.take(rows).followed(output)  # (M,) each
 
         return follow
+
+    def _baseline(self, name: str, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
+        """The maps (B, h, w) of a baseline."""
+        if name != OCCLUSION:
+            placed = self.inference.arithmetic.place_images(batch)
+            return baseline_saliency(name, self.inference, placed, target, grid)
+        flat = batch.images.new_zeros(len(batch.image_ids), *grid)
+        return torch.cat(
+            [
+                occlusion_saliency(self._case(batch.take(rows), flat[rows], target.take(rows), GroundTruth()))
+                for rows in _of_one_padding(batch)
+            ]
+        )
 
 
 def pooled(maps: Tensor, grid: int | None) -> Tensor:
@@ -294,7 +317,7 @@ def score_images(inference: InferenceModel, batches: Iterable[Batch], settings: 
     Raises:
         UsageError: the family makes no maps.
     """
-    scorer = SaliencyScorer(inference.model, inference.arithmetic, settings)
+    scorer = SaliencyScorer(inference, settings)
     return [score for batch in batches for score in _score_batch(inference, scorer, batch)]
 
 

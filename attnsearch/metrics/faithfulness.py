@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.metrics.perturbation import Order, SaliencyCase, area, is_flat, removal_ranks, removed_counts
+from attnsearch.types import Followed
 
 MIN_DROP = 1e-3  # between untouched and filled image; below, the fill removes no evidence and areas mean nothing
 
@@ -32,9 +33,19 @@ def deletion_gain_of(case: SaliencyCase) -> Tensor:
     return _gain_over_deletion(case, "random_deletion")
 
 
-def _gain_over_deletion(case: SaliencyCase, order: Order) -> Tensor:
+def ap_relevance_gain_of(case: SaliencyCase) -> Tensor:
+    """As `relevance_gain_of`, of the average precision with which the masked image ranks the gallery: (B,)."""
+    return _gain_over_deletion(case, "least_first", of="average_precision")
+
+
+def ap_deletion_gain_of(case: SaliencyCase) -> Tensor:
+    """As `deletion_gain_of`, of the average precision with which the masked image ranks the gallery: (B,)."""
+    return _gain_over_deletion(case, "random_deletion", of="average_precision")
+
+
+def _gain_over_deletion(case: SaliencyCase, order: Order, *, of: Followed = "score") -> Tensor:
     """Area of the normalised curve of an order, minus that of removing the most salient cells first: (B,)."""
-    other, most_first = (normalise_curve(case.curve(name)) for name in (order, "deletion"))
+    other, most_first = (normalise_curve(case.curve(name, of=of)) for name in (order, "deletion"))
     return area(other, case.fractions) - area(most_first, case.fractions)
 
 
@@ -93,7 +104,7 @@ def average_deletion_drop_of(case: SaliencyCase) -> Tensor:
 def normalise_curve(curve: Tensor) -> Tensor:
     """Curves (B, S + 1) moved to 1 at their first and 0 at their last point, limited to [-1, 2].
 
-    NaN for an image whose probability does not fall by `MIN_DROP` from the first to the last point.
+    NaN for an image whose score does not fall by `MIN_DROP` from the first to the last point.
     """
     first, last = curve[:, :1], curve[:, -1:]
     drop = first - last
@@ -112,7 +123,7 @@ def step_saliency(saliency: Tensor, ranks: Tensor, n_steps: int) -> Tensor:
 def correlation(changes: Tensor, saliency: Tensor) -> Tensor:
     """Pearson's correlation of each image between what steps change and how salient they are: (B,), NaN if constant.
 
-    For deletion, changes are the falls of the probability, `-curve.diff(dim=1)`; for insertion its rises. Saliency is
+    For deletion, changes are the falls of the score, `-curve.diff(dim=1)`; for insertion its rises. Saliency is
     that of `step_saliency`.
 
     Args:

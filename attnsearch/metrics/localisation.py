@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnsearch.metrics.perturbation import SaliencyCase, is_flat, removal_ranks, upscale_cells
 from attnsearch.metrics.registry import BestSetting, WholeArchive
-from attnsearch.types import Need
+from attnsearch.types import Region
 
 THRESHOLDS = tuple(tenth / 10 for tenth in range(1, 10))
 """Fractions of the map's maximum that the best IoU is chosen from; 0.5 is the fixed one."""
@@ -138,7 +138,7 @@ def _size(regions: Tensor) -> tuple[int, int]:
 Metric = Callable[[SaliencyCase], Tensor]
 
 
-def _in(region: Need, measure: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+def _in(region: Region, measure: Callable[[Tensor, Tensor], Tensor]) -> Metric:
     """A function of maps (B, h, w) and regions as one of a case."""
     return lambda case: measure(case.saliency, case.region(region))
 

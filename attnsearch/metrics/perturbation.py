@@ -8,18 +8,16 @@ images that are classified at once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.errors import UsageError
-from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Fill, GroundTruth, Need
-
-BR_NPA_BLUR_PX = 121
+from attnsearch.metrics.fills import fill_images
+from attnsearch.types import Fill, Followed, GroundTruth, Region
 
 
 def removal_ranks(saliency: Tensor, *, reverse: bool = False) -> Tensor:
@@ -84,65 +82,19 @@ def _cell_of_pixel(n_cells: int, n_px: int, device: torch.device) -> Tensor:
     return torch.searchsorted(borders, torch.arange(n_px, device=device), right=True)
 
 
-def fill_images(images: Tensor, fill: Fill | Literal["box"]) -> Tensor:
-    """What is seen where nothing is left of normalised images: (B, 3, H, W) of (B, 3, H, W).
-
-    `mean` is ImageNet's mean colour, which is 0 after normalisation; `black` and `white` are the limits of a pixel;
-    `blur` is a Gaussian of a deviation of H / 20; `box` is BR-NPA's blur.
-    """
-    if fill == "box":
-        return box_blur(images)
-    if fill == "mean":
-        return torch.zeros_like(images)
-    if fill == "blur":
-        return gaussian_blur(images, sigma_px=images.shape[2] / 20)
-    level = 1.0 if fill == "white" else 0.0
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((level - mean) / std).expand_as(images).clone()
-
-
-def box_blur(images: Tensor, side_px: int = BR_NPA_BLUR_PX) -> Tensor:
-    """The mean over a square of an odd side around each pixel of (B, 3, H, W), zeros beyond the border.
-
-    Source: BR-NPA (Gomez et al. 2022), released code, with 121 pixels whatever the image's size.
-    """
-    if side_px % 2 == 0 or side_px < 1:
-        raise UsageError(f"side_px must be odd and positive, got {side_px}")
-    kernel = torch.full((side_px,), 1 / side_px, device=images.device)
-    return _convolve(images, kernel, is_reflected=False)
-
-
-def gaussian_blur(images: Tensor, *, sigma_px: float) -> Tensor:
-    """A Gaussian blur of (B, 3, H, W), cut off at three deviations; the border is reflected."""
-    radius = max(1, round(3 * sigma_px))
-    steps = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (steps / sigma_px) ** 2)
-    return _convolve(images, kernel / kernel.sum(), is_reflected=True)
-
-
-def _convolve(images: Tensor, kernel: Tensor, *, is_reflected: bool) -> Tensor:
-    """Images (B, 3, H, W) under one kernel (2 radius + 1,), along the columns and then along the rows."""
-    radius, n_channels = len(kernel) // 2, images.shape[1]
-    for axis in (2, 3):
-        shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
-        weights = kernel.to(images.dtype).view(shape).expand(n_channels, -1, -1, -1)
-        padding = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
-        can_reflect = is_reflected and radius < images.shape[axis]
-        padded = F.pad(images, padding, mode="reflect" if can_reflect else "replicate" if is_reflected else "constant")
-        images = F.conv2d(padded, weights, groups=n_channels)
-    return images
-
-
 Predict = Callable[[Tensor], Tensor]
 """Normalised images (M, 3, H, W) -> probabilities (M, n_classes)."""
-Follow = Callable[[Tensor, Tensor], Tensor]
-"""Masked copies (M, 3, H, W), the rows (M,) of the images that they show -> the score that is followed, (M,)."""
+Follow = Callable[[Tensor, Tensor], Mapping[Followed, Tensor]]
+"""Masked copies (M, 3, H, W), the rows (M,) of the images that they show -> what is followed of them, (M,) each."""
+Curves = dict[Followed, Tensor]
+"""What is followed -> (B, ...)."""
 Order = Literal["deletion", "least_first", "insertion", "random_deletion"]
 Protocol = Literal["standard", "br_npa"]
 AnyFill = Fill | Literal["box"] | Tensor
 
 BATCH_IMAGES = 64
 _ORDERS: tuple[Order, ...] = ("deletion", "least_first", "insertion", "random_deletion")
+_PREFIXES: dict[Followed, str] = {"score": "", "average_precision": "ap_"}
 T = TypeVar("T")
 
 
@@ -184,7 +136,8 @@ class SaliencyCase:
     Attributes:
         images: (B, 3, H, W), normalised.
         saliency: (B, h, w) finite, any scale.
-        follow: the score of masked copies, such as the probability of the explained class.
+        follow: the `score` of masked copies, such as the probability of the explained class, and in retrieval the
+            `average_precision` that their ranking of the gallery has.
         regions: where the images should be looked at.
         image_ids: B names, which random draws depend on; positions where there are none.
     """
@@ -208,8 +161,8 @@ class SaliencyCase:
     ) -> SaliencyCase:
         """A case that follows the probability of the class target (B,) int64 of each image (B, 3, H, W)."""
 
-        def follow(masked: Tensor, rows: Tensor) -> Tensor:
-            return predict(masked).float().gather(1, target[rows][:, None])[:, 0]  # (M,)
+        def follow(masked: Tensor, rows: Tensor) -> Curves:
+            return {"score": predict(masked).float().gather(1, target[rows][:, None])[:, 0]}  # (M,)
 
         return cls(images, saliency, follow, settings=settings or RemovalSettings())
 
@@ -217,7 +170,7 @@ class SaliencyCase:
     def of_maps(cls, saliency: Tensor, regions: GroundTruth) -> SaliencyCase:
         """Maps (B, h, w) without images and model, for metrics that remove nothing."""
 
-        def follow(masked: Tensor, rows: Tensor) -> Tensor:
+        def follow(masked: Tensor, rows: Tensor) -> Curves:
             raise UsageError("this case has no model, which metrics that remove cells need")
 
         return cls(saliency.new_empty(len(saliency), 3, 0, 0), saliency, follow, regions=regions)
@@ -239,7 +192,7 @@ class SaliencyCase:
         value: T = self._made[key]
         return value
 
-    def region(self, name: Need) -> Tensor:
+    def region(self, name: Region) -> Tensor:
         """Masks or boxes (B, H, W) bool, or points (B, P, 2).
 
         Raises:
@@ -259,13 +212,12 @@ class SaliencyCase:
     @torch.no_grad()
     def scores(self, copies: Tensor) -> Tensor:
         """The followed score of one copy of each image, (B, 3, H, W): (B,) float32."""
-        parts = _parts(torch.arange(len(copies), device=copies.device), self.settings.batch_images)
-        return torch.cat([self.follow(copies[rows], rows) for rows in parts])
+        return self._followed(copies)["score"]
 
     @property
     def untouched(self) -> Tensor:
         """The followed score of the images themselves: (B,)."""
-        return self.once("untouched", lambda: self.scores(self.images))
+        return self._untouched()["score"]
 
     def filled(self, fill: AnyFill | None = None) -> Tensor:
         """Images (B, 3, H, W) that show the fill alone, by default that of the settings."""
@@ -274,19 +226,23 @@ class SaliencyCase:
 
     def masked_score(self, fill: AnyFill | None = None) -> Tensor:
         """The followed score where all cells are removed: (B,)."""
-        fill = self.settings.fill if fill is None else fill
-        return self.once(("masked", fill), lambda: self.scores(self.filled(fill)))
+        return self._masked(self.settings.fill if fill is None else fill)["score"]
 
-    def curve(self, order: Order, fill: AnyFill | None = None) -> Tensor:
-        """The followed score while cells are removed or put back: (B, S + 1) float32; NaN for a flat map.
+    def curve(self, order: Order, fill: AnyFill | None = None, *, of: Followed = "score") -> Tensor:
+        """What is followed while cells are removed or put back: (B, S + 1) float32; NaN for a flat map.
 
         Args:
             order: `deletion` removes the most salient cells first, `least_first` the least salient ones;
                 `random_deletion` is the mean over random orders; `insertion` puts the most salient cells back first.
             fill: None takes that of the settings.
+            of: all that is followed is measured in the same forward passes.
+        Raises:
+            UsageError: this is not followed, as no gallery is ranked.
         """
-        fill = self._own_fill(order) if fill is None else fill
-        return self.once((order, fill), lambda: self._make_curve(order, fill))
+        curves = self._curves(order, self._own_fill(order) if fill is None else fill)
+        if of not in curves:
+            raise UsageError(f"{of} needs a gallery that each image is a query of; score the archive of a data set")
+        return curves[of]
 
     def area(self, order: Order, fill: AnyFill | None = None) -> Tensor:
         """Area under a curve, by the protocol of the settings: (B,)."""
@@ -298,8 +254,17 @@ class SaliencyCase:
         return curve_fractions(self.saliency, self.settings.n_steps).to(self.images.device)
 
     def own_curves(self) -> dict[str, Tensor]:
-        """The curves (B, S + 1) under the fill of the settings that were made so far, in a fixed order."""
-        return {order: self.curve(order) for order in _ORDERS if (order, self._own_fill(order)) in self._made}
+        """The curves (B, S + 1) under the fill of the settings that were made so far, in a fixed order.
+
+        Those of the average precision are called `ap_<order>`.
+        """
+        made = {order: self._made.get((order, self._own_fill(order)), {}) for order in _ORDERS}
+        return {
+            f"{prefix}{order}": curves[of]
+            for of, prefix in _PREFIXES.items()
+            for order, curves in made.items()
+            if of in curves
+        }
 
     def unless_flat(self, values: Tensor) -> Tensor:
         """Values (B, ...), NaN for a flat map."""
@@ -310,36 +275,77 @@ class SaliencyCase:
         is_box = order == "insertion" and self.settings.protocol == "br_npa"
         return "box" if is_box else self.settings.fill
 
-    def _make_curve(self, order: Order, fill: AnyFill) -> Tensor:
-        """(B, S + 1)."""
-        if order == "insertion":
-            return self.curve("least_first", fill).flip(1)
-        if order == "random_deletion":
-            draws = [self.seeds(f"order {index}") for index in range(self.settings.n_random)]
-            curves = [self._removal_curve(random_ranks(self.saliency, seeds), fill) for seeds in draws]
-            return torch.stack(curves).mean(dim=0)
-        ranks = removal_ranks(self.saliency, reverse=order == "least_first")
-        return self.unless_flat(self._removal_curve(ranks, fill))
+    def _untouched(self) -> Curves:
+        """Of the images themselves, (B,) each."""
+        return self.once("untouched", lambda: self._followed(self.images))
+
+    def _masked(self, fill: AnyFill) -> Curves:
+        """Where all cells are removed, (B,) each."""
+        return self.once(("masked", fill), lambda: self._followed(self.filled(fill)))
 
     @torch.no_grad()
-    def _removal_curve(self, ranks: Tensor, fill: AnyFill) -> Tensor:
-        """The curve (B, S + 1) of the order in which ranks (B, h, w) remove cells.
+    def _followed(self, copies: Tensor) -> Curves:
+        """Of one copy of each image, (B, 3, H, W): (B,) each."""
+        parts = _parts(torch.arange(len(copies), device=copies.device), self.settings.batch_images)
+        return _joined([self.follow(copies[rows], rows) for rows in parts])
+
+    def _curves(self, order: Order, fill: AnyFill) -> Curves:
+        """(B, S + 1) each."""
+        return self.once((order, fill), lambda: self._make_curves(order, fill))
+
+    def _make_curves(self, order: Order, fill: AnyFill) -> Curves:
+        """(B, S + 1) each."""
+        if order == "insertion":
+            return {of: curve.flip(1) for of, curve in self._curves("least_first", fill).items()}
+        if order == "random_deletion":
+            draws = [self.seeds(f"order {index}") for index in range(self.settings.n_random)]
+            drawn = [self._removal_curves(random_ranks(self.saliency, seeds), fill) for seeds in draws]
+            return {of: torch.stack([curves[of] for curves in drawn]).mean(dim=0) for of in drawn[0]}
+        ranks = removal_ranks(self.saliency, reverse=order == "least_first")
+        return {of: self.unless_flat(curve) for of, curve in self._removal_curves(ranks, fill).items()}
+
+    def _removal_curves(self, ranks: Tensor, fill: AnyFill) -> Curves:
+        """The curves (B, S + 1) of the order in which ranks (B, h, w) remove cells.
 
         Masked images of all images and steps fill one batch after the other: (S - 1) · B of them, the ends apart.
         """
-        images, filled = self.images, self.filled(fill)
+        images = self.images
         counts = removed_counts(ranks[0].numel(), self.settings.n_steps).to(images.device)  # (S + 1,) n_k
         ranks_px = upscale_cells(ranks.to(images.device), (images.shape[2], images.shape[3]))  # (B, H, W)
-        curve = self.untouched[:, None].repeat(1, len(counts))  # (B, S + 1)
-        curve[:, -1] = self.masked_score(fill)
         inner = torch.arange(1, len(counts) - 1, device=images.device)
         rows_of = torch.arange(len(images), device=images.device).repeat_interleave(len(inner))
         steps_of = inner.repeat(len(images))
-        size = self.settings.batch_images
-        for rows, steps in zip(_parts(rows_of, size), _parts(steps_of, size), strict=True):
-            is_gone = (ranks_px[rows] < counts[steps][:, None, None])[:, None]  # (M, 1, H, W)
-            curve[rows, steps] = self.follow(torch.where(is_gone, filled[rows], images[rows]), rows)
-        return curve
+
+        def is_gone(copies: Tensor) -> Tensor:
+            return ranks_px[rows_of[copies]] < counts[steps_of[copies]][:, None, None]
+
+        between, masked = self.without(rows_of, is_gone, fill), self._masked(fill)
+        curves = {of: untouched[:, None].repeat(1, len(counts)) for of, untouched in self._untouched().items()}
+        for of, curve in curves.items():  # (B, S + 1)
+            curve[:, -1] = masked[of]
+            if of in between:  # a map of one cell has no step between its ends
+                curve[rows_of, steps_of] = between[of]
+        return curves
+
+    @torch.no_grad()
+    def without(self, rows: Tensor, is_gone: Callable[[Tensor], Tensor], fill: AnyFill | None = None) -> Curves:
+        """What is followed of M masked copies, (M,) each; nothing of none.
+
+        Args:
+            rows: (M,) of the images that they show.
+            is_gone: some of the copies, as numbers (m,) below M, -> (m, H, W) bool, True where the fill stands.
+            fill: None takes that of the settings.
+        """
+        images, filled, followed = self.images, self.filled(fill), []
+        for copies in _parts(torch.arange(len(rows), device=rows.device), self.settings.batch_images):
+            shown, gone = rows[copies], is_gone(copies)[:, None]  # (m,), (m, 1, H, W)
+            followed.append(self.follow(torch.where(gone, filled[shown], images[shown]), shown))
+        return _joined(followed)
+
+
+def _joined(parts: Sequence[Mapping[Followed, Tensor]]) -> Curves:
+    """(n,) each, of parts one after the other."""
+    return {of: torch.cat([part[of] for part in parts]) for of in (parts[0] if parts else ())}
 
 
 def _parts(values: Tensor, size: int) -> list[Tensor]:

@@ -35,7 +35,7 @@ class Metric:
             checkpoint. "data set": of a map too, but only all images together give the number.
         group: what `evaluation.scores.families` selects; any text for a metric of one's own.
         tasks: that have it; empty means all.
-        needs: what the data set must know of where an image should be looked at; None for nothing.
+        needs: what must be known of an image beside its map; None for nothing.
         is_raw: compares maps of one model and not models, since a model that any masking confuses gets a good value.
         has_second_fill: measured again under `evaluation.scores.second_fill`, as `<name>_<fill>`.
         is_hit: 1 where a map points at the right place and 0 where it does not, image by image.
@@ -76,6 +76,10 @@ class Metric:
         """The label, or the name with spaces."""
         return self.label or self.name.replace("_", " ")
 
+    def is_of(self, task: str) -> bool:
+        """Whether a task has it."""
+        return not self.tasks or task in self.tasks
+
     @property
     def worst(self) -> float:
         """What an undefined value counts as, see `undefined_as`."""
@@ -100,10 +104,9 @@ class Metric:
 
 @dataclass(frozen=True, eq=False)
 class BestSetting:
-    """A value of each image under the one setting, such as a threshold, whose mean over all images is best.
+    """A value of each image under the one setting, such as a threshold, whose mean over all validation images is best.
 
-    It is chosen on validation; on test the one of validation is taken, since a setting that is chosen on the images
-    that it is reported on flatters.
+    On test the setting of validation is taken, since one that is chosen on the images it is reported on flatters.
 
     Attributes:
         name: of the value under any one setting; columns `name@setting` hold them until all images are measured.
@@ -185,17 +188,23 @@ BUILT_IN = (
     Metric("deletion_gain", label="deletion gain over random order", range=(-3.0, 3.0),
            summary="area with cells removed in random order, minus most salient first; 0 at random",
            compute=_FAITHFULNESS + "deletion_gain_of"),
-    Metric("deletion", better="minimize", is_raw=True, range=_UNIT,
+    Metric("ap_relevance_gain", label="relevance gain of average precision", tasks=("reid",), needs="gallery",
+           has_second_fill=True, range=(-3.0, 3.0), compute=_FAITHFULNESS + "ap_relevance_gain_of",
+           summary="relevance gain of the average precision with which the masked query ranks the gallery"),
+    Metric("ap_deletion_gain", label="deletion gain of average precision", tasks=("reid",), needs="gallery",
+           range=(-3.0, 3.0), compute=_FAITHFULNESS + "ap_deletion_gain_of",
+           summary="deletion gain of the average precision with which the masked query ranks the gallery"),
+    Metric("deletion", better="minimize", is_raw=True, range=_SIGNED,
            summary="raw area, most salient removed first (DAUC); compares maps of one model, not models",
            citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1", compute=_FAITHFULNESS + "deletion_of"),
-    Metric("insertion", is_raw=True, range=_UNIT,
+    Metric("insertion", is_raw=True, range=_SIGNED,
            summary="raw area, most salient brought back first (IAUC); compares maps of one model, not models",
            citation="Petsiuk et al. 2018 (arXiv 1806.07421), section 3.1", compute=_FAITHFULNESS + "insertion_of"),
-    Metric("random_deletion", is_raw=True, range=_UNIT,
+    Metric("random_deletion", is_raw=True, range=_SIGNED,
            summary="raw area in random order: read `deletion` beside it",
            compute=_FAITHFULNESS + "random_deletion_of"),
-    Metric("masked_score", label="confidence when fully masked", better="minimize", is_raw=True, range=_UNIT,
-           summary="probability that is left when all cells are removed; above 0.3 the fill removes too little",
+    Metric("masked_score", label="confidence when fully masked", better="minimize", is_raw=True, range=_SIGNED,
+           summary="probability, or cosine, that is left when all cells are removed; a probability should be below 0.3",
            compute=_FAITHFULNESS + "masked_score_of"),
     Metric("deletion_correlation", group="correlation", range=_SIGNED,
            summary="between the drop of each step and the saliency that it removes, from -1 to 1 (DC)",
@@ -203,16 +212,16 @@ BUILT_IN = (
     Metric("insertion_correlation", group="correlation", range=_SIGNED,
            summary="between the rise of each step and the saliency that it brings back, from -1 to 1 (IC)",
            citation="Gomez et al. 2022 (arXiv 2201.13291)", compute=_FAITHFULNESS + "insertion_correlation_of"),
-    Metric("average_drop", better="minimize", group="average_drop", range=_UNIT,
+    Metric("average_drop", better="minimize", group="average_drop", tasks=("classification",), range=_UNIT,
            summary="fraction of the probability that is lost when only the salient part is left",
            citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)", compute=_FAITHFULNESS + "average_drop_of"),
-    Metric("average_increase", group="average_drop", range=_UNIT,
+    Metric("average_increase", group="average_drop", tasks=("classification",), range=_UNIT,
            summary="1 where the probability is higher with the salient part alone",
            citation="Chattopadhyay et al. 2018 (arXiv 1710.11063)", compute=_FAITHFULNESS + "average_increase_of"),
-    Metric("average_deletion_drop", group="average_drop",
+    Metric("average_deletion_drop", group="average_drop", tasks=("classification",),
            summary="fraction of the probability that is lost when the salient part is removed",
            citation="Jung and Oh 2021 (arXiv 2102.05228)", compute=_FAITHFULNESS + "average_deletion_drop_of"),
-    Metric("road", group="road", label="ROAD", range=(-0.5, 0.5),
+    Metric("road", group="road", label="ROAD", range=_SIGNED,
            summary="least minus most salient first, with removed cells imputed from their neighbours",
            citation="Rong, Leemann et al. 2022 (arXiv 2202.00449)", compute="attnsearch.metrics.road:road_of"),
     Metric("pointing_hit", label="pointing game, masks", group="localisation", is_hit=True, needs="masks",
@@ -278,9 +287,9 @@ def score_metrics() -> tuple[Metric, ...]:
     return tuple(metric for metric in all_metrics() if metric.is_score)
 
 
-def score_groups() -> tuple[str, ...]:
-    """The groups of those, which `evaluation.scores.families` may name."""
-    return tuple(dict.fromkeys(metric.group for metric in score_metrics()))
+def score_groups(task: str | None = None) -> tuple[str, ...]:
+    """The groups of those, or of those that a task has, which `evaluation.scores.families` may name."""
+    return tuple(dict.fromkeys(metric.group for metric in score_metrics() if task is None or metric.is_of(task)))
 
 
 def find_metric(name: str) -> Metric:
@@ -351,12 +360,12 @@ def better_direction(key: str, default: Direction | None = None) -> Direction:
     return find_metric(key.partition("/")[2]).better if default is None else default
 
 
-def check_image_metrics(names: Sequence[str], *, has_masks: bool) -> None:
+def check_image_metrics(names: Sequence[str], *, task: str, has_masks: bool) -> None:
     """Checks that metrics can be measured of single images.
 
     Raises:
         ConfigError: no such metric.
-        UsageError: one is of a whole data set, or needs what images alone do not tell.
+        UsageError: one is of a whole data set or of another task, or needs what images alone do not tell.
     """
     if isinstance(names, str):
         raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
@@ -365,10 +374,13 @@ def check_image_metrics(names: Sequence[str], *, has_masks: bool) -> None:
         if metric.when != "image":
             where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
             raise UsageError(f"{name} is measured {where}, and not of single images; leave it out")
+        if not metric.is_of(task):
+            raise UsageError(f"{name} is of the task {', '.join(metric.tasks)} and not of {task}; leave it out")
         if metric.needs == "masks" and not has_masks:
             raise UsageError(f"{name} needs masks of the parts; give one per image with masks=")
-        if metric.needs in ("boxes", "points"):
-            raise UsageError(f"{name} needs {metric.needs} of the parts, which only a data set has; score its archive")
+        if metric.needs is not None and metric.needs != "masks":
+            what = "a gallery" if metric.needs == "gallery" else f"{metric.needs} of the parts"
+            raise UsageError(f"{name} needs {what}, which only a data set has; score its archive")
 
 
 def higher_is_better(key: str) -> bool:

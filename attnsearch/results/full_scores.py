@@ -21,6 +21,7 @@ from attnsearch.search.trials import open_to_read, reader_url
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import METRIC_OF_CURVE, ScoreTable, has_scores, read_scores, write_areas
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
+from attnsearch.store.retrieval import n_explained
 from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.types import Split
 
@@ -80,10 +81,14 @@ def target_of(study: StudyReader, trial: int | None) -> ScoringTarget:
     return ScoringTarget(study.trial(first["trial"]), published.archive(split), scores, split, is_published=True)
 
 
-def full_settings(settings: ScoreSettings, n_archived: int) -> ScoreSettings:
-    """The full measure of as many images as there are, up to `FULL_N_IMAGES`; the rest as the run has it."""
+def full_settings(settings: ScoreSettings, n_archived: int, task: str) -> ScoreSettings:
+    """The full measure of as many images as there are, up to `FULL_N_IMAGES`; the rest as the run has it.
+
+    Args:
+        n_archived: images, or queries with a match, whose maps are archived.
+    """
     own = settings.model_dump(include={"target", "grid", "precision", "batch_images", "fill", "protocol"})
-    full = full_score_settings()
+    full = full_score_settings(task)
     second = full.second_fill if settings.fill != full.second_fill else full.fill
     return full.model_copy(update={**own, "second_fill": second, "n_images": min(FULL_N_IMAGES, n_archived)})
 
@@ -96,10 +101,10 @@ def open_target(target: ScoringTarget, overrides: Iterable[str]) -> Evaluation:
     Raises:
         ConfigError, DataError, StoreError: as `open_evaluation` and `read_archive`.
     """
-    n_archived = len(read_archive(target.archive).image_ids)
+    n_archived = n_explained(read_archive(target.archive))
 
     def settle(config: ExperimentConfig) -> ExperimentConfig:
-        full = full_settings(config.evaluation.scores, n_archived).model_dump(mode="json")
+        full = full_settings(config.evaluation.scores, n_archived, config.task.name).model_dump(mode="json")
         return with_settings(config, {f"{PREFIX}{key}": value for key, value in full.items()})
 
     return open_evaluation(target.trial, target.split, _with_prefix(overrides), settle=settle)

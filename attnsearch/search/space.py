@@ -16,7 +16,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.images import as_setting
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParameter, Parameter, Scalar, StudyConfig
-from attnsearch.data.tables import DataTables, ImageTable
+from attnsearch.data.tables import DataTables, ImageTable, explained_rows, fixed_subset
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, TrialError, suggest
 from attnsearch.metrics.registry import RETRIEVAL, all_metrics, find_metric, is_metric, is_raw, is_score
@@ -28,7 +28,7 @@ from attnsearch.types import MatchRule, Need
 Space = Mapping[str, Parameter]
 Settings = dict[str, Scalar]
 
-_CALLED: dict[Need, str] = {"masks": "part masks", "boxes": "boxes", "points": "part points"}
+_CALLED: dict[Need | None, str] = {"masks": "part masks", "boxes": "boxes", "points": "part points"}
 
 
 def trial_experiment(trial: optuna.Trial, loaded: LoadedStudy) -> ExperimentConfig:
@@ -213,7 +213,7 @@ def _build_problem(experiment: ExperimentConfig, n_classes: int) -> str:
 def _metric_problem(key: str, task: str) -> str | None:
     """One line for a metric that is unknown, or that the task does not measure."""
     name = key.partition("/")[2]
-    names = [metric.name for metric in all_metrics() if task in (metric.tasks or (task,))]
+    names = [metric.name for metric in all_metrics() if metric.is_of(task)]
     if name in names:
         return None
     if is_metric(name):
@@ -273,12 +273,13 @@ def _raise(problems: list[str]) -> None:
 def score_problems(experiment: ExperimentConfig, tables: DataTables, metrics: Iterable[str]) -> list[str]:
     """One line for each score among the metric keys that a trial will not have."""
     settings, n_images = experiment.evaluation.scores, experiment.evaluation.n_images
-    n_archived = min(n_images or len(tables.val), len(tables.val))
+    n_explained = len(explained_rows(tables.val, fixed_subset(tables.val, n_images)))
     keys = [key for key in metrics if is_score(key.partition("/")[2])]
     problems = [problem for key in keys if (problem := _score_problem(key, experiment, tables.val))]
-    if settings.families and settings.n_images is not None and settings.n_images > n_archived:
+    if settings.families and settings.n_images is not None and settings.n_images > n_explained:
+        what = "images" if tables.val.is_query is None else "queries with a match"
         problems.append(
-            f"evaluation.scores.n_images: must be at most the {n_archived} validation images whose maps are stored, "
+            f"evaluation.scores.n_images: must be at most the {n_explained} validation {what} whose maps are stored, "
             f"got {settings.n_images}"
         )
     return problems
@@ -291,6 +292,6 @@ def _score_problem(key: str, experiment: ExperimentConfig, val: ImageTable) -> s
     metric = find_metric(name)
     if metric.group not in experiment.evaluation.scores.families:
         return f"{key}: is measured only with the family {metric.group!r}; add it to evaluation.scores.families"
-    if metric.needs is not None and metric.needs not in val.regions:
+    if metric.needs in _CALLED and metric.needs not in val.regions:
         return f"{key}: needs {_CALLED[metric.needs]}, which this data set does not have; remove it or use other data"
     return None

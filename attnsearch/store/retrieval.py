@@ -143,6 +143,16 @@ def _require_fit(paths: ArchivePaths, retrieval: Retrieval) -> None:
         raise StoreError(f"{paths.ranks} must hold rows of {n_images} images for {n_queries} queries, {_FIX}")
 
 
+def n_explained(archived: AttentionArchive) -> int:
+    """How many archived images have maps that can be scored: all, or the queries that have a match."""
+    retrieval = archived.retrieval
+    if retrieval is None:
+        return len(archived.image_ids)
+    has_match = np.zeros(len(retrieval.image_ids), dtype=bool)
+    has_match[retrieval.is_query] = retrieval.first_match > 0
+    return int(has_match[_places(archived.image_ids, retrieval.image_ids)].sum())
+
+
 def answered(part: AttentionArchive, retrieval: Retrieval) -> AttentionArchive:
     """A part of an archive whose predictions are those of the retrieval, see `AttentionArchive.retrieval`."""
     rows = _places(part.image_ids, retrieval.image_ids)

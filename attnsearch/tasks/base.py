@@ -16,7 +16,7 @@ from attnsearch import plugins
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import TaskSettings
 from attnsearch.metrics.complexity import sparsity
-from attnsearch.types import Batch
+from attnsearch.types import Batch, Followed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,8 +134,15 @@ class Target(Protocol):
     What the number needs beside the output, such as the class or the embedding of a reference, is held for each image.
     """
 
+    @property
+    def has_gallery(self) -> bool:
+        """Whether the images are queries of a gallery, whose ranking is followed too."""
+
     def score(self, output: AttentionOutput) -> Tensor:
         """The number of each image, (B,) float32, on a scale on which images compare."""
+
+    def followed(self, output: AttentionOutput) -> Mapping[Followed, Tensor]:
+        """What is followed while cells are removed, (B,) each: the score, and in retrieval how a gallery is ranked."""
 
     def raw_score(self, output: AttentionOutput) -> Tensor:
         """The number whose gradients Grad-CAM and its variants weigh features by, (B,): before a softmax."""

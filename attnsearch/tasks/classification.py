@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import ClassificationSettings
 from attnsearch.tasks.base import PassMetrics, RunningSums, SoftTargets, Task
-from attnsearch.types import AttentionArchive, AttentionOutput, Batch, HeadOutput
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Followed, HeadOutput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,10 +163,14 @@ class ClassTarget:
     """
 
     classes: Tensor
+    has_gallery: ClassVar[bool] = False
 
     def score(self, output: AttentionOutput) -> Tensor:
         probabilities = output.logits.float().softmax(dim=1)  # (B, n_classes)
         return probabilities.gather(1, self.classes[:, None])[:, 0]
+
+    def followed(self, output: AttentionOutput) -> dict[Followed, Tensor]:
+        return {"score": self.score(output)}
 
     def raw_score(self, output: AttentionOutput) -> Tensor:
         """The logit of the class, (B,)."""

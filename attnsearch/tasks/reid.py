@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,18 @@ from torch import Tensor, nn
 
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import ReidSettings
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.models.base import AttentionModel
 from attnsearch.tasks.base import SoftTargets, Task
 from attnsearch.tasks.classification import mean_probability
-from attnsearch.tasks.retrieval import RETRIEVAL_METRICS, RetrievalMeter, SimilarityTarget, references_of
+from attnsearch.tasks.retrieval import (
+    RETRIEVAL_METRICS,
+    GalleryRanking,
+    RetrievalMeter,
+    SimilarityTarget,
+    references_of,
+)
 from attnsearch.tasks.sampling import identity_batches
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, HeadOutput
 
@@ -268,12 +274,29 @@ class ReidTask(Task):
         output = super().predict(model, batch, maps=maps)
         if not self.settings.flip_average:
             return output
-        padding = None if batch.padding is None else batch.padding.flip(-1)
-        mirrored = super().predict(
-            model, replace(batch, images=batch.images.flip(-1), padding=padding, part_masks=None)
-        )
+        mirrored = super().predict(model, _mirrored(batch))
         branches = {name: _mean_of(head, mirrored.branches[name]) for name, head in output.branches.items()}
         return replace(output, head=_mean_of(output.head, mirrored.head), branches=branches)
+
+    def embedding_cells(self, model: AttentionModel, batch: Batch) -> Tensor:
+        """What each cell adds to what images are compared by, before that is scaled: (B, D, h, w) float32.
+
+        What the neck adds to every image is spread evenly over the cells; with `flip_average`, the cells of the mirror
+        image are mirrored back.
+
+        Raises:
+            UsageError: the embedding is no sum over the cells.
+        """
+        cells = self._cells(model, batch)
+        return (cells + self._cells(model, _mirrored(batch)).flip(-1)) / 2 if self.settings.flip_average else cells
+
+    def _cells(self, model: AttentionModel, batch: Batch) -> Tensor:
+        """What each cell adds to the embedding of one view, (B, D, h, w)."""
+        cells = model.embedding_cells(batch)
+        if self.settings.embedding == "before_neck":
+            return cells
+        scale, shift = (values[:, None, None] for values in _neck_of(model, cells.shape[1]))
+        return cells * scale + shift / (cells.shape[2] * cells.shape[3])
 
     def embed(self, output: AttentionOutput) -> Tensor:
         """(B, D) float32, before or after the neck, of length 1 unless `normalise` is off."""
@@ -291,7 +314,8 @@ class ReidTask(Task):
         self, archived: AttentionArchive, places: NDArray[np.int64], *, choice: TargetChoice = "predicted"
     ) -> SimilarityTarget:
         """The similarity to the nearest gallery image, or for the choice `label` to the nearest match."""
-        return SimilarityTarget(references_of(archived, places, choice), self.embed)
+        references = references_of(archived, places, choice)  # (B, D)
+        return SimilarityTarget(references, self.embed, GalleryRanking.of(archived, places))
 
     def row_order(self, table: ImageTable, *, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
         k = self.settings.images_per_identity
@@ -301,6 +325,29 @@ class ReidTask(Task):
         """Parts of `part_images` images, which are whole identities; triplets are found within a part."""
         for start in range(0, len(batch.labels), part_images):
             yield batch.take(slice(start, start + part_images))
+
+
+def _mirrored(batch: Batch) -> Batch:
+    """The batch with the mirror images, without masks."""
+    padding = None if batch.padding is None else batch.padding.flip(-1)
+    return replace(batch, images=batch.images.flip(-1), padding=padding, part_masks=None)
+
+
+def _neck_of(model: AttentionModel, width: int) -> tuple[Tensor, Tensor]:
+    """Scale and shift (D,) that the neck of the head of a width D has in eval mode.
+
+    Raises:
+        UsageError: the model has no such head.
+    """
+    for head in model.modules():
+        if isinstance(head, ReidHead) and head.neck is not None and head.neck.num_features == width:
+            statistics = head.neck.running_mean, head.neck.running_var
+            mean, variance = (cast(Tensor, one).float() for one in statistics)
+            scale = head.neck.weight.float() / (variance + head.neck.eps).sqrt()
+            return scale, head.neck.bias.float() - mean * scale
+    raise UsageError(
+        f"{type(model).__name__} has no neck behind an embedding of {width} channels, so that none is split"
+    )
 
 
 def _mean_of(head: HeadOutput, mirrored: HeadOutput) -> HeadOutput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from attnsearch.errors import UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, distances, rank_features
 from attnsearch.tasks.base import PassMetrics, RunningSums
-from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Distance, Retrieval
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Distance, Followed, Retrieval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,13 +124,15 @@ def nearest_gallery(retrieval: Retrieval, row: int, *, only_matches: bool) -> in
     Returns:
         None where there is none.
     """
-    is_same = retrieval.labels == retrieval.labels[row]
-    is_removed = is_same & (retrieval.removal_keys == retrieval.removal_keys[row])
-    candidates = np.flatnonzero((is_same if only_matches else True) & ~is_removed & ~retrieval.is_query)
-    if not len(candidates):
+    if not only_matches:
+        nearest = int(retrieval.ranked_rows[np.count_nonzero(retrieval.is_query[:row]), 0])
+        return None if nearest < 0 else nearest
+    has_other_key = retrieval.removal_keys != retrieval.removal_keys[row]
+    matches = np.flatnonzero((retrieval.labels == retrieval.labels[row]) & has_other_key & ~retrieval.is_query)
+    if not len(matches):
         return None
     query = retrieval.features[row : row + 1]
-    return int(candidates[distances(query, retrieval.features[candidates], metric=retrieval.distance)[0].argmin()])
+    return int(matches[distances(query, retrieval.features[matches], metric=retrieval.distance)[0].argmin()])
 
 
 def references_of(archived: AttentionArchive, places: NDArray[np.int64], choice: TargetChoice) -> Tensor:
@@ -141,15 +143,89 @@ def references_of(archived: AttentionArchive, places: NDArray[np.int64], choice:
     Raises:
         UsageError: the archive has no features, an image is no query, or has no such gallery image.
     """
+    retrieval, rows = _queries(archived, places)
+    found = [nearest_gallery(retrieval, int(row), only_matches=choice == "label") for row in rows]
+    nearest = [row for row in found if row is not None]
+    if len(nearest) < len(rows):
+        raise _no_match()
+    return torch.from_numpy(np.array(retrieval.features[nearest]))
+
+
+def _queries(archived: AttentionArchive, places: NDArray[np.int64]) -> tuple[Retrieval, NDArray[np.int64]]:
+    """What an archive holds of its split, and the rows there of queries at places (B,).
+
+    Raises:
+        UsageError: the archive has no features, or an image is no query.
+    """
     retrieval = archived.retrieval
     if retrieval is None:
         raise UsageError("the archive has no features of its images; evaluate the trial again")
     rows = places_of([archived.image_ids[place] for place in places], retrieval.image_ids)
-    found = [nearest_gallery(retrieval, int(row), only_matches=choice == "label") for row in rows]
-    nearest = [row for row in found if row is not None]
-    if len(nearest) < len(rows) or not retrieval.is_query[rows].all():
-        raise UsageError("only queries that have a match in the gallery can be explained by their similarity to it")
-    return torch.from_numpy(np.array(retrieval.features[nearest]))
+    if not retrieval.is_query[rows].all():
+        raise _no_match()
+    return retrieval, rows
+
+
+def _no_match() -> UsageError:
+    return UsageError("only queries that have a match in the gallery can be explained by their similarity to it")
+
+
+@dataclass(frozen=True, eq=False)
+class GalleryRanking:
+    """The gallery of a split, which masked copies of queries rank anew; nothing of it is embedded again.
+
+    Attributes:
+        labels, removal_keys: (B,) int64, of the queries.
+        gallery_labels, gallery_keys: (G,) int64.
+        features: (G, D) float32, of length 1 where images are compared by the cosine.
+        offsets: (G,) float32: with the embedding x of a query, offset - 2 <x, feature> orders the gallery as the
+            distance does.
+    """
+
+    labels: Tensor
+    removal_keys: Tensor
+    gallery_labels: Tensor
+    gallery_keys: Tensor
+    features: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, archived: AttentionArchive, places: NDArray[np.int64]) -> GalleryRanking:
+        """That of archived queries at places (B,).
+
+        Raises:
+            UsageError: the archive has no features, or an image is no query.
+        """
+        retrieval, rows = _queries(archived, places)
+        gallery = np.flatnonzero(~retrieval.is_query)
+        labels, keys = torch.from_numpy(retrieval.labels), torch.from_numpy(retrieval.removal_keys)
+        features = torch.from_numpy(np.array(retrieval.features[gallery]))
+        if retrieval.distance == "cosine":
+            features = F.normalize(features)
+        offsets = features.square().sum(dim=1)  # with the cosine all are 1
+        return cls(labels[rows], keys[rows], labels[gallery], keys[gallery], features, offsets)
+
+    def average_precision(self, embeddings: Tensor) -> Tensor:
+        """That of the gallery in the order of its distances to embeddings (B, D): (B,) float32, NaN without a match.
+
+        As of `metrics.retrieval.ranking_scores`: what the rule removes is left out, and equal distances rank by
+        position in the gallery.
+        """
+        is_same = self.labels[:, None] == self.gallery_labels  # (B, G)
+        is_removed = is_same & (self.removal_keys[:, None] == self.gallery_keys)
+        gaps = (self.offsets - 2 * embeddings @ self.features.T).masked_fill(is_removed, torch.inf)
+        is_match = (is_same & ~is_removed).gather(1, gaps.argsort(dim=1, stable=True)).double()
+        ranks = torch.arange(1, is_match.shape[1] + 1, device=is_match.device)
+        precision = is_match.cumsum(dim=1) / ranks  # (B, G)
+        return ((precision * is_match).sum(dim=1) / is_match.sum(dim=1)).float()
+
+    def take(self, rows: Tensor | slice) -> GalleryRanking:
+        """That of the queries at rows (M,)."""
+        return replace(self, labels=self.labels[rows], removal_keys=self.removal_keys[rows])
+
+    def to(self, device: torch.device) -> GalleryRanking:
+        """The same on a device."""
+        return GalleryRanking(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,20 +235,34 @@ class SimilarityTarget:
     Attributes:
         references: (B, D) float32.
         embed: what images are compared by, of a model's output.
+        ranking: of the gallery that the images are queries of, where there is one.
     """
 
     references: Tensor
     embed: Embed
+    ranking: GalleryRanking | None = None
+
+    @property
+    def has_gallery(self) -> bool:
+        return self.ranking is not None
 
     def score(self, output: AttentionOutput) -> Tensor:
         return F.cosine_similarity(self.embed(output), self.references, dim=1)  # (B,)
+
+    def followed(self, output: AttentionOutput) -> dict[Followed, Tensor]:
+        scores: dict[Followed, Tensor] = {"score": self.score(output)}
+        if self.ranking is not None:
+            scores["average_precision"] = self.ranking.average_precision(self.embed(output))
+        return scores
 
     def raw_score(self, output: AttentionOutput) -> Tensor:
         """The cosine itself, which no softmax follows, (B,)."""
         return self.score(output)
 
     def take(self, rows: Tensor | slice) -> SimilarityTarget:
-        return SimilarityTarget(self.references[rows], self.embed)  # (M, D)
+        ranking = None if self.ranking is None else self.ranking.take(rows)
+        return SimilarityTarget(self.references[rows], self.embed, ranking)  # (M, D)
 
     def to(self, device: torch.device) -> SimilarityTarget:
-        return SimilarityTarget(self.references.to(device), self.embed)
+        ranking = None if self.ranking is None else self.ranking.to(device)
+        return SimilarityTarget(self.references.to(device), self.embed, ranking)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import ConfigError
-from attnsearch.metrics.perturbation import SaliencyCase
+from attnsearch.metrics.perturbation import Curves, SaliencyCase
 from attnsearch.metrics.registry import (
     BestSetting,
     Metric,
@@ -29,6 +29,7 @@ TOLERANCE = 1e-3  # of scaled maps; the sparsity adds 1e-5 to a maximum
 def make_case(saliency: Tensor) -> SaliencyCase:
     """Images of 24 x 20 pixels under maps (B, h, w), whose score is the weight of the pixels that are seen, in [0, 1].
 
+    The average precision of a query's ranking is the square of it.
     Image b depends on b alone, so that a case of one image can be compared with one of many: see `SaliencyCase.seeds`.
     """
     rows = torch.arange(len(saliency))
@@ -50,8 +51,9 @@ def _case_of_rows(saliency: Tensor, rows: Tensor) -> SaliencyCase:
     )  # (B, P, 2)
     weights = torch.linspace(0.0, 1.0, height * width).view(height, width)
 
-    def follow(masked: Tensor, _rows: Tensor) -> Tensor:
-        return (masked[:, 0].clamp(0, 1) * weights / weights.sum()).sum(dim=(1, 2))  # (M,)
+    def follow(masked: Tensor, _rows: Tensor) -> Curves:
+        seen = (masked[:, 0].clamp(0, 1) * weights / weights.sum()).sum(dim=(1, 2))  # (M,)
+        return {"score": seen, "average_precision": seen.square()}
 
     regions = GroundTruth(masks, boxes, points, SIZE_HW)
     return SaliencyCase(images, saliency, follow, regions, image_ids=tuple(f"{int(row)}.jpg" for row in rows))

@@ -33,10 +33,10 @@ LEVELS = ("masked_score", "random_deletion")
 
 def settings_of(arguments: argparse.Namespace, n_archived: int) -> tuple[ScoreSettings, ScoreSettings]:
     """The estimate's settings and the full ones."""
-    shared = {"families": full_score_settings().families, "second_fill": None}
+    shared = {"families": full_score_settings("classification").families, "second_fill": None}
     estimate = ScoreSettings(n_images=min(arguments.images, n_archived), n_steps=arguments.steps)
     n_full = min(arguments.full_images or n_archived, n_archived)
-    full = full_score_settings().model_copy(update={**shared, "n_images": n_full})
+    full = full_score_settings("classification").model_copy(update={**shared, "n_images": n_full})
     return estimate.model_copy(update=shared), full
 
 

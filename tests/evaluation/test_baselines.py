@@ -20,6 +20,7 @@ from attnsearch.models.backbones.generic import build_any_backbone, build_backbo
 from attnsearch.models.base import AttentionModel
 from attnsearch.tasks.classification import ClassTarget, LinearHeads
 from attnsearch.types import AttentionOutput, Batch
+from tests.tiny import on_cpu
 
 GRID = (4, 4)
 MODELS: dict[str, dict[str, Any]] = {
@@ -44,8 +45,7 @@ def batch() -> Batch:
 
 
 def saliency(name: str, batch: Batch, model: AttentionModel | None = None) -> torch.Tensor:
-    unused: Any = None
-    return baseline_saliency(name, model or unused, batch, ClassTarget(torch.tensor([0, 1])), GRID)
+    return baseline_saliency(name, on_cpu(model), batch, ClassTarget(torch.tensor([0, 1])), GRID)
 
 
 def test_random_map_depends_on_the_image_alone(batch: Batch) -> None:
@@ -96,9 +96,8 @@ def test_gradcam_fits_every_family(name: str, batch: Batch) -> None:
     assert (maps >= 0).all()
     assert all(parameter.grad is None for parameter in model.parameters())
     alone = Batch(batch.images[1:], batch.labels[1:], ("b.jpg",), batch.rows[1:])
-    torch.testing.assert_close(
-        baseline_saliency("gradcam", model, alone, ClassTarget(torch.tensor([1])), GRID), maps[1:], atol=1e-4, rtol=1e-3
-    )
+    found = baseline_saliency("gradcam", on_cpu(model), alone, ClassTarget(torch.tensor([1])), GRID)
+    torch.testing.assert_close(found, maps[1:], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", CAMS)
@@ -240,7 +239,7 @@ def test_gradcam_of_a_transformer_is_a_map_of_the_image(backbone: str, reads_cla
     images = torch.randn(2, 3, 112, 56)
     batch = Batch(images, torch.tensor([0, 1]), ("a.jpg", "b.jpg"), torch.arange(2))
     model = OwnTokens(backbone, reads_class_token=reads_class_token).eval()
-    maps = baseline_saliency("gradcam", model, batch, ClassTarget(torch.tensor([0, 1])), (8, 4))
+    maps = baseline_saliency("gradcam", on_cpu(model), batch, ClassTarget(torch.tensor([0, 1])), (8, 4))
     assert maps.shape == (2, 8, 4)
     assert (maps.amax(dim=(1, 2)) > 0).all()
     assert (maps.flatten(1).std(dim=1) > 0.01).all()

@@ -220,7 +220,7 @@ def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: 
     for row in rows:
         row[column] = str(float(row[column]) - 0.4)
     path.write_text("\n".join(map(",".join, [head, *rows])) + "\n")
-    with pytest.raises(DataError, match=r"get other probabilities than in the archive .* 0\.40\), so their pixels"):
+    with pytest.raises(DataError, match=r"get other confidences than in the archive .* 0\.40\), so their pixels"):
         scored()
     assert not files.scores("val").about.exists()
 

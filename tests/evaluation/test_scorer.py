@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.tables import ImageTable
-from attnsearch.device import Arithmetic
 from attnsearch.evaluation.scorer import (
     SaliencyScorer,
     archive_scores,
@@ -26,7 +24,9 @@ from attnsearch.evaluation.scorer import (
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import find_metric
 from attnsearch.store.image_scores import ImageScore
+from attnsearch.tasks.retrieval import SimilarityTarget
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, GroundTruth, HeadOutput
+from tests.tiny import on_cpu
 
 SIDE = 64
 
@@ -55,12 +55,12 @@ def at_left_top() -> np.ndarray:
 
 
 def consistency(table: ImageTable, saliency: np.ndarray) -> float:
-    parts = archive_scores(archive(table, saliency), table, ScoreSettings(), (SIDE, SIDE))
+    parts = archive_scores(archive(table, saliency), table, ScoreSettings(), on_cpu(None).config)
     return parts["whole"]["part_consistency"]
 
 
 def test_class_counts_whose_images_point_at_one_part(table: ImageTable) -> None:
-    parts = archive_scores(archive(table, at_left_top()), table, ScoreSettings(), (SIDE, SIDE))
+    parts = archive_scores(archive(table, at_left_top()), table, ScoreSettings(), on_cpu(None).config)
     assert parts["whole"] == {"part_consistency": 0.5}  # of class b only one of two images points at it
     assert parts["floors"]["centre"] == 0.0  # 28 pixels away, and the square reaches 10
     assert 0.0 <= parts["floors"]["random"] <= 1.0
@@ -68,7 +68,7 @@ def test_class_counts_whose_images_point_at_one_part(table: ImageTable) -> None:
 
 def test_nothing_is_measured_of_an_archive_without_points(table: ImageTable) -> None:
     without = replace(table, points=None)
-    assert archive_scores(archive(table, at_left_top()), without, ScoreSettings(), (SIDE, SIDE)) == {}
+    assert archive_scores(archive(table, at_left_top()), without, ScoreSettings(), on_cpu(None).config) == {}
 
 
 def test_broken_and_flat_maps_show_no_part(table: ImageTable) -> None:
@@ -132,40 +132,26 @@ def test_points_are_moved_and_those_that_are_not_seen_are_undefined() -> None:
     assert found[0, 1:].isnan().all()
 
 
-@dataclass(frozen=True)
-class SimilarityTarget:
-    """The cosine to the embedding of a reference of each image, (B, D): what a task without classes explains."""
-
-    references: torch.Tensor
-
-    def score(self, output: AttentionOutput) -> torch.Tensor:
-        assert output.embedding is not None
-        return F.cosine_similarity(output.embedding.float(), self.references)
-
-    raw_score = score
-
-    def take(self, rows: torch.Tensor | slice) -> SimilarityTarget:
-        return SimilarityTarget(self.references[rows])
-
-    def to(self, device: torch.device) -> SimilarityTarget:
-        return SimilarityTarget(self.references.to(device))
-
-
 class Embedder(nn.Module):
     """Embeds an image by the light of its left and its right half; it predicts nothing."""
 
-    def forward(self, batch: Batch) -> AttentionOutput:
+    def forward(self, batch: Batch, *, maps: None = None) -> AttentionOutput:
         halves = batch.images.mean(dim=(1, 2)).view(len(batch.images), 2, -1).mean(dim=2)  # (B, 2)
         return AttentionOutput(HeadOutput(logits=halves.new_empty(len(halves), 0), embedding=halves))
+
+
+def embedded(output: AttentionOutput) -> torch.Tensor:
+    assert output.embedding is not None
+    return output.embedding
 
 
 def test_a_similarity_is_followed_like_the_probability_of_a_class() -> None:
     images = torch.ones(2, 3, 8, 8)
     batch = Batch(images, torch.tensor([-1, -1]), ("a", "b"), torch.arange(2))
-    target = SimilarityTarget(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # one shows the left half, one the right half
+    target = SimilarityTarget(torch.eye(2), embedded)  # one shows the left half, one the right half
     left_first = torch.tensor([[[2.0, 1.0]]]).repeat(2, 1, 1)
     settings = ScoreSettings(families=("faithfulness",), n_steps=2, n_random=1)
-    scorer = SaliencyScorer(Embedder(), Arithmetic(torch.device("cpu")), settings)  # type: ignore[arg-type]
+    scorer = SaliencyScorer(on_cpu(Embedder()), settings)
     left, right = scorer.score(batch, left_first, target, GroundTruth(size_hw=(8, 8)))
     # without its left half an image of ones is like the right half alone, and an empty image like nothing
     assert left.curves["deletion"] == pytest.approx([math.sqrt(0.5), 0.0, 0.0])

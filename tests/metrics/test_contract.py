@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from attnsearch.config.evaluation import ScoreSettings, all_families, full_score_settings
 from attnsearch.config.reference import reference
-from attnsearch.device import Arithmetic
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.scorer import SaliencyScorer
-from attnsearch.metrics.perturbation import RemovalSettings, SaliencyCase
+from attnsearch.metrics.perturbation import Curves, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import (
     Metric,
     all_metrics,
@@ -27,7 +26,8 @@ from attnsearch.metrics.registry import (
 from attnsearch.tasks.classification import ClassTarget
 from attnsearch.testing import temporary_parts
 from attnsearch.testing.metric import MetricContract, make_case, make_maps
-from attnsearch.types import Batch
+from attnsearch.types import Batch, Followed
+from tests.tiny import on_cpu
 
 WEIGHTS = torch.arange(1.0, 17.0).view(1, 4, 4) / 136  # of the cells, as in an additive model
 
@@ -57,7 +57,7 @@ class TestMetricFromOutside(MetricContract):
 
     def test_it_stands_in_the_reference_and_among_the_families(self, metric: Metric) -> None:
         assert "| `blur_insertion` | maximize |" in reference()
-        assert "mine" in full_score_settings().families
+        assert "mine" in full_score_settings("classification").families
         with pytest.raises(ValueError, match=r"no family 'mina' .did you mean 'mine'"):
             ScoreSettings(families=("mina",))
 
@@ -69,7 +69,7 @@ def test_a_registered_metric_is_forgotten_with_its_test() -> None:
 class Net(nn.Module):
     """The fraction of light in the upper half as the probability of class 0."""
 
-    def forward(self, batch: Batch) -> SimpleNamespace:
+    def forward(self, batch: Batch, *, maps: None = None) -> SimpleNamespace:
         seen = batch.images.mean(dim=(1, 3))
         return SimpleNamespace(logits=torch.stack([seen[:, :12].mean(dim=1), seen[:, 12:].mean(dim=1)], dim=1))
 
@@ -78,15 +78,15 @@ def score_some(settings: ScoreSettings) -> list:
     case = make_case(make_maps())
     zeros = torch.zeros(len(case.images), dtype=torch.int64)
     batch = Batch(case.images, zeros, tuple(case.image_ids), zeros)
-    scorer = SaliencyScorer(Net(), Arithmetic(torch.device("cpu")), settings)  # type: ignore[arg-type]
+    scorer = SaliencyScorer(on_cpu(Net()), settings)
     return scorer.score(batch, case.saliency, ClassTarget(zeros), case.regions)
 
 
 def additive_case(n_steps: int = 16) -> SaliencyCase:
     """One image of 4 x 4 pixels of ones; its score is the sum of the weights of the cells that are seen."""
 
-    def follow(masked: Tensor, rows: Tensor) -> Tensor:
-        return ((masked[:, 0] > 0.5) * WEIGHTS).sum(dim=(1, 2))
+    def follow(masked: Tensor, rows: Tensor) -> Curves:
+        return {"score": ((masked[:, 0] > 0.5) * WEIGHTS).sum(dim=(1, 2))}
 
     return SaliencyCase(torch.ones(1, 3, 4, 4), WEIGHTS, follow, settings=RemovalSettings(n_steps, n_random=1))
 
@@ -111,13 +111,13 @@ def test_values_of_an_additive_model(name: str, expected: float) -> None:
 def test_metrics_share_the_curves_of_a_case() -> None:
     case, asked = additive_case(), []
 
-    def follow(masked: Tensor, rows: Tensor) -> Tensor:
+    def follow(masked: Tensor, rows: Tensor) -> Mapping[Followed, Tensor]:
         asked.append(len(masked))
         return additive_case().follow(masked, rows)
 
     counted = SaliencyCase(case.images, case.saliency, follow, settings=case.settings)
     for metric in score_metrics():
-        if metric.group in ("faithfulness", "correlation"):
+        if metric.group in ("faithfulness", "correlation") and metric.needs is None:
             metric.function(counted)
     assert sum(asked) == 2 + 3 * 15  # both ends once; the inner steps of most, least and random first
     assert list(counted.own_curves()) == ["deletion", "least_first", "insertion", "random_deletion"]

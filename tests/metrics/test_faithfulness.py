@@ -20,13 +20,12 @@ from attnsearch.metrics.faithfulness import (
     soft_masking,
     step_saliency,
 )
+from attnsearch.metrics.fills import box_blur, fill_images
 from attnsearch.metrics.perturbation import (
     RemovalSettings,
     SaliencyCase,
     area,
-    box_blur,
     curve_fractions,
-    fill_images,
     removal_ranks,
     removed_counts,
 )

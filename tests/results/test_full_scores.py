@@ -23,10 +23,10 @@ FEW = ("n_steps=4", "n_images=4", "n_random=1", "families=[complexity]")
 
 def test_full_measure_keeps_how_the_run_measures(finished_run: Path) -> None:
     own = ScoreSettings(fill="black", precision="fp32")
-    settings = full_settings(own, n_archived=10)
+    settings = full_settings(own, n_archived=10, task="classification")
     assert (settings.fill, settings.precision, settings.n_images) == ("black", "fp32", 10)
-    assert full_settings(own, n_archived=10**6).n_images == FULL_N_IMAGES
-    assert settings.n_steps == full_score_settings().n_steps
+    assert full_settings(own, n_archived=10**6, task="classification").n_images == FULL_N_IMAGES
+    assert settings.n_steps == full_score_settings("classification").n_steps
     assert settings.second_fill != settings.fill
 
 

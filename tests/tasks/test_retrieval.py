@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from attnsearch.data.tables import ImageTable
-from attnsearch.tasks.retrieval import RetrievalMeter, SimilarityTarget, nearest_gallery, rank_split
-from attnsearch.types import AttentionOutput, Batch, HeadOutput
+from attnsearch.errors import UsageError
+from attnsearch.metrics.retrieval import distances, ranking_scores
+from attnsearch.tasks.retrieval import (
+    GalleryRanking,
+    RetrievalMeter,
+    SimilarityTarget,
+    nearest_gallery,
+    rank_split,
+    references_of,
+)
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Distance, HeadOutput, Retrieval
 
 # the worked example of the protocol: identity / camera, queries first
 QUERIES = [(5, 1), (7, 2), (2, 2)]
@@ -121,3 +131,89 @@ def test_a_similarity_target_is_the_cosine() -> None:
     rows = torch.tensor([2, 0, 0])
     taken = AttentionOutput(HeadOutput(torch.zeros(3, 2), features[rows]))
     torch.testing.assert_close(target.take(rows).score(taken), target.score(output)[rows])
+
+
+def archive_of(retrieval: Retrieval) -> AttentionArchive:
+    """An archive of all images of a split, without maps."""
+    n = len(retrieval.image_ids)
+    return AttentionArchive(
+        image_ids=retrieval.image_ids, labels=retrieval.labels, predictions=retrieval.labels,
+        confidences=np.ones(n, np.float32), sizes_hw=np.ones((n, 2), np.int64), crop_boxes=np.zeros((n, 4)),
+        class_names=retrieval.identities, map_names=(), maps=None, norms=None, saliency=None, config_digest="d",
+        epoch=1, split="val", retrieval=retrieval,
+    )  # fmt: skip
+
+
+def some_split(n_queries: int = 12, n_gallery: int = 60) -> tuple[ImageTable, NDArray[np.float32]]:
+    """Queries and gallery images of 5 identities and 3 cameras; each third of the gallery has the same features."""
+    rng = np.random.default_rng(0)
+    n_images = n_queries + n_gallery
+    ids = tuple(f"{row}.jpg" for row in range(n_images))
+    table = ImageTable(
+        "val",
+        tuple("abcde"),
+        ids,
+        tuple(map(Path, ids)),
+        rng.integers(0, 5, n_images),
+        match_rule="camera",
+        camera_names=tuple("123"),
+        cameras=rng.integers(0, 3, n_images),
+        is_query=np.arange(n_images) < n_queries,
+    )
+    features = rng.normal(size=(n_images, 4)).astype(np.float32)
+    features[n_queries:] = np.tile(features[n_queries : n_queries + n_gallery // 3], (3, 1))
+    return table, features
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_masked_queries_rank_the_gallery_by_the_protocol(distance: Distance) -> None:
+    table, features = some_split()
+    retrieval, _ = rank_split(table, features, distance=distance)
+    places = np.array([7, 0, 11, 3])
+    masked = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+    masked[0] = features[7]
+    ranking = GalleryRanking.of(archive_of(retrieval), places)
+    gallery = ~retrieval.is_query
+    expected = ranking_scores(
+        distances(masked, features[gallery], metric=distance),
+        *(table.labels[places], table.labels[gallery], table.removal_keys[places], table.removal_keys[gallery]),
+    ).average_precision
+    found = ranking.average_precision(torch.from_numpy(masked)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found[0] == pytest.approx(retrieval.average_precision[7])
+    order = torch.tensor([2, 0, 0])
+    again = ranking.take(order).average_precision(torch.from_numpy(masked)[order]).numpy()
+    np.testing.assert_allclose(again, expected[order], atol=1e-6)
+
+
+def test_a_query_without_a_match_has_no_average_precision() -> None:
+    table, features = worked_example()
+    retrieval, _ = rank_split(table, features, distance="cosine")
+    ranking = GalleryRanking.of(archive_of(retrieval), np.array([0, 1, 2]))
+    found = ranking.average_precision(torch.from_numpy(features[:3]))
+    np.testing.assert_allclose(found, [0.5, 5 / 6, np.nan], atol=1e-6)
+
+
+def test_a_target_follows_the_cosine_and_with_a_gallery_the_ranking() -> None:
+    table, features = worked_example()
+    retrieval, _ = rank_split(table, features, distance="cosine")
+    archived, places = archive_of(retrieval), np.array([0, 1])
+    output = AttentionOutput(HeadOutput(torch.zeros(2, 2), torch.from_numpy(features[:2])))
+    plain = SimilarityTarget(references_of(archived, places, "label"), embedded)
+    assert (list(plain.followed(output)), plain.has_gallery) == (["score"], False)
+    ranked = SimilarityTarget(plain.references, embedded, GalleryRanking.of(archived, places)).to(torch.device("cpu"))
+    second = ranked.take(slice(1, 2)).followed(AttentionOutput(HeadOutput(torch.zeros(1, 2), output.embedding[1:])))
+    assert second["score"].tolist() == pytest.approx([0.5])  # of the nearest match
+    assert second["average_precision"].tolist() == pytest.approx([5 / 6])
+    assert ranked.has_gallery
+
+
+def test_what_explains_no_match_is_refused() -> None:
+    table, features = worked_example()
+    retrieval, _ = rank_split(table, features, distance="cosine")
+    archived = archive_of(retrieval)
+    for place, choice in ((5, "predicted"), (2, "label")):
+        with pytest.raises(UsageError, match="only queries that have a match"):
+            references_of(archived, np.array([place]), choice)
+    with pytest.raises(UsageError, match="evaluate the trial again"):
+        GalleryRanking.of(replace(archived, retrieval=None), np.array([0]))
