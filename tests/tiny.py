@@ -49,6 +49,28 @@ class RecordingContext:
         return self.prune_after is not None and self.reports[-1][1] >= self.prune_after
 
 
+def reid_config(model: dict[str, Any] | None = None, **changes: Any) -> ExperimentConfig:
+    """A config of re-identification on a few small synthetic individuals: `reid_config(task={"flip_average": True})`.
+
+    Training has 8 individuals, validation 3 and test 3, in 2 images from each of 2 cameras.
+    """
+    settings: dict[str, Any] = {
+        "name": "tiny",
+        "data": {
+            **{"name": "individuals", "picture_px": 64, "image_size_px": [64, 32], "n_identities": 11},
+            **{"n_test_identities": 3, "n_cameras": 2, "n_per_camera": 2, "n_distractors": 3, "val_share": 0.25},
+        },
+        "model": {"name": "cnn", "backbone": "resnet10t", "width": 0.25} if model is None else model,
+        "task": {"name": "reid", "images_per_identity": 2},
+        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32"},
+        "monitor": "val/mAP",
+        "runtime": {"device": "cpu", "n_threads": 1},
+    }
+    for key, value in changes.items():
+        settings[key] = {**settings.get(key, {}), **value}
+    return ExperimentConfig.model_validate_json(json.dumps(settings))
+
+
 def on_cpu(model: Any, config: ExperimentConfig | None = None) -> InferenceModel:
     """A model as one of an experiment, by default of classification."""
     settings = {"name": "untrained", "data": {"name": "synthetic", "image_size_px": 64}, "model": {"name": "cnn"}}

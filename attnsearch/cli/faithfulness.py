@@ -28,8 +28,8 @@ BaselinesOption = Annotated[
     typer.Option(
         "--baselines",
         metavar="A,B",
-        help="Also scores random, centre, uniform, edges, parts, gradcam, gradcam_plus_plus, layercam, eigencam, "
-        "rollout.",
+        help="Also scores random, centre, uniform, edges, parts, occlusion, gradcam, gradcam_plus_plus, layercam, "
+        "eigencam, rollout, gradient_rollout, pair.",
     ),
 ]
 

@@ -24,7 +24,7 @@ from attnsearch.evaluation.sanity import check_sanity
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
 from attnsearch.evaluation.scorer import score_images
 from attnsearch.figures.explanation import Explanation
-from attnsearch.metrics.registry import check_image_metrics, find_metric
+from attnsearch.metrics.registry import Metric, find_metric
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.types import Split
 
@@ -173,6 +173,32 @@ class TrainedModel(InferenceModel):
         if split == "test" and self.on_test is not None:
             self.on_test(self.checkpoint.epoch)
         return evaluation.run(split)
+
+
+def check_image_metrics(names: Sequence[str], *, task: str, has_masks: bool) -> None:
+    """Checks that metrics can be measured of single images.
+
+    Raises:
+        ConfigError: no such metric.
+        UsageError: one is of a whole data set or of another task, or needs what images alone do not tell.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
+    for name in names:
+        if problem := _image_problem(find_metric(name), task, has_masks=has_masks):
+            raise UsageError(f"{name} {problem}")
+
+
+def _image_problem(metric: Metric, task: str, *, has_masks: bool) -> str | None:
+    if metric.when != "image":
+        where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
+        return f"is measured {where}, and not of single images; leave it out"
+    if not metric.is_of(task):
+        return f"is of the task {', '.join(metric.tasks)} and not of {task}; leave it out"
+    if metric.needs == "masks":
+        return None if has_masks else "needs masks of the parts; give one per image with masks="
+    what = "a gallery" if metric.needs == "gallery" else f"{metric.needs} of the parts"
+    return f"needs {what}, which only a data set has; score its archive" if metric.needs else None
 
 
 def load_model(path: str | Path, *, device: str = "auto", on_test: Callable[[int], None] | None = None) -> TrainedModel:

@@ -20,7 +20,6 @@ from attnsearch.data.tables import ImageTable, explained_rows, fixed_subset, pla
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.base import ModelOnData
-from attnsearch.evaluation.baselines import PARTS
 from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth, with_best_setting
 from attnsearch.metrics.perturbation import curve_fractions
 from attnsearch.metrics.registry import BUILT_IN, score_metrics
@@ -332,7 +331,7 @@ class _Scoring:
     def score(self, chunk: slice, *, baseline: str | None = None) -> list[ImageScore]:
         """The scores of a range of the images (B), of the archive's saliency or of a baseline."""
         rows, places = self.rows[chunk], self.places[chunk]
-        with_masks = self.table.mask_paths is not None and (self.scorer.needs_masks or baseline == PARTS)
+        with_masks = self.table.mask_paths is not None and self.scorer.needs_masks(baseline)
         batch = self.opened.loader(self.archived.split).batch(rows, with_masks=with_masks)
         truth = ground_truth(batch, self.table, self.archived.crop_boxes[places])
         assert self.archived.saliency is not None

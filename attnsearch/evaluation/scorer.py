@@ -22,7 +22,14 @@ from attnsearch.data.tables import ImageTable, places_of
 from attnsearch.device import device_errors
 from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel
-from attnsearch.evaluation.baselines import FLOORS, OCCLUSION, baseline_saliency, model_free_maps, occlusion_saliency
+from attnsearch.evaluation.baselines import (
+    FLOORS,
+    OCCLUSION,
+    PARTS,
+    baseline_saliency,
+    model_free_maps,
+    occlusion_saliency,
+)
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, score_metrics
 from attnsearch.store.image_scores import ImageScore
@@ -192,10 +199,9 @@ class SaliencyScorer:
     inference: InferenceModel
     settings: ScoreSettings
 
-    @property
-    def needs_masks(self) -> bool:
-        """Whether a selected metric reads the masks of parts."""
-        return any(metric.needs == "masks" for metric in self._selected(("masks",)))
+    def needs_masks(self, baseline: str | None = None) -> bool:
+        """Whether a selected metric, or a baseline, reads the masks of parts."""
+        return baseline == PARTS or any(metric.needs == "masks" for metric in self._selected(("masks",)))
 
     def _selected(self, known: Collection[str]) -> tuple[Metric, ...]:
         """See `selected_metrics`."""
@@ -240,7 +246,7 @@ class SaliencyScorer:
     def _case(self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth) -> SaliencyCase:
         """Maps (B, h, w) of images that have one padding, whose target is followed."""
         names = {"n_steps", "n_random", "fill", "protocol", "batch_images"}
-        settings = RemovalSettings(**self.settings.model_dump(include=names))
+        settings = RemovalSettings(**self.settings.model_dump(include=names), least_drop=target.least_drop)
         return SaliencyCase(batch.images, maps, self._follow(target, batch), truth, settings, batch.image_ids)
 
     def _follow(self, target: Target, batch: Batch) -> Follow:

@@ -11,10 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnsearch.metrics.perturbation import Order, SaliencyCase, area, is_flat, removal_ranks, removed_counts
+from attnsearch.metrics.perturbation import (
+    LEAST_DROP,
+    Order,
+    SaliencyCase,
+    area,
+    is_flat,
+    removal_ranks,
+    removed_counts,
+)
 from attnsearch.types import Followed
-
-MIN_DROP = 1e-3  # between untouched and filled image; below, the fill removes no evidence and areas mean nothing
 
 
 def relevance_gain_of(case: SaliencyCase) -> Tensor:
@@ -45,7 +51,8 @@ def ap_deletion_gain_of(case: SaliencyCase) -> Tensor:
 
 def _gain_over_deletion(case: SaliencyCase, order: Order, *, of: Followed = "score") -> Tensor:
     """Area of the normalised curve of an order, minus that of removing the most salient cells first: (B,)."""
-    other, most_first = (normalise_curve(case.curve(name, of=of)) for name in (order, "deletion"))
+    least = case.settings.least_drop if of == "score" else LEAST_DROP
+    other, most_first = (normalise_curve(case.curve(name, of=of), least) for name in (order, "deletion"))
     return area(other, case.fractions) - area(most_first, case.fractions)
 
 
@@ -101,15 +108,15 @@ def average_deletion_drop_of(case: SaliencyCase) -> Tensor:
     return soft_masking(case).deletion_drop
 
 
-def normalise_curve(curve: Tensor) -> Tensor:
+def normalise_curve(curve: Tensor, least_drop: float = LEAST_DROP) -> Tensor:
     """Curves (B, S + 1) moved to 1 at their first and 0 at their last point, limited to [-1, 2].
 
-    NaN for an image whose score does not fall by `MIN_DROP` from the first to the last point.
+    NaN for an image whose score does not fall by `least_drop` from the first to the last point.
     """
     first, last = curve[:, :1], curve[:, -1:]
     drop = first - last
-    scaled = ((curve - last) / drop.clamp_min(MIN_DROP)).clamp(-1.0, 2.0)
-    return torch.where(drop < MIN_DROP, torch.nan, scaled)
+    scaled = ((curve - last) / drop.clamp_min(least_drop)).clamp(-1.0, 2.0)
+    return torch.where(drop < least_drop, torch.nan, scaled)
 
 
 def step_saliency(saliency: Tensor, ranks: Tensor, n_steps: int) -> Tensor:

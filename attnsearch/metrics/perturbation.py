@@ -93,6 +93,7 @@ Protocol = Literal["standard", "br_npa"]
 AnyFill = Fill | Literal["box"] | Tensor
 
 BATCH_IMAGES = 64
+LEAST_DROP = 1e-3  # of a probability, or of the average precision
 _ORDERS: tuple[Order, ...] = ("deletion", "least_first", "insertion", "random_deletion")
 _PREFIXES: dict[Followed, str] = {"score": "", "average_precision": "ap_"}
 T = TypeVar("T")
@@ -109,6 +110,8 @@ class RemovalSettings:
         protocol: `standard`; or `br_npa`: areas without the untouched image, and insertion into a box blur, as BR-NPA's
             released code has them, for comparison with its tables alone.
         batch_images: masked images that are classified at once; changes no value.
+        least_drop: of the followed score, between untouched and filled image; below, the fill removes no evidence and
+            normalised curves mean nothing.
     """
 
     n_steps: int = 16
@@ -116,6 +119,7 @@ class RemovalSettings:
     fill: Fill | Tensor = "mean"
     protocol: Protocol = "standard"
     batch_images: int = BATCH_IMAGES
+    least_drop: float = LEAST_DROP
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,9 +104,10 @@ class Metric:
 
 @dataclass(frozen=True, eq=False)
 class BestSetting:
-    """A value of each image under the one setting, such as a threshold, whose mean over all validation images is best.
+    """A value of each image under the one setting, such as a threshold, whose mean over all images is best.
 
-    On test the setting of validation is taken, since one that is chosen on the images it is reported on flatters.
+    It is chosen on validation; on test the one of validation is taken, since a setting that is chosen on the images
+    that it is reported on flatters.
 
     Attributes:
         name: of the value under any one setting; columns `name@setting` hold them until all images are measured.
@@ -358,29 +359,6 @@ def better_direction(key: str, default: Direction | None = None) -> Direction:
     if metric is not None:
         return metric.better
     return find_metric(key.partition("/")[2]).better if default is None else default
-
-
-def check_image_metrics(names: Sequence[str], *, task: str, has_masks: bool) -> None:
-    """Checks that metrics can be measured of single images.
-
-    Raises:
-        ConfigError: no such metric.
-        UsageError: one is of a whole data set or of another task, or needs what images alone do not tell.
-    """
-    if isinstance(names, str):
-        raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
-    for name in names:
-        metric = find_metric(name)
-        if metric.when != "image":
-            where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
-            raise UsageError(f"{name} is measured {where}, and not of single images; leave it out")
-        if not metric.is_of(task):
-            raise UsageError(f"{name} is of the task {', '.join(metric.tasks)} and not of {task}; leave it out")
-        if metric.needs == "masks" and not has_masks:
-            raise UsageError(f"{name} needs masks of the parts; give one per image with masks=")
-        if metric.needs is not None and metric.needs != "masks":
-            what = "a gallery" if metric.needs == "gallery" else f"{metric.needs} of the parts"
-            raise UsageError(f"{name} needs {what}, which only a data set has; score its archive")
 
 
 def higher_is_better(key: str) -> bool:

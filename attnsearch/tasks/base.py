@@ -132,7 +132,12 @@ class Target(Protocol):
     """What an explanation explains: one number of each image, which removing pixels may lower.
 
     What the number needs beside the output, such as the class or the embedding of a reference, is held for each image.
+
+    Attributes:
+        least_drop: by how much the score must fall when all cells are removed for the way there to mean anything.
     """
+
+    least_drop: ClassVar[float]
 
     @property
     def has_gallery(self) -> bool:

@@ -163,6 +163,7 @@ class ClassTarget:
     """
 
     classes: Tensor
+    least_drop: ClassVar[float] = 1e-3
     has_gallery: ClassVar[bool] = False
 
     def score(self, output: AttentionOutput) -> Tensor:
@@ -170,7 +171,7 @@ class ClassTarget:
         return probabilities.gather(1, self.classes[:, None])[:, 0]
 
     def followed(self, output: AttentionOutput) -> dict[Followed, Tensor]:
-        return {"score": self.score(output)}
+        return {"score": self.score(output)}  # (B,)
 
     def raw_score(self, output: AttentionOutput) -> Tensor:
         """The logit of the class, (B,)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ def _no_match() -> UsageError:
 
 @dataclass(frozen=True, eq=False)
 class GalleryRanking:
-    """The gallery of a split, which masked copies of queries rank anew; nothing of it is embedded again.
+    """The gallery of a split, which masked copies of queries rank again; nothing of it is embedded twice.
 
     Attributes:
         labels, removal_keys: (B,) int64, of the queries.
@@ -241,6 +241,8 @@ class SimilarityTarget:
     references: Tensor
     embed: Embed
     ranking: GalleryRanking | None = None
+    least_drop: ClassVar[float] = 1e-5
+    """Embeddings with a large part in common have cosines near 1, and their differences are small."""
 
     @property
     def has_gallery(self) -> bool:
@@ -250,7 +252,7 @@ class SimilarityTarget:
         return F.cosine_similarity(self.embed(output), self.references, dim=1)  # (B,)
 
     def followed(self, output: AttentionOutput) -> dict[Followed, Tensor]:
-        scores: dict[Followed, Tensor] = {"score": self.score(output)}
+        scores: dict[Followed, Tensor] = {"score": self.score(output)}  # (B,)
         if self.ranking is not None:
             scores["average_precision"] = self.ranking.average_precision(self.embed(output))
         return scores

@@ -10,17 +10,23 @@ import pytest
 import pytorch_grad_cam
 import timm
 import torch
+import torch.nn.functional as F
 from pydantic import TypeAdapter
 
 from attnsearch.config.model import BackboneSettings, ModelConfig
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.baselines import CAMS, baseline_saliency, find_layer
+from attnsearch.evaluation.baselines import CAMS, baseline_saliency, find_layer, occlusion_saliency
+from attnsearch.evaluation.similarity import pair_map
+from attnsearch.metrics.perturbation import Curves, RemovalSettings, SaliencyCase
 from attnsearch.models import build_model
 from attnsearch.models.backbones.generic import build_any_backbone, build_backbone
 from attnsearch.models.base import AttentionModel
+from attnsearch.tasks.base import build_task
 from attnsearch.tasks.classification import ClassTarget, LinearHeads
+from attnsearch.tasks.reid import ReidTask
+from attnsearch.tasks.retrieval import SimilarityTarget
 from attnsearch.types import AttentionOutput, Batch
-from tests.tiny import on_cpu
+from tests.tiny import on_cpu, reid_config
 
 GRID = (4, 4)
 MODELS: dict[str, dict[str, Any]] = {
@@ -259,3 +265,51 @@ def test_a_backbone_without_a_grid_is_refused() -> None:
     batch = Batch(torch.ones(1, 3, 16, 8), torch.tensor([0]), ("a.jpg",), torch.arange(1))
     with pytest.raises(ConfigError, match="Flat's backbone has none"):
         find_layer(Flat(), batch, ClassTarget(torch.tensor([0])))
+
+
+def test_gradients_weigh_the_rollout_by_what_raises_the_target(batch: Batch) -> None:
+    model, target = model_of("dcal"), ClassTarget(torch.tensor([0, 1]))
+    found = baseline_saliency("gradient_rollout", on_cpu(model), batch, target, GRID)
+    torch.testing.assert_close(found, model.gradient_rollout(batch, target.raw_score))  # type: ignore[operator]
+    assert (found >= 0).all()
+    with pytest.raises(ConfigError, match="'gradient_rollout': Loupe has no plain self-attention"):
+        saliency("gradient_rollout", batch, model_of("loupe"))
+
+
+def test_a_pair_map_is_of_a_match_and_not_of_a_class(batch: Batch) -> None:
+    with pytest.raises(ConfigError, match="'pair' explains the similarity of two images"):
+        saliency("pair", batch, model_of("br_npa"))
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 2)])
+def test_a_pair_map_shows_what_adds_to_the_similarity(grid: tuple[int, int], batch: Batch) -> None:
+    config = reid_config({"weights": "none", "stride_stage4": 1, **MODELS["br_npa"]})
+    torch.manual_seed(0)
+    task = build_task(config.task)
+    assert isinstance(task, ReidTask)
+    inference = on_cpu(build_model(config.model, task.heads(3)).eval(), config)
+    references = torch.randn(2, 3 * 128, generator=torch.Generator().manual_seed(1))
+    exact = pair_map(inference, batch, references)
+    assert (exact < 0).any()
+    found = baseline_saliency("pair", inference, batch, SimilarityTarget(references, task.embed), grid)
+    torch.testing.assert_close(found, F.adaptive_avg_pool2d(exact, grid).clamp(min=0))
+
+
+def test_a_class_token_has_no_pair_map(batch: Batch) -> None:
+    config = reid_config({"weights": "none", **MODELS["dcal"]})
+    task = build_task(config.task)
+    assert isinstance(task, ReidTask)
+    inference = on_cpu(build_model(config.model, task.heads(3)).eval(), config)
+    with pytest.raises(ConfigError, match="'pair': the embedding of Dcal is no sum over the cells"):
+        baseline_saliency("pair", inference, batch, SimilarityTarget(torch.zeros(2, 384), task.embed), GRID)
+
+
+def test_occlusion_of_an_additive_model_is_the_weight_of_each_cell() -> None:
+    weights = torch.tensor([[0.5, -0.25], [0.0, 0.125]])
+
+    def follow(masked: torch.Tensor, rows: torch.Tensor) -> Curves:
+        return {"score": (F.avg_pool2d(masked[:, 0], 2) * weights).sum(dim=(1, 2)) * (1 + rows)}
+
+    images, settings = torch.ones(3, 3, 4, 4), RemovalSettings(batch_images=5)
+    found = occlusion_saliency(SaliencyCase(images, torch.zeros(3, 2, 2), follow, settings=settings))
+    torch.testing.assert_close(found, torch.tensor([1.0, 2.0, 3.0])[:, None, None] * weights.clamp(min=0))

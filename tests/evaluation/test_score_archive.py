@@ -27,7 +27,7 @@ from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreJournal, ScoreTable, read_scores
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training.trainer import fit
-from tests.tiny import ConfigMaker, RecordingContext
+from tests.tiny import ConfigMaker, RecordingContext, reid_config
 
 MODEL = {"name": "br_npa", "stride_stage3": 1, "stride_stage4": 1}  # maps of 4 x 4 cells
 ALL = ("faithfulness", "localisation", "complexity", "correlation", "average_drop", "road")
@@ -292,3 +292,79 @@ def test_ground_truth_is_scored_where_there_is_some(tmp_path: Path) -> None:
     truth = evaluation.baselines(files.archive("val"), ["parts"])["parts"]
     assert truth.means()["pointing_hit"] == 1.0
     assert truth.means()["energy_in_mask"] > table.means()["energy_in_mask"]
+
+
+@pytest.fixture(scope="module")
+def retrieved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    """A trained trial of re-identification, opened on its data, with an archive of its validation images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNSEARCH_CACHE", str(tmp_path_factory.mktemp("drawn")))
+        config = reid_config()
+        data = open_data(config.data)
+        context = RecordingContext(tmp_path_factory.mktemp("retrieved"))
+        fit(config, context, data=data)
+    files = TrialLayout(context.directory)
+    evaluation = Evaluation.open(files.best, data)
+    evaluation.run("val", archive=files.archive("val"))
+    return evaluation, context.directory
+
+
+@pytest.fixture
+def matches(retrieved: tuple[Evaluation, Path], tmp_path: Path) -> Scorer:
+    evaluation, folder = retrieved
+    files = TrialLayout(Path(shutil.copytree(folder, tmp_path / "trial")))
+    few = ScoreSettings(families=("faithfulness", "localisation"), n_steps=4, grid=4, fill="black")
+
+    def run(**changes: Any) -> ScoreTable:
+        return evaluation.score(files.archive("val"), files.scores("val"), settings=few.model_copy(update=changes))
+
+    return run
+
+
+def test_queries_are_scored_and_the_rank_of_their_matches_is_followed(
+    matches: Scorer, retrieved: tuple[Evaluation, Path]
+) -> None:
+    table, archived = matches(), read_archive(TrialLayout(retrieved[1]).archive("val"))
+    retrieval = archived.retrieval
+    assert retrieval is not None
+    queries = np.flatnonzero(retrieval.is_query)
+    assert table.image_ids == tuple(retrieval.image_ids[row] for row in queries)
+    assert len(table.image_ids) == 6  # 3 individuals, 2 cameras
+    assert {"relevance_gain", "ap_relevance_gain", "ap_deletion_gain", "pointing_hit"} < set(table.values)
+    curves = dict(zip(table.curve_names, table.curves.swapaxes(0, 1), strict=True))
+    np.testing.assert_allclose(curves["ap_deletion"][:, 0], retrieval.average_precision, atol=1e-6)
+    confidences = archived.confidences[[archived.image_ids.index(image_id) for image_id in table.image_ids]]
+    np.testing.assert_allclose(curves["deletion"][:, 0], confidences, atol=1e-5)
+
+
+def test_the_label_of_a_query_is_its_nearest_match(matches: Scorer, retrieved: tuple[Evaluation, Path]) -> None:
+    retrieval = read_archive(TrialLayout(retrieved[1]).archive("val")).retrieval
+    assert retrieval is not None
+    cosines = retrieval.features @ retrieval.features.T  # features have length 1
+    is_match = (retrieval.labels[:, None] == retrieval.labels) & ~retrieval.is_query
+    is_match &= retrieval.removal_keys[:, None] != retrieval.removal_keys
+    nearest = np.where(is_match, cosines, -2.0).max(axis=1)[retrieval.is_query]
+    np.testing.assert_allclose(matches(target="label").curves[:, 0, 0], nearest, atol=1e-5)
+
+
+def test_more_images_than_queries_are_refused(matches: Scorer) -> None:
+    assert len(matches(n_images=2).image_ids) == 2
+    with pytest.raises(ConfigError, match="at most the 6 archived val queries with a match, got 7"):
+        matches(n_images=7)
+
+
+def test_a_gallery_of_other_images_is_refused(matches: Scorer, tmp_path: Path) -> None:
+    path = TrialLayout(tmp_path / "trial").archive("val").retrieval
+    path.write_text(path.read_text().replace(".jpg", ".png"))
+    with pytest.raises(DataError, match=r"features_val\.npy is of other images than the val split"):
+        matches()
+
+
+def test_baselines_of_a_match_are_scored_for_the_same_queries(retrieved: tuple[Evaluation, Path]) -> None:
+    evaluation, folder = retrieved
+    settings = ScoreSettings(families=("faithfulness", "localisation"), n_steps=4, fill="black")
+    found = evaluation.baselines(TrialLayout(folder).archive("val"), ["pair", "occlusion", "parts"], settings=settings)
+    assert {table.image_ids for table in found.values()} == {found["pair"].image_ids}
+    assert found["parts"].means()["pointing_hit"] == 1.0
+    drop = found["occlusion"].curves[:, 0, 0] - found["occlusion"].curves[:, 0, 1]
+    assert (drop >= found["pair"].curves[:, 0, 0] - found["pair"].curves[:, 0, 1] - 1e-5).all()

@@ -5,28 +5,34 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from attnsearch.config.evaluation import ScoreSettings
+from attnsearch.config.evaluation import ScoreSettings, all_families
+from attnsearch.config.experiment import ReidSettings
 from attnsearch.data.tables import ImageTable
+from attnsearch.evaluation.base import InferenceModel
 from attnsearch.evaluation.scorer import (
     SaliencyScorer,
     archive_scores,
     box_masks,
     measure_case,
+    selected_metrics,
     visible_points,
     with_best_setting,
 )
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import find_metric
+from attnsearch.models.base import AttentionModel
 from attnsearch.store.image_scores import ImageScore
-from attnsearch.tasks.retrieval import SimilarityTarget
+from attnsearch.tasks.reid import ReidHead
+from attnsearch.tasks.retrieval import GalleryRanking, SimilarityTarget
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, GroundTruth, HeadOutput
-from tests.tiny import on_cpu
+from tests.tiny import on_cpu, reid_config
 
 SIDE = 64
 
@@ -156,3 +162,91 @@ def test_a_similarity_is_followed_like_the_probability_of_a_class() -> None:
     # without its left half an image of ones is like the right half alone, and an empty image like nothing
     assert left.curves["deletion"] == pytest.approx([math.sqrt(0.5), 0.0, 0.0])
     assert right.curves["deletion"] == pytest.approx([math.sqrt(0.5), 1.0, 0.0])
+
+
+class Matcher(AttentionModel):
+    """As `Embedder` with a head of re-identification; remembers the cameras of the batches that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = ReidHead(2, 2, ReidSettings())
+        self.cameras: list[list[int] | None] = []
+
+    def forward(self, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
+        self.cameras.append(None if batch.cameras is None else batch.cameras.tolist())
+        return AttentionOutput(self.head(batch.images.mean(dim=(1, 2)).view(len(batch.images), 2, -1).mean(dim=2)))
+
+    def saliency(self, output: AttentionOutput, target: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+LEFT, RIGHT = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+
+
+def matched(inference: InferenceModel, rows: int = 1) -> SimilarityTarget:
+    """Queries whose match shows the left half alone, and whose gallery starts with a stranger that shows the right."""
+    zeros = torch.zeros(rows, dtype=torch.int64)
+    gallery = torch.stack([RIGHT, LEFT])
+    ranking = GalleryRanking(zeros, zeros, torch.tensor([1, 0]), torch.tensor([1, 1]), gallery, torch.ones(2))
+    embed: Any = inference.task.embed
+    return SimilarityTarget(LEFT.expand(rows, 2), embed, ranking)
+
+
+def bright_at_the_left(n_images: int = 1) -> Batch:
+    images = torch.ones(n_images, 3, 8, 8)
+    images[..., :4] = 2.0
+    zeros = torch.zeros(n_images, dtype=torch.int64)
+    return Batch(images, zeros, ("a", "b")[:n_images], zeros, cameras=torch.arange(n_images))
+
+
+def test_the_ranking_of_a_masked_query_is_followed_with_its_cosine() -> None:
+    inference = on_cpu(Matcher().eval(), reid_config())
+    scorer = SaliencyScorer(inference, ScoreSettings(families=("faithfulness",), n_steps=2, n_random=1))
+    maps, truth = torch.tensor([[[2.0, 1.0]]]), GroundTruth(size_hw=(8, 8))
+    (found,) = scorer.score(bright_at_the_left(), maps, matched(inference), truth)
+    assert found.curves["deletion"] == pytest.approx([2 / math.sqrt(5), 0.0, 0.0])
+    # the match is first as long as the left half is seen, and of equal distances the stranger comes first
+    assert found.curves["ap_deletion"] == [1.0, 0.5, 0.5]
+    assert found.curves["ap_least_first"] == [1.0, 1.0, 0.5]
+    assert found.values["ap_relevance_gain"] == pytest.approx(0.75 - 0.25)
+    assert found.values["ap_deletion_gain"] in (pytest.approx(0.0), pytest.approx(0.5))
+    assert found.values["relevance_gain"] == pytest.approx(0.25 + 0.5 * math.sqrt(5) / 2 - 0.25)
+
+
+def test_masked_copies_have_the_cameras_of_their_images() -> None:
+    model = Matcher().eval()
+    inference = on_cpu(model, reid_config())
+    scorer = SaliencyScorer(inference, ScoreSettings(families=("faithfulness",), n_steps=2, n_random=1))
+    maps = torch.tensor([[[2.0, 1.0]]]).repeat(2, 1, 1)
+    scorer.score(bright_at_the_left(2), maps, matched(inference, 2), GroundTruth(size_hw=(8, 8)))
+    # both ends and three orders of one inner step, of the two queries alone: nothing of the gallery is seen again
+    assert model.cameras == [[0, 1]] * 5
+
+
+def test_masked_copies_are_averaged_with_their_mirror_images() -> None:
+    inference = on_cpu(Matcher().eval(), reid_config(task={"flip_average": True}))
+    scorer = SaliencyScorer(inference, ScoreSettings(families=("faithfulness",), n_steps=2, n_random=1))
+    maps, truth = torch.tensor([[[2.0, 1.0]]]), GroundTruth(size_hw=(8, 8))
+    (found,) = scorer.score(bright_at_the_left(), maps, matched(inference), truth)
+    assert found.curves["deletion"] == pytest.approx([math.sqrt(0.5), math.sqrt(0.5), 0.0])
+
+
+def test_a_task_has_its_own_scores() -> None:
+    names = {
+        task: {metric.name for metric in selected_metrics(ScoreSettings(families=all_families()), known, task)}
+        for task, known in (("classification", ("masks",)), ("reid", ("masks", "gallery")))
+    }
+    assert names["classification"] - names["reid"] == {"average_drop", "average_increase", "average_deletion_drop"}
+    assert names["reid"] - names["classification"] == {"ap_relevance_gain", "ap_deletion_gain"}
+    without = selected_metrics(ScoreSettings(families=("faithfulness",)), (), "reid")
+    assert "ap_relevance_gain" not in {metric.name for metric in without}
+
+
+def test_occlusion_is_the_fall_of_the_score_without_each_cell() -> None:
+    inference = on_cpu(Matcher().eval(), reid_config())
+    scorer = SaliencyScorer(inference, ScoreSettings(families=("localisation",)))
+    batch, maps = bright_at_the_left(), torch.ones(1, 1, 2)
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[:, :, :4] = True
+    (found,) = scorer.score(batch, maps, matched(inference), GroundTruth(masks, size_hw=(8, 8)), baseline="occlusion")
+    assert found.values["energy_in_mask"] == 1.0  # without the right half the cosine rises

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel
 from attnsearch.evaluation.similarity import pair_map, pair_matrix
 from attnsearch.models import build_model
 from attnsearch.tasks.base import build_task
 from attnsearch.types import Batch
-from tests.tiny import on_cpu
+from tests.tiny import on_cpu, reid_config
 
 RESNET = {"backbone": "resnet10t", "width": 0.25, "weights": "none"}
 MODELS: dict[str, dict[str, Any]] = {
@@ -37,9 +35,7 @@ TASKS: dict[str, dict[str, Any]] = {
 
 def inference_of(model: dict[str, Any], **task: Any) -> InferenceModel:
     """A model of re-identification with random weights, whose batch norms know other images."""
-    settings = {"name": "pairs", "data": {"name": "individuals"}, "monitor": "val/mAP", "train": {"batch_size": 8}}
-    described = json.dumps({**settings, "model": model, "task": {"name": "reid", **task}})
-    config = ExperimentConfig.model_validate_json(described)
+    config = reid_config(model, task=task)
     torch.manual_seed(0)
     built = build_model(config.model, build_task(config.task).heads(3))
     norms = [module for module in built.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]

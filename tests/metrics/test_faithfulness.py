@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnsearch.errors import UsageError
 from attnsearch.metrics.faithfulness import (
+    ap_deletion_gain_of,
+    ap_relevance_gain_of,
     correlation,
     deletion_gain_of,
     relevance_gain_of,
@@ -22,6 +25,7 @@ from attnsearch.metrics.faithfulness import (
 )
 from attnsearch.metrics.fills import box_blur, fill_images
 from attnsearch.metrics.perturbation import (
+    Curves,
     RemovalSettings,
     SaliencyCase,
     area,
@@ -265,6 +269,28 @@ def test_fills_are_the_colours_that_they_are_named_for() -> None:
     np.testing.assert_allclose(fill_images(images, "white")[0, :, 0, 0], [2.249, 2.429, 2.640], atol=1e-3)
     flat = torch.full((1, 3, 40, 40), 0.7)
     torch.testing.assert_close(fill_images(flat, "blur"), flat)
+
+
+def test_gains_of_the_average_precision_are_those_of_its_curves() -> None:
+    images, saliency = torch.ones(3, 3, 4, 4), torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(2))
+    score, precision = (
+        case_of(planted(power), images, saliency, torch.zeros(3, dtype=torch.long), fill="mean") for power in (1.0, 2.0)
+    )
+
+    def follow(masked: Tensor, rows: Tensor) -> Curves:
+        return {
+            "score": score.follow(masked, rows)["score"],
+            "average_precision": precision.follow(masked, rows)["score"],
+        }
+
+    both = SaliencyCase(images, saliency, follow)
+    torch.testing.assert_close(relevance_gain_of(both), relevance_gain_of(score))
+    torch.testing.assert_close(ap_relevance_gain_of(both), relevance_gain_of(precision))
+    torch.testing.assert_close(ap_deletion_gain_of(both), deletion_gain_of(precision))
+    orders = ("deletion", "least_first", "random_deletion")
+    assert list(both.own_curves()) == [*orders, *(f"ap_{order}" for order in orders)]
+    with pytest.raises(UsageError, match="average_precision needs a gallery"):
+        ap_relevance_gain_of(score)
 
 
 def test_box_blur_is_that_of_the_released_code() -> None:

@@ -123,7 +123,7 @@ def test_score_that_no_image_has_fails_no_trial(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fill that takes no evidence away, whatever the model, leaves the gains undefined."""
-    monkeypatch.setattr("attnsearch.metrics.faithfulness.MIN_DROP", 2.0)
+    monkeypatch.setattr("attnsearch.tasks.classification.ClassTarget.least_drop", 2.0)
     handle = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/deletion_gain": {"at_least": 0.1}})
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
     experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})

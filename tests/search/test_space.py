@@ -24,10 +24,12 @@ from attnsearch.search.space import (
     extreme_experiments,
     extreme_settings,
     needed_cache_px,
+    score_problems,
     suggest_settings,
 )
 from attnsearch.testing import temporary_parts
 from tests.search.studies import SPACE, loaded_study
+from tests.tiny import reid_config
 
 
 def test_conditional_axis_is_drawn_only_under_its_condition() -> None:
@@ -162,6 +164,29 @@ def test_scores_that_no_trial_can_have_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         check_scores(study(settings, **fields), tables)
+
+
+def test_queries_with_a_match_are_counted_where_maps_of_all_images_are_stored() -> None:
+    """Two of the three queries have a match of another camera; two stored images are one of them and its match."""
+    ids = tuple(f"{row}.jpg" for row in range(6))
+    val = ImageTable(
+        "val",
+        ("a", "b", "c"),
+        ids,
+        tuple(map(Path, ids)),
+        np.array([0, 1, 2, 0, 1, 2]),
+        match_rule="camera",
+        camera_names=("1", "2"),
+        cameras=np.array([0, 0, 0, 1, 1, 0]),
+        is_query=np.arange(6) < 3,
+    )
+    tables = DataTables(Path("data"), (), val, val, None, "")
+    for n_stored, n_queries in ((None, 2), (2, 1)):
+        config = reid_config(evaluation={"n_images": n_stored, "scores": {"n_images": n_queries + 1}})
+        (problem,) = score_problems(config, tables, ["val/ap_relevance_gain"])
+        assert f"at most the {n_queries} validation queries with a match whose maps are stored" in problem
+        config = reid_config(evaluation={"n_images": n_stored, "scores": {"n_images": n_queries}})
+        assert score_problems(config, tables, ["val/ap_relevance_gain"]) == []
 
 
 def test_too_many_images_do_not_matter_where_nothing_is_scored(tables: DataTables) -> None:

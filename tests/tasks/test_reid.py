@@ -274,6 +274,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         ({"train": {"batch_size": 30}}, "multiple of task.images_per_identity 4"),
         ({"train": {"batch_size": 32, "accumulation": 8}}, "of 2 identities at least"),
         ({"train": {"batch_size": 32, "teacher": {"checkpoint": "a"}}}, "train.teacher softens classes"),
+        ({"evaluation": {"scores": {"families": ("average_drop",)}}}, "'average_drop' has no score of the task reid"),
         ({"task": {"name": "reid", "neck": False, "embedding": "after_neck"}}, "before_neck where neck is false"),
         ({"task": {"name": "reid", "arcface_margin": 0.3}}, "arcface_margin needs arcface_scale"),
         ({"task": {"name": "reid", "identity_weight": 0, "triplet_weight": 0}}, "must not both be 0"),
