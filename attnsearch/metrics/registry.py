@@ -7,12 +7,12 @@ imported on use. Metrics of others come in by `register_metric`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnsearch import plugins
-from attnsearch.errors import ConfigError, UsageError
+from attnsearch.errors import ConfigError
 from attnsearch.types import Direction, MatchRule, Need
 
 if TYPE_CHECKING:

@@ -355,7 +355,8 @@ def test_more_images_than_queries_are_refused(matches: Scorer) -> None:
 
 def test_a_gallery_of_other_images_is_refused(matches: Scorer, tmp_path: Path) -> None:
     path = TrialLayout(tmp_path / "trial").archive("val").retrieval
-    path.write_text(path.read_text().replace(".jpg", ".png"))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     with pytest.raises(DataError, match=r"features_val\.npy is of other images than the val split"):
         matches()
 
