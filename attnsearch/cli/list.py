@@ -9,7 +9,7 @@ from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
 
 if TYPE_CHECKING:
     from attnsearch.config.yaml_reader import Kind
-    from attnsearch.results.study import StudySummary
+    from attnsearch.results.progress import StudySummary
 
 KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
 

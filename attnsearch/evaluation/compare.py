@@ -15,8 +15,9 @@ from attnsearch.data.tables import places_of
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.plots import draw_tests
 from attnsearch.files import atomic_path, atomic_write, csv_text
-from attnsearch.metrics.registry import better_direction, higher_is_better
+from attnsearch.metrics.registry import better_direction, find_metric, higher_is_better, is_metric
 from attnsearch.metrics.statistics import (
+    SEED,
     Interval,
     bootstrap_interval,
     holm,
@@ -28,9 +29,6 @@ from attnsearch.metrics.statistics import (
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ExperimentLayout
 
-SEED = 1
-"""Of the bootstrap, so that a comparison gives the same numbers again."""
-
 
 @dataclass(frozen=True, eq=False)
 class ScoredTrial:
@@ -41,9 +39,8 @@ class ScoredTrial:
 
     @property
     def grid(self) -> str:
-        """Rows and columns of the map, which every number should stand beside."""
-        rows, columns = self.table.about["grid"]
-        return f"{rows}x{columns}"
+        """Rows and columns of the map, which every number should stand beside; empty where none is scored."""
+        return "x".join(map(str, self.table.about.get("grid", ())))
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,11 @@ def mean_intervals(table: ScoreTable) -> dict[str, Interval]:
     return {name: bootstrap_interval(values, seed=SEED) for name, values in table.defined_values().items()}
 
 
+def is_of_queries(metric: str) -> bool:
+    """Whether a metric is one of ranked galleries, of which each query has a value."""
+    return is_metric(metric) and find_metric(metric).group == "retrieval"
+
+
 def check_comparable(entries: Sequence[ScoredTrial]) -> list[str]:
     """Refuses trials whose numbers cannot be compared, and notes what limits the comparison of the others.
 
@@ -147,9 +149,9 @@ def _require_alike(first: ScoredTrial, other: ScoredTrial) -> None:
         mine, others = first.table.about[key], other.table.about[key]
         if mine != others:
             shown = "" if key == "images" else f" ({_short(mine, others)})"
+            fix = "score them alike with `attnsearch faithfulness`" if first.grid else "take studies of the same data"
             raise ConfigError(
-                f"{first.name} and {other.name} were scored with different {key}{shown} and cannot be compared; "
-                "score them alike with `attnsearch faithfulness`"
+                f"{first.name} and {other.name} were scored with different {key}{shown} and cannot be compared; {fix}"
             )
 
 
@@ -191,6 +193,16 @@ def compare(entries: Sequence[ScoredTrial], metrics: Iterable[str]) -> Compariso
         sign = 1.0 if higher_is_better(f"val/{metric}") else -1.0
         stable[metric] = rank_reliability(sign * scores)
     return Comparison(tuple(levels), tuple(pairs), alphas, stable)
+
+
+def joined(comparisons: Sequence[Comparison]) -> Comparison:
+    """One comparison of the same trials out of several, each in other metrics."""
+    return Comparison(
+        tuple(level for one in comparisons for level in one.levels),
+        tuple(pair for one in comparisons for pair in one.pairs),
+        {metric: alpha for one in comparisons for metric, alpha in one.alphas.items()},
+        {metric: fraction for one in comparisons for metric, fraction in one.stable.items()},
+    )
 
 
 def _level(entry: ScoredTrial, metric: str) -> MetricMean:

@@ -19,7 +19,7 @@ from attnsearch.data.tables import hash_ids, marked_ids
 from attnsearch.files import atomic_write, csv_text
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, RankingScores, camera_matrix, group_means, score_intervals
-from attnsearch.metrics.statistics import Floats, Interval
+from attnsearch.metrics.statistics import SEED, Floats, Interval
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import TrialLayout, TrialTable
 from attnsearch.types import MatchRule, Retrieval, Split
@@ -133,7 +133,7 @@ def scores_of(retrieval: Retrieval) -> RankingScores:
 
 def ranking_row(name: str, scores: RankingScores, rule: MatchRule) -> RankingRow:
     """The means of a ranking, with intervals over its queries."""
-    intervals = {metric_name(metric, rule): one for metric, one in score_intervals(scores).items()}
+    intervals = {metric_name(metric, rule): one for metric, one in score_intervals(scores, seed=SEED).items()}
     return RankingRow(name, scores.n_valid, intervals)
 
 

@@ -16,6 +16,8 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 N_RESAMPLES = 1000
+SEED = 1
+"""Of the bootstrap of reported intervals, so that they are the same numbers again."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ from attnsearch.evaluation.compare import (
     ScoredTrial,
     check_comparable,
     compare,
+    is_of_queries,
+    joined,
     metrics_of,
     write_comparison,
 )
@@ -24,6 +26,7 @@ from attnsearch.results.reader import experiments_in, find_study, studies_of
 from attnsearch.results.study import MIN_ALPHA, StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive
+from attnsearch.store.retrieval import has_retrieval
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
@@ -56,11 +59,38 @@ def compare_sources(sources: Sequence[str], metrics: Sequence[str], *, name: str
     at_least = 2 if len(sources) == 1 else 1
     targets = [target for source in sources for target in _targets(source, root, at_least)]
     targets = list({(target.layout.study_dir, target.number, target.split): target for target in targets}.values())
-    entries = [_scored(target, targets) for target in targets]
-    notes = check_comparable(entries)
-    comparison = compare(entries, metrics_of(entries, metrics))
+    notes: list[str] = []
+    parts: list[Comparison] = []
+    for entries, names in _tables(targets, metrics):
+        notes += check_comparable(entries)
+        parts.append(compare(entries, metrics_of(entries, names)))
+    comparison = joined(parts)
     files = write_comparison(comparison, entries, targets[0].layout.shared, name)
     return SavedComparison(comparison, (*notes, *_raw_notes(comparison), *_order_notes(comparison)), tuple(files))
+
+
+def _tables(
+    targets: Sequence[ScoringTarget], metrics: Sequence[str]
+) -> Iterator[tuple[list[ScoredTrial], Sequence[str]]]:
+    """The trials with scores of their queries, then with those of their saliency, and the metrics asked for in each.
+
+    Where no metric is named, those that all trials have are taken.
+    """
+    labels = [_label(target, targets) for target in targets]
+    trials = [(target.trial, target.split) for target in targets]
+    for of_queries in _kinds(targets, metrics):
+        tables = [trial.query_table(split) if of_queries else trial.score_table(split) for trial, split in trials]
+        entries = [ScoredTrial(label, table) for label, table in zip(labels, tables, strict=True)]
+        yield entries, [metric for metric in metrics if is_of_queries(metric) == of_queries]
+
+
+def _kinds(targets: Sequence[ScoringTarget], metrics: Sequence[str]) -> list[bool]:
+    """Whether scores of queries (True), of saliency (False) or both are compared."""
+    if metrics:
+        return sorted({is_of_queries(metric) for metric in metrics}, reverse=True)
+    are_ranked = all(has_retrieval(target.trial.archives().get(target.split)) for target in targets)
+    are_scored = all(target.trial.has_scores(target.split) for target in targets)
+    return [True] * are_ranked + [False] * (are_scored or not are_ranked)
 
 
 def _targets(source: str, root: Path, at_least: int) -> Iterable[ScoringTarget]:
@@ -86,8 +116,8 @@ def _experiment(source: str, root: Path) -> list[StudyReader]:
     return []
 
 
-def _scored(target: ScoringTarget, others: Sequence[ScoringTarget]) -> ScoredTrial:
-    """Named by its study, and by more where that does not tell the trials apart."""
+def _label(target: ScoringTarget, others: Sequence[ScoringTarget]) -> str:
+    """The name of its study, and more where that does not tell the trials apart."""
     trial, study = target.trial, target.layout.study
     same_name = [other for other in others if other.layout.study == study]
     label = study
@@ -95,7 +125,7 @@ def _scored(target: ScoringTarget, others: Sequence[ScoringTarget]) -> ScoredTri
         label = trial.study.name
     if len({other.number for other in same_name}) > 1:
         label = f"{label}:{trial.number}"
-    return ScoredTrial(label, trial.score_table(target.split))
+    return label
 
 
 def _raw_notes(comparison: Comparison) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,37 @@ if TYPE_CHECKING:
 DONE = ("complete", "pruned")
 """States that count towards the budget of a study."""
 UNFINISHED = ("running", "waiting")
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """One row of a list of studies.
+
+    Attributes:
+        state: "finished" with its budget spent, "running", "stopped" or "unreadable".
+        states: state of a trial -> number of trials.
+        n_trials: budget of complete and pruned trials.
+        best: number of the best trial; None while none is complete.
+        values: objectives of the best trial.
+        n_best: trials on the Pareto front.
+        error: why the study cannot be read.
+    """
+
+    experiment: str
+    study: str
+    state: str
+    states: Mapping[str, int] = field(default_factory=dict)
+    n_trials: int = 0
+    objectives: tuple[str, ...] = ()
+    best: int | None = None
+    values: tuple[float, ...] = ()
+    n_best: int = 0
+    error: str | None = None
+
+    @property
+    def n_done(self) -> int:
+        """Trials that count towards the budget."""
+        return sum(self.states.get(state, 0) for state in DONE)
 
 
 @dataclass(frozen=True)

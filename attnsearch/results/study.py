@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import settled_stamp
 from attnsearch.results.databases import is_plain_run
-from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, progress_of
+from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, StudySummary, progress_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
@@ -34,37 +35,6 @@ MIN_ALPHA = 0.4
 """Krippendorff's alpha below which the order of the trials depends on the images that were scored."""
 MAX_COMPARED = 8
 """Trials that `compare` takes where none is named: each pair is tested, and corrected for all of them."""
-
-
-@dataclass(frozen=True)
-class StudySummary:
-    """One row of a list of studies.
-
-    Attributes:
-        state: "finished" with its budget spent, "running", "stopped" or "unreadable".
-        states: state of a trial -> number of trials.
-        n_trials: budget of complete and pruned trials.
-        best: number of the best trial; None while none is complete.
-        values: objectives of the best trial.
-        n_best: trials on the Pareto front.
-        error: why the study cannot be read.
-    """
-
-    experiment: str
-    study: str
-    state: str
-    states: Mapping[str, int] = field(default_factory=dict)
-    n_trials: int = 0
-    objectives: tuple[str, ...] = ()
-    best: int | None = None
-    values: tuple[float, ...] = ()
-    n_best: int = 0
-    error: str | None = None
-
-    @property
-    def n_done(self) -> int:
-        """Trials that count towards the budget."""
-        return sum(self.states.get(state, 0) for state in DONE)
 
 
 @dataclass(frozen=True, repr=False)
@@ -283,11 +253,11 @@ class StudyReader:
         return StudyProgress(self.layout.study, monitor, trials, self._n_trials)
 
     def compare(self, metric: str, trials: Sequence[int] | None = None) -> pd.DataFrame:
-        """Paired differences between trials in one score of single validation images.
+        """Paired differences between trials in one score of single validation images, or of single queries.
 
         Args:
-            metric: such as `deletion_gain` or `val/deletion_gain`.
-            trials: their numbers; None = the best ones that were scored, at most `MAX_COMPARED`.
+            metric: such as `deletion_gain` or `val/deletion_gain`; `mAP` compares average precisions.
+            trials: their numbers; None = the best ones that have it, at most `MAX_COMPARED`.
         Returns:
             A row per pair: `first`, `second`, `n_images` where both are defined, `difference` (first minus second) with
             its 95 % interval `low` to `high`, and two-sided p-values, as they are and after Holm's correction.
@@ -296,22 +266,26 @@ class StudyReader:
         """
         import pandas as pd
 
-        from attnsearch.evaluation.compare import ScoredTrial, check_comparable, compare, metrics_of
+        from attnsearch.evaluation.compare import ScoredTrial, check_comparable, compare, is_of_queries, metrics_of
 
-        numbers = self._scored_best() if trials is None else trials
-        entries = [ScoredTrial(str(number), self.trial(number).score_table()) for number in numbers]
+        name = metric.removeprefix("val/")
+        of_queries = is_of_queries(name)
+        numbers = self._best_measured(of_queries) if trials is None else trials
+        tables = [one.query_table() if of_queries else one.score_table() for one in map(self.trial, numbers)]
+        entries = [ScoredTrial(str(number), table) for number, table in zip(numbers, tables, strict=True)]
         check_comparable(entries)
-        comparison = compare(entries, metrics_of(entries, [metric.removeprefix("val/")]))
+        comparison = compare(entries, metrics_of(entries, [name]))
         frame = pd.DataFrame([vars(pair) for pair in comparison.pairs]).drop(columns="metric")
         return frame.astype({"first": "int64", "second": "int64"})
 
-    def _scored_best(self) -> list[int]:
+    def _best_measured(self, of_queries: bool) -> list[int]:
+        """The numbers of the best trials whose queries, or images, were measured one by one."""
         rows = self.rows
         sign = -1 if next(iter(rows.objectives.values())) == "maximize" else 1
         complete = [row for row in rows.trials if row.state == "complete" and row.is_feasible]
         ranked = sorted(complete, key=lambda row: (row.number not in rows.best, sign * row.values[0], row.number))
-        scored = [row.number for row in ranked if self.trial(row.number).has_scores()]
-        return scored[:MAX_COMPARED]
+        having = (one for one in (self.trial(row.number) for row in ranked) if _is_measured(one, of_queries))
+        return [trial.number for trial in islice(having, MAX_COMPARED)]
 
     def importances(self) -> dict[str, Mapping[str, float]]:
         """Objective -> hyperparameter -> fraction of what tells the best trials from the others; empty with few trials.
@@ -386,6 +360,12 @@ class StudyReader:
         """Whether a file of one of these names lies there; looked up again when the folder changes."""
         stamp = settled_stamp(folder)
         return self.shared.has_maps.get(folder, stamp, lambda: any((folder / name).is_file() for name in names))
+
+
+def _is_measured(trial: TrialReader, of_queries: bool) -> bool:
+    """Whether the queries of validation, or the saliency of its images, were measured one by one."""
+    archived = trial.archives().get("val")
+    return archived is not None and archived.retrieval.is_file() if of_queries else trial.has_scores()
 
 
 def _values(row: StudySummary) -> str:

@@ -72,6 +72,11 @@ def _rows(retrieval: Retrieval) -> Iterator[list[object]]:
         yield [row, image_id, identity, camera, key, int(retrieval.is_query[row]), *measured]
 
 
+def has_retrieval(paths: ArchivePaths | None) -> bool:
+    """Whether there are ranked galleries, of which retention may have removed the features."""
+    return paths is not None and paths.retrieval.is_file()
+
+
 def read_retrieval(paths: ArchivePaths, about: RetrievalAbout, *, index_only: bool = False) -> Retrieval:
     """The retrieval of an archive; its features are mapped read-only and cost no memory until they are used.
 

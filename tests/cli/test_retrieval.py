@@ -71,3 +71,17 @@ def test_each_task_has_its_command(run: Run, finished_run: Path, capsys: pytest.
     assert capsys.readouterr().err == (
         "error: demo/br_npa_low_res:0 is trained for classification; use `attnsearch confusion`\n"
     )
+
+
+def test_trials_are_compared_by_their_queries(run: Run, people: Path) -> None:
+    rows = [json.loads(line) for line in run("compare", "cnn_people:0,1", "--json")]
+    levels = {(row["name"], row["metric"]): row["mean"] for row in rows if "mean" in row}
+    assert {metric for _, metric in levels} == {"mAP", "rank1", "rank5", "rank10", "mINP"}
+    first, second = (
+        json.loads(run("retrieval", "cnn_people", "--trial", number, "--json")[0])["mAP"] for number in "01"
+    )
+    assert levels["cnn_people:0", "mAP"] == pytest.approx(first)
+    (pair,) = [row for row in rows if "difference" in row and row["metric"] == "mAP"]
+    assert pair["difference"] == pytest.approx(first - second)
+    (line,) = run("compare", "cnn_people:0,1", "--metrics", "mAP_group", code=2)
+    assert "metric 'mAP_group' was not scored for all trials" in line

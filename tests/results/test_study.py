@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from attnsearch.errors import ConfigError
+from attnsearch.results.reader import load_study
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.trial_store import opened_trial_store
@@ -90,3 +92,12 @@ def test_notebook_shows_state_and_best_trial(built: Built) -> None:
         "<study here/hunt: finished, 3 of 3 trials, best trial 2: val/accuracy 0.6143, val/sparsity 0.2857>"
     )
     assert "<table" in study._repr_html_()
+
+
+def test_trials_are_compared_query_by_query(people: Path) -> None:
+    study = load_study(people / "people" / "cnn_people")
+    (row,) = study.compare("val/mAP").itertuples()
+    assert row.first == study.best.number  # the better one comes first
+    values = [study.trial(number).retrieval("val").queries["average_precision"] for number in (row.first, row.second)]
+    assert row.n_images == len(values[0])
+    assert row.difference == pytest.approx((values[0] - values[1]).mean())
