@@ -61,6 +61,9 @@ def read(folder: str) -> dict[str, float]:
     model: at.TrainedModel = trial.model(device="cpu")
     explanation: at.Explanation = model.explain("photo.jpg")
     several: list[at.Explanation] = model.explain(["a.jpg", "b.jpg"])
+    similar: at.Explanation = model.explain("a.jpg", target=model.similarity_to("b.jpg"))
+    assert similar.match is not None and similar.cosine is not None
+    assert model.embed(["a.jpg", "b.jpg"]).shape[0] == len(similar.match.own_map)
     saliency = several[0].saliency
     assert saliency is not None
     assert saliency.shape == trial.saliency("val")[0].shape == explanation.maps["vector_1"].shape

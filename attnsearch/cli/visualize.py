@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +20,17 @@ Words = Annotated[
         show_default=False,
     ),
 ]
-Kinds = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--kind", help="overlay, contour, parts, heads, classes, layers, branches, patches or paper; may be repeated."
-    ),
-]
+KINDS = "overlay, contour, parts, heads, classes, layers, branches, patches, ranks, pair or paper; may be repeated."
+Kinds = Annotated[list[str] | None, typer.Option("--kind", help=KINDS)]
 Images = Annotated[list[str] | None, typer.Option("--image", help="An id, a file or a folder; may be repeated.")]
 FileFormat = Annotated[str, typer.Option("--format", help="png, jpg, pdf or svg; the last two keep text as text.")]
+WIDTH = "Width of one panel in inches; by default 2.2, and 0.85 of ranks."
+WithImage = Annotated[
+    str, typer.Option("--with", metavar="IMAGE", help="The other image of --kind pair; by default the nearest one.")
+]
+WithRemoved = Annotated[
+    bool, typer.Option("--with-removed", help="Gallery images of the query's camera and identity too, in grey.")
+]
 Colours = Annotated[str, typer.Option("--colours", help="A colour map: inferno, plasma, jet and so on.")]
 
 
@@ -42,10 +46,14 @@ def visualize(
     least_faithful: Annotated[int, typer.Option("--least-faithful", min=0, help="So many with the worst one.")] = 0,
     by: Annotated[str, typer.Option("--by", metavar="SCORE", help="The score of faithfulness.")] = "relevance_gain",
     confused: Annotated[int, typer.Option("--confused", min=0, help="So many errors of the most confused pair.")] = 0,
+    worst: Annotated[int, typer.Option("--worst", min=0, help="So many queries with the lowest AP.")] = 0,
+    random: Annotated[tuple[int, int], typer.Option("--random", metavar="N SEED", help="So many by chance.")] = (0, 0),
+    with_image: WithImage = "",
+    with_removed: WithRemoved = False,
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="By default figures/ of the results.")] = None,
     file_format: FileFormat = "png",
     dpi: Annotated[int, typer.Option("--dpi", min=20, max=1200, help="Dots per inch.")] = 150,
-    width: Annotated[float, typer.Option("--width", min=0.3, max=20, help="Width of one panel in inches.")] = 2.2,
+    width: Annotated[float | None, typer.Option("--width", min=0.3, max=20, help=WIDTH)] = None,
     percentile: Annotated[float, typer.Option("--percentile", min=0.1, max=99.9, help="Of the outlines.")] = 95.0,
     outlines: Annotated[bool, typer.Option("--outlines", help="Draws outlines into the paper's figure.")] = False,
     colours: Colours = "inferno",
@@ -56,16 +64,21 @@ def visualize(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw where models looked: overlays, outlines, parts, heads, layers, and figures of images by methods."""
+    """Draw where models looked: overlays, outlines, parts, heads, layers, ranked galleries, images by methods."""
     from attnsearch.results.visualize import request_figures, visualize_all
 
     counts = {"per_class": per_class, "most_faithful": most_faithful, "least_faithful": least_faithful}
     selection = {"images": image or (), "classes": class_name or (), **counts, "confused": confused, "by": by}
+    selection |= {"worst": worst, "random": random[0], "seed": random[1], "other": with_image}
     look: dict[str, object] = {"percentile": percentile, "outlined": outlines, "colours": colours, "rule": enlarge}
-    look |= {"own_scale": own_scale, "top_q": top_q}
+    look |= {"own_scale": own_scale, "top_q": top_q, "with_removed": with_removed}
     style = {"dpi": dpi, "width_in": width, "file_format": file_format}
     request = request_figures(kind, split, selection=selection, look=look, style=style, to=to)
-    sources = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    for path in visualize_all(sources, trial, request, overrides=overrides, root=results, storage=storage):
+    sources, overrides = ([word for word in words if ("=" in word) is has_value] for has_value in (False, True))
+    _print(visualize_all(sources, trial, request, overrides=overrides, root=results, storage=storage), as_json=as_json)
+
+
+def _print(paths: Iterable[Path], *, as_json: bool) -> None:
+    """One line a file, as soon as it is written."""
+    for path in paths:
         print_json({"file": path}) if as_json else print_line(str(path))

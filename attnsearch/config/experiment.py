@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,7 +35,13 @@ def check_monitor(value: str) -> str:
 
 
 class TaskSettings(Settings):
-    """What every task shares."""
+    """What every task shares.
+
+    Attributes:
+        figure_kinds: figure types that suit this task and no task that does not name them.
+    """
+
+    figure_kinds: ClassVar[tuple[str, ...]] = ()
 
     if TYPE_CHECKING:
 
@@ -47,12 +53,14 @@ class TaskSettings(Settings):
 class ClassificationSettings(TaskSettings):
     """Each image has one class."""
 
+    figure_kinds = ("classes",)
     name: Literal["classification"] = Field(default="classification", description="the task")
 
 
 class ReidSettings(TaskSettings):
     """Re-identification: images are embedded, and those of one identity found by their distance."""
 
+    figure_kinds = ("ranks", "pair")
     name: Literal["reid"] = Field(default="reid", description="the task")
     images_per_identity: int = Field(
         4, ge=2, description="K: images of each identity in a training batch, which has batch_size / K identities"

@@ -19,6 +19,7 @@ from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, run_split
 from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
 from attnsearch.evaluation.explain import IMAGE_TYPES, AnyImage, explain_images, name_images, open_images, own_batches
+from attnsearch.evaluation.matches import SimilarityTo, embed_batch, explain_matches
 from attnsearch.evaluation.retrieval import measure_floors, rank_galleries
 from attnsearch.evaluation.sanity import check_sanity
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
@@ -29,6 +30,8 @@ from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.types import Split
 
 TOP_Q = 5
+Explained = str | int | SimilarityTo | None
+"""What an explanation may be about."""
 
 
 class Evaluation(ModelOnData):
@@ -64,7 +67,9 @@ class Evaluation(ModelOnData):
 class TrainedModel(InferenceModel):
     """A checkpoint's model, its preprocessing and its class names.
 
-    Images are what `to_image` takes: a file, a PIL image, or an (H, W, 3) uint8 RGB array, of any size.
+    Images are what `to_image` takes: a file, a PIL image, or an (H, W, 3) uint8 RGB array, of any size. A model of
+    re-identification predicts no classes: its explanations and scores are about its embedding, or about the similarity
+    of two images.
 
     Attributes:
         config: of the run that trained it.
@@ -82,18 +87,18 @@ class TrainedModel(InferenceModel):
 
     @overload
     def explain(
-        self, images: AnyImage, target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
+        self, images: AnyImage, target: Explained = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
     ) -> Explanation: ...
 
     @overload
     def explain(
-        self, images: list[Any], target: str | int | None = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
+        self, images: list[Any], target: Explained = None, *, maps: tuple[str, ...] = (), top_q: int = TOP_Q
     ) -> list[Explanation]: ...
 
     def explain(
         self,
         images: AnyImage | list[Any],
-        target: str | int | None = None,
+        target: Explained = None,
         *,
         maps: tuple[str, ...] = (),
         top_q: int = TOP_Q,
@@ -101,28 +106,43 @@ class TrainedModel(InferenceModel):
         """What the model makes of an image, or a list of them for a list.
 
         Args:
-            target: the class that the saliency explains, by name or index; None explains the predicted one.
+            target: the class that the saliency explains, by name or index, or `similarity_to` another image; None
+                explains the predicted class, and gives the family's own map in re-identification.
             maps: names of maps of the model beside the family's default ones.
             top_q: how many of the most probable classes get a map of their own.
         Raises:
             DataError: an image cannot be read.
-            UsageError: no such class or map, or an array that is no 8-bit RGB image.
+            UsageError: no such class or map, or an array that is no 8-bit RGB image; or the model predicts no classes,
+                or its similarity cannot be divided among cells.
         """
-        explained = list(explain_images(self, name_images(images), target=target, maps=maps, top_q=top_q))
+        named = name_images(images)
+        if isinstance(target, SimilarityTo):
+            explained = list(explain_matches(self, named, [target.image] * len(named), maps=maps))
+        else:
+            explained = list(explain_images(self, named, target=target, maps=maps, top_q=top_q))
         return explained[0] if isinstance(images, IMAGE_TYPES) else explained
 
+    def similarity_to(self, image: AnyImage) -> SimilarityTo:
+        """The similarity to an image, as a target: `model.explain("a.jpg", target=model.similarity_to("b.jpg"))`.
+
+        Raises:
+            UsageError: the model compares no images, or as `explain`.
+        """
+        if self.task.predicts_classes:
+            raise UsageError(
+                f"a model of the task {self.config.task.name} compares no images; give the name of a class as target"
+            )
+        return SimilarityTo(name_images(image)[0])
+
     def embed(self, images: AnyImage | list[Any]) -> NDArray[np.float32]:
-        """(N, D) float32, what the model's head sees of each image.
+        """(N, D) float32, what images are compared by: in re-identification of length 1, unless the config says no.
 
         Raises:
             DataError: an image cannot be read.
             UsageError: the family offers no embedding, or an array is no 8-bit RGB image.
         """
         batches = own_batches(self, open_images(name_images(images), self.config.data, self.class_names))
-        embeddings = [self.output(batch, maps=None).embedding for batch in batches]
-        if any(embedding is None for embedding in embeddings):
-            raise UsageError(f"the family {self.config.model.name} offers no embedding of an image")
-        return np.concatenate([embedding.float().cpu().numpy() for embedding in embeddings if embedding is not None])
+        return np.concatenate([embed_batch(self, batch).cpu().numpy() for batch in batches])
 
     def score(
         self,

@@ -20,7 +20,7 @@ from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import device_errors
 from attnsearch.errors import UsageError, suggest
 from attnsearch.evaluation.base import InferenceModel
-from attnsearch.figures.explanation import Explanation, ImageToDraw
+from attnsearch.figures.explanation import NO_CLASSES, Explanation, ImageToDraw
 from attnsearch.figures.kinds import ClassMap
 from attnsearch.types import AttentionOutput, Batch
 
@@ -85,6 +85,8 @@ def open_images(
 ) -> DataSource:
     """Images as the validation split of a data set that lies in memory; an unknown class has the label -1.
 
+    Cameras are those of the images, where all of them have one.
+
     Raises:
         DataError: an image cannot be read.
         UsageError: another number of masks than of images.
@@ -93,13 +95,27 @@ def open_images(
         raise UsageError(f"give one mask per image, got {len(masks)} masks of {len(images)} images")
     mask_images: Any = None if masks is None else tuple(to_image(mask) for mask in masks)  # read like files of masks
     pixels, sizes_hw = zip(*(decode_resized(image.source, cfg.cached) for image in images), strict=True)
+    table = _table_of(images, class_names, mask_images)
+    arrays = np.stack(pixels), np.array(sizes_hw, dtype=np.int64)
+    cache = PixelCache(*arrays, table.image_ids, cfg.cached, fingerprint="")
+    return DataSource(cfg, DataTables(Path(), class_names, table, table, None, ""), cache)
+
+
+def _table_of(images: Sequence[ImageToDraw], class_names: tuple[str, ...], mask_images: Any) -> ImageTable:
+    """The images as a split; masks are images that are read like files."""
     label_of: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
     labels = np.array([label_of.get(image.true, -1) for image in images], dtype=np.int64)
     ids = tuple(image.image_id for image in images)
-    table = ImageTable("val", class_names, ids, tuple(map(Path, ids)), labels, mask_images)
-    tables = DataTables(Path(), class_names, table, table, None, "")
-    arrays = np.stack(pixels), np.array(sizes_hw, dtype=np.int64)
-    return DataSource(cfg, tables, PixelCache(*arrays, ids, cfg.cached, fingerprint=""))
+    cameras = [image.camera for image in images if image.camera is not None]
+    return ImageTable(
+        "val",
+        class_names,
+        ids,
+        tuple(map(Path, ids)),
+        labels,
+        mask_images,
+        cameras=np.array(cameras, dtype=np.int64) if len(cameras) == len(images) else None,
+    )
 
 
 def own_batches(inference: InferenceModel, source: DataSource) -> Iterator[Batch]:
@@ -119,14 +135,16 @@ def explain_images(
     """What a model makes of images, in their order; each image is decoded once.
 
     Args:
-        target: as `TrainedModel.explain`.
+        target: the class that is explained, by name or index; None explains the predicted one.
         maps: names of the maps of a model beside the family's default ones.
         top_q: how many of the most probable classes get a map of their own, the true one always among them.
+    Returns:
+        Explanations, which say nothing of classes where the task predicts none.
     Raises:
         DataError: an image cannot be read.
-        UsageError: the model makes no map of that name, or no such class.
+        UsageError: the model makes no map of that name, or no such class, or the task predicts none.
     """
-    index = None if target is None else class_index(target, inference.class_names)
+    index = None if target is None else class_index(target, inference)
     source = open_images(images, inference.config.data, inference.class_names)
     boxes, sizes = crop_boxes(source, "val", inference.config.data), source.cache.sizes_hw
     for batch in own_batches(inference, source):
@@ -137,12 +155,18 @@ def explain_images(
             yield outputs.explanation(place, images[row], size_hw=(height, width), crop_box=boxes[row])
 
 
-def class_index(target: str | int, class_names: Sequence[str]) -> int:
-    """The index of a class.
+def class_index(target: str | int, inference: InferenceModel) -> int:
+    """The index of a class of a model.
 
     Raises:
-        UsageError: there is none of that name or index.
+        UsageError: there is none of that name or index, or the model predicts no classes.
     """
+    class_names = inference.class_names
+    if not inference.task.predicts_classes:
+        raise UsageError(
+            f"a model of the task {inference.config.task.name} predicts no classes, so {target!r} cannot be explained; "
+            "give no target, or target=model.similarity_to(IMAGE)"
+        )
     if isinstance(target, str):
         if target not in class_names:
             raise UsageError(f"the model has no class {target!r}{suggest(target, list(class_names))}")
@@ -158,14 +182,15 @@ class _BatchOutputs:
     def __init__(
         self, inference: InferenceModel, batch: Batch, *, target: int | None, maps: tuple[str, ...], top_q: int
     ) -> None:
-        self._class_names = inference.class_names
+        self._class_names = inference.class_names if inference.task.predicts_classes else ()
         output = inference.output(batch)
         self._maps = _named_maps(output) | (_named_maps(inference.output(batch, maps=maps)) if maps else {})
         self._norms = None if output.norms is None else _array(output.norms[:, 0])  # (B, h, w)
         probabilities = output.logits.float().softmax(dim=1)  # (B, n_classes)
         order = probabilities.argsort(dim=1, descending=True, stable=True)
         explained = order[:, 0] if target is None else torch.full_like(order[:, 0], target)  # (B,)
-        ranked = _ranked(order, batch.labels, top_q if output.maps is not None else 0)  # (B, q)
+        top_q = top_q if output.maps is not None and self._class_names else 0
+        ranked = _ranked(order, batch.labels, top_q)  # (B, q)
         saliency = inference.model.saliency
         self._saliency = None if output.maps is None else _array(saliency(output, explained))
         self._class_maps = [_array(saliency(output, classes)) for classes in ranked.unbind(dim=1)]  # q of (B, h, w)
@@ -178,25 +203,34 @@ class _BatchOutputs:
         self, place: int, image: ImageToDraw, *, size_hw: tuple[int, int], crop_box: NDArray[np.float64]
     ) -> Explanation:
         """That of the image at a place of the batch."""
-        names, probabilities = self._class_names, self._probabilities[place]
         return Explanation(
             image_id=image.image_id,
             source=image.source,
             true=image.true,
-            class_names=names,
-            predicted=names[self._predicted[place]],
-            probabilities=probabilities,
-            target=names[self._explained[place]],
             size_hw=size_hw,
             crop_box=crop_box,
             maps={name: maps[place] for name, maps in self._maps.items()},
             norm=None if self._norms is None else self._norms[place],
             saliency=None if self._saliency is None else self._saliency[place],
-            classes=tuple(
-                ClassMap(names[index], float(probabilities[index]), maps[place])
-                for index, maps in zip(self._ranked[place], self._class_maps, strict=True)
-            ),
+            **self._answer(place),
         )
+
+    def _answer(self, place: int) -> dict[str, Any]:
+        """What was predicted of the image at a place, as fields of `ImageMaps`."""
+        if not self._class_names:
+            return {**NO_CLASSES, "predicted": None}
+        names, probabilities = self._class_names, self._probabilities[place]
+        classes = tuple(
+            ClassMap(names[index], float(probabilities[index]), maps[place])
+            for index, maps in zip(self._ranked[place], self._class_maps, strict=True)
+        )
+        return {
+            "class_names": names,
+            "predicted": names[self._predicted[place]],
+            "probabilities": probabilities,
+            "target": names[self._explained[place]],
+            "classes": classes,
+        }
 
 
 def _ranked(order: Tensor, labels: Tensor, top_q: int) -> Tensor:

@@ -62,6 +62,20 @@ def rank_galleries(opened: ModelOnData, split: Split, *, reranking: Reranking | 
     return RetrievalReport(own, rows, matrix_of(own), measure_floors(opened, split), reranking, reranked)
 
 
+def rank_gallery(opened: ModelOnData, split: Split) -> Retrieval:
+    """The features of a split and the ranked gallery of each of its queries, by the model's own embedding.
+
+    Raises:
+        DataError: there is no such split.
+        UsageError: the model predicts classes, the split has no queries, or none with a match.
+        OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
+    """
+    task, table = _reid_task(opened), opened.table(split)
+    if table.is_query is None:
+        raise UsageError(f"the split {split!r} has no queries; val and test of re-identification have them")
+    return rank_split(table, embed_split(opened, split)[COMBINED], distance=task.settings.distance)[0]
+
+
 def _reid_task(opened: ModelOnData) -> ReidTask:
     task = opened.task
     if not isinstance(task, ReidTask):

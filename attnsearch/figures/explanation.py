@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from attnsearch.data.images import open_upright
 from attnsearch.errors import ConfigError, UsageError, suggest
 from attnsearch.figures.grid import FORMATS, Grid, Panel, PanelRow, Style
 from attnsearch.figures.kinds import (
+    PAIR,
     PER_IMAGE,
     DrawStyle,
     ImageMaps,
@@ -27,6 +28,7 @@ from attnsearch.figures.kinds import (
     legend_of_parts,
     scale_of,
 )
+from attnsearch.figures.pairs import Match, draw_pair
 from attnsearch.figures.panels import Sheets, fill_axes
 from attnsearch.figures.raster import Pixels
 from attnsearch.files import atomic_path
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 ON_AXES = ("overlay", "contour", "parts")
 """Types of figures of which one panel says all."""
+NO_CLASSES: Mapping[str, Any] = {"class_names": (), "probabilities": np.zeros(0, dtype=np.float32), "target": ""}
+"""What a model that predicts no classes makes of an image, as fields of `ImageMaps`."""
 _TOP = 5
 
 
@@ -48,29 +52,34 @@ class ImageToDraw:
 
     Attributes:
         source: its file, or a small copy of it, or the decoded image.
-        true: its class, if it is known.
+        true: its class or identity, if it is known.
+        camera: its number, for models that tell cameras apart.
     """
 
     image_id: str
     source: Path | Image.Image
     true: str | None = None
+    camera: int | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Explanation(ImageMaps):
     """What a model made of one image, with the image; see `ImageMaps` for the other attributes.
 
-    A notebook shows it as an overlay beside the most probable classes.
+    A notebook shows it as an overlay beside the most probable classes, or as both images of a match.
 
     Attributes:
         source: the image, or its file.
+        match: the image that the saliency tells the similarity to, where there is one.
     """
 
     source: Path | Image.Image
+    match: Match | None = None
 
     def __repr__(self) -> str:
         maps = f"{len(self.maps)} maps" if self.maps else "no maps"
-        return f"<Explanation of {self.image_id}: {self.verdict}, target {self.target!r}, {maps}>"
+        target = f"target {self.target!r}" if self.target else "no target"
+        return f"<Explanation of {self.image_id}: {', '.join(filter(None, (self.verdict, target, maps)))}>"
 
     @cached_property
     def image(self) -> Pixels:
@@ -107,7 +116,7 @@ class Explanation(ImageMaps):
         """A figure of one type, without a change of pyplot's state.
 
         Args:
-            kind: one of `kinds.PER_IMAGE`.
+            kind: one of `kinds.PER_IMAGE`, or `pair` where the target is a similarity.
             ax: draws the panel of an overlay, contour or parts on these axes.
         Returns:
             A matplotlib figure, or `ax`.
@@ -117,7 +126,7 @@ class Explanation(ImageMaps):
         """
         if ax is not None and kind not in ON_AXES:
             raise UsageError(f"{kind!r} has several panels; leave ax out, or draw one of {', '.join(ON_AXES)}")
-        grid = self._grid(kind, Style(), style)
+        grid = self.grid(kind, Style(), style)
         if ax is None:
             return Sheets().draw(grid)
         fill_axes(ax, grid.rows[0].panels[1])
@@ -138,30 +147,47 @@ class Explanation(ImageMaps):
             raise ConfigError(f"a figure is written as {', '.join(FORMATS)}, got {path.name!r}")
         sheet_style = Style(dpi=dpi, format=file_format)
         with atomic_path(path) as temporary:
-            Sheets(sheet_style).save(self._grid(kind, sheet_style, style), temporary)
+            Sheets(sheet_style).save(self.grid(kind, sheet_style, style), temporary)
         return path
 
-    def _grid(self, kind: str, sheet_style: Style, style: DrawStyle | None) -> Grid:
-        if kind not in PER_IMAGE:
-            known = ", ".join(PER_IMAGE)
-            raise ConfigError(f"there is no figure type {kind!r}{suggest(kind, list(PER_IMAGE))}; known: {known}")
-        return draw(kind, self, read_image(self.source, width_px=sheet_style.width_px), style or DrawStyle())
+    def grid(self, kind: str, sheet_style: Style, style: DrawStyle | None = None) -> Grid:
+        """The sheet of a figure type.
+
+        Raises:
+            ConfigError: as `plot`.
+            DataError: an image cannot be read.
+        """
+        known = (*PER_IMAGE, PAIR)
+        if kind not in known:
+            raise ConfigError(
+                f"there is no figure type {kind!r} of one image{suggest(kind, list(known))}; known: {', '.join(known)}"
+            )
+        image = read_image(self.source, width_px=sheet_style.width_px)
+        if kind != PAIR:
+            return draw(kind, self, image, style or DrawStyle())
+        if self.match is None:
+            raise ConfigError(
+                f"a figure of a pair needs another image; explain {self.image_id} with target=model.similarity_to(…)"
+            )
+        other = read_image(self.match.source, width_px=sheet_style.width_px)
+        return draw_pair(self, self.match, (image, other), style or DrawStyle())
 
     def _repr_png_(self) -> bytes | None:
-        """The overlay as a PNG; None where there is no saliency."""
+        """The overlay, or the pair where there is one, as a PNG; None where there is no saliency."""
         if self.saliency is None:
             return None
         file = io.BytesIO()
         style = Style(dpi=110)
-        Sheets(style).save(self._grid("overlay", style, None), file)
+        Sheets(style).save(self.grid("overlay" if self.match is None else PAIR, style), file)
         return file.getvalue()
 
     def _repr_html_(self) -> str:
         png = self._repr_png_()
-        overlay = "" if png is None else f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        table = self.top().to_html(index=False, border=0, float_format="{:.3f}".format)
+        figure = "" if png is None else f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        top = self.top()
+        table = top.to_html(index=False, border=0, float_format="{:.3f}".format) if len(top) else ""
         name = html.escape(self.image_id)
-        return f'<div style="display:flex;gap:1em;align-items:center" title="{name}">{overlay}{table}</div>'
+        return f'<div style="display:flex;gap:1em;align-items:center" title="{name}">{figure}{table}</div>'
 
 
 def read_image(source: Path | Image.Image, *, width_px: int) -> Pixels:
@@ -188,23 +214,29 @@ def from_archive(archive: AttentionArchive, images: Sequence[ImageToDraw]) -> It
 
 def _of_row(archive: AttentionArchive, row: int, image: ImageToDraw) -> Explanation:
     maps = {} if archive.maps is None else dict(zip(archive.map_names, archive.maps[row], strict=True))
-    prediction = int(archive.predictions[row])
-    probabilities = np.full(len(archive.class_names), np.nan, dtype=np.float32)
-    probabilities[prediction] = archive.confidences[row]
     return Explanation(
         image_id=image.image_id,
         source=image.source,
         true=image.true,
-        class_names=archive.class_names,
-        predicted=archive.class_names[prediction],
-        probabilities=probabilities,
-        target=archive.class_names[prediction],
         size_hw=(int(archive.sizes_hw[row][0]), int(archive.sizes_hw[row][1])),
         crop_box=archive.crop_boxes[row],
         maps={name: np.asarray(values) for name, values in maps.items()},
         norm=None if archive.norms is None else np.asarray(archive.norms[row, 0]),
         saliency=None if archive.saliency is None else np.asarray(archive.saliency[row]),
+        **_answer_of_row(archive, row),
     )
+
+
+def _answer_of_row(archive: AttentionArchive, row: int) -> dict[str, Any]:
+    """What was predicted of an image, as fields of `ImageMaps`; in re-identification of queries alone."""
+    predicted, confidence = archive.class_names[archive.predictions[row]], archive.confidences[row]
+    if archive.retrieval is not None:
+        cosine = None if np.isnan(confidence) else float(confidence)
+        return {**NO_CLASSES, "predicted": None if cosine is None else predicted, "cosine": cosine}
+    probabilities = np.full(len(archive.class_names), np.nan, dtype=np.float32)
+    probabilities[archive.predictions[row]] = confidence
+    names = archive.class_names
+    return {"class_names": names, "predicted": predicted, "probabilities": probabilities, "target": predicted}
 
 
 @dataclass(frozen=True, eq=False)

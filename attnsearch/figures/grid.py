@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -74,6 +74,25 @@ class Panel:
     details: tuple[str, ...] = ()
     frame: Frame | None = None
     marks: tuple[Mark, ...] = ()
+
+
+def equally_high(panels: Sequence[Panel]) -> list[Panel]:
+    """Panels of one width, the lower ones with white above and below, as high as the highest."""
+    height = max(len(panel.pixels) for panel in panels)
+    return [_raised(panel, height - len(panel.pixels)) for panel in panels]
+
+
+def _raised(panel: Panel, missing: int) -> Panel:
+    """The panel with so many more rows of pixels, half of them above."""
+    above = missing // 2
+    pixels = np.pad(panel.pixels, ((above, missing - above), (0, 0), (0, 0)), constant_values=255)
+    boxes = [(left, top + above, right, bottom + above) for left, top, right, bottom in (m.box for m in panel.marks)]
+    return replace(
+        panel,
+        pixels=pixels,
+        lines=tuple(np.add(line, (0, above)) for line in panel.lines),
+        marks=tuple(replace(mark, box=box) for mark, box in zip(panel.marks, boxes, strict=True)),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch import plugins
+from attnsearch.config.experiment import TaskSettings
 from attnsearch.config.model import ModelConfig
 from attnsearch.errors import ConfigError
 from attnsearch.figures import raster
@@ -18,8 +20,9 @@ from attnsearch.figures.raster import PERCENTILE, Floats, Pixels, Rule, outlines
 
 PER_IMAGE = ("overlay", "contour", "parts", "heads", "classes", "layers", "branches", "patches")
 PAPER = "paper"
-FOR_ALL = ("overlay", "contour", PAPER)
-KINDS = (*PER_IMAGE, PAPER)
+RANKS, PAIR = "ranks", "pair"
+FOR_ALL = ("overlay", "contour", RANKS, PAIR, PAPER)
+KINDS = (*PER_IMAGE, RANKS, PAIR, PAPER)
 _HEAD = re.compile(r"(?:layer_\d+/(?P<whose>\w+)/|cls_)head_(?P<number>\d+)")
 _LAYER = re.compile(r"layer_(?P<layer>\d+)/predicted/mean|rollout_(?P<blocks>\d+)")
 _NEEDED = {"heads": _HEAD, "layers": _LAYER, "patches": re.compile("local_patches")}
@@ -41,22 +44,23 @@ class ImageMaps:
     """What a model made of an image.
 
     Attributes:
-        class_names: n_classes names.
-        predicted: the most probable class.
+        class_names: n_classes names; none in re-identification, where no class is predicted.
+        predicted: the most probable class, or the identity of a query's nearest gallery image; None without either.
         probabilities: (n_classes,) float32; NaN where they are not known: an archive holds that of the predicted class.
+        cosine: in re-identification, to the nearest gallery image, or to the image that the saliency is about.
         size_hw: of the upright original, in pixels.
         crop_box: (4,) left, top, right, bottom of the model's view in original pixels.
         maps: name -> (h, w), as the model made them.
         norm: (h, w) feature norm, or None.
         saliency: (h, w) of `target`, or None where the model makes none.
-        target: the class that is explained.
+        target: the class that is explained, or `similarity to IMAGE`; empty where the map is of no target.
         true: the class of the image, where it is known.
         classes: the most probable classes with their maps, most probable first, where they were asked for.
     """
 
     image_id: str
     class_names: tuple[str, ...]
-    predicted: str
+    predicted: str | None
     probabilities: NDArray[np.float32]
     size_hw: tuple[int, int]
     crop_box: NDArray[np.float64]
@@ -65,23 +69,28 @@ class ImageMaps:
     target: str
     norm: Floats | None = None
     true: str | None = None
+    cosine: float | None = None
     classes: Sequence[ClassMap] = ()
 
     @property
     def confidence(self) -> float:
-        """The probability of the predicted class."""
+        """The probability of the predicted class, NaN where none is predicted."""
+        if self.predicted is None or self.predicted not in self.class_names:
+            return math.nan
         return float(self.probabilities[self.class_names.index(self.predicted)])
 
     @property
     def is_correct(self) -> bool | None:
-        """Whether the prediction is the true class; None where that is not known."""
-        return None if self.true is None else self.predicted == self.true
+        """Whether the prediction is the true class; None where one of them is not known."""
+        return None if self.true is None or self.predicted is None else self.predicted == self.true
 
     @property
     def verdict(self) -> str:
-        """The prediction with its probability, `✓` where it is correct and `✗` where it is not."""
+        """The prediction with its probability or its cosine, `✓` where it is correct and `✗` where it is not."""
         sign = {None: "", True: "✓ ", False: "✗ "}[self.is_correct]
-        return f"{sign}{self.predicted} {self.confidence:.2f}"
+        if self.cosine is None:
+            return "" if self.predicted is None else f"{sign}{self.predicted} {self.confidence:.2f}"
+        return ", ".join(filter(None, (f"{sign}{self.predicted or ''}", f"cosine {self.cosine:.2f}")))
 
     def weighted(self) -> dict[str, Floats]:
         """The maps (h, w) times the feature norm, where there is one: what BR-NPA shows."""
@@ -99,6 +108,7 @@ class DrawStyle:
         own_scale: scales each panel over its own range; else panels of one image share one scale.
         top_q: how many classes `classes` shows.
         outlined: draws the outlines of the saliency into figures of many images too.
+        with_removed: shows in a ranked gallery what the match rule removes from it, too.
     """
 
     percentile: float = PERCENTILE
@@ -107,14 +117,18 @@ class DrawStyle:
     own_scale: bool = False
     top_q: int = 5
     outlined: bool = False
+    with_removed: bool = False
 
 
-def check_kind(kind: str, model: ModelConfig) -> None:
-    """Checks that a model can make the maps that a figure type shows.
+def check_kind(kind: str, model: ModelConfig, task: TaskSettings) -> None:
+    """Checks that a figure type suits a task, and that a model can make the maps that it shows.
 
     Raises:
-        ConfigError: it cannot; the message names the families that can.
+        ConfigError: it does not; the message names the tasks that it suits, or the families.
     """
+    tasks = [name for name in plugins.names("task") if kind in plugins.find("task", name).settings.figure_kinds]
+    if tasks and task.name not in tasks:
+        raise ConfigError(f"--kind {kind} works with the task {' and '.join(tasks)} only; this run's is {task.name}")
     if kind in FOR_ALL:
         return
     if kind not in model.figure_kinds:
@@ -128,7 +142,7 @@ def check_kind(kind: str, model: ModelConfig) -> None:
 
 def needs_model(kind: str, map_names: Sequence[str]) -> bool:
     """Whether a figure type shows more than an archive with these maps holds."""
-    if kind == "classes":
+    if kind in ("classes", PAIR):
         return True
     return kind in _NEEDED and not any(_NEEDED[kind].fullmatch(name) for name in map_names)
 
@@ -245,7 +259,8 @@ def legend_of_parts(explanation: ImageMaps) -> list[tuple[str, str]]:
 
 
 def _overlay(context: FigureContext) -> list[PanelRow]:
-    return [PanelRow([context.original(), *context.overlays({"saliency": context.saliency()})])]
+    title = "saliency" if context.explanation.class_names else context.explanation.target or "saliency"
+    return [PanelRow([context.original(), *context.overlays({title: context.saliency()})])]
 
 
 def _contour(context: FigureContext) -> list[PanelRow]:

@@ -9,7 +9,6 @@ from typing import IO, Any
 
 import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -48,7 +47,8 @@ from attnsearch.figures.raster import COLOUR, palette
 
 _VECTOR: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "attnsearch"}  # text stays text
 _LINE_PT, _FRAME_PT = 1.4, 2.0
-_DASHES: Any = (0, (3, 1.5))
+_DASHES = (0, (3, 1.5))
+_BENDS = (0.08, -0.08, 0.16, -0.16, 0.0)  # of links, which would else cover each other along one row of cells
 
 
 @dataclass
@@ -62,7 +62,7 @@ class _Slot:
     note: Text
     details: Text
     frame: Rectangle
-    marks: list[Artist] = field(default_factory=list)
+    marks: list[Patch] = field(default_factory=list)
 
 
 @dataclass
@@ -111,16 +111,21 @@ class Sheets:
         return figure
 
     def _draw_links(self, grid: Grid) -> None:
-        """Lines between marks, in the colour of the first one."""
+        """Curves between marks, in the colour of the first one, and above them the texts of all marks."""
         first = 0  # slot of the first panel of a row
         for row in grid.rows:
-            for ends in row.links:
-                points = [(self._slots[first + panel].axes, row.panels[panel].marks[mark]) for panel, mark in ends]
-                (axes, start), (other, end) = points
-                line = ConnectionPatch(
-                    start.centre, end.centre, axes.transData, other.transData, color=start.colour, linewidth=_LINE_PT
-                )
+            all_axes = [slot.axes for slot in self._slots[first : first + len(row.panels)]]
+            for number, ends in enumerate(row.links):
+                (axes, start), (other, end) = [(all_axes[panel], row.panels[panel].marks[mark]) for panel, mark in ends]
+                bend = f"arc3,rad={_BENDS[number % len(_BENDS)]}"
+                line = ConnectionPatch(start.centre, end.centre, axes.transData, other.transData, connectionstyle=bend)
+                line.set(edgecolor=start.colour, linewidth=_LINE_PT)
                 self._figure.add_artist(line)
+            for axes, panel in zip(all_axes, row.panels, strict=True):
+                for mark in panel.marks:
+                    text = self._figure.text(*mark.centre, mark.text, transform=axes.transData, zorder=3)
+                    text.set(fontsize=SMALL_PT, color="white", ha="center", va="center")
+                    text.set_bbox({"boxstyle": "circle,pad=0.2", "facecolor": mark.colour, "edgecolor": "none"})
             first += len(row.panels)
 
     def _write_around(self, grid: Grid, extent: Extent) -> None:
@@ -203,26 +208,27 @@ def _fill(slot: _Slot, panel: Panel, position: tuple[float, float, float, float]
     slot.details.set_text("\n".join(shorten(line, width_in, SMALL_PT) for line in panel.details))
     slot.frame.set_visible(panel.frame is not None)
     if panel.frame is not None:
-        slot.frame.set(edgecolor=panel.frame.colour, linestyle=_DASHES if panel.frame.is_dashed else "-")
+        slot.frame.set(edgecolor=panel.frame.colour, linestyle=_style_of(panel.frame))
     for artist in slot.marks:
         artist.remove()
-    slot.marks = [artist for mark in panel.marks for artist in _draw_mark(slot.axes, mark)]
+    slot.marks = [slot.axes.add_patch(_box_of(mark)) for mark in panel.marks]
 
 
-def _draw_mark(axes: Axes, mark: Mark) -> list[Artist]:
+def _box_of(mark: Mark) -> Rectangle:
     left, top, right, bottom = mark.box
-    box = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=mark.colour, linewidth=_LINE_PT)
-    text = axes.text(*mark.centre, mark.text, fontsize=SMALL_PT, color="white", ha="center", va="center_baseline")
-    text.set_bbox({"boxstyle": "circle,pad=0.2", "facecolor": mark.colour, "edgecolor": "none"})
-    return [axes.add_patch(box), text]
+    return Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=mark.colour, linewidth=_LINE_PT)
 
 
 def _legend_patch(entry: str | Frame, name: str) -> Patch:
     """An area of a colour, or an empty one with a frame."""
     if isinstance(entry, str):
         return Patch(color=entry, label=name)
-    style = _DASHES if entry.is_dashed else "-"
-    return Patch(facecolor="none", edgecolor=entry.colour, linestyle=style, linewidth=1.4, label=name)
+    return Patch(facecolor="none", edgecolor=entry.colour, linestyle=_style_of(entry), linewidth=_LINE_PT, label=name)
+
+
+def _style_of(frame: Frame) -> Any:
+    """A line style of matplotlib."""
+    return _DASHES if frame.is_dashed else "-"
 
 
 def fill_axes(axes: Axes, panel: Panel) -> None:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from attnsearch.data.tables import ImageTable
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive, read_image
-from attnsearch.figures.grid import Grid, Panel, PanelRow, Style
+from attnsearch.figures.grid import Grid, Panel, PanelRow, Style, equally_high
 from attnsearch.figures.kinds import DrawStyle, caption_of, draw_cell, scale_of
 from attnsearch.figures.panels import Sheets
-from attnsearch.metrics.registry import leading_metric
+from attnsearch.metrics.registry import find_metric, leading_metric
 from attnsearch.types import AttentionArchive, Direction
 
 if TYPE_CHECKING:
@@ -36,29 +36,37 @@ _COLOURS = "plasma"
 
 
 def draw_curves(epochs: pd.DataFrame, path: Path) -> None:
-    """Loss, and accuracy or mAP, of training and validation by epoch, as a PNG.
+    """The loss by epoch beside the accuracy, or the mAP and the rank-1 of retrieval, as a PNG.
 
     Args:
         epochs: the per-epoch CSV of a trial.
     """
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    names = "loss", leading_metric({str(column).removeprefix("val_") for column in epochs})
-    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
+    names = _drawn(epochs)
+    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         _draw(axes, epochs, name)
     figure.savefig(path, dpi=100)
+
+
+def _drawn(epochs: pd.DataFrame) -> list[str]:
+    """The loss and what tells how good a trial is, of what was measured of it."""
+    leading = leading_metric({str(column).removeprefix("val_") for column in epochs})
+    return list(dict.fromkeys(["loss", leading, leading.replace("mAP", "rank1")]))
 
 
 def _draw(axes: Axes, epochs: pd.DataFrame, name: str) -> None:
     for split, colour in (("train", "tab:grey"), ("val", "tab:blue")):
         if f"{split}_{name}" in epochs:
             axes.plot(epochs["epoch"], epochs[f"{split}_{name}"], color=colour, label=split, marker=".")
-    axes.set(xlabel="epoch", ylabel=name)
+    axes.set(xlabel="epoch", ylabel=find_metric(name).title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
 
 
 def contact_sheet(archive: AttentionArchive, table: ImageTable) -> Grid:
     """Up to twelve images in four columns, spread evenly over the archive, with their true and predicted classes.
+
+    In re-identification they are queries, with their identity and that of the nearest gallery image.
 
     Args:
         table: the archive's split, which knows where the images lie.
@@ -70,7 +78,7 @@ def contact_sheet(archive: AttentionArchive, table: ImageTable) -> Grid:
         raise ValueError("a contact sheet needs saliency, and the archive has none")
     explanations = list(from_archive(archive, _spread(archive, table)))
     cells = [_cell(explanation) for explanation in explanations]
-    rows = [PanelRow(cells[start : start + N_COLUMNS]) for start in range(0, len(cells), N_COLUMNS)]
+    rows = [PanelRow(equally_high(cells[start : start + N_COLUMNS])) for start in range(0, len(cells), N_COLUMNS)]
     return Grid(rows, scale=scale_of(DrawStyle()), caption=caption_of(explanations))
 
 
@@ -91,11 +99,18 @@ def _sheets() -> Sheets:
 
 def _spread(archive: AttentionArchive, table: ImageTable) -> list[ImageToDraw]:
     paths = dict(zip(table.image_ids, table.paths, strict=True))
-    n_tiles = min(N_COLUMNS * N_ROWS, len(archive.image_ids))
-    rows = np.linspace(0, len(archive.image_ids) - 1, n_tiles).round().astype(int)
-    ids = [archive.image_ids[row] for row in rows]
-    names = [archive.class_names[int(archive.labels[row])] for row in rows]
+    places = np.flatnonzero(_is_answered(archive))
+    chosen = places[np.linspace(0, len(places) - 1, min(N_COLUMNS * N_ROWS, len(places))).round().astype(int)]
+    ids = [archive.image_ids[place] for place in chosen]
+    names = [archive.class_names[int(archive.labels[place])] for place in chosen]
     return [ImageToDraw(image_id, paths[image_id], true) for image_id, true in zip(ids, names, strict=True)]
+
+
+def _is_answered(archive: AttentionArchive) -> NDArray[np.bool_]:
+    """(N,) images with a prediction, which gallery images have none of; all where there is no query."""
+    is_query = np.isfinite(archive.confidences)
+    has_queries = archive.retrieval is not None and bool(is_query.any())
+    return is_query if has_queries else np.ones(len(archive.image_ids), dtype=bool)
 
 
 def _cell(explanation: Explanation) -> Panel:

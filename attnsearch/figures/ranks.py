@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from attnsearch.figures import raster
-from attnsearch.figures.grid import RIGHT, WRONG, Frame, Grid, Panel, PanelRow
+from attnsearch.figures.grid import RIGHT, WRONG, Frame, Grid, Panel, PanelRow, equally_high
 from attnsearch.figures.kinds import DrawStyle, FigureContext, caption_of
 from attnsearch.figures.rankings import REMOVED_AS, RankedImage, Rankings
 from attnsearch.figures.raster import Pixels
@@ -88,17 +88,16 @@ class RankFigure:
 
     def _rows(self, one: RankList) -> list[PanelRow]:
         """The images and, where there are maps, their overlays; the text stands below the last of the two."""
-        rows = [one.query, *(image.row for image in one.images)]
         is_faded = [False, *(image.rank is None for image in one.images)]
-        pixels = _aligned([self.images[row].image for row in rows], is_faded)
-        columns = [self._query(one, pixels[0])]
-        columns += [self._gallery(image, shown) for image, shown in zip(one.images, pixels[1:], strict=True)]
+        images = _faded([self.images[row].image for row in one.rows], is_faded)
+        columns = [self._query(one, images[0])]
+        columns += [self._gallery(image, pixels) for image, pixels in zip(one.images, images[1:], strict=True)]
         if not self._has_maps:
-            return [PanelRow(columns, header=self._header(one))]
-        overlays = _aligned(self._overlays(rows), is_faded)
+            return [PanelRow(equally_high(columns), header=self._header(one))]
+        overlays = _faded(self._overlays(one.rows), is_faded)
         upper = [Panel(column.pixels, frame=column.frame) for column in columns]
-        lower = [replace(column, pixels=shown) for column, shown in zip(columns, overlays, strict=True)]
-        return [PanelRow(upper, header=self._header(one)), PanelRow(lower)]
+        lower = [replace(column, pixels=pixels) for column, pixels in zip(columns, overlays, strict=True)]
+        return [PanelRow(equally_high(upper), header=self._header(one)), PanelRow(equally_high(lower))]
 
     def _overlays(self, rows: Sequence[int]) -> list[Pixels]:
         """The images of rows under their saliency: one scale for all of them, or one for each."""
@@ -168,10 +167,6 @@ class RankFigure:
         return legend
 
 
-def _aligned(images: Sequence[Pixels], is_faded: Sequence[bool]) -> list[Pixels]:
-    """Images of one width with white above and below the lower ones, some of them faded."""
-    height = max(len(image) for image in images)
-    return [
-        raster.pad_height(raster.fade(image) if faded else image, height)
-        for image, faded in zip(images, is_faded, strict=True)
-    ]
+def _faded(images: Sequence[Pixels], is_faded: Sequence[bool]) -> list[Pixels]:
+    """The images, some of them faded."""
+    return [raster.fade(image) if faded else image for image, faded in zip(images, is_faded, strict=True)]

@@ -174,13 +174,6 @@ def fade(image: Pixels) -> Pixels:
     return np.repeat(255 - (255 - grey) * np.float32(FADED) + 0.5, 3, axis=2).astype(np.uint8)
 
 
-def pad_height(image: Pixels, height: int) -> Pixels:
-    """The image (H, W, 3) in the middle of a white one of at least this height."""
-    missing = max(0, height - image.shape[0])
-    above = missing // 2
-    return np.pad(image, ((above, missing - above), (0, 0), (0, 0)), constant_values=255)
-
-
 def _dark_grey(image: Pixels) -> Floats:
     grey: Floats = (image.astype(np.float32) @ _GREY)[..., None] * np.float32(DIMMED)
     return grey

@@ -31,6 +31,7 @@ class ImageSelection:
         by: the score that tells how faithful a map is.
         worst: how many queries with the lowest average precision.
         random: how many by chance, under the seed.
+        other: id or file of the image that all are compared with; empty means the nearest ones.
     """
 
     images: Sequence[str] = ()
@@ -43,6 +44,7 @@ class ImageSelection:
     worst: int = 0
     random: int = 0
     seed: int = 0
+    other: str = ""
 
     @property
     def names_no_images(self) -> bool:

@@ -17,7 +17,7 @@ from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import DataError, UsageError
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.evaluation.ranking import Reranking, labels_of
-from attnsearch.evaluation.retrieval import embed_split, rerank_scores
+from attnsearch.evaluation.retrieval import embed_split, rank_gallery, rerank_scores
 from attnsearch.metrics.retrieval import random_mean_average_precision, ranking_scores, rerank
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.store.archive import read_archive
@@ -54,6 +54,14 @@ def test_the_own_ranking_is_that_of_validation(cnn: Evaluation, people_runs: Pat
     (row,) = report.rankings
     assert (row.name, row.n_queries) == ("combined", int(archived.is_query.sum()))
     assert row.scores["mAP"].mean == pytest.approx(cnn.run("val")["val/mAP"])
+
+
+def test_a_gallery_is_ranked_without_floors(cnn: Evaluation) -> None:
+    ranked, report = rank_gallery(cnn, "val"), cnn.retrieval("val")
+    np.testing.assert_array_equal(ranked.ranked_rows, report.retrieval.ranked_rows)
+    np.testing.assert_array_equal(ranked.features, report.retrieval.features)
+    with pytest.raises(UsageError, match="the split 'train' has no queries"):
+        rank_gallery(cnn, "train")
 
 
 def test_branches_are_ranked_alone_and_side_by_side(dcal: Evaluation) -> None:

@@ -12,8 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attnsearch.errors import ConfigError, UsageError
-from attnsearch.figures.explanation import Explanation
+from attnsearch.figures.explanation import NO_CLASSES, Explanation, ImageToDraw, from_archive
 from attnsearch.figures.kinds import ClassMap
+from attnsearch.figures.pairs import Match
+from attnsearch.types import AttentionArchive
+from tests.matches import GALLERY, N_QUERIES, ranked_split
 
 CLASSES = ("gull", "skua", "tern")
 
@@ -110,3 +113,66 @@ def test_without_saliency_there_is_a_table_alone(explanation: Explanation) -> No
     assert "<img" not in without._repr_html_()
     with pytest.raises(ConfigError, match=r"no saliency of a\.jpg"):
         without.plot()
+
+
+def similar(explanation: Explanation) -> Explanation:
+    """The similarity to another image, of a model that predicts no classes."""
+    match = Match(
+        image_id="folder/b.jpg",
+        source=Image.new("RGB", (40, 80), (200, 20, 20)),
+        true=None,
+        size_hw=(80, 40),
+        crop_box=np.array([0.0, 0.0, 40.0, 80.0]),
+        map=hot(0, 0),
+        own_map=hot(1, 2),
+        pairs=np.outer(hot(1, 2), hot(0, 0)).astype(np.float32),
+        method="cells",
+    )
+    answer = {**NO_CLASSES, "predicted": None, "classes": (), "target": "similarity to b.jpg", "cosine": 0.75}
+    return replace(explanation, match=match, **answer)
+
+
+def test_a_similarity_is_shown_as_both_images(explanation: Explanation, tmp_path: Path) -> None:
+    one = similar(explanation)
+    assert repr(one) == "<Explanation of a.jpg: cosine 0.75, target 'similarity to b.jpg', 2 maps>"
+    assert one.top().empty
+    shown = one._repr_html_()
+    assert "<img src=" in shown
+    assert "<table" not in shown
+    text = one.save(tmp_path / "a.svg", kind="pair").read_text()
+    for words in ("cosine 0.750", "a.jpg", "b.jpg", "pair 1 adds 1.000"):
+        assert words in text
+    assert "similarity to b.jpg" in one.save(tmp_path / "b.svg").read_text()
+
+
+def test_without_another_image_there_is_no_pair(explanation: Explanation) -> None:
+    with pytest.raises(ConfigError, match=r"explain a\.jpg with target=model\.similarity_to"):
+        explanation.plot("pair")
+    with pytest.raises(ConfigError, match="no figure type 'ranks' of one image"):
+        explanation.plot("ranks")
+
+
+def test_archived_queries_have_an_answer_and_gallery_images_none() -> None:
+    retrieval = ranked_split()
+    n_images = N_QUERIES + len(GALLERY)
+    archive = AttentionArchive(
+        image_ids=retrieval.image_ids,
+        labels=retrieval.labels,
+        predictions=np.where(retrieval.is_query, [0, 3, *[0] * len(GALLERY)], retrieval.labels),
+        confidences=np.where(retrieval.is_query, 0.5, np.nan).astype(np.float32),
+        sizes_hw=np.tile([128, 64], (n_images, 1)),
+        crop_boxes=np.tile([0.0, 0.0, 64.0, 128.0], (n_images, 1)),
+        class_names=retrieval.identities,
+        map_names=(),
+        maps=None,
+        norms=None,
+        saliency=np.ones((n_images, 8, 4), dtype=np.float32),
+        config_digest="",
+        epoch=1,
+        split="val",
+        retrieval=retrieval,
+    )
+    names = ("0.jpg", "1.jpg", "2.jpg")
+    found = list(from_archive(archive, [ImageToDraw(name, Path(name), "0007") for name in names]))
+    assert [one.verdict for one in found] == ["✗ 0000, cosine 0.50", "✓ 0007, cosine 0.50", ""]
+    assert [one.target for one in found] == ["", "", ""]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.experiment import ClassificationSettings, ExperimentConfig, ReidSettings
 from attnsearch.config.model import BackboneSettings
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.base import InferenceModel, build_for_inference
@@ -25,6 +25,7 @@ from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.tasks.classification import LinearHeads
 
 CLASSES = ("gull", "skua", "tern")
+CLASSIFICATION, REID = ClassificationSettings(), ReidSettings()
 INTR = {
     "name": "intr",
     **{"backbone": "resnet10t", "weights": "none", "frozen_batch_norm": False, "width": 0.25},
@@ -165,9 +166,9 @@ def test_kinds_of_dcal(kind: str, n_panels: int, wanted: list[ImageToDraw]) -> N
 
 def test_kinds_that_a_model_cannot_show_are_refused() -> None:
     with pytest.raises(ConfigError, match="works with b_cnn and br_npa only; this model is dcal"):
-        check_kind("parts", model_of(DCAL).config.model)
+        check_kind("parts", model_of(DCAL).config.model, CLASSIFICATION)
     with pytest.raises(ConfigError, match="variant sa_only"):
-        check_kind("patches", model_of({**DCAL, "variant": "sa_only"}).config.model)
+        check_kind("patches", model_of({**DCAL, "variant": "sa_only"}).config.model, CLASSIFICATION)
 
 
 def test_a_family_from_outside_declares_its_figure_types() -> None:
@@ -175,10 +176,39 @@ def test_a_family_from_outside_declares_its_figure_types() -> None:
         figure_kinds = ("parts",)
         name: Literal["spatial"] = "spatial"
 
-    check_kind("parts", Spatial())
+    check_kind("parts", Spatial(), CLASSIFICATION)
     with pytest.raises(ConfigError, match="--kind branches works with dcal only; this model is spatial"):
-        check_kind("branches", Spatial())
+        check_kind("branches", Spatial(), CLASSIFICATION)
     assert "figure_kinds" not in Spatial().model_dump()
+
+
+def test_kinds_of_another_task_are_refused() -> None:
+    model = model_of(DCAL).config.model
+    for kind in ("ranks", "pair"):
+        check_kind(kind, model, REID)
+        with pytest.raises(ConfigError, match=f"--kind {kind} works with the task reid only; this run's is classific"):
+            check_kind(kind, model, CLASSIFICATION)
+    with pytest.raises(ConfigError, match="--kind classes works with the task classification only; this run's is reid"):
+        check_kind("classes", model_of(INTR).config.model, REID)
+    check_kind("classes", model_of(INTR).config.model, CLASSIFICATION)
+    check_kind("overlay", model, REID)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "cosine", "verdict", "is_correct"),
+    [
+        ("0005", 0.914, "✓ 0005, cosine 0.91", True),
+        ("0007", 0.914, "✗ 0007, cosine 0.91", False),
+        (None, 0.914, "cosine 0.91", None),
+        (None, None, "", None),
+    ],
+)
+def test_in_retrieval_the_verdict_is_the_nearest_identity(
+    predicted: str | None, cosine: float | None, verdict: str, is_correct: bool | None
+) -> None:
+    one = replace(explanation({"one": hot(0, 0)}), class_names=(), true="0005", predicted=predicted, cosine=cosine)
+    assert (one.verdict, one.is_correct) == (verdict, is_correct)
+    assert np.isnan(one.confidence)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +221,8 @@ def test_a_family_from_outside_declares_its_figure_types() -> None:
         ("patches", ["rollout", "glca"], True),
         ("classes", ["layer_2/predicted/head_1"], True),
         ("parts", ["vector_1"], False),
+        ("ranks", ["norm"], False),
+        ("pair", ["norm"], True),
     ],
 )
 def test_the_names_of_archived_maps_tell_what_can_be_drawn_of_them(kind: str, names: list[str], needs: bool) -> None:

@@ -1,12 +1,14 @@
-"""The contact sheet and the figure of pairwise tests."""
+"""Learning curves, the contact sheet and the figure of pairwise tests."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -14,8 +16,9 @@ from PIL import Image
 
 from attnsearch.data.tables import ImageTable
 from attnsearch.figures import plots
-from attnsearch.figures.plots import contact_sheet, draw_tests, write_contact_sheet
+from attnsearch.figures.plots import contact_sheet, draw_curves, draw_tests, write_contact_sheet
 from attnsearch.types import AttentionArchive, Direction
+from tests.matches import ranked_split
 
 NAMES = ("a", "b", "c")
 MEANS = (0.2, 0.5, 0.3)
@@ -112,3 +115,41 @@ def test_a_sheet_is_a_png(table: ImageTable, tmp_path: Path) -> None:
 def test_a_sheet_without_saliency_is_refused(table: ImageTable) -> None:
     with pytest.raises(ValueError, match="the archive has none"):
         contact_sheet(archive(2, saliency=False), table)
+
+
+def test_a_sheet_of_retrieval_shows_queries_and_their_nearest_identity(table: ImageTable) -> None:
+    whole = archive(6)
+    is_query = np.arange(6) < 2
+    retrieval = replace(ranked_split(), image_ids=whole.image_ids)
+    queries = replace(whole, retrieval=retrieval, confidences=np.where(is_query, 0.9, np.nan).astype(np.float32))
+    (row,) = contact_sheet(queries, table).rows
+    assert row.panels[0].note == "✓ Least Auklet, cosine 0.90"
+    assert [panel.is_correct for panel in row.panels] == [True, False]
+
+
+def test_tiles_keep_the_formats_of_their_images(table: ImageTable) -> None:
+    Image.new("RGB", (60, 60), (200, 200, 200)).save(table.paths[1])
+    (row,) = contact_sheet(archive(2), table).rows
+    low, high = (panel.pixels for panel in row.panels)
+    assert low.shape == high.shape
+    assert low[0, 0].tolist() == [255, 255, 255]
+    assert high[0, 0].tolist() != [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        (("train_loss", "val_loss", "train_accuracy", "val_accuracy"), ["loss", "accuracy"]),
+        (("train_loss", "val_loss", "val_mAP", "val_rank1", "val_mINP"), ["loss", "mAP", "rank1"]),
+        (("val_loss", "val_mAP_group", "val_rank1_group"), ["loss", "mAP group", "rank1 group"]),
+    ],
+)
+def test_curves_are_of_the_loss_and_of_what_is_monitored(
+    columns: tuple[str, ...], names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _path, **_: drawn.append(figure))
+    frame = pd.DataFrame({"epoch": [1, 2], **{column: [0.1, 0.2] for column in columns}})
+    draw_curves(frame, tmp_path / "a.png")
+    assert [axes.get_ylabel() for axes in drawn[0].axes] == names
+    assert sum(len(axes.lines) for axes in drawn[0].axes) == len([c for c in columns if "mINP" not in c])

@@ -10,6 +10,7 @@ import pytest
 from attnsearch.errors import ConfigError
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose, images_at
 from attnsearch.store.image_scores import ScoreTable
+from tests.matches import ranked_split
 
 IDS = [f"{row}.jpg" for row in range(8)]
 KNOWN = ImageIndex(IDS, list("aaaabbcc"), list("abbabaac"))  # wrong: 1 and 2 (a as b), 5 (b as a), 6 (c as a)
@@ -69,3 +70,31 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in images_at(tmp_path)] == ["c.png", "b.JPG"]
+
+
+def test_queries_are_chosen_by_their_precision() -> None:
+    index = ImageIndex.of_queries(ranked_split())
+    assert (index.image_ids, index.true) == (["0.jpg", "1.jpg"], ["0005", "0007"])
+    assert index.predicted == ["0000", "0007"]  # of the nearest gallery image that is not removed
+    assert index.precision == pytest.approx([5 / 12, 5 / 6])
+    assert choose(index, ImageSelection(worst=1), None) == ["0.jpg"]
+    assert choose(index, ImageSelection(worst=9), None) == ["0.jpg", "1.jpg"]
+    assert choose(index, ImageSelection(worst=1, classes=["0007"]), None) == ["1.jpg"]
+
+
+def test_queries_without_a_match_are_not_the_worst() -> None:
+    index = ImageIndex(IDS[:3], list("abc"), list("abc"), [float("nan"), 0.5, 0.2])
+    assert choose(index, ImageSelection(worst=3), None) == ["2.jpg", "1.jpg"]
+
+
+def test_chance_depends_on_the_seed_alone() -> None:
+    many = ImageIndex([str(row) for row in range(48)], ["a"] * 48)
+    draws = [choose(many, ImageSelection(random=5, seed=seed), None) for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+    assert len(set(draws[0])) == 5
+    assert choose(many, ImageSelection(random=7), None)[:5] == draws[0]
+
+
+def test_classes_have_no_precision() -> None:
+    with pytest.raises(ConfigError, match="--worst needs the average precision of queries"):
+        chosen(worst=1)
