@@ -135,7 +135,7 @@ class RankFigure:
             pixels,
             note=f"{sign}{rank}",
             is_correct=None if image.rank is None else image.is_match,
-            details=(f"cosine {image.cosine:.3f}", *names),
+            details=(f"cos {image.cosine:.3f}", *names),
             frame=self._frame(image),
         )
 

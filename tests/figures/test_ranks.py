@@ -63,8 +63,8 @@ def test_each_image_says_rank_cosine_identity_and_camera() -> None:
     upper, lower = figure().grid().rows
     assert upper.header == "0.jpg: AP 0.417, first match at rank 2"
     assert texts(lower.panels[0]) == ("query", "2 matches", "0005", "camera 1")
-    assert texts(lower.panels[1]) == ("✗ rank 1", "cosine 0.529", "distractor", "camera 2")
-    assert texts(lower.panels[2]) == ("✓ rank 2", "cosine 0.457", "0005", "camera 3")
+    assert texts(lower.panels[1]) == ("✗ rank 1", "cos 0.529", "distractor", "camera 2")
+    assert texts(lower.panels[2]) == ("✓ rank 2", "cos 0.457", "0005", "camera 3")
     assert [panel.is_correct for panel in lower.panels] == [None, False, True, False, False, False, True]
     assert not any(panel.note or panel.details for panel in upper.panels)
 
@@ -80,7 +80,7 @@ def test_frames_are_green_red_and_dashed() -> None:
 def test_removed_images_are_faded_and_have_no_rank() -> None:
     grid = figure(with_removed=True).grid()
     panel = grid.rows[1].panels[1]
-    assert texts(panel) == ("– same camera", "cosine 0.600", "0005", "camera 1")
+    assert texts(panel) == ("– same camera", "cos 0.600", "0005", "camera 1")
     assert (panel.is_correct, panel.frame) == (None, Frame(REMOVED))
     assert np.ptp(panel.pixels, axis=2).max() == 0  # grey, the overlay too
     assert panel.pixels.min() > 255 * 0.6 - 1
@@ -89,7 +89,7 @@ def test_removed_images_are_faded_and_have_no_rank() -> None:
 
 def test_without_cameras_the_group_removes() -> None:
     grid = figure(with_removed=True, rule="group").grid()
-    assert texts(grid.rows[1].panels[1]) == ("– same group", "cosine 0.600", "0005")
+    assert texts(grid.rows[1].panels[1]) == ("– same group", "cos 0.600", "0005")
 
 
 def test_saliency_lies_on_its_cell_under_one_scale() -> None:
