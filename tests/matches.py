@@ -12,6 +12,7 @@ from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.tables import ImageTable
 from attnsearch.tasks.retrieval import rank_split
 from attnsearch.types import Distance, MatchRule, Retrieval
+from tests.people import EXPERIMENT
 
 QUERIES = (("0005", 1), ("0007", 2))
 GALLERY = (
@@ -60,22 +61,8 @@ def ranked_split(rule: MatchRule = "camera", distance: Distance = "cosine") -> R
 
 
 def tiny_individuals(**changes: Any) -> ExperimentConfig:
-    """A config of a tiny model on a few synthetic individuals of 64 x 32 px, with changes to its blocks."""
-    settings: dict[str, Any] = {
-        "name": "walkers",
-        "experiment": "demo",
-        "monitor": "val/mAP",
-        "data": {
-            **{"name": "individuals", "image_size_px": [64, 32], "n_identities": 8, "n_test_identities": 3},
-            **{"n_cameras": 2, "n_per_camera": 3, "n_distractors": 4, "picture_px": 64, "val_share": 0.3},
-        },
-        "model": {"name": "cnn", "backbone": "resnet10t", "width": 0.25, "stride_stage4": 1},
-        "task": {"name": "reid", "images_per_identity": 2},
-        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "optimizer": {"name": "adam", "lr": 0.01}},
-        "evaluation": {"scores": {"families": []}},
-        "runtime": {"device": "cpu", "n_threads": 1},
-    }
+    """The config of a tiny model on a few synthetic individuals, with changes to its blocks."""
+    settings: dict[str, Any] = {**EXPERIMENT}
     for key, value in changes.items():
-        is_changed = isinstance(value, dict) and key != "model"
-        settings[key] = {**settings[key], **value} if is_changed else value
+        settings[key] = value if key == "model" else {**settings[key], **value}
     return ExperimentConfig.model_validate_json(json.dumps(settings))

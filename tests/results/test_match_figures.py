@@ -30,7 +30,7 @@ def run(people_runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def retrieval(run: Path) -> Retrieval:
-    found = load_results(run).study(RUN).best.archive("val").retrieval
+    found = load_results(run).study(f"people/{RUN}").trial(0).archive("val").retrieval
     assert found is not None
     return found
 
@@ -53,7 +53,7 @@ def visualize(
         style={"dpi": 60, "width_in": None, "file_format": file_format},
         to=to,
     )
-    return list(visualize_all(sources or [RUN], None, request, overrides=overrides, root=run))
+    return list(visualize_all(sources or [f"{RUN}:0"], None, request, overrides=overrides, root=run))
 
 
 def pixels_of(path: Path) -> np.ndarray:
