@@ -31,7 +31,6 @@ from attnsearch.figures.kinds import (
 from attnsearch.figures.pairs import Match, draw_pair
 from attnsearch.figures.panels import Sheets, fill_axes
 from attnsearch.figures.raster import Pixels
-from attnsearch.files import atomic_path
 from attnsearch.types import AttentionArchive
 
 if TYPE_CHECKING:
@@ -146,9 +145,7 @@ class Explanation(ImageMaps):
         if file_format not in FORMATS:
             raise ConfigError(f"a figure is written as {', '.join(FORMATS)}, got {path.name!r}")
         sheet_style = Style(dpi=dpi, format=file_format)
-        with atomic_path(path) as temporary:
-            Sheets(sheet_style).save(self.grid(kind, sheet_style, style), temporary)
-        return path
+        return Sheets(sheet_style).write(self.grid(kind, sheet_style, style), path)
 
     def grid(self, kind: str, sheet_style: Style, style: DrawStyle | None = None) -> Grid:
         """The sheet of a figure type.

@@ -44,6 +44,7 @@ from attnsearch.figures.grid import (
     text_width,
 )
 from attnsearch.figures.raster import COLOUR, palette
+from attnsearch.files import atomic_path
 
 _VECTOR: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "attnsearch"}  # text stays text
 _LINE_PT, _FRAME_PT = 1.4, 2.0
@@ -86,6 +87,16 @@ class Sheets:
             options = {"metadata": {"Creator": "attnsearch", "CreationDate" if kind == "pdf" else "Date": None}}
         with nullcontext() if is_raster else matplotlib.rc_context(_VECTOR):  # costs 10 ms each time
             self.draw(grid).savefig(path, format=kind, dpi=self.style.dpi, **options)
+
+    def write(self, grid: Grid, path: Path) -> Path:
+        """Draws a sheet into a file, which is whole or not there at all; returns its path.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        with atomic_path(path) as temporary:
+            self.save(grid, temporary)
+        return path
 
     def draw(self, grid: Grid) -> Figure:
         """The figure of a sheet, until the next one is drawn; pyplot does not know it."""

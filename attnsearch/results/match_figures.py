@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.explanation import Explanation, ImageToDraw, read_image
-from attnsearch.figures.grid import Grid, Style
+from attnsearch.figures.grid import Style
 from attnsearch.figures.kinds import PAIR, RANKS, DrawStyle, FigureContext
 from attnsearch.figures.panels import Sheets
 from attnsearch.figures.rankings import Rankings
 from attnsearch.figures.ranks import RankFigure, RankList, rank_list
 from attnsearch.figures.selection import DEFAULT_QUERIES, ImageIndex, ImageSelection, choose
-from attnsearch.files import atomic_path
 from attnsearch.results.explained import ExplainedModel, ImagesOfSplit
 from attnsearch.types import Retrieval
 
@@ -94,7 +93,7 @@ class MatchFigures:
         for start in range(0, len(lists), PER_SHEET):
             grid = self._ranks(lists[start : start + PER_SHEET], explanations).grid(_how_chosen(self.wanted))
             path = self.folder / RANKS / f"sheet_{start // PER_SHEET + 1}.{style.format}"
-            yield save_sheet(self.sheets, grid, path)
+            yield self.sheets.write(grid, path)
 
     def _ranks(self, lists: Sequence[RankList], explanations: dict[int, Explanation]) -> RankFigure:
         shown = {row: explanations[row] for one in lists for row in one.rows}
@@ -123,7 +122,7 @@ class MatchFigures:
             assert explanation.match is not None
             name = f"{explanation.image_id}_and_{PurePosixPath(explanation.match.image_id).name}"
             grid = explanation.grid(PAIR, style, self.look)
-            yield save_sheet(self.sheets, grid, self.folder / PAIR / file_name(name, style))
+            yield self.sheets.write(grid, self.folder / PAIR / file_name(name, style))
 
     def _queries(self) -> list[int]:
         """The rows of the chosen queries in the split.
@@ -187,10 +186,3 @@ def file_name(image_id: str, style: Style) -> Path:
     """The id with its own suffix, so that `a.png` and `a.jpg` do not meet, and with its folders."""
     parts = PurePosixPath(image_id).parts
     return Path(*parts[:-1], f"{parts[-1]}.{style.format}")
-
-
-def save_sheet(sheets: Sheets, grid: Grid, path: Path) -> Path:
-    """Writes a sheet, whole or not at all; returns its path."""
-    with atomic_path(path) as temporary:
-        sheets.save(grid, temporary)
-    return path

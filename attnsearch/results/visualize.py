@@ -17,7 +17,7 @@ from attnsearch.figures.ranks import WIDTH_IN
 from attnsearch.figures.raster import RULES, palette
 from attnsearch.figures.selection import ImageSelection, choose
 from attnsearch.results.explained import ExplainedModel, ImagesOfSplit, open_source
-from attnsearch.results.match_figures import MatchFigures, file_name, save_sheet
+from attnsearch.results.match_figures import MatchFigures, file_name
 from attnsearch.types import Split
 
 
@@ -175,7 +175,7 @@ def _save_each(
     top_q = request.look.top_q if kind == "classes" else 0
     for explanation in model.explain(kind, images, top_q=top_q):
         grid = draw(kind, explanation, read_image(explanation.source, width_px=request.style.width_px), request.look)
-        yield save_sheet(sheets, grid, folder / kind / file_name(explanation.image_id, request.style))
+        yield sheets.write(grid, folder / kind / file_name(explanation.image_id, request.style))
 
 
 def _save_paper(
@@ -191,7 +191,7 @@ def _save_paper(
         for name, model in zip(_short_names(models), models, strict=True)
     ]
     grid = compare_models(columns, request.look, width_px=request.style.width_px)
-    return save_sheet(sheets, grid, folder / f"paper.{request.style.format}")
+    return sheets.write(grid, folder / f"paper.{request.style.format}")
 
 
 def _short_names(models: Sequence[ExplainedModel]) -> list[str]:
