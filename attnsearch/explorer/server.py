@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import socket
@@ -248,6 +249,14 @@ class Server(ThreadedWSGIServer):
         self._free = threading.BoundedSemaphore(max_connections)
         self._arriving: dict[socket.socket, float] = {}
         super().__init__(host, port, _in_pieces(app), _Handler, fd=listener.fileno())
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Answers until `shutdown`; what was there before is not searched for garbage while large tables are read."""
+        gc.freeze()
+        try:
+            super().serve_forever(poll_interval)
+        finally:
+            gc.unfreeze()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """The next connection.
