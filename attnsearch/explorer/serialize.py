@@ -178,14 +178,16 @@ def split_values(opened: OpenArchive, image_id: str) -> dict[str, Any]:
 
 
 def score_values(opened: OpenArchive, scores: ImageScores, image_id: str) -> dict[str, Any]:
-    """The scores of one image, its curves and how they were measured; `curve_of` is what the curves are of."""
+    """The scores of one image, its curves and how they were measured; `curve_of` is what the curves follow."""
+    of_match = scores.settings.get("target") == "label"
+    cosine = f"cosine to the {'nearest match' if of_match else 'first hit'}"
     return {
         "scores": scores.of_image(image_id),
         "metrics": metric_values(scores.values),
         "curves": scores.curves_of(image_id),
         "fractions": list(scores.fractions),
         "settings": plain(dict(scores.settings or {})),
-        "curve_of": "cosine" if opened.is_retrieval else "class probability",
+        "curve_of": cosine if opened.is_retrieval else "class probability",
     }
 
 

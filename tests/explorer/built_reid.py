@@ -155,7 +155,7 @@ def draw_one(path: Path, colour: str, floor: str) -> None:
     """A round head on a body, twice as tall as wide: what is squashed has no round head."""
     image = Image.new("RGB", SIZE_HW[::-1], floor)
     draw = ImageDraw.Draw(image)
-    draw.ellipse((22, 8, 42, 28), fill="bisque", outline="black")
+    draw.ellipse((22, 8, 42, 28), fill="magenta")
     draw.rectangle((16, 30, 48, 80), fill=colour)
     draw.rectangle((20, 80, 44, 120), fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)

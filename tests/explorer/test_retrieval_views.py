@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from werkzeug.test import Client
 
 from attnsearch.explorer.server import build_app
 from attnsearch.results.reader import find_experiments
 from attnsearch.store.layout import StudyLayout
-from tests.explorer.built import Built, write_trial_scores
+from tests.explorer.browsing import DESK, PHONE, Watched, base_of
+from tests.explorer.built import Built, build, serving, write_trial_scores
 from tests.explorer.built_reid import CAMERAS, MAP_HW, MOVED, PLANTED, UNARCHIVED, build_reid, planted_saliency
 from tests.explorer.test_views import ask, cells, page_values
 
@@ -108,7 +113,7 @@ def test_pair_has_the_maps_of_both_and_the_curves_of_the_query(copied: Built) ->
     assert (found["other"]["rank"], found["other"]["match"]) == (2, True)
     assert found["other"]["cosine"] == pytest.approx(np.cos(np.deg2rad(20)), abs=1e-6)
     assert found["curves"]["deletion"] == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1])
-    assert (found["scores"], found["curve_of"]) == ({"relevance_gain": 0.25}, "cosine")
+    assert (found["scores"], found["curve_of"]) == ({"relevance_gain": 0.25}, "cosine to the first hit")
     assert (found["previous"], found["next"]) == ("5", "12")  # ranks 1 and 3
 
 
@@ -229,8 +234,6 @@ def test_filters_of_the_grid(client: Client, words: str, rows: list[int]) -> Non
 
 
 def test_classification_has_no_ranked_galleries(tmp_path: Path) -> None:
-    from tests.explorer.built import build
-
     client = client_of(build(tmp_path, n_trials=1, n_per_class=1))
     answer = client.get("/attention/api/queries/here/hunt/0")
     assert answer.status_code == 404
@@ -273,3 +276,134 @@ def test_archived_image_that_is_in_no_ranking_is_damage(copied: Built) -> None:
     images.write_text(images.read_text(encoding="utf-8").replace(IDS[5], "val/other.jpg"), encoding="utf-8")
     answer = client_of(copied).get(f"/attention/api/queries/{STUDY}/0")
     assert "in no ranking, such as 'val/other.jpg'" in answer.text
+
+
+@pytest.fixture(scope="module")
+def base(built: Built) -> Iterator[str]:
+    """The address of a server in a thread; query 0 of trial 0 has curves."""
+    write_trial_scores(built.layout, 0, IDS[:1], {"relevance_gain": [0.25]})
+    with serving(built) as one:
+        yield base_of(one)
+
+
+@pytest.fixture
+def watched(browser: Any, base: str) -> Iterator[Watched]:
+    one = Watched(browser, base)
+    yield one
+    one.context.close()
+    assert one.problems == []
+
+
+def open_ready(watched: Watched, path: str) -> Any:
+    page = watched.open(f"/attention/{path}")
+    watched.wait("document.body.dataset.ready === '1'")
+    return page
+
+
+@pytest.mark.slow
+def test_from_study_to_pair(watched: Watched) -> None:
+    page = watched.open(f"/attention/study/{STUDY}")
+    assert page.locator("#curve").input_value() == "val/mAP"
+    page.get_by_role("button", name=re.compile("^trial 0: ")).click()
+    page.get_by_text("first hit is a match in 67 % of 3 val queries with maps").wait_for()
+    page.get_by_role("link", name="All queries").click()
+    watched.wait("document.body.dataset.ready === '1'")
+    assert page.locator("#table tbody tr").count() == 4
+    page.locator("#verdict").select_option("wrong")
+    page.get_by_text("1 of 4 queries, mAP 0.450, rank-1 0.000").wait_for()
+    page.locator("a.query").first.click()
+    page.get_by_text("2 of 2 matches among the 9 nearest of 10 gallery images").wait_for()
+    assert "verdict=wrong" in page.url  # the list that it was opened from
+    assert [page.locator(f"#gallery .{kind}").count() for kind in ("match", "wrong", "removed")] == [2, 7, 0]
+    assert page.locator("#gallery .mark").all_inner_texts() == ["✗", "✓", "✗", "✗", "✓", "✗", "✗", "✗", "✗"]
+    page.get_by_role("link", name=re.compile("^rank 2, match")).click()
+    watched.wait("document.body.dataset.ready === '1'")
+    assert page.locator("#title").inner_text() == "Identity 0001: a match"
+    assert page.locator("svg.curve polyline").count() == 2
+    page.get_by_role("link", name="Next gallery image").click()
+    page.wait_for_url(re.compile(f"/pair/{STUDY}/0/0/{UNARCHIVED}"))
+    page.get_by_text("its maps are not archived").wait_for()
+
+
+@pytest.mark.slow
+def test_left_out_images_and_maps_are_shown_on_request(watched: Watched) -> None:
+    page = open_ready(watched, f"query/{STUDY}/0/0")
+    assert page.locator("#gallery canvas:not([hidden])").count() == 0
+    page.locator("#removed").check()
+    assert page.locator("#gallery .tile").first.get_attribute("class") == "tile ranked removed"
+    page.locator("#overlay").check()
+    watched.wait("document.querySelectorAll('#gallery canvas:not([hidden])').length === 9")  # all but one are archived
+    assert "removed=1" in page.url
+    assert "opacity=75" in page.url
+    page.keyboard.press("v")
+    watched.wait("document.querySelectorAll('#gallery canvas:not([hidden])').length === 0")
+
+
+@pytest.mark.slow
+def test_keys_go_through_queries_and_to_other_trials(watched: Watched) -> None:
+    page = open_ready(watched, f"query/{STUDY}/0/0")
+    page.keyboard.press("n")
+    page.wait_for_url(re.compile(f"/query/{STUDY}/0/2"))
+    watched.wait("document.body.dataset.ready === '1'")
+    page.keyboard.press("p")
+    page.wait_for_url(re.compile(f"/query/{STUDY}/0/0"))
+    watched.wait("document.body.dataset.ready === '1'")
+    page.keyboard.press("r")
+    watched.wait("document.querySelectorAll('#gallery .removed').length === 1")
+    page.keyboard.press("x")
+    page.wait_for_url(re.compile("/query-trials/"))
+    watched.wait("document.body.dataset.ready === '1'")
+    assert [text.split(",")[0] for text in page.locator("#trials .panel > p").all_inner_texts()] == [
+        *("AP 0.4500", "AP 0.3250")
+    ]
+
+
+@pytest.mark.slow
+def test_list_is_ordered_by_its_columns(watched: Watched) -> None:
+    page = open_ready(watched, f"retrieval/{STUDY}/0")
+    page.get_by_role("button", name="identity", exact=True).click()
+    page.get_by_role("button", name="identity", exact=True).click()
+    watched.wait("document.querySelector('a.query').textContent.includes('0004')")
+    assert "order=identity&down=1" in page.url
+    page.go_back()
+    watched.wait("document.querySelector('a.query').textContent.includes('0001')")
+
+
+ROUND_HEADS = {
+    f"retrieval/{STUDY}/0": "a.query .thumb",
+    f"query/{STUDY}/0/0": "#gallery .thumb",
+    f"query/{STUDY}/0/0?opacity=10": "#query-image canvas",
+    f"pair/{STUDY}/0/0/6?opacity=0": "#other",
+    f"query-trials/{STUDY}?image={IDS[0]}": "#trials .thumb",
+    f"trial/{STUDY}/0?opacity=0": "#grid canvas",
+    f"image/{STUDY}/0/0?opacity=0": "#canvas",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [DESK, PHONE])
+@pytest.mark.parametrize("path", ROUND_HEADS)
+def test_tall_images_are_not_squashed(browser: Any, base: str, path: str, size: tuple[int, int]) -> None:
+    """The head of the figure is a circle wherever it is shown."""
+    one = Watched(browser, base, size)
+    page = one.open(f"/attention/{path}")
+    page.locator(ROUND_HEADS[path]).first.wait_for()
+    page.wait_for_load_state("networkidle")
+    shot = Image.open(io.BytesIO(page.locator(ROUND_HEADS[path]).first.screenshot())).convert("RGB")
+    one.context.close()
+    pixels = np.asarray(shot, dtype=np.int64)
+    head = (pixels[..., 0] > 180) & (pixels[..., 1] < 90) & (pixels[..., 2] > 180)  # magenta
+    rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
+    assert len(rows) > 5
+    assert np.ptp(rows) / np.ptp(columns) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PAGES)
+def test_phone_width_needs_no_sideways_scrolling_and_no_class_is_named(browser: Any, base: str, path: str) -> None:
+    one = Watched(browser, base, PHONE, density=2)
+    page = one.open(f"/attention/{path}")
+    assert one.overflow_px() == 0
+    assert not re.search(r"\bclass", page.evaluate("document.body.innerText"), re.IGNORECASE)
+    one.context.close()
+    assert one.problems == []

@@ -5,7 +5,8 @@ import { LINE_COLOURS } from "./plot.js";
 
 const [WIDTH, HEIGHT] = [300, 170];
 const [LEFT, RIGHT, TOP, BOTTOM] = [34, 8, 8, 26];
-const DASHED = { random: "4 4" };
+const DASHED = { random: "4 4", ap: "2 3" };
+const OF_RANKING = "ap_";
 
 /** Draws the curves of an image; `onFraction` gets the fraction of cells under the pointer, in [0, 1]. */
 export function curvePlot(box, image, { fraction, mask, onFraction }) {
@@ -25,7 +26,7 @@ export function curvePlot(box, image, { fraction, mask, onFraction }) {
   const names = Object.keys(image.curves);
   names.forEach((name, index) => {
     const points = image.curves[name].map((value, step) => (value === null ? "" : `${x(image.fractions[step])},${y(value)}`)).join(" ");
-    svg.append(el("svg:polyline", { points, class: `line${name === mask ? " strong" : ""}`, stroke: colour(name, index), "stroke-dasharray": DASHED[name] ?? null }));
+    svg.append(el("svg:polyline", { points, class: `line${name === mask ? " strong" : ""}`, stroke: colour(name, index), "stroke-dasharray": DASHED[name.startsWith(OF_RANKING) ? "ap" : name] ?? null }));
   });
   if (mask !== "off") {
     svg.append(el("svg:line", { x1: x(fraction), x2: x(fraction), y1: TOP, y2: HEIGHT - BOTTOM, class: "handle" }));
@@ -44,10 +45,10 @@ export function curvePlot(box, image, { fraction, mask, onFraction }) {
     swatch.style.background = colour(name, index);
     return el("span", {}, swatch, name.replaceAll("_", " "));
   });
-  box.replaceChildren(svg, el("p", { class: "line-keys" }, ...legend));
+  box.replaceChildren(svg, el("p", { class: "line-keys" }, ...legend), el("p", { class: "quiet" }, `Of the ${image.curve_of}${names.some((name) => name.startsWith(OF_RANKING)) ? "; dotted: of the average precision" : ""}.`));
 }
 
-const colour = (name, index) => ({ deletion: LINE_COLOURS[1], insertion: LINE_COLOURS[0], random: LINE_COLOURS[7] })[name] ?? LINE_COLOURS[(index + 2) % LINE_COLOURS.length];
+const colour = (name, index) => name.startsWith(OF_RANKING) ? colour(name.slice(OF_RANKING.length), index) : ({ deletion: LINE_COLOURS[1], insertion: LINE_COLOURS[0], random: LINE_COLOURS[7] })[name] ?? LINE_COLOURS[(index + 2) % LINE_COLOURS.length];
 
 /** The curve between its steps. */
 function at(fractions, curve, fraction) {

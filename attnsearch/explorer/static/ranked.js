@@ -72,7 +72,7 @@ export class RankedTile extends MappedImage {
       { class: `tile ranked ${kind}`, href, title: `${words}: ${image.id}`, "aria-label": name, "data-row": image.row },
       this.element,
       el("span", { class: "names" },
-        el("span", { class: "true" }, image.rank === null ? "left out" : formatNumber(image.rank), el("span", { class: "confidence" }, cosineText(image.cosine))),
+        el("span", { class: "true" }, image.rank === null ? "–" : formatNumber(image.rank), el("span", { class: "confidence" }, cosineText(image.cosine))),
         el("span", { class: `verdict ${colour}` }, image.distractor ? "distractor" : image.identity),
         source ? el("span", { class: "quiet" }, source) : null),
     );

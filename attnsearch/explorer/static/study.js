@@ -124,9 +124,9 @@ async function showPreview() {
     if (state.get("point") !== String(trial.number)) return;
     const where = { ...study, number: trial.number, split: page.split };
     const tiles = page.images.map((image) => new Tile(image, where, withQuery(pathTo("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewQuery(state) }), { side: 150 }));
-    const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, study.is_retrieval ? `All ${page.matching} queries` : `All ${page.total} images`);
+    const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, study.is_retrieval ? "All queries" : `All ${page.total} images`);
     const right = percent(page.correct / Math.max(1, page.judged));
-    const words = study.is_retrieval ? `first hit is a match in ${right} of ${page.split} queries` : `${right} of ${page.split} images correct`;
+    const words = study.is_retrieval ? `first hit is a match in ${right} of ${page.judged} ${page.split} queries with maps` : `${right} of ${page.split} images correct`;
     box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, words)));
     for (const tile of tiles) tile.load(viewOf(state));
   } catch (error) {
