@@ -42,6 +42,8 @@ function show() {
   shapeGrid(byId("missed"), [query, ...answer.gallery]);
   byId("missed").replaceChildren(...missed.map((tile) => tile.element));
   byId("missed-box").hidden = !missed.length;
+  const nListed = answer.gallery.filter((image) => image.match).length;
+  byId("missed-title").textContent = `The nearest ${missed.length} of ${query.n_matches - nListed} matches further down`;
   showQuery(query);
   place();
   draw();
