@@ -80,8 +80,9 @@ class TrainedModel(InferenceModel):
 
     def __repr__(self) -> str:
         height, width = self.config.data.image_hw
+        classes = f"{len(self.class_names)} {'classes' if self.task.predicts_classes else 'training identities'}"
         return (
-            f"<TrainedModel {self.config.model.name} of {self.checkpoint.path}, {len(self.class_names)} classes, "
+            f"<TrainedModel {self.config.model.name} of {self.checkpoint.path}, {classes}, "
             f"{height} x {width} px, on {self.device}>"
         )
 

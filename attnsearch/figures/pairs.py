@@ -98,7 +98,7 @@ class _PairFigure:
     contexts: tuple[FigureContext, FigureContext]
 
     def grid(self, header: str, style: DrawStyle) -> Grid:
-        shown = [] if self.match.pairs is None else strongest_pairs(self.match.pairs)
+        shown = [] if self.match.pairs is None else strongest_pairs(self._seen_pairs(self.match.pairs))
         first, second = self._overlays(style)
         panels = [
             self._image(0),
@@ -145,14 +145,29 @@ class _PairFigure:
             raster.limits(context.placed(one))[1] for context, one in zip(self.contexts, self._maps, strict=True)
         )
 
-    def _marks(self, side: int, cells: Sequence[int]) -> tuple[Mark, ...]:
-        """Numbered boxes around cells, which count row by row."""
-        context, (h, w) = self.contexts[side], self._maps[side].shape
-        boxes = [geometry.cell_box(context.box, map_hw=(h, w), row=cell // w, column=cell % w) for cell in cells]
-        return tuple(
-            Mark((float(box[0]), float(box[1]), float(box[2]), float(box[3])), COLOURS[index], str(index + 1))
-            for index, box in enumerate(boxes)
+    def _seen_pairs(self, pairs: Floats) -> Floats:
+        """Pairs (P, R) without those of cells whose middle lies in the padding beyond an image, which no mark shows."""
+        first, second = (self._is_seen(side) for side in (0, 1))
+        return np.where(first[:, None] & second, pairs, np.float32(-np.inf))
+
+    def _is_seen(self, side: int) -> NDArray[np.bool_]:
+        """Whether the middle of each cell lies in the image, row by row."""
+        boxes = [self._box(side, cell) for cell in range(self._maps[side].size)]
+        middles = np.array([[(top + bottom) / 2, (left + right) / 2] for left, top, right, bottom in boxes])
+        inside: NDArray[np.bool_] = ((middles >= 0) & (middles < self.contexts[side].size_hw)).all(axis=1)
+        return inside
+
+    def _box(self, side: int, cell: int) -> tuple[float, float, float, float]:
+        """The box of a cell, which count row by row, in pixels of its image."""
+        h, w = self._maps[side].shape
+        left, top, right, bottom = geometry.cell_box(
+            self.contexts[side].box, map_hw=(h, w), row=cell // w, column=cell % w
         )
+        return float(left), float(top), float(right), float(bottom)
+
+    def _marks(self, side: int, cells: Sequence[int]) -> tuple[Mark, ...]:
+        """Numbered boxes around cells."""
+        return tuple(Mark(self._box(side, cell), COLOURS[i], str(i + 1)) for i, cell in enumerate(cells))
 
     def _scale(self, style: DrawStyle) -> tuple[str, str, str]:
         if self._is_shared and not style.own_scale:

@@ -111,6 +111,7 @@ def test_a_model_explains_its_similarity_to_an_image(
 
 def test_without_a_target_no_class_is_claimed(cnn: TrainedModel, images: list[ImageToDraw]) -> None:
     one = cnn.explain(str(images[0].source))
+    assert "6 training identities, 64 x 32 px" in repr(cnn)
     assert (one.class_names, one.predicted, one.classes, one.target, one.cosine) == ((), None, (), "", None)
     assert one.top().empty
     assert not set(IDENTITIES) & set(re.findall(r"\w+", repr(one)))

@@ -123,6 +123,16 @@ def test_images_of_other_formats_stand_in_the_middle_with_their_marks() -> None:
     assert row.panels[2].marks[0].box == (32, 16 + 84, 48, 16 + 96)
 
 
+def test_cells_of_padding_are_not_marked() -> None:
+    """The model saw twice the width of both images: columns 2 and 3 of the maps are padding."""
+    padded = np.array([0.0, 0.0, 128.0, 128.0])
+    pairs = planted((2, 30, 0.9), (5, 31, 0.8), (5, 29, 0.3))
+    one = replace(match(pairs), crop_box=padded)
+    (row,) = figure(one, explained=replace(explanation(), crop_box=padded)).rows
+    assert [mark.box for mark in row.panels[1].marks] == [(32, 16, 64, 32)]  # cell 5, of 32 x 16 px
+    assert [mark.box for mark in row.panels[2].marks] == [(32, 112, 64, 128)]  # cell 29
+
+
 def test_numbers_are_drawn_on_their_cells(tmp_path: Path) -> None:
     grid, style = figure(match()), Style(dpi=100, width_in=1.28)
     Sheets(style).save(grid, tmp_path / "a.png")
