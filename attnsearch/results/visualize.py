@@ -59,10 +59,24 @@ def request_figures(
         selection, look, style: fields of `ImageSelection`, `DrawStyle` and `Style`; a width of None is that which suits
             the figure type.
     Raises:
-        ConfigError: an unknown figure type, colour map, way to enlarge or format.
+        ConfigError: an unknown figure type, colour map, way to enlarge or format, or a negative number of images.
     """
-    choice, written, has_width = ImageSelection(**selection), _checked_style(**style), style["width_in"] is not None
+    choice, written, has_width = _checked_selection(**selection), _checked_style(**style), style["width_in"] is not None
     return FigureRequest(_checked_kinds(kinds), choice, split, _checked_look(**look), written, has_width, to)
+
+
+def _checked_selection(**settings: Any) -> ImageSelection:
+    """Which images are chosen.
+
+    Raises:
+        ConfigError: a negative number or seed of images by chance.
+    """
+    selection = ImageSelection(**settings)
+    if selection.random < 0 or selection.seed < 0:
+        raise ConfigError(
+            f"--random must be a number of images and a seed, both >= 0, got {selection.random} {selection.seed}"
+        )
+    return selection
 
 
 def _checked_kinds(kinds: Sequence[str] | None) -> list[str]:

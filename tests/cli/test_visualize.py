@@ -33,6 +33,9 @@ def test_files_are_printed(finished_run: Path, tmp_path: Path, capsys: pytest.Ca
         (["--enlarge", "more"], "'more'"),
         (["--most-faithful", "1", "--by", "nothing"], "attnsearch faithfulness|'nothing' was not measured"),
         (["--trial", "7"], "has no trial 7"),
+        (["--kind", "ranks"], "--kind ranks works with the task reid only; this run's is classification"),
+        (["--worst", "2"], "--worst needs the average precision of queries"),
+        (["--random", "-1", "0"], "--random must be a number of images and a seed, both >= 0, got -1 0"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
@@ -42,3 +45,16 @@ def test_mistakes_are_one_line_and_exit_2(
     shown = capsys.readouterr().err
     assert any(part in shown for part in said.split("|"))
     assert shown.count("\n") == 1
+
+
+def test_ranked_galleries_and_pairs_of_a_run(
+    people_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DCAL tells cameras apart here, so that those of the images must reach the model."""
+    words = ["--kind", "ranks", "--kind", "pair", "--random", "1", "7", "--with-removed", "--format", "svg"]
+    options = ["--results", str(people_runs), "--to", str(tmp_path)]
+    assert main(["visualize", "dcal_people", *words, *options]) == 0
+    ranks, *pairs = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert "queries by chance, seed 7" in ranks.read_text()
+    assert 1 <= len(pairs) <= 2
+    assert all("gradient rollout of the cosine" in path.read_text() for path in pairs)
