@@ -154,7 +154,7 @@ class _PairFigure:
         """Whether the middle of each cell lies in the image, row by row."""
         boxes = [self._box(side, cell) for cell in range(self._maps[side].size)]
         middles = np.array([[(top + bottom) / 2, (left + right) / 2] for left, top, right, bottom in boxes])
-        inside: NDArray[np.bool_] = ((middles >= 0) & (middles < self.contexts[side].size_hw)).all(axis=1)
+        inside: NDArray[np.bool_] = np.all((middles >= 0) & (middles < self.contexts[side].size_hw), axis=1)
         return inside
 
     def _box(self, side: int, cell: int) -> tuple[float, float, float, float]:
