@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
@@ -133,7 +133,8 @@ class TrainedModel(InferenceModel):
             raise UsageError(
                 f"a model of the task {self.config.task.name} compares no images; give the name of a class as target"
             )
-        return SimilarityTo(name_images(image)[0])
+        named = name_images([image])[0]
+        return SimilarityTo(named if isinstance(named.source, Path) else replace(named, image_id="reference"))
 
     def embed(self, images: AnyImage | list[Any]) -> NDArray[np.float32]:
         """(N, D) float32, what images are compared by: in re-identification of length 1, unless the config says no.

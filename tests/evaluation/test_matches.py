@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource, open_data
@@ -106,6 +107,9 @@ def test_a_model_explains_its_similarity_to_an_image(
     assert one.saliency is not None
     assert one.saliency.min() >= 0
     assert one.save(tmp_path / "a.png", kind="pair").is_file()
+    with Image.open(other) as opened:
+        in_memory = cnn.explain(query, target=cnn.similarity_to(opened))
+    assert (in_memory.target, in_memory.cosine) == ("similarity to reference", one.cosine)
     assert one._repr_png_() is not None
 
 
