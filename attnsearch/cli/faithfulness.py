@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from attnsearch.results.full_scores import ScoringTarget
     from attnsearch.store.image_scores import ScoreTable
 
-MAX_MASKED_SCORE = 0.3
-"""Mean probability of the filled image above which the fill is no removal."""
 TrialOption = Annotated[
     int | None, typer.Option("--trial", min=0, help="Scored on validation; by default the published one, on test.")
 ]
@@ -63,13 +60,18 @@ def faithfulness(
 
 
 def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str], *, as_json: bool) -> None:
-    """The means with their settings; undefined values are counted."""
-    means, undefined = table.means(), table.n_undefined()
+    """The means with their settings, also apart for right and wrong answers; undefined values are counted."""
+    from attnsearch.results.full_scores import is_right_answer, score_notes
+
+    means, undefined, is_right = table.means(), table.n_undefined(), is_right_answer(target, table)
+    apart = {"right": table.means_among(is_right), "wrong": table.means_among(~is_right)}
+    n_right = int(is_right.sum())
     about = {key: table.about[key] for key in ("version", "settings", "grid", "checkpoint")}
     if as_json:
         shared = {"study": target.layout.study, "trial": target.number, "split": target.split}
         counts = {"n_images": len(table.image_ids), "scores": means, "n_undefined": undefined}
-        print_json({**shared, **counts, **about, "floors": table.about.get("floors", {})})
+        answers = {"n_right": n_right, **{f"scores_{answer}": values for answer, values in apart.items()}}
+        print_json({**shared, **counts, **answers, **about, "floors": table.about.get("floors", {})})
         return
     rows, columns = table.about["grid"]
     settings = table.about["settings"]
@@ -80,42 +82,16 @@ def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str],
     )
     lines = [
         (name, "higher" if higher_is_better(f"val/{name}") else "lower", number(mean),
-         str(undefined.get(name, "")))
+         *(number(values.get(name)) for values in apart.values()), str(undefined.get(name, "")))
         for name, mean in means.items()
     ]  # fmt: skip
-    print_table(("score", "better", "mean", "undefined"), lines, title=title)
-    for note in _notes(table):
+    head = f"{n_right} right answers", f"{len(is_right) - n_right} wrong ones"
+    print_table(("score", "better", "mean", *head, "undefined"), lines, title=title)
+    for note in score_notes(table, target.trial.config.task.name):
         print_line(f"note: {note}")
     print_line(f"one row per image: {target.scores.table}")
     for name in files:
         print_line(f"written: {target.layout.experiment_dir / name}")
-
-
-def _notes(table: ScoreTable) -> Iterable[str]:
-    """What the numbers should be read with."""
-    means, settings = table.means(), table.about["settings"]
-    if means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
-        yield (
-            f"the classes keep a probability of {number(means['masked_score'])} when all cells are removed, so "
-            f"the fill {settings['fill']!r} removes too little; see another one with fill=black or fill=blur"
-        )
-    if table.whole:
-        floors = ", ".join(f"{number(value)} for a {name} map" for name, value in table.about["floors"].items())
-        yield (
-            f"part_consistency is of all {table.about['n_archived']} archived images, of which each class needs "
-            f"several; it would be {floors}"
-        )
-    thresholds = table.about.get("iou_thresholds", {})
-    missing = [f"best_{name}" for name in ("iou_in_mask", "iou_in_box") if name in means and name not in thresholds]
-    if missing:
-        yield (
-            f"{' and '.join(missing)} must not be chosen on test images: score the trial on validation first, "
-            "by naming it with --trial"
-        )
-    for name, threshold in thresholds.items():
-        if math.isnan(means[f"best_{name}"]):
-            continue
-        yield f"best_{name} is at {threshold} of the map's maximum, chosen on validation"
 
 
 def print_baselines(tables: Mapping[str, ScoreTable], path: Path, *, as_json: bool) -> None:

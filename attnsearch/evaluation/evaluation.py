@@ -23,9 +23,8 @@ from attnsearch.evaluation.matches import SimilarityTo, embed_batch, explain_mat
 from attnsearch.evaluation.retrieval import measure_floors, rank_galleries
 from attnsearch.evaluation.sanity import check_sanity
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
-from attnsearch.evaluation.scorer import score_images
+from attnsearch.evaluation.scorer import image_families, score_images
 from attnsearch.figures.explanation import Explanation
-from attnsearch.metrics.registry import Metric, find_metric
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.types import Split
 
@@ -168,10 +167,9 @@ class TrainedModel(InferenceModel):
             DataError: an image cannot be read.
             UsageError: a metric of a whole data set or of another task, or one that needs what only a data set knows.
         """
-        check_image_metrics(metrics, task=self.config.task.name, has_masks=masks is not None)
-        groups = tuple(dict.fromkeys(find_metric(name).group for name in metrics))
+        families = image_families(metrics, task=self.config.task.name, has_masks=masks is not None)
         settings = (settings or self.config.evaluation.scores).model_copy(
-            update={"families": groups, "target": "predicted"}
+            update={"families": families, "target": "predicted"}
         )
         source = open_images(name_images(images), self.config.data, self.class_names, masks=masks)
         scores = score_images(self, own_batches(self, source), settings)
@@ -195,32 +193,6 @@ class TrainedModel(InferenceModel):
         if split == "test" and self.on_test is not None:
             self.on_test(self.checkpoint.epoch)
         return evaluation.run(split)
-
-
-def check_image_metrics(names: Sequence[str], *, task: str, has_masks: bool) -> None:
-    """Checks that metrics can be measured of single images.
-
-    Raises:
-        ConfigError: no such metric.
-        UsageError: one is of a whole data set or of another task, or needs what images alone do not tell.
-    """
-    if isinstance(names, str):
-        raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
-    for name in names:
-        if problem := _image_problem(find_metric(name), task, has_masks=has_masks):
-            raise UsageError(f"{name} {problem}")
-
-
-def _image_problem(metric: Metric, task: str, *, has_masks: bool) -> str | None:
-    if metric.when != "image":
-        where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
-        return f"is measured {where}, and not of single images; leave it out"
-    if not metric.is_of(task):
-        return f"is of the task {', '.join(metric.tasks)} and not of {task}; leave it out"
-    if metric.needs == "masks":
-        return None if has_masks else "needs masks of the parts; give one per image with masks="
-    what = "a gallery" if metric.needs == "gallery" else f"{metric.needs} of the parts"
-    return f"needs {what}, which only a data set has; score its archive" if metric.needs else None
 
 
 def load_model(path: str | Path, *, device: str = "auto", on_test: Callable[[int], None] | None = None) -> TrainedModel:

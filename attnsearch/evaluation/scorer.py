@@ -31,7 +31,7 @@ from attnsearch.evaluation.baselines import (
     occlusion_saliency,
 )
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
-from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, score_metrics
+from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, find_metric, score_metrics
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.tasks.base import Target
 from attnsearch.types import AttentionArchive, Batch, Followed, GroundTruth, Split
@@ -50,6 +50,33 @@ def selected_metrics(settings: ScoreSettings, known: Collection[str], task: str)
     """
     of_groups = [metric for metric in score_metrics() if metric.group in settings.families and metric.is_of(task)]
     return tuple(metric for metric in of_groups if metric.needs is None or metric.needs in known)
+
+
+def image_families(names: Sequence[str], *, task: str, has_masks: bool) -> tuple[str, ...]:
+    """The groups of metrics that can be measured of single images.
+
+    Raises:
+        ConfigError: no such metric.
+        UsageError: one is of a whole data set or of another task, or needs what images alone do not tell.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"metrics must be a list of names, got {names!r}; write [{names!r}]")
+    for name in names:
+        if problem := _image_problem(find_metric(name), task, has_masks=has_masks):
+            raise UsageError(f"{name} {problem}")
+    return tuple(dict.fromkeys(find_metric(name).group for name in names))
+
+
+def _image_problem(metric: Metric, task: str, *, has_masks: bool) -> str | None:
+    if metric.when != "image":
+        where = "after each epoch" if metric.when == "epoch" else "of all images of a data set together"
+        return f"is measured {where}, and not of single images; leave it out"
+    if not metric.is_of(task):
+        return f"is of the task {', '.join(metric.tasks)} and not of {task}; leave it out"
+    if metric.needs == "masks":
+        return None if has_masks else "needs masks of the parts; give one per image with masks="
+    what = "a gallery" if metric.needs == "gallery" else f"{metric.needs} of the parts"
+    return f"needs {what}, which only a data set has; score its archive" if metric.needs else None
 
 
 def measure_case(case: SaliencyCase, metrics: Sequence[Metric], settings: ScoreSettings) -> Columns:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attnsearch.config.evaluation import FULL_N_IMAGES, ScoreSettings, full_score_settings
 from attnsearch.config.experiment import ExperimentConfig
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from attnsearch.evaluation.evaluation import Evaluation
 
 PREFIX = "evaluation.scores."
+MAX_MASKED_SCORE = 0.3
+"""Mean probability of the filled image above which the fill is no removal."""
 OWN = "own map"
 """The model's saliency, beside baseline maps."""
 
@@ -131,6 +137,16 @@ def _with_prefix(overrides: Iterable[str]) -> list[str]:
     return [text if "." in text.partition("=")[0] else PREFIX + text for text in overrides]
 
 
+def is_right_answer(target: ScoringTarget, table: ScoreTable) -> NDArray[np.bool_]:
+    """(N,) whether the answer for each scored image is right: its class, or who is on the nearest gallery image.
+
+    Raises:
+        StoreError: the archive is damaged.
+    """
+    images = target.trial.images(target.split)
+    return images.loc[list(table.image_ids), "is_correct"].to_numpy(dtype=bool)
+
+
 def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) -> list[str]:
     """Puts the means into the study's database and, of the published trial, the files that BR-NPA's users know.
 
@@ -148,6 +164,40 @@ def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) 
         return []
     curves = [curve for curve, metric in METRIC_OF_CURVE.items() if metric in table.curve_names]
     return [name for curve in curves for name in write_areas(target.layout, curve, table)]
+
+
+def score_notes(table: ScoreTable, task: str) -> Iterator[str]:
+    """What the numbers of a task should be read with, a line each."""
+    means, settings = table.means(), table.about["settings"]
+    if task == "classification" and means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
+        yield (
+            f"the classes keep a probability of {means['masked_score']:.4g} when all cells are removed, so "
+            f"the fill {settings['fill']!r} removes too little; see another one with fill=black or fill=blur"
+        )
+    if table.whole:
+        floors = ", ".join(
+            f"{'-' if value is None else f'{value:.4g}'} for a {name} map"
+            for name, value in table.about["floors"].items()
+        )
+        yield (
+            f"part_consistency is of all {table.about['n_archived']} archived images, of which each class needs "
+            f"several; it would be {floors}"
+        )
+    yield from _threshold_notes(means, table.about.get("iou_thresholds", {}))
+
+
+def _threshold_notes(means: Mapping[str, float], thresholds: Mapping[str, float]) -> Iterator[str]:
+    """At which threshold each best IoU is, or that there is none."""
+    missing = [f"best_{name}" for name in ("iou_in_mask", "iou_in_box") if name in means and name not in thresholds]
+    if missing:
+        yield (
+            f"{' and '.join(missing)} must not be chosen on test images: score the trial on validation first, "
+            "by naming it with --trial"
+        )
+    for name, threshold in thresholds.items():
+        if math.isnan(means[f"best_{name}"]):
+            continue
+        yield f"best_{name} is at {threshold} of the map's maximum, chosen on validation"
 
 
 def check_baselines(names: Sequence[str]) -> None:

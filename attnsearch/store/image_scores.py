@@ -112,6 +112,10 @@ class ScoreTable:
         """Metric -> mean over the images where it is defined, NaN where that is none; and what `whole` has."""
         return {**{name: _mean(column) for name, column in self.values.items()}, **self.whole}
 
+    def means_among(self, is_among: NDArray[np.bool_]) -> dict[str, float]:
+        """Metric -> mean over those of the images (N,), NaN where it is defined for none of them."""
+        return {name: _mean(column[is_among]) for name, column in self.values.items()}
+
     def trial_means(self) -> dict[str, float]:
         """Registered score -> mean over all scored images, as trials are chosen by it: never NaN."""
         whole = _without_nan({name: np.array([value]) for name, value in self.whole.items()})

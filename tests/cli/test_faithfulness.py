@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attnsearch.config.evaluation import VERSION
+from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import read_scores
 from tests.cli.conftest import FEW, Run, check_mistake, layout_of
 
@@ -22,6 +23,11 @@ def test_scores_of_the_published_trial_bear_the_published_names(run: Run, result
     table = read_scores(layout.trial(0).scores("test"))
     assert (found["split"], found["n_images"], found["version"], found["grid"]) == ("test", 6, VERSION, [8, 8])
     assert found["scores"]["deletion"] == table.means()["deletion"]
+    answers = read_archive(layout.published(1).archive("test"))
+    right = {answers.image_ids[row] for row in np.flatnonzero(answers.predictions == answers.labels)}
+    of_right = [value for name, value in zip(table.image_ids, table.values["deletion"], strict=True) if name in right]
+    assert found["n_right"] == len(of_right) > 0
+    assert found["scores_right"]["deletion"] == pytest.approx(np.mean(of_right))
     curves = np.load(layout.curves_npy("Del"), allow_pickle=False)
     assert curves.shape == (6, 5, 2)
     assert curves[0, :, 0].tolist() == [64, 48, 32, 16, 0]
