@@ -62,7 +62,13 @@ def compare_sources(sources: Sequence[str], metrics: Sequence[str], *, name: str
     notes: list[str] = []
     parts: list[Comparison] = []
     for entries, names in _tables(targets, metrics):
-        notes += check_comparable(entries)
+        try:
+            notes += check_comparable(entries)
+        except ConfigError as error:
+            if metrics or not parts:
+                raise
+            notes.append(str(error))  # nobody asked for these, and there are others
+            continue
         parts.append(compare(entries, metrics_of(entries, names)))
     comparison = joined(parts)
     files = write_comparison(comparison, entries, targets[0].layout.shared, name)
