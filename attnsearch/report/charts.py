@@ -1,13 +1,11 @@
-"""The charts of a report, SVG in the page and PDF beside it, and its sample images with their maps."""
+"""The charts of a report, SVG in the page and PDF beside it."""
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attnsearch.errors import AttnSearchError
 from attnsearch.evaluation.compare import MetricMean
-from attnsearch.figures.explanation import ImageToDraw, ModelColumn, compare_models, from_archive
-from attnsearch.figures.grid import Style
-from attnsearch.figures.kinds import DrawStyle
-from attnsearch.figures.panels import Sheets
-from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
 from attnsearch.files import atomic_path
 from attnsearch.metrics.registry import higher_is_better, title_of
+from attnsearch.metrics.statistics import Floats
 from attnsearch.report.facts import StudyFacts
-from attnsearch.results.trial import TrialReader
 from attnsearch.search.trials import TrialRow
-from attnsearch.types import AttentionArchive, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,9 +31,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 """Okabe and Ito's, told apart with any colour vision."""
 _TRAIN, _OTHERS, _INK, _FAINT = "#9aa1a9", "#d4d8dd", "#1f2328", "#6a737d"
 _WIDTH_IN = 8.6
-MAX_IMAGES = 6
-MAX_STUDIES = 6
-_SHEET_STYLE = Style(dpi=130, width_in=1.15, format="jpg")
+MAX_WRITTEN = 25
+"""Rows of a matrix up to which there is room for names and numbers."""
 _RC: dict[Any, Any] = {
     **{"font.size": 8.5, "font.family": "DejaVu Sans", "axes.edgecolor": "#aab0b7", "axes.labelcolor": _INK},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.titlecolor": _INK},
@@ -87,8 +77,8 @@ def styled(draw: Callable[..., Figure], *arguments: Any) -> Figure:
 def draw_learning_curves(facts: StudyFacts) -> Figure:
     """The monitored metric and the loss by epoch: the best trial in colour, its best epoch marked, others pale."""
     figure = new_figure(2.5)
-    monitored = "accuracy" if facts.config is None else facts.config.monitor.partition("/")[2]
-    names = ("accuracy" if monitored == "loss" else monitored, "loss")
+    monitored = facts.leading if facts.config is None else facts.config.monitor.partition("/")[2]
+    names = (facts.leading if monitored == "loss" else monitored, "loss")
     for axes, name in zip(figure.subplots(1, 2), names, strict=True):
         _draw_curves(axes, facts, name)
     return figure
@@ -188,22 +178,31 @@ def _with_direction(key: str) -> str:
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
     """Counts (n_classes, n_classes), coloured by the fraction of the true class; numbers where there is room."""
-    n_classes = len(names)
-    figure = Figure(
-        figsize=(min(_WIDTH_IN, 2.2 + 0.36 * n_classes), min(7.0, 1.6 + 0.33 * n_classes)), layout="constrained"
-    )
+    figure = _matrix_figure(len(names))
     axes = figure.subplots()
     fractions = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.grid(visible=False)
-    if n_classes <= 25:
-        axes.set_xticks(range(n_classes), names, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(n_classes), names)
-        for row, column in zip(*np.nonzero(matrix), strict=True):
-            ink = "white" if fractions[row, column] > 0.55 else _INK
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink, fontsize=7)
+    _draw_matrix(axes, fractions, names, [[str(count) if count else "" for count in row] for row in matrix.tolist()])
     axes.set(xlabel="predicted", ylabel="true")
     return figure
+
+
+def _matrix_figure(n_names: int) -> Figure:
+    size = (min(_WIDTH_IN, 2.2 + 0.36 * n_names), min(7.0, 1.6 + 0.33 * n_names))
+    return Figure(figsize=size, layout="constrained")
+
+
+def _draw_matrix(axes: Axes, fractions: Floats, names: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+    """Fractions (n, n), the darker the larger, with a text in each cell that has one, where there is room."""
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.grid(visible=False)
+    if len(names) > MAX_WRITTEN:
+        return
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    for row, column in zip(*np.nonzero(~np.isnan(fractions)), strict=True):
+        ink = "white" if fractions[row, column] > 0.55 else _INK
+        text = texts[row][column]
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7)
 
 
 def draw_levels(levels: Mapping[str, Sequence[MetricMean]]) -> Figure:
@@ -234,82 +233,22 @@ def draw_levels(levels: Mapping[str, Sequence[MetricMean]]) -> Figure:
     return figure
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A JPEG as the address of an `<img>`, and what it shows."""
-
-    address: str
-    title: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Column:
-    """The best trial of a study, with an archive that has its arrays."""
-
-    facts: StudyFacts
-    trial: TrialReader
-    archive: AttentionArchive
-
-    @property
-    def has_parts(self) -> bool:
-        return self.facts.config is not None and "parts" in self.facts.config.model.figure_kinds
+def draw_cmc(curves: Mapping[str, Floats]) -> Figure:
+    """CMC curves (K,) by study, from rank 1."""
+    figure = new_figure(3.0)
+    axes = figure.subplots()
+    for index, (name, curve) in enumerate(curves.items()):
+        axes.plot(np.arange(1, len(curve) + 1), curve, color=COLOURS[index % len(COLOURS)], label=name)
+    axes.set(xlabel="rank", ylabel="fraction of queries with a match up to it", xlim=(0.5, None), ylim=(None, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=7.5, loc="lower right")
+    return figure
 
 
-def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:
-    """Two sheets at most; none where the maps or the images are not in the folder."""
-    columns = [column for one in facts if (column := _column(one)) is not None][:MAX_STUDIES]
-    if not columns:
-        return []
-    columns = [one for one in columns if one.archive.split == columns[0].archive.split]
-    known = ImageIndex.of_archive(columns[0].archive)
-    of_classes = choose(known, ImageSelection(per_class=1), None)
-    spread = of_classes[:: -(-len(of_classes) // MAX_IMAGES)]
-    sheets = [_sheet(columns, spread, "Images of several classes")]
-    try:
-        errors = choose(known, ImageSelection(confused=4), None)
-    except AttnSearchError:  # nothing was confused
-        errors = []
-    title = f"Errors of {columns[0].facts.name} between the two classes that it confuses most"
-    return [one for one in [*sheets, _sheet(columns, errors, title)] if one is not None]
-
-
-def _column(facts: StudyFacts) -> _Column | None:
-    trial = facts.best_trial
-    if trial is None:
-        return None
-    archives = trial.archives()
-    splits: tuple[Split, ...] = ("test", "val")
-    for split in splits:
-        if split in archives:
-            try:
-                archive = trial.archive(split)
-            except AttnSearchError:  # retention removed the arrays
-                continue
-            return None if archive.saliency is None else _Column(facts, trial, archive)
-    return None
-
-
-def _sheet(columns: Sequence[_Column], image_ids: Sequence[str], title: str) -> Sheet | None:
-    """The images that all archives hold, by study; None where there is none."""
-    shared = [one for one in image_ids if all(one in column.archive.image_ids for column in columns)]
-    images = _images_at_hand(columns[0], shared)
-    if not images:
-        return None
-    models = [
-        ModelColumn(column.facts.name, list(from_archive(column.archive, images)), column.has_parts)
-        for column in columns
-    ]
-    jpeg = io.BytesIO()
-    Sheets(_SHEET_STYLE).save(compare_models(models, DrawStyle(), width_px=_SHEET_STYLE.width_px), jpeg)
-    address = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
-    return Sheet(address, f"{title} ({columns[0].archive.split})")
-
-
-def _images_at_hand(column: _Column, image_ids: Sequence[str]) -> list[ImageToDraw]:
-    """Those of which the small copy is there, or the original where the data set is on this machine."""
-    archive = column.archive
-    label_of = dict(zip(archive.image_ids, archive.labels.tolist(), strict=True))
-    paths = {one: column.trial.image_file(one, archive.split) for one in image_ids}
-    return [
-        ImageToDraw(one, path, archive.class_names[label_of[one]]) for one, path in paths.items() if path is not None
-    ]
+def draw_cameras(matrix: Floats, names: Sequence[str]) -> Figure:
+    """mAP (n_cameras, n_cameras) of the queries of a camera, in rows, against the gallery of another, in columns."""
+    figure = _matrix_figure(len(names))
+    axes = figure.subplots()
+    _draw_matrix(axes, matrix, names, [[f"{value:.2f}" for value in row] for row in matrix])
+    axes.set(xlabel="camera of the gallery", ylabel="camera of the query")
+    return figure

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import AttnSearchError
+from attnsearch.metrics.registry import leading_metric
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.trials import StudyRows, TrialRow
+from attnsearch.store.archive import read_ranked_queries
 from attnsearch.store.image_scores import ScoreTable, has_scores
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import read_test_evaluations
-from attnsearch.types import SPLITS, AttentionArchive, Split
+from attnsearch.types import SPLITS, AttentionArchive, Retrieval, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,8 @@ class StudyFacts:
         epochs: trial -> its epochs, columns `epoch` and `split/metric`.
         importances: objective -> hyperparameter -> fraction.
         archive: index of the best trial's images: test where it is published, else validation; without its arrays.
+        retrieval: of the same split, in re-identification; without features where retention removed them.
+        floors: what needs no trained model, on the published split, by its own name; in re-identification.
         scores: of the best trial's saliency, by split.
         n_test_evaluations: how often the test split was evaluated.
         errors: what could not be read.
@@ -50,6 +54,8 @@ class StudyFacts:
     epochs: Mapping[int, pd.DataFrame]
     importances: Mapping[str, Mapping[str, float]]
     archive: AttentionArchive | None
+    retrieval: Retrieval | None
+    floors: Mapping[str, float]
     scores: Mapping[Split, ScoreTable]
     n_test_evaluations: int
     errors: Sequence[str]
@@ -66,6 +72,12 @@ class StudyFacts:
     @property
     def name(self) -> str:
         return self.layout.study
+
+    @property
+    def leading(self) -> str:
+        """The metric that its trials are compared by first: accuracy, or mAP under the rule of its data."""
+        names = {key.removeprefix("val/") for trial in self.rows.trials for key in trial.metrics}
+        return leading_metric(names)
 
     def states(self) -> dict[str, int]:
         """State -> number of trials, by name of the state."""
@@ -98,6 +110,8 @@ def read_facts(study: StudyReader) -> StudyFacts:
         epochs=read(lambda: _epochs(study, rows, best), {}),
         importances=read(study.importances, {}),
         archive=read(lambda: None if trial is None else _index(trial), None),
+        retrieval=read(lambda: None if trial is None else _retrieval(trial), None),
+        floors=read(lambda: {} if trial is None else _floors(trial), {}),
         scores=read(lambda: {} if trial is None else _scores(trial), {}),
         n_test_evaluations=read(lambda: sum(line.split == "test" for line in read_test_evaluations(study.layout)), 0),
         errors=errors,
@@ -111,11 +125,28 @@ def _epochs(study: StudyReader, rows: StudyRows, best: TrialRow | None) -> dict[
     return study.epochs_of(numbers)
 
 
-def _index(trial: TrialReader) -> AttentionArchive | None:
+def _split(trial: TrialReader) -> Split | None:
+    """The split that is shown: test where the trial is published, else validation; None without an archive."""
     archives = trial.archives()
     splits: tuple[Split, ...] = ("test", "val")
-    split = next((split for split in splits if split in archives), None)
+    return next((split for split in splits if split in archives), None)
+
+
+def _index(trial: TrialReader) -> AttentionArchive | None:
+    split = _split(trial)
     return None if split is None else trial.archive(split, index_only=True)
+
+
+def _retrieval(trial: TrialReader) -> Retrieval | None:
+    split = _split(trial)
+    if split is None:
+        return None
+    paths = trial.archives()[split]
+    return trial.archive(split).retrieval if paths.features.is_file() else read_ranked_queries(paths)
+
+
+def _floors(trial: TrialReader) -> dict[str, float]:
+    return {key.partition("/")[2]: value for key, value in trial.floors().items()}
 
 
 def _scores(trial: TrialReader) -> dict[Split, ScoreTable]:

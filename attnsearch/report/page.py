@@ -22,17 +22,21 @@ from attnsearch.evaluation.compare import (
     compare,
     metrics_of,
 )
+from attnsearch.evaluation.ranking import matrix_of, query_table, scores_of
 from attnsearch.files import atomic_write
 from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics, title_of
+from attnsearch.metrics.statistics import Floats
 from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, read_facts
+from attnsearch.report.sheets import Sheet, rank_sheets, sample_sheets
 from attnsearch.results.reader import Results, load_results
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.study_files import describe_environment
-from attnsearch.types import Split
+from attnsearch.types import Retrieval, Split
 
 Row = TypeVar("Row", MetricMean, PairedDifference)
+T = TypeVar("T")
 MAX_TRIALS = 20
 MAX_PAIRS = 10
 MAX_CLASSES = 40
@@ -62,6 +66,7 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
     title = ", ".join(results.experiments)
     values = {
         "title": title,
+        "leading": list(dict.fromkeys(one.leading for one in facts)) or ["accuracy"],
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "environment": describe_environment(),
         "raw": [metric.name for metric in score_metrics() if metric.is_raw],
@@ -130,11 +135,23 @@ class _Page:
             "curves": curves,
             "importance": importance,
             **self._confusion(facts, key),
+            **self._galleries(facts, key),
         }
+
+    def _galleries(self, facts: StudyFacts, key: str) -> dict[str, Any]:
+        """Of re-identification: the camera matrix and ranked galleries."""
+        retrieval = facts.retrieval
+        if retrieval is None:
+            return {"cameras": None, "ranks": []}
+        matrix, cameras = camera_matrix_of(retrieval), None
+        if matrix is not None:
+            title = f"mAP of {facts.name} by cameras"
+            cameras = self.chart(f"cameras-{key}", title, charts.draw_cameras, matrix, retrieval.camera_names)
+        return {"cameras": cameras, "ranks": self._sheets(rank_sheets, facts)}
 
     def _confusion(self, facts: StudyFacts, key: str) -> dict[str, Any]:
         archive = facts.archive
-        if archive is None:
+        if archive is None or facts.retrieval is not None:
             return {"pairs": [], "confusion": None}
         names = archive.class_names
         matrix = confusion_matrix(archive.labels, archive.predictions, len(names))
@@ -147,32 +164,55 @@ class _Page:
 
     def experiment(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
         """The studies of an experiment together: Pareto fronts, faithfulness, sample images."""
-        y_key = "val/accuracy"
-        trials = [trial for one in facts for trial in one.rows.trials if trial.state == "complete"]
-        fronts = [
-            self.chart(f"front-{name}-{x_key[4:]}", f"{y_key} against {x_key}", charts.draw_front, facts, x_key, y_key)
-            for x_key in ("val/relevance_gain", "val/sparsity")
-            if sum({x_key, y_key} <= trial.metrics.keys() for trial in trials) > 1
-        ]
+        leading = list(dict.fromkeys(one.leading for one in facts))
+        scored = [one for one in facts if one.scores]
+        what = "queries" if scored and all(one.retrieval is not None for one in scored) else "images"
         return {
             "name": name,
-            "fronts": fronts,
-            "faithfulness": self._faithfulness(name, facts),
-            "sheets": self._sheets(facts),
+            "leading": leading,
+            "fronts": [front for metric in leading for front in self._fronts(name, metric, facts)],
+            "faithfulness": {**self._compared("faithfulness", name, scored_alike(facts)), "what": what},
+            "retrieval": self._retrieval(name, facts),
+            "has_classes": any(one.retrieval is None for one in facts),
+            "sheets": self._sheets(sample_sheets, facts),
         }
 
-    def _sheets(self, facts: Sequence[StudyFacts]) -> list[charts.Sheet]:
+    def _fronts(self, name: str, leading: str, facts: Sequence[StudyFacts]) -> list[Markup]:
+        """Trade-offs of the metric that some of the studies are compared by first."""
+        y_key, ending = f"val/{leading}", "" if leading == "accuracy" else f"-{leading}"
+        facts = [one for one in facts if one.leading == leading]
+        trials = [trial for one in facts for trial in one.rows.trials if trial.state == "complete"]
+        return [
+            self.chart(f"front-{name}-{x_key[4:]}{ending}", f"{y_key} against {x_key}", charts.draw_front, facts,
+                       x_key, y_key)
+            for x_key in ("val/relevance_gain", "val/sparsity")
+            if sum({x_key, y_key} <= trial.metrics.keys() for trial in trials) > 1
+        ]  # fmt: skip
+
+    def _retrieval(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
+        """Scores of ranked galleries by metric, their differences between studies, and the CMC curves."""
+        curves = {one.name: scores_of(one.retrieval).cmc for one in facts if one.retrieval is not None}
+        compared = self._compared("retrieval", name, ranked_alike(facts))
+        if not curves or not compared["levels"]:
+            return compared
+        floors = {one.name: one.floors for one in facts}
+        names = dict.fromkeys(floor for name in compared["names"] for floor in floors[name])
+        rows = {floor: [floors[name].get(floor) for name in compared["names"]] for floor in names}
+        cmc = self.chart(f"cmc-{name}", "CMC curves", charts.draw_cmc, curves)
+        return {**compared, "floors": rows, "cmc": cmc}
+
+    def _sheets(self, make: Callable[[T], list[Sheet]], facts: T) -> list[Sheet]:
         try:
-            return charts.sample_sheets(facts)
+            return make(facts)
         except AttnSearchError as error:  # a small copy that is damaged
             self.errors.append(str(error))
             return []
 
-    def _faithfulness(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
-        """Means of the scores by metric, and differences between the studies where they were scored alike."""
-        entries, notes = scored_alike(facts), []
+    def _compared(self, what: str, name: str, entries: Sequence[ScoredTrial]) -> dict[str, Any]:
+        """Means of scores by metric, and differences between the studies where they were measured alike."""
         if not entries:
             return {"levels": {}}
+        notes: list[str] = []
         if len(entries) > 1:
             try:
                 notes = check_comparable(entries)
@@ -180,7 +220,7 @@ class _Page:
                 entries, notes = entries[:1], [str(error)]
         comparison = compare(entries, metrics_of(entries, ()))
         levels = _by_metric(comparison.levels)
-        chart = self.chart(f"faithfulness-{name}", "Means and intervals of the scores", charts.draw_levels, levels)
+        chart = self.chart(f"{what}-{name}", f"Means and intervals of {what}", charts.draw_levels, levels)
         return {
             "levels": levels,
             "pairs": _by_metric([pair for pair in comparison.pairs if not is_raw(pair.metric)]),
@@ -188,6 +228,7 @@ class _Page:
             "names": [entry.name for entry in entries],
             "chart": chart,
             "about": entries[0].table.about,
+            "floors": {},
         }
 
 
@@ -206,6 +247,29 @@ def scored_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:
     return [ScoredTrial(one.name, one.scores[split]) for one in scored if split in one.scores]
 
 
+def ranked_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:
+    """The queries of each study of re-identification on one split: test where any has it, else validation."""
+    ranked = [(one.name, one.archive, one.retrieval) for one in facts]
+    split: Split = (
+        "test" if any(archive and retrieval and archive.split == "test" for _, archive, retrieval in ranked) else "val"
+    )
+    return [
+        ScoredTrial(name, query_table(retrieval, split=split, epoch=archive.epoch))
+        for name, archive, retrieval in ranked
+        if archive is not None and retrieval is not None and archive.split == split
+    ]
+
+
+def camera_matrix_of(retrieval: Retrieval) -> Floats | None:
+    """As `matrix_of`; None also where retention removed the features, or where torch is missing."""
+    if not retrieval.features.shape[1]:
+        return None
+    try:
+        return matrix_of(retrieval)
+    except ImportError:
+        return None
+
+
 def summary_row(facts: StudyFacts) -> dict[str, Any]:
     """One line of the summary table."""
     best = facts.best
@@ -216,9 +280,7 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
         "n_done": sum(trial.state in ("complete", "pruned") for trial in facts.rows.trials),
         "n_failed": sum(trial.state == "fail" for trial in facts.rows.trials),
         "values": values,
-        "val_accuracy": math.nan if best is None else best.metrics.get("val/accuracy", math.nan),
-        "val_sparsity": math.nan if best is None else best.metrics.get("val/sparsity", math.nan),
-        "test_accuracy": facts.test.get("accuracy", math.nan),
+        "val": {} if best is None else {key.removeprefix("val/"): value for key, value in best.metrics.items()},
         "hours": f"{sum(trial.seconds for trial in facts.rows.trials) / 3600:.1f}",
     }
 
@@ -266,8 +328,11 @@ def commands(facts: StudyFacts) -> list[tuple[str, str]]:
         lines = [("the search", f"attnsearch search {layout.study_yaml}"), train, ("val metrics", f"{evaluate} val")]
         lines += [("test metrics", f"{evaluate} test")] if facts.test else []
     if facts.archive is not None:
-        visualize = f"attnsearch visualize {study}:{number} --split {facts.archive.split} --per-class 1"
-        lines.append(("images", visualize))
+        split = facts.archive.split
+        chosen = "--per-class 1" if facts.retrieval is None else "--kind ranks"
+        lines.append(("images", f"attnsearch visualize {study}:{number} --split {split} {chosen}"))
+        if facts.retrieval is not None:
+            lines.append(("ranked galleries", f"attnsearch retrieval {study} --trial {number} --split {split}"))
     return [(f"{facts.name}: {what}", command) for what, command in lines]
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,15 @@ from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import StoreError
 from attnsearch.report.charts import front_of_points
 from attnsearch.report.facts import read_facts
-from attnsearch.report.page import build_report, commands, p_value, save_figures
+from attnsearch.report.page import (
+    Report,
+    build_report,
+    camera_matrix_of,
+    commands,
+    four_digits,
+    p_value,
+    save_figures,
+)
 from attnsearch.results.reader import load_study
 from attnsearch.store.image_scores import ImageScore, make_table
 from attnsearch.store.image_scores import write_score_files as write_table
@@ -157,6 +166,52 @@ def test_front_keeps_what_no_other_beats() -> None:
 
 def test_small_p_values_are_bounded() -> None:
     assert [p_value(value) for value in (0.0004, 0.0312, float("nan"))] == ["< 0.001", "0.031", "–"]
+
+
+@pytest.fixture(scope="module")
+def of_people(people_runs: Path) -> Report:
+    return build_report(people_runs)
+
+
+def test_retrieval_has_scores_with_intervals_beside_its_floors(of_people: Report, people_runs: Path) -> None:
+    trial = load_study(people_runs / "people" / "cnn_people").best
+    row = re.search(r'<th title="mAP">mAP</th>(.*?)</tr>', of_people.html, flags=re.DOTALL)
+    assert row is not None
+    scores = trial.retrieval("test").scores.loc["mAP"]
+    shown = [float(value) for value in re.findall(r"\d\.\d+", row[1])[:3]]
+    assert shown == pytest.approx([scores["mean"], scores["low"], scores["high"]], abs=5e-4)
+    for name, value in trial.floors().items():
+        row = re.search(rf'<th title="{name.partition("/")[2]}">.*?</tr>', of_people.html, flags=re.DOTALL)
+        assert row is not None
+        assert f"<td>{four_digits(value)}</td>" in row[0]
+    assert re.search(r"<td>cnn_people</td><td>dcal_people</td>", of_people.html)
+
+
+def test_retrieval_is_told_without_classes(of_people: Report) -> None:
+    text = re.sub(r"<[^>]*>", " ", of_people.html.partition("<body>")[2])
+    assert not re.findall(r"(?i)\b\w*(?:accuracy|confus|class)\w*", text)
+    assert {"cmc-people", "cameras-people-cnn_people", "cameras-people-dcal_people"} <= of_people.figures.keys()
+    assert not [name for name in of_people.figures if name.startswith("confusion")]
+    assert "--kind ranks" in text
+    assert "attnsearch retrieval people/cnn_people --trial" in text
+
+
+def test_ranked_galleries_are_shown_from_the_folder(of_people: Report) -> None:
+    assert re.search(
+        r'alt="Ranked galleries of cnn_people: queries with the lowest average precision \(test\)"', of_people.html
+    )
+
+
+def test_no_camera_matrix_without_features(people: Path) -> None:
+    study = load_study(people / "people" / "cnn_people")
+    retrieval = study.best.retrieval("test").retrieval
+    assert camera_matrix_of(retrieval) is not None
+    assert camera_matrix_of(replace(retrieval, features=retrieval.features[:, :0])) is None
+    for path in study.best.archives()["test"].large:
+        path.unlink(missing_ok=True)
+    report = build_report(people / "people")
+    assert "cameras-people-cnn_people" not in report.figures
+    assert "cmc-people" in report.figures
 
 
 WITHOUT_TORCH = """
