@@ -55,7 +55,8 @@ def _load(path: str, profile: str | None, overrides: Sequence[str], storage: str
 def _description(plan: SearchPlan) -> str:
     """What was checked, in one line."""
     counts = ", ".join(f"{len(table)} {table.split}" for table in plan.tables.present())
-    data = f"{len(plan.tables.class_names)} classes, {counts} images"
+    what = "classes" if plan.tables.train.match_rule is None else "training identities"
+    data = f"{len(plan.tables.class_names)} {what}, {counts} images"
     if plan.study.is_fixed:
         return data
     limits = counted(len(plan.limits) - 1, "range limit")

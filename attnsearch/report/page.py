@@ -66,7 +66,7 @@ def build_report(folder: Path, *, storage: str | None = None) -> Report:
     title = ", ".join(results.experiments)
     values = {
         "title": title,
-        "leading": list(dict.fromkeys(one.leading for one in facts)) or ["accuracy"],
+        "leading": leading_metrics(facts) or ["accuracy"],
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "environment": describe_environment(),
         "raw": [metric.name for metric in score_metrics() if metric.is_raw],
@@ -164,7 +164,7 @@ class _Page:
 
     def experiment(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
         """The studies of an experiment together: Pareto fronts, faithfulness, sample images."""
-        leading = list(dict.fromkeys(one.leading for one in facts))
+        leading = leading_metrics(facts)
         scored = [one for one in facts if one.scores]
         what = "queries" if scored and all(one.retrieval is not None for one in scored) else "images"
         return {
@@ -245,6 +245,11 @@ def scored_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:
     scored = [one for one in facts if one.scores]
     split: Split = "test" if all("test" in one.scores for one in scored) else "val"
     return [ScoredTrial(one.name, one.scores[split]) for one in scored if split in one.scores]
+
+
+def leading_metrics(facts: Sequence[StudyFacts]) -> list[str]:
+    """What the studies are compared by first: accuracy, mAP or both."""
+    return list(dict.fromkeys(one.leading for one in facts))
 
 
 def ranked_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from attnsearch.errors import AttnSearchError
@@ -14,7 +14,7 @@ from attnsearch.figures.grid import Grid, Style
 from attnsearch.figures.kinds import DrawStyle, FigureContext
 from attnsearch.figures.panels import Sheets
 from attnsearch.figures.rankings import Rankings
-from attnsearch.figures.ranks import RankFigure, RankList, rank_list
+from attnsearch.figures.ranks import RankFigure, rank_list
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
 from attnsearch.report.facts import StudyFacts
 from attnsearch.results.trial import TrialReader
@@ -134,26 +134,23 @@ def rank_sheets(facts: StudyFacts) -> list[Sheet]:
 
 
 def _rank_sheet(column: _Column, places: Sequence[int], title: str) -> Sheet | None:
-    """The ranked galleries of the queries at some places."""
+    """The ranked galleries of the queries at some places, whose images are archived and at hand; None without any."""
     archive = column.archive
     assert archive.retrieval is not None
-    rankings = Rankings(archive.retrieval)
+    rankings, ids = Rankings(archive.retrieval), archive.retrieval.image_ids
     lists = [rank_list(rankings, int(rankings.query_rows[place])) for place in places]
-    figure = _figure(column, rankings, lists)
-    return None if figure is None else _as_address(figure.grid(), _RANK_STYLE, title)
+    explained = _explained(column, {ids[row] for one in lists for row in one.rows})
+    whole = [one for one in lists if explained.keys() >= {ids[row] for row in one.rows}]
+    if not whole:
+        return None
+    contexts = {row: explained[ids[row]] for one in whole for row in one.rows}
+    return _as_address(RankFigure(whole, rankings, contexts, DrawStyle()).grid(), _RANK_STYLE, title)
 
 
-def _figure(column: _Column, rankings: Rankings, lists: Sequence[RankList]) -> RankFigure | None:
-    """Lists whose images are archived and at hand; None where there is none."""
-    ids = rankings.retrieval.image_ids
-    wanted = sorted({row for one in lists for row in one.rows})
-    archived = set(column.archive.image_ids)
-    images = _images_at_hand(column, [ids[row] for row in wanted if ids[row] in archived])
-    explained = {one.image_id: one for one in from_archive(column.archive, images)}
-    whole = [one for one in lists if all(ids[row] in explained for row in one.rows)]
-    shown = {row: explained[ids[row]] for one in whole for row in one.rows}
-    contexts = {
-        row: FigureContext(one, read_image(one.source, width_px=_RANK_STYLE.width_px), DrawStyle())
-        for row, one in shown.items()
+def _explained(column: _Column, image_ids: Collection[str]) -> dict[str, FigureContext]:
+    """Image id -> the image and what the model made of it, of those that are archived and at hand."""
+    archived = [one for one in column.archive.image_ids if one in image_ids]
+    return {
+        one.image_id: FigureContext(one, read_image(one.source, width_px=_RANK_STYLE.width_px), DrawStyle())
+        for one in from_archive(column.archive, _images_at_hand(column, archived))
     }
-    return RankFigure(whole, rankings, contexts, DrawStyle()) if whole else None
