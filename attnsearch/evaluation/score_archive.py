@@ -44,8 +44,10 @@ VIEW = ("image_size_px", "crop_ratio", "resize")
 """Settings of the data that say what a model sees of an image."""
 UNTOUCHED = "random_deletion"
 """A curve that each image with a finite map has, and that starts with the untouched image."""
+RANKED = f"ap_{UNTOUCHED}"
+"""The same of the average precision: cosines of other images may differ too little to tell them."""
 MAX_GAP = 0.25
-"""Between the confidence of an untouched image and that of the archive, for the same image at any precision."""
+"""Between what is followed of an untouched image and what the archive holds, for the same image at any precision."""
 
 
 def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: ArchivePaths) -> None:
@@ -101,19 +103,22 @@ def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchiveP
         )
 
 
-def check_same_images(scores: Sequence[ImageScore], confidences: NDArray[np.float32], split: Split) -> None:
-    """Untouched images must get the confidences (B,) of the archive, probabilities or cosines.
+def check_same_images(
+    scores: Sequence[ImageScore], archived: NDArray[np.floating[Any]], split: Split, *, curve: str = UNTOUCHED
+) -> None:
+    """Untouched images, at the start of a curve, must get the numbers (B,) of the archive.
 
     Arithmetic moves them far less than the limit.
 
     Raises:
         DataError: most of these images get another one, so they are not the images of the archive.
     """
-    untouched = [score.curves[UNTOUCHED][0] for score in scores if UNTOUCHED in score.curves]
-    gaps = [abs(p - q) for p, q in zip(untouched, confidences, strict=False) if math.isfinite(p)]
+    untouched = [score.curves[curve][0] for score in scores if curve in score.curves]
+    gaps = [abs(p - q) for p, q in zip(untouched, archived, strict=False) if math.isfinite(p)]
     if gaps and float(np.median(gaps)) > MAX_GAP:
+        what = "average precisions" if curve == RANKED else "probabilities"
         raise DataError(
-            f"{split} images such as {scores[0].image_id!r} get other confidences than in the archive (median gap "
+            f"{split} images such as {scores[0].image_id!r} get other {what} than in the archive (median gap "
             f"{np.median(gaps):.2f}), so their pixels differ; use the data set that the trial was trained on"
         )
 
@@ -337,7 +342,11 @@ class _Scoring:
         assert self.archived.saliency is not None
         saliency = torch.from_numpy(np.array(self.archived.saliency[places]))  # (B, h, w)
         scores = self.scorer.score(batch, saliency, self.target.take(chunk), truth, baseline=baseline)
-        if self.settings.target == "predicted":
+        retrieval = self.archived.retrieval
+        if retrieval is not None:
+            queries = np.cumsum(retrieval.is_query)[rows] - 1
+            check_same_images(scores, retrieval.average_precision[queries], self.archived.split, curve=RANKED)
+        elif self.settings.target == "predicted":
             check_same_images(scores, self.archived.confidences[places], self.archived.split)
         return scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -220,7 +221,7 @@ def test_other_pictures_under_the_same_names_are_refused(scored: Scorer, files: 
     for row in rows:
         row[column] = str(float(row[column]) - 0.4)
     path.write_text("\n".join(map(",".join, [head, *rows])) + "\n")
-    with pytest.raises(DataError, match=r"get other confidences than in the archive .* 0\.40\), so their pixels"):
+    with pytest.raises(DataError, match=r"get other probabilities than in the archive .* 0\.40\), so their pixels"):
         scored()
     assert not files.scores("val").about.exists()
 
@@ -358,6 +359,18 @@ def test_a_gallery_of_other_images_is_refused(matches: Scorer, tmp_path: Path) -
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     with pytest.raises(DataError, match=r"features_val\.npy is of other images than the val split"):
+        matches()
+
+
+def test_other_queries_under_the_same_names_are_refused(matches: Scorer, tmp_path: Path) -> None:
+    path = TrialLayout(tmp_path / "trial").archive("val").retrieval
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    for row in rows:
+        if row["is_query"] == "1":
+            row["average_precision"] = str(float(row["average_precision"]) - 0.4)
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"get other average precisions than in the archive \(median gap 0\.40\)"):
         matches()
 
 
