@@ -39,6 +39,8 @@ Row = TypeVar("Row", MetricMean, PairedDifference)
 T = TypeVar("T")
 MAX_TRIALS = 20
 MAX_PAIRS = 10
+MAX_DISTANCES = 200_000_000
+"""Between queries and gallery, above which a camera matrix takes minutes; Market-1501 has 54 million."""
 MAX_CLASSES = 40
 """Classes above which a confusion matrix is not drawn: its cells would be smaller than its letters."""
 
@@ -142,12 +144,13 @@ class _Page:
         """Of re-identification: the camera matrix and ranked galleries."""
         retrieval = facts.retrieval
         if retrieval is None:
-            return {"cameras": None, "ranks": []}
+            return {"cameras": None, "lacks_cameras": False, "ranks": []}
         matrix, cameras = camera_matrix_of(retrieval), None
         if matrix is not None:
             title = f"mAP of {facts.name} by cameras"
             cameras = self.chart(f"cameras-{key}", title, charts.draw_cameras, matrix, retrieval.camera_names)
-        return {"cameras": cameras, "ranks": self._sheets(rank_sheets, facts)}
+        lacks_cameras = cameras is None and retrieval.cameras is not None
+        return {"cameras": cameras, "lacks_cameras": lacks_cameras, "ranks": self._sheets(rank_sheets, facts)}
 
     def _confusion(self, facts: StudyFacts, key: str) -> dict[str, Any]:
         archive = facts.archive
@@ -266,8 +269,10 @@ def ranked_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:
 
 
 def camera_matrix_of(retrieval: Retrieval) -> Floats | None:
-    """As `matrix_of`; None also where retention removed the features, or where torch is missing."""
-    if not retrieval.features.shape[1]:
+    """As `matrix_of`; None also where retention removed the features, distances are too many, or torch is missing."""
+    n_queries = len(retrieval.first_match)
+    n_distances = n_queries * (len(retrieval.image_ids) - n_queries)
+    if not retrieval.features.shape[1] or n_distances > MAX_DISTANCES:
         return None
     try:
         return matrix_of(retrieval)

@@ -105,9 +105,10 @@ def open_evaluation(
     config = with_overrides(settle(without_variables(stored.config)), overrides)
     data = open_data(config.data)
     data.tables.of(split)
+    evaluation = Evaluation.open(stored, data, config=config)
     if isinstance(source, TrialReader) and split == "test":
         source.log_test_evaluation(stored.epoch)
-    return Evaluation.open(stored, data, config=config)
+    return evaluation
 
 
 def import_file(

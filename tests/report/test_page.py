@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import attnsearch.report.page as page_module
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import StoreError
 from attnsearch.report.charts import front_of_points
@@ -202,16 +203,20 @@ def test_ranked_galleries_are_shown_from_the_folder(of_people: Report) -> None:
     )
 
 
-def test_no_camera_matrix_without_features(people: Path) -> None:
+def test_no_camera_matrix_without_features_or_with_too_many(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = load_study(people / "people" / "cnn_people")
     retrieval = study.best.retrieval("test").retrieval
     assert camera_matrix_of(retrieval) is not None
     assert camera_matrix_of(replace(retrieval, features=retrieval.features[:, :0])) is None
+    n_queries = len(retrieval.first_match)
+    monkeypatch.setattr(page_module, "MAX_DISTANCES", n_queries * (len(retrieval.image_ids) - n_queries) - 1)
+    assert camera_matrix_of(retrieval) is None
     for path in study.best.archives()["test"].large:
         path.unlink(missing_ok=True)
     report = build_report(people / "people")
     assert "cameras-people-cnn_people" not in report.figures
     assert "cmc-people" in report.figures
+    assert "No mAP by cameras here" in report.html
 
 
 WITHOUT_TORCH = """
