@@ -85,7 +85,7 @@ def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str],
          *(number(values.get(name)) for values in apart.values()), str(undefined.get(name, "")))
         for name, mean in means.items()
     ]  # fmt: skip
-    head = f"{n_right} right answers", f"{len(is_right) - n_right} wrong ones"
+    head = f"right: {n_right}", f"wrong: {len(is_right) - n_right}"
     print_table(("score", "better", "mean", *head, "undefined"), lines, title=title)
     for note in score_notes(table, target.trial.config.task.name):
         print_line(f"note: {note}")
