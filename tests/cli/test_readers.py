@@ -136,7 +136,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
         if dialect.name != "sqlite":
             watched.connections.append(f"{dialect.name} {arguments} {settings}")
 
-    def serve(server: BaseWSGIServer) -> None:
+    def serve(server: BaseWSGIServer, poll_interval: float = 0.5) -> None:
         client = Client(server.app)
         for page in PAGES:
             answer = client.get(page, headers={"Host": "localhost"})
