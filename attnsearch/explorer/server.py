@@ -19,7 +19,6 @@ import optuna_dashboard
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.utils import redirect
 from werkzeug.wrappers import Response
-from werkzeug.wsgi import ClosingIterator
 
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token, without_scripts
@@ -316,15 +315,18 @@ def _in_pieces(app: WSGIApplication) -> WSGIApplication:
     """Sends a long answer in pieces, so that the time limit of a connection is that of one write."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        answer = app(environ, start_response)
-        close: Callable[[], None] = getattr(answer, "close", lambda: None)
-        return ClosingIterator(_pieces(answer), close)
+        return _pieces(app(environ, start_response))
 
     return call
 
 
 def _pieces(answer: Iterable[bytes]) -> Iterator[bytes]:
-    for data in answer:
-        yield data[:_PIECE_BYTES]
-        for start in range(_PIECE_BYTES, len(data), _PIECE_BYTES):
-            yield data[start : start + _PIECE_BYTES]
+    """The answer is closed at its end, also where the browser has left: werkzeug closes none after a reset."""
+    try:
+        for data in answer:
+            yield data[:_PIECE_BYTES]
+            for start in range(_PIECE_BYTES, len(data), _PIECE_BYTES):
+                yield data[start : start + _PIECE_BYTES]
+    finally:
+        close: Callable[[], None] = getattr(answer, "close", lambda: None)
+        close()

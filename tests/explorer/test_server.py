@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import sqlite3
+import struct
 import threading
 import urllib.request
 import warnings
@@ -254,6 +255,37 @@ def test_server_listens_on_the_loopback_only_by_default(built: Built) -> None:
 def test_a_long_answer_arrives_whole() -> None:
     with serving(answer) as connect:
         assert received(connect(WHOLE)).endswith(b"\r\n\r\n" + b"a" * 200000)
+
+
+class ClosedBody:
+    """An answer that ends once the browser has left."""
+
+    def __init__(self) -> None:
+        self.is_under_way, self.has_left, self.is_closed = threading.Event(), threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"a"
+        self.is_under_way.set()
+        self.has_left.wait(20)
+
+    def close(self) -> None:
+        self.is_closed.set()
+
+
+def test_an_answer_is_closed_where_the_browser_resets_the_connection() -> None:
+    body = ClosedBody()
+
+    def app(_environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "1")])
+        return body
+
+    with serving(app) as connect:
+        client = connect(WHOLE)
+        assert body.is_under_way.wait(20)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a close is now a reset
+        client.close()
+        body.has_left.set()
+        assert body.is_closed.wait(20)
 
 
 @pytest.mark.parametrize("data", [b"", HALF])
