@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnsearch.cli._console import print_json, print_line
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
 from attnsearch.types import Split
+
+if TYPE_CHECKING:
+    from attnsearch.results.visualize import FigureRequest
 
 Words = Annotated[
     list[str],
@@ -28,6 +30,7 @@ WIDTH = "Width of one panel in inches; by default 2.2, and 0.85 of ranks."
 WithImage = Annotated[
     str, typer.Option("--with", metavar="IMAGE", help="The other image of --kind pair; by default the nearest one.")
 ]
+Method = Annotated[str, typer.Option("--method", help="Maps of --kind pair: occlusion, own, pair or gradient_rollout.")]
 WithRemoved = Annotated[
     bool, typer.Option("--with-removed", help="Gallery images of the query's camera and identity too, in grey.")
 ]
@@ -49,6 +52,7 @@ def visualize(
     worst: Annotated[int, typer.Option("--worst", min=0, help="So many queries with the lowest AP.")] = 0,
     random: Annotated[tuple[int, int], typer.Option("--random", metavar="N SEED", help="So many by chance.")] = (0, 0),
     with_image: WithImage = "",
+    method: Method = "occlusion",
     with_removed: WithRemoved = False,
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="By default figures/ of the results.")] = None,
     file_format: FileFormat = "png",
@@ -65,20 +69,24 @@ def visualize(
     as_json: AsJson = False,
 ) -> None:
     """Draw where models looked: overlays, outlines, parts, heads, layers, ranked galleries, images by methods."""
-    from attnsearch.results.visualize import request_figures, visualize_all
+    from attnsearch.results.visualize import request_figures
 
-    counts = {"per_class": per_class, "most_faithful": most_faithful, "least_faithful": least_faithful}
-    selection = {"images": image or (), "classes": class_name or (), **counts, "confused": confused, "by": by}
-    selection |= {"worst": worst, "random": random[0], "seed": random[1], "other": with_image}
+    counts = {"per_class": per_class, "most_faithful": most_faithful, "least_faithful": least_faithful, "worst": worst}
+    selection = {"images": image or (), "classes": class_name or (), "other": with_image, "by": by, **counts}
+    selection |= {"confused": confused, "random": random[0], "seed": random[1]}
     look: dict[str, object] = {"percentile": percentile, "outlined": outlines, "colours": colours, "rule": enlarge}
-    look |= {"own_scale": own_scale, "top_q": top_q, "with_removed": with_removed}
+    look |= {"own_scale": own_scale, "top_q": top_q, "with_removed": with_removed, "method": method}
     style = {"dpi": dpi, "width_in": width, "file_format": file_format}
     request = request_figures(kind, split, selection=selection, look=look, style=style, to=to)
+    _draw(words, request, trial=trial, root=results, storage=storage, as_json=as_json)
+
+
+def _draw(
+    words: list[str], request: FigureRequest, *, trial: int | None, root: Path, storage: str | None, as_json: bool
+) -> None:
+    """Prints one line a file, as soon as it is written."""
+    from attnsearch.results.visualize import visualize_all
+
     sources, overrides = ([word for word in words if ("=" in word) is has_value] for has_value in (False, True))
-    _print(visualize_all(sources, trial, request, overrides=overrides, root=results, storage=storage), as_json=as_json)
-
-
-def _print(paths: Iterable[Path], *, as_json: bool) -> None:
-    """One line a file, as soon as it is written."""
-    for path in paths:
+    for path in visualize_all(sources, trial, request, overrides=overrides, root=root, storage=storage):
         print_json({"file": path}) if as_json else print_line(str(path))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ CAMS = {"gradcam": "GradCAM", "gradcam_plus_plus": "GradCAMPlusPlus", "layercam"
 """Name -> class in the package `grad-cam`, which is an optional extra."""
 PARTS = "parts"
 """The true masks of the discriminative parts: what a perfect map would show."""
-OCCLUSION = "occlusion"
+OCCLUSION: Final = "occlusion"
 """By how much the followed score falls without each cell, which costs a forward pass per cell."""
 PAIR = "pair"
 """What each cell adds to the similarity of a match, see `evaluation.similarity`."""

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from attnsearch.config.evaluation import VERSION, ScoreSettings
 from attnsearch.config.load import with_settings, without_variables
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, run_split
+from attnsearch.evaluation.baselines import OCCLUSION
 from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
 from attnsearch.evaluation.explain import IMAGE_TYPES, AnyImage, explain_images, name_images, open_images, own_batches
-from attnsearch.evaluation.matches import SimilarityTo, embed_batch, explain_matches
+from attnsearch.evaluation.matches import SimilarityTo, check_compares, embed_batch, explain_matches
 from attnsearch.evaluation.retrieval import measure_floors, rank_galleries
 from attnsearch.evaluation.sanity import check_sanity
 from attnsearch.evaluation.score_archive import score_archive, score_baselines
 from attnsearch.evaluation.scorer import image_families, score_images
 from attnsearch.figures.explanation import Explanation
+from attnsearch.figures.kinds import Method
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.types import Split
 
@@ -113,27 +114,28 @@ class TrainedModel(InferenceModel):
         Raises:
             DataError: an image cannot be read.
             UsageError: no such class or map, or an array that is no 8-bit RGB image; or the model predicts no classes,
-                or its similarity cannot be divided among cells.
+                or it can have no map of the method of `similarity_to`.
         """
         named = name_images(images)
         if isinstance(target, SimilarityTo):
-            explained = list(explain_matches(self, named, [target.image] * len(named), maps=maps))
+            others = [target.image] * len(named)
+            explained = list(explain_matches(self, named, others, maps=maps, method=target.method))
         else:
             explained = list(explain_images(self, named, target=target, maps=maps, top_q=top_q))
         return explained[0] if isinstance(images, IMAGE_TYPES) else explained
 
-    def similarity_to(self, image: AnyImage) -> SimilarityTo:
+    def similarity_to(self, image: AnyImage, *, method: Method = OCCLUSION) -> SimilarityTo:
         """The similarity to an image, as a target: `model.explain("a.jpg", target=model.similarity_to("b.jpg"))`.
 
+        Args:
+            method: of the maps: `occlusion` is what the cosine loses without each cell, `pair` what each adds to it,
+                `gradient_rollout` its gradients along the attention of a transformer, and `own` the family's map.
         Raises:
             UsageError: the model compares no images, or as `explain`.
         """
-        if self.task.predicts_classes:
-            raise UsageError(
-                f"a model of the task {self.config.task.name} compares no images; give the name of a class as target"
-            )
+        check_compares(self)
         named = name_images([image])[0]
-        return SimilarityTo(named if isinstance(named.source, Path) else replace(named, image_id="reference"))
+        return SimilarityTo(named if isinstance(named.source, Path) else replace(named, image_id="reference"), method)
 
     def embed(self, images: AnyImage | list[Any]) -> NDArray[np.float32]:
         """(N, D) float32, what images are compared by: in re-identification of length 1, unless the config says no.

@@ -7,21 +7,27 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch.data.loader import crop_boxes
 from attnsearch.device import device_errors
-from attnsearch.errors import UsageError
+from attnsearch.errors import ConfigError, UsageError
 from attnsearch.evaluation.base import InferenceModel
+from attnsearch.evaluation.baselines import OCCLUSION
 from attnsearch.evaluation.explain import explain_images, open_images, own_batches
+from attnsearch.evaluation.scorer import SaliencyScorer
 from attnsearch.evaluation.similarity import pair_map, pair_matrix
 from attnsearch.figures.explanation import Explanation, ImageToDraw
-from attnsearch.figures.pairs import Match, Method
-from attnsearch.models.dcal import Dcal
+from attnsearch.figures.kinds import Method
+from attnsearch.figures.pairs import Match
 from attnsearch.tasks.retrieval import SimilarityTarget
 from attnsearch.types import AttentionOutput, Batch
+
+MAX_OCCLUDED = 128
+"""Cells that occlusion removes one by one: 16 x 8 of a person at a stride of 16 px."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class SimilarityTo:
     """The similarity to an image, as the target of an explanation; `TrainedModel.similarity_to` makes it."""
 
     image: ImageToDraw
+    method: Method
 
 
 def explain_matches(
@@ -37,20 +44,23 @@ def explain_matches(
     others: Sequence[ImageToDraw],
     *,
     maps: tuple[str, ...] = (),
+    method: Method = OCCLUSION,
 ) -> Iterator[Explanation]:
     """Why each image resembles the other one at its place, in their order; saliency is what raises the cosine.
 
     Args:
         maps: as of `explain_images`.
+        method: by which the maps of a match are made.
     Raises:
         DataError: an image cannot be read.
-        UsageError: the model compares no images, or its similarity cannot be divided among cells.
+        UsageError: the model compares no images, or it can have no map of this method.
     """
+    check_compares(inference)
     others_source = open_images(others, inference.config.data, inference.class_names)
     boxes, sizes = crop_boxes(others_source, "val", inference.config.data), others_source.cache.sizes_hw
     images_source = open_images(images, inference.config.data, inference.class_names)
     batches = zip(own_batches(inference, images_source), own_batches(inference, others_source), strict=True)
-    similarities = (row for pair in batches for row in _similarities(inference, *pair))
+    similarities = (row for pair in batches for row in _similarities(inference, *pair, method))
     explained = explain_images(inference, images, maps=maps)
     for place, (explanation, similarity) in enumerate(zip(explained, similarities, strict=True)):
         other = others[place]
@@ -63,7 +73,7 @@ def explain_matches(
             map=similarity.other,
             own_map=similarity.own,
             pairs=similarity.pairs,
-            method=similarity.method,
+            method=method,
         )
         yield replace(
             explanation,
@@ -74,29 +84,68 @@ def explain_matches(
         )
 
 
+def check_compares(inference: InferenceModel) -> None:
+    """Checks that the task compares images.
+
+    Raises:
+        UsageError: it predicts classes.
+    """
+    if inference.task.predicts_classes:
+        raise UsageError(
+            f"a model of the task {inference.config.task.name} compares no images; give the name of a class as target"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class _Similarity:
-    """Of two images: maps (h, w) of both, and (P, R) what pairs of cells add, or None."""
+    """Of two images: maps (h, w) of both, and (k, l, m, n) what pairs of their cells add, or None."""
 
     cosine: float
     own: NDArray[np.float32]
     other: NDArray[np.float32]
     pairs: NDArray[np.float32] | None
-    method: Method
 
 
-def _similarities(inference: InferenceModel, first: Batch, second: Batch) -> Iterator[_Similarity]:
+def _similarities(inference: InferenceModel, first: Batch, second: Batch, method: Method) -> Iterator[_Similarity]:
     """That of each image of a batch and the one at its place in another."""
-    is_exact = not isinstance(inference.model, Dcal)
     with device_errors():
         embedded, other_embedded = embed_batch(inference, first), embed_batch(inference, second)  # (B, D) each
         cosines = F.cosine_similarity(embedded, other_embedded).tolist()
-        divide = pair_map if is_exact else _roll_out
-        own, other = divide(inference, first, other_embedded), divide(inference, second, embedded)  # (B, h, w) each
-        pairs = _to_array(pair_matrix(inference, first, second)) if is_exact else None  # (B, P, R)
-    method: Method = "cells" if is_exact else "gradient_rollout"
-    for place, maps in enumerate(zip(_to_array(own), _to_array(other), strict=True)):
-        yield _Similarity(cosines[place], *maps, None if pairs is None else pairs[place], method)
+        own = _to_array(match_map(inference, first, other_embedded, method))  # (B, h, w)
+        other = _to_array(match_map(inference, second, embedded, method))  # (B, h, w)
+        try:
+            pairs = _to_array(pair_matrix(inference, first, second))  # (B, k, l, m, n)
+        except UsageError:  # the embedding is no sum over cells
+            pairs = None
+    for place, maps in enumerate(zip(own, other, strict=True)):
+        yield _Similarity(cosines[place], *maps, None if pairs is None else pairs[place])
+
+
+def match_map(inference: InferenceModel, batch: Batch, references: Tensor, method: Method) -> Tensor:
+    """Why each image resembles its reference (B, D): (B, h, w) float32, of any scale.
+
+    Under `occlusion` it has at most `MAX_OCCLUDED` cells, each of which costs a forward pass.
+
+    Raises:
+        UsageError: the model can have no map of this method.
+    """
+    if method == "pair":
+        return pair_map(inference, batch, references)
+    with torch.no_grad():
+        output = inference.output(batch)
+    any_class = torch.zeros(len(references), dtype=torch.int64, device=inference.device)
+    own: Tensor = inference.model.saliency(output, any_class)  # (B, h, w)
+    if method == "own":
+        return own
+    target = SimilarityTarget(references, lambda output: _embedding(inference, output))
+    settings = inference.config.evaluation.scores.model_copy(update={"precision": "fp32"})
+    h, w = own.shape[1:]
+    while method == OCCLUSION and h * w > MAX_OCCLUDED:
+        h, w = -(-h // 2), -(-w // 2)
+    try:
+        return SaliencyScorer(inference, settings).baseline(method, batch, target, (h, w))
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def embed_batch(inference: InferenceModel, batch: Batch) -> Tensor:
@@ -105,23 +154,15 @@ def embed_batch(inference: InferenceModel, batch: Batch) -> Tensor:
     Raises:
         UsageError: the family offers no embedding.
     """
-    embedded = inference.task.embed(inference.output(batch, maps=None))
+    return _embedding(inference, inference.output(batch, maps=None))
+
+
+def _embedding(inference: InferenceModel, output: AttentionOutput) -> Tensor:
+    """(B, D) float32."""
+    embedded = inference.task.embed(output)
     if embedded is None:
         raise UsageError(f"the family {inference.config.model.name} offers no embedding of an image")
     return embedded
-
-
-def _roll_out(inference: InferenceModel, batch: Batch, references: Tensor) -> Tensor:
-    """What attends to what raises the cosine of each image and a reference (B, D), (B, h, w) not negative."""
-    assert isinstance(inference.model, Dcal)
-
-    def embed(output: AttentionOutput) -> Tensor:
-        embedded = inference.task.embed(output)
-        assert embedded is not None
-        return embedded
-
-    target = SimilarityTarget(references, embed)
-    return inference.model.gradient_rollout(inference.arithmetic.place_images(batch), target.raw_score)
 
 
 def _to_array(tensor: Tensor) -> NDArray[np.float32]:

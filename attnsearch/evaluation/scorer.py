@@ -254,7 +254,7 @@ class SaliencyScorer:
         target = target.to(device)
         maps = pooled(saliency.to(device).float(), self.settings.grid)
         if baseline is not None:
-            maps = self._baseline(baseline, batch, target, (maps.shape[1], maps.shape[2]))
+            maps = self.baseline(baseline, batch, target, (maps.shape[1], maps.shape[2]))
         parts = [
             self._score(batch.take(rows), maps[rows], target.take(rows), truth.take(rows))
             for rows in _of_one_padding(batch)
@@ -294,8 +294,15 @@ class SaliencyScorer:
 
         return follow
 
-    def _baseline(self, name: str, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
-        """The maps (B, h, w) of a baseline."""
+    def baseline(self, name: str, batch: Batch, target: Target, grid: tuple[int, int]) -> Tensor:
+        """The maps of a baseline, (B, h, w) float32, not negative.
+
+        Args:
+            name: one of `BASELINES`.
+            grid: h and w.
+        Raises:
+            ConfigError: as `baseline_saliency`.
+        """
         if name != OCCLUSION:
             placed = self.inference.arithmetic.place_images(batch)
             return baseline_saliency(name, self.inference, placed, target, grid)

@@ -32,15 +32,15 @@ def pair_map(inference: InferenceModel, batch: Batch, references: Tensor) -> Ten
 
 @torch.no_grad()
 def pair_matrix(inference: InferenceModel, queries: Batch, gallery: Batch) -> Tensor:
-    """What each pair of cells of two images adds to their cosine: (B, P, R) float32, signed; the sum is the cosine.
+    """What each pair of cells of two images adds to their cosine: (B, k, l, m, n) float32, signed; the sum is it.
 
     Args:
-        queries, gallery: B images each, of P and R cells row by row.
+        queries, gallery: B images each, of k x l and m x n cells.
     Raises:
-        UsageError: as `pair_map`, which the sum over R is.
+        UsageError: as `pair_map`, which the sum over the cells of the gallery image is.
     """
-    first, second = (_unit_cells(inference, batch).flatten(2) for batch in (queries, gallery))  # (B, D, P), (B, D, R)
-    return torch.einsum("bdp,bdr->bpr", first, second)
+    first, second = (_unit_cells(inference, batch) for batch in (queries, gallery))  # (B, D, k, l), (B, D, m, n)
+    return torch.einsum("bdkl,bdmn->bklmn", first, second)
 
 
 def _unit_cells(inference: InferenceModel, batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,10 @@ class ImageMaps:
         return {name: values if self.norm is None else values * self.norm for name, values in self.maps.items()}
 
 
+Method = Literal["occlusion", "own", "pair", "gradient_rollout"]
+"""How the map of a match is made: one of the baselines of the evaluation, or `own`, which the family offers."""
+
+
 @dataclass(frozen=True)
 class DrawStyle:
     """How maps are drawn.
@@ -109,6 +114,7 @@ class DrawStyle:
         top_q: how many classes `classes` shows.
         outlined: draws the outlines of the saliency into figures of many images too.
         with_removed: shows in a ranked gallery what the match rule removes from it, too.
+        method: of the maps of `pair`.
     """
 
     percentile: float = PERCENTILE
@@ -118,6 +124,7 @@ class DrawStyle:
     top_q: int = 5
     outlined: bool = False
     with_removed: bool = False
+    method: Method = "occlusion"
 
 
 def check_kind(kind: str, model: ModelConfig, task: TaskSettings) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +13,28 @@ from PIL import Image
 from attnsearch import geometry
 from attnsearch.figures import raster
 from attnsearch.figures.grid import Grid, Mark, Panel, PanelRow, equally_high
-from attnsearch.figures.kinds import DrawStyle, FigureContext, ImageMaps, caption_of
+from attnsearch.figures.kinds import DrawStyle, FigureContext, ImageMaps, Method, caption_of
 from attnsearch.figures.raster import Floats, Pixels
 
-Method = Literal["cells", "gradient_rollout"]
-"""How a similarity is divided: exactly, into what cells add to it, or by its gradients along attention."""
 METHODS: dict[Method, str] = {
-    "cells": "what each cell adds to the cosine",
+    "occlusion": "what the cosine loses without each cell",
+    "own": "the model's own map",
+    "pair": "what each cell adds to the cosine",
     "gradient_rollout": "gradient rollout of the cosine",
 }
 N_PAIRS = 5
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a07000")
 """Of pairs of cells, the strongest first."""
 _CAPTIONS: dict[Method, str] = {
-    "cells": "the cells of each image add up to the cosine; those that lower it stay clear; numbers join the pairs of "
-    "cells that add most, each cell once",
-    "gradient_rollout": "where attention raises the cosine; it does not tell which cell matched which",
+    "occlusion": "each cell of one image alone was replaced by the mean colour; cells without which the cosine rises "
+    "stay clear",
+    "own": "where the model looks, whichever image it is compared with",
+    "pair": "the features of the cells of each image add up to the cosine; cells that lower it stay clear",
+    "gradient_rollout": "where attention raises the cosine",
 }
+_JOINED = "numbers join the pairs of cells whose features add most to the cosine, each cell once"
+_IN_COSINES: tuple[Method, ...] = ("occlusion", "pair")
+"""Both images have maps in units of the cosine, so that one scale suits both."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,10 +46,11 @@ class Match:
         true: its identity, if it is known.
         size_hw: of the upright original, in pixels.
         crop_box: (4,) left, top, right, bottom of the model's view in original pixels.
-        map: (h, w), signed where cells add to the cosine.
+        map: (h, w), signed where it is what cells add to the cosine.
         own_map: (h, w) of the explained image.
-        pairs: (P, R) what each pair of cells adds to the cosine, of the explained image and of this one, cells row by
-            row; None where it is not divided so.
+        pairs: (k, l, m, n) what each pair of cells adds to the cosine, of the k x l cells of the explained image and
+            the m x n cells of this one; None where the embedding is no sum over cells.
+        method: by which both maps were made.
     """
 
     image_id: str
@@ -63,7 +68,7 @@ def strongest_pairs(pairs: Floats, n_pairs: int = N_PAIRS) -> list[tuple[int, in
     """The pairs of cells that add most, (cell, cell of the other image, what they add), each cell once.
 
     Args:
-        pairs: (P, R).
+        pairs: (P, R), cells row by row.
     Returns:
         At most `n_pairs`, and only such as add something.
     """
@@ -98,7 +103,7 @@ class _PairFigure:
     contexts: tuple[FigureContext, FigureContext]
 
     def grid(self, header: str, style: DrawStyle) -> Grid:
-        shown = [] if self.match.pairs is None else strongest_pairs(self._seen_pairs(self.match.pairs))
+        shown = self._shown_pairs()
         first, second = self._overlays(style)
         panels = [
             self._image(0),
@@ -112,7 +117,7 @@ class _PairFigure:
             [PanelRow(equally_high(panels), header=header, links=links)],
             legend=[(COLOURS[index], f"pair {index + 1} adds {value:.3f}") for index, (*_, value) in enumerate(shown)],
             scale=self._scale(style),
-            caption="; ".join(filter(None, (_CAPTIONS[self.match.method], seen))),
+            caption="; ".join(filter(None, (_CAPTIONS[self.match.method], _JOINED if shown else "", seen))),
         )
 
     @property
@@ -122,8 +127,7 @@ class _PairFigure:
 
     @property
     def _is_shared(self) -> bool:
-        """Whether both maps are in units of the cosine, so that one scale suits both."""
-        return self.match.method == "cells"
+        return self.match.method in _IN_COSINES
 
     def _image(self, side: int) -> Panel:
         shown = self.contexts[side].explanation
@@ -145,21 +149,31 @@ class _PairFigure:
             raster.limits(context.placed(one))[1] for context, one in zip(self.contexts, self._maps, strict=True)
         )
 
-    def _seen_pairs(self, pairs: Floats) -> Floats:
-        """Pairs (P, R) without those of cells whose middle lies in the padding beyond an image, which no mark shows."""
-        first, second = (self._is_seen(side) for side in (0, 1))
-        return np.where(first[:, None] & second, pairs, np.float32(-np.inf))
+    def _shown_pairs(self) -> list[tuple[int, int, float]]:
+        """The strongest pairs, without cells whose middle lies in the padding beyond an image, which is not drawn."""
+        if self.match.pairs is None:
+            return []
+        first, second = (self._is_seen(side) for side in (0, 1))  # (P,), (R,)
+        pairs = self.match.pairs.reshape(len(first), len(second))
+        return strongest_pairs(np.where(first[:, None] & second, pairs, np.float32(-np.inf)))
 
     def _is_seen(self, side: int) -> NDArray[np.bool_]:
         """Whether the middle of each cell lies in the image, row by row."""
-        boxes = [self._box(side, cell) for cell in range(self._maps[side].size)]
+        h, w = self._cells(side)
+        boxes = [self._box(side, cell) for cell in range(h * w)]
         middles = np.array([[(top + bottom) / 2, (left + right) / 2] for left, top, right, bottom in boxes])
         inside: NDArray[np.bool_] = np.all((middles >= 0) & (middles < self.contexts[side].size_hw), axis=1)
         return inside
 
+    def _cells(self, side: int) -> tuple[int, int]:
+        """How many rows and columns of cells an image has in the pairs."""
+        assert self.match.pairs is not None
+        h, w = self.match.pairs.shape[2 * side : 2 * side + 2]
+        return h, w
+
     def _box(self, side: int, cell: int) -> tuple[float, float, float, float]:
-        """The box of a cell, which count row by row, in pixels of its image."""
-        h, w = self._maps[side].shape
+        """The box of a cell of the pairs, which count row by row, in pixels of its image."""
+        h, w = self._cells(side)
         left, top, right, bottom = geometry.cell_box(
             self.contexts[side].box, map_hw=(h, w), row=cell // w, column=cell % w
         )

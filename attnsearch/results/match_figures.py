@@ -111,14 +111,14 @@ class MatchFigures:
 
         Raises:
             ConfigError, DataError: as `save_ranks`.
-            UsageError: the similarity of the model cannot be divided among cells.
+            UsageError: the model can have no map of the method.
         """
         from attnsearch.evaluation.matches import explain_matches  # imports torch
 
         pairs = self._named_pairs() if self.wanted.other else self._nearest_pairs()
         firsts, seconds = ([pair[side] for pair in pairs] for side in (0, 1))
         style = self.sheets.style
-        for explanation in explain_matches(self.model.inference, firsts, seconds):
+        for explanation in explain_matches(self.model.inference, firsts, seconds, method=self.look.method):
             assert explanation.match is not None
             name = f"{explanation.image_id}_and_{PurePosixPath(explanation.match.image_id).name}"
             grid = explanation.grid(PAIR, style, self.look)

@@ -12,6 +12,7 @@ from attnsearch.errors import ConfigError, suggest
 from attnsearch.figures.explanation import ImageToDraw, ModelColumn, compare_models, read_image
 from attnsearch.figures.grid import FORMATS, Style
 from attnsearch.figures.kinds import KINDS, PAIR, PAPER, RANKS, DrawStyle, check_kind, draw
+from attnsearch.figures.pairs import METHODS
 from attnsearch.figures.panels import Sheets
 from attnsearch.figures.ranks import WIDTH_IN
 from attnsearch.figures.raster import RULES, palette
@@ -91,12 +92,15 @@ def _checked_kinds(kinds: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(kinds or ["overlay"]))
 
 
-def _checked_look(*, rule: str, colours: str, **settings: Any) -> DrawStyle:
+def _checked_look(*, rule: str, colours: str, method: str = "occlusion", **settings: Any) -> DrawStyle:
     """How maps are drawn.
 
     Raises:
-        ConfigError: an unknown colour map, or another way to enlarge.
+        ConfigError: an unknown colour map, or another way to enlarge or to explain a match.
     """
+    known_method = next((known for known in METHODS if known == method), None)
+    if known_method is None:
+        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {method!r}")
     way = next((known for known in RULES if known == rule), None)
     if way is None:
         raise ConfigError(f"--enlarge must be one of {', '.join(RULES)}, got {rule!r}")
@@ -104,7 +108,7 @@ def _checked_look(*, rule: str, colours: str, **settings: Any) -> DrawStyle:
         palette(colours)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    return DrawStyle(rule=way, colours=colours, **settings)
+    return DrawStyle(rule=way, colours=colours, method=known_method, **settings)
 
 
 def _checked_style(*, dpi: int, width_in: float | None, file_format: str) -> Style:

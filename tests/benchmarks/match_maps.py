@@ -1,16 +1,16 @@
-"""Which map explains a match? Scores of each family's own map and of baselines, on queries of synthetic individuals.
+"""Which map explains a match? Scores of each family's own map, of other maps and of floors, on synthetic individuals.
 
-    python tests/benchmarks/match_maps.py --folder FOLDER [--families cnn,br_npa,…] [--queries 96]
+    python tests/benchmarks/match_maps.py --folder FOLDER [--families cnn,br_npa,…] [--queries 128]
 
-Each family is trained on `individuals` (64 of them, 128 x 64 px) and its test queries are explained against their
-nearest match. FOLDER keeps the checkpoints, so that a second run only scores. Printed are means with 95 % bootstrap
-intervals over the queries. `untrained` is the family's own map under random weights, scored for the trained model.
+Each family is trained as the demo of its study does (128 x 64 px, 48 training identities), and its test queries are
+explained by the cosine with their nearest match. FOLDER keeps the checkpoints, so that a second run only scores.
+Printed are means with 95 % bootstrap intervals over the queries. `untrained` maps are those of the same model under
+random weights, scored for the trained one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,28 +23,32 @@ import torch
 
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.load import load_experiment
 from attnsearch.data.loader import DataSource, open_data
+from attnsearch.data.tables import places_of
+from attnsearch.evaluation.baselines import OCCLUSION
 from attnsearch.evaluation.compare import mean_intervals
 from attnsearch.evaluation.evaluation import Evaluation
+from attnsearch.evaluation.scorer import SaliencyScorer
 from attnsearch.models import build_model
+from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import TrialLayout
 from attnsearch.tasks.base import build_task
 from attnsearch.training.trainer import fit
 
-RESNET = {"backbone": "resnet18", "width": 0.25}
-VIT = {"backbone": "deit_tiny_patch16_224", "width": 2 / 3, "depth": 4, "stem": "conv", "position_grid": [8, 4]}
-FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
-    "cnn": ({**RESNET, "stride_stage4": 1}, 30),
-    "plain": ({**RESNET, "last_stride": 1}, 12),
-    "br_npa": ({**RESNET, "stride_stage4": 1}, 12),
-    "b_cnn": ({**RESNET, "stride_stage4": 1}, 30),
-    "loupe": ({**RESNET, "last_stride": 1}, 12),
-    "dcal": ({**VIT, "top_k_ratio": 0.3}, 24),
+OTHER_MODEL = ("model.stride_stage4=1", "model.backbone=resnet18", "model.width=0.25", "model.weights=none")
+FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cnn": ("cnn_market1501", ()),
+    "br_npa": ("br_npa_market1501", ()),
+    "b_cnn": ("cnn_market1501", ("model.name=b_cnn", "train.epochs=40", *OTHER_MODEL)),
+    "loupe": ("loupe_market1501", ()),
+    "plain": ("loupe_market1501", ("model.name=plain", "model.last_stride=1", *OTHER_MODEL[1:])),
+    "dcal": ("dcal_market1501", ()),
 }
-"""Family -> settings of its model, and epochs."""
+"""Family -> the experiment whose demo it is trained as, and changed settings."""
 COLUMNS = ("relevance_gain", "ap_relevance_gain", "energy_in_mask")
-BASELINES = ("parts", "occlusion", "gradcam", "centre", "random")
+BASELINES = ("parts", OCCLUSION, "gradcam", "centre", "random")
 
 
 @dataclass
@@ -66,63 +70,77 @@ class Context:
         return False
 
 
-def config_of(family: str, n_threads: int) -> ExperimentConfig:
-    """How a family is trained."""
-    model, epochs = FAMILIES[family]
-    is_vit = family == "dcal"
-    settings = {
-        "name": family,
-        "data": {"name": "individuals", "pad_px": 5, "erase": 0.5},
-        "model": {"name": family, **model},
-        "task": {"name": "reid"},
-        "monitor": "val/mAP",
-        "train": {
-            **{"epochs": epochs, "batch_size": 64, "precision": "fp32", "label_smoothing": 0.1},
-            "optimizer": {"name": "adamw", "lr": 1.5e-3 if is_vit else 3e-3, "weight_decay": 0.05},
-            "schedule": {"name": "cosine", "warmup_epochs": 2 if is_vit else 0},
-        },
-        "runtime": {"device": "cpu", "n_threads": n_threads},
-    }
-    return ExperimentConfig.model_validate_json(json.dumps(settings))
+def opened(config: ExperimentConfig, files: TrialLayout, data: DataSource) -> Evaluation:
+    """A checkpoint with an archive of the test images."""
+    evaluation = Evaluation.open(files.best, data, config=config)
+    metrics = evaluation.run("test", archive=files.archive("test"))
+    print(f"{files.directory}: test mAP {metrics['test/mAP']:.3f}, rank-1 {metrics['test/rank1']:.3f}", flush=True)
+    return evaluation
 
 
 def trained(config: ExperimentConfig, files: TrialLayout, data: DataSource) -> Evaluation:
-    """The best checkpoint of a family, trained unless it is there, with an archive of the test images."""
+    """The best checkpoint of a family, trained unless it is there."""
     if not files.best.exists():
         files.directory.mkdir(parents=True, exist_ok=True)
         start = time.process_time()
         fit(config, Context(files.directory), data=data)
-        print(f"{config.name}: trained in {time.process_time() - start:.0f} processor seconds", flush=True)
-    evaluation = Evaluation.open(files.best, data, config=config)
-    metrics = evaluation.run("test", archive=files.archive("test"))
-    print(f"{config.name}: test mAP {metrics['test/mAP']:.3f}, rank-1 {metrics['test/rank1']:.3f}", flush=True)
+        print(f"{files.directory}: trained in {time.process_time() - start:.0f} processor seconds", flush=True)
+    return opened(config, files, data)
+
+
+def untrained(of_trained: Evaluation, files: TrialLayout) -> Evaluation:
+    """The same model under random weights."""
+    torch.manual_seed(7)
+    evaluation = Evaluation.open(of_trained.checkpoint.path, of_trained.data, config=of_trained.config)
+    heads = build_task(of_trained.config.task).heads(len(of_trained.class_names))
+    evaluation.model.load_state_dict(build_model(of_trained.config.model, heads).state_dict())
+    files.directory.mkdir(exist_ok=True)
+    evaluation.run("test", archive=files.archive("test"))
     return evaluation
 
 
-def untrained_layout(evaluation: Evaluation, files: TrialLayout) -> TrialLayout:
-    """A copy of the archive with the saliency of the same model under random weights."""
-    torch.manual_seed(7)
-    heads = build_task(evaluation.config.task).heads(len(evaluation.class_names))
-    model = build_model(evaluation.config.model, heads).eval()
-    with torch.no_grad():
-        maps = [model.saliency(model(batch, maps=()), batch.labels) for batch in evaluation.batches("test")]
-    other = TrialLayout(files.directory / "untrained")
-    other.directory.mkdir(exist_ok=True)
-    pairs = zip(files.archive("test").all, other.archive("test").all, strict=True)
-    for source, copy in ((source, copy) for source, copy in pairs if source.exists()):
-        shutil.copy(source, copy)
-    np.save(other.archive("test").saliency, torch.cat(maps).float().numpy())
-    return other
+def occluded(evaluation: Evaluation, files: TrialLayout, ids: tuple[str, ...], settings: ScoreSettings) -> np.ndarray:
+    """Maps (N, h, w) of all archived images; those of the named queries are occlusions of the model's own cosine."""
+    archived = read_archive(files.archive("test"))
+    assert archived.saliency is not None
+    maps = np.zeros_like(archived.saliency)
+    rows, places = places_of(ids, evaluation.table("test").image_ids), places_of(ids, archived.image_ids)
+    target = evaluation.task.archived_target(archived, places, choice=settings.target)
+    scorer, grid = SaliencyScorer(evaluation, settings), (maps.shape[1], maps.shape[2])
+    for start in range(0, len(rows), 16):
+        chunk = slice(start, start + 16)
+        batch = evaluation.loader("test").batch(rows[chunk], with_masks=False)
+        maps[places[chunk]] = scorer.baseline(OCCLUSION, batch, target.take(chunk), grid).cpu().numpy()
+    return maps
+
+
+def with_maps(source: TrialLayout, copy: TrialLayout, maps: np.ndarray) -> TrialLayout:
+    """A copy of an archive with other saliency maps (N, h, w)."""
+    copy.directory.mkdir(exist_ok=True)
+    for one, other in zip(source.archive("test").all, copy.archive("test").all, strict=True):
+        if one.exists():
+            shutil.copy(one, other)
+    np.save(copy.archive("test").saliency, maps)
+    return copy
 
 
 def tables(evaluation: Evaluation, files: TrialLayout, n_queries: int) -> Iterator[tuple[str, ScoreTable]]:
     """The scores of each map by its name."""
     settings = ScoreSettings(families=("faithfulness", "localisation"), n_images=n_queries, target="label")
-    for name, layout in (("own map", files), ("untrained", untrained_layout(evaluation, files))):
-        yield name, evaluation.score(layout.archive("test"), layout.scores("test"), settings=settings)
+    own = evaluation.score(files.archive("test"), files.scores("test"), settings=settings)
+    yield "own", own
     extra = ("gradient_rollout",) if evaluation.config.model.name == "dcal" else ("pair",)
     for name in (*BASELINES, *extra):
         yield name, evaluation.baselines(files.archive("test"), [name], settings=settings)[name]
+    random_files = TrialLayout(files.directory / "untrained")
+    random_model = untrained(evaluation, random_files)
+    floors = {
+        "untrained, own": np.load(random_files.archive("test").saliency),
+        "untrained, occlusion": occluded(random_model, random_files, tuple(own.image_ids), settings),
+    }
+    for number, (name, maps) in enumerate(floors.items()):
+        layout = with_maps(files, TrialLayout(files.directory / f"floor_{number}"), maps)
+        yield name, evaluation.score(layout.archive("test"), layout.scores("test"), settings=settings)
 
 
 def row_of(family: str, name: str, table: ScoreTable) -> str:
@@ -136,12 +154,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--families", default=",".join(FAMILIES))
-    parser.add_argument("--queries", type=int, default=96)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--queries", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for family in arguments.families.split(","):
-        config = config_of(family, arguments.threads)
+        experiment, changed = FAMILIES[family]
+        overrides = (*changed, f"runtime.n_threads={arguments.threads}", "runtime.device=cpu")
+        config = load_experiment(experiment, profile="demo", overrides=overrides)
         files, data = TrialLayout(arguments.folder / family), open_data(config.data)
         evaluation = trained(config, files, data)
         for name, table in tables(evaluation, files, arguments.queries):

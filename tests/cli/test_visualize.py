@@ -30,6 +30,7 @@ def test_files_are_printed(finished_run: Path, tmp_path: Path, capsys: pytest.Ca
         (["--image", "nobody.jpg"], "'nobody.jpg' is neither an image of the split nor a file"),
         (["--format", "gif"], "'gif'"),
         (["--colours", "infernal"], "'infernal'"),
+        (["--method", "pairs"], "--method must be one of occlusion, own, pair, gradient_rollout, got 'pairs'"),
         (["--enlarge", "more"], "'more'"),
         (["--most-faithful", "1", "--by", "nothing"], "attnsearch faithfulness|'nothing' was not measured"),
         (["--trial", "7"], "has no trial 7"),
@@ -52,6 +53,7 @@ def test_ranked_galleries_and_pairs_of_a_run(
 ) -> None:
     """DCAL tells cameras apart here, so that those of the images must reach the model."""
     words = ["--kind", "ranks", "--kind", "pair", "--random", "1", "7", "--with-removed", "--format", "svg"]
+    words += ["--method", "gradient_rollout"]
     options = ["--results", str(people_runs), "--to", str(tmp_path)]
     assert main(["visualize", "dcal_people", *words, *options]) == 0
     ranks, *pairs = [Path(line) for line in capsys.readouterr().out.splitlines()]

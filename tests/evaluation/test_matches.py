@@ -22,6 +22,7 @@ from attnsearch.figures.explanation import ImageToDraw
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import ModelCheckpoint
 from attnsearch.tasks.base import build_task
+from attnsearch.types import IMAGENET_MEAN
 from tests.matches import tiny_individuals
 from tests.tiny import ConfigMaker
 
@@ -61,7 +62,7 @@ def test_cells_of_both_images_and_their_pairs_add_up_to_the_cosine(
     task: dict[str, Any], images: list[ImageToDraw]
 ) -> None:
     model = untrained(tiny_individuals(task=task))
-    explained = list(explain_matches(model, images[:2], images[3:5]))
+    explained = list(explain_matches(model, images[:2], images[3:5], method="pair"))
     embedded = model.embed([str(image.source) for image in images])
     embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
     for place, one in enumerate(explained):
@@ -71,7 +72,8 @@ def test_cells_of_both_images_and_their_pairs_add_up_to_the_cosine(
         assert one.cosine == pytest.approx(cosine, abs=1e-5)
         for added in (match.own_map, match.map, match.pairs):
             assert added.sum() == pytest.approx(cosine, abs=1e-5)
-        np.testing.assert_allclose(match.pairs.sum(axis=1), match.own_map.ravel(), atol=1e-6)
+        np.testing.assert_allclose(match.pairs.sum(axis=(2, 3)), match.own_map, atol=1e-6)
+        np.testing.assert_allclose(match.pairs.sum(axis=(0, 1)), match.map, atol=1e-6)
         np.testing.assert_array_equal(one.saliency, match.own_map.clip(min=0))
         assert match.own_map.shape == (4, 2)  # 64 x 32 px over a stride of 16
         assert (one.target, match.image_id) == (
@@ -81,18 +83,75 @@ def test_cells_of_both_images_and_their_pairs_add_up_to_the_cosine(
         assert (one.true, match.true) == (images[place].true, images[3 + place].true)
 
 
-def test_a_transformer_explains_a_match_by_gradients(images: list[ImageToDraw]) -> None:
-    model = untrained(tiny_individuals(model=DCAL))
-    (one,) = explain_matches(model, images[:1], images[1:2])
+def test_occlusion_is_what_the_cosine_loses_without_a_cell(cnn: TrainedModel, images: list[ImageToDraw]) -> None:
+    """Of an image and itself: whatever is removed, the cosine falls."""
+    (one,) = explain_matches(cnn, images[:1], images[:1])
     assert one.match is not None
+    assert (one.match.method, one.match.own_map.shape) == ("occlusion", (4, 2))  # 64 x 32 px over a stride of 16
+    with Image.open(str(images[0].source)) as opened:
+        query = np.asarray(opened.convert("RGB"))
+    assert query.shape == (64, 32, 3)
+    for row, column in ((1, 0), (3, 1)):
+        without = query.copy()
+        without[16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = np.rint(255 * np.array(IMAGENET_MEAN))
+        embedded = cnn.embed([query, without])
+        lost = 1 - float(embedded[0] @ embedded[1])
+        assert one.match.own_map[row, column] == pytest.approx(lost, rel=0.1) != 0  # the colour is rounded here
+    assert one.match.pairs is not None  # of the features, whatever the maps show
+
+
+def test_each_image_is_occluded_for_itself(cnn: TrainedModel, images: list[ImageToDraw]) -> None:
+    (one,) = explain_matches(cnn, images[:1], images[3:4])
+    (swapped,) = explain_matches(cnn, images[3:4], images[:1])
+    assert one.match is not None
+    assert swapped.match is not None
+    np.testing.assert_allclose(swapped.match.own_map, one.match.map, atol=1e-6)
+    assert not np.allclose(one.match.own_map, one.match.map)
+
+
+@pytest.mark.parametrize(("limit", "grid"), [(8, (4, 2)), (7, (2, 1)), (1, (1, 1))])
+def test_large_grids_are_occluded_in_larger_cells(
+    limit: int, grid: tuple[int, int], cnn: TrainedModel, images: list[ImageToDraw], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnsearch.evaluation.matches.MAX_OCCLUDED", limit)
+    (one,) = explain_matches(cnn, images[:1], images[3:4])
+    assert one.match is not None
+    assert one.match.own_map.shape == one.match.map.shape == grid
+
+
+def test_own_maps_do_not_depend_on_the_other_image(cnn: TrainedModel, images: list[ImageToDraw]) -> None:
+    (one,) = explain_matches(cnn, images[:1], images[1:2], method="own")
+    alone, other = cnn.explain([str(images[0].source), str(images[1].source)])
+    assert one.match is not None
+    assert one.match.method == "own"
+    np.testing.assert_allclose(one.match.own_map, alone.saliency, atol=1e-6)
+    np.testing.assert_allclose(one.match.map, other.saliency, atol=1e-6)
+
+
+def test_a_transformer_explains_a_match_by_gradients_where_asked(images: list[ImageToDraw]) -> None:
+    model = untrained(tiny_individuals(model=DCAL))
+    (occluded,) = explain_matches(model, images[:1], images[1:2])
+    (one,) = explain_matches(model, images[:1], images[1:2], method="gradient_rollout")
+    assert occluded.match is not None
+    assert one.match is not None
+    assert (occluded.match.pairs, occluded.match.method) == (None, "occlusion")
     assert (one.match.pairs, one.match.method) == (None, "gradient_rollout")
-    assert one.match.own_map.shape == one.match.map.shape == (4, 2)
+    assert one.match.own_map.shape == one.match.map.shape == occluded.match.map.shape == (4, 2)
     assert one.match.own_map.min() >= 0 < one.match.own_map.max()
     embedded = model.embed([str(image.source) for image in images[:2]])
-    assert one.cosine == pytest.approx(float(embedded[0] @ embedded[1]), abs=1e-5)
-    (swapped,) = explain_matches(model, images[1:2], images[:1])
+    assert one.cosine == occluded.cosine == pytest.approx(float(embedded[0] @ embedded[1]), abs=1e-5)
+    (swapped,) = explain_matches(model, images[1:2], images[:1], method="gradient_rollout")
     assert swapped.match is not None
     np.testing.assert_allclose(swapped.match.own_map, one.match.map, rtol=1e-4, atol=1e-7)
+
+
+def test_a_method_that_the_model_cannot_have_is_named(cnn: TrainedModel, images: list[ImageToDraw]) -> None:
+    query, other = (str(image.source) for image in images[:2])
+    with pytest.raises(UsageError, match=r"gradient_rollout.*no plain self-attention"):
+        cnn.explain(query, target=cnn.similarity_to(other, method="gradient_rollout"))
+    transformer = untrained(tiny_individuals(model=DCAL))
+    with pytest.raises(UsageError, match="is no sum over the cells"):
+        transformer.explain(query, target=transformer.similarity_to(other, method="pair"))
 
 
 def test_a_model_explains_its_similarity_to_an_image(
@@ -160,5 +219,5 @@ def test_a_class_is_no_similarity(images: list[ImageToDraw], tiny_config: Config
     inference = InferenceModel(checkpoint, config, *build_for_inference(checkpoint, config))
     with pytest.raises(UsageError, match="compares no images; give the name of a class"):
         TrainedModel(*vars(inference).values()).similarity_to("a.jpg")
-    with pytest.raises(UsageError, match="compares no images; pair maps need"):
+    with pytest.raises(UsageError, match="compares no images; give the name of a class"):
         list(explain_matches(inference, images[:1], images[1:2]))

@@ -125,8 +125,8 @@ def similar(explanation: Explanation) -> Explanation:
         crop_box=np.array([0.0, 0.0, 40.0, 80.0]),
         map=hot(0, 0),
         own_map=hot(1, 2),
-        pairs=np.outer(hot(1, 2), hot(0, 0)).astype(np.float32),
-        method="cells",
+        pairs=np.multiply.outer(hot(1, 2), hot(0, 0)).astype(np.float32),
+        method="pair",
     )
     answer = {**NO_CLASSES, "predicted": None, "classes": (), "target": "similarity to b.jpg", "cosine": 0.75}
     return replace(explanation, match=match, **answer)

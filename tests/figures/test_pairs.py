@@ -56,8 +56,8 @@ def match(pairs: np.ndarray | None = PAIRS, *, height: int = 128, true: str | No
         crop_box=np.array([0.0, 0.0, 64.0, height]),
         own_map=matrix.sum(axis=1).reshape(H, W),
         map=matrix.sum(axis=0).reshape(H, W),
-        pairs=pairs,
-        method="gradient_rollout" if pairs is None else "cells",
+        pairs=None if pairs is None else pairs.reshape(H, W, H, W),
+        method="gradient_rollout" if pairs is None else "pair",
     )
 
 
@@ -107,12 +107,25 @@ def test_maps_have_one_scale_that_begins_at_nothing() -> None:
     assert own.rows[0].panels[1].pixels[24, 24].tolist() == panels[2].pixels[120, 40].tolist()
 
 
+def test_occlusion_on_larger_cells_keeps_the_pairs_of_small_ones() -> None:
+    halved = np.arange(H * W / 4, dtype=np.float32).reshape(H // 2, W // 2)
+    occluded = replace(match(), method="occlusion", own_map=halved, map=halved)
+    grid, exact = figure(occluded), figure(match())
+    assert [panel.title for panel in grid.rows[0].panels[1:3]] == ["what the cosine loses without each cell"] * 2
+    assert grid.scale == ("inferno", "0 or less", "7.000 of the cosine")
+    for side in (1, 2):
+        assert grid.rows[0].panels[side].marks == exact.rows[0].panels[side].marks
+    assert "mean colour" in grid.caption
+    assert "each cell once" in grid.caption
+
+
 def test_a_rollout_joins_no_cells() -> None:
     grid = figure(match(None))
     (row,) = grid.rows
     assert (row.links, grid.legend) == ([], [])
     assert row.panels[1].title == "gradient rollout of the cosine"
     assert not row.panels[1].marks
+    assert "each cell once" not in grid.caption
     assert grid.scale == ("inferno", "least salient", "most salient, scaled per panel")
 
 

@@ -142,6 +142,7 @@ def test_pairs_are_of_the_nearest_image_and_the_nearest_match(run: Path, tmp_pat
     assert paths == [folder / f"{query}_and_{Path(other).name}.svg" for other in others]
     for path, one, verdict in zip(paths, (nearest, match), ("✗ other identity", "✓ same identity"), strict=True):
         assert f">cosine {one.cosine:.3f}, {verdict}<" in path.read_text()
+        assert "what the cosine loses without each cell" in path.read_text()
 
 
 def test_any_two_images_are_compared(run: Path, tmp_path: Path, retrieval: Retrieval) -> None:
