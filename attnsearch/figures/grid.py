@@ -119,7 +119,7 @@ class Grid:
         columns: names above the first row, or none.
         legend: colour, or frame, and name of what it means.
         scale: colour map, and the names of its two ends, for a bar; or None.
-        caption: a line below everything.
+        caption: a sentence below everything, on as many lines as it needs.
         has_lead: whether the first column stands apart from the others.
         gap_in: between panels, in inches.
     """
@@ -154,6 +154,7 @@ class Extent:
     Attributes:
         lefts: where each column starts.
         row_tops, row_heights: of the panels of each row, without their titles and notes.
+        caption: the lines of the caption.
         has_tilted_names: whether the names of the columns are tilted, since one is wider than its column.
     """
 
@@ -162,6 +163,7 @@ class Extent:
     lefts: tuple[float, ...]
     row_tops: tuple[float, ...]
     row_heights: tuple[float, ...]
+    caption: tuple[str, ...]
     has_tilted_names: bool
 
     @property
@@ -193,14 +195,17 @@ def measure(grid: Grid, width: float) -> Extent:
         tops.append(y + above)
         heights.append(image)
         y += above + image + below + grid.gap_in
-    n_lines_below = sum(map(bool, (grid.caption, grid.legend, grid.scale)))
     lefts = _measure_columns(grid, width)
+    right = lefts[-1] + width + overhang
+    caption = wrap(grid.caption, right - lefts[0], SMALL_PT)
+    n_lines_below = len(caption) + bool(grid.legend) + (grid.scale is not None)
     return Extent(
-        width=lefts[-1] + width + EDGE_IN + overhang,
+        width=right + EDGE_IN,
         height=y + n_lines_below * LINE_IN + EDGE_IN,
         lefts=lefts,
         row_tops=tuple(tops),
         row_heights=tuple(heights),
+        caption=tuple(caption),
         has_tilted_names=has_tilted_names,
     )
 
@@ -245,6 +250,18 @@ def text_width(text: str, size_pt: float) -> float:
 @cache
 def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(_FONT), 100)
+
+
+def wrap(text: str, width_in: float, size_pt: float) -> list[str]:
+    """The lines of a text, each at most `width_in` inches wide; a wider word stands on its own and is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size_pt) <= width_in:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [shorten(line, width_in, size_pt) for line in lines]
 
 
 def shorten(text: str, width_in: float, size_pt: float) -> str:

@@ -115,7 +115,7 @@ class _PairFigure:
         seen = caption_of([context.explanation for context in self.contexts])
         return Grid(
             [PanelRow(equally_high(panels), header=header, links=links)],
-            legend=[(COLOURS[index], f"pair {index + 1} adds {value:.3f}") for index, (*_, value) in enumerate(shown)],
+            legend=[(COLOURS[index], f"pair {index + 1} adds {value:.3g}") for index, (*_, value) in enumerate(shown)],
             scale=self._scale(style),
             caption="; ".join(filter(None, (_CAPTIONS[self.match.method], _JOINED if shown else "", seen))),
         )
@@ -185,7 +185,7 @@ class _PairFigure:
 
     def _scale(self, style: DrawStyle) -> tuple[str, str, str]:
         if self._is_shared and not style.own_scale:
-            return style.colours, "0 or less", f"{self._highest:.3f} of the cosine"
+            return style.colours, "0 or less", f"{self._highest:.3g} of the cosine"
         return style.colours, "least salient", "most salient, scaled per panel"
 
 

@@ -162,10 +162,8 @@ class Sheets:
     def _write_below(self, grid: Grid, extent: Extent) -> None:
         figure, left = self._figure, extent.left / extent.width
         bottom = EDGE_IN
-        if grid.caption:
-            at = (left, bottom / extent.height)
-            room = extent.width - extent.left - EDGE_IN
-            figure.text(*at, shorten(grid.caption, room, SMALL_PT), fontsize=SMALL_PT, color=FAINT, va="bottom")
+        for line in reversed(extent.caption):
+            figure.text(left, bottom / extent.height, line, fontsize=SMALL_PT, color=FAINT, va="bottom")
             bottom += LINE_IN
         if grid.scale is not None:
             _draw_scale(figure, extent, grid.scale, bottom)

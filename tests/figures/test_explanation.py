@@ -140,7 +140,7 @@ def test_a_similarity_is_shown_as_both_images(explanation: Explanation, tmp_path
     assert "<img src=" in shown
     assert "<table" not in shown
     text = one.save(tmp_path / "a.svg", kind="pair").read_text()
-    for words in ("cosine 0.750", "a.jpg", "b.jpg", "pair 1 adds 1.000"):
+    for words in ("cosine 0.750", "a.jpg", "b.jpg", "pair 1 adds 1"):
         assert words in text
     assert "similarity to b.jpg" in one.save(tmp_path / "b.svg").read_text()
 

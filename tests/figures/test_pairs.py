@@ -92,14 +92,14 @@ def test_marks_lie_on_their_cells_and_are_linked() -> None:
     assert [mark.box for mark in second] == [(32, 112, 48, 128), (32, 0, 48, 16)]  # cells 30 and 2
     assert [mark.text for mark in first] == [mark.text for mark in second] == ["1", "2"]
     assert row.links == [((1, 0), (2, 0)), ((1, 1), (2, 1))]
-    assert grid.legend == [(COLOURS[0], "pair 1 adds 0.300"), (COLOURS[1], "pair 2 adds 0.100")]
+    assert grid.legend == [(COLOURS[0], "pair 1 adds 0.3"), (COLOURS[1], "pair 2 adds 0.1")]
 
 
 def test_maps_have_one_scale_that_begins_at_nothing() -> None:
     grid = figure(match())
     panels = grid.rows[0].panels
     highest = float(PAIRS.sum(axis=0).max())  # of cell 30, which two cells match
-    assert grid.scale == ("inferno", "0 or less", f"{highest:.3f} of the cosine")
+    assert grid.scale == ("inferno", "0 or less", f"{highest:.3g} of the cosine")
     assert panels[2].pixels[120, 40, 0] > 200
     assert panels[1].pixels[24, 24].tolist() != panels[2].pixels[120, 40].tolist()
     assert panels[1].pixels[8, 8].tolist() == [GREY] * 3  # what lowers the cosine stays clear
@@ -112,7 +112,7 @@ def test_occlusion_on_larger_cells_keeps_the_pairs_of_small_ones() -> None:
     occluded = replace(match(), method="occlusion", own_map=halved, map=halved)
     grid, exact = figure(occluded), figure(match())
     assert [panel.title for panel in grid.rows[0].panels[1:3]] == ["what the cosine loses without each cell"] * 2
-    assert grid.scale == ("inferno", "0 or less", "7.000 of the cosine")
+    assert grid.scale == ("inferno", "0 or less", "7 of the cosine")
     for side in (1, 2):
         assert grid.rows[0].panels[side].marks == exact.rows[0].panels[side].marks
     assert "mean colour" in grid.caption
@@ -161,7 +161,7 @@ def test_numbers_are_drawn_on_their_cells(tmp_path: Path) -> None:
 def test_text_stays_text(tmp_path: Path) -> None:
     Sheets(Style(format="svg")).save(figure(match()), tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
-    for words in ("cosine 0.500, ✓ same identity", "pair 1 adds 0.300", "what each cell adds to the cosine"):
+    for words in ("cosine 0.500, ✓ same identity", "pair 1 adds 0.3", "what each cell adds to the cosine"):
         assert words in text
 
 
