@@ -25,6 +25,8 @@ TILT = 35.0
 """Degrees, of column names that are wider than their column."""
 TILTED_AT = 0.15
 """Where such a name starts, as a part of the width of the column."""
+_HINTED = 1.07
+"""Of the width that a font has by its outlines; measured with DejaVu Sans from 72 to 300 dots per inch."""
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 DETAIL_IN = 0.125
 """Height of a line of details."""
@@ -243,8 +245,8 @@ def _measure_names(names: Sequence[str], width: float) -> tuple[bool, float, flo
 
 
 def text_width(text: str, size_pt: float) -> float:
-    """Width in inches."""
-    return float(_font().getlength(text)) / 100 * size_pt / 72
+    """Width in inches, at most: small letters are drawn on whole pixels, which makes them wider or narrower."""
+    return _HINTED * float(_font().getlength(text)) / 100 * size_pt / 72
 
 
 @cache
