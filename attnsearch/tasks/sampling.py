@@ -21,15 +21,17 @@ def identity_batches(
 
     Each epoch shuffles the images of every identity and cuts them into groups of K; an identity with fewer images is
     one group, which repeats some of them. The number of batches is the largest that the groups allow, the same in
-    every epoch; groups that are left over are left out at random.
+    every epoch; groups that are left over are left out at random. The others are dealt to batches at random, so that
+    two identities that meet in one batch need not meet in the next.
 
     Args:
         batch_size: P · K.
         images_per_identity: K.
     Raises:
         DataError: there are fewer than P identities.
-    Source: TransReID's and deep-person-reid's sampler. Difference: they draw identities until fewer than P have a group
-        left, so that the number of their batches changes from epoch to epoch, and images of frequent identities remain.
+    Source: TransReID's and deep-person-reid's sampler. Difference: they draw the identities of one batch after another
+        until fewer than P have a group left, so that the number of their batches changes from epoch to epoch, and
+        images of frequent identities remain; here each identity in turn draws its batches, and all of them are filled.
     """
     k, n_identities = images_per_identity, batch_size // images_per_identity
     rng = np.random.default_rng((seed, epoch, 0))
@@ -40,11 +42,12 @@ def identity_batches(
             f"{n_identities}; lower train.batch_size or raise task.images_per_identity"
         )
     n_batches = batches_per_epoch([len(rows) for rows in rows_of], n_identities, k)
-    groups = [_groups(rows_of[label], k, n_batches, rng) for label in rng.permutation(len(rows_of))]
-    dealt = _without_left_over(np.concatenate(groups), n_batches * n_identities, rng)  # (n_batches * P, K)
-    # Dealt in turn, the groups of an identity, of which there are at most n_batches, fall into different batches.
-    batches = dealt.reshape(n_identities, n_batches, k).transpose(1, 0, 2)
-    return batches[rng.permutation(n_batches)].reshape(-1)
+    groups = [_groups(rows, k, n_batches, rng) for rows in rows_of]
+    owners = np.repeat(np.arange(len(groups)), [len(of_identity) for of_identity in groups])
+    kept = rng.permutation(len(owners))[: n_batches * n_identities]
+    batch_of = _deal(owners[kept], n_batches, rng)
+    order = np.lexsort((rng.random(len(kept)), batch_of))  # at random within a batch, of which parts may be trained on
+    return np.concatenate(groups)[kept[order]].reshape(-1)
 
 
 def batches_per_epoch(n_images: Sequence[int], n_identities: int, images_per_identity: int) -> int:
@@ -72,6 +75,21 @@ def _groups(rows: NDArray[np.int64], k: int, n_batches: int, rng: np.random.Gene
     return shuffled[: n_groups * k].reshape(n_groups, k)
 
 
-def _without_left_over(groups: NDArray[np.int64], n_kept: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(n_kept, K) of the groups, in their order."""
-    return groups[np.sort(rng.permutation(len(groups))[:n_kept])]
+def _deal(owners: NDArray[np.int64], n_batches: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n_groups,) the batch of each group: equally many in each batch, and at most one of an identity.
+
+    One identity after another, in random order, takes as many of the batches with the most free places as it has
+    groups, at random among equals. The free places of two batches never differ by more than one, so that enough batches
+    have one.
+
+    Args:
+        owners: (n_groups,) the identity of each group, at most `n_batches` groups of each; n_groups is a multiple of
+            `n_batches`.
+    """
+    batch_of, n_taken = np.empty_like(owners), np.zeros(n_batches, dtype=np.int64)
+    for owner in rng.permutation(np.unique(owners)):
+        own = np.flatnonzero(owners == owner)
+        drawn = np.lexsort((rng.random(n_batches), n_taken))[: len(own)]
+        batch_of[own] = drawn
+        n_taken[drawn] += 1
+    return batch_of

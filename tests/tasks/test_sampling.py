@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,32 @@ def test_identities_of_a_batch_change_from_epoch_to_epoch() -> None:
         for batch in table.labels[batches_of(table, p=2, k=4, epoch=epoch)][:, :, 0].tolist()
     )
     assert len(together) > 60  # of the 66 pairs
+
+
+def pairs_of(batches: list[list[int]]) -> set[tuple[int, int]]:
+    """The pairs of identities that meet in a batch."""
+    return {pair for batch in batches for pair in combinations(sorted(batch), 2)}
+
+
+@pytest.mark.parametrize("n_images", [[16] * 48, [4 * (1 + i % 9) for i in range(60)], [8] * 20 + [40] * 40])
+def test_as_many_identities_meet_in_an_epoch_as_in_random_draws(n_images: list[int]) -> None:
+    table = table_of(n_images)
+    batches = table.labels[batches_of(table, p=16, k=4)][:, :, 0].tolist()
+    times, rng = Counter(label for batch in batches for label in batch), np.random.default_rng(5)
+    chances = np.array([times[label] for label in range(len(n_images))]) / sum(times.values())
+    drawn = [rng.choice(len(n_images), 16, replace=False, p=chances).tolist() for _ in batches]
+    assert len(pairs_of(batches)) > 0.95 * len(pairs_of(drawn))
+
+
+def test_halves_of_a_batch_hold_any_identities() -> None:
+    table = table_of([16] * 12)
+    halves = [
+        half.tolist()
+        for epoch in range(12)
+        for batch in table.labels[batches_of(table, p=6, k=4, epoch=epoch)][:, :, 0]
+        for half in (batch[:3], batch[3:])
+    ]
+    assert len(pairs_of(halves)) == 12 * 11 // 2
 
 
 def test_fewer_identities_than_a_batch_needs_are_named() -> None:
