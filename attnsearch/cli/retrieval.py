@@ -31,10 +31,10 @@ def retrieval(
         Literal["val", "test"], typer.Option("--split", help="Which images; a test evaluation is logged.")
     ] = "val",
     rerank: Annotated[bool, typer.Option("--rerank", help="Also re-rank by k-reciprocal neighbours.")] = False,
-    k1: Annotated[int, typer.Option("--k1", min=1, help="Neighbours of re-ranking.")] = 20,
-    k2: Annotated[int, typer.Option("--k2", min=1, help="Neighbours whose encodings it averages.")] = 6,
+    k1: Annotated[int, typer.Option("--k1", min=1, help="With --rerank: its neighbours.")] = 20,
+    k2: Annotated[int, typer.Option("--k2", min=1, help="With --rerank: neighbours whose encodings it averages.")] = 6,
     lambda_value: Annotated[
-        float, typer.Option("--lambda", min=0, max=1, help="Weight of the plain distance in it.")
+        float, typer.Option("--lambda", min=0, max=1, help="With --rerank: weight of the plain distance.")
     ] = 0.3,
     distance: Annotated[Distance | None, typer.Option("--distance", help="By default that of the run.")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average embeddings with those of mirrored images.")] = False,

@@ -192,8 +192,8 @@ def run_split(
             `fixed_subset`; metrics always use all images.
         check: called between batches and before each file gets its name.
     Returns:
-        `split/loss`, `split/accuracy`, `split/mean_class_accuracy`, `split/cross_entropy`, and `split/sparsity` where
-        the model has maps or norms.
+        `split/loss`, the metrics of the task, such as `split/accuracy` or `split/mAP`, and `split/sparsity` where the
+        model has maps or norms.
     Raises:
         DataError: there is no such split.
         StoreError: the disk refuses.

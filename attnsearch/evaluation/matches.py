@@ -138,7 +138,7 @@ def match_map(inference: InferenceModel, batch: Batch, references: Tensor, metho
     if method == "own":
         return own
     target = SimilarityTarget(references, lambda output: _embedding(inference, output))
-    settings = inference.config.evaluation.scores.model_copy(update={"precision": "fp32"})
+    settings = inference.config.evaluation.scores.model_copy(update={"precision": "fp32", "fill": "mean"})
     h, w = own.shape[1:]
     while method == OCCLUSION and h * w > MAX_OCCLUDED:
         h, w = -(-h // 2), -(-w // 2)

@@ -121,9 +121,7 @@ def floor_names(rule: MatchRule) -> tuple[str, ...]:
 
 def labels_of(retrieval: Retrieval) -> RankingLabels:
     """Identities and what removes gallery images, of queries and gallery."""
-    queries, gallery = _sides(retrieval)
-    labels, keys = retrieval.labels, retrieval.removal_keys
-    return RankingLabels(labels[queries], labels[gallery], keys[queries], keys[gallery])
+    return RankingLabels.of_split(retrieval.labels, retrieval.removal_keys, retrieval.is_query)
 
 
 def scores_of(retrieval: Retrieval) -> RankingScores:

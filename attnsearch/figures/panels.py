@@ -146,24 +146,28 @@ class Sheets:
         start, alignment = (TILTED_AT * width, tilted) if extent.has_tilted_names else (width / 2, upright)
         for index, name in enumerate(grid.columns):
             at = ((extent.lefts[index] + start) / extent.width, 1 - (extent.row_tops[0] - 0.05) / extent.height)
-            figure.text(*at, name, fontsize=TEXT_PT, color=INK, va="bottom", **alignment)
+            figure.text(*at, name, parse_math=False, fontsize=TEXT_PT, color=INK, va="bottom", **alignment)
         for row, top, height in zip(grid.rows, extent.row_tops, extent.row_heights, strict=True):
             if row.label:
                 at = ((EDGE_IN + SIDE_IN / 2) / extent.width, 1 - (top + height / 2) / extent.height)
                 label = shorten(row.label, height, TEXT_PT)
-                figure.text(*at, label, fontsize=TEXT_PT, color=INK, rotation=90, ha="center", va="center")
+                figure.text(
+                    *at, label, parse_math=False, fontsize=TEXT_PT, color=INK, rotation=90, ha="center", va="center"
+                )
             if row.header:
                 titled = LINE_IN * any(panel.title for panel in row.panels)
                 header = shorten(row.header, (extent.width - extent.left - EDGE_IN) / BOLD, TEXT_PT)
                 at = (extent.left / extent.width, 1 - (top - titled - HEADER_IN) / extent.height)
-                figure.text(*at, header, fontsize=TEXT_PT, fontweight="bold", color=INK, va="bottom")
+                figure.text(*at, header, parse_math=False, fontsize=TEXT_PT, fontweight="bold", color=INK, va="bottom")
         self._write_below(grid, extent)
 
     def _write_below(self, grid: Grid, extent: Extent) -> None:
         figure, left = self._figure, extent.left / extent.width
         bottom = EDGE_IN
         for line in reversed(extent.caption):
-            figure.text(left, bottom / extent.height, line, fontsize=SMALL_PT, color=FAINT, va="bottom")
+            figure.text(
+                left, bottom / extent.height, line, parse_math=False, fontsize=SMALL_PT, color=FAINT, va="bottom"
+            )
             bottom += LINE_IN
         if grid.scale is not None:
             _draw_scale(figure, extent, grid.scale, bottom)
@@ -192,11 +196,15 @@ def _new_slot(figure: Figure) -> _Slot:
     lines = LineCollection([], colors=COLOUR, linewidths=_LINE_PT)
     axes.add_collection(lines, autolim=False)
     above = offset_copy(axes.transAxes, figure, y=NOTE_IN)
-    title = axes.text(0.5, 1, "", transform=above, ha="center", va="bottom", fontsize=SMALL_PT, color=INK)
+    title = axes.text(
+        0.5, 1, "", parse_math=False, transform=above, ha="center", va="bottom", fontsize=SMALL_PT, color=INK
+    )
     below = offset_copy(axes.transAxes, figure, y=-NOTE_IN)
-    note = axes.text(0.5, 0, "", transform=below, ha="center", va="top", fontsize=SMALL_PT)
+    note = axes.text(0.5, 0, "", parse_math=False, transform=below, ha="center", va="top", fontsize=SMALL_PT)
     lower = offset_copy(axes.transAxes, figure, y=-NOTE_IN - DETAIL_IN)
-    details = axes.text(0.5, 0, "", transform=lower, ha="center", va="top", fontsize=SMALL_PT, color=FAINT)
+    details = axes.text(
+        0.5, 0, "", parse_math=False, transform=lower, ha="center", va="top", fontsize=SMALL_PT, color=FAINT
+    )
     details.set_linespacing(1.25)
     frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, linewidth=_FRAME_PT, clip_on=False)
     axes.add_patch(frame)
@@ -246,7 +254,7 @@ def fill_axes(axes: Axes, panel: Panel) -> None:
     axes.set_axis_off()
     axes.imshow(panel.pixels, extent=(0, width, height, 0), interpolation="none")
     axes.add_collection(LineCollection(list(panel.lines), colors=COLOUR, linewidths=_LINE_PT), autolim=False)
-    axes.set_title(panel.title, fontsize=TEXT_PT, color=INK)
+    axes.set_title(panel.title, parse_math=False, fontsize=TEXT_PT, color=INK)
 
 
 def _draw_scale(figure: Figure, extent: Extent, scale: tuple[str, str, str], bottom: float) -> None:

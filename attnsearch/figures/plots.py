@@ -154,8 +154,8 @@ def draw_tests(
         for row, j in list(enumerate(order))[column:]:
             radius = _LARGE if p_values[i, j] < ALPHA else _SMALL
             axes.add_patch(Circle((column, row), radius, color=colours.to_rgba(gaps[column, row])))
-        axes.text(column, column - 0.5, names[i], rotation=45, ha="left", va="bottom")
-    axes.set_yticks(range(len(names)), [names[index] for index in order])
+        axes.text(column, column - 0.5, names[i], rotation=45, ha="left", va="bottom", parse_math=False)
+    axes.set_yticks(range(len(names)), [names[index] for index in order], parse_math=False)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")  # the first row at the top

@@ -67,10 +67,14 @@ class Rankings:
     @cached_property
     def nearest_cosines(self) -> NDArray[np.float64]:
         """(Q,) between queries and their first hits, NaN where nothing is ranked."""
-        features = self.retrieval.features
-        queries, hits = (np.asarray(features[rows], dtype=np.float64) for rows in (self.query_rows, self.nearest))
-        norms = np.linalg.norm(queries, axis=1) * np.linalg.norm(hits, axis=1)
-        return np.where(self.nearest < 0, np.nan, (queries * hits).sum(axis=1) / np.maximum(norms, _TINY))
+        features, cosines = self.retrieval.features, np.empty(len(self.nearest))
+        for start in range(0, len(cosines), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            rows = self.query_rows[part], self.nearest[part]
+            queries, hits = (np.asarray(features[one], dtype=np.float64) for one in rows)  # (B, D)
+            norms = np.linalg.norm(queries, axis=1) * np.linalg.norm(hits, axis=1)
+            cosines[part] = np.einsum("bd,bd->b", queries, hits) / np.maximum(norms, _TINY)
+        return np.where(self.nearest < 0, np.nan, cosines)
 
     @cached_property
     def nearest_matches(self) -> NDArray[np.int64]:
@@ -99,9 +103,8 @@ class Rankings:
 
     @cached_property
     def _labels(self) -> RankingLabels:
-        labels, keys = self.retrieval.labels, self.retrieval.removal_keys
-        queries, gallery = self.query_rows, self.gallery_rows
-        return RankingLabels(labels[queries], labels[gallery], keys[queries], keys[gallery])
+        one = self.retrieval
+        return RankingLabels.of_split(one.labels, one.removal_keys, one.is_query)
 
     def place_of(self, row: int) -> int:
         """Place of an image among the queries.

@@ -82,6 +82,11 @@ class RankingLabels:
             if cameras is not None and len(cameras) != len(ids):
                 raise UsageError(f"{side}_cameras has {len(cameras)} entries for {len(ids)} {side}_ids; give one each")
 
+    @classmethod
+    def of_split(cls, labels: Labels, keys: Labels, is_query: NDArray[np.bool_]) -> RankingLabels:
+        """Those of a split of N images, of which some are queries: (N,) each."""
+        return cls(labels[is_query], labels[~is_query], keys[is_query], keys[~is_query])
+
     def entries(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions in the gallery of a query's matches, and of the images that are removed for it: (n,) and (r,)."""
         ids, order, starts = self._index
@@ -285,20 +290,18 @@ def score_intervals(scores: RankingScores, *, seed: int = 0) -> dict[str, Interv
 def random_mean_average_precision(labels: RankingLabels) -> float:
     """The expected mAP where each query's ranking is a random order.
 
-    With n matches among N ranked images, the expected AP is (n - 1) / (N - 1) + (N - n) / (N (N - 1)) H_N, where H_N
-    is the sum of 1 / k for k from 1 to N.
+    With n matches among N ranked images, it is (n - 1) / (N - 1) + (N - n) / (N (N - 1)) (1 + 1 / 2 + … + 1 / N).
 
     Raises:
         UsageError: no query has a match.
     """
-    counts = [tuple(map(len, labels.entries(query))) for query in range(len(labels.query_ids))]
-    n_matches, n_removed = np.array(counts, dtype=np.float64).T
-    n_ranked = (len(labels.gallery_ids) - n_removed)[n_matches > 0]
-    n_matches = n_matches[n_matches > 0]
+    entries = map(labels.entries, range(len(labels.query_ids)))
+    n_matches, n_removed = np.array([[*map(len, one)] for one in entries], dtype=np.float64).T
+    n_ranked, n_matches = (len(labels.gallery_ids) - n_removed)[n_matches > 0], n_matches[n_matches > 0]
     if not len(n_matches):
         raise _no_match(labels)
     harmonic = np.cumsum(1 / np.arange(1, len(labels.gallery_ids) + 1))[n_ranked.astype(int) - 1]
-    fewest = harmonic / n_ranked  # expected with a single match
+    fewest = harmonic / n_ranked  # with a single match
     return float((fewest + (n_matches - 1) / np.maximum(n_ranked - 1, 1) * (1 - fewest)).mean())
 
 
@@ -331,7 +334,7 @@ class _Ranking:
         """Distances of one query: (G,)."""
         matches, removed = self._labels.entries(query)
         if len(removed):
-            row = row.copy()
+            row = row.astype(np.result_type(row, np.float16))  # a copy, whole numbers as floats
             row[removed] = np.nan  # NaN is neither smaller than nor equal to another distance
         if len(matches):
             ranks = ranks_of(matches, row)
@@ -380,7 +383,6 @@ def _no_match(labels: RankingLabels) -> UsageError:
 
 
 def _check_groups(groups: NDArray[np.integer[Any]], n_groups: int) -> None:
-    """Of (N,)."""
     if len(groups) and (groups.min() < 0 or groups.max() >= n_groups):
         raise UsageError(f"groups must be from 0 to {n_groups - 1}, got {groups.min()} to {groups.max()}")
 

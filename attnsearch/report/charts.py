@@ -38,7 +38,7 @@ _RC: dict[Any, Any] = {
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.titlecolor": _INK},
     **{"xtick.color": _FAINT, "ytick.color": _FAINT, "axes.linewidth": 0.8, "legend.frameon": False},
     **{"axes.grid": True, "grid.color": "#eceff2", "grid.linewidth": 0.8, "axes.axisbelow": True},
-    **{"svg.fonttype": "none", "pdf.fonttype": 42},
+    **{"svg.fonttype": "none", "pdf.fonttype": 42, "text.parse_math": False},  # a name may have dollar signs
 }
 
 

@@ -33,6 +33,10 @@ def images_frame(archive: AttentionArchive) -> pd.DataFrame:
         },
         index=pd.Index(archive.image_ids, name="image_id"),
     )
+    is_predicted = ~np.isnan(archive.confidences)  # of gallery images nothing is
+    if not is_predicted.all():
+        frame["predicted_class"] = frame["predicted_class"].where(is_predicted, None)
+        frame["is_correct"] = frame["is_correct"].astype("boolean").where(is_predicted)
     frame.attrs.update(split=archive.split, epoch=archive.epoch, config_digest=archive.config_digest)
     return frame
 

@@ -120,7 +120,7 @@ class MatchFigures:
         style = self.sheets.style
         for explanation in explain_matches(self.model.inference, firsts, seconds, method=self.look.method):
             assert explanation.match is not None
-            name = f"{explanation.image_id}_and_{PurePosixPath(explanation.match.image_id).name}"
+            name = f"{explanation.image_id}_and_{explanation.match.image_id.replace('/', '__')}"
             grid = explanation.grid(PAIR, style, self.look)
             yield self.sheets.write(grid, self.folder / PAIR / file_name(name, style))
 

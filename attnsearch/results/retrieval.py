@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.config.base import digest_of
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import with_settings
+from attnsearch.config.load import with_overrides, with_settings
 from attnsearch.evaluation.ranking import Reranking, RetrievalReport, write_tables
 from attnsearch.results.checkpoints import open_evaluation, require_task
 from attnsearch.results.trial import TrialReader
@@ -94,16 +95,22 @@ def _archived(source: TrialReader | Path, split: Split) -> ArchivePaths | None:
 def _differences(evaluation: Evaluation) -> list[str]:
     """What the names of files tell of an evaluation whose data or settings are not those of the run.
 
-    Another data set, by its name or that of its folder; the distance; `flip`; for all else a digest of the settings.
+    Another data set, by its name and that of its folder; the distance; `flip`; for all else a digest of the settings.
     """
     from attnsearch.evaluation.base import is_trained_on  # imports torch
 
-    before, after = (config.identity() for config in (evaluation.checkpoint.config, evaluation.config))
+    trained, data = evaluation.checkpoint.config, evaluation.config.data
+    before, after = trained.identity(), evaluation.config.identity()
     names = []
-    trained_on, name = before["data"]["name"], after["data"]["name"]
-    if name != trained_on or not is_trained_on(evaluation.checkpoint, evaluation.data.tables):
-        names.append(name if name != trained_on else _folder_name(evaluation))
-        before["data"] = after["data"]
+    if data.name != trained.data.name:
+        names.append(data.name)
+        as_named = [f"data.name={data.name}"]
+        if not data.drawn_by:
+            names.append(_folder_name(evaluation))
+            as_named.append(f"data.root={json.dumps(str(evaluation.data.tables.root))}")
+        before["data"] = with_overrides(trained, as_named).identity()["data"]
+    elif not is_trained_on(evaluation.checkpoint, evaluation.data.tables):
+        names.append(_folder_name(evaluation))
     was, is_now = before.pop("task"), after.pop("task")
     if is_now["distance"] != was["distance"]:
         names.append(is_now["distance"])

@@ -229,7 +229,8 @@ class TrialReader:
         Returns:
             Columns `true_class`, `predicted_class`, `label`, `prediction`, `is_correct`, `confidence` in [0, 1],
             `height_px`, `width_px` of the original and `crop_left`, `crop_top`, `crop_right`, `crop_bottom` of the
-            model's input in original pixels. `.attrs`: `split`, `epoch`, `config_digest`.
+            model's input in original pixels. `.attrs`: `split`, `epoch`, `config_digest`. In re-identification a query
+            is predicted to be its first hit; gallery images have no `predicted_class`, and `is_correct` is missing.
         Raises:
             ConfigError, StoreError: as `archive`.
         """

@@ -144,6 +144,10 @@ class TrialLayout:
         """Maps, norms and index of the best epoch on one split."""
         return ArchivePaths.of(self.directory, f"_{split}")
 
+    def exported_arrays(self) -> list[Path]:
+        """Features and ranks of re-identification, those that exist, of archives and of `attnsearch retrieval`."""
+        return sorted(path for kind in ("features", "ranks") for path in self.directory.glob(f"{kind}_*.npy"))
+
     def scores(self, split: Split) -> ScorePaths:
         """The scores of the saliency in `archive(split)`."""
         return ScorePaths(

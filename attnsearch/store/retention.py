@@ -13,7 +13,7 @@ from attnsearch.types import SPLITS
 
 @dataclass(frozen=True)
 class RemovableFile:
-    """A checkpoint or an array of maps."""
+    """A checkpoint or an array."""
 
     number: int
     path: Path
@@ -21,7 +21,7 @@ class RemovableFile:
 
 
 def large_files(numbers: Iterable[int], layout: StudyLayout) -> list[RemovableFile]:
-    """The checkpoints and maps of some trials, which retention may remove; every trial keeps its CSVs, config and log.
+    """The checkpoints and arrays of trials, which retention may remove; every trial keeps its CSVs, config and log.
 
     Returns:
         By trial number, then by name; bytes as they are on the disk now.
@@ -34,7 +34,7 @@ def large_files(numbers: Iterable[int], layout: StudyLayout) -> list[RemovableFi
 def _large_files(number: int, trial: TrialLayout) -> list[RemovableFile]:
     arrays = [path for split in SPLITS for path in trial.archive(split).large]
     with disk_errors(trial.directory):
-        paths = sorted([trial.best, *trial.resumes().values(), *arrays])
+        paths = sorted({trial.best, *trial.resumes().values(), *arrays, *trial.exported_arrays()})
         return [RemovableFile(number, path, path.stat().st_size) for path in paths if path.is_file()]
 
 

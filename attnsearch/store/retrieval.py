@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.errors import StoreError
-from attnsearch.files import Check, atomic_path, atomic_write, csv_text
+from attnsearch.files import Check, atomic_write, atomic_write_array, csv_text
 from attnsearch.store.inspection import Content, content_errors, open_array
 from attnsearch.store.layout import ArchivePaths
 from attnsearch.types import AttentionArchive, Distance, MatchRule, Retrieval
@@ -49,8 +49,7 @@ def write_retrieval(paths: ArchivePaths, retrieval: Retrieval, *, check: Check |
         paths.ranks: retrieval.ranked_rows.astype("<i4"),
     }
     for path, array in arrays.items():
-        with atomic_path(path, check=check) as temporary, temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+        atomic_write_array(path, array, check=check)
     text = ",".join(COLUMNS) + "\n" + csv_text(_rows(retrieval))
     atomic_write(paths.retrieval, text, check=check)
 

@@ -71,3 +71,11 @@ def test_long_column_names_are_tilted_and_whole(tmp_path: Path) -> None:
 def test_empty_sheet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         Sheets().save(Grid([]), tmp_path / "a.png")
+
+
+def test_dollars_in_names_are_no_mathematics(tmp_path: Path) -> None:
+    name = r"x_$^{_$.jpg"
+    panel = plain((9, 9, 9), title=name, note=name)
+    grid = Grid([PanelRow([panel], label=name, header=name)], columns=[name], caption=name)
+    Sheets(Style(format="svg", width_in=2.0)).save(grid, tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().count(f">{name}<") == 6

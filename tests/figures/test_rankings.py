@@ -54,6 +54,12 @@ def test_what_is_removed_below_the_shown_part_is_not_shown(retrieval: Retrieval)
     assert [image.row for image in moved.ranked(0, 5)] == [5, 6, 12, 7, 4, 8]
 
 
+def test_blocks_change_no_cosine(retrieval: Retrieval, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Rankings(retrieval).nearest_cosines
+    monkeypatch.setattr("attnsearch.figures.rankings._BLOCK_ROWS", 3)
+    np.testing.assert_array_equal(Rankings(retrieval).nearest_cosines, whole)
+
+
 def test_cosines_are_those_of_the_angles(rankings: Rankings) -> None:
     found = {image.row: image.cosine for image in rankings.ranked(0, 50)}
     for row, cosine in found.items():

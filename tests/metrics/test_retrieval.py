@@ -109,6 +109,12 @@ def test_images_that_are_removed_do_not_count_wherever_they_stand():
     assert first[0, 0] == -9.0  # and the matrix is left as it was
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float16])
+def test_distances_may_be_whole_numbers(dtype):
+    matrix = np.array([example([0, 1, 2, 3, 4, 5, 6])]).astype(dtype)
+    assert ranking_scores(matrix, [5], EXAMPLE_IDS, [1], EXAMPLE_CAMERAS).average_precision.tolist() == [0.5]
+
+
 def test_images_of_others_from_the_same_camera_stay():
     without = ranking_scores([example([3, 2, 0, 1, 4, 5, 6])], [5], EXAMPLE_IDS, [1], EXAMPLE_CAMERAS)
     assert without.first_match.tolist() == [2]  # behind 7/1

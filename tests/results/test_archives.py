@@ -34,6 +34,16 @@ def test_ranked_galleries_are_read_as_tables(study: StudyReader) -> None:
     )
 
 
+def test_gallery_images_are_neither_right_nor_wrong(study: StudyReader) -> None:
+    trial = study.trial(0)
+    images, galleries = trial.images("val"), trial.retrieval("val")
+    is_query = galleries.images.loc[images.index, "is_query"]
+    assert images.loc[~is_query, ["predicted_class", "is_correct"]].isna().all(axis=None)
+    assert images["is_correct"].mean() == pytest.approx(trial.metrics["val/rank1"])
+    queries = galleries.queries
+    assert images.loc[queries.index, "predicted_class"].tolist() == queries["nearest_identity"].tolist()
+
+
 def test_scores_of_queries_outlive_the_features(study: StudyReader) -> None:
     trial = study.trial(0)
     whole = trial.retrieval("val").queries["average_precision"]

@@ -139,7 +139,7 @@ def test_pairs_are_of_the_nearest_image_and_the_nearest_match(run: Path, tmp_pat
     paths = visualize(run, tmp_path, kind="pair", images=[query], file_format="svg")
     others = [retrieval.image_ids[one.row] for one in (nearest, match)]
     folder = tmp_path / f"{RUN}-0/pair"
-    assert paths == [folder / f"{query}_and_{Path(other).name}.svg" for other in others]
+    assert paths == [folder / f"{query}_and_{other.replace('/', '__')}.svg" for other in others]
     for path, one, verdict in zip(paths, (nearest, match), ("✗ other identity", "✓ same identity"), strict=True):
         assert f">cosine {one.cosine:.3f}, {verdict}<" in path.read_text()
         assert "what the cosine loses without each cell" in path.read_text()
@@ -150,7 +150,7 @@ def test_any_two_images_are_compared(run: Path, tmp_path: Path, retrieval: Retri
     best = run / BEST
     mine = str(tmp_path / "mine.png")
     paths = visualize(run, tmp_path / "to", str(best), kind="pair", images=[mine], other=retrieval.image_ids[0])
-    assert [path.name for path in paths] == [f"mine.png_and_{Path(retrieval.image_ids[0]).name}.png"]
+    assert [path.name for path in paths] == [f"mine.png_and_{retrieval.image_ids[0].replace('/', '__')}.png"]
     (of_query,) = visualize(run, tmp_path / "to", kind="pair", worst=1, other=mine)
     assert of_query.name.endswith("_and_mine.png.png")
     shutil.copy(mine, tmp_path / "two.png")

@@ -55,10 +55,24 @@ def test_other_data_are_named(trial: TrialReader, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image.parents[1], tmp_path / "moved"))
     other = ["data.name=reid_folder", f"data.root={folder}"]
     moved, own = (write_retrieval_report(trial, "test", RankingChoice(), overrides) for overrides in (other, []))
-    assert (moved.ending, own.ending) == ("test_reid_folder", "test")
+    assert (moved.ending, own.ending) == ("test_reid_folder_moved", "test")
     # the same images, of the size that the model was trained with, have the same scores
     assert moved.report.rankings[0].scores["mAP"].mean == pytest.approx(own.report.rankings[0].scores["mAP"].mean)
     assert moved.report.floors == own.report.floors
+
+
+def test_other_settings_of_other_data_have_files_of_their_own(trial: TrialReader, tmp_path: Path) -> None:
+    image = trial.original(trial.retrieval("val").images.index[0])
+    assert image is not None
+    folder = Path(shutil.copytree(image.parents[1], tmp_path / "my animals"))
+    other = ["data.name=reid_folder", f"data.root={folder}"]
+    endings = [
+        write_retrieval_report(trial, "test", RankingChoice(), [*other, *changed]).ending
+        for changed in ([], ["data.crop_ratio=0.9"], ["data.crop_ratio=0.8"])
+    ]
+    assert endings[0] == "test_reid_folder_reid_folder"  # no file can be named after the folder
+    assert all(ending.startswith(f"{endings[0]}_") for ending in endings[1:])
+    assert len(set(endings)) == 3
 
 
 def test_a_file_has_a_folder_of_its_name(trial: TrialReader, tmp_path: Path) -> None:

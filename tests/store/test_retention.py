@@ -44,6 +44,16 @@ def test_removal_leaves_every_trial_its_records(study: StudyLayout) -> None:
     assert names(study, 1) == names(study, 2) == sorted((*SMALL, *LARGE))
 
 
+def test_features_and_ranks_are_large_files_under_any_name(study: StudyLayout) -> None:
+    exported = ("features_test_duke.npy", "features_val.npy", "ranks_val_cosine_flip.npy")
+    for name in (*exported, "rankings_test_duke.csv"):
+        (study.trial(0).directory / name).write_bytes(b"x")
+    plan = large_files([0], study)
+    assert [file.path.name for file in plan] == sorted((*LARGE, *exported))
+    remove(plan)
+    assert names(study, 0) == sorted((*SMALL, "rankings_test_duke.csv"))
+
+
 def test_removing_twice_frees_nothing_more(study: StudyLayout) -> None:
     plan = large_files(range(4), study)
     remove(plan)
