@@ -21,7 +21,7 @@ Spread = tuple[int, float, int]
 
 @dataclass(frozen=True)
 class PartNumbers:
-    """Numbers of one part of a data set; those of identities leave out distractors, but for `n_identities`.
+    """Numbers of one part of a data set; in the gallery, those of identities leave out distractors, but `n_identities`.
 
     Attributes:
         per_identity: images of an identity.
@@ -57,9 +57,9 @@ def part_numbers(images: Iterable[ListedImage], rule: MatchRule) -> dict[Part, P
     members: dict[Part, list[ListedImage]] = defaultdict(list)
     for image in images:
         members[part_of(image)].append(image)
-    sought = {image.class_name for image in members["query"]}
-    left_out = {DISTRACTORS} - sought
-    return {part: _numbers(members[part], rule, left_out) for part in PARTS if members[part]}
+    distractors = {DISTRACTORS} - {image.class_name for image in members["query"]}
+    left_out: dict[Part, set[str]] = {"gallery": distractors}
+    return {part: _numbers(members[part], rule, left_out.get(part, set())) for part in PARTS if members[part]}
 
 
 def _numbers(images: Sequence[ListedImage], rule: MatchRule, left_out: set[str]) -> PartNumbers:

@@ -36,6 +36,14 @@ def test_an_identity_0000_that_is_asked_for_is_no_distractor() -> None:
     assert part_numbers(images, "camera")["gallery"].per_identity == (3, 3, 3)
 
 
+def test_an_identity_0000_of_train_or_val_is_no_distractor() -> None:
+    train = [*images_of(["0000"], "12", n_images=3), *images_of("a", "1", n_images=1)]
+    val = images_of(["0000", "b"], "1", split="val")
+    numbers = part_numbers([*train, *val], "camera")
+    assert numbers["train"] == PartNumbers(2, 7, (1, 3.5, 6), 1, 2, (1, 3, 3), 1)
+    assert numbers["val"] == PartNumbers(2, 4, (2, 2, 2), 0, 1, (2, 2, 2), 2)
+
+
 def test_queries_of_val_belong_to_val() -> None:
     (image,) = images_of("a", "1", n_images=1, split="val")
     assert part_of(replace(image, is_query=True)) == "val"
