@@ -18,7 +18,7 @@ from attnsearch.config.data import DataConfig
 from attnsearch.config.images import as_setting
 from attnsearch.data.identity_numbers import PARTS, Part, PartNumbers, Spread, part_numbers
 from attnsearch.data.images import decode_resized
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, is_utf8, list_images, unmatched_queries
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, is_file, is_utf8, list_images, unmatched_queries
 from attnsearch.data.near_duplicates import MIN_CORRELATION, correlations, near_duplicates, thumbnail
 from attnsearch.data.tables import DataTables, build_from_listing
 from attnsearch.errors import DataError
@@ -132,7 +132,7 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> DataCheck:
             images = _with_splits(images, build_from_listing(replace(listing, problems=()), cfg))
         except DataError as error:
             problems.append(DataProblem("layout", str(listing.root), str(error)))
-    present = [image for image in images if is_utf8(image.image_id) and image.path.is_file()]  # others: see `problems`
+    present = [image for image in images if is_utf8(image.image_id) and is_file(image.path)]  # others: see `problems`
     checked = list(with_bar(_check_files(present, cfg), "Checking images", n_steps=len(present), force=progress))
     problems += [
         DataProblem("unreadable", file.image.image_id, f"{file.problem}; replace or remove it")

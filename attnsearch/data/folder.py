@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnsearch.config.data import FolderData
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, class_problems, is_file
 from attnsearch.errors import DataError
 from attnsearch.types import SPLITS, Split
 
@@ -124,7 +124,7 @@ def with_masks(root: Path, images: list[ListedImage]) -> list[ListedImage]:
     if not folder.is_dir():
         return images
     masks = [(folder / image.image_id).with_suffix(".png") for image in images]
-    if missing := [mask for mask in masks if not mask.is_file()]:
+    if missing := [mask for mask in masks if not is_file(mask)]:
         logger.warning(
             "%s is ignored: %d of %d masks are missing, first %s", folder, len(missing), len(masks), missing[0]
         )

@@ -267,13 +267,21 @@ def size_problems(
 def missing_files(images: Sequence[ListedImage]) -> list[DataProblem]:
     """Files that the lists of a data set name and that do not exist."""
     paths = [path for image in images for path in (image.path, image.mask_path) if path is not None]
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [str(path) for path in paths if not is_file(path)]
     if not missing:
         return []
     message = (
         f"{len(missing)} of {len(paths)} listed files do not exist; unpack the archive again:{name_lines(missing)}"
     )
     return [DataProblem("unreadable", missing[0], message)]
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file can be found at a path; not where the path is too long, or a folder of it may not be entered."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def name_problems(images: Sequence[ListedImage]) -> list[DataProblem]:

@@ -29,6 +29,9 @@ IDENTITY_FOLDERS: Mapping[str, tuple[Split, bool]] = {
 """Folder -> split, and whether its images are queries."""
 NEEDED_FOLDERS = ("train", "query", "gallery")
 _SPLITS: Mapping[str, tuple[Split, bool]] = {**IDENTITY_FOLDERS, "test": ("test", False)}
+_SOURCES = ("camera", "group")
+_MAX_NAME = 64
+"""Characters in the name of a camera or group."""
 _LAYOUTS = (
     f"names like {MARKET_STYLE.example} in {', '.join(MARKET_FOLDERS.values())}; identity folders in "
     f"{', '.join(NEEDED_FOLDERS)}; identity folders alone; or {IMAGES_CSV} (image, identity, camera, group, split)"
@@ -126,9 +129,22 @@ def _listed(file: Path, line: int, row: Mapping[str, str]) -> ListedImage:
 
 def _rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
     """(line, column -> text) of each row; a column that is missing is empty."""
-    names = {*columns, "camera", "group"}
     for line, row in read_rows(file, columns):
-        yield line, {name: (row.get(name) or "").strip() for name in names}
+        texts = {name: (row.get(name) or "").strip() for name in (*columns, *_SOURCES)}
+        for name in _SOURCES:
+            _check_source(f"{file}:{line}: a {name}", texts[name])
+        yield line, texts
+
+
+def _check_source(what: str, name: str) -> None:
+    """Refuses a camera or group whose name no table or page could show.
+
+    Raises:
+        DataError: begins with `what`, and ends with the beginning of the name.
+    """
+    if len(name) > _MAX_NAME or not name.isprintable():
+        shown = f"{name[:_MAX_NAME]!r}{'…' if len(name) > _MAX_NAME else ''}"
+        raise DataError(f"{what} must be printable text of at most {_MAX_NAME} characters, got {shown}")
 
 
 def _image_id(file: Path, line: int, text: str) -> str:
@@ -154,15 +170,16 @@ def _with_cameras(root: Path, found: _Found, pattern: str | None) -> Sequence[Li
 
 def _with_matched(root: Path, found: _Found, pattern: re.Pattern[str]) -> list[ListedImage]:
     """The images with the cameras that their paths below the identity folders begin with."""
-    matches = [pattern.match(image.image_id.split("/", found.n_above)[-1]) for image in found.images]
-    if matches and not any(matches):
+    paths = [image.image_id.split("/", found.n_above)[-1] for image in found.images]
+    cameras = [match[1] if (match := pattern.match(path)) else None for path in paths]
+    if paths and not any(cameras):
         raise DataError(
-            f"{root}: data.camera_pattern {pattern.pattern!r} matches the beginning of no path below an identity "
-            f"folder, such as {found.images[0].image_id.split('/', found.n_above)[-1]}"
+            f"{root}: data.camera_pattern {pattern.pattern!r} finds a camera at the beginning of no path below an "
+            f"identity folder, such as {paths[0]}"
         )
-    return [
-        replace(image, camera=match[1] if match else None) for image, match in zip(found.images, matches, strict=True)
-    ]
+    for image, camera in zip(found.images, cameras, strict=True):
+        _check_source(f"{str(image.path)!r}: a camera that data.camera_pattern finds", camera or "")
+    return [replace(image, camera=camera or None) for image, camera in zip(found.images, cameras, strict=True)]
 
 
 def _with_listed(file: Path, images: Sequence[ListedImage]) -> list[ListedImage]:

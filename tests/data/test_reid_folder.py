@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from attnsearch.config.data import ReidFolderData
+from attnsearch.data.check import check_data
 from attnsearch.data.listing import ListedImage, Listing
 from attnsearch.data.reid_folder import list_images
 from attnsearch.data.reid_names import list_market_folders
@@ -198,6 +200,7 @@ def test_a_list_without_test_images_has_no_test_split(tmp_path: Path) -> None:
 
 
 GOOD = rows_of({"train": "abcde", "test": "xy"})
+GOOD_HEAD = "image,identity,split,camera"
 
 
 @pytest.mark.parametrize(
@@ -237,10 +240,48 @@ def test_what_is_wrong_with_a_list_is_told(
         write_image(tmp_path / path, (16, 8))
     for path in {path for path, *_ in rows} - {"", "/x.jpg", "../x.jpg", '"x\n.jpg"'}:
         write_image(tmp_path / path, (16, 8))
-    text = "\n".join([head or "image,identity,split,camera", *(",".join(row) for row in rows)])
+    text = "\n".join([head or GOOD_HEAD, *(",".join(row) for row in rows)])
     (tmp_path / "images.csv").write_text(text + "\n")
     with pytest.raises(DataError, match=message):
         build_tables(ReidFolderData(root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("column", ["camera", "group"])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("9" * 5000, f"{'9' * 64!r}…"), ('"gate\nnorth"', r"'gate\nnorth'"), ("ga\x07te", r"'ga\x07te'")],
+)
+def test_names_of_cameras_and_groups_are_short_and_printable(
+    tmp_path: Path, column: str, name: str, shown: str
+) -> None:
+    root = write_list(tmp_path, [*GOOD, ("x.jpg", "x", "test", name)], f"image,identity,split,{column}")
+    line = len(GOOD) + 2 + name.count("\n")
+    said = f"images.csv:{line}: a {column} must be printable text of at most 64 characters, got {shown}"
+    with pytest.raises(DataError, match=re.escape(said)):
+        list_images(ReidFolderData(root=str(root)))
+
+
+def test_names_of_64_characters_are_allowed(tmp_path: Path) -> None:
+    listing = listing_of(write_list(tmp_path, rows_of({"train": "ab"}, ["9" * 64, "ü" * 64]), GOOD_HEAD))
+    assert listing.camera_names == ("9" * 64, "ü" * 64)
+
+
+def test_cameras_in_paths_are_printable(tmp_path: Path) -> None:
+    root = write_named(tmp_path, {f"p{who}": ["c1_0.jpg", "c\n_0.jpg"] for who in range(4)})
+    said = r"c\\n_0.jpg': a camera that data.camera_pattern finds must be printable text .*, got '\\n'"
+    with pytest.raises(DataError, match=said):
+        list_images(ReidFolderData(root=str(root), camera_pattern=r"c([^_]+)"))
+
+
+def test_a_path_that_is_too_long_for_a_file_is_a_missing_file(tmp_path: Path) -> None:
+    write_list(tmp_path, GOOD, GOOD_HEAD)
+    with (tmp_path / "images.csv").open("a") as file:
+        file.write(f"{'x' * 300}.jpg,x,test,a\n")
+    with pytest.raises(DataError, match=rf"1 of 29 listed files do not exist.*\n  {tmp_path}/x{{300}}.jpg"):
+        build_tables(ReidFolderData(root=str(tmp_path)))
+    (tmp_path / "masks").mkdir()
+    problems = check_data(ReidFolderData(root=str(tmp_path))).problems
+    assert sum(problem.kind == "unreadable" for problem in problems) == 1
 
 
 def test_a_list_may_not_name_missing_files(tmp_path: Path) -> None:
@@ -262,6 +303,7 @@ def test_a_list_may_not_name_missing_files(tmp_path: Path) -> None:
         ("image,camera\np0/c1_0.jpg,1\n./p0/c1_0.jpg,2", r"cameras.csv:3: p0/c1_0.jpg is listed twice"),
         ("image,camera\n../p0/c1_0.jpg,1", r"cameras.csv:2: an image must be a path below"),
         ("camera\n1", r"cameras.csv:1: has no column image"),
+        ("image,group\np0/c1_0.jpg,1\np0/c1_1.jpg,\x07", r"cameras.csv:3: a group must be printable .*, got '\\x07'"),
     ],
 )
 def test_what_is_wrong_with_a_list_of_cameras_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -272,10 +314,14 @@ def test_what_is_wrong_with_a_list_of_cameras_is_told(tmp_path: Path, text: str,
 
 def test_a_pattern_must_match_and_be_read(tmp_path: Path) -> None:
     root = write_named(tmp_path / "alone", ALONE)
-    with pytest.raises(DataError, match=r"'k\(.\)' matches the beginning of no path .* such as c1_0.jpg"):
-        list_images(ReidFolderData(root=str(root), camera_pattern="k(.)"))
+    for pattern in ("k(.)", "([k]*)c"):
+        said = rf"{re.escape(repr(pattern))} finds a camera at the beginning of no path .* such as c1_0.jpg"
+        with pytest.raises(DataError, match=said):
+            list_images(ReidFolderData(root=str(root), camera_pattern=pattern))
     with pytest.raises(DataError, match=r"20 of 40 images have no camera"):
         list_images(ReidFolderData(root=str(root), camera_pattern="c(1)"))
+    with pytest.raises(DataError, match=r"20 of 40 images have no camera"):
+        list_images(ReidFolderData(root=str(root), camera_pattern="c(1?)"))
     (root / "cameras.csv").write_text("image,camera\n")
     with pytest.raises(DataError, match=r"data.camera_pattern and cameras.csv both tell cameras; remove one"):
         list_images(ReidFolderData(root=str(root), camera_pattern="c(.)"))
