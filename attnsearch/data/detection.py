@@ -44,11 +44,16 @@ def _holds(folder: Path, settings: type[ReidData], published: Published) -> bool
     if settings not in (Market1501Data, DukeData):
         return True
     names = image_names(folder / marker, published.form.suffixes)
-    is_published = len(names) == published.numbers["train"][1] or _is_called(folder, settings)
+    is_published = len(names) == published.numbers["train"][1] or _is_called(folder, published)
     return is_published and published.form.pattern.match(next(iter(names), "")) is not None
 
 
-def _is_called(folder: Path, settings: type[ReidData]) -> bool:
-    """Whether a folder or its parent has the name of a data set: others have its folders and names of files too."""
-    word = "market" if settings is Market1501Data else "duke"
-    return word in f"{folder.absolute().parent.name}/{folder.absolute().name}".lower()
+def _is_called(folder: Path, published: Published) -> bool:
+    """Whether a folder or its parent has a usual name of a data set: others have its folders and names of files too."""
+    usual = {_letters(name) for place in published.places for name in place.split("/")}
+    return not usual.isdisjoint(_letters(path.name) for path in (folder.absolute(), folder.absolute().parent))
+
+
+def _letters(name: str) -> str:
+    """The letters and digits of a name, in lower case."""
+    return "".join(character for character in name.lower() if character.isalnum())

@@ -19,8 +19,13 @@ from tests.data.test_reid_sets import DUKE, MARKET, VERI, write_msmt17, write_na
     [
         ("Market-1501-v15.09.15", MARKET, "market1501"),
         ("market1501/Market-1501-v15.09.15", MARKET, "market1501"),
+        ("Market1501", MARKET, "market1501"),
+        ("market_1501/unpacked", MARKET, "market1501"),
         ("mine", MARKET, "reid_folder"),
+        ("marketing/animals", MARKET, "reid_folder"),
+        ("supermarket1501b", MARKET, "reid_folder"),
         ("DukeMTMC-reID", DUKE, "duke"),
+        ("dukes/animals", DUKE, "reid_folder"),
         ("VeRi", VERI, "veri776"),
         ("any", VERI, "veri776"),
         ("any", WITH_CAMERAS, "reid_folder"),
@@ -53,8 +58,8 @@ def test_other_sets_are_recognised_by_their_lists(tmp_path: Path) -> None:
 
 
 def test_names_of_another_data_set_do_not_count(tmp_path: Path) -> None:
-    write_named(tmp_path / "market", DUKE)
-    assert detected_name(tmp_path / "market") == "reid_folder"
+    write_named(tmp_path / "market1501", DUKE)
+    assert detected_name(tmp_path / "market1501") == "reid_folder"
 
 
 def test_of_several_data_sets_one_must_be_named(tmp_path: Path) -> None:
