@@ -67,9 +67,9 @@ class IndividualsData(DataSettings):
         "individuals", description="synthetic walking figures, embedded in the package"
     )
     image_size_px: InputSize = Field((128, 64), description=INPUT_SIZE)
-    crop_ratio: float = Field(1.0, ge=0.5, le=1.0, description="as of other data sets; 1 shows whole images")
-    brightness: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
-    saturation: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
+    crop_ratio: float = Field(1.0, ge=0.5, le=1.0, description="as for other data sets; 1 shows whole images")
+    brightness: float = Field(0.0, ge=0.0, le=1.0, description="as for other data sets")
+    saturation: float = Field(0.0, ge=0.0, le=1.0, description="as for other data sets")
     n_identities: int = Field(
         64, ge=5, description="training individuals; fewer is harder, and with 5 every variant of every part occurs"
     )
@@ -186,9 +186,9 @@ class ReidData(RootedData):
 
     task: ClassVar[str] = "reid"
     image_size_px: InputSize = Field((256, 128), description=INPUT_SIZE)
-    crop_ratio: float = Field(1.0, ge=0.5, le=1.0, description="as of other data sets; 1 shows whole images")
-    brightness: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
-    saturation: float = Field(0.0, ge=0.0, le=1.0, description="as of other data sets")
+    crop_ratio: float = Field(1.0, ge=0.5, le=1.0, description="as for other data sets; 1 shows whole images")
+    brightness: float = Field(0.0, ge=0.0, le=1.0, description="as for other data sets")
+    saturation: float = Field(0.0, ge=0.0, le=1.0, description="as for other data sets")
 
 
 class Market1501Data(ReidData):

@@ -158,7 +158,11 @@ def identity_problems(root: Path, images: Sequence[ListedImage], rule: MatchRule
         problems.append(DataProblem("few_classes", str(root), message))
     for split in SPLITS[1:]:
         if both := sorted(identities["train"] & identities[split]):
-            message = f"{root}: {len(both)} identities are in train and in {split}, which flatters:{name_lines(both)}"
+            identities_are = counted(len(both), "identity is", "identities are")
+            message = (
+                f"{root}: {identities_are} in train and in {split}, which makes the scores of {split} too "
+                f"good:{name_lines(both)}"
+            )
             problems.append(DataProblem("class_in_one_split", str(root), message, is_error=False))
     return [*problems, *_ranking_problems(root, of_split, rule)]
 
@@ -168,13 +172,12 @@ def _repeated_ids(images: Sequence[ListedImage]) -> list[DataProblem]:
     twice = [name for name, count in Counter(image.image_id for image in images).items() if count > 1]
     if not twice:
         return []
-    return [
-        DataProblem("layout", twice[0], f"{len(twice)} images are listed twice; keep one of each:{name_lines(twice)}")
-    ]
+    images_are = counted(len(twice), "image is", "images are")
+    return [DataProblem("layout", twice[0], f"{images_are} listed twice; keep one of each:{name_lines(twice)}")]
 
 
 def _without_key(images: Sequence[ListedImage], rule: MatchRule) -> list[DataProblem]:
-    """Images whose camera or group is not known, beside others whose is."""
+    """Images whose camera or group is not known, while that of others is."""
     if rule == "open":
         return []
     unknown = [image.image_id for image in images if (image.camera if rule == "camera" else image.group) is None]
@@ -305,6 +308,11 @@ def is_utf8(text: str) -> bool:
 def _readable(name: str) -> str:
     """The name with each wrong byte as `\\xe9`."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def counted(n: int, one: str, many: str) -> str:
+    """`1 image is`, `3 images are`."""
+    return f"{n} {one if n == 1 else many}"
 
 
 def name_lines(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attnsearch.data.folder import SUFFIXES, with_masks
 from attnsearch.data.identity_numbers import DISTRACTORS, Part
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, name_lines
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, counted, name_lines
 from attnsearch.errors import DataError
 from attnsearch.types import Split
 
@@ -89,22 +89,21 @@ def list_named(root: Path, folders: Mapping[Part, str], form: NameForm) -> tuple
         for name in names:
             match, image_id = form.pattern.match(name), f"{folder}/{name}"
             if match is None or (reason := _problem(match, part, form)):
-                wrong[reason if match else f"do not begin like {form.example}"].append(image_id)
+                wrong[reason if match else f"not beginning like {form.example}"].append(image_id)
             elif match["identity"] != JUNK:
                 images.append(form.listed(match, part, root, image_id, f"{int(match['identity']):04d}"))
-    problems += [
-        DataProblem("name", names[0], f"{root}: {len(names)} names {reason}; rename or remove them:{name_lines(names)}")
-        for reason, names in wrong.items()
-    ]
+    for reason, names in wrong.items():
+        message = f"{root}: {counted(len(names), 'name', 'names')} {reason}; rename or remove each:{name_lines(names)}"
+        problems.append(DataProblem("name", names[0], message))
     return images, problems
 
 
 def _problem(match: re.Match[str], part: Part, form: NameForm) -> str:
     """What is wrong with a name that has the right form; nothing where it is right."""
     if not form.has_camera(match):
-        return f"have a camera that is not from 1 to {form.n_cameras}"
+        return f"with a camera that is not from 1 to {form.n_cameras}"
     if part != "gallery" and not int(match["identity"]):
-        return f"begin with {DISTRACTORS}, which is for gallery images that match no query"
+        return f"beginning with {DISTRACTORS}, which is for gallery images that match no query"
     return ""
 
 

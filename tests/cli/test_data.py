@@ -52,7 +52,7 @@ def test_a_folder_of_identities_is_counted(
     ("settings", "message"),
     [
         ("data.name=market1501 data.root=none", "none does not exist"),
-        ("data.name=market1501 data.root=duke", "names do not begin like 0002_c1s1_000451_03.jpg"),
+        ("data.name=market1501 data.root=duke", "names not beginning like 0002_c1s1_000451_03.jpg"),
         ("data.name=reid_folder data.root=duke data.camera_pattern=(", "must be a regular expression, got '('"),
         ("data.name=msmt17 data.root=duke", "none of these holds list_train.txt"),
     ],

@@ -215,7 +215,7 @@ GOOD_HEAD = "image,identity,split,camera"
         ([*GOOD, ("x.jpg", "", "test", "a")], "", r"images.csv:30: needs an identity .* got '' and 'test'"),
         ([*GOOD, ("x.jpg", "x", "dev", "a")], "", r"images.csv:30: .*split of train, query, .* got 'x' and 'dev'"),
         ([*GOOD, ("x.jpg", "x", "query", "a")], "", r"names the split test beside query and gallery"),
-        ([*GOOD, GOOD[0]], "", r"1 images are listed twice; keep one of each:\n  a/a0.jpg"),
+        ([*GOOD, GOOD[0]], "", r"1 image is listed twice; keep one of each:\n  a/a0.jpg"),
         ([*GOOD, ("x.jpg", "x", "test", "")], "", r"1 of 29 images have no camera. .*images.csv.*\n  x.jpg"),
         (rows_of({"train": "a", "test": "xy"}), "", r"train must hold at least 2 identities, found 1"),
         (rows_of({"train": "ab", "test": "xy"}, ("a",)), "", r"test must hold queries and a gallery, got 0 and 4"),
@@ -294,7 +294,7 @@ def test_a_list_may_not_name_missing_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,camera\nnone.jpg,1", r"1 listed images are not in an identity folder:\n  none.jpg"),
+        ("image,camera\nnone.jpg,1", r"1 listed image is not in an identity folder:\n  none.jpg"),
         (
             "image,camera\np0/c1_0.jpg,1",
             r"39 of 40 images have no camera. It is told by data.camera_pattern, cameras.csv",

@@ -221,14 +221,19 @@ def test_numbers_of_msmt17_are_those_of_the_lists_that_are_read(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "folders", "name", "message"),
     [
-        (Market1501Data, MARKET, "bounding_box_train/photo.jpg", "1 names do not begin like 0002_c1s1_000451_03.jpg"),
-        (Market1501Data, MARKET, "bounding_box_train/0002_c7s1_000451_03.jpg", "a camera that is not from 1 to 6"),
+        (Market1501Data, MARKET, "bounding_box_train/photo.jpg", "1 name not beginning like 0002_c1s1_000451_03.jpg"),
+        (
+            Market1501Data,
+            MARKET,
+            "bounding_box_train/0002_c7s1_000451_03.jpg",
+            "1 name with a camera that is not from 1 to 6",
+        ),
         (Market1501Data, MARKET, "bounding_box_train/0002_c0s1_000451_03.jpg", "a camera that is not from 1 to 6"),
-        (Market1501Data, MARKET, "bounding_box_train/0002_c12s1_000451_03.jpg", "do not begin like"),
-        (Market1501Data, MARKET, "query/0000_c1s1_000451_03.jpg", "begin with 0000"),
-        (Market1501Data, MARKET, "query/-2_c1s1_000451_03.jpg", "do not begin like"),
-        (DukeData, DUKE, "query/0002_c1s1_000451_03.jpg", "do not begin like 0005_c2_f0046985.jpg"),
-        (Veri776Data, VERI, "image_query/0002_c2_00030600_0.jpg", "do not begin like 0002_c002_00030600_0.jpg"),
+        (Market1501Data, MARKET, "bounding_box_train/0002_c12s1_000451_03.jpg", "not beginning like"),
+        (Market1501Data, MARKET, "query/0000_c1s1_000451_03.jpg", ": 1 name beginning with 0000"),
+        (Market1501Data, MARKET, "query/-2_c1s1_000451_03.jpg", "not beginning like"),
+        (DukeData, DUKE, "query/0002_c1s1_000451_03.jpg", "not beginning like 0005_c2_f0046985.jpg"),
+        (Veri776Data, VERI, "image_query/0002_c2_00030600_0.jpg", "not beginning like 0002_c002_00030600_0.jpg"),
         (Veri776Data, VERI, "image_query/0002_c021_00030600_0.jpg", "a camera that is not from 1 to 20"),
     ],
 )
@@ -293,7 +298,7 @@ def test_listed_files_that_are_missing_are_named(tmp_path: Path) -> None:
 def test_an_image_that_is_listed_twice_is_named(tmp_path: Path) -> None:
     root = write_msmt17(tmp_path)
     (root / "list_val.txt").write_text(f"./{MSMT17_TRAIN[0]} 0\n")
-    with pytest.raises(DataError, match=r"1 images are listed twice; keep one of each:\n  train/0000/0000_000_01"):
+    with pytest.raises(DataError, match=r"1 image is listed twice; keep one of each:\n  train/0000/0000_000_01"):
         build_tables(Msmt17Data(root=str(root)))
 
 
