@@ -210,8 +210,8 @@ class Retrieval:
         cameras: (N,) int64 positions in `camera_names`, or None where cameras are not known.
         removal_keys: (N,) int64; a gallery image with the identity and the key of a query is removed.
         is_query: (N,) bool.
-        features: (N, D) float32, what images are compared by; it may be memory-mapped.
-        ranked_rows: (Q, k) int64 rows of the nearest gallery images, -1 beyond the last one.
+        features: (N, D) float32, what images are compared by; it may be memory-mapped. D is 0 where it was removed.
+        ranked_rows: (Q, k) int64 rows of the nearest gallery images, -1 beyond the last one; k is 0 where removed.
         average_precision: (Q,) float64, NaN for a query without a match.
         inverse_negative_penalty: (Q,) float64, NaN for a query without a match.
         first_match: (Q,) int64 rank of the first match, from 1; 0 without a match.
@@ -231,6 +231,11 @@ class Retrieval:
     average_precision: NDArray[np.float64]
     inverse_negative_penalty: NDArray[np.float64]
     first_match: NDArray[np.int64]
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether features and ranks are there; without them only what was measured of each query is known."""
+        return self.features.shape[1] > 0 and self.ranked_rows.shape[1] > 0
 
 
 @dataclass(frozen=True)

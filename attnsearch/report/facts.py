@@ -13,7 +13,7 @@ from attnsearch.metrics.registry import leading_metric
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.trials import StudyRows, TrialRow
-from attnsearch.store.archive import read_ranked_queries
+from attnsearch.store.archive import read_rankings
 from attnsearch.store.image_scores import ScoreTable, has_scores
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import read_test_evaluations
@@ -141,8 +141,7 @@ def _retrieval(trial: TrialReader) -> Retrieval | None:
     split = _split(trial)
     if split is None:
         return None
-    paths = trial.archives()[split]
-    return trial.archive(split).retrieval if paths.features.is_file() else read_ranked_queries(paths)
+    return read_rankings(trial.archives()[split])
 
 
 def _floors(trial: TrialReader) -> dict[str, float]:

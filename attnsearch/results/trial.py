@@ -20,7 +20,7 @@ from attnsearch.metrics.registry import all_metrics
 from attnsearch.results.archives import RetrievalReader, images_frame
 from attnsearch.results.shared import Study, copy_of
 from attnsearch.search.trials import TrialRow
-from attnsearch.store.archive import has_archive, read_archive, read_ranked_queries
+from attnsearch.store.archive import has_archive, read_archive, read_rankings
 from attnsearch.store.epochs import read_csv, read_split_scores
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, PublishedLayout, TrialLayout
@@ -251,7 +251,7 @@ class TrialReader:
         Raises:
             ConfigError, StoreError: as `retrieval`.
         """
-        retrieval = self._ranked(read_ranked_queries(self.archive_paths(split)))
+        retrieval = self._ranked(read_rankings(self.archive_paths(split), queries_only=True))
         return query_table(retrieval, split=_known_split(split), epoch=self.row.best_epoch)
 
     def _ranked(self, retrieval: Retrieval | None) -> Retrieval:

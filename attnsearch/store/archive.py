@@ -31,7 +31,14 @@ from attnsearch.files import (
 )
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import ArchivePaths
-from attnsearch.store.retrieval import RetrievalAbout, about_retrieval, answered, read_retrieval, write_retrieval
+from attnsearch.store.retrieval import (
+    RetrievalAbout,
+    about_retrieval,
+    answered,
+    has_ranks,
+    read_retrieval,
+    write_retrieval,
+)
 from attnsearch.types import AttentionArchive, Retrieval, Split
 
 COLUMNS = (
@@ -344,14 +351,28 @@ def read_archive(paths: ArchivePaths, *, index_only: bool = False) -> AttentionA
     return archive
 
 
-def read_ranked_queries(paths: ArchivePaths) -> Retrieval | None:
-    """The retrieval of an archive without features and ranks, which retention may have removed; None of classes.
+def read_archive_without_maps(paths: ArchivePaths) -> AttentionArchive:
+    """An archive without maps, norms and saliency, with its retrieval as in `read_rankings`.
 
     Raises:
         StoreError: files are missing, cut off or of different archives.
     """
-    about = read_json(paths.about, _About, version=FORMAT, fix=_FIX)
-    return None if about.retrieval is None else read_retrieval(paths, about.retrieval, index_only=True)
+    archive = replace(read_archive(paths, index_only=True), retrieval=read_rankings(paths))
+    with content_errors(paths.about, _FIX, what="does not fit the files beside it"):
+        _require_ranked_images(archive)
+    return archive
+
+
+def read_rankings(paths: ArchivePaths, *, queries_only: bool = False) -> Retrieval | None:
+    """The retrieval of an archive, without features and ranks where one of their files was removed; None of classes.
+
+    Args:
+        queries_only: without features and ranks in any case.
+    Raises:
+        StoreError: files are missing, cut off or of different archives.
+    """
+    about = read_json(paths.about, _About, version=FORMAT, fix=_FIX).retrieval
+    return None if about is None else read_retrieval(paths, about, index_only=queries_only or not has_ranks(paths))
 
 
 def _require_known_classes(archive: AttentionArchive) -> None:

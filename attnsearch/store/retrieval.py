@@ -76,6 +76,11 @@ def has_retrieval(paths: ArchivePaths | None) -> bool:
     return paths is not None and paths.retrieval.is_file()
 
 
+def has_ranks(paths: ArchivePaths) -> bool:
+    """Whether features and ranks are both there; retention removes the two."""
+    return paths.features.is_file() and paths.ranks.is_file()
+
+
 def read_retrieval(paths: ArchivePaths, about: RetrievalAbout, *, index_only: bool = False) -> Retrieval:
     """The retrieval of an archive; its features are mapped read-only and cost no memory until they are used.
 

@@ -17,9 +17,16 @@ import pytest
 
 from attnsearch.errors import LeaseLost, StoreError
 from attnsearch.store import archive as module
-from attnsearch.store.archive import ArchiveWriter, has_archive, read_archive
+from attnsearch.store.archive import (
+    ArchiveWriter,
+    has_archive,
+    read_archive,
+    read_archive_without_maps,
+    read_rankings,
+)
 from attnsearch.store.layout import ArchivePaths, StudyLayout
 from attnsearch.types import AttentionArchive
+from tests.explorer.built_reid import build_reid
 
 PER_IMAGE = ("labels", "predictions", "confidences", "sizes_hw", "crop_boxes", "maps", "norms", "saliency")
 
@@ -245,6 +252,32 @@ def test_archive_without_its_arrays_still_has_its_index(paths: ArchivePaths, arc
     assert read_archive(paths, index_only=True).image_ids == archive.image_ids
     with pytest.raises(StoreError, match=r"attMaps_val\.npy does not exist: retention removed it"):
         read_archive(paths)
+
+
+@pytest.mark.parametrize(
+    ("removed", "has_ranks"), [(("maps",), True), (("features",), False), (("maps", "ranks"), False), ((), True)]
+)
+def test_galleries_are_read_as_far_as_retention_left_them(
+    tmp_path: Path, removed: tuple[str, ...], has_ranks: bool
+) -> None:
+    paths = build_reid(tmp_path, n_trials=1).layout.trial(0).archive("val")
+    whole = read_archive(paths).retrieval
+    assert whole is not None
+    for name in removed:
+        getattr(paths, name).unlink()
+
+    left = read_rankings(paths)
+    assert left is not None
+    assert left.has_ranks is has_ranks
+    np.testing.assert_array_equal(left.average_precision, whole.average_precision)
+    np.testing.assert_array_equal(left.ranked_rows, whole.ranked_rows if has_ranks else whole.ranked_rows[:, :0])
+    archive = read_archive_without_maps(paths)
+    assert (archive.maps, archive.saliency) == (None, None)
+    assert archive.retrieval is not None
+    assert archive.retrieval.has_ranks is has_ranks
+    queries = read_rankings(paths, queries_only=True)
+    assert queries is not None
+    assert not queries.has_ranks
 
 
 def test_pickled_array_is_refused(paths: ArchivePaths, archive: AttentionArchive) -> None:
