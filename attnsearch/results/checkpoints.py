@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,12 @@ def find_published(name: str, number: int | None, root: Path, storage: str | Non
     if study.is_plain_run:
         raise ConfigError(f"run {study.layout.study!r} has not ended; start it again, or name the trial with --trial 0")
     return study.best
+
+
+def train_again(trial: TrialReader) -> str:
+    """The command that trains a trial again as a run of its own, as it is written beside the folder `results`."""
+    layout = replace(trial.study.layout, root=Path("results"))
+    return f"attnsearch train {layout.trial(trial.number).config} name={layout.study}_again"
 
 
 def require_task(task: str, config: ExperimentConfig, name: str) -> ExperimentConfig:

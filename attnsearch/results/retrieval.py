@@ -12,11 +12,11 @@ from attnsearch.config.base import digest_of
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_overrides, with_settings
 from attnsearch.evaluation.ranking import Reranking, RetrievalReport, write_tables
-from attnsearch.results.checkpoints import open_evaluation, require_task
+from attnsearch.results.checkpoints import open_evaluation, require_task, train_again
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.layout import ArchivePaths, TrialLayout
 from attnsearch.store.names import name_problem
-from attnsearch.store.retrieval import write_retrieval
+from attnsearch.store.retrieval import has_ranks, write_retrieval
 from attnsearch.types import Distance, Split
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_retrieval_report(
     """Ranks the galleries of a split with a best checkpoint, and writes tables, features and ranks.
 
     They lie in the folder of the trial; those of a checkpoint file in a folder of its name beside it. Features and
-    ranks that the run has archived stay as they are.
+    ranks that the run has archived stay as they are; where one of them was removed, both are written there again.
 
     Raises:
         ConfigError: no such trial, one without a checkpoint, or one that predicts classes.
@@ -78,18 +78,29 @@ def write_retrieval_report(
         ending = "_".join([split, *_differences(evaluation)])
         report = evaluation.retrieval(split, reranking=reranking)
     files = source.files if isinstance(source, TrialReader) else TrialLayout(source.with_suffix(""))
-    exported = _archived(source, split) if ending == split else None
-    if exported is None:
-        exported = ArchivePaths.of(files.directory, f"_{ending}")
+    archived = _archived(source, split) if ending == split else None
+    exported = archived or ArchivePaths.of(files.directory, f"_{ending}")
+    if archived is None or not has_ranks(archived):
         write_retrieval(exported, report.retrieval)
     tables = write_tables(files, ending, report)
     return SavedRetrieval(name, ending, report, (*tables, exported.retrieval, exported.features, exported.ranks))
 
 
+def rank_again(trial: TrialReader, split: Split) -> str:
+    """The command that ranks the galleries of a split with the best checkpoint, and writes features and ranks."""
+    return f"attnsearch retrieval {trial.study.name} --trial {trial.number} --split {split}"
+
+
+def how_to_rank_again(trial: TrialReader, split: Split) -> str:
+    """The command that brings removed features and ranks of a split back, and what it does."""
+    if trial.files.best.is_file():
+        return f"`{rank_again(trial, split)}` writes them again with the best checkpoint"
+    return f"`{train_again(trial)}` trains the trial again, whose checkpoint was removed, too"
+
+
 def _archived(source: TrialReader | Path, split: Split) -> ArchivePaths | None:
-    """The archive of a split that the run has, with its features; None where there is none."""
-    archived = source.archives().get(split) if isinstance(source, TrialReader) else None
-    return archived if archived is not None and archived.features.exists() else None
+    """The archive of a split that the run has; None where there is none."""
+    return source.archives().get(split) if isinstance(source, TrialReader) else None
 
 
 def _differences(evaluation: Evaluation) -> list[str]:

@@ -10,9 +10,11 @@ import pytest
 
 from attnsearch.errors import ConfigError
 from attnsearch.results.reader import load_study
-from attnsearch.results.retrieval import RankingChoice, write_retrieval_report
+from attnsearch.results.retrieval import RankingChoice, how_to_rank_again, write_retrieval_report
 from attnsearch.results.trial import TrialReader
+from attnsearch.store.archive import read_rankings
 from attnsearch.store.layout import ArchivePaths
+from attnsearch.types import Split
 
 TABLES = ("rankings", "ranked_queries", "identities", "cameras", "camera_matrix")
 
@@ -32,6 +34,28 @@ def test_what_the_run_has_archived_stays(trial: TrialReader) -> None:
     ]
     assert all(path.parent == trial.files.directory and path.is_file() for path in saved.files)
     assert archived.features.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("split", "removed"), [("val", "features"), ("val", "ranks"), ("test", "features")])
+def test_what_was_removed_of_an_archive_is_written_there_again(people: Path, split: Split, removed: str) -> None:
+    trial = load_study(people / "people" / "cnn_people").best
+    archived = trial.archives()[split]
+    before = read_rankings(archived)
+    assert before is not None
+    getattr(archived, removed).unlink()
+    write_retrieval_report(trial, split, RankingChoice(), ())
+    after = read_rankings(archived)
+    assert after is not None
+    assert after.has_ranks
+    np.testing.assert_array_equal(after.ranked_rows[:, 0], before.ranked_rows[:, 0])
+
+
+def test_galleries_are_ranked_again_with_the_checkpoint_and_trained_again_without(trial: TrialReader) -> None:
+    command = "`attnsearch retrieval people/cnn_people --trial 0 --split val`"
+    assert how_to_rank_again(trial, "val") == f"{command} writes them again with the best checkpoint"
+    trial.files.best.unlink()
+    command = "`attnsearch train results/people/cnn_people/trials/00000/config.yaml name=cnn_people_again`"
+    assert how_to_rank_again(trial, "val").startswith(f"{command} trains the trial again")
 
 
 def test_other_settings_have_files_of_their_own(trial: TrialReader) -> None:
