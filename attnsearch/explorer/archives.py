@@ -20,7 +20,7 @@ from attnsearch.figures.rankings import Rankings
 from attnsearch.files import FileCache, stamp_of
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.results.trial import TrialReader
-from attnsearch.store.archive import read_archive
+from attnsearch.store.archive import read_archive, read_archive_without_maps
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ArchivePaths
 from attnsearch.types import AttentionArchive, Split
@@ -64,7 +64,10 @@ class OpenArchive:
 
     @cached_property
     def rankings(self) -> Rankings | None:
-        """The ranked galleries; None in classification, and where they cannot be read."""
+        """The ranked galleries; None in classification, and where they cannot be read.
+
+        Where features or ranks were removed, these have what was measured of each query alone.
+        """
         return None if self.archive.retrieval is None else Rankings(self.archive.retrieval)
 
     @cached_property
@@ -166,7 +169,11 @@ def _open_archive(paths: ArchivePaths, stamp: tuple[tuple[int, int, int], ...]) 
         return OpenArchive(read_archive(paths), stamp, is_retrieval, None)
     except AttnSearchError as error:
         reason = str(error).replace(f"{paths.images.parent}/", "")
-        return OpenArchive(read_archive(paths, index_only=True), stamp, is_retrieval, reason)
+    try:
+        left = read_archive_without_maps(paths)
+    except AttnSearchError:  # the galleries are damaged, too
+        left = read_archive(paths, index_only=True)
+    return OpenArchive(left, stamp, is_retrieval, reason)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ def _fits_cameras(rankings: Rankings, wanted: QueryFilter) -> NDArray[np.bool_]:
     """(Q,) whether the cameras are those that are wanted.
 
     Raises:
-        ConfigError: cameras are asked for and not known.
+        ConfigError: cameras are asked for and not known, or those of gallery images whose ranks were removed.
     """
     retrieval, cameras = rankings.retrieval, rankings.retrieval.cameras
     of_missed = wanted.camera_of == "missed"
@@ -95,6 +95,8 @@ def _fits_cameras(rankings: Rankings, wanted: QueryFilter) -> NDArray[np.bool_]:
         return fits
     if cameras is None:
         raise ConfigError("the cameras of these images are not known, so that they cannot be filtered by camera")
+    if wanted.gallery_camera is not None and not retrieval.has_ranks:
+        raise ConfigError("the ranks of the gallery were removed, so that queries cannot be filtered by its camera")
     if wanted.query_camera is not None:
         fits &= cameras[rankings.query_rows] == wanted.query_camera
     if wanted.gallery_camera is not None:

@@ -15,6 +15,7 @@ from attnsearch.explorer.serialize import class_name, map_values, plain, score_v
 from attnsearch.explorer.site import answer_image, answer_json, open_archive, site, split_of, study_of
 from attnsearch.figures.rankings import REMOVED_AS, RankedImage, Rankings
 from attnsearch.metrics.registry import title_of
+from attnsearch.results.retrieval import how_to_rank_again
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 
@@ -34,26 +35,48 @@ class TrialRankings(NamedTuple):
     rankings: Rankings
 
 
-def _open(experiment: str, study: str, number: int) -> TrialRankings:
-    """Those of the split in the URL.
+def _open_queries(experiment: str, study: str, number: int) -> TrialRankings:
+    """Those of the split in the URL, which may have what was measured of each query alone.
 
     Raises:
         ConfigError: there is no such trial or split, or it is not of re-identification.
     """
     trial, opened = open_archive(experiment, study, number)
     if opened.rankings is None:
-        lacks = f"trial {number} of study {study!r} has no ranked galleries of {opened.archive.split}"
-        raise ConfigError(f"{lacks}: {opened.error or 'its task is not re-identification'}")
+        raise _lacks(trial, opened, opened.error or "its task is not re-identification")
     return TrialRankings(trial, opened, opened.rankings)
+
+
+def _open(experiment: str, study: str, number: int) -> TrialRankings:
+    """Those of the split in the URL, with features and ranks.
+
+    Raises:
+        ConfigError: as `_open_queries`, or features or ranks were removed.
+    """
+    one = _open_queries(experiment, study, number)
+    if not one.rankings.retrieval.has_ranks:
+        raise _lacks(one.trial, one.opened, _why_no_ranks(one))
+    return one
+
+
+def _lacks(trial: TrialReader, opened: OpenArchive, reason: str) -> ConfigError:
+    lacks = f"trial {trial.number} of study {trial.study.layout.study!r} has no ranked galleries"
+    return ConfigError(f"{lacks} of {opened.archive.split}: {reason}")
+
+
+def _why_no_ranks(one: TrialRankings) -> str:
+    """Why only what was measured of each query is known, and the command that brings the rest back."""
+    return f"retention removed features and ranks; {how_to_rank_again(one.trial, one.opened.archive.split)}"
 
 
 @retrieval_pages.get("/retrieval/<experiment>/<study>/<int:number>")
 def queries(experiment: str, study: str, number: int) -> str:
-    """The queries of a trial, the worst first."""
+    """The queries of a trial, the worst first; without galleries where retention removed features or ranks."""
     reader = study_of(experiment, study).trial(number)
     archives = reader.archives()
-    one = _open(experiment, study, number) if archives else None
+    one = _open_queries(experiment, study, number) if archives else None
     retrieval = None if one is None else one.rankings.retrieval
+    has_ranks = retrieval is not None and retrieval.has_ranks
     return render_template(
         "retrieval.html",
         layout=reader.study.layout,
@@ -62,13 +85,15 @@ def queries(experiment: str, study: str, number: int) -> str:
         splits=list(archives),
         cameras=() if retrieval is None or retrieval.cameras is None else retrieval.camera_names,
         removed_as="" if retrieval is None else REMOVED_AS[retrieval.match_rule],
+        has_ranks=has_ranks,
+        lacks="" if one is None or has_ranks else _why_no_ranks(one),
     )
 
 
 @retrieval_pages.get("/api/queries/<experiment>/<study>/<int:number>")
 def queries_json(experiment: str, study: str, number: int) -> Response:
-    """One page of queries, with the first hit of each."""
-    one = _open(experiment, study, number)
+    """One page of queries, with the first hit of each where it is known."""
+    one = _open_queries(experiment, study, number)
     wanted = parse_filter(request.args)
     places = matching_places(one.rankings, wanted)
     shown, page, n_pages = page_of(places, wanted.page)
@@ -106,7 +131,7 @@ def _query_values(one: TrialRankings, place: int) -> dict[str, Any]:
 
 
 def _hit_values(one: TrialRankings, place: int) -> dict[str, Any] | None:
-    """The first hit of a query, None where nothing is ranked."""
+    """The first hit of a query, None where nothing is ranked, or ranks were removed."""
     row = int(one.rankings.nearest[place])
     return None if row < 0 else _ranked_values(one, one.rankings.pair(place, row))
 

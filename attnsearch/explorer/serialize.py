@@ -168,13 +168,16 @@ def image_values(opened: OpenArchive, row: int) -> dict[str, Any]:
 
 
 def split_values(opened: OpenArchive, image_id: str) -> dict[str, Any]:
-    """What only re-identification knows of an image: its row in the split, its camera; empty in classification."""
+    """What only re-identification knows of an image, its row in the split and its camera; empty in classification.
+
+    The row is left out where there are no ranks, so that no page leads to a gallery that cannot be shown.
+    """
     rankings = opened.rankings
     if rankings is None:
         return {}
     row, retrieval = rankings.row_of[image_id], rankings.retrieval
     camera = None if retrieval.cameras is None else retrieval.camera_names[retrieval.cameras[row]]
-    return {"split_row": row, "camera": camera}
+    return {"split_row": row, "camera": camera} if retrieval.has_ranks else {"camera": camera}
 
 
 def score_values(opened: OpenArchive, scores: ImageScores, image_id: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import shutil
@@ -241,19 +242,71 @@ def test_classification_has_no_ranked_galleries(tmp_path: Path) -> None:
     assert ask(client, "study/here/hunt")["is_retrieval"] is False
 
 
-def test_trial_whose_features_were_removed_keeps_its_words(copied: Built) -> None:
-    """Queries are told by their cosines in the index then."""
+def without_arrays(copied: Built, *names: str) -> Built:
+    """The results after arrays of trial 0 were removed: those that are named, or all large ones."""
     paths = copied.layout.trial(0).archive("val")
-    for path in paths.large:
+    for path in [getattr(paths, name) for name in names] or paths.large:
         path.unlink(missing_ok=True)
-    client = client_of(copied)
-    answer = client.get(f"/attention/api/queries/{STUDY}/0")
-    assert answer.status_code == 404
-    assert "retention removed it" in answer.text
-    assert str(copied.root) not in answer.text
-    roles = [image["role"] for image in ask(client, f"grid/{STUDY}/0")["images"]]
-    assert roles == ["query"] * 4 + ["gallery"] * 9
+    return copied
+
+
+@pytest.mark.parametrize("removed", [(), ("features",), ("ranks",)])
+def test_queries_are_listed_with_their_scores_where_features_or_ranks_were_removed(
+    copied: Built, removed: tuple[str, ...]
+) -> None:
+    client = client_of(without_arrays(copied, *removed))
+    answer = client.get(f"/attention/retrieval/{STUDY}/0")
+    assert answer.status_code == 200
+    text = html.unescape(answer.text)
+    assert "retention removed features and ranks" in text
+    assert (
+        "`attnsearch train results/here/seek/trials/00000/config.yaml name=seek_again` trains the trial again" in text
+    )
+    assert str(copied.root) not in text
+    assert page_values(client, f"retrieval/{STUDY}/0", "where")["has_ranks"] is False
+    page = ask(client, f"queries/{STUDY}/0")
+    assert [query["ap"] for query in page["queries"]] == [*map(pytest.approx, (0.45, 9 / 14, 5 / 6)), None]
+    first = page["queries"][0]
+    assert (first["row"], first["first_match"], first["identity"], first["camera"]) == (0, 2, "0001", "1")
+    assert (first["n_matches"], first["hit"], first["source"]) == (2, None, "copy")
+    assert (page["valid"], page["rank1"]) == (3, pytest.approx(2 / 3))
+    assert client.get(f"/attention/split-image/{STUDY}/0/val/0?px=256").status_code == 200
+
+
+def test_the_checkpoint_ranks_removed_galleries_again(copied: Built) -> None:
+    copied.layout.trial(0).best.write_bytes(b"")
+    text = client_of(without_arrays(copied)).get(f"/attention/retrieval/{STUDY}/0").text
+    assert "`attnsearch retrieval here/seek --trial 0 --split val` writes them again" in text
+
+
+def test_no_page_leads_to_a_gallery_that_was_removed(copied: Built) -> None:
+    client = client_of(without_arrays(copied))
+    for path in (f"query/{STUDY}/0/0", f"api/query/{STUDY}/0/0", f"pair/{STUDY}/0/0/6", f"api/pair/{STUDY}/0/0/6"):
+        answer = client.get(f"/attention/{path}")
+        assert answer.status_code == 404
+        assert "retention removed features and ranks" in answer.text
+    images = ask(client, f"grid/{STUDY}/0")["images"]
+    assert not any("split_row" in image for image in images)
+    assert [image["role"] for image in images] == ["query"] * 4 + ["gallery"] * 9
     assert "First hit" in client.get(f"/attention/trial/{STUDY}/0").text
+
+
+def test_filters_of_the_list_need_no_ranks_but_for_the_camera_of_the_gallery(copied: Built) -> None:
+    client = client_of(without_arrays(copied))
+    for words, rows in (("verdict=wrong", [0]), ("query_camera=1", [2]), ("order=cosine", [0, 1, 2, 3])):
+        assert [query["row"] for query in ask(client, f"queries/{STUDY}/0?{words}")["queries"]] == rows
+    answer = client.get(f"/attention/api/queries/{STUDY}/0?gallery_camera=0")
+    assert answer.status_code == 404
+    assert "ranks of the gallery were removed" in answer.text
+
+
+def test_galleries_are_shown_without_maps_where_those_alone_were_removed(copied: Built) -> None:
+    client = client_of(without_arrays(copied, "maps", "saliency"))
+    found = ask(client, f"query/{STUDY}/0/0?map=")
+    assert [image["row"] for image in found["gallery"]][:3] == [4, 5, 6]
+    assert {image["map"] for image in found["gallery"]} == {None}
+    assert "attMaps_val.npy does not exist: retention removed it" in found["error"]
+    assert ask(client, f"queries/{STUDY}/0")["queries"][0]["hit"]["row"] == 5
 
 
 def test_new_rankings_are_seen_while_the_server_runs(copied: Built) -> None:
@@ -367,6 +420,20 @@ def test_list_is_ordered_by_its_columns(watched: Watched) -> None:
     assert "order=identity&down=1" in page.url
     page.go_back()
     watched.wait("document.querySelector('a.query').textContent.includes('0001')")
+
+
+@pytest.mark.slow
+def test_list_without_galleries_has_no_links_to_them(browser: Any, copied: Built) -> None:
+    with serving(without_arrays(copied)) as server:
+        one = Watched(browser, base_of(server))
+        page = open_ready(one, f"retrieval/{STUDY}/0")
+        assert page.locator("#table tbody tr").count() == 4
+        assert page.locator("#table a").count() == page.locator("#gallery_camera").count() == 0
+        assert "first hit" not in page.locator("#table thead").inner_text()
+        page = open_ready(one, f"image/{STUDY}/0/0")
+        assert page.get_by_role("link", name="ranked for this query").count() == 0
+        one.context.close()
+    assert one.problems == []
 
 
 ROUND_HEADS = {

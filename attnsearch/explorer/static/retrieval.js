@@ -17,7 +17,7 @@ const columns = [
   { key: "image", label: "query", hint: "order by the name of the image", cell: queryCell },
   { key: "ap", label: "AP", hint: "average precision; of a query without a match it is undefined", isNumber: true, value: (query) => query.ap, cell: (query) => number(query.ap) },
   { key: "first_match", label: "first match", hint: "rank of the first match", isNumber: true, value: (query) => query.first_match, cell: (query) => (query.first_match === null ? el("span", { class: "quiet" }, "no match") : formatNumber(query.first_match)) },
-  { key: "cosine", label: "first hit", hint: "order by the cosine to the first hit", cell: hitCell },
+  ...(where.has_ranks ? [{ key: "cosine", label: "first hit", hint: "order by the cosine to the first hit", cell: hitCell }] : []),
   { key: "identity", label: "identity", value: (query) => query.identity },
   { key: "identity_ap", label: "identity mAP", hint: "mean average precision of the queries of this identity", isNumber: true, value: (query) => query.identity_ap, cell: (query) => number(query.identity_ap) },
   ...(where.cameras.length ? [{ key: "camera", label: "camera", value: (query) => query.camera }] : []),
@@ -26,8 +26,9 @@ const columns = [
 const number = (value) => (value === null ? "–" : value.toFixed(3));
 
 function queryCell(query) {
-  return el("a", { class: "thumb-cell query", href: queryUrl(here(), query.row, filterQuery()), title: query.id, "aria-label": `query ${query.id}` },
-    el("span", { class: "thumb-box" }, thumbnail(here(), query)), el("span", { class: "id" }, query.id.split("/").pop()));
+  const shown = [el("span", { class: "thumb-box" }, thumbnail(here(), query)), el("span", { class: "id" }, query.id.split("/").pop())];
+  if (!where.has_ranks) return el("span", { class: "thumb-cell query", title: query.id }, ...shown);
+  return el("a", { class: "thumb-cell query", href: queryUrl(here(), query.row, filterQuery()), title: query.id, "aria-label": `query ${query.id}` }, ...shown);
 }
 
 function hitCell(query) {
@@ -100,7 +101,7 @@ function moveTo(by) {
 }
 
 bindPage();
-if (where.is_ranked) {
+if (where.is_listed) {
   for (const id of Object.keys(FILTERS)) byId(id)?.addEventListener("change", (event) => change({ [id]: event.target.value.trim() }));
   byId("reset").addEventListener("click", () => change({ ...FILTERS }));
   byId("split")?.addEventListener("change", (event) => {
