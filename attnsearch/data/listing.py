@@ -158,7 +158,7 @@ def identity_problems(root: Path, images: Sequence[ListedImage], rule: MatchRule
         problems.append(DataProblem("few_classes", str(root), message))
     for split in SPLITS[1:]:
         if both := sorted(identities["train"] & identities[split]):
-            identities_are = counted(len(both), "identity is", "identities are")
+            identities_are = count_phrase(len(both), "identity is", "identities are")
             message = (
                 f"{root}: {identities_are} in train and in {split}, which makes the scores of {split} too "
                 f"good:{name_lines(both)}"
@@ -172,7 +172,7 @@ def _repeated_ids(images: Sequence[ListedImage]) -> list[DataProblem]:
     twice = [name for name, count in Counter(image.image_id for image in images).items() if count > 1]
     if not twice:
         return []
-    images_are = counted(len(twice), "image is", "images are")
+    images_are = count_phrase(len(twice), "image is", "images are")
     return [DataProblem("layout", twice[0], f"{images_are} listed twice; keep one of each:{name_lines(twice)}")]
 
 
@@ -310,7 +310,7 @@ def _readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def counted(n: int, one: str, many: str) -> str:
+def count_phrase(n: int, one: str, many: str) -> str:
     """`1 image is`, `3 images are`."""
     return f"{n} {one if n == 1 else many}"
 

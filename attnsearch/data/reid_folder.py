@@ -13,7 +13,7 @@ from attnsearch.config.data import ReidFolderData
 from attnsearch.data.csv_table import read_rows
 from attnsearch.data.folder import MASKS, image_files, near_name, sub_folders, with_masks
 from attnsearch.data.identities import choose_queries, hold_out_identities
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, counted, missing_files, name_lines
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, count_phrase, missing_files, name_lines
 from attnsearch.data.reid_names import JUNK, MARKET_FOLDERS, MARKET_STYLE, inner_path, list_named
 from attnsearch.errors import DataError
 from attnsearch.types import MatchRule, Split
@@ -191,7 +191,7 @@ def _with_listed(file: Path, images: Sequence[ListedImage]) -> list[ListedImage]
             raise DataError(f"{file}:{line}: {image_id} is listed twice; keep one row")
         listed[image_id] = row
     if unknown := sorted(listed.keys() - {image.image_id for image in images}):
-        images_are = counted(len(unknown), "listed image is", "listed images are")
+        images_are = count_phrase(len(unknown), "listed image is", "listed images are")
         raise DataError(f"{file}: {images_are} not in an identity folder:{name_lines(unknown)}")
     none: Mapping[str, str] = {"camera": "", "group": ""}
     rows = [listed.get(image.image_id, none) for image in images]

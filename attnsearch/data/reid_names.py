@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attnsearch.data.folder import SUFFIXES, with_masks
 from attnsearch.data.identity_numbers import DISTRACTORS, Part
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, counted, name_lines
+from attnsearch.data.listing import DataProblem, ListedImage, Listing, count_phrase, name_lines
 from attnsearch.errors import DataError
 from attnsearch.types import Split
 
@@ -93,7 +93,9 @@ def list_named(root: Path, folders: Mapping[Part, str], form: NameForm) -> tuple
             elif match["identity"] != JUNK:
                 images.append(form.listed(match, part, root, image_id, f"{int(match['identity']):04d}"))
     for reason, names in wrong.items():
-        message = f"{root}: {counted(len(names), 'name', 'names')} {reason}; rename or remove each:{name_lines(names)}"
+        message = (
+            f"{root}: {count_phrase(len(names), 'name', 'names')} {reason}; rename or remove each:{name_lines(names)}"
+        )
         problems.append(DataProblem("name", names[0], message))
     return images, problems
 
