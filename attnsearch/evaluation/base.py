@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,11 +28,13 @@ from attnsearch.device import (
 )
 from attnsearch.errors import DataError
 from attnsearch.models.base import AttentionModel
-from attnsearch.models.checkpoint import ModelCheckpoint, check_class_names, read_model_checkpoint
+from attnsearch.models.checkpoint import ModelCheckpoint, check_camera_names, check_class_names, read_model_checkpoint
 from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.layout import ArchivePaths
 from attnsearch.tasks.base import Meter, Task, build_task, restore_model
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,13 +164,34 @@ def _check_data(checkpoint: ModelCheckpoint, config: ExperimentConfig, data: Dat
     """
     if build_task(config.task).predicts_classes:
         check_class_names(data.tables.class_names, checkpoint.class_names, str(checkpoint.path))
-    n_known, n_cameras = config.model.n_known_cameras, len(data.tables.train.camera_names)
-    if n_known is None or (n_cameras and is_trained_on(checkpoint, data.tables)) or n_cameras == n_known:
-        return
-    raise DataError(
-        f"{data.tables.root} has {n_cameras} cameras, and the model of {checkpoint.path} has a vector for each of the "
-        f"{n_known} of its training; evaluate a model with model.n_cameras=null on other data"
-    )
+    if config.model.n_known_cameras is not None:
+        _check_cameras(checkpoint, config.model.n_known_cameras, data.tables)
+
+
+def _check_cameras(checkpoint: ModelCheckpoint, n_known: int, tables: DataTables) -> None:
+    """Compares the cameras of the data with those that the model has vectors of, which it takes by position.
+
+    Raises:
+        DataError: they differ, or cannot be compared.
+    """
+    names, is_other = tables.train.camera_names, not is_trained_on(checkpoint, tables)
+    if not names:
+        raise DataError(
+            f"{tables.root} names no cameras, and the model of {checkpoint.path} has a vector for each; use data with "
+            "cameras, or train with model.n_cameras=null"
+        )
+    if checkpoint.camera_names:
+        check_camera_names(names, checkpoint.camera_names, str(checkpoint.path))
+        if is_other:
+            logger.warning(
+                "%s was trained on other data than %s: a camera takes the vector of the camera of its name",
+                *(checkpoint.path, tables.root),
+            )
+    elif is_other or len(names) > n_known:
+        raise DataError(
+            f"{checkpoint.path} has vectors of {n_known} cameras and no names of them, so that the {len(names)} "
+            f"cameras of {tables.root} cannot be compared; use the data it was trained on, or train it again"
+        )
 
 
 def is_trained_on(checkpoint: ModelCheckpoint, tables: DataTables) -> bool:

@@ -62,6 +62,8 @@ class ModelCheckpoint:
         class_names: in the order of the logits.
         accumulation: parts that a batch was worked on in, which memory may have forced above the config's.
         val_hash: of the images that the epoch was chosen on, see `DataTables.val_hash`.
+        camera_names: of the training data, in the order of the model's vectors; none where cameras were not known, and
+            in checkpoints of older versions.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class ModelCheckpoint:
     accumulation: int
     val_hash: str
     state: dict[str, Tensor]
+    camera_names: tuple[str, ...] = ()
 
     def build_model(self, heads: Heads) -> AttentionModel:
         """The model with these weights, on the CPU.
@@ -95,6 +98,7 @@ def write_model_checkpoint(checkpoint: ModelCheckpoint, *, check: Callable[[], N
     """
     metadata = {
         "class_names": json.dumps(checkpoint.class_names),
+        "camera_names": json.dumps(checkpoint.camera_names),
         "config": checkpoint.config.model_dump_json(),
         "epoch": str(checkpoint.epoch),
         "accumulation": str(checkpoint.accumulation),
@@ -112,7 +116,8 @@ def read_model_checkpoint(path: str | Path) -> ModelCheckpoint:
     state, metadata = read_checkpoint(path)
     try:
         config = parse_experiment(metadata["config"])
-        class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
+        class_names = _names(metadata["class_names"])
+        camera_names = _names(metadata.get("camera_names", "[]"))
         epoch = int(metadata["epoch"])
         accumulation = int(metadata.get("accumulation", config.train.accumulation))
     except MissingPlugin as error:
@@ -120,7 +125,13 @@ def read_model_checkpoint(path: str | Path) -> ModelCheckpoint:
     except (ConfigError, ValueError, TypeError, RecursionError) as error:
         reason = "; ".join(str(error).splitlines())
         raise ConfigError(f"{path} holds settings that this version cannot read ({reason}); train it again") from error
-    return ModelCheckpoint(Path(path), config, class_names, epoch, accumulation, metadata.get("val_hash", ""), state)
+    val_hash = metadata.get("val_hash", "")
+    return ModelCheckpoint(Path(path), config, class_names, epoch, accumulation, val_hash, state, camera_names)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Those in a JSON list."""
+    return tuple(str(name) for name in json.loads(text))
 
 
 def check_class_names(expected: tuple[str, ...], names: tuple[str, ...], source: str) -> None:
@@ -134,16 +145,40 @@ def check_class_names(expected: tuple[str, ...], names: tuple[str, ...], source:
     """
     if expected == names:
         return
-    differences = [
-        f"{index}: {left!r} | {right!r}"
-        for index, (left, right) in enumerate(zip_longest(expected, names))
-        if left != right
-    ]
     raise DataError(
         f"the data has {len(expected)} classes and {source} has {len(names)}, and they differ "
-        f"(index: data | {source}): {first_names(differences)}; use the data it was trained on, or train a new "
+        f"(index: data | {source}): {_differences(expected, names)}; use the data it was trained on, or train a new "
         "classifier on its backbone with model.weights=FILE"
     )
+
+
+def check_camera_names(expected: tuple[str, ...], names: tuple[str, ...], source: str) -> None:
+    """Checks that each camera of the data has the vector that the model learned for it.
+
+    Args:
+        expected: the names of the data at hand, in the order of their positions.
+        names: those in `source`, a checkpoint.
+    Raises:
+        DataError: the model does not know some cameras, which are named, or knows others at their positions.
+    """
+    known = names[: len(expected)]
+    if expected == known:
+        return
+    if unknown := [name for name in expected if name not in names]:
+        raise DataError(
+            f"{source} has no vectors of the cameras {first_names(unknown)}, only of {first_names(list(names))}; leave "
+            "out the images of the others, or train with model.n_cameras=null"
+        )
+    raise DataError(
+        f"the data has other cameras at the positions of {source} (position: data | {source}): "
+        f"{_differences(expected, known)}; use data with images of each, or train with model.n_cameras=null"
+    )
+
+
+def _differences(expected: tuple[str, ...], names: tuple[str, ...]) -> str:
+    """The first differences of two lists of names, side by side with their positions."""
+    pairs = enumerate(zip_longest(expected, names))
+    return first_names([f"{index}: {left!r} | {right!r}" for index, (left, right) in pairs if left != right])
 
 
 def import_checkpoint(family: Family, path: str | Path, heads: Heads, config: ModelConfig) -> AttentionModel:

@@ -15,11 +15,12 @@ from attnsearch.config.experiment import ClassificationSettings
 from attnsearch.config.load import with_settings
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import DataError, UsageError
+from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.evaluation.ranking import Reranking, labels_of
 from attnsearch.evaluation.retrieval import embed_split, rank_gallery, rerank_scores
 from attnsearch.metrics.retrieval import random_mean_average_precision, ranking_scores, rerank
-from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
 from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import StudyLayout, TrialLayout
 
@@ -123,11 +124,48 @@ def test_floors_need_no_trained_model(cnn: Evaluation, dcal: Evaluation) -> None
     assert cnn.floors("train") == {}
 
 
-def test_a_data_set_of_other_cameras_does_not_fit_vectors_of_cameras(people_runs: Path) -> None:
-    checkpoint = read_model_checkpoint(trial_of(people_runs, "dcal_people").best)
-    config = with_settings(checkpoint.config, {"data.n_cameras": 2, "data.data_seed": 1})
-    with pytest.raises(DataError, match=r"has 2 cameras, and the model of .* has a vector for each of the 3 of its"):
-        Evaluation.open(checkpoint, open_data(config.data), config=config)
+@pytest.fixture
+def of_cameras(people_runs: Path) -> ModelCheckpoint:
+    """A model with vectors of the cameras 1, 2 and 3."""
+    return replace(read_model_checkpoint(trial_of(people_runs, "dcal_people").best), camera_names=("1", "2", "3"))
+
+
+def with_cameras(data: DataSource, *names: str) -> DataSource:
+    """The data with other names of cameras, or fewer or more of them."""
+    return replace(data, tables=replace(data.tables, train=replace(data.tables.train, camera_names=names)))
+
+
+def test_cameras_take_the_vectors_of_their_names(of_cameras: ModelCheckpoint, individuals: DataSource) -> None:
+    for names in (("1", "2", "3"), ("1", "2")):
+        ModelOnData.open(of_cameras, with_cameras(individuals, *names))
+    for names, message in (
+        (("A", "1", "2"), r"no vectors of the cameras A, only of 1, 2, 3;"),
+        (("2", "3"), r"0: '2' \| '1', 1: '3' \| '2'; use data"),
+        ((), r"names no cameras, and the model of .* has a vector for each"),
+    ):
+        with pytest.raises(DataError, match=message):
+            ModelOnData.open(of_cameras, with_cameras(individuals, *names))
+
+
+def test_the_same_names_in_other_data_are_a_warning(
+    of_cameras: ModelCheckpoint, individuals: DataSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    ModelOnData.open(of_cameras, individuals)
+    assert "trained on other data" not in caplog.text
+    other = replace(individuals, tables=replace(individuals.tables, val_hash="other"))
+    ModelOnData.open(of_cameras, other)
+    assert "was trained on other data than" in caplog.text
+
+
+def test_vectors_without_names_are_for_the_data_of_the_training(
+    of_cameras: ModelCheckpoint, individuals: DataSource
+) -> None:
+    older = replace(of_cameras, camera_names=())
+    ModelOnData.open(older, individuals)
+    other = replace(individuals, tables=replace(individuals.tables, val_hash="other"))
+    for data in (other, with_cameras(individuals, "A", "1", "2", "3")):
+        with pytest.raises(DataError, match=r"has vectors of 3 cameras and no names of them"):
+            ModelOnData.open(older, data)
 
 
 def test_a_model_of_classes_has_no_gallery(cnn: Evaluation) -> None:

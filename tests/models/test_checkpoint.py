@@ -16,6 +16,7 @@ from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import (
     ModelCheckpoint,
+    check_camera_names,
     check_class_names,
     export_intr,
     import_checkpoint,
@@ -46,14 +47,28 @@ def test_what_is_written_is_read_again(model: AttentionModel, tmp_path: Path) ->
     names = ("Ähre", "b")
     write_model_checkpoint(
         ModelCheckpoint(
-            path, config=CONFIG, class_names=names, epoch=7, accumulation=4, val_hash="abc", state=model.state_dict()
+            path,
+            config=CONFIG,
+            class_names=names,
+            epoch=7,
+            accumulation=4,
+            val_hash="abc",
+            state=model.state_dict(),
+            camera_names=("1", "Tür"),
         )
     )
     kept = read_model_checkpoint(path)
     assert (kept.config, kept.class_names, kept.epoch) == (CONFIG, names, 7)
-    assert (kept.accumulation, kept.val_hash) == (4, "abc")
+    assert (kept.accumulation, kept.val_hash, kept.camera_names) == (4, "abc", ("1", "Tür"))
     rebuilt = restore_model(kept).state_dict()
     assert all(torch.equal(rebuilt[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_of_an_older_version_names_no_cameras(model: AttentionModel, tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    about = {"class_names": '["a", "b"]', "config": CONFIG.model_dump_json(), "epoch": "1"}
+    save_checkpoint(path, model.state_dict(), about)
+    assert read_model_checkpoint(path).camera_names == ()
 
 
 def test_a_failed_check_leaves_the_old_file(model: AttentionModel, tmp_path: Path) -> None:
@@ -110,6 +125,7 @@ WRONG = (
     ("class_names", "3"),
     ("class_names", "[" * 50_000),
     ("class_names", "null"),
+    ("camera_names", "null"),
     ("epoch", "{"),
     ("epoch", "9" * 5000),
 )
@@ -128,6 +144,25 @@ def test_different_class_names_stand_side_by_side():
     check_class_names(("crow", "jay"), ("crow", "jay"), "best.safetensors")
     with pytest.raises(DataError, match=r"3 classes and best\.safetensors has 2.*1: 'jay' \| 'wren', 2: 'owl' \| None"):
         check_class_names(("crow", "jay", "owl"), ("crow", "wren"), "best.safetensors")
+
+
+@pytest.mark.parametrize("cameras", [("a", "b", "c"), ("a", "b"), ("a",)])
+def test_cameras_at_the_positions_of_the_training_are_accepted(cameras: tuple[str, ...]) -> None:
+    check_camera_names(cameras, ("a", "b", "c"), "best.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("cameras", "message"),
+    [
+        (("A", "a", "b"), "best.safetensors has no vectors of the cameras A, only of a, b, c; leave out"),
+        (("a", "b", "c", "d", "e"), "no vectors of the cameras d, e, only of a, b, c;"),
+        (("a", "c"), "other cameras at the positions of .*: 1: 'c' [|] 'b'; use data"),
+    ],
+)
+def test_other_cameras_are_named_in_one_line(cameras: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        check_camera_names(cameras, ("a", "b", "c"), "best.safetensors")
+    assert "\n" not in str(caught.value)
 
 
 KEYS = json.loads((Path(__file__).parents[1] / "golden" / "intr_keys.json").read_text())
