@@ -205,6 +205,17 @@ def move_centres(centres: Tensor, embeddings: Tensor, identities: Tensor) -> Non
     centres[found] -= _CENTRE_RATE * gaps / (1 + counts)[:, None]
 
 
+def _move_all_centres(output: AttentionOutput, batch: Batch) -> None:
+    """Moves the centres of each head once: branches of one head, such as PWCA and SA of DCAL, share its centres."""
+    moved: list[Tensor] = []
+    for head in output.trained_heads.values():
+        assert isinstance(head, ReidOutput)
+        if head.centres is None or head.embedding is None or any(head.centres is centres for centres in moved):
+            continue
+        move_centres(head.centres, head.embedding.detach(), batch.labels)
+        moved.append(head.centres)
+
+
 @dataclass(frozen=True)
 class ReidTask(Task):
     """Images of one identity lie near each other; validation ranks galleries of identities that training never saw."""
@@ -231,7 +242,8 @@ class ReidTask(Task):
     ) -> dict[str, dict[str, Tensor]]:
         """`identity`, `triplet` and, where it is asked for, `centre` of each branch, weighted.
 
-        Outside of training `triplet` alone, as the identities of other splits are no classes of the model.
+        Outside of training `triplet` alone, as the identities of other splits are no classes of the model. In training
+        the centres move afterwards, towards the embeddings of the branch that comes first of those that share them.
         """
         losses: dict[str, dict[str, Tensor]] = {}
         for branch, head in output.trained_heads.items():
@@ -241,6 +253,8 @@ class ReidTask(Task):
             if in_training:
                 terms = {"identity": self._identity(head, batch, label_smoothing), **terms, **self._centre(head, batch)}
             losses[branch] = {f"{name}{suffix}": loss for name, loss in terms.items()}
+        if in_training and torch.is_grad_enabled():
+            _move_all_centres(output, batch)
         return losses
 
     def _triplet(self, head: ReidOutput, batch: Batch) -> Tensor:
@@ -258,13 +272,10 @@ class ReidTask(Task):
         return settings.identity_weight * loss
 
     def _centre(self, head: ReidOutput, batch: Batch) -> dict[str, Tensor]:
-        """The term, if there is one; the centres move with each batch that is trained on."""
+        """The term, if there is one."""
         if head.centres is None or head.embedding is None:
             return {}
-        loss = centre_loss(head.embedding, batch.labels, head.centres)
-        if torch.is_grad_enabled():
-            move_centres(head.centres, head.embedding.detach(), batch.labels)
-        return {"centre": self.settings.centre_weight * loss}
+        return {"centre": self.settings.centre_weight * centre_loss(head.embedding, batch.labels, head.centres)}
 
     def meter(self, table: ImageTable, device: torch.device, *, in_training: bool = False) -> RetrievalMeter:
         return RetrievalMeter(table, None if in_training else self.embed, distance=self.settings.distance)

@@ -230,6 +230,20 @@ def test_centres_move_in_training_alone() -> None:
     assert "centres" in head.state_dict()
 
 
+def test_a_branch_that_shares_a_head_moves_no_centres() -> None:
+    task, shared, other = task_of(centre_weight=0.1), head_of(centre_weight=0.1), head_of(centre_weight=0.1)
+    batch, features = batch_of([0, 0, 1, 1]), {name: torch.randn(4, 6) for name in ("main", "glca", "pwca")}
+    branches = {"glca": other(features["glca"]), "pwca": shared(features["pwca"])}
+    losses = task.losses(AttentionOutput(shared(features["main"]), branches), batch)
+    for name, branch in (("centre", "main"), ("centre_glca", "glca"), ("centre_pwca", "pwca")):
+        from_zero = features[branch].square().sum(dim=1).mean()  # no centre had moved before
+        torch.testing.assert_close(losses[branch][name], 0.1 * from_zero)
+    for head, name in ((shared, "main"), (other, "glca")):
+        expected = torch.zeros(3, 6)
+        move_centres(expected, features[name], batch.labels)
+        torch.testing.assert_close(head.centres, expected)
+
+
 class LeftRight(AttentionModel):
     """Embeds the mean of the left and of the right half."""
 
