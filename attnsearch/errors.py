@@ -100,7 +100,7 @@ class TrialError(AttnSearchError):
 
 
 class NonFiniteLoss(TrialError):
-    """The loss became NaN or infinite."""
+    """The loss, or what it is made of, became NaN or infinite."""
 
 
 class OutOfMemory(TrialError):

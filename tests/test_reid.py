@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import study_of_one
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.errors import ConfigError, TrialInterrupted
+from attnsearch.errors import ConfigError, NonFiniteLoss, TrialInterrupted
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.search.space import check_scores
 from attnsearch.store.archive import read_archive
@@ -175,6 +176,30 @@ def test_the_neck_does_not_see_pairs_of_images(config_of: Maker, individuals: Da
     state = final_state(tmp_path, 1)
     n_updates = state["n_updates"]
     assert int(state["model"]["head.neck.num_batches_tracked"]) == n_updates
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e38])
+def test_an_update_that_breaks_the_model_is_found_in_validation(
+    config_of: Maker, individuals: DataSource, tmp_path: Path, rate: float
+) -> None:
+    """The one batch of the epoch has a finite loss, so that the validation after it is the first to see the weights."""
+    train = {"batch_size": 36, "optimizer": {"name": "sgd", "lr": rate}}
+    config = config_of(task={"images_per_identity": 6, "centre_weight": 0}, train=train)
+    with pytest.raises(NonFiniteLoss, match=r"lower train\.optimizer\.lr"):
+        fit(config, RecordingContext(tmp_path), data=individuals)
+
+
+def test_a_validation_without_triplets_has_no_loss(
+    config_of: Maker, individuals: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnsearch.tasks.retrieval.has_triplet", lambda identities: False)
+    context = RecordingContext(tmp_path)
+    result = fit(config_of(train={"epochs": 1}), context, data=individuals)
+    assert math.isnan(result.metrics["val/loss"])
+    assert result.metrics["val/mAP"] > 0
+    frame = read_csv(TrialLayout(tmp_path).epochs_csv)
+    assert frame["val_loss"].isna().all()
+    assert frame["val_loss_triplet"].isna().all()
 
 
 @pytest.mark.parametrize("monitor", ["val/mAP_open", "val/rank1_group"])

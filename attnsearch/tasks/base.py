@@ -49,7 +49,7 @@ def restore_model(checkpoint: ModelCheckpoint) -> AttentionModel:
 
 @dataclass(frozen=True)
 class PassMetrics:
-    """Means over the images of a pass; `loss` is the sum of `terms`."""
+    """Means over the images of a pass; `loss` is the sum of `terms`, NaN where no batch has a loss."""
 
     n_images: int
     loss: float
@@ -63,6 +63,10 @@ class Meter(Protocol):
     def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
         """Adds one batch with its loss terms, scalars that are means over the batch."""
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether any batch so far has a loss; without one the mean is NaN and tells nothing about the model."""
+
     def loss(self) -> float:
         """The mean loss so far. One device sync."""
 
@@ -71,6 +75,7 @@ class Meter(Protocol):
 
         Raises:
             ValueError: no batch was added.
+            NonFiniteLoss: the model makes NaN or infinity of images that are to be compared.
         """
 
     @property
@@ -79,20 +84,33 @@ class Meter(Protocol):
 
 
 class RunningSums:
-    """Sums over batches, in float64 on the device of the batches: loss terms and metrics as means over images."""
+    """Sums over batches, in float64 on the device of the batches: loss terms and metrics as means over images.
+
+    Terms are means over the images of the batches that have a loss.
+    """
 
     retrieval: Retrieval | None = None
 
     def __init__(self) -> None:
-        self.n_images = 0
+        self.n_images = self._n_with_loss = 0
         self._terms: dict[str, Tensor] = {}
         self._metrics: dict[str, Tensor] = {}
 
-    def add_terms(self, n_images: int, terms: Mapping[str, Tensor]) -> None:
-        """Adds a batch's terms of the loss, scalars that are means over its images."""
+    def add_terms(self, n_images: int, terms: Mapping[str, Tensor], *, has_loss: bool = True) -> None:
+        """Adds a batch's terms of the loss, scalars that are means over its images.
+
+        Args:
+            has_loss: whether the images of the batch define its loss; if not, its terms count for nothing.
+        """
+        weight = n_images if has_loss else 0
         self.n_images += n_images
+        self._n_with_loss += weight
         for name, value in terms.items():
-            _accumulate(self._terms, name, value.double() * n_images)
+            _accumulate(self._terms, name, value.double() * weight)
+
+    @property
+    def has_loss(self) -> bool:
+        return self._n_with_loss > 0
 
     def add_metric(self, name: str, of_batch: Tensor) -> None:
         """Adds a batch's sum over images, a scalar."""
@@ -106,7 +124,7 @@ class RunningSums:
 
     def loss(self) -> float:
         """The mean loss so far. One device sync."""
-        return float(sum(self._terms.values(), torch.zeros(()))) / self.n_images
+        return float(sum(self._terms.values(), torch.zeros(())) / self._n_with_loss)
 
     def means(self, *others: Tensor) -> tuple[dict[str, float], dict[str, float], list[float]]:
         """Terms and metrics as means over images, and other scalars as they are. One device sync.
@@ -116,7 +134,8 @@ class RunningSums:
         """
         if not self.n_images:
             raise ValueError("there are no scores without images")
-        sums = [value / self.n_images for value in (*self._terms.values(), *self._metrics.values())]
+        of_terms = [value / self._n_with_loss for value in self._terms.values()]
+        sums = [*of_terms, *(value / self.n_images for value in self._metrics.values())]
         values = torch.stack([*sums, *others]).tolist() if sums or others else []
         terms = dict(zip(self._terms, values, strict=False))
         metrics = dict(zip(self._metrics, values[len(terms) :], strict=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.data.tables import places_of
-from attnsearch.errors import UsageError
+from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, distances, rank_features
 from attnsearch.tasks.base import PassMetrics, RunningSums
@@ -35,6 +35,7 @@ class RetrievalMeter(RunningSums):
 
     Metrics are `identity_accuracy` in training, and else those of `RETRIEVAL_METRICS`, whose names end in the rule
     where it is not the camera; `sparsity` where the outputs carry maps or norms. A pass that ended early ranks nothing.
+    Outside of training the loss is that of triplets, so that batches without one are left out of its mean.
 
     Args:
         embed: what images are compared by; None in training.
@@ -53,7 +54,7 @@ class RetrievalMeter(RunningSums):
         Args:
             terms: of the loss; scalars, each a mean over the batch.
         """
-        self.add_terms(len(batch.labels), terms)
+        self.add_terms(len(batch.labels), terms, has_loss=self._embed is None or has_triplet(batch.labels))
         if self._embed is None:
             self.add_metric("identity_accuracy", (output.logits.argmax(dim=1) == batch.labels).sum())
         else:
@@ -66,15 +67,33 @@ class RetrievalMeter(RunningSums):
 
         Raises:
             ValueError: no batch was added, or no query has a match.
+            NonFiniteLoss: an embedding is NaN, infinite or too large.
         """
         terms, metrics, _ = self.means()
         rows = torch.cat(self._rows) if self._rows else torch.zeros(0)
         if self._table.is_query is not None and len(rows) == len(self._table):
+            _require_finite(self._features, self._table)
             features = torch.empty(len(rows), self._features[0].shape[1])
             features[rows] = torch.cat(self._features)
             self.retrieval, retrieved = rank_split(self._table, features.numpy(), distance=self._distance)
             metrics |= retrieved
         return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
+
+
+def has_triplet(identities: Tensor) -> bool:
+    """Whether a batch of identities (B,) has two images of one identity, and one of another."""
+    n_identities = len(identities.unique())
+    return 1 < n_identities < len(identities)
+
+
+def _require_finite(features: Sequence[Tensor], table: ImageTable) -> None:
+    """Raises NonFiniteLoss where parts (n, D) of the features of a split have no finite square of their length."""
+    squares = torch.cat([torch.linalg.vector_norm(part.double(), dim=1).square().float() for part in features])
+    if n_broken := int((~squares.isfinite()).sum()):
+        raise NonFiniteLoss(
+            f"the embeddings of {n_broken} of {len(squares)} {table.split} images are NaN, infinite or too large; "
+            "lower train.optimizer.lr, or set train.clip_norm or train.precision=fp32"
+        )
 
 
 def rank_split(

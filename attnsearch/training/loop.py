@@ -94,7 +94,7 @@ def validate_epoch(
         epoch: from 1; validation after it.
         n_batches: only so many, to see what is measured.
     Raises:
-        NonFiniteLoss: the mean loss is NaN or infinite.
+        NonFiniteLoss: the mean loss is NaN or infinite, though batches have a loss, or an embedding is.
     """
     run.model.eval()
     watch = Stopwatch(run.arithmetic.device)
@@ -103,8 +103,9 @@ def validate_epoch(
         check()
         output, terms = _forward_in_validation(run, batch)
         meter.add(batch, output, terms)
+    if meter.has_loss:
+        _require_finite(meter.loss(), run, split="val", epoch=epoch, last_finite=math.nan)
     scores = meter.scores()
-    _require_finite(scores.loss, run, split="val", epoch=epoch, last_finite=math.nan)
     return watch.record(scores, split="val", epoch=epoch, lr=learning_rate(run.optimizer))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from attnsearch.data.tables import ImageTable
-from attnsearch.errors import UsageError
+from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.retrieval import distances, ranking_scores
 from attnsearch.tasks.retrieval import (
     GalleryRanking,
@@ -76,13 +77,17 @@ def test_the_nearest_gallery_image_and_the_nearest_match() -> None:
     assert nearest_gallery(retrieval, 2, only_matches=True) is None
 
 
-def passed(meter: RetrievalMeter, features: NDArray[np.float32], order: list[int]) -> RetrievalMeter:
+def passed(
+    meter: RetrievalMeter, features: NDArray[np.float32], order: list[int], identities: str = "aabbaabbaa"
+) -> RetrievalMeter:
+    """The meter after batches of four rows, whose losses are 2, 6 and 10."""
     for start in range(0, len(order), 4):
         rows = torch.tensor(order[start : start + 4])
         ids = tuple(map(str, rows.tolist()))
-        batch = Batch(torch.zeros(len(rows), 3, 2, 2), torch.zeros(len(rows), dtype=torch.int64), ids, rows)
+        labels = torch.tensor([int(identity, 36) for identity in identities[start : start + len(rows)]])
+        batch = Batch(torch.zeros(len(rows), 3, 2, 2), labels, ids, rows)
         output = AttentionOutput(HeadOutput(torch.zeros(len(rows), 2), torch.from_numpy(features)[rows]))
-        meter.add(batch, output, {"triplet": torch.tensor(2.0)})
+        meter.add(batch, output, {"triplet": torch.tensor(2.0 + start)})
     return meter
 
 
@@ -97,9 +102,38 @@ def test_a_meter_ranks_whatever_the_order_of_the_batches() -> None:
     meter = passed(RetrievalMeter(table, embedded, distance="cosine"), features, order)
     scores = meter.scores()
     assert scores.metrics["mAP"] == pytest.approx(2 / 3)
-    assert (scores.loss, dict(scores.terms), scores.n_images) == (2.0, {"triplet": 2.0}, 10)
+    assert scores.n_images == 10
     assert meter.retrieval is not None
     assert np.array_equal(meter.retrieval.features, features)
+
+
+@pytest.mark.parametrize(
+    ("identities", "loss"),
+    [
+        ("aabbabbaaa", 4.0),  # the last batch has no negative, of the others there are as many images
+        ("aabbabcdab", 2.0),  # nor has a batch of single images a positive
+        ("abcdabcaab", 6.0),
+        ("aaaaabcdbb", math.nan),
+    ],
+)
+def test_batches_without_a_triplet_leave_the_mean_of_the_loss(identities: str, loss: float) -> None:
+    table, features = worked_example()
+    meter = passed(RetrievalMeter(table, embedded, distance="cosine"), features, list(range(10)), identities)
+    scores = meter.scores()
+    np.testing.assert_equal([scores.loss, meter.loss(), scores.terms["triplet"]], [loss] * 3)
+    assert meter.has_loss == (not math.isnan(loss))
+    assert scores.metrics["mAP"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_embeddings_that_cannot_be_ranked_fail_the_trial(value: float) -> None:
+    table, features = worked_example()
+    features[[2, 5], 1] = value
+    meter = passed(RetrievalMeter(table, embedded), features, list(range(10)))
+    with pytest.raises(
+        NonFiniteLoss, match=r"embeddings of 2 of 10 val images are NaN, infinite or too large; lower train\."
+    ):
+        meter.scores()
 
 
 def test_a_pass_over_some_images_ranks_nothing() -> None:
@@ -111,8 +145,8 @@ def test_a_pass_over_some_images_ranks_nothing() -> None:
 
 def test_training_counts_identities() -> None:
     table, features = worked_example()
-    scores = passed(RetrievalMeter(table, None), features, list(range(10))).scores()
-    assert scores.metrics == {"identity_accuracy": 1.0}
+    scores = passed(RetrievalMeter(table, None), features, list(range(10)), "0000110010").scores()
+    assert scores.metrics == {"identity_accuracy": 0.7}
 
 
 def test_the_rule_is_part_of_the_names() -> None:
