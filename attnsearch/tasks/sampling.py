@@ -38,8 +38,9 @@ def identity_batches(
     rows_of = [np.flatnonzero(table.labels == label) for label in range(len(table.class_names))]
     if len(rows_of) < n_identities:
         raise DataError(
-            f"train has {len(rows_of)} identities, and a batch of {batch_size} images with {k} of each needs "
-            f"{n_identities}; lower train.batch_size or raise task.images_per_identity"
+            f"train.batch_size {batch_size} with task.images_per_identity {k} needs {n_identities} identities in each "
+            f"batch, and train has {len(rows_of)}; set train.batch_size={len(rows_of) * k} or less, or raise "
+            "task.images_per_identity"
         )
     n_batches = batches_per_epoch([len(rows) for rows in rows_of], n_identities, k)
     groups = [_groups(rows, k, n_batches, rng) for rows in rows_of]

@@ -175,19 +175,26 @@ def _open_loaders(trial: TrainingState, task: Task, model: AttentionModel) -> tu
 
 
 def check_start(experiment: ExperimentConfig, tables: DataTables) -> None:
-    """Checks teacher, warm start, part masks and cameras before anything is trained.
+    """Checks teacher, warm start, batches, part masks and cameras before anything is trained.
 
     Raises:
         ConfigError: a checkpoint is missing or broken, or the backbone is another one.
-        DataError: it knows images that this run validates on, the teacher has other classes, or masks or cameras are
-            missing.
+        DataError: it knows images that this run validates on, the teacher has other classes, masks or cameras are
+            missing, or there are fewer identities than a batch needs.
     """
+    _check_batches(experiment, tables)
     _check_masks(experiment, tables)
     _check_cameras(experiment, tables)
     if (teacher := experiment.train.teacher) is not None:
         checkpoint = read_teacher(teacher, tables)
         _check_same_generator(experiment.data, checkpoint.config.data, checkpoint.path)
     _check_warm_start(experiment, tables)
+
+
+def _check_batches(experiment: ExperimentConfig, tables: DataTables) -> None:
+    """Makes the order of the first epoch, which the task refuses where the training split is too small for it."""
+    task, batch_size = build_task(experiment.task), experiment.train.batch_size
+    task.row_order(tables.train, batch_size=batch_size, seed=experiment.seed, epoch=1)
 
 
 def _check_masks(experiment: ExperimentConfig, tables: DataTables) -> None:

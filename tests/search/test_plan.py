@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from attnsearch.config.load import LoadedStudy, load_study, study_of_one, with_s
 from attnsearch.config.validation import Problems
 from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.tables import build_tables
-from attnsearch.errors import ConfigError, StoreError
+from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.files import atomic_write
 from attnsearch.models import build_model
 from attnsearch.search.handle import StudyHandle
@@ -28,6 +29,7 @@ from attnsearch.store.urls import sqlite_path, sqlite_url, url_named
 from tests.conftest import TINY
 from tests.counting import counted_calls
 from tests.search.studies import loaded_study
+from tests.tiny import reid_config
 
 Open = Callable[..., StudyHandle]
 STUDENT = with_settings(loaded_study().experiment, {"train.teacher": {"checkpoint": "study:hunt"}})
@@ -93,6 +95,28 @@ def test_check_writes_nothing_and_a_worker_finds_the_same_study(tmp_path: Path) 
     reopened = SearchPlan.reopen(plan.layout.study_yaml, storage=None)
     assert (reopened.experiment, reopened.url, reopened.identity) == (plan.experiment, plan.url, plan.identity)
     reopened.join().database.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "space", "said"),
+    [
+        ({"train.batch_size": 20}, {}, "batch_size 20 with task.images_per_identity 2 needs 10"),
+        ({}, {"train.batch_size": {"kind": "choice", "choices": [8, 24]}}, "batch_size 24 with .*_identity 2 needs 12"),
+        (
+            {"train.batch_size": 24, "task.images_per_identity": 4},
+            {"task.images_per_identity": {"kind": "choice", "choices": [4, 2, 6]}},
+            "batch_size 24 with .*_identity 2 needs 12",
+        ),
+    ],
+)
+def test_too_few_identities_for_a_batch_are_found_before_anything_is_written(
+    tmp_path: Path, settings: dict[str, Any], space: dict[str, Any], said: str
+) -> None:
+    loaded = loaded_study(space=space, objectives={"val/mAP": "maximize"}, monitor="val/mAP")
+    loaded = replace(loaded, experiment=with_settings(reid_config(), settings))
+    with pytest.raises(DataError, match=f"{said} identities in each batch, and train has 8; set train.batch_size=16"):
+        SearchPlan.check(loaded, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_worker_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -109,5 +109,9 @@ def test_halves_of_a_batch_hold_any_identities() -> None:
 
 
 def test_fewer_identities_than_a_batch_needs_are_named() -> None:
-    with pytest.raises(DataError, match=r"3 identities, and a batch of 16 images with 4 of each needs 4; lower train"):
+    message = (
+        r"^train\.batch_size 16 with task\.images_per_identity 4 needs 4 identities in each batch, and train has 3; "
+        r"set train\.batch_size=12 or less, or raise task\.images_per_identity$"
+    )
+    with pytest.raises(DataError, match=message):
         batches_of(table_of([9, 9, 9]), p=4, k=4)
