@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -202,14 +202,28 @@ def test_a_validation_without_triplets_has_no_loss(
     assert frame["val_loss_triplet"].isna().all()
 
 
-@pytest.mark.parametrize("monitor", ["val/mAP_open", "val/rank1_group"])
+@pytest.mark.parametrize("monitor", ["val/mAP_open", "val/rank1_group", "val/rank10_open"])
 def test_a_monitor_of_another_rule_is_refused_before_training(
     config_of: Maker, individuals: DataSource, monitor: str
 ) -> None:
     study = study_of_one(config_of(monitor=monitor))
-    right = f"so {monitor.rpartition('_')[0]} is measured"
+    right = f"so {monitor.rpartition('_')[0]} is measured; write that under monitor and objectives$"
     with pytest.raises(ConfigError, match=rf"^{monitor}: images of .* are matched by camera, {right}"):
         check_scores(study, individuals.tables)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "rule"), [("val/rank10", "open"), ("val/rank10_group", "open"), ("val/mAP", "group")]
+)
+def test_a_monitor_of_cameras_is_refused_where_there_are_none(
+    config_of: Maker, individuals: DataSource, monitor: str, rule: Literal["group", "open"]
+) -> None:
+    table = individuals.tables.val
+    tables = replace(individuals.tables, val=replace(table, match_rule=rule, groups=table.cameras, cameras=None))
+    right = f"so {monitor.removesuffix('_group')}_{rule} is measured; .*, or give each image a camera: in its name, in"
+    with pytest.raises(ConfigError, match=f"^{monitor}: images of .* are matched by .*, {right}"):
+        check_scores(study_of_one(config_of(monitor=monitor)), tables)
+    assert check_scores(study_of_one(config_of(monitor=f"val/mINP_{rule}")), tables) == []
 
 
 def test_groups_give_metrics_of_their_own(config_of: Maker, individuals: DataSource, tmp_path: Path) -> None:

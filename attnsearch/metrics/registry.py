@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attnsearch import plugins
 from attnsearch.errors import ConfigError
-from attnsearch.types import Direction, MatchRule, Need
+from attnsearch.types import Direction, MatchRule, Need, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,7 @@ class Metric:
             checkpoint. "data set": of a map too, but only all images together give the number.
         group: what `evaluation.scores.families` selects; any text for a metric of one's own.
         tasks: that have it; empty means all.
+        splits: that it is measured on; empty means all that are measured.
         needs: what must be known of an image beside its map; None for nothing.
         is_raw: compares maps of one model and not models, since a model that any masking confuses gets a good value.
         has_second_fill: measured again under `evaluation.scores.second_fill`, as `<name>_<fill>`.
@@ -55,6 +56,7 @@ class Metric:
     when: When = "image"
     group: str = "faithfulness"
     tasks: tuple[str, ...] = ()
+    splits: tuple[Split, ...] = ()
     needs: Need | None = None
     is_raw: bool = False
     has_second_fill: bool = False
@@ -79,6 +81,10 @@ class Metric:
     def is_of(self, task: str) -> bool:
         """Whether a task has it."""
         return not self.tasks or task in self.tasks
+
+    def is_of_split(self, split: str) -> bool:
+        """Whether it is measured on a split."""
+        return not self.splits or split in self.splits
 
     @property
     def worst(self) -> float:
@@ -136,6 +142,7 @@ class WholeArchive:
 _FAITHFULNESS = "attnsearch.metrics.faithfulness:"
 _LOCALISATION = "attnsearch.metrics.localisation:"
 _COMPLEXITY = "attnsearch.metrics.complexity:"
+_HELD_OUT: tuple[Split, ...] = ("val", "test")
 _UNIT = (0.0, 1.0)
 _SIGNED = (-1.0, 1.0)
 
@@ -162,7 +169,7 @@ def _retrieval_metrics(suffix: str, rule: str) -> tuple[Metric, ...]:
     label = suffix.replace("_", " ")
     return tuple(
         Metric(f"{name}{suffix}", label=f"{name}{label}", when="epoch", group=RETRIEVAL, tasks=("reid",),
-               range=_UNIT, summary=f"{summary}; {rule}", citation=citation)
+               splits=_HELD_OUT, range=_UNIT, summary=f"{summary}; {rule}", citation=citation)
         for name, (summary, citation) in summaries.items()
     )  # fmt: skip
 
@@ -171,14 +178,14 @@ BUILT_IN = (
     Metric("accuracy", when="epoch", group="classification", tasks=("classification",), range=_UNIT,
            summary="fraction of images whose class is predicted"),
     Metric("mean_class_accuracy", label="balanced accuracy", when="epoch", group="classification",
-           tasks=("classification",), range=_UNIT, summary="mean of the accuracies of the classes"),
+           tasks=("classification",), splits=_HELD_OUT, range=_UNIT, summary="mean of the accuracies of the classes"),
     Metric("loss", better="minimize", when="epoch", group="training",
            summary="mean over images of what was trained"),
     Metric("cross_entropy", better="minimize", when="epoch", group="classification", tasks=("classification",),
-           summary="against the labels alone"),
+           splits=_HELD_OUT, summary="against the labels alone"),
     *(metric for rule in RETRIEVAL_RULES.values() for metric in _retrieval_metrics(*rule)),
-    Metric("identity_accuracy", when="epoch", group="classification", tasks=("reid",), range=_UNIT,
-           summary="fraction of training images whose identity is predicted; only of train"),
+    Metric("identity_accuracy", when="epoch", group="classification", tasks=("reid",), splits=("train",),
+           range=_UNIT, summary="fraction of training images whose identity is predicted; only of train"),
     Metric("sparsity", better="minimize", when="epoch", group="maps", range=_UNIT,
            summary="mean fraction of an attention map that is bright; 1 is a flat map",
            citation="Gomez et al. 2022 (BR-NPA), released code"),

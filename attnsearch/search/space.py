@@ -19,7 +19,7 @@ from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParamete
 from attnsearch.data.tables import DataTables, ImageTable, explained_rows, fixed_subset
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, TrialError, suggest
-from attnsearch.metrics.registry import RETRIEVAL, all_metrics, find_metric, is_metric, is_raw, is_score
+from attnsearch.metrics.registry import RETRIEVAL_RULES, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
 from attnsearch.search.study import derive_seed
 from attnsearch.tasks.base import build_task
@@ -211,14 +211,18 @@ def _build_problem(experiment: ExperimentConfig, n_classes: int) -> str:
 
 
 def _metric_problem(key: str, task: str) -> str | None:
-    """One line for a metric that is unknown, or that the task does not measure."""
-    name = key.partition("/")[2]
-    names = [metric.name for metric in all_metrics() if metric.is_of(task)]
+    """One line for a metric that is unknown, or that the task does not measure, or not on that split."""
+    split, _, name = key.partition("/")
+    names = [metric.name for metric in all_metrics() if metric.is_of(task) and metric.is_of_split(split)]
     if name in names:
         return None
-    if is_metric(name):
-        return f"{key}: is no metric of the task {task!r}, but of {', '.join(find_metric(name).tasks)}"
-    return f"no metric {key!r}{suggest(name, names)}; known: {', '.join(f'val/{name}' for name in names)}"
+    known = f"known: {', '.join(f'{split}/{name}' for name in names)}"
+    if not is_metric(name):
+        return f"no metric {key!r}{suggest(name, names)}; {known}"
+    metric = find_metric(name)
+    if metric.is_of(task):
+        return f"{key}: is measured on {' and '.join(metric.splits)} alone; {known}"
+    return f"{key}: is no metric of the task {task!r}, but of {', '.join(metric.tasks)}"
 
 
 def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:
@@ -244,15 +248,21 @@ def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:
 
 def _rule_problem(key: str, experiment: ExperimentConfig, tables: DataTables) -> str:
     """One line for a metric of retrieval under another rule than that of the data; empty for all others."""
-    name, measured = key.partition("/")[2], build_task(experiment.task).metrics(tables.val)
-    if name in measured or not (is_metric(name) and find_metric(name).group == RETRIEVAL):
+    (split, _, name), rule = key.partition("/"), tables.val.match_rule
+    measured = build_task(experiment.task).metrics(tables.val)
+    if rule is None or name in measured:
         return ""
-    instead = f"{key.partition('/')[0]}/{next(m for m in sorted(measured) if name.startswith(m.partition('_')[0]))}"
-    return (
-        f"{key}: images of {tables.root} are matched by {_MATCHED_BY[tables.val.match_rule or 'camera']}, so {instead} "
-        "is measured; write that under monitor and objectives, or give each image a camera: in its name, in images.csv "
-        "or in cameras.csv"
+    endings = [ending for ending, _ in RETRIEVAL_RULES.values() if name.endswith(ending)]
+    instead = name.removesuffix(max(endings, key=len)) + RETRIEVAL_RULES[rule][0]
+    if instead not in measured:
+        return ""
+    problem = (
+        f"{key}: images of {tables.root} are matched by {_MATCHED_BY[rule]}, so {split}/{instead} is measured; write "
+        "that under monitor and objectives"
     )
+    if rule == "camera":
+        return problem
+    return f"{problem}, or give each image a camera: in its name, in images.csv or in cameras.csv"
 
 
 _MATCHED_BY: dict[MatchRule, str] = {"camera": "camera", "group": "group alone", "open": "neither camera nor group"}

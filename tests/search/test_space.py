@@ -215,6 +215,21 @@ def test_number_of_images_at_once_changes_no_score() -> None:
     assert scores.model_copy(update={"n_steps": 2}).digest() != scores.digest()
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("val/identity_accuracy", "is measured on train alone; known: val/loss, val/mAP, "),
+        ("train/mAP", "is measured on val and test alone; known: train/loss, train/identity_accuracy, "),
+        ("train/rank10_open", "is measured on val and test alone; known: train/loss, train/identity_accuracy, "),
+    ],
+)
+def test_metric_of_another_split_is_refused(key: str, said: str) -> None:
+    limits = [("base", reid_config())]
+    check_models(limits, n_classes=2, metrics=["train/identity_accuracy", "train/loss", "val/loss", "val/mAP"])
+    with pytest.raises(ConfigError, match=f"^{key}: {said}"):
+        check_models(limits, n_classes=2, metrics=[key])
+
+
 def test_metric_of_another_task_is_refused() -> None:
     with temporary_parts():
         register_metric(Metric("rank1", when="epoch", group="reid", tasks=("reid",), summary="of another task"))
