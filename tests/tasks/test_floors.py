@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnsearch.tasks.floors import histogram_features, pixel_features
+from attnsearch.tasks.floors import histogram_features
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -33,24 +33,13 @@ def test_a_histogram_is_the_root_of_the_fraction_of_each_colour() -> None:
     torch.testing.assert_close(features[0], expected)
 
 
-def test_a_histogram_does_not_know_where_a_colour_is_and_stripes_do() -> None:
-    images = normalised(torch.stack([halves(RED, BLUE), halves(BLUE, RED)]))
-    whole, striped = histogram_features(images), histogram_features(images, n_stripes=2)
-    assert striped.shape == (2, 128)
-    assert float(whole[0] @ whole[1]) == pytest.approx(1.0)
-    assert float(striped[0] @ striped[1]) == pytest.approx(0.0)
+def test_a_histogram_does_not_know_where_a_colour_is() -> None:
+    features = histogram_features(normalised(torch.stack([halves(RED, BLUE), halves(BLUE, RED)])))
+    assert float(features[0] @ features[1]) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("n_stripes", [1, 5, 6])
-def test_histograms_have_length_one_and_ignore_how_a_stripe_is_arranged(n_stripes: int) -> None:
+def test_histograms_have_length_one_and_ignore_how_an_image_is_arranged() -> None:
     images = torch.rand(3, 3, 13, 7, generator=torch.Generator().manual_seed(0))
-    features = histogram_features(normalised(images), n_stripes=n_stripes)
+    features = histogram_features(normalised(images))
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
-    torch.testing.assert_close(histogram_features(normalised(images.flip(-1)), n_stripes=n_stripes), features)
-
-
-def test_small_copies_are_means_of_cells() -> None:
-    images = torch.rand(2, 3, 32, 16, generator=torch.Generator().manual_seed(0))
-    cells = images.view(2, 3, 16, 2, 8, 2).mean(dim=(3, 5)).flatten(1)
-    torch.testing.assert_close(pixel_features(images), cells / cells.norm(dim=1, keepdim=True))
-    assert pixel_features(images, grid=(4, 2)).shape == (2, 24)
+    torch.testing.assert_close(histogram_features(normalised(images.flip(-1))), features)
