@@ -206,7 +206,7 @@ def move_centres(centres: Tensor, embeddings: Tensor, identities: Tensor) -> Non
 
 
 def _move_all_centres(output: AttentionOutput, batch: Batch) -> None:
-    """Moves the centres of each head once: branches of one head, such as PWCA and SA of DCAL, share its centres."""
+    """Moves the centres of each head once: SA and PWCA of DCAL have one head and its centres."""
     moved: list[Tensor] = []
     for head in output.trained_heads.values():
         assert isinstance(head, ReidOutput)
@@ -243,7 +243,7 @@ class ReidTask(Task):
         """`identity`, `triplet` and, where it is asked for, `centre` of each branch, weighted.
 
         Outside of training `triplet` alone, as the identities of other splits are no classes of the model. In training
-        the centres move afterwards, towards the embeddings of the branch that comes first of those that share them.
+        the centres move afterwards, towards the embeddings of the first branch that reads their head.
         """
         losses: dict[str, dict[str, Tensor]] = {}
         for branch, head in output.trained_heads.items():

@@ -82,7 +82,7 @@ class RetrievalMeter(RunningSums):
 
 def has_triplet(identities: Tensor) -> bool:
     """Whether a batch of identities (B,) has two images of one identity, and one of another."""
-    n_identities = len(identities.unique())
+    n_identities = len(torch.unique(identities))
     return 1 < n_identities < len(identities)
 
 
