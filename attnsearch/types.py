@@ -235,7 +235,8 @@ class Retrieval:
     @property
     def has_ranks(self) -> bool:
         """Whether features and ranks are there; without them only what was measured of each query is known."""
-        return self.features.shape[1] > 0 and self.ranked_rows.shape[1] > 0
+        n_channels, n_ranked = self.features.shape[1], self.ranked_rows.shape[1]
+        return bool(n_channels and n_ranked)
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,7 @@ def write_best_epoch(run: TrainingSetup, trial: TrainingState) -> None:
         epoch=trial.best_epoch,
         accumulation=trial.accumulation,
         val_hash=trial.data.tables.val_hash,
+        camera_names=trial.data.tables.train.camera_names,
         state=run.model.state_dict(),
     )
     write_model_checkpoint(checkpoint, check=trial.context.check)

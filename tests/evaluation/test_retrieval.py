@@ -127,7 +127,7 @@ def test_floors_need_no_trained_model(cnn: Evaluation, dcal: Evaluation) -> None
 @pytest.fixture
 def of_cameras(people_runs: Path) -> ModelCheckpoint:
     """A model with vectors of the cameras 1, 2 and 3."""
-    return replace(read_model_checkpoint(trial_of(people_runs, "dcal_people").best), camera_names=("1", "2", "3"))
+    return read_model_checkpoint(trial_of(people_runs, "dcal_people").best)
 
 
 def with_cameras(data: DataSource, *names: str) -> DataSource:
