@@ -64,7 +64,7 @@ class RankFigure:
     style: DrawStyle
 
     def grid(self, caption: str = "") -> Grid:
-        """Two rows for each query: images, and their saliency under one scale; no second one where there are no maps.
+        """Two rows for each query: images, and their saliency under one scale; the first alone where one has no map.
 
         Args:
             caption: how the queries were chosen.
@@ -72,19 +72,20 @@ class RankFigure:
             ValueError: there is no list.
         """
         scaled = "scaled per panel" if self.style.own_scale else "one scale per query"
-        seen = caption_of([context.explanation for context in self.images.values()])
+        mapped = [one for one in self.lists if self.has_maps(one)]
+        seen = caption_of([self.images[row].explanation for one in mapped for row in one.rows])
         return Grid(
             [row for one in self.lists for row in self._rows(one)],
             legend=self._legend(),
-            scale=(self.style.colours, "least salient", f"most salient, {scaled}") if self._has_maps else None,
+            scale=(self.style.colours, "least salient", f"most salient, {scaled}") if mapped else None,
             caption="; ".join(filter(None, (caption, seen))),
             has_lead=True,
             gap_in=_GAP_IN,
         )
 
-    @property
-    def _has_maps(self) -> bool:
-        return all(context.explanation.saliency is not None for context in self.images.values())
+    def has_maps(self, one: RankList) -> bool:
+        """Whether there is a map of each image of a list."""
+        return all(self.images[row].explanation.saliency is not None for row in one.rows)
 
     def _rows(self, one: RankList) -> list[PanelRow]:
         """The images and, where there are maps, their overlays; the text stands below the last of the two."""
@@ -92,7 +93,7 @@ class RankFigure:
         images = _faded([self.images[row].image for row in one.rows], is_faded)
         columns = [self._query(one, images[0])]
         columns += [self._gallery(image, pixels) for image, pixels in zip(one.images, images[1:], strict=True)]
-        if not self._has_maps:
+        if not self.has_maps(one):
             return [PanelRow(equally_high(columns), header=self._header(one))]
         overlays = _faded(self._overlays(one.rows), is_faded)
         upper = [Panel(column.pixels, frame=column.frame) for column in columns]

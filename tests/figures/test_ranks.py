@@ -125,6 +125,17 @@ def test_without_maps_there_is_one_row() -> None:
     assert (grid.scale, grid.caption) == (None, "chosen")
 
 
+def test_one_list_without_a_map_leaves_those_of_the_others() -> None:
+    rankings = Rankings(ranked_split("camera"))
+    lists = [rank_list(rankings, query, n_shown=2) for query in range(2)]
+    rows = {row for one in lists for row in one.rows}
+    bare = next(row for row in lists[0].rows if row not in lists[1].rows and row >= N_QUERIES)
+    images = {row: context(None if row == bare else hot(0, 0)) for row in rows}
+    grid = RankFigure(lists, rankings, images, CELLS).grid()
+    assert [bool(row.header) for row in grid.rows] == [True, True, False]  # images; then images and overlays
+    assert grid.scale is not None
+
+
 def test_lower_images_stand_in_the_middle() -> None:
     one = figure()
     images = {**one.images, 3: context(hot(0, 0), height=96)}
