@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import AttnSearchError
 from attnsearch.metrics.registry import leading_metric
+from attnsearch.results.checkpoints import train_again
+from attnsearch.results.retrieval import rank_again
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.trials import StudyRows, TrialRow
@@ -39,7 +42,7 @@ class StudyFacts:
         epochs: trial -> its epochs, columns `epoch` and `split/metric`.
         importances: objective -> hyperparameter -> fraction.
         archive: index of the best trial's images: test where it is published, else validation; without its arrays.
-        retrieval: of the same split, in re-identification; without features where retention removed them.
+        retrieval: of the same split, in re-identification; without features and ranks where one of them was removed.
         floors: what needs no trained model, on the published split, by its own name; in re-identification.
         scores: of the best trial's saliency, by split.
         n_test_evaluations: how often the test split was evaluated.
@@ -72,6 +75,11 @@ class StudyFacts:
     @property
     def name(self) -> str:
         return self.layout.study
+
+    @property
+    def is_retrieval(self) -> bool:
+        """Whether its task is re-identification; where the settings cannot be read, ranked galleries tell."""
+        return self.retrieval is not None if self.config is None else self.config.task.name == "reid"
 
     @property
     def leading(self) -> str:
@@ -110,11 +118,11 @@ def read_facts(study: StudyReader) -> StudyFacts:
         epochs=read(lambda: _epochs(study, rows, best), {}),
         importances=read(study.importances, {}),
         archive=read(lambda: None if trial is None else _index(trial), None),
-        retrieval=read(lambda: None if trial is None else _retrieval(trial), None),
+        retrieval=read(lambda: _retrieval(trial), None) or read(lambda: _retrieval(trial, queries_only=True), None),
         floors=read(lambda: {} if trial is None else _floors(trial), {}),
         scores=read(lambda: {} if trial is None else _scores(trial), {}),
         n_test_evaluations=read(lambda: sum(line.split == "test" for line in read_test_evaluations(study.layout)), 0),
-        errors=errors,
+        errors=list(dict.fromkeys(errors)),
     )
 
 
@@ -137,11 +145,12 @@ def _index(trial: TrialReader) -> AttentionArchive | None:
     return None if split is None else trial.archive(split, index_only=True)
 
 
-def _retrieval(trial: TrialReader) -> Retrieval | None:
-    split = _split(trial)
-    if split is None:
+def _retrieval(trial: TrialReader | None, *, queries_only: bool = False) -> Retrieval | None:
+    """The galleries of the split that is shown, as `read_rankings`: maps may be missing."""
+    split = None if trial is None else _split(trial)
+    if trial is None or split is None:
         return None
-    return read_rankings(trial.archives()[split])
+    return read_rankings(trial.archives()[split], queries_only=queries_only)
 
 
 def _floors(trial: TrialReader) -> dict[str, float]:
@@ -150,3 +159,28 @@ def _floors(trial: TrialReader) -> dict[str, float]:
 
 def _scores(trial: TrialReader) -> dict[Split, ScoreTable]:
     return {split: trial.score_table(split) for split in SPLITS if has_scores(trial.files.scores(split))}
+
+
+def commands(facts: StudyFacts) -> list[tuple[str, str]]:
+    """What is repeated, and the command that repeats it beside a folder `results` that holds this experiment."""
+    trial, study = facts.best_trial, facts.reader.name
+    if trial is None:
+        return []
+    number, train = trial.number, ("its best trial", train_again(trial))
+    if facts.reader.is_plain_run:
+        lines = [train]
+    else:
+        evaluate = f"attnsearch evaluate {study} --trial {number} --split"
+        lines = [
+            ("the search", f"attnsearch search {replace(facts.layout, root=Path('results')).study_yaml}"),
+            train,
+            ("val metrics", f"{evaluate} val"),
+        ]
+        lines += [("test metrics", f"{evaluate} test")] if facts.test else []
+    if facts.archive is not None:
+        split = facts.archive.split
+        chosen = "--kind ranks" if facts.is_retrieval else "--per-class 1"
+        lines.append(("images", f"attnsearch visualize {study}:{number} --split {split} {chosen}"))
+        if facts.is_retrieval:
+            lines.append(("ranked galleries", rank_again(trial, split)))
+    return [(f"{facts.name}: {what}", command) for what, command in lines]

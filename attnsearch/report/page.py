@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +28,8 @@ from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics, title_of
 from attnsearch.metrics.statistics import Floats
 from attnsearch.report import charts
-from attnsearch.report.facts import StudyFacts, read_facts
-from attnsearch.report.sheets import Sheet, rank_sheets, sample_sheets
+from attnsearch.report.facts import StudyFacts, commands, read_facts
+from attnsearch.report.sheets import RankSheets, Sheet, rank_sheets, sample_sheets
 from attnsearch.results.reader import Results, load_results
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.study_files import describe_environment
@@ -144,17 +144,18 @@ class _Page:
         """Of re-identification: the camera matrix and ranked galleries."""
         retrieval = facts.retrieval
         if retrieval is None:
-            return {"cameras": None, "lacks_cameras": False, "ranks": []}
+            return {"cameras": None, "lacks_cameras": False, "ranks": RankSheets()}
         matrix, cameras = camera_matrix_of(retrieval), None
         if matrix is not None:
             title = f"mAP of {facts.name} by cameras"
             cameras = self.chart(f"cameras-{key}", title, charts.draw_cameras, matrix, retrieval.camera_names)
         lacks_cameras = cameras is None and retrieval.cameras is not None
-        return {"cameras": cameras, "lacks_cameras": lacks_cameras, "ranks": self._sheets(rank_sheets, facts)}
+        ranks = self._drawn(lambda: rank_sheets(facts), RankSheets())
+        return {"cameras": cameras, "lacks_cameras": lacks_cameras, "ranks": ranks}
 
     def _confusion(self, facts: StudyFacts, key: str) -> dict[str, Any]:
         archive = facts.archive
-        if archive is None or facts.retrieval is not None:
+        if archive is None or facts.is_retrieval:
             return {"pairs": [], "confusion": None}
         names = archive.class_names
         matrix = confusion_matrix(archive.labels, archive.predictions, len(names))
@@ -169,15 +170,15 @@ class _Page:
         """The studies of an experiment together: Pareto fronts, faithfulness, sample images."""
         leading = leading_metrics(facts)
         scored = [one for one in facts if one.scores]
-        what = "queries" if scored and all(one.retrieval is not None for one in scored) else "images"
+        what = "queries" if scored and all(one.is_retrieval for one in scored) else "images"
         return {
             "name": name,
             "leading": leading,
             "fronts": [front for metric in leading for front in self._fronts(name, metric, facts)],
             "faithfulness": {**self._compared("faithfulness", name, scored_alike(facts)), "what": what},
             "retrieval": self._retrieval(name, facts),
-            "has_classes": any(one.retrieval is None for one in facts),
-            "sheets": self._sheets(sample_sheets, facts),
+            "has_classes": not all(one.is_retrieval for one in facts),
+            "sheets": self._drawn(lambda: sample_sheets(facts), list[Sheet]()),
         }
 
     def _fronts(self, name: str, leading: str, facts: Sequence[StudyFacts]) -> list[Markup]:
@@ -193,23 +194,29 @@ class _Page:
         ]  # fmt: skip
 
     def _retrieval(self, name: str, facts: Sequence[StudyFacts]) -> dict[str, Any]:
-        """Scores of ranked galleries by metric, their differences between studies, and the CMC curves."""
-        curves = {one.name: scores_of(one.retrieval).cmc for one in facts if one.retrieval is not None}
-        compared = self._compared("retrieval", name, ranked_alike(facts))
-        if not curves or not compared["levels"]:
+        """Scores of ranked galleries by metric, their differences between studies, and the CMC curves of the same."""
+        entries, by_name = ranked_alike(facts), {one.name: one for one in facts}
+        compared = self._compared("retrieval", name, entries)
+        if not compared["levels"]:
             return compared
-        floors = {one.name: one.floors for one in facts}
-        names = dict.fromkeys(floor for name in compared["names"] for floor in floors[name])
-        rows = {floor: [floors[name].get(floor) for name in compared["names"]] for floor in names}
-        cmc = self.chart(f"cmc-{name}", "CMC curves", charts.draw_cmc, curves)
-        return {**compared, "floors": rows, "cmc": cmc}
+        names, split = compared["names"], compared["about"]["split"]
+        floors = floor_rows([by_name[name] for name in names])
+        ranked = {one.name: one.retrieval for one in facts if one.retrieval is not None}
+        curves = {name: scores_of(ranked[name]).cmc for name in names}
+        cmc = self.chart(f"cmc-{name}", f"CMC curves of {split}", charts.draw_cmc, curves)
+        others = ranked.keys() - {entry.name for entry in entries}
+        notes = [
+            *compared["notes"],
+            *(f"{other}: not ranked on {split}, and left out here" for other in sorted(others)),
+        ]
+        return {**compared, "floors": floors, "cmc": cmc, "notes": notes}
 
-    def _sheets(self, make: Callable[[T], list[Sheet]], facts: T) -> list[Sheet]:
+    def _drawn(self, draw: Callable[[], T], otherwise: T) -> T:
         try:
-            return make(facts)
+            return draw()
         except AttnSearchError as error:  # a small copy that is damaged
             self.errors.append(str(error))
-            return []
+            return otherwise
 
     def _compared(self, what: str, name: str, entries: Sequence[ScoredTrial]) -> dict[str, Any]:
         """Means of scores by metric, and differences between the studies where they were measured alike."""
@@ -268,6 +275,12 @@ def ranked_alike(facts: Sequence[StudyFacts]) -> list[ScoredTrial]:
     ]
 
 
+def floor_rows(facts: Sequence[StudyFacts]) -> dict[str, list[float | None]]:
+    """What needs no trained model: its name -> its value in each study, None where it was not measured."""
+    names = dict.fromkeys(name for one in facts for name in one.floors)
+    return {name: [one.floors.get(name) for one in facts] for name in names}
+
+
 def camera_matrix_of(retrieval: Retrieval) -> Floats | None:
     """As `matrix_of`; None also where retention removed the features, distances are too many, or torch is missing."""
     n_queries = len(retrieval.first_match)
@@ -322,28 +335,6 @@ def trial_table(facts: StudyFacts) -> dict[str, Any]:
         "rows": ranked[:MAX_TRIALS],
         "n_left_out": max(0, len(ranked) - MAX_TRIALS),
     }
-
-
-def commands(facts: StudyFacts) -> list[tuple[str, str]]:
-    """What is repeated, and the command that repeats it beside a folder `results` that holds this experiment."""
-    if facts.best is None:
-        return []
-    layout = replace(facts.layout, root=Path("results"))
-    number, study = facts.best.number, facts.reader.name
-    train = ("its best trial", f"attnsearch train {layout.trial(number).config} name={facts.name}_again")
-    if facts.reader.is_plain_run:
-        lines = [train]
-    else:
-        evaluate = f"attnsearch evaluate {study} --trial {number} --split"
-        lines = [("the search", f"attnsearch search {layout.study_yaml}"), train, ("val metrics", f"{evaluate} val")]
-        lines += [("test metrics", f"{evaluate} test")] if facts.test else []
-    if facts.archive is not None:
-        split = facts.archive.split
-        chosen = "--per-class 1" if facts.retrieval is None else "--kind ranks"
-        lines.append(("images", f"attnsearch visualize {study}:{number} --split {split} {chosen}"))
-        if facts.retrieval is not None:
-            lines.append(("ranked galleries", f"attnsearch retrieval {study} --trial {number} --split {split}"))
-    return [(f"{facts.name}: {what}", command) for what, command in lines]
 
 
 def four_digits(value: float | None) -> str:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
 
 from attnsearch.errors import AttnSearchError
 from attnsearch.evaluation.ranking import hardest_queries
-from attnsearch.figures.explanation import ImageToDraw, ModelColumn, compare_models, from_archive, read_image
+from attnsearch.figures.explanation import (
+    NO_CLASSES,
+    ImageToDraw,
+    ModelColumn,
+    compare_models,
+    from_archive,
+    read_image,
+)
 from attnsearch.figures.grid import Grid, Style
-from attnsearch.figures.kinds import DrawStyle, FigureContext
+from attnsearch.figures.kinds import DrawStyle, FigureContext, ImageMaps
 from attnsearch.figures.panels import Sheets
 from attnsearch.figures.rankings import Rankings
 from attnsearch.figures.ranks import RankFigure, rank_list
 from attnsearch.figures.selection import ImageIndex, ImageSelection, choose
 from attnsearch.report.facts import StudyFacts
+from attnsearch.results.retrieval import how_to_rank_again
 from attnsearch.results.trial import TrialReader
 from attnsearch.types import AttentionArchive, Split
 
@@ -51,7 +63,7 @@ class _Column:
 
 def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:
     """Two sheets of classes at most; none where the maps or the images are not in the folder."""
-    of_classes = [one for one in facts if one.retrieval is None]
+    of_classes = [one for one in facts if not one.is_retrieval]
     columns = [column for one in of_classes if (column := _column_of(one)) is not None][:MAX_STUDIES]
     if not columns:
         return []
@@ -115,42 +127,94 @@ def _images_at_hand(column: _Column, image_ids: Sequence[str]) -> list[ImageToDr
     ]
 
 
-def rank_sheets(facts: StudyFacts) -> list[Sheet]:
+@dataclass(frozen=True)
+class RankSheets:
+    """Ranked galleries, and what is not shown of them with the reason, in one line that may be empty."""
+
+    sheets: Sequence[Sheet] = ()
+    note: str = ""
+
+
+def rank_sheets(facts: StudyFacts) -> RankSheets:
     """The queries with the lowest AP and others that are spread evenly over the rest, each before its gallery.
 
-    None where the images or their maps are not in the folder.
+    Maps are shown of a query that has them for all images of its row.
     """
-    column = _column_of(facts)
-    if column is None or column.archive.retrieval is None:
-        return []
-    order = hardest_queries(column.archive.retrieval, len(column.archive.retrieval.first_match))
+    trial, index, retrieval = facts.best_trial, facts.archive, facts.retrieval
+    if trial is None or index is None or retrieval is None:
+        return RankSheets()
+    if not retrieval.has_ranks:
+        how = how_to_rank_again(trial, index.split)
+        return RankSheets(note=f"No ranked galleries are shown: features and ranks were removed; {how}.")
+    galleries = _Galleries(trial, index.split, Rankings(retrieval), _with_arrays(trial, index.split))
+    order = hardest_queries(retrieval, len(retrieval.first_match))
     rest = order[N_QUERIES:]
     spread = rest[:: max(1, len(rest) // N_QUERIES)][:N_QUERIES]
     titles = {"queries with the lowest average precision": order[:N_QUERIES], "other queries": spread}
-    split = column.archive.split
-    sheets = [_rank_sheet(column, places, f"Ranked galleries of {facts.name}: {what} ({split})")
-              for what, places in titles.items()]  # fmt: skip
-    return [one for one in sheets if one is not None]
-
-
-def _rank_sheet(column: _Column, places: Sequence[int], title: str) -> Sheet | None:
-    """The ranked galleries of the queries at some places, whose images are archived and at hand; None without any."""
-    archive = column.archive
-    assert archive.retrieval is not None
-    rankings, ids = Rankings(archive.retrieval), archive.retrieval.image_ids
-    lists = [rank_list(rankings, int(rankings.query_rows[place])) for place in places]
-    explained = _explained(column, {ids[row] for one in lists for row in one.rows})
-    whole = [one for one in lists if explained.keys() >= {ids[row] for row in one.rows}]
-    if not whole:
-        return None
-    contexts = {row: explained[ids[row]] for one in whole for row in one.rows}
-    return _as_address(RankFigure(whole, rankings, contexts, DrawStyle()).grid(), _RANK_STYLE, title)
-
-
-def _explained(column: _Column, image_ids: Collection[str]) -> dict[str, FigureContext]:
-    """Image id -> the image and what the model made of it, of those that are archived and at hand."""
-    archived = [one for one in column.archive.image_ids if one in image_ids]
-    return {
-        one.image_id: FigureContext(one, read_image(one.source, width_px=_RANK_STYLE.width_px), DrawStyle())
-        for one in from_archive(column.archive, _images_at_hand(column, archived))
+    figures = {
+        f"Ranked galleries of {facts.name}: {what} ({index.split})": galleries.figure(places)
+        for what, places in titles.items()
     }
+    sheets = [_as_address(one.grid(), _RANK_STYLE, title) for title, one in figures.items() if one.lists]
+    return RankSheets(sheets, galleries.note(figures.values(), sum(map(len, titles.values()))))
+
+
+def _with_arrays(trial: TrialReader, split: Split) -> AttentionArchive | None:
+    """The archive of a split; None where retention removed its arrays."""
+    try:
+        return trial.archive(split)
+    except AttnSearchError:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Galleries:
+    """The ranked galleries of a trial on one split; `archive` is None where there are no maps."""
+
+    trial: TrialReader
+    split: Split
+    rankings: Rankings
+    archive: AttentionArchive | None
+
+    def figure(self, places: Sequence[int]) -> RankFigure:
+        """The ranked galleries of the queries at some places whose images are all at hand, which may be none."""
+        lists = [rank_list(self.rankings, int(self.rankings.query_rows[place])) for place in places]
+        files = self._files({row for one in lists for row in one.rows})
+        whole = [one for one in lists if files.keys() >= set(one.rows)]
+        images = {row: self._context(row, files[row]) for one in whole for row in one.rows}
+        return RankFigure(whole, self.rankings, images, DrawStyle())
+
+    def note(self, figures: Iterable[RankFigure], n_chosen: int) -> str:
+        """How many of the chosen queries the figures do not show, or not with their maps; empty where it is none."""
+        shown = [(figure, one) for figure in figures for one in figure.lists]
+        n_left_out, n_bare = n_chosen - len(shown), sum(not figure.has_maps(one) for figure, one in shown)
+        lines = []
+        if n_left_out:
+            lacks = "neither small copies nor originals of all of their nearest images are on this machine"
+            lines.append(f"{n_left_out} of {n_chosen} chosen queries are not shown: {lacks}.")
+        if n_bare and (self.archive is None or self.archive.saliency is not None):
+            lacks = "those of some of their nearest images are not in this folder"
+            lines.append(f"{n_bare} of {n_chosen} chosen queries are shown without maps: {lacks}.")
+        return " ".join(lines)
+
+    def _files(self, rows: Iterable[int]) -> dict[int, Path]:
+        """Row -> small copy, or the original where the data set is on this machine; of images with one of them."""
+        ids = self.rankings.retrieval.image_ids
+        files = {row: self.trial.image_file(ids[row], self.split) for row in rows}
+        return {row: path for row, path in files.items() if path is not None}
+
+    def _context(self, row: int, path: Path) -> FigureContext:
+        """An image with its maps where these are archived."""
+        image_id, pixels = self.rankings.retrieval.image_ids[row], read_image(path, width_px=_RANK_STYLE.width_px)
+        if self.archive is not None and image_id in self._archived:
+            return FigureContext(next(from_archive(self.archive, [ImageToDraw(image_id, path)])), pixels, DrawStyle())
+        size_hw = (pixels.shape[0], pixels.shape[1])
+        whole = np.array([0.0, 0.0, size_hw[1], size_hw[0]])
+        bare = ImageMaps(
+            image_id=image_id, predicted=None, size_hw=size_hw, crop_box=whole, maps={}, saliency=None, **NO_CLASSES
+        )
+        return FigureContext(bare, pixels, DrawStyle())
+
+    @cached_property
+    def _archived(self) -> frozenset[str]:
+        return frozenset(() if self.archive is None else self.archive.image_ids)

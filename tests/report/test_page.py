@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -17,22 +18,24 @@ import attnsearch.report.page as page_module
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import StoreError
 from attnsearch.report.charts import front_of_points
-from attnsearch.report.facts import read_facts
+from attnsearch.report.facts import commands, read_facts
 from attnsearch.report.page import (
     Report,
     build_report,
     camera_matrix_of,
-    commands,
     four_digits,
     p_value,
     save_figures,
 )
 from attnsearch.results.reader import load_study
+from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ImageScore, make_table
 from attnsearch.store.image_scores import write_score_files as write_table
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import SPLITS, Split
 from tests.explorer.built import CLASSES, Built, build
+from tests.explorer.built_reid import PLANTED, planted_saliency, write_rankings
+from tests.report.people import text_of
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +220,53 @@ def test_no_camera_matrix_without_features_or_with_too_many(people: Path, monkey
     assert "cameras-people-cnn_people" not in report.figures
     assert "cmc-people" in report.figures
     assert "No mAP by cameras here" in report.html
+
+
+def add_run(reid: Built, name: str) -> StudyLayout:
+    """A plain run of the same data beside the study: its trial 0, alone."""
+    run = StudyLayout(reid.root, "here", name)
+    shutil.copytree(reid.layout.trial(0).directory, run.trial(0).directory)
+    return run
+
+
+def names_in_cmc(report: Report) -> list[str]:
+    return [str(line.get_label()) for line in report.figures["cmc-here"].axes[0].lines]
+
+
+def columns_of_scores(report: Report) -> list[str]:
+    section = report.html[report.html.index('<section id="retrieval-here">') :]
+    head = re.search(r"<thead><tr><th>score</th>(.*?)</tr>", section)
+    assert head is not None
+    return re.findall(r"<th>(.*?)</th>", head[1])
+
+
+def test_cmc_has_the_studies_of_the_table(reid: Built) -> None:
+    add_run(reid, "run")
+    report = build_report(reid.root)
+    assert names_in_cmc(report) == columns_of_scores(report) == ["run", "seek"]
+
+
+def test_other_match_rules_are_on_no_common_axis(reid: Built) -> None:
+    about = add_run(reid, "run").trial(0).archive("val").about
+    values = json.loads(about.read_text(encoding="utf-8"))
+    values["retrieval"]["match_rule"] = "group"
+    about.write_text(json.dumps(values), encoding="utf-8")
+    report = build_report(reid.root)
+    assert names_in_cmc(report) == columns_of_scores(report) == ["run"]
+    assert "run and seek were scored with different settings (match_rule 'group' and 'camera')" in text_of(report)
+
+
+def test_other_splits_are_on_no_common_axis(reid: Built) -> None:
+    paths = add_run(reid, "run").trial(0)
+    retrieval = read_archive(paths.archive("val")).retrieval
+    assert retrieval is not None
+    write_rankings(
+        paths.archive("test"), retrieval, rows=range(len(PLANTED)), saliency=planted_saliency(0), split="test"
+    )
+    report = build_report(reid.root)
+    assert names_in_cmc(report) == columns_of_scores(report) == ["run"]
+    assert "seek: not ranked on test, and left out here" in text_of(report)
+    assert "the fraction of test queries" in text_of(report)
 
 
 WITHOUT_TORCH = """
