@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,8 +44,8 @@ class RetrievalMeter(RunningSums):
     def __init__(self, table: ImageTable, embed: Embed | None, *, distance: Distance = "euclidean") -> None:
         super().__init__()
         self._table, self._embed, self._distance = table, embed, distance
-        self._features: list[Tensor] = []
-        self._rows: list[Tensor] = []
+        self._features: Tensor | None = None  # (N, D), in the order of the split
+        self._n_embedded = 0
 
     @torch.no_grad()
     def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
@@ -58,9 +58,15 @@ class RetrievalMeter(RunningSums):
         if self._embed is None:
             self.add_metric("identity_accuracy", (output.logits.argmax(dim=1) == batch.labels).sum())
         else:
-            self._features.append(self._embed(output).cpu())
-            self._rows.append(batch.rows)
+            self._keep(batch.rows, self._embed(output))
         self.add_sparsity(output)
+
+    def _keep(self, rows: Tensor, embeddings: Tensor) -> None:
+        """Puts embeddings (B, D) at their rows (B,)."""
+        if self._features is None:
+            self._features = torch.empty(len(self._table), embeddings.shape[1])
+        self._features[rows] = embeddings.float().cpu()
+        self._n_embedded += len(rows)
 
     def scores(self) -> PassMetrics:
         """All that was measured; the ranked gallery is in `retrieval` then.
@@ -70,12 +76,10 @@ class RetrievalMeter(RunningSums):
             NonFiniteLoss: an embedding is NaN, infinite or too large.
         """
         terms, metrics, _ = self.means()
-        rows = torch.cat(self._rows) if self._rows else torch.zeros(0)
-        if self._table.is_query is not None and len(rows) == len(self._table):
+        is_whole = self._n_embedded == len(self._table)
+        if self._table.is_query is not None and self._features is not None and is_whole:
             _require_finite(self._features, self._table)
-            features = torch.empty(len(rows), self._features[0].shape[1])
-            features[rows] = torch.cat(self._features)
-            self.retrieval, retrieved = rank_split(self._table, features.numpy(), distance=self._distance)
+            self.retrieval, retrieved = rank_split(self._table, self._features.numpy(), distance=self._distance)
             metrics |= retrieved
         return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
 
@@ -86,9 +90,9 @@ def has_triplet(identities: Tensor) -> bool:
     return 1 < n_identities < len(identities)
 
 
-def _require_finite(features: Sequence[Tensor], table: ImageTable) -> None:
-    """Raises NonFiniteLoss where parts (n, D) of the features of a split have no finite square of their length."""
-    squares = torch.cat([torch.linalg.vector_norm(part.double(), dim=1).square().float() for part in features])
+def _require_finite(features: Tensor, table: ImageTable) -> None:
+    """Raises NonFiniteLoss where features (N, D) of a split have no finite square of their length."""
+    squares = torch.linalg.vector_norm(features, dim=1).square()  # (N,)
     if n_broken := int((~squares.isfinite()).sum()):
         raise NonFiniteLoss(
             f"the embeddings of {n_broken} of {len(squares)} {table.split} images are NaN, infinite or too large; "
@@ -110,8 +114,9 @@ def rank_split(
     assert table.match_rule is not None
     queries, gallery = np.flatnonzero(table.is_query), np.flatnonzero(~table.is_query)
     keys = table.removal_keys
-    labels = RankingLabels(table.labels[queries], table.labels[gallery], keys[queries], keys[gallery])
-    ranking = rank_features(features[queries], features[gallery], labels, metric=distance, top_k=N_RANKED)
+    labels = RankingLabels.of_split(table.labels, keys, table.is_query)
+    of_queries, of_gallery = _rows_of(features, queries), _rows_of(features, gallery)
+    ranking = rank_features(of_queries, of_gallery, labels, metric=distance, top_k=N_RANKED)
     scores = ranking.scores
     retrieval = Retrieval(
         image_ids=table.image_ids,
@@ -133,6 +138,12 @@ def rank_split(
               scores.mean_inverse_negative_penalty)  # fmt: skip
     suffix = RETRIEVAL_RULES[table.match_rule][0]
     return retrieval, {f"{name}{suffix}": value for name, value in zip(RETRIEVAL_METRICS, values, strict=True)}
+
+
+def _rows_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The features (n, D) of ascending rows (n,), without a copy where these follow each other, as most files do."""
+    first, last = int(rows[0]), int(rows[-1])
+    return features[first : last + 1] if last - first + 1 == len(rows) else features[rows]
 
 
 def nearest_gallery(retrieval: Retrieval, row: int, *, only_matches: bool) -> int | None:

@@ -69,6 +69,24 @@ def test_the_worked_example_of_the_protocol() -> None:
     assert len(QUERIES) not in retrieval.ranked_rows[0]
 
 
+def test_queries_and_gallery_may_take_turns() -> None:
+    table, features = worked_example()
+    order = np.random.default_rng(0).permutation(len(table))
+    assert table.cameras is not None
+    assert table.is_query is not None
+    mixed = replace(
+        table,
+        image_ids=tuple(table.image_ids[row] for row in order),
+        paths=tuple(table.paths[row] for row in order),
+        labels=table.labels[order],
+        cameras=table.cameras[order],
+        is_query=table.is_query[order],
+    )
+    assert rank_split(mixed, features[order], distance="cosine")[1] == pytest.approx(
+        rank_split(table, features, distance="cosine")[1]
+    )
+
+
 def test_the_nearest_gallery_image_and_the_nearest_match() -> None:
     table, features = worked_example()
     retrieval, _ = rank_split(table, features, distance="cosine")
