@@ -10,7 +10,7 @@ import { captionOf, confidenceText, imageFileUrl, predictionText, verdictClass }
 import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
-const state = new State({ ...VIEW, ...MASK, split: where.split, map: "", original: "0" });
+const state = new State({ ...VIEW, ...MASK, split: "", map: "", original: "0" });
 const mask = new MaskPanel(state, () => draw());
 const canvas = byId("canvas");
 let image = null;
@@ -19,12 +19,11 @@ let visible = {};
 let loaded = {};
 
 const currentMap = () => (state.get("map") in maps ? state.get("map") : Object.keys(maps)[0]);
-const split = () => state.get("split") || where.split;
 const isOriginal = () => state.get("original") === "1" && Boolean(image?.original);
 
 async function load() {
   try {
-    image = await getJson(pathTo("api", "image", where.experiment, where.study, where.number, where.row), { split: split() });
+    image = await getJson(pathTo("api", "image", where.experiment, where.study, where.number, where.row), { split: where.split });
   } catch (error) {
     showError(byId("frame"), error);
     return;
@@ -73,7 +72,7 @@ function size() {
   }
 }
 
-const galleryUrl = () => withQuery(pathTo("query", where.experiment, where.study, where.number, image.split_row), { split: split(), ...viewQuery(state) });
+const galleryUrl = () => withQuery(pathTo("query", where.experiment, where.study, where.number, image.split_row), { split: where.split, ...viewQuery(state) });
 
 function showFacts() {
   const hit = image.hit === null ? [] : [factRow("pointing game", image.hit ? "hit" : "miss", image.hit ? "verdict correct" : "verdict misplaced")];
@@ -139,14 +138,14 @@ function setOriginal(isOn) {
 
 /** Links to other images keep the map and the view. */
 function followView() {
-  const query = { split: split(), ...state.query(["map", "mask", "share", "original"]), ...viewQuery(state) };
+  const query = { split: where.split, ...state.query(["map", "mask", "share", "original"]), ...viewQuery(state) };
   for (const id of ["previous", "next"]) {
     const link = byId(id);
     if (link.hasAttribute("href")) link.href = withQuery(new URL(link.href).pathname, query);
   }
-  byId("back").href = withQuery(new URL(byId("back").href).pathname, { split: split(), ...state.query(["map"]), ...viewQuery(state) });
+  byId("back").href = withQuery(new URL(byId("back").href).pathname, { split: where.split, ...state.query(["map"]), ...viewQuery(state) });
   byId("compare").href = withQuery(pathTo("compare", where.experiment), {
-    image: where.image, split: split(), t: [`${where.study}:${where.number}`], ...state.query(["map"]), ...viewQuery(state),
+    image: where.image, split: where.split, t: [`${where.study}:${where.number}`], ...state.query(["map"]), ...viewQuery(state),
   });
 }
 

@@ -42,7 +42,7 @@ export function withQuery(path, query) {
 /** A path below /attention, each part made safe. */
 export const pathTo = (...parts) => `/attention/${parts.map(encodeURIComponent).join("/")}`;
 
-/** The state of a page: its defaults, and what its URL sets. */
+/** The state of a page: its defaults, and what its URL sets. The default of `split` is "", so that a split in the URL stays there. */
 export class State {
   constructor(defaults) {
     this.defaults = defaults;

@@ -12,24 +12,23 @@ import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
 const where = pageData("where");
 const keys = Object.keys(where.maps);
 const SIDES = ["query", "other"];
-const state = new State({ ...VIEW, ...MASK, split: where.split, map: "", scale: "one" });
+const state = new State({ ...VIEW, ...MASK, split: "", map: "", scale: "one" });
 const mask = new MaskPanel(state, () => draw());
 let answer = null;
 const loaded = {};
 
-const here = () => ({ ...where, split: state.get("split") || where.split });
 const currentMap = () => (keys.includes(state.get("map")) ? state.get("map") : (keys[0] ?? ""));
 
 async function load() {
   try {
-    answer = await getJson(pathTo("api", "pair", where.experiment, where.study, where.number, where.row, where.other), { split: here().split });
+    answer = await getJson(pathTo("api", "pair", where.experiment, where.study, where.number, where.row, where.other), { split: where.split });
   } catch (error) {
     showError(byId("query-figure"), error);
     return;
   }
   for (const side of SIDES) {
     const image = answer[side];
-    const pixels = await loadImage(image.source ? splitImageUrl(here(), image.row, 512) : null);
+    const pixels = await loadImage(image.source ? splitImageUrl(where, image.row, 512) : null);
     loaded[side] = { pixels, size: image.size ?? (pixels ? [pixels.naturalHeight, pixels.naturalWidth] : [1, 1]) };
   }
   showFacts();
@@ -105,9 +104,9 @@ function followView() {
   const view = { ...state.query(["map", "scale"]), ...viewQuery(state) };
   for (const [id, row] of [["previous", answer.previous], ["next", answer.next]]) {
     if (row === null) byId(id).removeAttribute("href");
-    else byId(id).href = pairUrl(here(), where.row, row, { ...view, ...state.query(Object.keys(MASK)) });
+    else byId(id).href = pairUrl(where, where.row, row, { ...view, ...state.query(Object.keys(MASK)) });
   }
-  byId("back").href = queryUrl(here(), where.row, state.query(["map"]));
+  byId("back").href = queryUrl(where, where.row, state.query(["map"]));
 }
 
 /** Shows the value of the map under the pointer. */

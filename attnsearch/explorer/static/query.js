@@ -7,14 +7,13 @@ import { VIEW, bindView, showLegend, showView, viewOf, viewQuery } from "./view.
 
 const where = pageData("where");
 const keys = Object.keys(where.maps);
-const state = new State({ ...VIEW, ...FILTERS, opacity: "0", split: where.split, top: "10", removed: "", map: "", scale: "one" });
+const state = new State({ ...VIEW, ...FILTERS, opacity: "0", split: "", top: "10", removed: "", map: "", scale: "one" });
 let answer = null;
 let tiles = [];
 let missed = [];
 let queryImage = null;
 let lastRequest = 0;
 
-const here = () => ({ ...where, split: state.get("split") || where.split });
 const currentMap = () => (keys.includes(state.get("map")) ? state.get("map") : (keys[0] ?? ""));
 const isCovered = () => keys.length > 0 && viewOf(state).opacity > 0;
 const kept = () => ({ ...state.query([...Object.keys(FILTERS), "top", "removed", "map", "scale"]), ...viewQuery(state) });
@@ -22,7 +21,7 @@ const kept = () => ({ ...state.query([...Object.keys(FILTERS), "top", "removed",
 async function load() {
   lastRequest += 1;
   const request = lastRequest;
-  const query = { ...state.query(Object.keys(FILTERS)), split: here().split, top: state.get("top"), map: isCovered() ? currentMap() : "" };
+  const query = { ...state.query(Object.keys(FILTERS)), split: where.split, top: state.get("top"), map: isCovered() ? currentMap() : "" };
   try {
     const latest = await getJson(pathTo("api", "query", where.experiment, where.study, where.number, where.row), query);
     if (request !== lastRequest) return;
@@ -35,7 +34,7 @@ async function load() {
 
 function show() {
   const { query, removed_as: removedAs } = answer;
-  const make = (image) => new RankedTile(here(), image, pairUrl(here(), where.row, image.row), removedAs);
+  const make = (image) => new RankedTile(where, image, pairUrl(where, where.row, image.row), removedAs);
   tiles = answer.gallery.map(make);
   missed = answer.missed.map(make);
   shapeGrid(byId("gallery"), [query, ...answer.gallery]);
@@ -63,11 +62,11 @@ function place() {
 }
 
 function showQuery(query) {
-  queryImage = new MappedImage(here(), query, 512);
+  queryImage = new MappedImage(where, query, 512);
   queryImage.thumb.alt = `query ${query.id}`;
   byId("query-image").replaceChildren(queryImage.element);
   if (query.archived !== null) {
-    byId("query-image").href = withQuery(pathTo("image", where.experiment, where.study, where.number, query.archived), { split: here().split });
+    byId("query-image").href = withQuery(pathTo("image", where.experiment, where.study, where.number, query.archived), { split: where.split });
     byId("query-image").title = "All maps of this image";
   }
   const source = sourceText(query);
@@ -88,7 +87,7 @@ function showPlace() {
   for (const [id, row] of [["previous", answer.previous], ["next", answer.next]]) {
     const link = byId(id);
     if (row === null) link.removeAttribute("href");
-    else link.href = queryUrl(here(), row, kept());
+    else link.href = queryUrl(where, row, kept());
   }
   byId("place").textContent = answer.place === null ? "" : `${answer.place + 1} of ${answer.matching}`;
 }
@@ -121,11 +120,11 @@ function showControls() {
 
 /** Links carry the view as it is. */
 function followView() {
-  const query = { split: here().split, ...state.query(Object.keys(FILTERS)) };
+  const query = { split: where.split, ...state.query(Object.keys(FILTERS)) };
   byId("back").href = withQuery(pathTo("retrieval", where.experiment, where.study, where.number), query);
-  byId("trials").href = withQuery(pathTo("query-trials", where.experiment, where.study), { image: where.image, split: here().split });
+  byId("trials").href = withQuery(pathTo("query-trials", where.experiment, where.study), { image: where.image, split: where.split });
   for (const tile of [...tiles, ...missed]) {
-    tile.element.href = pairUrl(here(), where.row, tile.image.row, { ...state.query(["map"]), ...(isCovered() ? viewQuery(state) : {}) });
+    tile.element.href = pairUrl(where, where.row, tile.image.row, { ...state.query(["map"]), ...(isCovered() ? viewQuery(state) : {}) });
   }
   showPlace();
 }

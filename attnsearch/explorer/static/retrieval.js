@@ -6,12 +6,11 @@ import { FILTERS, cosineText, pairUrl, queryUrl, shapeGrid, sourceText, thumbnai
 import { drawTable } from "./table.js";
 
 const where = pageData("where");
-const state = new State({ ...FILTERS, split: where.split, page: "1" });
+const state = new State({ ...FILTERS, split: "", page: "1" });
 let lastRequest = 0;
 let last = 1;
 
 const filterQuery = () => state.query(Object.keys(FILTERS));
-const here = () => ({ ...where, split: state.get("split") || where.split });
 
 const columns = [
   { key: "image", label: "query", hint: "order by the name of the image", cell: queryCell },
@@ -26,17 +25,17 @@ const columns = [
 const number = (value) => (value === null ? "–" : value.toFixed(3));
 
 function queryCell(query) {
-  const shown = [el("span", { class: "thumb-box" }, thumbnail(here(), query)), el("span", { class: "id" }, query.id.split("/").pop())];
+  const shown = [el("span", { class: "thumb-box" }, thumbnail(where, query)), el("span", { class: "id" }, query.id.split("/").pop())];
   if (!where.has_ranks) return el("span", { class: "thumb-cell query", title: query.id }, ...shown);
-  return el("a", { class: "thumb-cell query", href: queryUrl(here(), query.row, filterQuery()), title: query.id, "aria-label": `query ${query.id}` }, ...shown);
+  return el("a", { class: "thumb-cell query", href: queryUrl(where, query.row, filterQuery()), title: query.id, "aria-label": `query ${query.id}` }, ...shown);
 }
 
 function hitCell(query) {
   const { hit } = query;
   if (!hit) return el("span", { class: "quiet" }, "nothing is ranked");
   const { kind, mark, words } = verdictOf(hit, where.removed_as);
-  return el("a", { class: `thumb-cell ${kind}`, href: pairUrl(here(), query.row, hit.row), title: `${words}: ${hit.id}` },
-    el("span", { class: "thumb-box" }, thumbnail(here(), hit)),
+  return el("a", { class: `thumb-cell ${kind}`, href: pairUrl(where, query.row, hit.row), title: `${words}: ${hit.id}` },
+    el("span", { class: "thumb-box" }, thumbnail(where, hit)),
     el("span", {},
       el("span", { class: `verdict ${hit.match ? "correct" : "incorrect"}` }, `${mark} ${hit.identity}`), el("br"),
       el("span", { class: "quiet" }, [cosineText(hit.cosine), sourceText(hit), hit.distractor ? "distractor" : ""].filter(Boolean).join(" · "))));
@@ -46,7 +45,7 @@ async function load() {
   lastRequest += 1;
   const request = lastRequest;
   try {
-    const query = { ...filterQuery(), split: here().split, page: state.get("page") };
+    const query = { ...filterQuery(), split: where.split, page: state.get("page") };
     const page = await getJson(pathTo("api", "queries", where.experiment, where.study, where.number), query);
     if (request === lastRequest) show(page);
   } catch (error) {
@@ -88,10 +87,11 @@ function turn(to) {
 
 /** Puts the state into the controls. */
 function showState() {
-  for (const id of [...Object.keys(FILTERS), "split"]) {
+  for (const id of Object.keys(FILTERS)) {
     const control = byId(id);
     if (control) control.value = state.get(id);
   }
+  if (byId("split")) byId("split").value = where.split;
 }
 
 function moveTo(by) {

@@ -9,19 +9,18 @@ import { VIEW, bindView, viewOf, viewQuery } from "./view.js";
 const where = pageData("where");
 const FILTERS = { role: "all", verdict: "all", true: "", predicted: "", low: "", high: "", metric: "", least: "", most: "", order: "row", down: "" };
 const keys = Object.keys(where.maps);
-const state = new State({ ...VIEW, ...FILTERS, split: where.split, map: keys[0] ?? "", page: "1" });
+const state = new State({ ...VIEW, ...FILTERS, split: "", map: keys[0] ?? "", page: "1" });
 let tiles = [];
 let lastRequest = 0;
 
 const filterQuery = () => state.query(Object.keys(FILTERS));
-const split = () => state.get("split") || where.split;
 const link = (row) =>
-  withQuery(pathTo("image", where.experiment, where.study, where.number, row), { split: split(), ...state.query(["map"]), ...viewQuery(state) });
+  withQuery(pathTo("image", where.experiment, where.study, where.number, row), { split: where.split, ...state.query(["map"]), ...viewQuery(state) });
 
 async function load() {
   lastRequest += 1;
   const request = lastRequest;
-  const query = { ...filterQuery(), split: split(), map: state.get("map"), page: state.get("page") };
+  const query = { ...filterQuery(), split: where.split, map: state.get("map"), page: state.get("page") };
   try {
     const page = await getJson(pathTo("api", "grid", where.experiment, where.study, where.number), query);
     if (request === lastRequest) show(page);
@@ -31,7 +30,7 @@ async function load() {
 }
 
 function show(page) {
-  tiles = page.images.map((image) => new Tile(image, { ...where, split: split() }, link(image.row)));
+  tiles = page.images.map((image) => new Tile(image, where, link(image.row)));
   byId("grid").replaceChildren(...tiles.map((tile) => tile.element));
   for (const tile of tiles) tile.load(viewOf(state));
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
@@ -60,12 +59,13 @@ function turn(to) {
 
 /** Puts the state into the controls. */
 function showState() {
-  for (const id of [...Object.keys(FILTERS), "map", "split"]) {
+  for (const id of [...Object.keys(FILTERS), "map"]) {
     const control = byId(id);
     if (!control) continue;
     if (control.type === "checkbox") control.checked = state.get(id) === "1";
     else control.value = state.get(id);
   }
+  if (byId("split")) byId("split").value = where.split;
   if (Object.keys(filterQuery()).length && window.innerWidth > 560) byId("filters").open = true;
 }
 
@@ -100,7 +100,7 @@ const move = (columns, rows) => moveFocus(tiles.map((tile) => tile.element), col
 
 const panels = () =>
   tiles.map(({ canvas, image }) => ({ canvas, lines: [image.true, shortCaption(image)] }));
-const name = () => fileName(where.study, `trial${where.number}`, split(), state.get("map"), `page${state.get("page")}`);
+const name = () => fileName(where.study, `trial${where.number}`, where.split, state.get("map"), `page${state.get("page")}`);
 const png = () => savePng(panels(), name(), 6);
 
 bindPage();
