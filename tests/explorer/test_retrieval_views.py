@@ -371,11 +371,12 @@ def test_from_study_to_pair(watched: Watched) -> None:
     assert page.locator("#gallery .mark").all_inner_texts() == ["✗", "✓", "✗", "✗", "✓", "✗", "✗", "✗", "✗"]
     page.get_by_role("link", name=re.compile("^rank 2, match")).click()
     watched.wait("document.body.dataset.ready === '1'")
-    assert page.locator("#title").inner_text() == "Identity 0001: a match"
+    assert page.locator("#title").inner_text() == "Query 0001 beside an image of 0001: a match"
     assert page.locator("svg.curve polyline").count() == 2
     page.get_by_role("link", name="Next gallery image").click()
     page.wait_for_url(re.compile(f"/pair/{STUDY}/0/0/{UNARCHIVED}"))
     page.get_by_text("its maps are not archived").wait_for()
+    assert page.locator("#title").inner_text() == "Query 0001 beside an image of 0003: another identity"
 
 
 @pytest.mark.slow

@@ -75,6 +75,14 @@ function draw() {
   followView();
 }
 
+/** What is shown: "Query 0043 beside an image of 0068: another identity". */
+function titleOf(query, other) {
+  const { kind, words } = verdictOf(other, answer.removed_as);
+  const shown = other.distractor ? "a gallery image" : `an image of ${other.identity}`;
+  const verdict = { match: "a match", removed: `left out (${answer.removed_as})` }[kind] ?? words;
+  return `Query ${query.identity} beside ${shown}: ${verdict}`;
+}
+
 function showFacts() {
   const { query, other } = answer;
   const { kind, mark, words } = verdictOf(other, answer.removed_as);
@@ -88,7 +96,7 @@ function showFacts() {
     factRow("query", query.id, "id"),
     factRow("gallery image", other.id, "id"),
   );
-  byId("title").textContent = words === "match" ? `Identity ${query.identity}: a match` : `Identity ${query.identity}: ${words}`;
+  byId("title").textContent = titleOf(query, other);
   byId("rank").textContent = other.rank === null ? "left out" : `rank ${formatNumber(other.rank)}`;
   byId("other-figure").className = kind;
   for (const [side, name] of [["query", "query"], ["other", other.distractor ? "distractor" : "gallery"]]) {
