@@ -53,7 +53,7 @@ class Layer:
 
 
 def merge(base: Layer, over: Layer, model: type[BaseModel]) -> Layer:
-    """`over` laid on `base`: blocks are joined key by key, everything else is replaced.
+    """`over` laid on `base`: blocks but `objectives` are joined key by key, everything else is replaced.
 
     Keys of `over` may be dotted. A block that is chosen by a tag is replaced whole when its tag changes; tags come
     first, so that what `over` sets beside one stays.
@@ -82,7 +82,7 @@ def split_key(key: str, values: Mapping[str, Any]) -> Place:
 
 def _leaves(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
     """(place, value) below a value; the tag of a block comes first, as it may replace it."""
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict) or not value or place == ("objectives",):
         yield place, value
         return
     for key, inner in sorted(value.items(), key=lambda item: item[0] not in TAGS):

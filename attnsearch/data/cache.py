@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from attnsearch.data.images import decode_resized
+from attnsearch.data.listing import name_lines
 from attnsearch.data.tables import DataTables, ImageTable, places_of
 from attnsearch.errors import DataError, StoreError
 from attnsearch.geometry import Resizing, Size
@@ -208,7 +209,6 @@ _VERSION = 1
 _PIXELS, _SIZES = "pixels.npy", "sizes_hw.npy"
 _CHUNK_IMAGES = 64
 """Images decoded ahead of the writer; bounds the memory (200 MB at 1024 pixels)."""
-_SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,9 +331,7 @@ def _decode_all(paths: Sequence[Path], resizing: Resizing) -> Iterator[DecodedIm
 def _check_usable(problems: Sequence[str], *, n_images: int) -> None:
     if not problems:
         return
-    shown = "\n  ".join(problems[:_SHOWN_PROBLEMS])
-    more = f"\n  and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
     raise DataError(
         f"{len(problems)} of {n_images} images cannot be used; replace or remove them "
-        f"(`attnsearch data check` looks for more):\n  {shown}{more}"
+        f"(`attnsearch data check` looks for more):{name_lines(problems)}"
     )

@@ -316,7 +316,9 @@ def count_phrase(n: int, one: str, many: str) -> str:
 
 
 def name_lines(names: Sequence[str]) -> str:
-    """The first names, each in a line below a message."""
+    """The first names, each in a line below a message; a single one behind it."""
+    if len(names) == 1:
+        return f" {names[0]}"
     more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     return "".join(f"\n  {name}" for name in [*names[:_SHOWN], *more])
 

@@ -126,7 +126,7 @@ def image_names(folder: Path, suffixes: frozenset[str]) -> list[str]:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file()  # noqa: PTH122
+                if entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in suffixes and not entry.is_dir()  # noqa: PTH122
             )
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}); it must hold the images") from error

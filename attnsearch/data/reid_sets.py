@@ -104,7 +104,8 @@ def list_images(cfg: ReidData) -> Listing:
     numbers = dict(published.numbers)
     if isinstance(cfg, Msmt17Data) and not cfg.with_val:
         numbers["train"] = _WITHOUT_VAL
-    problems += _differences(root, images, numbers)
+    if not problems:
+        problems = _differences(root, images, numbers)
     names = published.form.camera_names
     return Listing.of_identities(root, images, match_rule="camera", camera_names=names, problems=problems)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from attnsearch.config.evaluation import VERSION, ScoreSettings
 from attnsearch.config.load import with_settings, without_variables
 from attnsearch.data.loader import DataSource, open_data
+from attnsearch.errors import UsageError
 from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_inference, run_split
 from attnsearch.evaluation.baselines import OCCLUSION
 from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
@@ -26,6 +27,7 @@ from attnsearch.evaluation.score_archive import score_archive, score_baselines
 from attnsearch.evaluation.scorer import image_families, score_images
 from attnsearch.figures.explanation import Explanation
 from attnsearch.figures.kinds import Method
+from attnsearch.figures.pairs import METHODS
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.types import Split
 
@@ -131,9 +133,11 @@ class TrainedModel(InferenceModel):
             method: of the maps: `occlusion` is what the cosine loses without each cell, `pair` what each adds to it,
                 `gradient_rollout` its gradients along the attention of a transformer, and `own` the family's map.
         Raises:
-            UsageError: the model compares no images, or as `explain`.
+            UsageError: no such method, the model compares no images, or as `explain`.
         """
         check_compares(self)
+        if method not in METHODS:
+            raise UsageError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         named = name_images([image])[0]
         return SimilarityTo(named if isinstance(named.source, Path) else replace(named, image_id="reference"), method)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from attnsearch.config.evaluation import VERSION
 from attnsearch.data.tables import hash_ids, marked_ids
-from attnsearch.files import atomic_write, csv_text
+from attnsearch.files import atomic_write, csv_text, disk_errors
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, RankingScores, camera_matrix, group_means, score_intervals
 from attnsearch.metrics.statistics import SEED, Floats, Interval
@@ -240,6 +240,8 @@ def _sides(retrieval: Retrieval) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def write_tables(files: TrialLayout, ending: str, report: RetrievalReport) -> tuple[Path, ...]:
     """Writes the tables of a report into the folder of a trial; those of cameras where these are known.
 
+    The scores of an earlier re-ranking are removed where the report has none, as they may be of other settings.
+
     Args:
         ending: of the names of the files.
     Raises:
@@ -248,6 +250,10 @@ def write_tables(files: TrialLayout, ending: str, report: RetrievalReport) -> tu
     paths = {files.table_csv(table, ending): cells for table, cells in _tables(report).items()}
     for path, cells in paths.items():
         atomic_write(path, csv_text([_cell(cell) for cell in row] for row in cells))
+    reranked = files.table_csv("reranked", ending)
+    if reranked not in paths:
+        with disk_errors(reranked):
+            reranked.unlink(missing_ok=True)
     return tuple(paths)
 
 

@@ -59,7 +59,7 @@ class ExplainedModel:
     @property
     def scores(self) -> ScoreTable | None:
         """The scores of single images of the split; None where they were not measured."""
-        if self.trial is None or not self.trial.has_scores(self.split):
+        if self.trial is None or self.archive is None or not self.trial.has_scores(self.split):
             return None
         return self.trial.score_table(self.split)
 
@@ -122,6 +122,7 @@ def open_source(
 
     Raises:
         ConfigError: there is none.
+        DataError: another folder of the data set is named, which cannot be used.
     """
     if is_file_name(source):
         from attnsearch.models.checkpoint import read_model_checkpoint  # imports torch
@@ -135,7 +136,23 @@ def open_source(
         raise ConfigError(f"study {study!r} has no trial {reader.number}; `attnsearch show {study}` lists all")
     config = with_overrides(reader.config, overrides)
     checkpoint = files.best if files.best.is_file() else None
-    return ExplainedModel(f"{study}:{reader.number}", config, checkpoint, split, _archive(reader, split), reader)
+    archive = _archive(reader, split)
+    if archive is not None and _shows_other_images(archive, reader.config, config):
+        archive = None
+    return ExplainedModel(f"{study}:{reader.number}", config, checkpoint, split, archive, reader)
+
+
+def _shows_other_images(archive: AttentionArchive, trained: ExperimentConfig, config: ExperimentConfig) -> bool:
+    """Whether the overrides in `config` name another data set than that which a trial was trained on and archived.
+
+    Raises:
+        DataError: the folder that they name cannot be used.
+    """
+    if config.data == trained.data:
+        return False
+    if config.identity()["data"] != trained.identity()["data"]:
+        return True
+    return not set(archive.image_ids) <= set(build_tables(config.data).of(archive.split).image_ids)
 
 
 def _archive(trial: TrialReader, split: Split) -> AttentionArchive | None:

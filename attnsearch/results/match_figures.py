@@ -92,8 +92,8 @@ class MatchFigures:
         style = self.sheets.style
         for start in range(0, len(lists), PER_SHEET):
             grid = self._ranks(lists[start : start + PER_SHEET], explanations).grid(_how_chosen(self.wanted))
-            path = self.folder / RANKS / f"sheet_{start // PER_SHEET + 1}.{style.format}"
-            yield self.sheets.write(grid, path)
+            name = f"{self.model.split}_sheet_{start // PER_SHEET + 1}.{style.format}"
+            yield self.sheets.write(grid, self.folder / RANKS / name)
 
     def _ranks(self, lists: Sequence[RankList], explanations: dict[int, Explanation]) -> RankFigure:
         shown = {row: explanations[row] for one in lists for row in one.rows}
@@ -120,7 +120,8 @@ class MatchFigures:
         style = self.sheets.style
         for explanation in explain_matches(self.model.inference, firsts, seconds, method=self.look.method):
             assert explanation.match is not None
-            name = f"{explanation.image_id}_and_{explanation.match.image_id.replace('/', '__')}"
+            other = explanation.match.image_id.replace("/", "__")
+            name = f"{explanation.image_id}_and_{other}_by_{self.look.method}"
             grid = explanation.grid(PAIR, style, self.look)
             yield self.sheets.write(grid, self.folder / PAIR / file_name(name, style))
 

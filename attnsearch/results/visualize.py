@@ -60,10 +60,31 @@ def request_figures(
         selection, look, style: fields of `ImageSelection`, `DrawStyle` and `Style`; a width of None is that which suits
             the figure type.
     Raises:
-        ConfigError: an unknown figure type, colour map, way to enlarge or format, or a negative number of images.
+        ConfigError: an unknown figure type, colour map, way to enlarge or format, a negative number of images, or an
+            option that no figure type follows.
     """
     choice, written, has_width = _checked_selection(**selection), _checked_style(**style), style["width_in"] is not None
-    return FigureRequest(_checked_kinds(kinds), choice, split, _checked_look(**look), written, has_width, to)
+    request = FigureRequest(_checked_kinds(kinds), choice, split, _checked_look(**look), written, has_width, to)
+    _check_used(request)
+    return request
+
+
+def _check_used(request: FigureRequest) -> None:
+    """Refuses options that no figure type of the request would follow.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    look = request.look
+    for option, kind, is_given in (
+        ("--with", PAIR, bool(request.selection.other)),
+        ("--method", PAIR, look.method != DrawStyle.method),
+        ("--with-removed", RANKS, look.with_removed),
+    ):
+        if is_given and kind not in request.kinds:
+            raise ConfigError(
+                f"{option} is for --kind {kind}, and {', '.join(request.kinds)} is asked for; add that kind"
+            )
 
 
 def _checked_selection(**settings: Any) -> ImageSelection:

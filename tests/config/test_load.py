@@ -69,6 +69,11 @@ def problems(path: Path, text: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+def test_objectives_are_replaced_and_not_joined(here: Path) -> None:
+    study = load_study("hunt", overrides=["objectives={val/mAP: maximize}", "monitor=val/mAP"]).study
+    assert study.objectives == {"val/mAP": "maximize"}
+
+
 def test_bare_name_and_override_reach_the_experiment(here: Path) -> None:
     loaded = load_experiment("tiny", overrides=["train.optimizer.lr=0.5", "seed=7"])
     assert loaded.train.optimizer.lr == 0.5

@@ -55,7 +55,7 @@ def test_some_queries_without_a_match_are_no_error() -> None:
         ([*TRAIN, QUERY_OF_A], "test must hold queries and a gallery, got 1 and 0"),
         ([*TRAIN, *images_of("ab", "1", split="val")], "none of the 4 images of val has a match from another camera"),
         (images_of("x"), "train must hold at least 2 identities, found 1"),
-        ([*TRAIN, TRAIN[3]], "1 image is listed twice; keep one of each:\n  x/2_1.jpg"),
+        ([*TRAIN, TRAIN[3]], "1 image is listed twice; keep one of each: x/2_1.jpg"),
         ([*TRAIN, *TRAIN[3:5]], "2 images are listed twice; keep one of each:\n  x/2_1.jpg\n  y/1_0.jpg"),
         ([*TRAIN, replace(TRAIN[0], camera=None, image_id="no.jpg")], "1 of 13 images have no camera"),
     ],
@@ -69,4 +69,4 @@ def test_an_identity_in_train_and_test_is_a_warning() -> None:
     images = [*TRAIN, *images_of("a", "89"), *GALLERY, QUERY_OF_A]
     (warning,) = Listing.of_identities(ROOT, images, match_rule="camera").problems
     assert not warning.is_error
-    assert "1 identity is in train and in test, which makes the scores of test too good:\n  a" in warning.message
+    assert "1 identity is in train and in test, which makes the scores of test too good: a" in warning.message

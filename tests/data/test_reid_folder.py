@@ -215,8 +215,8 @@ GOOD_HEAD = "image,identity,split,camera"
         ([*GOOD, ("x.jpg", "", "test", "a")], "", r"images.csv:30: needs an identity .* got '' and 'test'"),
         ([*GOOD, ("x.jpg", "x", "dev", "a")], "", r"images.csv:30: .*split of train, query, .* got 'x' and 'dev'"),
         ([*GOOD, ("x.jpg", "x", "query", "a")], "", r"names the split test beside query and gallery"),
-        ([*GOOD, GOOD[0]], "", r"1 image is listed twice; keep one of each:\n  a/a0.jpg"),
-        ([*GOOD, ("x.jpg", "x", "test", "")], "", r"1 of 29 images have no camera. .*images.csv.*\n  x.jpg"),
+        ([*GOOD, GOOD[0]], "", r"1 image is listed twice; keep one of each: a/a0.jpg"),
+        ([*GOOD, ("x.jpg", "x", "test", "")], "", r"1 of 29 images have no camera. .*images.csv.* x.jpg"),
         (rows_of({"train": "a", "test": "xy"}), "", r"train must hold at least 2 identities, found 1"),
         (rows_of({"train": "ab", "test": "xy"}, ("a",)), "", r"test must hold queries and a gallery, got 0 and 4"),
         (rows_of({"train": "ab", "query": "x"}), "", r"test must hold queries and a gallery, got 4 and 0"),
@@ -277,7 +277,7 @@ def test_a_path_that_is_too_long_for_a_file_is_a_missing_file(tmp_path: Path) ->
     write_list(tmp_path, GOOD, GOOD_HEAD)
     with (tmp_path / "images.csv").open("a") as file:
         file.write(f"{'x' * 300}.jpg,x,test,a\n")
-    with pytest.raises(DataError, match=rf"1 of 29 listed files do not exist.*\n  {tmp_path}/x{{300}}.jpg"):
+    with pytest.raises(DataError, match=rf"1 of 29 listed files do not exist.* {tmp_path}/x{{300}}.jpg"):
         build_tables(ReidFolderData(root=str(tmp_path)))
     (tmp_path / "masks").mkdir()
     problems = check_data(ReidFolderData(root=str(tmp_path))).problems
@@ -287,14 +287,14 @@ def test_a_path_that_is_too_long_for_a_file_is_a_missing_file(tmp_path: Path) ->
 def test_a_list_may_not_name_missing_files(tmp_path: Path) -> None:
     root = write_list(tmp_path, [(*row[:3],) for row in GOOD], "image,identity,split")
     (root / GOOD[0][0]).unlink()
-    with pytest.raises(DataError, match=rf"1 of 28 listed files do not exist.*\n  {root}/a/a0.jpg"):
+    with pytest.raises(DataError, match=rf"1 of 28 listed files do not exist.* {root}/a/a0.jpg"):
         build_tables(ReidFolderData(root=str(root)))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,camera\nnone.jpg,1", r"1 listed image is not in an identity folder:\n  none.jpg"),
+        ("image,camera\nnone.jpg,1", r"1 listed image is not in an identity folder: none.jpg"),
         (
             "image,camera\np0/c1_0.jpg,1",
             r"39 of 40 images have no camera. It is told by data.camera_pattern, cameras.csv",

@@ -242,10 +242,19 @@ def test_a_name_that_does_not_fit_is_named(
 ) -> None:
     root = write_named(tmp_path, folders)
     write_image(root / name)
+    assert all(problem.is_error for problem in list_images(settings(root=str(root))).problems)  # no counts of a part
     errors = [problem for problem in list_images(settings(root=str(root))).problems if problem.is_error]
     assert [problem.kind for problem in errors] == ["name"]
     assert message in errors[0].message
-    assert name in errors[0].message
+    assert errors[0].message.endswith(f"rename or remove each: {name}")  # in the same line
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    root = write_named(tmp_path, MARKET)
+    (root / "query" / "0001_c2s1_001051_00.jpg").symlink_to(root / "gone.jpg")
+    assert "query/0001_c2s1_001051_00.jpg" in {
+        one.image_id for one in list_images(Market1501Data(root=str(root))).images
+    }
 
 
 def test_clutter_is_no_image(tmp_path: Path) -> None:
@@ -291,14 +300,14 @@ def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, name: str, line: str, m
 def test_listed_files_that_are_missing_are_named(tmp_path: Path) -> None:
     root = write_msmt17(tmp_path)
     (root / "test" / MSMT17["list_query.txt"][0][0]).unlink()
-    with pytest.raises(DataError, match=rf"1 of 14 listed files do not exist.*\n  {root}/test/0000/0000_000_02"):
+    with pytest.raises(DataError, match=rf"1 of 14 listed files do not exist.* {root}/test/0000/0000_000_02"):
         build_tables(Msmt17Data(root=str(root)))
 
 
 def test_an_image_that_is_listed_twice_is_named(tmp_path: Path) -> None:
     root = write_msmt17(tmp_path)
     (root / "list_val.txt").write_text(f"./{MSMT17_TRAIN[0]} 0\n")
-    with pytest.raises(DataError, match=r"1 image is listed twice; keep one of each:\n  train/0000/0000_000_01"):
+    with pytest.raises(DataError, match=r"1 image is listed twice; keep one of each: train/0000/0000_000_01"):
         build_tables(Msmt17Data(root=str(root)))
 
 

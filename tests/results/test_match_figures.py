@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.errors import ConfigError
+from attnsearch.config.data import ReidFolderData
+from attnsearch.errors import ConfigError, DataError
 from attnsearch.figures.rankings import Rankings
 from attnsearch.figures.ranks import rank_list
-from attnsearch.results import match_figures
+from attnsearch.results import explained, match_figures
+from attnsearch.results.explained import ExplainedModel
 from attnsearch.results.reader import load_results
 from attnsearch.results.visualize import request_figures, visualize_all
-from attnsearch.types import Retrieval
+from attnsearch.types import Retrieval, Split
 
 RUN = "cnn_people"
 BEST = f"people/{RUN}/trials/00000/best.safetensors"
@@ -41,15 +44,17 @@ def visualize(
     *sources: str,
     kind: str = "ranks",
     file_format: str = "png",
+    split: Split = "val",
     overrides: tuple[str, ...] = (),
     with_removed: bool = False,
+    method: str = "occlusion",
     **selection: Any,
 ) -> list[Path]:
     request = request_figures(
         [kind],
-        "val",
+        split,
         selection=selection,
-        look={"rule": "cubic", "colours": "inferno", "with_removed": with_removed},
+        look={"rule": "cubic", "colours": "inferno", "with_removed": with_removed, "method": method},
         style={"dpi": 60, "width_in": None, "file_format": file_format},
         to=to,
     )
@@ -73,7 +78,7 @@ def by_precision(retrieval: Retrieval) -> list[str]:
 
 def test_the_worst_queries_come_first(run: Path, tmp_path: Path, retrieval: Retrieval) -> None:
     (path,) = visualize(run, tmp_path, file_format="svg")
-    assert path == tmp_path / f"{RUN}-0/ranks/sheet_1.svg"
+    assert path == tmp_path / f"{RUN}-0/ranks/val_sheet_1.svg"
     assert queries_in(path) == by_precision(retrieval)[:4]
     assert "queries with the lowest average precision, the worst first" in path.read_text()
 
@@ -103,7 +108,7 @@ def test_many_queries_fill_several_sheets(
 ) -> None:
     monkeypatch.setattr(match_figures, "PER_SHEET", 3)
     paths = visualize(run, tmp_path, file_format="svg", worst=99)
-    assert [path.name for path in paths] == ["sheet_1.svg", "sheet_2.svg"]
+    assert [path.name for path in paths] == ["val_sheet_1.svg", "val_sheet_2.svg"]
     assert len(queries_in(paths[0])) == 3
     assert [query for path in paths for query in queries_in(path)] == by_precision(retrieval)
 
@@ -125,10 +130,48 @@ def test_without_its_features_a_trial_is_ranked_again(run: Path, tmp_path: Path)
         visualize(copied, tmp_path / "c")
 
 
-def test_small_copies_stand_in_for_the_data_set(run: Path, tmp_path: Path) -> None:
+def test_small_copies_stand_in_for_the_data_set(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = visualize(run, tmp_path / "a", worst=1)
+    monkeypatch.setattr(ExplainedModel, "table", None)
+    (after,) = visualize(run, tmp_path / "b", worst=1)
+    assert pixels_of(before).shape == pixels_of(after).shape
+
+
+def test_other_data_have_their_own_galleries(run: Path, tmp_path: Path) -> None:
+    """The archive is of the data of the training, which overrides may leave."""
     (before,) = visualize(run, tmp_path / "a", worst=1)
     (after,) = visualize(run, tmp_path / "b", worst=1, overrides=("data.data_seed=77",))
-    assert pixels_of(before).shape == pixels_of(after).shape
+    assert not np.array_equal(pixels_of(before), pixels_of(after))
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        visualize(run, tmp_path / "c", worst=1, overrides=("data.name=duke", f"data.root={tmp_path / 'nowhere'}"))
+
+
+def test_another_folder_with_the_same_images_keeps_the_archive(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = load_results(run).study(f"people/{RUN}").trial(0)
+    archive = reader.archive("val")
+    here, there = (
+        reader.config.model_copy(update={"data": ReidFolderData(name="reid_folder", root=str(tmp_path / name))})
+        for name in ("here", "there")
+    )
+    for ids, is_other in ((archive.image_ids, False), (archive.image_ids[1:], True)):
+        table = SimpleNamespace(image_ids=ids)
+        monkeypatch.setattr(explained, "build_tables", lambda cfg, table=table: SimpleNamespace(of=lambda split: table))
+        assert explained._shows_other_images(archive, here, there) is is_other
+    assert not explained._shows_other_images(archive, here, here)
+
+
+def test_figures_of_splits_and_methods_have_names_of_their_own(run: Path, tmp_path: Path) -> None:
+    paths = [
+        path
+        for split in ("val", "test")
+        for kind, method in (("ranks", "occlusion"), ("pair", "occlusion"), ("pair", "own"))
+        for path in visualize(run, tmp_path, kind=kind, worst=1, split=split, method=method)
+    ]
+    assert len(set(paths)) == len(paths) >= 6
+    with pytest.raises(ConfigError, match="--method is for --kind pair, and ranks is asked for"):
+        visualize(run, tmp_path, worst=1, method="own")
 
 
 def test_pairs_are_of_the_nearest_image_and_the_nearest_match(run: Path, tmp_path: Path, retrieval: Retrieval) -> None:
@@ -139,7 +182,7 @@ def test_pairs_are_of_the_nearest_image_and_the_nearest_match(run: Path, tmp_pat
     paths = visualize(run, tmp_path, kind="pair", images=[query], file_format="svg")
     others = [retrieval.image_ids[one.row] for one in (nearest, match)]
     folder = tmp_path / f"{RUN}-0/pair"
-    assert paths == [folder / f"{query}_and_{other.replace('/', '__')}.svg" for other in others]
+    assert paths == [folder / f"{query}_and_{other.replace('/', '__')}_by_occlusion.svg" for other in others]
     for path, one, verdict in zip(paths, (nearest, match), ("✗ other identity", "✓ same identity"), strict=True):
         assert f">cosine {one.cosine:.3f}, {verdict}<" in path.read_text()
         assert "what the cosine loses without each cell" in path.read_text()
@@ -150,9 +193,11 @@ def test_any_two_images_are_compared(run: Path, tmp_path: Path, retrieval: Retri
     best = run / BEST
     mine = str(tmp_path / "mine.png")
     paths = visualize(run, tmp_path / "to", str(best), kind="pair", images=[mine], other=retrieval.image_ids[0])
-    assert [path.name for path in paths] == [f"mine.png_and_{retrieval.image_ids[0].replace('/', '__')}.png"]
+    assert [path.name for path in paths] == [
+        f"mine.png_and_{retrieval.image_ids[0].replace('/', '__')}_by_occlusion.png"
+    ]
     (of_query,) = visualize(run, tmp_path / "to", kind="pair", worst=1, other=mine)
-    assert of_query.name.endswith("_and_mine.png.png")
+    assert of_query.name.endswith("_and_mine.png_by_occlusion.png")
     shutil.copy(mine, tmp_path / "two.png")
     with pytest.raises(ConfigError, match="must be one image, got a folder of"):
         visualize(run, tmp_path / "to", kind="pair", other=str(tmp_path))
