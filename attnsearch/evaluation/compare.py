@@ -149,8 +149,7 @@ def _require_alike(first: ScoredTrial, other: ScoredTrial) -> None:
         mine, others = first.table.about[key], other.table.about[key]
         if mine != others:
             shown = "" if key == "images" else f" ({_short(mine, others)})"
-            ranked = "rank the galleries alike" if key == "settings" else "take studies of the same data"
-            fix = "score them alike with `attnsearch faithfulness`" if first.grid else ranked
+            fix = "score them alike with `attnsearch faithfulness`" if first.grid else "take studies of the same data"
             raise ConfigError(
                 f"{first.name} and {other.name} were scored with different {key}{shown} and cannot be compared; {fix}"
             )

@@ -146,7 +146,8 @@ def query_table(retrieval: Retrieval, *, split: Split, epoch: int) -> ScoreTable
     about = {
         "version": VERSION,
         "split": split,
-        "settings": {"distance": retrieval.distance, "match_rule": retrieval.match_rule},
+        "settings": {"match_rule": retrieval.match_rule},
+        "distance": retrieval.distance,  # part of the model: mAP under one compares with that under another
         "images": hash_ids(marked_ids(retrieval.image_ids, retrieval.is_query)),
         "checkpoint": {"epoch": epoch},
     }

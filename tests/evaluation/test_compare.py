@@ -73,17 +73,6 @@ def test_numbers_that_do_not_belong_on_one_axis_are_refused(about: dict[str, Any
         check_comparable([entry("a", A), entry("b", B, **about)])
 
 
-def test_rankings_under_different_distances_are_of_the_same_data() -> None:
-    ranked = {"grid": [], "settings": {"distance": "cosine"}}
-    others = [
-        entry("b", B, **ranked | {"settings": {"distance": "euclidean"}}),
-        entry("b", B, **ranked | {"images": "y"}),
-    ]
-    for other, fix in zip(others, ("rank the galleries alike", "take studies of the same data"), strict=True):
-        with pytest.raises(ConfigError, match=f"cannot be compared; {fix}"):
-            check_comparable([entry("a", A, **ranked), other])
-
-
 def test_different_grids_are_noted() -> None:
     (note,) = check_comparable([entry("a", A), entry("b", B, grid=[14, 14])])
     assert "14x14, 7x7" in note

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnsearch.errors import ConfigError
+from attnsearch.evaluation.compare import ScoredTrial, check_comparable
 from attnsearch.evaluation.ranking import (
     Reranking,
     RetrievalReport,
@@ -94,7 +96,18 @@ def test_queries_are_compared_like_images(example: Retrieval) -> None:
     np.testing.assert_allclose(table.values["mAP"], [0.5, 5 / 6, np.nan])
     other = query_table(replace(example, is_query=~example.is_query), split="val", epoch=3)
     assert table.about["images"] != other.about["images"]
-    assert table.about["settings"] == {"distance": "cosine", "match_rule": "camera"}
+    assert (table.about["settings"], table.about["distance"]) == ({"match_rule": "camera"}, "cosine")
+
+
+def test_models_are_compared_each_under_its_own_distance(example: Retrieval) -> None:
+    entries = [
+        ScoredTrial(distance, query_table(replace(example, distance=distance), split="val", epoch=3))
+        for distance in ("cosine", "euclidean")
+    ]
+    assert check_comparable(entries) == []
+    other = ScoredTrial("group", query_table(replace(example, match_rule="group"), split="val", epoch=3))
+    with pytest.raises(ConfigError, match=r"different settings \(match_rule 'camera' and 'group'\)"):
+        check_comparable([entries[0], other])
 
 
 def cells(path: Path) -> list[list[str]]:
