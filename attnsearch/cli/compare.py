@@ -48,12 +48,14 @@ def print_comparison(comparison: Comparison) -> None:
          number(one.mean), f"{number(one.low)} to {number(one.high)}")
         for one in comparison.levels
     ]  # fmt: skip
-    print_table(("metric", "direction", "trial", "grid", "images", "mean", "95 %"), means)
+    print_table(("metric", "direction", "trial", "grid", comparison.counted, "mean", "95 %"), means)
     pairs = [
         (one.metric, f"{one.first} - {one.second}", str(one.n_images), number(one.difference),
          f"{number(one.low)} to {number(one.high)}", number(one.p_paired_corrected), number(one.p_welch_corrected))
         for one in comparison.pairs
     ]  # fmt: skip
-    print_table(("metric", "pair", "images", "difference", "95 %", "p paired (Holm)", "p Welch (Holm)"), pairs)
+    print_table(
+        ("metric", "pair", comparison.counted, "difference", "95 %", "p paired (Holm)", "p Welch (Holm)"), pairs
+    )
     orders = [(metric, number(alpha), number(comparison.stable[metric])) for metric, alpha in comparison.alphas.items()]
     print_table(("metric", "Krippendorff's alpha", "top-1 stability"), orders, title="rank stability")

@@ -100,6 +100,12 @@ class Comparison:
     alphas: dict[str, float]
     stable: dict[str, float]
 
+    @property
+    def counted(self) -> str:
+        """What the values are of: images, queries of ranked galleries, or both."""
+        kinds = {is_of_queries(one.metric) for one in self.levels}
+        return " or ".join("queries" if of_queries else "images" for of_queries in sorted(kinds, reverse=True))
+
     def p_values(self, metric: str, names: Sequence[str]) -> NDArray[np.float64]:
         """(M, M) symmetric, corrected p-values of the paired test; 1 on the diagonal."""
         p_values = np.ones((len(names), len(names)))

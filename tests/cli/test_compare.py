@@ -17,6 +17,8 @@ def test_comparison_says_what_a_reader_must_know(run: Run, results: Path) -> Non
     text = " ".join(" ".join(run("compare", *STUDIES, "--metrics", "deletion,gini", "--name", "two")).split())
     assert "maps have different grids (2x2, 8x8)" in text
     assert "deletion: raw, so" in text
+    assert text.count(" images ") == 2  # of both tables, and no queries
+    assert "queries" not in text
     shared = layout_of(results, "loupe").shared
     with shared.comparison("two").open() as file:
         levels = list(csv.DictReader(file))
