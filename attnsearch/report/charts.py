@@ -137,23 +137,28 @@ def draw_front(facts: Sequence[StudyFacts], x_key: str, y_key: str) -> Figure:
     """All complete trials of an experiment in two metrics; those that no other beats in both are joined."""
     figure = new_figure(3.4)
     axes = figure.subplots()
-    all_points: list[tuple[float, float]] = []
     for index, one in enumerate(facts):
         points = {trial.number: point for trial in one.rows.trials if (point := _point(trial, x_key, y_key))}
         if not points:
             continue
-        all_points += points.values()
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(*zip(*points.values(), strict=True), "o", color=colour, alpha=0.75, label=one.name)
         if one.best is not None and one.best.number in points:
             ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.4}
             axes.plot(*points[one.best.number], "o", markersize=11, **ring)
-    front = front_of_points(all_points, higher_is_better(x_key), higher_is_better(y_key))
+    front = pareto_front(facts, x_key, y_key)
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=_FAINT, linewidth=1, zorder=0, label="Pareto front")
     axes.set(xlabel=_with_direction(x_key), ylabel=_with_direction(y_key))
     axes.legend(fontsize=7.5)
     return figure
+
+
+def pareto_front(facts: Sequence[StudyFacts], x_key: str, y_key: str) -> list[tuple[float, float]]:
+    """Two metrics of the complete trials of an experiment that no other beats in both, along x."""
+    trials = [trial for one in facts for trial in one.rows.trials]
+    points = [point for trial in trials if (point := _point(trial, x_key, y_key))]
+    return front_of_points(points, higher_is_better(x_key), higher_is_better(y_key))
 
 
 def _point(trial: TrialRow, x_key: str, y_key: str) -> tuple[float, float] | None:

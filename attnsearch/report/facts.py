@@ -78,14 +78,19 @@ class StudyFacts:
 
     @property
     def is_retrieval(self) -> bool:
-        """Whether its task is re-identification; where the settings cannot be read, ranked galleries tell."""
-        return self.retrieval is not None if self.config is None else self.config.task.name == "reid"
+        """Whether its task is re-identification; without the settings of a best trial, galleries and metrics tell."""
+        if self.config is None:
+            return self.retrieval is not None or self.leading != "accuracy"
+        return self.config.task.name == "reid"
 
     @property
     def leading(self) -> str:
-        """The metric that its trials are compared by first: accuracy, or mAP under the rule of its data."""
-        names = {key.removeprefix("val/") for trial in self.rows.trials for key in trial.metrics}
-        return leading_metric(names)
+        """The metric that its trials are compared by first: accuracy, or mAP under the rule of its data.
+
+        While no trial has measured any, the objectives of the study tell.
+        """
+        keys = {key for trial in self.rows.trials for key in trial.metrics} | self.rows.objectives.keys()
+        return leading_metric({key.removeprefix("val/") for key in keys})
 
     def states(self) -> dict[str, int]:
         """State -> number of trials, by name of the state."""

@@ -147,7 +147,8 @@ class _Page:
             return {"cameras": None, "lacks_cameras": False, "ranks": RankSheets()}
         matrix, cameras = camera_matrix_of(retrieval), None
         if matrix is not None:
-            title = f"mAP of {facts.name} by cameras"
+            split = "" if facts.archive is None else f" ({facts.archive.split})"
+            title = f"mAP of {facts.name} by cameras{split}"
             cameras = self.chart(f"cameras-{key}", title, charts.draw_cameras, matrix, retrieval.camera_names)
         lacks_cameras = cameras is None and retrieval.cameras is not None
         ranks = self._drawn(lambda: rank_sheets(facts), RankSheets())
@@ -181,14 +182,17 @@ class _Page:
             "sheets": self._drawn(lambda: sample_sheets(facts), list[Sheet]()),
         }
 
-    def _fronts(self, name: str, leading: str, facts: Sequence[StudyFacts]) -> list[Markup]:
-        """Trade-offs of the metric that some of the studies are compared by first."""
+    def _fronts(self, name: str, leading: str, facts: Sequence[StudyFacts]) -> list[dict[str, Any]]:
+        """Trade-offs of the metric that some of the studies are compared by first, and whether a line is in them."""
         y_key, ending = f"val/{leading}", "" if leading == "accuracy" else f"-{leading}"
         facts = [one for one in facts if one.leading == leading]
         trials = [trial for one in facts for trial in one.rows.trials if trial.state == "complete"]
         return [
-            self.chart(f"front-{name}-{x_key[4:]}{ending}", f"{y_key} against {x_key}", charts.draw_front, facts,
-                       x_key, y_key)
+            {
+                "chart": self.chart(f"front-{name}-{x_key[4:]}{ending}", f"{y_key} against {x_key}", charts.draw_front,
+                                    facts, x_key, y_key),
+                "has_line": len(charts.pareto_front(facts, x_key, y_key)) > 1,
+            }
             for x_key in ("val/relevance_gain", "val/sparsity")
             if sum({x_key, y_key} <= trial.metrics.keys() for trial in trials) > 1
         ]  # fmt: skip

@@ -87,7 +87,7 @@ def build_reid(folder: Path, *, n_trials: int = 2) -> Built:
     data_root, root = folder / "pictures", folder / "results"
     table = planted_table(data_root)
     draw_individuals(data_root)
-    settings = loaded_reid(data_root, n_trials=n_trials)
+    settings = loaded_reid(data_root, n_trials=max(1, n_trials))
     layout = StudyLayout(root, "here", "seek")
     layout.study_dir.mkdir(parents=True)
     layout.study_yaml.write_text(resolved_study(settings), encoding="utf-8")

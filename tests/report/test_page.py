@@ -34,7 +34,7 @@ from attnsearch.store.image_scores import write_score_files as write_table
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import SPLITS, Split
 from tests.explorer.built import CLASSES, Built, build
-from tests.explorer.built_reid import PLANTED, planted_saliency, write_rankings
+from tests.explorer.built_reid import PLANTED, build_reid, planted_saliency, write_rankings
 from tests.report.people import text_of
 
 
@@ -168,6 +168,16 @@ def test_front_keeps_what_no_other_beats() -> None:
     assert front_of_points(points, True, True) == [(0.4, 0.9)]
 
 
+def test_caption_speaks_of_a_line_only_where_one_is_drawn(page: str, reid: Built) -> None:
+    words = "The line joins the trials that no other beats"
+    assert page.count(words) == page.count(">Pareto front<") == 1
+    report = build_report(reid.root)  # trial 0 is better than trial 1 in both metrics
+    assert "front-here-sparsity-mAP" in report.figures
+    assert "Pareto front" not in report.html
+    assert words not in report.html
+    assert "Every complete trial" in report.html
+
+
 def test_small_p_values_are_bounded() -> None:
     assert [p_value(value) for value in (0.0004, 0.0312, float("nan"))] == ["< 0.001", "0.031", "–"]
 
@@ -198,6 +208,18 @@ def test_retrieval_is_told_without_classes(of_people: Report) -> None:
     assert not [name for name in of_people.figures if name.startswith("confusion")]
     assert "--kind ranks" in text
     assert "attnsearch retrieval people/cnn_people --trial" in text
+
+
+def test_camera_matrix_names_its_split(of_people: Report) -> None:
+    assert "mAP of cnn_people by cameras (test)" in of_people.html
+    assert "mAP of the test queries of one camera" in text_of(of_people)
+
+
+def test_study_without_a_complete_trial_has_the_columns_of_its_task(tmp_path: Path) -> None:
+    report = build_report(build_reid(tmp_path, n_trials=0).root)
+    assert '<th class="n">val mAP</th>' in report.html
+    assert '<th class="n">test mAP</th>' in report.html
+    assert not re.findall(r"(?i)\b\w*(?:accuracy|confus|class)\w*", text_of(report))
 
 
 def test_ranked_galleries_are_shown_from_the_folder(of_people: Report) -> None:
