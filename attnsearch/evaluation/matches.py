@@ -109,10 +109,11 @@ class _Similarity:
 def _similarities(inference: InferenceModel, first: Batch, second: Batch, method: Method) -> Iterator[_Similarity]:
     """That of each image of a batch and the one at its place in another."""
     with device_errors():
-        embedded, other_embedded = embed_batch(inference, first), embed_batch(inference, second)  # (B, D) each
+        output, other_output = inference.output(first), inference.output(second)
+        embedded, other_embedded = _embedding(inference, output), _embedding(inference, other_output)  # (B, D) each
         cosines = F.cosine_similarity(embedded, other_embedded).tolist()
-        own = _to_array(match_map(inference, first, other_embedded, method))  # (B, h, w)
-        other = _to_array(match_map(inference, second, embedded, method))  # (B, h, w)
+        own = _to_array(_match_map(inference, first, output, other_embedded, method))  # (B, h, w)
+        other = _to_array(_match_map(inference, second, other_output, embedded, method))  # (B, h, w)
         try:
             pairs = _to_array(pair_matrix(inference, first, second))  # (B, k, l, m, n)
         except UsageError:  # the embedding is no sum over cells
@@ -121,8 +122,10 @@ def _similarities(inference: InferenceModel, first: Batch, second: Batch, method
         yield _Similarity(cosines[place], *maps, None if pairs is None else pairs[place])
 
 
-def match_map(inference: InferenceModel, batch: Batch, references: Tensor, method: Method) -> Tensor:
-    """Why each image resembles its reference (B, D): (B, h, w) float32, of any scale.
+def _match_map(
+    inference: InferenceModel, batch: Batch, output: AttentionOutput, references: Tensor, method: Method
+) -> Tensor:
+    """Why each image of a batch, of which the output is, resembles its reference (B, D): (B, h, w) float32.
 
     Under `occlusion` it has at most `MAX_OCCLUDED` cells, each of which costs a forward pass.
 
@@ -131,8 +134,6 @@ def match_map(inference: InferenceModel, batch: Batch, references: Tensor, metho
     """
     if method == "pair":
         return pair_map(inference, batch, references)
-    with torch.no_grad():
-        output = inference.output(batch)
     any_class = torch.zeros(len(references), dtype=torch.int64, device=inference.device)
     own: Tensor = inference.model.saliency(output, any_class)  # (B, h, w)
     if method == "own":

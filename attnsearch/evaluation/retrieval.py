@@ -34,7 +34,7 @@ from attnsearch.progress import with_bar
 from attnsearch.tasks.base import build_task
 from attnsearch.tasks.floors import histogram_features
 from attnsearch.tasks.reid import ReidTask
-from attnsearch.tasks.retrieval import rank_split
+from attnsearch.tasks.retrieval import put_rows, rank_split
 from attnsearch.types import Retrieval, Split
 
 Features = NDArray[np.float32]
@@ -93,13 +93,14 @@ def embed_split(opened: ModelOnData, split: Split) -> dict[str, Features]:
         DataError: there is no such split.
         UsageError: the model predicts classes.
     """
-    task, n_batches = _reid_task(opened), len(opened.loader(split))
-    parts: dict[str, list[Tensor]] = {}
+    task, n_batches, n_images = _reid_task(opened), len(opened.loader(split)), len(opened.table(split))
+    features: dict[str, Tensor] = {}
     for batch in with_bar(opened.batches(split), f"Embedding {split}", n_steps=n_batches, force=False):
         output = opened.output(batch, maps=None)
         for name, head in {COMBINED: output.head, **output.branches}.items():
-            parts.setdefault(name, []).append(task.embed(replace(output, head=head)).cpu())
-    return {name: torch.cat(features).numpy() for name, features in parts.items()}
+            embedded = task.embed(replace(output, head=head))  # (B, D)
+            features[name] = put_rows(features.get(name), batch.rows, embedded, n_rows=n_images)
+    return {name: embedded.numpy() for name, embedded in features.items()}
 
 
 def rerank_scores(retrieval: Retrieval, reranking: Reranking) -> RankingScores:

@@ -58,15 +58,9 @@ class RetrievalMeter(RunningSums):
         if self._embed is None:
             self.add_metric("identity_accuracy", (output.logits.argmax(dim=1) == batch.labels).sum())
         else:
-            self._keep(batch.rows, self._embed(output))
+            self._features = put_rows(self._features, batch.rows, self._embed(output), n_rows=len(self._table))
+            self._n_embedded += len(batch.rows)
         self.add_sparsity(output)
-
-    def _keep(self, rows: Tensor, embeddings: Tensor) -> None:
-        """Puts embeddings (B, D) at their rows (B,)."""
-        if self._features is None:
-            self._features = torch.empty(len(self._table), embeddings.shape[1])
-        self._features[rows] = embeddings.float().cpu()
-        self._n_embedded += len(rows)
 
     def scores(self) -> PassMetrics:
         """All that was measured; the ranked gallery is in `retrieval` then.
@@ -82,6 +76,18 @@ class RetrievalMeter(RunningSums):
             self.retrieval, retrieved = rank_split(self._table, self._features.numpy(), distance=self._distance)
             metrics |= retrieved
         return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
+
+
+def put_rows(features: Tensor | None, rows: Tensor, embeddings: Tensor, *, n_rows: int) -> Tensor:
+    """Puts embeddings (B, D) at rows (B,) of features (N, D) in the memory of the CPU, which None makes room for.
+
+    Args:
+        n_rows: N.
+    """
+    if features is None:
+        features = torch.empty(n_rows, embeddings.shape[1])
+    features[rows] = embeddings.float().cpu()
+    return features
 
 
 def has_triplet(identities: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """Which map explains a match? Scores of each family's own map, of other maps and of floors, on synthetic individuals.
 
-    python tests/benchmarks/match_maps.py --folder FOLDER [--families cnn,br_npa,…] [--queries 128]
+    PYTHONPATH=. python tests/benchmarks/match_maps.py --folder FOLDER [--families cnn,br_npa,…] [--queries 128]
 
 Each family is trained as the demo of its study does (128 x 64 px, 48 training identities), and its test queries are
 explained by the cosine with their nearest match. FOLDER keeps the checkpoints, so that a second run only scores.
@@ -14,9 +14,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +34,7 @@ from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import TrialLayout
 from attnsearch.tasks.base import build_task
 from attnsearch.training.trainer import fit
+from tests.tiny import RecordingContext
 
 OTHER_MODEL = ("model.stride_stage4=1", "model.backbone=resnet18", "model.width=0.25", "model.weights=none")
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -51,25 +50,6 @@ COLUMNS = ("relevance_gain", "ap_relevance_gain", "energy_in_mask")
 BASELINES = ("parts", OCCLUSION, "gradcam", "centre", "random")
 
 
-@dataclass
-class Context:
-    """A trial that nothing stops."""
-
-    directory: Path
-    number: int = 0
-    attempt: int = 1
-    seed: int = 1
-
-    def check(self) -> None: ...
-
-    def record(self, records: list[Any]) -> None: ...
-
-    def report(self, value: float, epoch: int) -> None: ...
-
-    def should_prune(self) -> bool:
-        return False
-
-
 def opened(config: ExperimentConfig, files: TrialLayout, data: DataSource) -> Evaluation:
     """A checkpoint with an archive of the test images."""
     evaluation = Evaluation.open(files.best, data, config=config)
@@ -83,7 +63,7 @@ def trained(config: ExperimentConfig, files: TrialLayout, data: DataSource) -> E
     if not files.best.exists():
         files.directory.mkdir(parents=True, exist_ok=True)
         start = time.process_time()
-        fit(config, Context(files.directory), data=data)
+        fit(config, RecordingContext(files.directory), data=data)
         print(f"{files.directory}: trained in {time.process_time() - start:.0f} processor seconds", flush=True)
     return opened(config, files, data)
 

@@ -31,28 +31,10 @@ from attnsearch.tasks.classification import LinearHeads
 from attnsearch.training.loop import TrainingSetup, train_epoch
 from attnsearch.training.setup import build_run
 from attnsearch.training.state import TrainingState
-from attnsearch.types import Batch, EpochRecord
+from attnsearch.types import Batch
+from tests.tiny import RecordingContext
 
 N_WORKERS = 2
-
-
-@dataclass
-class Context:
-    """A `TrialContext` of which only the folder matters."""
-
-    directory: Path
-    number: int = 0
-    attempt: int = 1
-    seed: int = 1
-
-    def check(self) -> None: ...
-
-    def record(self, records: list[EpochRecord]) -> None: ...
-
-    def report(self, value: float, epoch: int) -> None: ...
-
-    def should_prune(self) -> bool:
-        return False
 
 
 @dataclass
@@ -166,7 +148,7 @@ def exhaust(iterator: Iterator[object]) -> None:
 
 def compare(root: Path, arguments: argparse.Namespace) -> None:
     config = make_config(root, arguments)
-    run = build_run(TrainingState(config, Context(root / "trial"), open_data(config.data), accumulation=1))
+    run = build_run(TrainingState(config, RecordingContext(root / "trial"), open_data(config.data), accumulation=1))
     plain = plain_loader(root, config)
     n_images = run.train.n_images
     print(
