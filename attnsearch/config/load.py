@@ -16,7 +16,7 @@ from attnsearch.config.data import DataConfig
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.images import VIEWS, RootedData
 from attnsearch.config.study import StudyConfig
-from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, short, validate
+from attnsearch.config.validation import MAX_LINES, MOVED_KEYS, Problems, T, elsewhere, pruner_problem, short, validate
 from attnsearch.config.yaml_layers import Layer, merge, to_yaml
 from attnsearch.config.yaml_nodes import Place, format_error
 from attnsearch.config.yaml_reader import COMMAND_LINE, Kind, find_file, read_overrides, read_yaml
@@ -71,6 +71,7 @@ def load_study(
     """
     problems = Problems()
     layers = _study_layers(name, profile, overrides, problems)
+    problems.lines += pruner_problem(layers.study)
     layers.experiment.append(_imported(layers.experiment, plugins))
     return _checked_study(layers, problems)
 

@@ -197,7 +197,10 @@ class StudyConfig(Settings):
         {}, max_length=MAX_PARAMETERS, description="Dotted key of the experiment -> hyperparameter, up to 100."
     )
     sampler: SamplerConfig = Field(TpeSampler(name="tpe"), description="How new trials are proposed.")
-    pruner: PrunerConfig | None = Field(None, description="How poor trials are ended early; null prunes nothing.")
+    pruner: PrunerConfig | None = Field(
+        None,
+        description="How poor trials are ended early, by the monitor; null prunes nothing, as with several objectives.",
+    )
     n_trials: int = Field(
         25, ge=1, le=MAX_TRIALS, description="Total of complete and pruned trials, over all starts of the study."
     )

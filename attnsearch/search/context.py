@@ -107,9 +107,12 @@ class SearchContext:
             self._worker.stop.set()
 
     def report(self, value: float, epoch: int) -> None:
-        """Tells the study the monitor after an epoch; a resumed trial repeats nothing."""
+        """Tells the study the monitor after an epoch; a resumed trial repeats nothing.
+
+        A study with several objectives is told nothing: it has no pruner, see `pruner_problem`.
+        """
         step = epoch - 1
-        if step in self._curve:
+        if step in self._curve or len(self._handle.loaded.study.objectives) > 1:
             return
         self._curve[step] = value
         curve = dict(self._curve)
@@ -163,7 +166,7 @@ class SearchContext:
         self._verified_at = self._clock()
 
     def _is_shadowed(self) -> bool:
-        """Whether what is reported, the monitor, is anything else than the one objective that Optuna prunes by."""
+        """Whether what is reported, the monitor, is another metric than the one objective that Optuna prunes by."""
         config = self._handle.loaded.study
         return list(config.objectives) != [config.monitor]
 
@@ -187,10 +190,9 @@ def should_prune(
 ) -> bool:
     """What `pruner` says of a running trial, judged by the monitored curves of all trials.
 
-    For a study with several objectives, or with an objective that is not the monitor: Optuna refuses reports with
-    several objectives, and judges them by the direction of the objective where there is one. So the curve of each trial
-    is kept in a user attribute, and so is what the pruner notes of the trial; any Optuna pruner is asked on a study in
-    memory, of one objective, that is rebuilt from those.
+    For a study whose one objective is not the monitor: Optuna judges reports by the direction of the objective. So the
+    curve of each trial is kept in a user attribute, and so is what the pruner notes of the trial; any Optuna pruner is
+    asked on a study in memory, whose objective is the monitor, that is rebuilt from those.
     """
     shadow = optuna.create_study(direction=direction)
     storage, asked_id = shadow._storage, None

@@ -1,17 +1,15 @@
-"""Does pruning by the shadow study save epochs without losing the front? The Loupe's three objectives, by seeds.
+"""How much of the volume does the front of a search cover, by seeds? The Loupe's three objectives.
 
 python tests/benchmarks/pareto.py --seeds 3
 
-Each seed searches `loupe_pareto` under the demo profile twice, with its pruner and without. Printed are the epochs that
-were trained, and the volume that the front covers of accuracy x relevance gain x (1 - sparsity), out of 1.
+Each seed searches `loupe_pareto` under the demo profile. Printed are the epochs that were trained, and the volume that
+the front covers of accuracy x relevance gain x (1 - sparsity), out of 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ class Outcome:
     """One search; `volume` is that of its front."""
 
     n_complete: int
-    n_pruned: int
+    n_front: int
     epochs: int
     volume: float
 
@@ -62,21 +60,14 @@ def volume(points: Iterable[Point], reference: Sequence[float]) -> float:
     return total
 
 
-def search(seed: int, *, is_pruned: bool, overrides: Sequence[str], root: Path) -> Outcome:
+def search(seed: int, *, overrides: Sequence[str], root: Path) -> Outcome:
     """Runs one search to its end."""
-    own = [f"seed={seed}", f"name={STUDY}_{seed}_{is_pruned}", *([] if is_pruned else ["pruner=null"])]
-    loaded = load_study(STUDY, profile="demo", overrides=[*own, *overrides])
+    loaded = load_study(STUDY, profile="demo", overrides=[f"seed={seed}", f"name={STUDY}_{seed}", *overrides])
     plan = run_study(loaded, root=root).plan
     rows = read_study(plan.url, loaded.study.name)
-    states = [trial.state for trial in rows.trials]
+    points = gains(rows)
     epochs = sum(trial.epochs_run for trial in rows.trials)
-    return Outcome(states.count("complete"), states.count("pruned"), epochs, volume(gains(rows), REFERENCE))
-
-
-def difference(values: Sequence[float]) -> str:
-    """Mean of paired differences and, from two seeds on, its standard error."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):+.4f} (standard error {error:.4f}, {len(values)} seeds)"
+    return Outcome(len(points), len(rows.best), epochs, volume(points, REFERENCE))
 
 
 def main() -> None:
@@ -88,19 +79,13 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     overrides = [f"n_trials={arguments.trials}", *arguments.overrides]
-    pairs = []
     for seed in range(1, arguments.seeds + 1):
-        pair = [search(seed, is_pruned=one, overrides=overrides, root=arguments.root) for one in (True, False)]
-        pairs.append(pair)
-        for name, one in zip(("pruned  ", "unpruned"), pair, strict=True):
-            print(
-                f"seed {seed} {name}: {one.epochs} epochs, {one.n_complete} complete, {one.n_pruned} pruned, "
-                f"volume {one.volume:.4f}",
-                flush=True,
-            )
-    shares = [pruned.epochs / full.epochs for pruned, full in pairs]
-    print(f"epochs spent, as a share of those without pruning: {statistics.mean(shares):.3f}")
-    print(f"volume, pruned minus unpruned: {difference([pruned.volume - full.volume for pruned, full in pairs])}")
+        one = search(seed, overrides=overrides, root=arguments.root)
+        print(
+            f"seed {seed}: {one.epochs} epochs, {one.n_complete} complete, front of {one.n_front}, "
+            f"volume {one.volume:.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

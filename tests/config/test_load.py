@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from attnsearch.config.load import load_experiment, load_study, resolved_study, starts_from, with_settings
+from attnsearch.config.load import (
+    LoadedStudy,
+    load_experiment,
+    load_stored_settings,
+    load_stored_study,
+    load_study,
+    resolved_study,
+    starts_from,
+    with_settings,
+)
 from attnsearch.config.study import StudyConfig
 from attnsearch.config.yaml_layers import Layer, merge
 from attnsearch.config.yaml_reader import read_overrides, read_yaml
@@ -189,6 +198,24 @@ def test_unknown_name_lists_the_known_ones(here: Path) -> None:
 def test_reversed_range_names_both_ends(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"0\.01 > 0\.0001; swap them"):
         load_study("hunt", overrides=["space.train.optimizer.lr.low=0.01", "space.train.optimizer.lr.high=0.0001"])
+
+
+def test_pruner_is_refused_with_several_objectives(here: Path) -> None:
+    several = "objectives={val/accuracy: maximize, val/sparsity: minimize}"
+    with pytest.raises(ConfigError, match=r"command line: pruner: judges trials by the monitor alone.*'median'"):
+        load_study("hunt", overrides=[several, "pruner={name: median}"])
+    assert load_study("hunt", overrides=["pruner={name: median}"]).study.pruner is not None
+    assert load_study("hunt", overrides=[several, "pruner=null"]).study.pruner is None
+
+
+def test_stored_study_with_a_pruner_and_several_objectives_stays_readable(here: Path) -> None:
+    loaded = load_study("hunt", overrides=["pruner={name: median}"])
+    several = loaded.study.model_copy(update={"objectives": {"val/accuracy": "maximize", "val/sparsity": "minimize"}})
+    path = here / "study.yaml"
+    path.write_text(resolved_study(LoadedStudy(several, loaded.experiment)))
+    assert load_stored_study(path).study == load_stored_settings(path)
+    with pytest.raises(ConfigError, match="write pruner: null"):
+        load_study(str(path))
 
 
 def test_condition_on_no_axis_is_refused(here: Path) -> None:

@@ -327,10 +327,9 @@ def test_constraint_is_the_distance_outside_the_bound(open_tiny: Open, play: Cal
     [
         {"val/accuracy": "maximize"},
         {"val/sparsity": "minimize"},  # the monitor is still the accuracy, of which more is better
-        {"val/accuracy": "maximize", "val/sparsity": "minimize"},
     ],
 )
-def test_poor_curve_is_pruned_whatever_the_objectives(
+def test_poor_curve_is_pruned_whatever_the_objective(
     open_tiny: Open, play: Callable[[Run], None], objectives: dict[str, str], pruner: dict[str, object]
 ) -> None:
     def run(config: ExperimentConfig, context: SearchContext) -> TrialResult:
