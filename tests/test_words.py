@@ -30,7 +30,7 @@ ODD = {
     r"(goes|go|went) back to waiting": "returns to the queue",
     r"strongest cell": "pointing game: hit, miss",
     r"what accuracy costs": "accuracy-faithfulness trade-off",
-    r"best stays best": "top-1 stability",
+    r"best stays best": "same winner on random halves",
     r"mean of classes": "balanced accuracy",
     r"one branch: combined": "combined prediction",
     r"(?<!there )is no (folder|key|valid|utf-8)|no json": "is not",

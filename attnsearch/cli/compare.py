@@ -41,7 +41,7 @@ def compare(
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Means with intervals, then pairs with corrected p-values, then how stable the order is."""
+    """Means with intervals, then pairs with corrected p-values, then how far images agree on the order."""
     means = [
         (one.metric, better_direction(f"val/{one.metric}", "maximize"), one.name, one.grid,
          f"{one.n_images - one.n_undefined} of {one.n_images}",
@@ -57,5 +57,9 @@ def print_comparison(comparison: Comparison) -> None:
     print_table(
         ("metric", "pair", comparison.counted, "difference", "95 %", "p paired (Holm)", "p Welch (Holm)"), pairs
     )
-    orders = [(metric, number(alpha), number(comparison.stable[metric])) for metric, alpha in comparison.alphas.items()]
-    print_table(("metric", "Krippendorff's alpha", "top-1 stability"), orders, title="rank stability")
+    orders = [
+        (metric, number(comparison.alphas[metric]), number(check.same), number(check.chance), number(check.corrected))
+        for metric, check in comparison.winners.items()
+    ]
+    columns = ("metric", "Krippendorff's alpha", "same winner on halves", "by chance", "its score on the other half")
+    print_table(columns, orders, title="order of the trials")

@@ -1,4 +1,4 @@
-"""`attnsearch show`: the trials of one study, its Pareto front, and how stable their order is."""
+"""`attnsearch show`: the trials of one study, its Pareto front, and how far images agree on their order."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def print_importances(importances: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def print_reliability(key: str, study: StudyReader) -> None:
-    """How stable the order of the trials is in one objective, where they were scored."""
+    """How far images agree on the order of the trials in one objective, where they were scored."""
     measured = study.reliability(key.partition("/")[2])
     if isinstance(measured, str):
-        print_line(f"rank stability in {key} is unknown: {measured}")
+        print_line(f"agreement on the order in {key} is unknown: {measured}")
     elif measured is not None:
         print_line(_reliability_line(key, measured))
 
@@ -86,10 +86,12 @@ def _reliability_line(key: str, measured: Reliability) -> str:
     more = "" if math.isnan(measured.second_fill) else f", under two fills {number(measured.second_fill)}"
     if measured.n_undefined:
         more += f", {measured.n_undefined} of {measured.n_trials * measured.n_images} scores undefined"
-    weak = "; too unstable to name a best trial" if measured.alpha < MIN_ALPHA else ""
+    weak = "; images disagree too much to name a best trial" if measured.alpha < MIN_ALPHA else ""
+    winner = measured.winner
     return (
-        f"rank stability of {measured.n_trials} trials in {key} over {measured.n_images} images: Krippendorff's alpha "
-        f"{number(measured.alpha)}, top-1 stability {number(measured.stable)}{more}{weak}"
+        f"order of {measured.n_trials} trials in {key} over {measured.n_images} images: Krippendorff's alpha "
+        f"{number(measured.alpha)}, same winner on random halves {number(winner.same)} (by chance "
+        f"{number(winner.chance)}), its score on the other half {number(winner.corrected)}{more}{weak}"
     )
 
 

@@ -19,11 +19,12 @@ from attnsearch.metrics.registry import better_direction, find_metric, higher_is
 from attnsearch.metrics.statistics import (
     SEED,
     Interval,
+    WinnerCheck,
     bootstrap_interval,
     holm,
     krippendorff_alpha,
     paired,
-    rank_reliability,
+    split_half_winner,
     welch,
 )
 from attnsearch.store.image_scores import ScoreTable
@@ -92,13 +93,13 @@ class Comparison:
 
     Attributes:
         alphas: metric -> Krippendorff's alpha of the order, with images as raters.
-        stable: metric -> fraction of resampled sets of images in which the same trial is the best.
+        winners: metric -> whether random halves of the images name the same best trial.
     """
 
     levels: tuple[MetricMean, ...]
     pairs: tuple[PairedDifference, ...]
     alphas: dict[str, float]
-    stable: dict[str, float]
+    winners: dict[str, WinnerCheck]
 
     @property
     def counted(self) -> str:
@@ -190,15 +191,14 @@ def compare(entries: Sequence[ScoredTrial], metrics: Iterable[str]) -> Compariso
 
     Undefined values are left out of means and pairs, and counted. Holm's correction is over the pairs of one metric.
     """
-    levels, pairs, alphas, stable = [], [], {}, {}
+    levels, pairs, alphas, winners = [], [], {}, {}
     for metric in metrics:
         levels += [_level(entry, metric) for entry in entries]
         pairs += _pairs(entries, metric)
         scores = np.stack([_aligned(entry, entries[0], metric) for entry in entries])
         alphas[metric] = krippendorff_alpha(scores)
-        sign = 1.0 if higher_is_better(f"val/{metric}") else -1.0
-        stable[metric] = rank_reliability(sign * scores)
-    return Comparison(tuple(levels), tuple(pairs), alphas, stable)
+        winners[metric] = split_half_winner(scores, higher_is_better=higher_is_better(f"val/{metric}"))
+    return Comparison(tuple(levels), tuple(pairs), alphas, winners)
 
 
 def joined(comparisons: Sequence[Comparison]) -> Comparison:
@@ -207,7 +207,7 @@ def joined(comparisons: Sequence[Comparison]) -> Comparison:
         tuple(level for one in comparisons for level in one.levels),
         tuple(pair for one in comparisons for pair in one.pairs),
         {metric: alpha for one in comparisons for metric, alpha in one.alphas.items()},
-        {metric: fraction for one in comparisons for metric, fraction in one.stable.items()},
+        {metric: check for one in comparisons for metric, check in one.winners.items()},
     )
 
 

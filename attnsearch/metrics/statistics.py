@@ -41,6 +41,22 @@ class TestResult:
     n: int
 
 
+@dataclass(frozen=True)
+class WinnerCheck:
+    """How often two random halves of the images name the same best model.
+
+    Attributes:
+        same: fraction of the splits in which they do; NaN without images.
+        chance: what equal models reach, 1 / M.
+        corrected: mean over the splits of the score that one half gives to the winner of the other, so that the choice
+            of the winner does not flatter it.
+    """
+
+    same: float
+    chance: float
+    corrected: float
+
+
 def bootstrap_interval(
     values: Floats, *, level: float = LEVEL, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> Interval:
@@ -130,20 +146,36 @@ def krippendorff_alpha(scores: Floats) -> float:
     return float(1 - (coincidences * distance).sum() / expected)
 
 
-def rank_reliability(scores: Floats, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> float:
-    """Fraction of resampled sets of images whose best model, by mean, is that of all images: in [0, 1].
+def split_half_winner(
+    scores: Floats, *, higher_is_better: bool = True, n_splits: int = N_RESAMPLES, seed: int = 0
+) -> WinnerCheck:
+    """Whether random halves of the images have the same best model, by mean.
+
+    Unlike images drawn again with replacement, the two halves share no image, so that equal models agree by chance
+    alone. Where models are equal on a half, each of them wins it with the same probability.
 
     Args:
-        scores: (M, N), larger is better; an image is left out where a model has no score.
+        scores: (M, N), of M models on N images; an image is left out where a model has no score.
     """
     complete = np.asarray(scores, dtype=np.float64)
     complete = complete[:, ~np.isnan(complete).any(axis=0)]
-    n_images = complete.shape[1]
-    if not n_images:
-        return float("nan")
-    best = complete.mean(axis=1).argmax()
-    rows = np.random.default_rng(seed).integers(n_images, size=(n_resamples, n_images))
-    return float((complete[:, rows].mean(axis=2).argmax(axis=0) == best).mean())
+    n_models, half = len(complete), complete.shape[1] // 2
+    if not half:
+        return WinnerCheck(float("nan"), 1 / n_models, float("nan"))
+    rng = np.random.default_rng(seed)
+    same, corrected = np.zeros(n_splits), np.zeros(n_splits)
+    for split in range(n_splits):
+        order = rng.permutation(complete.shape[1])
+        first, second = (complete[:, part].mean(axis=1) for part in (order[:half], order[half : 2 * half]))
+        wins, other = (_winners(means, higher_is_better) for means in (first, second))
+        same[split], corrected[split] = wins @ other, wins @ second
+    return WinnerCheck(float(same.mean()), 1 / n_models, float(corrected.mean()))
+
+
+def _winners(means: Floats, higher_is_better: bool) -> Floats:
+    """(M,) the probability of each model to be called the best by means (M,): 1 for one of them but where some tie."""
+    is_best = means == (means.max() if higher_is_better else means.min())
+    return is_best / is_best.sum()
 
 
 def _defined(values: Floats) -> Floats:

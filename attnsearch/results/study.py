@@ -299,7 +299,7 @@ class StudyReader:
             return importances(self.shared.databases.study(self.layout))
 
     def reliability(self, metric: str) -> Reliability | str | None:
-        """How stable the order of the front, or of all complete trials with one objective, is in one score.
+        """How far images agree on the order of the front, or of all complete trials with one objective, in one score.
 
         Args:
             metric: by its own name, such as `relevance_gain`.

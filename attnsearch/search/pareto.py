@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
@@ -13,6 +14,9 @@ from attnsearch.metrics.registry import higher_is_better
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import StudyLayout
+
+if TYPE_CHECKING:
+    from attnsearch.metrics.statistics import WinnerCheck
 
 MIN_TRIALS = 8
 """Complete trials under which importances are noise, and are not shown."""
@@ -31,7 +35,7 @@ class Reliability:
 
     Attributes:
         alpha: Krippendorff's alpha of the order, with images as raters.
-        stable: fraction of resampled sets of images in which the best trial stays the best.
+        winner: whether random halves of the images name the same best trial.
         n_undefined: scores among those of all trials and images that are undefined.
         second_fill: Spearman's correlation of the trials' relevance gain under two fills; NaN where one was measured.
     """
@@ -39,7 +43,7 @@ class Reliability:
     n_trials: int
     n_images: int
     alpha: float
-    stable: float
+    winner: WinnerCheck
     second_fill: float
     n_undefined: int
 
@@ -56,7 +60,7 @@ def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Rel
     """
     import numpy as np
 
-    from attnsearch.metrics.statistics import krippendorff_alpha, rank_reliability
+    from attnsearch.metrics.statistics import krippendorff_alpha, split_half_winner
 
     paths = [layout.trial(number).scores("val") for number in numbers]
     tables = [read_scores(one) for one in paths if has_scores(one)]
@@ -66,12 +70,11 @@ def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Rel
     if len(keys) > 1:
         return "the trials were scored with different settings; score all of them alike with `attnsearch faithfulness`"
     values = np.stack([table.values[metric] for table in tables])
-    sign = 1.0 if higher_is_better(f"val/{metric}") else -1.0
     return Reliability(
         n_trials=values.shape[0],
         n_images=values.shape[1],
         alpha=krippendorff_alpha(values),
-        stable=rank_reliability(sign * values),
+        winner=split_half_winner(values, higher_is_better=higher_is_better(f"val/{metric}")),
         second_fill=_under_two_fills(tables),
         n_undefined=int(np.isnan(values).sum()),
     )

@@ -14,7 +14,7 @@ from attnsearch.metrics.statistics import (
     holm,
     krippendorff_alpha,
     paired,
-    rank_reliability,
+    split_half_winner,
     welch,
 )
 
@@ -93,12 +93,36 @@ def test_alpha_of_a_textbook_table() -> None:
     assert krippendorff_alpha(scores) == pytest.approx(1 - observed / expected)
 
 
-def test_reliability_of_a_clear_and_of_an_open_race() -> None:
+@pytest.mark.parametrize("n_images", [32, 128])
+def test_halves_agree_on_equal_models_by_chance(n_images: int) -> None:
+    """Ten models of the same mean, whose scores on an image are correlated as those of trials are, in 200 studies."""
     rng = np.random.default_rng(1)
-    clear = np.stack([rng.normal(1.0, 0.1, 50), rng.normal(0.0, 0.1, 50)])
-    assert rank_reliability(clear) == 1.0
-    open_race = np.stack([np.tile([0.0, 1.0], 25), np.tile([1.0, 0.0], 25)])
-    assert 0.4 <= rank_reliability(open_race) <= 0.65
+    studies = 0.65 * rng.normal(size=(200, 1, n_images)) + 0.75 * rng.normal(size=(200, 10, n_images))
+    checks = [split_half_winner(scores, n_splits=100, seed=seed) for seed, scores in enumerate(studies)]
+    assert {check.chance for check in checks} == {0.1}
+    assert np.mean([check.same for check in checks]) == pytest.approx(0.1, abs=0.03)
+    assert np.mean([check.corrected for check in checks]) == pytest.approx(studies.mean(), abs=0.02)
+    assert np.mean(studies.mean(axis=2).max(axis=1)) > 0.09  # what the winners would be said to have
+
+
+def test_halves_agree_on_a_clear_winner_in_either_direction() -> None:
+    rng = np.random.default_rng(1)
+    clear = np.stack([rng.normal(1.0, 0.1, 51), rng.normal(0.0, 0.1, 51)])
+    higher, lower = (split_half_winner(clear, higher_is_better=one) for one in (True, False))
+    assert (higher.same, lower.same) == (1.0, 1.0)
+    assert higher.corrected == pytest.approx(1.0, abs=0.05)
+    assert lower.corrected == pytest.approx(0.0, abs=0.05)
+
+
+def test_identical_models_share_every_win() -> None:
+    check = split_half_winner(np.tile(np.random.default_rng(1).random(20), (4, 1)))
+    assert check.same == pytest.approx(check.chance) == pytest.approx(0.25)
+
+
+def test_one_image_has_no_halves() -> None:
+    check = split_half_winner(np.array([[0.1, np.nan], [0.2, 0.3]]))
+    assert np.isnan([check.same, check.corrected]).all()
+    assert check.chance == 0.5
 
 
 def test_scores_that_are_equal_for_all_images_of_one_model_are_tested_quietly() -> None:

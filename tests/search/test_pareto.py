@@ -70,7 +70,9 @@ def test_images_that_agree_make_the_order_reliable(layout: StudyLayout) -> None:
         write(layout, number, [level, level + 0.5, level + 0.25], blurred=blurred)
     found = reliability(layout, [0, 1, 2], "relevance_gain")
     assert isinstance(found, Reliability)
-    assert (found.n_trials, found.n_images, found.alpha, found.stable) == (3, 3, pytest.approx(1.0), 1.0)
+    assert (found.n_trials, found.n_images, found.alpha) == (3, 3, pytest.approx(1.0))
+    assert (found.winner.same, found.winner.chance) == (1.0, pytest.approx(1 / 3))
+    assert 0.4 < found.winner.corrected < 0.9
     assert found.second_fill == pytest.approx(1.0)
 
 
