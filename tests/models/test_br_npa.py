@@ -24,14 +24,14 @@ def test_vectors_and_maps_of_the_released_code(golden, case, refine, suffix):
 
 def test_concatenated_vectors_of_the_released_code(golden):
     g = golden("brnpa_repr_vectors")
-    vectors, _ = representative_vectors(g["relu_features"], 3)
+    vectors, _ = representative_vectors(g["relu_features"], int(g["nb_vec"]))
     torch.testing.assert_close(vectors.flatten(1), g["relu_pooled"], atol=1e-6, rtol=1e-6)
 
 
 def test_unrefined_vectors_are_the_features_of_the_seed_pixels(golden):
     g = golden("brnpa_repr_vectors")
     features = g["relu_features"]
-    vectors, _ = representative_vectors(features, 3, refine=False)
+    vectors, _ = representative_vectors(features, int(g["nb_vec"]), refine=False)
     seeds = g["relu_seed_index"][:, :, None].expand(-1, -1, features.shape[1])
     assert torch.equal(vectors, features.flatten(2).transpose(1, 2).gather(1, seeds))
 
@@ -79,17 +79,19 @@ def test_gradients_agree_with_finite_differences(golden):
 
 
 def test_channels_last_features_give_the_same(golden):
-    features = golden("brnpa_repr_vectors")["relu_features"]
-    expected = representative_vectors(features, 3)
-    found = representative_vectors(features.contiguous(memory_format=torch.channels_last), 3)
+    g = golden("brnpa_repr_vectors")
+    features, n_vectors = g["relu_features"], int(g["nb_vec"])
+    expected = representative_vectors(features, n_vectors)
+    found = representative_vectors(features.contiguous(memory_format=torch.channels_last), n_vectors)
     torch.testing.assert_close(found, expected)
 
 
 def test_vectors_stay_in_float32_under_autocast(golden):
-    features = golden("brnpa_repr_vectors")["relu_features"]
+    g = golden("brnpa_repr_vectors")
+    features, n_vectors = g["relu_features"], int(g["nb_vec"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        vectors, maps = representative_vectors(features, 3)
-    expected = representative_vectors(features, 3)
+        vectors, maps = representative_vectors(features, n_vectors)
+    expected = representative_vectors(features, n_vectors)
     assert torch.equal(vectors, expected[0])
     assert torch.equal(maps, expected[1])
 
@@ -128,7 +130,8 @@ def golden_heads(golden, tiny):
     g = golden("brnpa_losses")
     n_classes, n_pooled = g["head_weight"].shape
     model = build_model(tiny(BrNpaSettings, auxiliary_heads=True), LinearHeads(n_classes))
-    model.n_channels = n_pooled // 3
+    n_vectors = sum(f"head_w_{index}" in g for index in range(10))
+    model.n_channels = n_pooled // n_vectors
     for name in model.auxiliary:
         weight, bias = g[f"head_w_{name}"], g[f"head_b_{name}"]
         model.auxiliary[name] = LinearHead(*weight.T.shape)

@@ -65,7 +65,7 @@ def test_gate_of_the_released_code(golden_gate):
 
 def test_loss_of_the_released_code(golden_gate, make_batch):
     gate, g = golden_gate
-    model, batch = loupe(sparsity_weight=float(g["lam"])), make_batch(2)
+    model, batch = loupe(sparsity_weight=float(g["lam"])), make_batch(len(g["labels"]))
     model.gate, batch = gate, replace(batch, labels=g["labels"])
     model.features_at_split = lambda images: g["x"]
     model.predict = lambda features: HeadOutput(g["logits"])
