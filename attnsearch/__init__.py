@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from attnsearch.evaluation.evaluation import TrainedModel as TrainedModel
     from attnsearch.evaluation.evaluation import load_model as load_model
     from attnsearch.figures.explanation import Explanation as Explanation
+    from attnsearch.metrics.base import Metric as Metric
     from attnsearch.metrics.perturbation import SaliencyCase as SaliencyCase
-    from attnsearch.metrics.registry import Metric as Metric
     from attnsearch.metrics.registry import register_metric as register_metric
     from attnsearch.models import register_model as register_model
     from attnsearch.models.backbones.generic import FeatureBackbone as FeatureBackbone
@@ -53,7 +53,7 @@ _MODULE_OF = {
     "Heads": "models.base",
     "ListedImage": "data.listing",
     "Listing": "data.listing",
-    "Metric": "metrics.registry",
+    "Metric": "metrics.base",
     "Results": "results.reader",
     "RootedData": "config.images",
     "SaliencyCase": "metrics.perturbation",

@@ -15,7 +15,8 @@ from attnsearch.config.load import load_experiment, load_study
 from attnsearch.config.model import ModelConfig
 from attnsearch.config.reference import reference, with_metric_tables
 from attnsearch.config.yaml_reader import list_names
-from attnsearch.metrics.registry import Metric, all_metrics
+from attnsearch.metrics.base import Metric
+from attnsearch.metrics.registry import all_metrics
 from attnsearch.models import build_model
 from attnsearch.tasks.classification import LinearHeads
 from tests.documents import ROOT, blocks, commands, run_example, undocumented

@@ -22,7 +22,8 @@ from attnsearch.config.base import field_annotation, settings_classes, tag_of
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.study import Scalar, StudyConfig
 from attnsearch.config.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES
-from attnsearch.metrics.registry import Metric, all_metrics, score_metrics
+from attnsearch.metrics.base import Metric
+from attnsearch.metrics.registry import all_metrics, score_metrics
 
 HEAD = f"""\
 # Every key

@@ -30,8 +30,9 @@ from attnsearch.evaluation.baselines import (
     model_free_maps,
     occlusion_saliency,
 )
+from attnsearch.metrics.base import BestSetting, Metric, WholeArchive
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
-from attnsearch.metrics.registry import BestSetting, Metric, WholeArchive, find_metric, score_metrics
+from attnsearch.metrics.registry import find_metric, score_metrics
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.tasks.base import Target
 from attnsearch.types import AttentionArchive, Batch, Followed, GroundTruth, Split

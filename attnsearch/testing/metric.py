@@ -8,16 +8,9 @@ from torch import Tensor
 
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import ConfigError
+from attnsearch.metrics.base import BestSetting, Metric, WholeArchive
 from attnsearch.metrics.perturbation import Curves, SaliencyCase
-from attnsearch.metrics.registry import (
-    BestSetting,
-    Metric,
-    WholeArchive,
-    all_metrics,
-    better_direction,
-    find_metric,
-    higher_is_better,
-)
+from attnsearch.metrics.registry import all_metrics, better_direction, find_metric, higher_is_better
 from attnsearch.types import GroundTruth
 
 N_IMAGES = 4

@@ -13,9 +13,9 @@ from attnsearch.config.evaluation import ScoreSettings, all_families, full_score
 from attnsearch.config.reference import reference
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.scorer import SaliencyScorer
+from attnsearch.metrics.base import Metric
 from attnsearch.metrics.perturbation import Curves, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import (
-    Metric,
     all_metrics,
     better_direction,
     find_metric,

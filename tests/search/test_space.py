@@ -16,7 +16,8 @@ from attnsearch.config.validation import validate
 from attnsearch.config.yaml_layers import Layer
 from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.errors import ConfigError
-from attnsearch.metrics.registry import Metric, register_metric
+from attnsearch.metrics.base import Metric
+from attnsearch.metrics.registry import register_metric
 from attnsearch.search.space import (
     check_models,
     check_scores,
