@@ -23,6 +23,8 @@ from attnsearch.types import SPLITS, MatchRule, Split
 logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
+HALVES = ("_half_a", "_half_b")
+"""What follows the name of a metric that is measured on one of the two `fixed_halves` of validation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +173,19 @@ def fixed_queries(table: ImageTable, n_queries: int | None) -> list[int]:
         row for row in np.flatnonzero(table.is_query).tolist() if seen_with.get(labels[row], set()) - {keys[row]}
     ]
     return _stratified(table, queries)[:n_queries]
+
+
+def fixed_halves(table: ImageTable) -> NDArray[np.int64]:
+    """(N,) the half of a split that each image is of, 0 or 1, stratified by class: the same for every trial.
+
+    In re-identification halves are of the queries that have a match; -1 for every other image.
+    """
+    rows = np.arange(len(table), dtype=np.int64)
+    order = _stratified(table, rows) if table.is_query is None else fixed_queries(table, None)
+    halves = np.full(len(table), -1, dtype=np.int64)
+    for half in range(2):
+        halves[order[half::2]] = half
+    return halves
 
 
 def explained_rows(table: ImageTable, kept: NDArray[np.int64]) -> list[int]:

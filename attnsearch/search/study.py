@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import LoadedStudy
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
+from attnsearch.data.tables import HALVES
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.metrics.registry import is_score
 from attnsearch.store.layout import StudyLayout
@@ -257,13 +258,13 @@ def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict
 
 
 def attributes(layout: StudyLayout, number: int, ended: TrialResult) -> dict[str, object]:
-    """The user attributes of a trial that ended: columns of the dashboard's table."""
+    """The user attributes of a trial that ended: columns of the dashboard's table, without metrics of `HALVES`."""
     values: dict[str, object] = {
         "best_epoch": ended.best_epoch,
         "epochs_run": ended.epochs_run,
         "seconds": round(ended.seconds, 3),
         "images_per_s": round(ended.images_per_s, 1),
-        **{key: value for key, value in ended.metrics.items() if math.isfinite(value)},
+        **{key: value for key, value in ended.metrics.items() if math.isfinite(value) and not key.endswith(HALVES)},
         "folder": str(layout.trial(number).directory.relative_to(layout.root)),
         ENDED_AT: time.time(),
     }

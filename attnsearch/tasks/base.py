@@ -237,11 +237,15 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def meter(self, table: ImageTable, device: torch.device, *, in_training: bool = False) -> Meter:
+    def meter(
+        self, table: ImageTable, device: torch.device, *, in_training: bool = False, in_halves: bool = False
+    ) -> Meter:
         """A meter of one pass over a split, which holds nothing yet.
 
         Args:
             in_training: measures only what costs next to nothing.
+            in_halves: measures what models are compared by first also on two fixed halves of the split, under its name
+                with an ending of `HALVES`.
         """
 
     @abstractmethod

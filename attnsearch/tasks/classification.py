@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import ClassificationSettings
+from attnsearch.data.tables import HALVES, fixed_halves
 from attnsearch.tasks.base import PassMetrics, RunningSums, SoftTargets, Task
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Followed, HeadOutput
 
@@ -113,12 +114,24 @@ class ClassificationMeter(RunningSums):
     Metrics are `accuracy`, `accuracy_<name>` of each branch, and `sparsity` where the outputs carry maps or norms.
     Outside of training also `cross_entropy`, without label smoothing or teacher, and `mean_class_accuracy`, the mean
     over the classes that occur.
+
+    Args:
+        halves: (N,) the half of the split, 0 or 1, that each of its images is of; then also `accuracy_half_a` and `_b`.
     """
 
-    def __init__(self, n_classes: int, device: torch.device, *, in_training: bool = False) -> None:
+    def __init__(
+        self,
+        n_classes: int,
+        device: torch.device,
+        *,
+        in_training: bool = False,
+        halves: NDArray[np.int64] | None = None,
+    ) -> None:
         super().__init__()
         self._in_training = in_training
         self._seen, self._hits = (torch.zeros(n_classes, dtype=torch.float64, device=device) for _ in range(2))
+        self._halves = None if halves is None else torch.from_numpy(halves).to(device)
+        self._half_seen, self._half_hits = (torch.zeros(2, dtype=torch.float64, device=device) for _ in range(2))
 
     @torch.no_grad()
     def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
@@ -139,7 +152,15 @@ class ClassificationMeter(RunningSums):
             if name == "accuracy" and not self._in_training:
                 self._hits.index_add_(0, batch.labels, hits)
                 self._seen.index_add_(0, batch.labels, torch.ones_like(hits))
+                self._add_halves(batch, hits)
         self.add_sparsity(output)
+
+    def _add_halves(self, batch: Batch, hits: Tensor) -> None:
+        """Adds the hits (B,) of a batch to those of the halves."""
+        if self._halves is not None:
+            halves = self._halves[batch.rows.to(self._halves.device)]  # (B,)
+            self._half_hits.index_add_(0, halves, hits)
+            self._half_seen.index_add_(0, halves, torch.ones_like(hits))
 
     def scores(self) -> PassMetrics:
         """All means. One device sync.
@@ -148,9 +169,11 @@ class ClassificationMeter(RunningSums):
             ValueError: no batch was added.
         """
         per_class = (self._hits / self._seen).nanmean()  # classes that do not occur are 0 / 0
-        terms, metrics, (class_accuracy,) = self.means(per_class)
+        terms, metrics, (class_accuracy, *of_halves) = self.means(per_class, *(self._half_hits / self._half_seen))
         if not self._in_training:
             metrics["mean_class_accuracy"] = class_accuracy
+        if self._halves is not None:
+            metrics |= {f"accuracy{half}": value for half, value in zip(HALVES, of_halves, strict=True)}
         return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
 
 
@@ -227,5 +250,8 @@ class ClassificationTask(Task):
         classes = archived.labels if choice == "label" else archived.predictions  # (N,)
         return ClassTarget(torch.from_numpy(classes[places]))
 
-    def meter(self, table: ImageTable, device: torch.device, *, in_training: bool = False) -> ClassificationMeter:
-        return ClassificationMeter(len(table.class_names), device, in_training=in_training)
+    def meter(
+        self, table: ImageTable, device: torch.device, *, in_training: bool = False, in_halves: bool = False
+    ) -> ClassificationMeter:
+        halves = fixed_halves(table) if in_halves else None
+        return ClassificationMeter(len(table.class_names), device, in_training=in_training, halves=halves)

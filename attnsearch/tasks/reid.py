@@ -277,8 +277,11 @@ class ReidTask(Task):
             return {}
         return {"centre": self.settings.centre_weight * centre_loss(head.embedding, batch.labels, head.centres)}
 
-    def meter(self, table: ImageTable, device: torch.device, *, in_training: bool = False) -> RetrievalMeter:
-        return RetrievalMeter(table, None if in_training else self.embed, distance=self.settings.distance)
+    def meter(
+        self, table: ImageTable, device: torch.device, *, in_training: bool = False, in_halves: bool = False
+    ) -> RetrievalMeter:
+        embed = None if in_training else self.embed
+        return RetrievalMeter(table, embed, distance=self.settings.distance, in_halves=in_halves)
 
     def predict(self, model: AttentionModel, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:
         """What the model makes of a batch; with `flip_average`, embeddings are means with those of mirror images."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.config.evaluation import TargetChoice
-from attnsearch.data.tables import places_of
+from attnsearch.data.tables import HALVES, fixed_halves, places_of
 from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, distances, rank_features
@@ -39,10 +39,14 @@ class RetrievalMeter(RunningSums):
 
     Args:
         embed: what images are compared by; None in training.
+        in_halves: the mAP also of each half of the queries, such as `mAP_half_a`.
     """
 
-    def __init__(self, table: ImageTable, embed: Embed | None, *, distance: Distance = "euclidean") -> None:
+    def __init__(
+        self, table: ImageTable, embed: Embed | None, *, distance: Distance = "euclidean", in_halves: bool = False
+    ) -> None:
         super().__init__()
+        self._in_halves = in_halves
         self._table, self._embed, self._distance = table, embed, distance
         self._features: Tensor | None = None  # (N, D), in the order of the split
         self._n_embedded = 0
@@ -75,6 +79,8 @@ class RetrievalMeter(RunningSums):
             _require_finite(self._features, self._table)
             self.retrieval, retrieved = rank_split(self._table, self._features.numpy(), distance=self._distance)
             metrics |= retrieved
+            if self._in_halves:
+                metrics |= mean_precision_of_halves(self._table, self.retrieval)
         return PassMetrics(self.n_images, sum(terms.values()), terms, metrics)
 
 
@@ -144,6 +150,15 @@ def rank_split(
               scores.mean_inverse_negative_penalty)  # fmt: skip
     suffix = RETRIEVAL_RULES[table.match_rule][0]
     return retrieval, {f"{name}{suffix}": value for name, value in zip(RETRIEVAL_METRICS, values, strict=True)}
+
+
+def mean_precision_of_halves(table: ImageTable, retrieval: Retrieval) -> dict[str, float]:
+    """The mAP of each half of the queries of a split; NaN for a half without any."""
+    halves = fixed_halves(table)[retrieval.is_query]  # (n_queries,)
+    name = f"mAP{RETRIEVAL_RULES[retrieval.match_rule][0]}"
+    precisions = [retrieval.average_precision[halves == half] for half in range(2)]
+    means = [float(of_half.mean()) if len(of_half) else float("nan") for of_half in precisions]
+    return {f"{name}{half}": mean for half, mean in zip(HALVES, means, strict=True)}
 
 
 def _rows_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -88,7 +88,7 @@ def validate_epoch(
 ) -> EpochRecord:
     """One pass over the validation images in the arithmetic of training, so that evaluation can repeat its numbers.
 
-    Metrics are those of the task's meter.
+    Metrics are those of the task's meter, the leading one also on two fixed halves of the images.
 
     Args:
         epoch: from 1; validation after it.
@@ -98,7 +98,7 @@ def validate_epoch(
     """
     run.model.eval()
     watch = Stopwatch(run.arithmetic.device)
-    meter = run.task.meter(run.val.table, run.arithmetic.device)
+    meter = run.task.meter(run.val.table, run.arithmetic.device, in_halves=True)
     for batch in islice(run.val.epoch(epoch), n_batches):
         check()
         output, terms = _forward_in_validation(run, batch)

@@ -13,7 +13,7 @@ import torch
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource, crop_boxes
-from attnsearch.data.tables import ImageTable, fixed_subset
+from attnsearch.data.tables import ImageTable, fixed_halves, fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import base
 from attnsearch.evaluation.evaluation import Evaluation
@@ -119,6 +119,16 @@ def test_the_choice_follows_ids_and_not_places() -> None:
     shuffled = replace(split, image_ids=tuple(split.image_ids[row] for row in order), labels=split.labels[order])
     chosen, again = fixed_subset(split, 6), fixed_subset(shuffled, 6)
     assert {split.image_ids[row] for row in chosen} == {shuffled.image_ids[row] for row in again}
+
+
+def test_halves_are_stratified_and_do_not_depend_on_the_order() -> None:
+    split = table(40, 40, 21)
+    halves = fixed_halves(split)
+    assert np.bincount(halves).tolist() == [51, 50]
+    of_class = [float(halves[split.labels == label].mean()) for label in range(3)]
+    assert of_class == pytest.approx([0.5] * 3, abs=0.2)
+    order = np.random.default_rng(1).permutation(len(split))
+    assert np.array_equal(fixed_halves(split.take(order)), halves[order])
 
 
 @pytest.mark.parametrize("n_images", [None, 5, 50])

@@ -166,6 +166,16 @@ def test_mean_class_accuracy_leaves_out_classes_that_do_not_occur():
     assert scores.metrics["mean_class_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
 
 
+def test_halves_have_their_own_accuracy():
+    totals = ClassificationMeter(3, CPU, halves=np.array([0, 1, 1, 0, 1]))
+    for rows, labels, predicted in [((4, 0), (1, 0), (1, 2)), ((1, 2, 3), (0, 1, 2), (0, 0, 2))]:
+        batch = dataclasses.replace(batch_of(*labels), rows=torch.tensor(rows))
+        totals.add(batch, AttentionOutput(HeadOutput(votes(*predicted))), {"a": torch.tensor(0.0)})
+    metrics = totals.scores().metrics
+    assert (metrics["accuracy_half_a"], metrics["accuracy_half_b"]) == (1 / 2, pytest.approx(2 / 3))
+    assert metrics["accuracy"] == pytest.approx(3 / 5)
+
+
 def test_further_heads_have_their_own_accuracy():
     totals = ClassificationMeter(3, CPU, in_training=True)
     output = AttentionOutput(HeadOutput(votes(0, 0)), branches={"01": HeadOutput(votes(0, 1))})

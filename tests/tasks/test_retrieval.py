@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from attnsearch.data.tables import ImageTable
+from attnsearch.data.tables import ImageTable, fixed_halves
 from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.retrieval import distances, ranking_scores
 from attnsearch.tasks.retrieval import (
@@ -123,6 +123,19 @@ def test_a_meter_ranks_whatever_the_order_of_the_batches() -> None:
     assert scores.n_images == 10
     assert meter.retrieval is not None
     assert np.array_equal(meter.retrieval.features, features)
+
+
+def test_halves_of_the_queries_have_their_own_precision() -> None:
+    table, features = worked_example()
+    meter = RetrievalMeter(table, embedded, distance="cosine", in_halves=True)
+    metrics = passed(meter, features, list(range(10))).scores().metrics
+    assert meter.retrieval is not None
+    halves = fixed_halves(table)
+    assert table.is_query is not None
+    assert (halves[~table.is_query] == -1).all()
+    means, sizes = [metrics["mAP_half_a"], metrics["mAP_half_b"]], [int((halves == half).sum()) for half in range(2)]
+    assert sum(sizes) == np.isfinite(meter.retrieval.average_precision).sum()
+    assert np.average(means, weights=sizes) == pytest.approx(metrics["mAP"])
 
 
 @pytest.mark.parametrize(
