@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor, nn
 
 from attnsearch.data.tables import places_of
 from attnsearch.evaluation.base import ModelOnData
+from attnsearch.metrics.statistics import rank_correlation
 from attnsearch.models.base import AttentionModel
 from attnsearch.types import Batch, Split
 
@@ -75,16 +75,6 @@ def randomise_downwards(model: AttentionModel, batches: Sequence[Batch], *, seed
             _redraw(randomised, name, generator)
         steps.append(SanityStep(names, rank_correlation(before, _saliency(randomised, batches, targets))))
     return steps
-
-
-def rank_correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) Spearman's correlation of each pair of maps (N, h, w), ties at their mean rank; NaN where one is flat."""
-    ranks = [stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
-    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
-    products = (centred[0] * centred[1]).sum(axis=1)
-    scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
-    correlations: NDArray[np.float64] = np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
-    return correlations
 
 
 def _parts(model: AttentionModel) -> Iterator[tuple[str, ...]]:

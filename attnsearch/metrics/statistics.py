@@ -6,7 +6,9 @@ Scores are numpy arrays, one number per image, NaN where undefined; importing th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +178,50 @@ def _winners(means: Floats, higher_is_better: bool) -> Floats:
     """(M,) the probability of each model to be called the best by means (M,): 1 for one of them but where some tie."""
     is_best = means == (means.max() if higher_is_better else means.min())
     return is_best / is_best.sum()
+
+
+def rank_correlation(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
+    """(N,) Spearman's correlation of each pair of maps (N, ...), ties at their mean rank; NaN where one is flat."""
+    ranks = [stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
+    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
+    products = (centred[0] * centred[1]).sum(axis=1)
+    scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    return np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
+
+
+def linear_influence(terms: Sequence[tuple[float, Floats]]) -> Floats:
+    """(N,) values whose mean is a weighted sum of means, and whose standard error is that of the sum (delta method).
+
+    Args:
+        terms: weight and values (N,) of each mean, which leaves out NaN; with one that has no value, all are NaN.
+    """
+    total = sum(weight * _mean(values) for weight, values in terms)
+    deviations = [
+        np.where(np.isnan(values), 0.0, weight * (values - _mean(values)) * len(values) / max(1, _count(values)))
+        for weight, values in terms
+    ]
+    return np.asarray(total + sum(deviations), dtype=np.float64)
+
+
+def ratio_influence(numerators: Floats, denominators: Floats) -> Floats:
+    """(N,) values whose mean is the ratio of two means, and whose standard error is that of the ratio (delta method).
+
+    Args:
+        numerators, denominators: (N,) of the images; those with NaN are left out, and NaN in the result. All are NaN
+            where the denominators have no sum.
+    """
+    mean = _mean(denominators)
+    ratio = _mean(numerators) / mean if mean else math.nan
+    return np.asarray(ratio + (numerators - ratio * denominators) / (mean or math.nan), dtype=np.float64)
+
+
+def _mean(values: Floats) -> float:
+    defined = _defined(values)
+    return float(defined.mean()) if len(defined) else math.nan
+
+
+def _count(values: Floats) -> int:
+    return len(_defined(values))
 
 
 def _defined(values: Floats) -> Floats:

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from attnsearch.config.model import ModelConfig
-from attnsearch.evaluation.sanity import randomise_downwards, rank_correlation
+from attnsearch.evaluation.sanity import randomise_downwards
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.tasks.classification import LinearHeads
@@ -35,13 +35,6 @@ class Painter(AttentionModel):
 def batch() -> Batch:
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     return Batch(images, torch.zeros(3, dtype=torch.int64), ("a", "b", "c"), torch.arange(3))
-
-
-def test_rank_correlation_has_known_values() -> None:
-    first = np.array([[[1, 2], [3, 4]]] * 4, dtype=np.float32)
-    second = np.array([[[1, 4], [9, 16]], [[4, 3], [2, 1]], [[5, 5], [5, 5]], [[2, 1], [3, 4]]], dtype=np.float32)
-    # the last: 1 - 6 * (1 + 1) / (4 * (16 - 1))
-    np.testing.assert_allclose(rank_correlation(first, second), [1.0, -1.0, np.nan, 0.8])
 
 
 def test_map_that_shows_the_picture_alone_never_changes() -> None:

@@ -13,7 +13,10 @@ from attnsearch.metrics.statistics import (
     bootstrap_interval,
     holm,
     krippendorff_alpha,
+    linear_influence,
     paired,
+    rank_correlation,
+    ratio_influence,
     split_half_winner,
     welch,
 )
@@ -131,3 +134,39 @@ def test_scores_that_are_equal_for_all_images_of_one_model_are_tested_quietly() 
     found = welch(np.full(6, 0.9), scores)
     assert found.dof == pytest.approx(3.0)
     assert found.p == pytest.approx(stats.ttest_1samp(scores, 0.9).pvalue)
+
+
+def test_rank_correlation_has_known_values() -> None:
+    first = np.array([[[1, 2], [3, 4]]] * 4, dtype=np.float32)
+    second = np.array([[[1, 4], [9, 16]], [[4, 3], [2, 1]], [[5, 5], [5, 5]], [[2, 1], [3, 4]]], dtype=np.float32)
+    # the last: 1 - 6 * (1 + 1) / (4 * (16 - 1))
+    np.testing.assert_allclose(rank_correlation(first, second), [1.0, -1.0, np.nan, 0.8])
+
+
+def test_influence_values_have_the_mean_and_the_error_of_what_they_stand_for() -> None:
+    """The error is checked against resampling: of a ratio, and of a sum of means over different images."""
+    rng = np.random.default_rng(0)
+    denominators = rng.uniform(1, 9, 200)
+    numerators, gaps = denominators * rng.uniform(0, 0.5, 200), np.where(rng.random(200) < 0.5, np.nan, 1.0)
+    partial = rng.normal(size=200) * gaps
+    values = {
+        "ratio": ratio_influence(numerators, denominators),
+        "sum": linear_influence([(0.25, numerators), (0.75, partial)]),
+    }
+
+    def estimate(rows: np.ndarray) -> dict[str, float]:
+        ratio = numerators[rows].sum() / denominators[rows].sum()
+        return {"ratio": ratio, "sum": 0.25 * numerators[rows].mean() + 0.75 * np.nanmean(partial[rows])}
+
+    resampled = [estimate(rng.integers(0, 200, 200)) for _ in range(2000)]
+    for name, expected in estimate(np.arange(200)).items():
+        assert values[name].mean() == pytest.approx(expected)
+        spread = np.std([drawn[name] for drawn in resampled])
+        assert values[name].std() / math.sqrt(200) == pytest.approx(spread, rel=0.08)
+
+
+def test_influence_values_are_undefined_where_a_mean_is() -> None:
+    some, none = np.array([0.2, np.nan, 0.6]), np.full(3, np.nan)
+    assert np.isnan(linear_influence([(0.5, some), (0.5, none)])).all()
+    assert np.isnan(ratio_influence(some, np.zeros(3))).all()
+    np.testing.assert_allclose(linear_influence([(1.0, some)]), [0.1, 0.4, 0.7])  # each deviation counts 3 / 2
