@@ -20,7 +20,8 @@ from attnsearch.data.tables import ImageTable, explained_rows, fixed_subset, pla
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.base import ModelOnData
-from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth, with_best_setting
+from attnsearch.evaluation.final_scores import finish_scores
+from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth
 from attnsearch.metrics.perturbation import curve_fractions
 from attnsearch.metrics.registry import BUILT_IN, score_metrics
 from attnsearch.progress import with_bar
@@ -168,7 +169,7 @@ def score_archive(
             "%s: %d of %d maps are not finite; their scores are undefined", archive.saliency, n_broken, len(scoring.ids)
         )
     rows = [done[image_id] for image_id in scoring.ids]
-    rows, thresholds = with_best_setting(rows, scoring.archived.split, iou_thresholds or {})
+    rows, thresholds = finish_scores(rows, scoring.archived.split, iou_thresholds or {})
     whole = archive_scores(scoring.archived, scoring.table, scoring.settings, opened.config)
     table = make_table(rows, scoring.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
     write_score_files(scores, table, check=check)
@@ -201,7 +202,7 @@ def score_baselines(
 def _score_baseline(scoring: _Scoring, name: str) -> ScoreTable:
     steps = with_bar(scoring.chunks, f"Scoring {name}", n_steps=len(scoring.chunks), force=False)
     rows = [score for chunk in steps for score in scoring.score(chunk, baseline=name)]
-    rows, thresholds = with_best_setting(rows, scoring.archived.split, {})
+    rows, thresholds = finish_scores(rows, scoring.archived.split, {})
     return make_table(rows, scoring.fractions, {**scoring.about(), "reference": name, "iou_thresholds": thresholds})
 
 

@@ -30,15 +30,15 @@ from attnsearch.evaluation.baselines import (
     model_free_maps,
     occlusion_saliency,
 )
-from attnsearch.metrics.base import BestSetting, Metric, WholeArchive
+from attnsearch.evaluation.final_scores import unfinished_columns
+from attnsearch.metrics.base import Metric, WholeArchive
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import find_metric, score_metrics
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.tasks.base import Target
-from attnsearch.types import AttentionArchive, Batch, Followed, GroundTruth, Split
+from attnsearch.types import AttentionArchive, Batch, Followed, GroundTruth
 
 Columns = dict[str, Tensor]
-_AT = "@"
 _BLIND = FLOORS[:2]  # random and centre, which have a maximum and see no image
 
 
@@ -83,7 +83,7 @@ def _image_problem(metric: Metric, task: str, *, has_masks: bool) -> str | None:
 def measure_case(case: SaliencyCase, metrics: Sequence[Metric], settings: ScoreSettings) -> Columns:
     """Name -> values (B,) of all image metrics, group by group; after each group those under a second fill.
 
-    A metric with a best setting gives a column for each setting, see `with_best_setting`.
+    A metric of all images together gives the columns that `finish_scores` makes it of.
     """
     second = None if settings.second_fill == settings.fill else settings.second_fill
     columns: Columns = {}
@@ -99,53 +99,9 @@ def measure_case(case: SaliencyCase, metrics: Sequence[Metric], settings: ScoreS
 
 def _columns_of(metric: Metric, case: SaliencyCase) -> Columns:
     """(B,) each; nothing for a metric of the whole archive."""
-    function = metric.function
-    if isinstance(function, WholeArchive):
-        return {}
-    if isinstance(function, BestSetting):
-        values = function.measure(case)  # (B, M)
-        return {f"{function.name}{_AT}{setting}": values[:, index] for index, setting in enumerate(function.settings)}
-    return {metric.name: function(case)}
-
-
-def with_best_setting(
-    scores: Sequence[ImageScore], split: Split, of_validation: Mapping[str, float]
-) -> tuple[list[ImageScore], dict[str, float]]:
-    """Scores with one value in the place of the columns of single settings, and the setting of each metric.
-
-    Args:
-        of_validation: name -> setting that was chosen there. A missing one is chosen here; but on test images, where
-            the choice would flatter, there is then no best setting.
-    """
-    name_of = {
-        metric.function.name: metric.name for metric in score_metrics() if isinstance(metric.function, BestSetting)
-    }
-    measured = dict.fromkeys(column.partition(_AT)[0] for column in scores[0].values if _AT in column)
-    settings = {
-        name: of_validation[name] if name in of_validation else _best_setting(scores, name) for name in measured
-    }
-    if split == "test":
-        settings = {name: setting for name, setting in settings.items() if name in of_validation}
-    return [_with_one_setting(score, settings, name_of) for score in scores], settings
-
-
-def _best_setting(scores: Sequence[ImageScore], name: str) -> float:
-    """The setting with the best mean over the images where it is defined; the first of equals."""
-    columns = [column for column in scores[0].values if column.startswith(f"{name}{_AT}")]
-    values = torch.tensor([[score.values[column] for score in scores] for column in columns], dtype=torch.float64)
-    best = int(values.nanmean(dim=1).nan_to_num(-1.0).argmax())  # values: (M, N)
-    return float(columns[best].partition(_AT)[2])
-
-
-def _with_one_setting(score: ImageScore, settings: Mapping[str, float], name_of: Mapping[str, str]) -> ImageScore:
-    values = {}
-    for column, value in score.values.items():
-        name, at, _ = column.partition(_AT)
-        if not at:
-            values[column] = value
-        elif name in settings:
-            values[name_of[name]] = score.values[f"{name}{_AT}{settings[name]}"]
-    return replace(score, values=values)
+    if metric.when == "data set":
+        return unfinished_columns(metric, case)
+    return {metric.name: metric.function(case)}
 
 
 def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64]) -> GroundTruth:

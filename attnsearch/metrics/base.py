@@ -6,7 +6,7 @@ imported on use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,8 @@ from attnsearch import plugins
 from attnsearch.types import Direction, Need, Split
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from attnsearch.metrics.perturbation import SaliencyCase
@@ -43,8 +45,8 @@ class Metric:
         summary: one line, without a full stop.
         citation: paper and section.
         range: smallest and largest value; None means no limit, or one that depends on the model.
-        compute: for "image" a function `SaliencyCase -> (B,)`; for "data set" a `BestSetting` or a `WholeArchive`; each
-            also as "module:name", which `function` imports; None for "epoch".
+        compute: for "image" a function `SaliencyCase -> (B,)`; for "data set" a `BestSetting`, an `OfAllImages` or a
+            `WholeArchive`; each also as "module:name", which `function` imports; None for "epoch".
     """
 
     name: str
@@ -116,11 +118,32 @@ class BestSetting:
         name: of the value under any one setting; columns `name@setting` hold them until all images are measured.
         settings: M, that are tried.
         measure: SaliencyCase -> (B, M), larger is better, NaN where undefined.
+        together: metrics with the same text, and the same settings, have one setting: that with the best weighted sum
+            of their means. Empty for one that is chosen for itself.
+        weight: of the mean in that sum.
     """
 
     name: str
     settings: tuple[float, ...]
     measure: Callable[[SaliencyCase], Tensor]
+    together: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class OfAllImages:
+    """A number that is no mean over images, as values of the images with that mean, known once all are measured.
+
+    Attributes:
+        combine: column -> (N,) values; gives the values (N,).
+        columns: what it is made of: columns of its own, which `measure` gives, or names of other metrics. Where one is
+            not measured, there is no number.
+        measure: SaliencyCase -> (B,) of each column of its own; None where it has none.
+    """
+
+    combine: Callable[[Mapping[str, NDArray[np.float64]]], NDArray[np.float64]]
+    columns: tuple[str, ...]
+    measure: Callable[[SaliencyCase], Mapping[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

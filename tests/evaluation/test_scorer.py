@@ -16,6 +16,7 @@ from attnsearch.config.evaluation import ScoreSettings, all_families
 from attnsearch.config.experiment import ReidSettings
 from attnsearch.data.tables import ImageTable
 from attnsearch.evaluation.base import InferenceModel
+from attnsearch.evaluation.final_scores import finish_scores
 from attnsearch.evaluation.scorer import (
     SaliencyScorer,
     archive_scores,
@@ -23,7 +24,6 @@ from attnsearch.evaluation.scorer import (
     measure_case,
     selected_metrics,
     visible_points,
-    with_best_setting,
 )
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import find_metric
@@ -102,16 +102,16 @@ def scores() -> list[ImageScore]:
 
 
 def test_best_threshold_is_chosen_over_all_images(scores: list[ImageScore]) -> None:
-    found, thresholds = with_best_setting(scores, "val", {})
+    found, thresholds = finish_scores(scores, "val", {})
     assert thresholds == {"iou_in_mask": 0.1}  # 0.2 does as well; the first is taken
     assert found[0].values == {"iou_in_mask": 0.5, "best_iou_in_mask": 1.0}
     assert all(math.isnan(value) for value in found[2].values.values())
 
 
 def test_test_images_choose_no_threshold(scores: list[ImageScore]) -> None:
-    found, thresholds = with_best_setting(scores, "test", {})
+    found, thresholds = finish_scores(scores, "test", {})
     assert (found[0].values, thresholds) == ({"iou_in_mask": 0.5}, {})
-    found, thresholds = with_best_setting(scores, "test", {"iou_in_mask": 0.9})
+    found, thresholds = finish_scores(scores, "test", {"iou_in_mask": 0.9})
     assert found[0].values["best_iou_in_mask"] == 0.5
     assert thresholds == {"iou_in_mask": 0.9}
 
