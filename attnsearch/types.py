@@ -42,6 +42,7 @@ class Batch:
         padding: (B, H, W) bool, True where a pixel is padding, or None where there is none.
         part_masks: (B, H, W) bool, True on discriminative parts, or None.
         cameras: (B,) int64, the camera that took each image, or None where that is not known.
+        possible: (B, n_classes) bool, the classes that an image may be of, or None where each shows its one class.
     """
 
     images: Tensor
@@ -51,6 +52,7 @@ class Batch:
     padding: Tensor | None = None
     part_masks: Tensor | None = None
     cameras: Tensor | None = None
+    possible: Tensor | None = None
 
     def take(self, rows: slice | Tensor) -> Batch:
         """Some images of the batch."""
@@ -63,6 +65,7 @@ class Batch:
             padding=None if self.padding is None else self.padding[rows],
             part_masks=None if self.part_masks is None else self.part_masks[rows],
             cameras=None if self.cameras is None else self.cameras[rows],
+            possible=None if self.possible is None else self.possible[rows],
         )
 
 

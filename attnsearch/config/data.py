@@ -21,7 +21,7 @@ class SyntheticData(DataSettings):
 
     drawn_by: ClassVar[tuple[str, ...]] = (
         *("n_classes", "n_val_per_class", "n_test_per_class", "picture_px", "n_differing_parts"),
-        *("part_scale", "bird_scale", "translation", "data_seed"),
+        *("part_scale", "bird_scale", "translation", "missing_parts", "data_seed"),
     )
     name: Literal["synthetic"] = Field("synthetic", description="synthetic birds, embedded in the package")
     image_size_px: InputSize = Field(96, description=INPUT_SIZE)
@@ -41,6 +41,14 @@ class SyntheticData(DataSettings):
     )
     translation: float = Field(
         1.0, ge=0.0, le=1.0, description="fraction of the free space that birds use; 0 puts all of them in the middle"
+    )
+    missing_parts: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="fraction of the training images that lack one to three of the four parts; their target is uniform "
+        "over the classes that have the parts that are left",
+        exclude_if=lambda fraction: fraction == 0,  # files and digests are older than this field
     )
     data_seed: int = Field(0, ge=0, description="seed of the drawings")
 

@@ -55,6 +55,7 @@ class ListedImage:
         group: the encounter, video or day that it belongs to; images of one group are no independent matches. Where
             neither is known, files of the same content are one group.
         is_query: whether it is a query of the test split, in re-identification.
+        possible_classes: the classes that it may be of, as far as it shows; None means its class alone.
     """
 
     split: Split
@@ -67,6 +68,7 @@ class ListedImage:
     camera: str | None = None
     group: str | None = None
     is_query: bool = False
+    possible_classes: tuple[str, ...] | None = None
 
     def removal_key(self, rule: MatchRule) -> str:
         """What it must not have in common with a match under a rule: its camera, its group or its content."""

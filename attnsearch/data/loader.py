@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -270,16 +270,20 @@ class BatchLoader:
             images = erase(images, raw.views.erased, raw.views.seeds)
         if padding is not None:
             images.masked_fill_(padding[:, None], 0.0)
-        labels, cameras = torch.from_numpy(self.table.labels[raw.rows]), self.table.cameras
         return Batch(
             images=images,
-            labels=labels.to(self._device, non_blocking=True),
+            labels=torch.from_numpy(self.table.labels[raw.rows]).to(self._device, non_blocking=True),
             image_ids=tuple(self.table.image_ids[row] for row in raw.rows),
             rows=torch.from_numpy(raw.rows),
             padding=padding,
             part_masks=None if raw.masks is None else self._shown_masks(raw.masks, raw.views, padding),
-            cameras=None if cameras is None else torch.from_numpy(cameras[raw.rows]).to(self._device),
+            cameras=self._of_rows(self.table.cameras, raw.rows),
+            possible=self._of_rows(self.table.possible, raw.rows),
         )
+
+    def _of_rows(self, column: NDArray[Any] | None, rows: NDArray[np.int64]) -> Tensor | None:
+        """The values of some images (B, ...), on the device, of a column (N, ...) of the table."""
+        return None if column is None else torch.from_numpy(column[rows]).to(self._device)
 
     def _shown_masks(self, masks: Tensor, views: Views, padding: Tensor | None) -> Tensor:
         """(B, H, W) bool, True where a part is seen, of masks as they were read."""

@@ -26,6 +26,9 @@ V = TypeVar("V")
 HALVES = ("_half_a", "_half_b")
 """What follows the name of a metric that is measured on one of the two `fixed_halves` of validation."""
 
+_OPTIONAL_COLUMNS = ("boxes", "points", "cameras", "groups", "is_query", "possible")
+"""Arrays (N, ...) of a split, or None."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageTable:
@@ -43,6 +46,8 @@ class ImageTable:
         cameras: (N,) int64 positions in `camera_names`, or None where cameras are not known.
         groups: (N,) int64, equal for images of one group, or None where the rule is the camera.
         is_query: (N,) bool, the others are the gallery; None in train and in classification.
+        possible: (N, n_classes) bool, the classes that an image may be of, as far as it shows; None where each image
+            shows its one class.
     """
 
     split: Split
@@ -59,6 +64,7 @@ class ImageTable:
     cameras: NDArray[np.int64] | None = None
     groups: NDArray[np.int64] | None = None
     is_query: NDArray[np.bool_] | None = None
+    possible: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -84,17 +90,15 @@ class ImageTable:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> ImageTable:
         """Some images of the split, in the order of the rows."""
         rows = np.asarray(rows, dtype=np.int64)
+        columns = {name: getattr(self, name) for name in _OPTIONAL_COLUMNS}
+        taken: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
         return replace(
             self,
             image_ids=tuple(self.image_ids[row] for row in rows),
             paths=tuple(self.paths[row] for row in rows),
             labels=self.labels[rows],
             mask_paths=None if self.mask_paths is None else tuple(self.mask_paths[row] for row in rows),
-            boxes=None if self.boxes is None else self.boxes[rows],
-            points=None if self.points is None else self.points[rows],
-            cameras=None if self.cameras is None else self.cameras[rows],
-            groups=None if self.groups is None else self.groups[rows],
-            is_query=None if self.is_query is None else self.is_query[rows],
+            **taken,
         )
 
 
@@ -299,6 +303,7 @@ def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> Ima
         points=_array_if_of_all(image.points for image in images),
         point_names=listing.point_names,
         match_rule=listing.match_rule,
+        possible=_possible(images, class_names),
     )
     return table if listing.match_rule is None else _with_cameras(table, listing, images)
 
@@ -308,6 +313,16 @@ def _class_names(listing: Listing, images: Iterable[ListedImage]) -> tuple[str, 
     if listing.match_rule is None:
         return listing.class_names
     return tuple(sorted({image.class_name for image in images}))
+
+
+def _possible(images: Sequence[ListedImage], class_names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """(N, n_classes) the classes that each image may be of; None where each shows its one class."""
+    if all(image.possible_classes is None for image in images):
+        return None
+    is_possible = np.zeros((len(images), len(class_names)), dtype=bool)
+    for row, image in enumerate(images):
+        is_possible[row, places_of(image.possible_classes or (image.class_name,), class_names)] = True
+    return is_possible
 
 
 def _with_cameras(table: ImageTable, listing: Listing, images: Sequence[ListedImage]) -> ImageTable:

@@ -98,10 +98,12 @@ def _tables(data: DataConfig) -> DataTables | None:
 
 def _is_drawn(data: DataConfig) -> bool:
     """Whether the synthetic images lie in the cache; reading results must not draw them."""
-    settings = data.model_dump()
+    settings = data.model_dump()  # without what a default leaves out of files
+    drawn = settings.keys() & data.drawn_by
+    fields = type(data).model_fields.keys()
     abouts = [entry.about for entry in list_caches() if entry.kind == "synthetic"]
-    abouts = [about for about in abouts if about.keys() >= set(data.drawn_by)]  # others are of another data set
-    return any(all(settings[key] == value for key, value in about.items() if key in settings) for about in abouts)
+    abouts = [about for about in abouts if about.keys() & data.drawn_by == drawn]  # others are of another data set
+    return any(all(settings[key] == about[key] for key in about.keys() & fields) for about in abouts)
 
 
 class Study(Protocol):

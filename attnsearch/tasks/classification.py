@@ -83,17 +83,24 @@ def mean_probability(logits: list[Tensor]) -> Tensor:
     return reduce(torch.logaddexp, log_probabilities) - math.log(len(logits))
 
 
+def class_targets(batch: Batch) -> Tensor:
+    """What cross-entropy compares logits with: (B,) labels, or (B, n_classes) uniform over the possible classes."""
+    if batch.possible is None:
+        return batch.labels
+    return batch.possible / batch.possible.sum(dim=1, keepdim=True)
+
+
 def distillation_loss(
-    student_logits: Tensor, teacher: SoftTargets, labels: Tensor, *, label_smoothing: float = 0.0
+    student_logits: Tensor, teacher: SoftTargets, targets: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The float32 scalar b T² KL(teacher || student) + (1 - b) CE(student, labels), b being the interpolation.
+    """The float32 scalar b T² KL(teacher || student) + (1 - b) CE(student, targets), b being the interpolation.
 
     KL is a sum over classes and a mean over the batch, on probabilities softened by the temperature T.
 
     Args:
         student_logits: (B, n_classes).
         teacher: gets no gradient.
-        labels: (B,) int64.
+        targets: (B,) int64 labels, or (B, n_classes) probabilities.
         label_smoothing: of the cross-entropy alone.
     Source: Hinton et al. 2015, section 2, as BR-NPA's released code (`TristanGomez44/br_npa`) applies it.
     """
@@ -104,7 +111,7 @@ def distillation_loss(
         reduction="batchmean",
         log_target=True,
     )
-    cross_entropy = F.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
+    cross_entropy = F.cross_entropy(student_logits, targets, label_smoothing=label_smoothing)
     return teacher.interpolation * teacher.temperature**2 * divergence + (1.0 - teacher.interpolation) * cross_entropy
 
 
@@ -230,14 +237,15 @@ class ClassificationTask(Task):
     ) -> dict[str, dict[str, Tensor]]:
         """A `cross_entropy` of each branch; with a teacher the main branch has `distillation` instead."""
         losses: dict[str, dict[str, Tensor]] = {}
+        targets = class_targets(batch)
         for branch, head in output.trained_heads.items():
             logits = head.logits.float()
             if soft_targets is not None and not losses:
-                loss = distillation_loss(logits, soft_targets, batch.labels, label_smoothing=label_smoothing)
+                loss = distillation_loss(logits, soft_targets, targets, label_smoothing=label_smoothing)
                 losses[branch] = {"distillation": loss}
             else:
                 name = f"cross_entropy_{branch}" if losses else "cross_entropy"
-                losses[branch] = {name: F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)}
+                losses[branch] = {name: F.cross_entropy(logits, targets, label_smoothing=label_smoothing)}
         return losses
 
     def target(self, output: AttentionOutput) -> ClassTarget:

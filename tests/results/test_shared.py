@@ -13,6 +13,7 @@ from attnsearch.results.shared import ImageFiles
 
 ALIKE = {"picture_px": 64, "n_differing_parts": 3, "part_scale": 1.0, "data_seed": 7}
 BIRDS = SyntheticData(n_classes=2, n_train_per_class=2, n_val_per_class=1, n_test_per_class=1, **ALIKE)
+LACKING = BIRDS.model_copy(update={"missing_parts": 0.5})
 INDIVIDUALS = IndividualsData(
     n_identities=5, n_test_identities=2, n_cameras=2, n_per_camera=2, n_distractors=1, val_share=0.4, **ALIKE
 )
@@ -27,7 +28,9 @@ def has_table(folder: Path, data: DataSettings) -> bool:
     return ImageFiles().table(path, "test") is not None
 
 
-@pytest.mark.parametrize(("drawn", "other"), [(BIRDS, INDIVIDUALS), (INDIVIDUALS, BIRDS)])
+@pytest.mark.parametrize(
+    ("drawn", "other"), [(BIRDS, INDIVIDUALS), (INDIVIDUALS, BIRDS), (BIRDS, LACKING), (LACKING, BIRDS)]
+)
 def test_only_the_data_set_that_is_drawn_is_found(
     drawn: DataSettings, other: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

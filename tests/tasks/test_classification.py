@@ -231,3 +231,18 @@ def test_totals_hold_no_graph():
     value = torch.ones((), requires_grad=True)
     totals.add(batch_of(0), AttentionOutput(HeadOutput(votes(0, n_classes=2) * value)), {"a": value * 2})
     assert not any(total.requires_grad for total in totals._terms.values())
+
+
+def test_the_target_of_an_image_that_may_be_of_several_classes_is_uniform_over_them():
+    output = AttentionOutput(HeadOutput(torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])))
+    batch = dataclasses.replace(make_batch(), possible=torch.tensor([[True, False, True], [False, True, False]]))
+    losses = TASK.losses(output, batch)
+    log_p = output.logits.log_softmax(dim=1)
+    expected = -(0.5 * (log_p[0, 0] + log_p[0, 2]) + log_p[1, 1]) / 2
+    torch.testing.assert_close(losses["main"]["cross_entropy"], expected)
+    one_class = dataclasses.replace(batch, possible=torch.tensor([[True, False, False], [False, True, False]]))
+    hard = TASK.losses(output, make_batch())["main"]["cross_entropy"]
+    torch.testing.assert_close(TASK.losses(output, one_class)["main"]["cross_entropy"], hard)
+    teacher = SoftTargets(output.logits, 2.0, 0.5)
+    halves = TASK.losses(output, batch, soft_targets=teacher)["main"]["distillation"]
+    torch.testing.assert_close(halves, 0.5 * expected)

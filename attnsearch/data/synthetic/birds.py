@@ -1,15 +1,17 @@
 """Drawings of birds that differ in four small parts; all else is random.
 
 A bird looks to the right in its own coordinates: x forward, y down, its length is about 1, the middle of its body is
-the origin. A class is a code of four digits, one variant for each of beak, eye ring, wing bar and tail.
+the origin. A class is a code of four digits, one variant for each of beak, eye ring, wing bar and tail. Parts draw no
+random numbers, so that a bird can be drawn again with other parts and all else as it was.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +19,7 @@ from PIL import Image
 
 from attnsearch.config.data import SyntheticData
 from attnsearch.data.synthetic.canvas import (
+    FIRST_CLUTTER,
     Canvas,
     Colour,
     Floats,
@@ -24,8 +27,8 @@ from attnsearch.data.synthetic.canvas import (
     background,
     ellipse,
     fixed,
-    light,
-    scatter_clutter,
+    random_clutter,
+    random_light,
     shaded,
     smooth,
     stroke,
@@ -97,34 +100,114 @@ def class_codes(n_classes: int, n_differing_parts: int) -> tuple[Code, ...]:
     return tuple(extend[n_free](*word) for word in words)
 
 
+class BirdDrawing:
+    """One bird in its surroundings: all that is random about an image, and the image for any parts.
+
+    Args:
+        rng: everything but the parts is drawn from it, in the same way for every code.
+    """
+
+    def __init__(self, rng: np.random.Generator, cfg: SyntheticData) -> None:
+        self._bird = _random_bird(rng, bird_scale=cfg.bird_scale, translation=cfg.translation)
+        self._side_px, self._part_scale = cfg.picture_px, cfg.part_scale
+        self._background = Canvas(background(rng, (cfg.picture_px, cfg.picture_px)))
+        self._clutter = random_clutter(rng, cfg.picture_px)
+        self._perch = _perch(rng)
+        self._light = random_light(rng, cfg.picture_px)
+        self._bodies: dict[int | None, Canvas] = {}
+
+    @property
+    def n_clutter(self) -> int:
+        """Number of things behind the bird."""
+        return len(self._clutter)
+
+    def render(
+        self,
+        code: Code,
+        *,
+        present: Collection[str] = PARTS,
+        without_clutter: int | None = None,
+        counted: Collection[int] | None = None,
+    ) -> tuple[Image.Image, Image.Image]:
+        """The image (RGB), and the mask (L) of its parts, from 1, and of its clutter, from `FIRST_CLUTTER`.
+
+        Args:
+            present: names of the parts that are drawn; without one, what it hides is seen.
+            without_clutter: the thing behind the bird that is left out, from 0; None leaves out none.
+            counted: the numbers that the mask may hold; None means all.
+        """
+        variants = {name: variant for name, variant in zip(PARTS, code, strict=True) if name in present}
+        canvas = self._body(variants.get("tail"), without_clutter)
+        for name in ("wing_bar", "beak", "eye_ring"):
+            self._paint_part(canvas, name, variants.get(name))
+        _draw_eye(canvas, self._bird)
+        image, mask = canvas.finish(counted)
+        return self._light.on(image), mask
+
+    def _body(self, tail: int | None, without_clutter: int | None) -> Canvas:
+        """A new canvas with all that lies below the other parts, which is painted once for each variant of the tail."""
+        if without_clutter is not None:
+            return self._paint_body(self._behind(without_clutter), tail)
+        if tail not in self._bodies:
+            self._bodies[tail] = self._paint_body(self._behind_bird.copy(), tail)
+        return self._bodies[tail].copy()
+
+    @cached_property
+    def _behind_bird(self) -> Canvas:
+        return self._behind(None)
+
+    def _behind(self, without_clutter: int | None) -> Canvas:
+        """Background, clutter and perch, on a canvas in the coordinates of the bird."""
+        canvas = self._background.copy()
+        for number, (polygon, colour) in enumerate(self._clutter):
+            if number != without_clutter:
+                canvas.paint(polygon, colour, part=FIRST_CLUTTER + number)
+        _place(canvas, self._bird, self._side_px)
+        for polygon, colour in self._perch:
+            canvas.paint(polygon, colour)
+        return canvas
+
+    def _paint_body(self, canvas: Canvas, tail: int | None) -> Canvas:
+        self._paint_part(canvas, "tail", tail)
+        _draw_body(canvas, self._bird)
+        _draw_wing(canvas, self._bird)
+        return canvas
+
+    def _paint_part(self, canvas: Canvas, name: str, variant: int | None) -> None:
+        if variant is not None:
+            make, anchor, angle = self._fixtures[name]
+            for polygon, colour in make(variant):
+                canvas.paint(fixed(polygon, anchor, angle, self._part_scale), colour, part=PARTS.index(name) + 1)
+
+    @cached_property
+    def _fixtures(self) -> dict[str, tuple[Callable[[int], Shapes], ArrayLike, float]]:
+        """What makes each part, and the place and the angle at which it is fixed to the bird."""
+        beak_base, eye = _headed((_BEAK_BASE, _EYE), self._bird)
+        return {
+            "beak": (_beak, beak_base, 0.08),
+            "eye_ring": (_eye_ring, eye, 0.0),
+            "wing_bar": (_wing_bar, _WING_MIDDLE, -0.35),
+            "tail": (_tail, _TAIL_BASE, self._bird.tail_angle),
+        }
+
+
 def draw_bird(
-    code: Code, marked: tuple[bool, ...], rng: np.random.Generator, cfg: SyntheticData
+    code: Code,
+    marked: tuple[bool, ...],
+    rng: np.random.Generator,
+    cfg: SyntheticData,
+    *,
+    present: Collection[str] = PARTS,
 ) -> tuple[Image.Image, Image.Image]:
     """An image (RGB) and the mask (L, 0 or 255) of its marked parts, both `cfg.picture_px` square.
 
     Args:
         marked: which of the four parts the mask shows.
-        rng: everything but the parts is drawn from it, in the same way for every code.
+        rng, present: as of `BirdDrawing`.
     """
-    bird = _random_bird(rng, bird_scale=cfg.bird_scale, translation=cfg.translation)
-    canvas = Canvas(background(rng, (cfg.picture_px, cfg.picture_px)))
-    scatter_clutter(canvas, rng, cfg.picture_px)
-    _place(canvas, bird, cfg.picture_px)
-    parts, is_marked = _parts(code, bird, cfg.part_scale), dict(zip(PARTS, marked, strict=True))
-
-    def paint_part(name: str) -> None:
-        for polygon, colour in parts[name]:
-            canvas.paint(polygon, colour, part=int(is_marked[name]))
-
-    _draw_perch(canvas, rng)
-    paint_part("tail")
-    _draw_body(canvas, bird)
-    _draw_wing(canvas, bird)
-    for name in ("wing_bar", "beak", "eye_ring"):
-        paint_part(name)
-    _draw_eye(canvas, bird)
-    image, mask = canvas.finish()
-    return light(image, rng), mask.point(lambda part: 255 * part)
+    numbers = [number for number, is_marked in enumerate(marked, start=1) if is_marked]
+    image, mask = BirdDrawing(rng, cfg).render(code, present=present, counted=numbers)
+    return image, mask.point(lambda part: 255 * (part > 0))
 
 
 def _random_bird(rng: np.random.Generator, *, bird_scale: float, translation: float) -> Bird:
@@ -173,16 +256,19 @@ def _headed(points: tuple[tuple[float, float], ...], bird: Bird) -> Floats:
     return _stretched(points, bird) + bird.head
 
 
-def _draw_perch(canvas: Canvas, rng: np.random.Generator) -> None:
+def _perch(rng: np.random.Generator) -> Shapes:
     """A twig under the bird, and two legs that hold it."""
     lean, hang = 0.12 * (float(rng.random()) - 0.5), 0.275
     bark = shaded((112, 84, 60), 0.6 + 0.7 * float(rng.random()))
-    canvas.paint(stroke((-0.55, hang - lean), (0.55, hang + lean), 0.055), bark)
-    canvas.paint(stroke((-0.55, hang - lean - 0.012), (0.55, hang + lean - 0.012), 0.015), shaded(bark, 1.35))
+    shapes: Shapes = [
+        (stroke((-0.55, hang - lean), (0.55, hang + lean), 0.055), bark),
+        (stroke((-0.55, hang - lean - 0.012), (0.55, hang + lean - 0.012), 0.015), shaded(bark, 1.35)),
+    ]
     leg = shaded((120, 96, 84), 0.6 + 0.5 * float(rng.random()))
     for x in (-0.02, 0.09):
-        canvas.paint(stroke((x, 0.12), (x + 0.02, hang), 0.02), leg)
-        canvas.paint(stroke((x - 0.02, hang - 0.005), (x + 0.06, hang - 0.005), 0.022), leg)
+        shapes.append((stroke((x, 0.12), (x + 0.02, hang), 0.02), leg))
+        shapes.append((stroke((x - 0.02, hang - 0.005), (x + 0.06, hang - 0.005), 0.022), leg))
+    return shapes
 
 
 def _draw_body(canvas: Canvas, bird: Bird) -> None:
@@ -209,21 +295,6 @@ def _draw_eye(canvas: Canvas, bird: Bird) -> None:
     ((x, y),) = _headed((_EYE,), bird)
     canvas.paint(ellipse((x, y), (0.026, 0.026)), _BLACK)
     canvas.paint(ellipse((x + 0.008, y - 0.009), (0.008, 0.008)), _WHITE)
-
-
-def _parts(code: Code, bird: Bird, part_scale: float) -> dict[str, Shapes]:
-    """The four parts of a code, each scaled and turned about the place where it is fixed to the bird."""
-    beak_base, eye = _headed((_BEAK_BASE, _EYE), bird)
-    fixtures: dict[str, tuple[Callable[[int], Shapes], ArrayLike, float]] = {
-        "beak": (_beak, beak_base, 0.08),
-        "eye_ring": (_eye_ring, eye, 0.0),
-        "wing_bar": (_wing_bar, _WING_MIDDLE, -0.35),
-        "tail": (_tail, _TAIL_BASE, bird.tail_angle),
-    }
-    return {
-        name: [(fixed(polygon, anchor, angle, part_scale), colour) for polygon, colour in make(variant)]
-        for variant, (name, (make, anchor, angle)) in zip(code, fixtures.items(), strict=True)
-    }
 
 
 def _beak(variant: int) -> Shapes:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
+from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +18,11 @@ Floats = NDArray[np.float64]
 Shapes = list[tuple[Floats, Colour]]
 """Polygons (P, 2) in the order in which they are painted."""
 
+FIRST_CLUTTER = 10
+"""The number in a mask of the first thing that is no part; those of parts are less."""
 _OVERSAMPLING = 3
+_QUARTER = 3
+"""Of the nine samples of a pixel, the least number of which covers a quarter of it."""
 _TURN = np.linspace(0, 2 * math.pi, 20, endpoint=False)
 _CIRCLE: Floats = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=-1)
 
@@ -84,13 +91,46 @@ class Canvas:
         self._draw.polygon(vertices, fill=colour)
         self._draw_mask.polygon(vertices, fill=part)
 
-    def finish(self) -> tuple[Image.Image, Image.Image]:
-        """The image (RGB) and the mask (L): the part that covers most of a pixel, 0 where parts cover no quarter."""
-        numbers = np.asarray(self._mask)
-        alone = (Image.fromarray((numbers == part) * np.uint8(255)) for part in range(1, max(1, numbers.max()) + 1))
-        covered = np.stack([np.asarray(mask.reduce(_OVERSAMPLING)) for mask in alone])  # (n_parts, H, W), up to 255
-        mask = np.where(covered.sum(axis=0) >= 64, covered.argmax(axis=0) + 1, 0)
-        return self._image.reduce(_OVERSAMPLING), Image.fromarray(mask.astype(np.uint8))
+    def copy(self) -> Canvas:
+        """A canvas on which the same is painted."""
+        other = copy(self)
+        other._image, other._mask = self._image.copy(), self._mask.copy()
+        other._draw, other._draw_mask = ImageDraw.Draw(other._image), ImageDraw.Draw(other._mask)
+        return other
+
+    def finish(self, counted: Collection[int] | None = None) -> tuple[Image.Image, Image.Image]:
+        """The image (RGB) and the mask (L): the part that covers most of a pixel, 0 where parts cover no quarter.
+
+        There the mask holds the clutter that covers most of the pixel, if clutter covers a quarter.
+
+        Args:
+            counted: the numbers that the mask may hold; None means all.
+        """
+        samples = _samples(np.asarray(self._mask))  # (9, H·W)
+        seen = np.flatnonzero(samples.any(axis=0))
+        samples = samples[:, seen]
+        painted = [int(n) for n in np.flatnonzero(np.bincount(samples.ravel())) if counted is None or n in counted]
+        parts = _majority(samples, [n for n in painted if 0 < n < FIRST_CLUTTER])
+        clutter = _majority(samples, [n for n in painted if n >= FIRST_CLUTTER])
+        mask = np.zeros(self._mask.width * self._mask.height // _OVERSAMPLING**2, dtype=np.uint8)
+        mask[seen] = np.where(parts > 0, parts, clutter)
+        image = self._image.reduce(_OVERSAMPLING)
+        return image, Image.fromarray(mask.reshape(image.height, image.width))
+
+
+def _samples(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(9, H·W) the samples of each pixel, of a mask (3 H, 3 W)."""
+    step = _OVERSAMPLING
+    return np.stack([mask[row::step, column::step].ravel() for row in range(step) for column in range(step)])
+
+
+def _majority(samples: NDArray[np.uint8], numbers: Sequence[int]) -> NDArray[np.uint8]:
+    """(M,) which number most of the samples (9, M) of a pixel have, the first of equals; 0 below a quarter in all."""
+    if not numbers:
+        return np.zeros(samples.shape[1], dtype=np.uint8)
+    counts = np.stack([(samples == number).sum(axis=0, dtype=np.uint8) for number in numbers])  # (n_numbers, M)
+    most = np.array(numbers, dtype=np.uint8)[counts.argmax(axis=0)]
+    return np.where(counts.sum(axis=0) >= _QUARTER, most, 0).astype(np.uint8)
 
 
 #: Sky, foliage, water, dry grass, snow: two colours each, mixed at random over the image.
@@ -127,31 +167,51 @@ def background(rng: np.random.Generator, size_hw: Size, palette: tuple[Colour, C
     return scene.filter(ImageFilter.GaussianBlur(width * (0.012 + 0.02 * float(rng.random()))))
 
 
-def scatter_clutter(canvas: Canvas, rng: np.random.Generator, side_px: int) -> None:
-    """Twigs, leaves and a few berries behind the bird, in pixels."""
+def random_clutter(rng: np.random.Generator, side_px: int) -> Shapes:
+    """Twigs, leaves and a few berries behind the bird, in pixels; each is one polygon."""
+    shapes: Shapes = []
     for _ in range(int(rng.integers(0, 4))):
         (x0, y0), (x1, y1) = (rng.random((2, 2)) * side_px).tolist()
-        canvas.paint(stroke((x0, y0), (x1, y1), side_px * (0.005 + 0.012 * float(rng.random()))), (96, 76, 58))
+        shapes.append((stroke((x0, y0), (x1, y1), side_px * (0.005 + 0.012 * float(rng.random()))), (96, 76, 58)))
     for _ in range(int(rng.integers(3, 14))):
         x, y, turn, size = rng.random(4).tolist()
         leaf = ellipse(
             (x * side_px, y * side_px), (side_px * (0.02 + 0.03 * size), side_px * 0.016), angle=turn * math.tau
         )
-        canvas.paint(leaf, _LEAVES[int(rng.integers(len(_LEAVES)))])
+        shapes.append((leaf, _LEAVES[int(rng.integers(len(_LEAVES)))]))
     for _ in range(int(rng.integers(0, 6))):
         x, y, size, _ = rng.random(4).tolist()
         radius = side_px * (0.008 + 0.014 * size)
         berry = ellipse((x * side_px, y * side_px), (radius, radius))
-        canvas.paint(berry, _BERRIES[int(rng.integers(len(_BERRIES)))])
+        shapes.append((berry, _BERRIES[int(rng.integers(len(_BERRIES)))]))
+    return shapes
 
 
-def light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness, warmth, light from one side, and the grain of a sensor."""
-    side = image.width
+@dataclass(frozen=True, eq=False)
+class Light:
+    """What falls on an image and how a sensor sees it.
+
+    Attributes:
+        gain: (H, W, 3) float32, brightness, warmth, and light from one side.
+        grain: (H, W, 1) float32, the sensor's noise, which is added.
+    """
+
+    gain: NDArray[np.float32]
+    grain: NDArray[np.float32]
+
+    def on(self, image: Image.Image) -> Image.Image:
+        """The image in this light."""
+        pixels = np.asarray(image, dtype=np.float32) * self.gain
+        pixels += self.grain
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def random_light(rng: np.random.Generator, side: int) -> Light:
+    """The light of a square image of so many pixels."""
     turn, slope, gain, warmth = (rng.random(4) * (math.tau, 0.3, 0.4, 0.12)).tolist()
     position = np.linspace(-0.5, 0.5, side)
     ramp = 1 + slope * (math.cos(turn) * position[None, :] + math.sin(turn) * position[:, None])
     tint = np.array([1 + warmth - 0.06, 1.0, 1 - warmth + 0.06]) * (gain + 0.78)
-    pixels = np.asarray(image, dtype=np.float32) * (ramp[..., None] * tint).astype(np.float32)
-    pixels += rng.standard_normal((side, side, 1), dtype=np.float32) * 4
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    return Light(
+        (ramp[..., None] * tint).astype(np.float32), rng.standard_normal((side, side, 1), dtype=np.float32) * 4
+    )

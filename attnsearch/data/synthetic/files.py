@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,16 @@ from attnsearch.data.folder import MASKS
 from attnsearch.progress import with_bar
 
 J = TypeVar("J")
+
+
+def check_parts(present: Collection[str], parts: Collection[str]) -> None:
+    """Refuses names that are not those of parts.
+
+    Raises:
+        ValueError: names them.
+    """
+    if unknown := set(present) - set(parts):
+        raise ValueError(f"parts are {', '.join(parts)}, got {sorted(unknown)}")
 
 
 def write_drawing(folder: Path, image_id: str, image: Image.Image, mask: Image.Image) -> None:

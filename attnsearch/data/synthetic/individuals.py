@@ -25,7 +25,7 @@ from attnsearch.data.listing import Listing
 from attnsearch.data.reid_names import JUNK, MARKET_FOLDERS, list_market_folders
 from attnsearch.data.synthetic.accessories import N_VARIANTS, PARTS
 from attnsearch.data.synthetic.cameras import Camera, random_camera
-from attnsearch.data.synthetic.files import draw_each, write_drawing
+from attnsearch.data.synthetic.files import check_parts, draw_each, write_drawing
 from attnsearch.data.synthetic.walkers import Code, draw_walker, random_clothes
 from attnsearch.errors import DataError
 
@@ -72,8 +72,7 @@ def redraw(
         DataError: the data set has no such image.
         ValueError: a name is not that of a part.
     """
-    if unknown := set(present) - set(PARTS):
-        raise ValueError(f"parts are {', '.join(PARTS)}, got {sorted(unknown)}")
+    check_parts(present, PARTS)
     job = next((job for job in _jobs(cfg) if job.image_id == image_id), None)
     if job is None:
         raise DataError(f"data individuals: no image is called {image_id!r} under these settings")

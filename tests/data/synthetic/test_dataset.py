@@ -12,8 +12,9 @@ from attnsearch.config.data import MAX_SYNTHETIC_CLASSES, FolderData, SyntheticD
 from attnsearch.data import build_tables
 from attnsearch.data.loader import BatchLoader, open_data
 from attnsearch.data.synthetic.birds import PARTS, class_codes, draw_bird
-from attnsearch.data.synthetic.dataset import make_synthetic
-from attnsearch.errors import DataError
+from attnsearch.data.synthetic.dataset import bird_jobs, make_synthetic
+from attnsearch.data.synthetic.redraw import BirdRedraw
+from attnsearch.errors import ConfigError, DataError
 
 
 def few(**changes: object) -> SyntheticData:
@@ -142,3 +143,53 @@ def test_no_fixed_place_finds_the_parts() -> None:
     cells = batch.part_masks.view(80, 12, 8, 12, 8).any(dim=4).any(dim=2)  # (B, 12, 12)
     assert cells.any(dim=2).any(dim=1).all()  # every bird shows some part
     assert cells.float().mean(dim=0).max() <= 0.5
+
+
+def test_training_images_without_parts_say_which_classes_they_may_be_of() -> None:
+    cfg = few(n_classes=9, n_train_per_class=10, n_differing_parts=2, missing_parts=0.5)
+    tables, codes = build_tables(cfg), BirdRedraw(cfg).codes
+    assert tables.train.possible is not None
+    assert tables.val.possible is None
+    jobs = {job.image_id: job for job in bird_jobs(cfg)}
+    n_incomplete = 0
+    for row, image_id in enumerate(tables.train.image_ids):
+        job = jobs[image_id]
+        left = [PARTS.index(name) for name in job.present]
+        expected = [all(code[place] == job.code[place] for place in left) for code in codes]
+        assert tables.train.possible[row].tolist() == expected
+        assert expected[int(tables.train.labels[row])]
+        assert left
+        n_incomplete += len(left) < 4
+    assert 30 <= n_incomplete <= 60  # of 90, binomial: 45 with a deviation of 4.7
+    assert tables.train.take([3, 1]).possible.tolist() == tables.train.possible[[3, 1]].tolist()
+
+
+def test_missing_parts_change_no_other_image() -> None:
+    complete, lacking = build_tables(few(n_classes=5)), build_tables(few(n_classes=5, missing_parts=1.0))
+    for one, other in zip((complete.val, complete.test), (lacking.val, lacking.test), strict=True):
+        assert one is not None
+        assert other is not None
+        assert [path.read_bytes() for path in one.paths] == [path.read_bytes() for path in other.paths]
+    pairs = zip(complete.train.paths, lacking.train.paths, strict=True)
+    assert not any(one.read_bytes() == other.read_bytes() for one, other in pairs)
+    assert complete.train.possible is None
+
+
+def test_a_batch_says_which_classes_are_possible() -> None:
+    source = open_data(few(n_classes=5, missing_parts=1.0))
+    batch = BatchLoader(source, "train", batch_size=4, device="cpu").batch(np.array([2, 0]))
+    assert batch.possible is not None
+    assert source.tables.train.possible is not None
+    assert batch.possible.tolist() == source.tables.train.possible[[2, 0]].tolist()
+    assert batch.take(slice(1, 2)).possible.tolist() == [source.tables.train.possible[0].tolist()]
+    assert BatchLoader(source, "val", batch_size=4, device="cpu").batch(np.array([0])).possible is None
+
+
+def test_a_folder_cannot_lack_parts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing_parts must be 0.* got 0\.5"):
+        make_synthetic(few(missing_parts=0.5), tmp_path / "birds")
+
+
+def test_settings_without_missing_parts_are_written_as_before_there_were_any() -> None:
+    assert "missing_parts" not in few().model_dump()
+    assert few(missing_parts=0.5).model_dump()["missing_parts"] == 0.5
