@@ -84,13 +84,14 @@ def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, flo
     """The same for people."""
     from attnsearch.store.urls import default_url, redact
 
-    layout, url = study.layout, ended.plan.url
+    layout, url, selected = study.layout, ended.plan.url, study.selection().value
     counts = ", ".join(f"{n} {state}" for state, n in Counter(row.state for row in study.rows.trials).items())
     artifacts = f" --artifact-dir {_shown(layout.artifacts)}" if layout.artifacts.is_dir() else ""
     storage = "" if url == default_url(layout) else f" --storage {shlex.quote(redact(url))}"
     return [
         f"study {layout.study}: {ended.outcome.replace('_', ' ')}; trials: {counts or 'none'}",
         *(line for trial in _best(study) for line in _best_lines(trial)),
+        *([] if selected is None else [f"  selected   {selected.line}"]),
         *(f"  published  {_shown(path)}" for path in _published(study)),
         f"  all files  {_shown(layout.study_dir)}",
         f"  dashboard  attnsearch dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",

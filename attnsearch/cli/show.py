@@ -1,18 +1,15 @@
-"""`attnsearch show`: the trials of one study, its Pareto front, and how far images agree on their order."""
+"""`attnsearch show`: the trials of one study, its Pareto front, and what their choice flatters."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import counted, duration, number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
-from attnsearch.metrics.registry import all_metrics, is_score
+from attnsearch.metrics.registry import all_metrics
 
 if TYPE_CHECKING:
-    from attnsearch.results.study import StudyReader
-    from attnsearch.search.pareto import Reliability
     from attnsearch.search.trials import StudyRows, TrialRow
 
 
@@ -30,9 +27,8 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
     if len(rows.objectives) > 1 and rows.best:
         print_front(rows, [trial.row for trial in reader.front])
         print_importances(reader.importances())
-    for key in rows.objectives:
-        if is_score(key.partition("/")[2]):
-            print_reliability(key, reader)
+    for line in reader.selection().lines:
+        print_line(line)
 
 
 def print_trials(rows: StudyRows) -> None:
@@ -69,30 +65,6 @@ def print_importances(importances: Mapping[str, Mapping[str, float]]) -> None:
         names = list(dict.fromkeys(name for fractions in importances.values() for name in fractions))
         lines = [(key, *(number(fractions.get(name)) for name in names)) for key, fractions in importances.items()]
         print_table(("objective", *short_names(names)), lines, title="importance of the hyperparameters")
-
-
-def print_reliability(key: str, study: StudyReader) -> None:
-    """How far images agree on the order of the trials in one objective, where they were scored."""
-    measured = study.reliability(key.partition("/")[2])
-    if isinstance(measured, str):
-        print_line(f"agreement on the order in {key} is unknown: {measured}")
-    elif measured is not None:
-        print_line(_reliability_line(key, measured))
-
-
-def _reliability_line(key: str, measured: Reliability) -> str:
-    from attnsearch.results.study import MIN_ALPHA
-
-    more = "" if math.isnan(measured.second_fill) else f", under two fills {number(measured.second_fill)}"
-    if measured.n_undefined:
-        more += f", {measured.n_undefined} of {measured.n_trials * measured.n_images} scores undefined"
-    weak = "; images disagree too much to name a best trial" if measured.alpha < MIN_ALPHA else ""
-    winner = measured.winner
-    return (
-        f"order of {measured.n_trials} trials in {key} over {measured.n_images} images: Krippendorff's alpha "
-        f"{number(measured.alpha)}, same winner on random halves {number(winner.same)} (by chance "
-        f"{number(winner.chance)}), its score on the other half {number(winner.corrected)}{more}{weak}"
-    )
 
 
 def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:

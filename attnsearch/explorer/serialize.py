@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from attnsearch.data.tables import HALVES
 from attnsearch.explorer.archives import ImageScores, OpenArchive
 from attnsearch.metrics.registry import all_metrics, better_direction, metric_of, title_of
+from attnsearch.results.selection import Selection
 from attnsearch.results.study import StudyReader
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
@@ -130,11 +132,21 @@ def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[st
 
 
 def epochs_values(frames: dict[int, pd.DataFrame]) -> dict[str, Any]:
-    """Trial -> column -> values by epoch."""
+    """Trial -> column -> values by epoch; what is measured on halves of validation is no curve to choose by."""
     return {
-        str(number): plain(frame.drop(columns="trial", errors="ignore").to_dict("list"))
-        for number, frame in frames.items()
+        str(number): plain(frame[list(filter(_is_drawn, frame))].to_dict("list")) for number, frame in frames.items()
     }
+
+
+def _is_drawn(column: str) -> bool:
+    return column != "trial" and not column.endswith(HALVES)
+
+
+def selection_values(selection: Selection) -> dict[str, Any]:
+    """Sentences, and the history as a line: what it measures, and a value for each complete trial."""
+    history = selection.history
+    drawn = None if history is None else {"measure": history.measure, "values": plain(history.values)}
+    return {"lines": selection.lines, "history": drawn}
 
 
 def map_values(array: NDArray[np.float32]) -> dict[str, Any]:

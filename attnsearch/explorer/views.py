@@ -21,6 +21,7 @@ from attnsearch.explorer.serialize import (
     image_values,
     map_values,
     score_values,
+    selection_values,
     study_values,
     summary_of,
     summary_values,
@@ -138,6 +139,12 @@ def _monitor_of(study: StudyReader) -> str | None:
         return study.monitor[0]
     except AttnSearchError:
         return None  # the settings are broken; what was measured can be shown
+
+
+@pages.get("/api/selection/<experiment>/<study>")
+def selection_json(experiment: str, study: str) -> Response:
+    """What the choice of the best trials flatters, and how far the search came."""
+    return answer_json(selection_values(study_of(experiment, study).selection()))
 
 
 @pages.get("/api/epochs/<experiment>/<study>")

@@ -1,6 +1,7 @@
-"""From scores of single images to statements: intervals, tests, and how far the order of several models can be trusted.
+"""From scores to statements: intervals, tests, how far the order of several models can be trusted, volumes of fronts.
 
-Scores are numpy arrays, one number per image, NaN where undefined; importing this file does not import torch.
+Scores of single images are numpy arrays, one number per image, NaN where undefined. Importing this file does not import
+torch.
 """
 
 from __future__ import annotations
@@ -172,6 +173,52 @@ def split_half_winner(
         wins, other = (_winners(means, higher_is_better) for means in (first, second))
         same[split], corrected[split] = wins @ other, wins @ second
     return WinnerCheck(float(same.mean()), 1 / n_models, float(corrected.mean()))
+
+
+def cross_fitted(first: Floats, second: Floats, *, higher_is_better: bool = True) -> float:
+    """What the best candidate is worth, without what the choice of the best adds to it.
+
+    The mean of the second value of the candidate that is best by the first, and of the reverse; of equal ones the first
+    in order counts. It is of a choice by half of the images, so that it errs, if at all, on the low side.
+
+    Args:
+        first, second: (M,), of the same M candidates on two halves of the images; NaN leaves a candidate out.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    defined = ~(np.isnan(a) | np.isnan(b))
+    if not defined.any():
+        return float("nan")
+    a, b = a[defined], b[defined]
+    by_a, by_b = (values.argmax() if higher_is_better else values.argmin() for values in (a, b))
+    return float(b[by_a] + a[by_b]) / 2
+
+
+def hypervolume(points: Floats) -> float:
+    """The volume of the union of the boxes between the origin and some points.
+
+    Args:
+        points: (n, d), larger is better in every column; a point that is not above the origin in all adds nothing.
+    Source: While, Bradstreet, Barone 2012, "A fast way of calculating exact hypervolumes" (WFG).
+    """
+    front = non_dominated(np.maximum(np.asarray(points, dtype=np.float64), 0.0))
+    order = np.argsort(front[:, 0], kind="stable") if len(front) else []
+    front = front[order]
+    return sum(added_volume(point, front[place + 1 :]) for place, point in enumerate(front))
+
+
+def added_volume(point: Floats, others: Floats) -> float:
+    """What a point (d,) adds to the volume of others (n, d): its own box without what they cover of it."""
+    own = np.maximum(np.asarray(point, dtype=np.float64), 0.0)
+    if not len(others) or not own.all():
+        return float(own.prod())
+    return float(own.prod()) - hypervolume(np.minimum(others, own))
+
+
+def non_dominated(points: Floats) -> Floats:
+    """Of points (n, d) those that no other one reaches in all columns, each once: (m, d) in another order."""
+    distinct = np.unique(np.asarray(points, dtype=np.float64), axis=0)
+    is_reached = (distinct[:, None] <= distinct[None, :]).all(axis=2).sum(axis=1) > 1  # (n,), each reaches itself
+    return distinct[~is_reached]
 
 
 def _winners(means: Floats, higher_is_better: bool) -> Floats:

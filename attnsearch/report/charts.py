@@ -27,6 +27,8 @@ from attnsearch.search.trials import TrialRow
 if TYPE_CHECKING:
     import pandas as pd
 
+    from attnsearch.search.history import History
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 """Okabe and Ito's, told apart with any colour vision."""
 _TRAIN, _OTHERS, _INK, _FAINT = "#9aa1a9", "#d4d8dd", "#1f2328", "#6a737d"
@@ -110,6 +112,18 @@ def _draw_best(axes: Axes, epochs: pd.DataFrame, best: TrialRow, name: str) -> N
 def _draw_line(axes: Axes, epochs: pd.DataFrame, key: str, **style: Any) -> None:
     if key in epochs:
         axes.plot(epochs["epoch"], epochs[key], marker="." if len(epochs) == 1 else "", **style)
+
+
+def draw_history(history: History) -> Figure:
+    """The best value, or the hypervolume of the front, by the number of complete trials."""
+    figure = new_figure(2.2)
+    axes = figure.subplots()
+    axes.step(range(1, len(history.values) + 1), history.values, where="post", color=COLOURS[0], linewidth=1.8)
+    axes.plot(range(1, len(history.values) + 1), history.values, ".", color=COLOURS[0])
+    label = history.measure if history.n_bounding else f"best {history.measure}"
+    axes.set(xlabel="complete trials", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
 def draw_importances(fractions: Mapping[str, Mapping[str, float]]) -> Figure:

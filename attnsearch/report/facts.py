@@ -13,6 +13,7 @@ from attnsearch.errors import AttnSearchError
 from attnsearch.metrics.registry import leading_metric
 from attnsearch.results.checkpoints import train_again
 from attnsearch.results.retrieval import rank_again
+from attnsearch.results.selection import Selection
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.trials import StudyRows, TrialRow
@@ -45,6 +46,7 @@ class StudyFacts:
         retrieval: of the same split, in re-identification; without features and ranks where one of them was removed.
         floors: what needs no trained model, on the published split, by its own name; in re-identification.
         scores: of the best trial's saliency, by split.
+        selection: what the choice of the best trials flatters, and how far the search came.
         n_test_evaluations: how often the test split was evaluated.
         errors: what could not be read.
     """
@@ -60,6 +62,7 @@ class StudyFacts:
     retrieval: Retrieval | None
     floors: Mapping[str, float]
     scores: Mapping[Split, ScoreTable]
+    selection: Selection | None
     n_test_evaluations: int
     errors: Sequence[str]
 
@@ -126,6 +129,7 @@ def read_facts(study: StudyReader) -> StudyFacts:
         retrieval=read(lambda: _retrieval(trial), None) or read(lambda: _retrieval(trial, queries_only=True), None),
         floors=read(lambda: {} if trial is None else _floors(trial), {}),
         scores=read(lambda: {} if trial is None else _scores(trial), {}),
+        selection=read(study.selection, None),
         n_test_evaluations=read(lambda: sum(line.split == "test" for line in read_test_evaluations(study.layout)), 0),
         errors=list(dict.fromkeys(errors)),
     )

@@ -122,12 +122,15 @@ class _Page:
     def study(self, facts: StudyFacts) -> dict[str, Any]:
         """One study: its best settings, trials, curves, importances and confusions."""
         key, name = f"{facts.layout.experiment}-{facts.name}", facts.name
-        curves = importance = None
+        curves = importance = history = None
         if facts.epochs:
             curves = self.chart(f"curves-{key}", f"Learning curves of {name}", charts.draw_learning_curves, facts)
         if facts.importances:
             title = f"Importance of the hyperparameters of {name}"
             importance = self.chart(f"importance-{key}", title, charts.draw_importances, facts.importances)
+        if facts.selection is not None and facts.selection.history and len(facts.selection.history.trials) > 1:
+            title = f"What {name} reached after each trial"
+            history = self.chart(f"history-{key}", title, charts.draw_history, facts.selection.history)
         return {
             "facts": facts,
             "id": key,
@@ -136,6 +139,7 @@ class _Page:
             "trials": trial_table(facts),
             "curves": curves,
             "importance": importance,
+            "history": history,
             **self._confusion(facts, key),
             **self._galleries(facts, key),
         }

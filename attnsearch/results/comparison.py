@@ -23,7 +23,8 @@ from attnsearch.metrics.registry import is_raw
 from attnsearch.results.checkpoints import find_published, open_evaluation, require_task
 from attnsearch.results.full_scores import ScoringTarget, target_of
 from attnsearch.results.reader import experiments_in, find_study, studies_of
-from attnsearch.results.study import MIN_ALPHA, StudyReader
+from attnsearch.results.selection import MIN_ALPHA
+from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive
 from attnsearch.store.retrieval import has_retrieval

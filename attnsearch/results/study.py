@@ -18,6 +18,7 @@ from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import settled_stamp
 from attnsearch.results.databases import is_plain_run
 from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, StudySummary, progress_of
+from attnsearch.results.selection import Selection, selection_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
@@ -31,8 +32,6 @@ from attnsearch.types import SPLITS
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_ALPHA = 0.4
-"""Krippendorff's alpha below which the order of the trials depends on the images that were scored."""
 MAX_COMPARED = 8
 """Trials that `compare` takes where none is named: each pair is tested, and corrected for all of them."""
 
@@ -312,19 +311,26 @@ class StudyReader:
         complete = [row.number for row in rows.trials if row.state == "complete"]
         return reliability(self.layout, list(rows.best) if len(rows.objectives) > 1 else complete, metric)
 
+    def selection(self) -> Selection:
+        """What the choice of the best trials flatters, and how far the search came after each trial.
+
+        Raises:
+            ConfigError, StoreError: the study or its scores cannot be read.
+        """
+        return selection_of(self.rows, self.monitor, self.epochs_of, self.reliability)
+
     def removable_files(self) -> list[RemovableFile]:
         """Weights and maps that the retention of the study does not keep.
 
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
-        from attnsearch.search.handle import open_handle
-        from attnsearch.search.publish import removable  # imports torch
+        from attnsearch.search.publish import removable_of  # imports torch
 
         url = self.shared.databases.url(self.layout)
         self.rows  # noqa: B018  a damaged database is named before anything is planned
         with database_content_errors(url):
-            return removable(open_handle(load_stored_study(self.layout.study_yaml), self.layout, url))
+            return removable_of(load_stored_study(self.layout.study_yaml), self.layout, url)
 
     def first_published(self) -> Mapping[str, Any] | None:
         """`trial`, `epoch` and `folder` of the best trial's published set; None while nothing is published.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.load import LoadedStudy
 from attnsearch.errors import StoreError
 from attnsearch.files import make_folder
+from attnsearch.search.history import freeze_bounds
 from attnsearch.search.study import UUID, create_study, open_optuna_study
 from attnsearch.store.database import Connections, connect_writer, create_database
 from attnsearch.store.inspection import inspect_database
@@ -139,6 +140,11 @@ class StudyHandle:
     def is_finished(self, trial: FrozenTrial | optuna.Trial) -> bool:
         """Whether the database has an end of this trial."""
         return self.database.storage.get_trial(trial._trial_id).state.is_finished()
+
+    def tell(self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState) -> None:
+        """Ends a trial. Needs `store.exclusive`."""
+        self.study.tell(trial, values, state=state)
+        freeze_bounds(self.study, self.database.url)
 
     def return_to_waiting(self, trial: FrozenTrial | optuna.Trial) -> None:
         """Makes the next ask hand out this trial again, with its number and parameters. Needs `store.exclusive`."""

@@ -13,12 +13,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from attnsearch.config.load import starts_from
+from attnsearch.config.load import LoadedStudy, starts_from
 from attnsearch.data.images import write_thumbnails
 from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_path, atomic_write, disk_errors, make_folder, real_path
-from attnsearch.search.handle import StudyHandle
+from attnsearch.search.handle import StudyHandle, open_handle
 from attnsearch.search.trials import best_epoch, best_trials
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
@@ -229,6 +229,11 @@ def removable(handle: StudyHandle) -> list[RemovableFile]:
     used = _used_elsewhere(layout)
     others = [trial.number for trial in trials if trial.state.is_finished() and trial.number not in best | published]
     return large_files((number for number in others if real_path(layout.trial(number).best) not in used), layout)
+
+
+def removable_of(loaded: LoadedStudy, layout: StudyLayout, url: str) -> list[RemovableFile]:
+    """As `removable`, of a study that is not open."""
+    return removable(open_handle(loaded, layout, url))
 
 
 def _used_elsewhere(layout: StudyLayout) -> set[Path]:

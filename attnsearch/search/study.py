@@ -29,10 +29,16 @@ from attnsearch.types import TrialResult
 
 IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"
+BOUNDS = "attnsearch_bounds"
+"""The attribute of a study with several objectives: of each of them the worst and best value of its first trials."""
 SCORES_KEY = "evaluation.scores"
 ENDED_AT = "ended_at"
 RETURNED = "returned"
 """The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
+
+
+Bounds = tuple[tuple[float, float], ...]
+"""(worst, best) of each objective."""
 
 
 def build_sampler(study: StudyConfig, *, seed: int) -> BaseSampler:
@@ -100,6 +106,21 @@ def create_study(storage: BaseStorage, config: StudyConfig, identity: Mapping[st
         study.enqueue_trial(dict(point), skip_if_exists=True)
     study.set_user_attr(IDENTITY, dict(identity))
     return study
+
+
+def stored_bounds(study: optuna.Study) -> Bounds | None:
+    """The bounds that were frozen with a study, see `search/history.py`; None before that.
+
+    Raises:
+        ValueError: they are no pair of finite numbers for each objective.
+    """
+    stored = study.user_attrs.get(BOUNDS)
+    if stored is None:
+        return None
+    bounds = tuple((float(worst), float(best)) for worst, best in stored)
+    if len(bounds) != len(study.directions) or not all(math.isfinite(end) for pair in bounds for end in pair):
+        raise ValueError(f"{BOUNDS} must have two finite numbers for each objective, got {stored!r}")
+    return bounds
 
 
 def find_optuna_study(storage: BaseStorage, name: str) -> optuna.Study | None:

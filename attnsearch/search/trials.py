@@ -17,7 +17,16 @@ from attnsearch.config.load import load_stored_settings
 from attnsearch.config.study import StudyConfig
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.metrics.registry import is_metric
-from attnsearch.search.study import ENDED_AT, IDENTITY, RETURNED, UUID, experiment_of, find_optuna_study
+from attnsearch.search.study import (
+    ENDED_AT,
+    IDENTITY,
+    RETURNED,
+    UUID,
+    Bounds,
+    experiment_of,
+    find_optuna_study,
+    stored_bounds,
+)
 from attnsearch.store.database import connect_reader
 from attnsearch.store.inspection import database_content_errors, inspect_database
 from attnsearch.store.layout import StudyLayout
@@ -60,13 +69,14 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class StudyRows:
-    """A study; `best` are the numbers of its best trial, or of its Pareto front."""
+    """A study; `best` are the numbers of its best trial, or of its Pareto front; `bounds` those of `stored_bounds`."""
 
     name: str
     uuid: str
     objectives: Mapping[str, str]
     trials: tuple[TrialRow, ...]
     best: tuple[int, ...]
+    bounds: Bounds | None = None
 
 
 def read_storage(url: str) -> optuna.storages.BaseStorage:
@@ -217,7 +227,8 @@ def rows_of(study: optuna.Study, url: str) -> StudyRows:
         objectives = {_text("an objective", key): direction for key, direction in zip(names, directions, strict=True)}
         rows = tuple(row_of(trial, n_values=len(directions)) for trial in trials)
         best = tuple(trial.number for trial in best_feasible(study))
-        return StudyRows(study.study_name, str(study.user_attrs.get(UUID, "")), objectives, rows, best)
+        uuid = str(study.user_attrs.get(UUID, ""))
+        return StudyRows(study.study_name, uuid, objectives, rows, best, stored_bounds(study))
 
 
 def best_feasible(study: optuna.Study) -> list[FrozenTrial]:

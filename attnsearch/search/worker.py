@@ -141,7 +141,7 @@ def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
                 for name, excess in constraint_values(config, ended.metrics).items():
                     trial.set_constraint(name, excess)
             state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-            handle.study.tell(trial, values if ended.state == "complete" else None, state=state[ended.state])
+            handle.tell(trial, values if ended.state == "complete" else None, state[ended.state])
         handle.store.leases.release(trial.number, claim.attempt, stalled=False)
     outcome = {"complete": f"complete with {values}", "pruned": "pruned", "failed": f"failed: {ended.error}"}
     logger.info("trial %d: %s", trial.number, outcome[ended.state])

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from attnsearch.config.load import load_study
+from attnsearch.metrics.statistics import hypervolume
 from attnsearch.search.run import run_study
 from attnsearch.search.trials import StudyRows, read_study
 
-STUDY, REFERENCE = "loupe_pareto", (0.0, 0.0, 0.0)
+STUDY = "loupe_pareto"
 Point = tuple[float, ...]
 
 
@@ -43,23 +46,6 @@ def gains(rows: StudyRows) -> list[Point]:
     ]
 
 
-def volume(points: Iterable[Point], reference: Sequence[float]) -> float:
-    """What the boxes between the points and the reference cover together, in any number of objectives.
-
-    Slices along the last objective: between two of its levels, only the points above take part.
-    """
-    above = [point for point in points if all(value > low for value, low in zip(point, reference, strict=True))]
-    if not above:
-        return 0.0
-    if len(reference) == 1:
-        return max(point[0] for point in above) - reference[0]
-    levels = sorted({point[-1] for point in above})
-    total = 0.0
-    for low, high in zip([reference[-1], *levels], levels, strict=False):
-        total += (high - low) * volume([point[:-1] for point in above if point[-1] >= high], reference[:-1])
-    return total
-
-
 def search(seed: int, *, overrides: Sequence[str], root: Path) -> Outcome:
     """Runs one search to its end."""
     loaded = load_study(STUDY, profile="demo", overrides=[f"seed={seed}", f"name={STUDY}_{seed}", *overrides])
@@ -67,7 +53,7 @@ def search(seed: int, *, overrides: Sequence[str], root: Path) -> Outcome:
     rows = read_study(plan.url, loaded.study.name)
     points = gains(rows)
     epochs = sum(trial.epochs_run for trial in rows.trials)
-    return Outcome(len(points), len(rows.best), epochs, volume(points, REFERENCE))
+    return Outcome(len(points), len(rows.best), epochs, hypervolume(np.array(points).reshape(-1, len(rows.objectives))))
 
 
 def main() -> None:

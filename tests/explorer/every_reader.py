@@ -45,7 +45,14 @@ PAGES = (
     "picture/here/hunt/1/val/2?px=0",
 )
 API = (
-    *("study/here/hunt", "study/here/alone", "epochs/here/hunt?trials=0,1,2", "epochs/here/alone?trials=0"),
+    *(
+        "study/here/hunt",
+        "study/here/alone",
+        "selection/here/hunt",
+        "selection/here/alone",
+        "epochs/here/hunt?trials=0,1,2",
+        "epochs/here/alone?trials=0",
+    ),
     *("grid/here/hunt/0", "grid/here/hunt/1?order=true&split=test", "grid/here/hunt/2?order=predicted&map=weighted0"),
     *("grid/here/hunt/0?verdict=misplaced&order=relevance_gain&down=1", "grid/here/alone/0", "image/here/hunt/0/0"),
     *("image/here/hunt/1/1?split=test", "image/here/hunt/2/5", "compare/here?t=hunt:0&t=hunt:1&t=hunt:2&t=alone:0"),

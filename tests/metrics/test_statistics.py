@@ -10,10 +10,13 @@ import pytest
 from scipy import stats
 
 from attnsearch.metrics.statistics import (
+    added_volume,
     bootstrap_interval,
     holm,
+    hypervolume,
     krippendorff_alpha,
     linear_influence,
+    non_dominated,
     paired,
     rank_correlation,
     ratio_influence,
@@ -170,3 +173,30 @@ def test_influence_values_are_undefined_where_a_mean_is() -> None:
     assert np.isnan(linear_influence([(0.5, some), (0.5, none)])).all()
     assert np.isnan(ratio_influence(some, np.zeros(3))).all()
     np.testing.assert_allclose(linear_influence([(1.0, some)]), [0.1, 0.4, 0.7])  # each deviation counts 3 / 2
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [1, 4, 12])
+def test_volume_is_that_of_the_cells_that_a_point_covers(d: int, n: int) -> None:
+    """Points on a grid of 5 cells a side: the volume is the number of cells below some point, counted one by one."""
+    points = np.random.default_rng((d, n)).integers(-1, 6, size=(n, d)).astype(np.float64)
+    cells = np.stack(np.meshgrid(*[np.arange(6)] * d), axis=-1).reshape(-1, d)
+    covered = (cells[:, None] + 1 <= points[None]).all(axis=2).any(axis=1)
+    assert hypervolume(points) == pytest.approx(int(covered.sum()))
+
+
+def test_volume_of_a_staircase() -> None:
+    assert hypervolume(np.array([[3.0, 1.0], [1.0, 3.0], [2.0, 2.0], [1.0, 1.0]])) == pytest.approx(6.0)
+    assert hypervolume(np.empty((0, 3))) == 0.0
+
+
+def test_added_volumes_sum_to_the_whole() -> None:
+    points = np.random.default_rng(3).random((40, 3))
+    added = [added_volume(point, non_dominated(points[:place])) for place, point in enumerate(points)]
+    assert sum(added) == pytest.approx(hypervolume(points))
+    assert added_volume(np.array([0.5, 0.5, 0.0]), points) == 0.0
+
+
+def test_points_that_others_reach_are_dominated() -> None:
+    points = np.array([[1.0, 2.0], [1.0, 2.0], [0.5, 2.0], [2.0, 1.0], [0.0, 0.0]])
+    assert sorted(map(tuple, non_dominated(points))) == [(1.0, 2.0), (2.0, 1.0)]

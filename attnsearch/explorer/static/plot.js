@@ -93,21 +93,21 @@ function point(one, cx, cy, { xName, yName, onPick }) {
   return group;
 }
 
-/** Lines by epoch. lines: [{name, xs, ys, colour, isDashed}]; values that are null leave a gap. */
-export function lines(box, series, { yLabel, height = 280 }) {
+/** Lines by epoch, or by what else is counted. lines: [{name, xs, ys, colour, isDashed}]; values that are null leave a gap. */
+export function lines(box, series, { yLabel, counted = "epoch", height = 280 }) {
   const pairs = series.flatMap((one) => one.xs.map((at, index) => [at, one.ys[index]])).filter(([, value]) => Number.isFinite(value));
   if (!pairs.length) {
     box.replaceChildren(el("p", { class: "quiet" }, "Nothing was recorded yet."));
     return;
   }
-  const options = { xLabel: "epoch", yLabel, height, wholeX: true, label: `${yLabel} by epoch` };
+  const options = { xLabel: counted, yLabel, height, wholeX: true, label: `${yLabel} by ${counted}` };
   const { svg, x, y } = frame(box, pairs.map(([at]) => at), pairs.map(([, value]) => value), options);
   for (const one of series) {
     for (const run of segmentsOf(one)) {
       const points = run.map(([at, value]) => `${x(at)},${y(value)}`).join(" ");
       svg.append(el("svg:polyline", { points, class: "line", stroke: one.colour, "stroke-dasharray": one.isDashed ? "5 4" : null }));
       for (const [at, value] of run) {
-        svg.append(el("svg:circle", { cx: x(at), cy: y(value), r: 2.6, fill: one.colour }, el("svg:title", {}, `${one.name}, epoch ${at}: ${formatNumber(value)}`)));
+        svg.append(el("svg:circle", { cx: x(at), cy: y(value), r: 2.6, fill: one.colour }, el("svg:title", {}, `${one.name}, ${counted} ${at}: ${formatNumber(value)}`)));
       }
     }
   }

@@ -166,6 +166,23 @@ async function drawCurves() {
   }
 }
 
+/** What the choice of the best trials flatters, and what the search reached after each complete trial. */
+async function drawSelection() {
+  try {
+    const selection = await getJson(pathTo("api", "selection", study.experiment, study.study));
+    byId("selection").hidden = !selection.lines.length;
+    byId("selection-lines").replaceChildren(...selection.lines.map((line) => el("li", {}, `${line}.`)));
+    const values = selection.history?.values ?? [];
+    byId("history").hidden = values.length < 2;
+    if (values.length < 2) return;
+    const measure = selection.history.measure;
+    const yLabel = measure.includes("/") ? `best ${axis(measure)}` : measure;
+    lines(byId("history"), [{ name: yLabel, xs: values.map((_, index) => index + 1), ys: values, colour: LINE_COLOURS[0] }], { yLabel, counted: "complete trial", height: 220 });
+  } catch (error) {
+    showError(byId("selection-lines"), error);
+  }
+}
+
 function fill(select, names, shown) {
   if ([...select.options].map((option) => option.value).join("\n") === names.join("\n")) return;
   select.replaceChildren(...names.map((name) => el("option", { value: name }, title(name))));
@@ -186,6 +203,7 @@ function drawAll() {
   drawPareto();
   drawTrials();
   drawCurves();
+  drawSelection();
 }
 
 async function refresh() {

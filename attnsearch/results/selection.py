@@ -1,0 +1,133 @@
+"""What a reader must know of how the best trial was chosen: what the choice flatters, and how far it came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnsearch.data.tables import HALVES
+from attnsearch.metrics.registry import is_score
+from attnsearch.metrics.statistics import cross_fitted
+from attnsearch.search.history import History, history_of
+from attnsearch.search.pareto import Reliability
+from attnsearch.search.trials import StudyRows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EpochsOf = Callable[[Collection[int]], "dict[int, pd.DataFrame]"]
+MIN_ALPHA = 0.4
+"""Krippendorff's alpha below which the order of the trials depends on the images that were scored."""
+
+
+@dataclass(frozen=True)
+class SelectedValue:
+    """The best value of the monitor over all complete trials and their epochs, and what it is worth.
+
+    Attributes:
+        best: as selected, which flatters: chance counts among what is chosen.
+        cross_fitted: epoch and trial chosen on one half of validation and measured on the other, the mean of both ways.
+    """
+
+    metric: str
+    n_trials: int
+    best: float
+    cross_fitted: float
+
+    @property
+    def line(self) -> str:
+        """What the value is worth, as a sentence without a full stop."""
+        return (
+            f"best {self.metric} {self.best:.4g} is selected from all epochs of {_counted(self.n_trials)}; chosen on "
+            f"one half of validation and measured on the other it is {self.cross_fitted:.4g}"
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the best trials of a study were chosen.
+
+    Attributes:
+        value: None where validation was not measured in halves.
+        orders: objective that is a score of maps -> how far images agree on the order of the trials, or why not known.
+        history: None while no feasible trial is complete.
+    """
+
+    value: SelectedValue | None
+    orders: Mapping[str, Reliability | str]
+    history: History | None
+
+    @property
+    def lines(self) -> list[str]:
+        """One sentence for each, without a full stop."""
+        lines = [] if self.value is None else [self.value.line]
+        lines += [order_line(key, order) for key, order in self.orders.items()]
+        return [*lines, history_line(self.history)] if self.history and len(self.history.trials) > 1 else lines
+
+
+def selection_of(
+    rows: StudyRows,
+    monitor: tuple[str, str],
+    epochs_of: EpochsOf,
+    reliability: Callable[[str], Reliability | str | None],
+) -> Selection:
+    """How the best trials of a study were chosen.
+
+    Args:
+        monitor: as `StudyReader.monitor`, and so are the others.
+    """
+    names = {key: key.partition("/")[2] for key in rows.objectives}
+    orders = {key: reliability(name) for key, name in names.items() if is_score(name)}
+    known = {key: order for key, order in orders.items() if order is not None}
+    return Selection(selected_value(rows, monitor, epochs_of), known, history_of(rows))
+
+
+def selected_value(rows: StudyRows, monitor: tuple[str, str], epochs_of: EpochsOf) -> SelectedValue | None:
+    """The best value of the monitor with its cross-fitted estimate; None where validation was not measured in halves.
+
+    Args:
+        monitor: as `StudyReader.monitor`, and so is the other.
+    """
+    import numpy as np
+
+    metric, is_higher = monitor[0], monitor[1] == "maximize"
+    columns = [metric, *(f"{metric}{half}" for half in HALVES)]
+    frames = epochs_of([row.number for row in rows.trials if row.state == "complete" and row.is_feasible]).values()
+    measured = [frame[columns].dropna().to_numpy() for frame in frames if set(columns) <= set(frame)]  # (epochs, 3)
+    of_trials = [values for values in measured if len(values)]
+    if not of_trials:
+        return None
+    whole, first, second = np.concatenate(of_trials).T
+    estimate = cross_fitted(first, second, higher_is_better=is_higher)
+    return SelectedValue(metric, len(of_trials), float(whole.max() if is_higher else whole.min()), estimate)
+
+
+def order_line(key: str, order: Reliability | str) -> str:
+    """How far images agree on the order of the trials in one objective."""
+    if isinstance(order, str):
+        return f"agreement on the order in {key} is unknown: {order}"
+    more = "" if math.isnan(order.second_fill) else f", under two fills {order.second_fill:.4g}"
+    if order.n_undefined:
+        more += f", {order.n_undefined} of {order.n_trials * order.n_images} scores undefined"
+    weak = "; images disagree too much to name a best trial" if order.alpha < MIN_ALPHA else ""
+    winner = order.winner
+    return (
+        f"order of {_counted(order.n_trials)} in {key} over {order.n_images} images: Krippendorff's alpha "
+        f"{order.alpha:.4g}, same winner on random halves {winner.same:.4g} (by chance {winner.chance:.4g}), its score "
+        f"on the other half {winner.corrected:.4g}{more}{weak}"
+    )
+
+
+def history_line(history: History) -> str:
+    """One number for each complete trial."""
+    values = " ".join("–" if math.isnan(value) else f"{value:.3g}" for value in history.values)
+    if not history.n_bounding:
+        return f"best {history.measure} after each complete trial: {values}"
+    first = f"the first {_counted(history.n_bounding)}"
+    return f"hypervolume after each complete trial, 1 spanning the worst and best values of {first}: {values}"
+
+
+def _counted(n_trials: int) -> str:
+    return "1 trial" if n_trials == 1 else f"{n_trials} trials"
