@@ -71,8 +71,11 @@ class Batch:
 
 Region = Literal["masks", "boxes", "points"]
 """What may be known of where an image should be looked at."""
-Need = Region | Literal["gallery"]
-"""What a metric may need beside an image and its map: a region, or a gallery that the image is a query of."""
+Need = Region | Literal["gallery", "interventions"]
+"""What a metric may need beside an image and its map.
+
+A region, a gallery that the image is a query of, or the same image with parts removed and exchanged.
+"""
 Followed = Literal["score", "average_precision"]
 """What is followed while cells are removed: the explained number, and how well a query then ranks the gallery."""
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from attnsearch.config.base import Settings, digest_of
 from attnsearch.errors import suggest
+from attnsearch.metrics.part_codes import PartsProtocol
 from attnsearch.metrics.registry import score_groups
 from attnsearch.types import Fill
 
@@ -63,6 +64,13 @@ class ScoreSettings(Settings):
         "standard",
         description="How raw areas are taken; `br_npa` leaves out the untouched image and inserts into a box blur, as "
         "BR-NPA's tables do.",
+    )
+    parts_protocol: PartsProtocol = Field(
+        "standard",
+        description="How classes score in the family `parts`: `standard` takes each logit minus their mean; "
+        "`funnybirds` the logit itself and, where no two classes share different parts, ones that overlap, as "
+        "FunnyBirds' tables do.",
+        exclude_if=lambda protocol: protocol == "standard",  # files and digests are older than this field
     )
     target: TargetChoice = Field(
         "predicted",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from itertools import groupby
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch import geometry
+from attnsearch.config.data import SyntheticData
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.tables import ImageTable, places_of
@@ -31,11 +33,13 @@ from attnsearch.evaluation.baselines import (
     occlusion_saliency,
 )
 from attnsearch.evaluation.final_scores import unfinished_columns
+from attnsearch.evaluation.parts import MapsOf, PartInterventions
 from attnsearch.metrics.base import Metric, WholeArchive
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import find_metric, score_metrics
 from attnsearch.store.image_scores import ImageScore
 from attnsearch.tasks.base import Target
+from attnsearch.tasks.classification import ClassTarget
 from attnsearch.types import AttentionArchive, Batch, Followed, GroundTruth
 
 Columns = dict[str, Tensor]
@@ -46,7 +50,7 @@ def selected_metrics(settings: ScoreSettings, known: Collection[str], task: str)
     """The scores of the selected groups that a task has, in the order of registration.
 
     Args:
-        known: of `masks`, `boxes`, `points` and `gallery`, what the images have; metrics that need another one are left
+        known: of `masks`, `boxes`, `points`, `gallery` and `interventions`, what the images have; metrics that need another one are left
             out.
     """
     of_groups = [metric for metric in score_metrics() if metric.group in settings.families and metric.is_of(task)]
@@ -76,6 +80,8 @@ def _image_problem(metric: Metric, task: str, *, has_masks: bool) -> str | None:
         return f"is of the task {', '.join(metric.tasks)} and not of {task}; leave it out"
     if metric.needs == "masks":
         return None if has_masks else "needs masks of the parts; give one per image with masks="
+    if metric.needs == "interventions":
+        return "needs images that can be drawn again with other parts; score an archive of synthetic birds"
     what = "a gallery" if metric.needs == "gallery" else f"{metric.needs} of the parts"
     return f"needs {what}, which only a data set has; score its archive" if metric.needs else None
 
@@ -213,19 +219,43 @@ class SaliencyScorer:
         if baseline is not None:
             maps = self.baseline(baseline, batch, target, (maps.shape[1], maps.shape[2]))
         parts = [
-            self._score(batch.take(rows), maps[rows], target.take(rows), truth.take(rows))
+            self._score(batch.take(rows), maps[rows], target.take(rows), truth.take(rows), baseline)
             for rows in _of_one_padding(batch)
         ]
         return [score for part in parts for score in part]
 
-    def _score(self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth) -> list[ImageScore]:
+    def _score(
+        self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth, baseline: str | None
+    ) -> list[ImageScore]:
         """Scores under maps (B, h, w); one that is not finite is replaced by zeros, and its scores by NaN."""
         is_finite = maps.isfinite().flatten(1).all(dim=1)  # (B,)
         finite = torch.where(is_finite[:, None, None], maps, 0.0)
         case = self._case(batch, finite, target, truth)
         known = (*truth.known, *(("gallery",) if target.has_gallery else ()))
+        if self._interventions is not None:
+            known = (*known, "interventions")
+            maps_of = self._maps_of(batch, (maps.shape[1], maps.shape[2]), baseline)
+            case = replace(case, intervene=partial(self._interventions.outcomes, batch, finite, maps_of))
         columns = measure_case(case, self._selected(known), self.settings)
         return _rows(batch.image_ids, columns, case.own_curves(), is_finite)
+
+    @cached_property
+    def _interventions(self) -> PartInterventions | None:
+        """On the images of the data set, where it can be drawn again."""
+        data = self.inference.config.data
+        return PartInterventions(self.inference, data, self.settings) if isinstance(data, SyntheticData) else None
+
+    def _maps_of(self, batch: Batch, grid: tuple[int, int], baseline: str | None) -> MapsOf:
+        """The maps (B, h, w) that explain other classes, of the model or of a baseline."""
+        inference = self.inference
+        if baseline is not None:
+            return lambda classes: self.baseline(baseline, batch, ClassTarget(classes.to(inference.device)), grid)
+        output = cache(lambda: inference.output(batch))
+
+        def maps_of(classes: Tensor) -> Tensor:
+            return pooled(inference.model.saliency(output(), classes.to(inference.device)).float(), self.settings.grid)
+
+        return maps_of
 
     def _case(self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth) -> SaliencyCase:
         """Maps (B, h, w) of images that have one padding, whose target is followed."""

@@ -30,15 +30,19 @@ LEAST_EFFECT = 0.05
 
 @dataclass(frozen=True, eq=False)
 class PartSums:
-    """Sums of maps: over each part (B, P), over each background object (B, Q), NaN beyond the last, and in all (B,)."""
+    """Sums of maps over parts and background objects, float64.
+
+    Attributes:
+        parts: (B, P) over each part; parts may overlap.
+        clutter: (B, Q) over each background object; NaN beyond the last.
+        on_parts: (B,) over all parts together.
+        total: (B,) over the whole image.
+    """
 
     parts: Tensor
     clutter: Tensor
+    on_parts: Tensor
     total: Tensor
-
-    def take(self, rows: Tensor) -> PartSums:
-        """Those of some images."""
-        return PartSums(self.parts[rows], self.clutter[rows], self.total[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,9 +240,9 @@ def _on(sums: PartSums, masks: Tensor) -> Tensor:
 
 
 def saliency_on_parts(outcomes: PartOutcomes) -> Tensor:
-    """(B,) the fraction of the map that lies on parts; on parts that touch, a pixel may count twice."""
+    """(B,) the fraction of the map that lies on parts."""
     sums = outcomes.of_predicted
-    return torch.where(sums.total > 0, sums.parts.sum(dim=1) / sums.total, torch.nan)
+    return torch.where(sums.total > 0, sums.on_parts / sums.total, torch.nan)
 
 
 def completeness(columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from torch import Tensor
 from attnsearch.errors import UsageError
 from attnsearch.metrics.fills import fill_images
 from attnsearch.types import Fill, Followed, GroundTruth, Region
+
+if TYPE_CHECKING:
+    from attnsearch.metrics.part_interventions import PartOutcomes
 
 
 def removal_ranks(saliency: Tensor, *, reverse: bool = False) -> Tensor:
@@ -144,6 +147,7 @@ class SaliencyCase:
             `average_precision` that their ranking of the gallery has.
         regions: where the images should be looked at.
         image_ids: B names, which random draws depend on; positions where there are none.
+        intervene: draws the images with parts removed and exchanged, and classifies them; None where that cannot be.
     """
 
     images: Tensor
@@ -152,6 +156,7 @@ class SaliencyCase:
     regions: GroundTruth = field(default_factory=GroundTruth)
     settings: RemovalSettings = field(default_factory=RemovalSettings)
     image_ids: Sequence[str] = ()
+    intervene: Callable[[], PartOutcomes] | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -206,6 +211,16 @@ class SaliencyCase:
         if values is None:
             raise UsageError(f"these images have no {name}")
         return values
+
+    def outcomes(self) -> PartOutcomes:
+        """What the model makes of the images with parts removed and exchanged, and the maps of these parts.
+
+        Raises:
+            UsageError: these images cannot be drawn again.
+        """
+        if self.intervene is None:
+            raise UsageError("these images cannot be drawn again with other parts")
+        return self.once("interventions", self.intervene)
 
     def seeds(self, purpose: str) -> Tensor:
         """(B,) int64: what is drawn for an image depends on its id alone, so that all trials meet the same draws."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from attnsearch import plugins
 from attnsearch.errors import ConfigError
-from attnsearch.metrics.base import Metric
+from attnsearch.metrics.base import Metric, When
 from attnsearch.types import Direction, MatchRule, Split
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -20,6 +20,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FAITHFULNESS = "attnsearch.metrics.faithfulness:"
 _LOCALISATION = "attnsearch.metrics.localisation:"
 _COMPLEXITY = "attnsearch.metrics.complexity:"
+_PARTS = "attnsearch.metrics.part_scores:"
 _HELD_OUT: tuple[Split, ...] = ("val", "test")
 _UNIT = (0.0, 1.0)
 _SIGNED = (-1.0, 1.0)
@@ -49,6 +50,48 @@ def _retrieval_metrics(suffix: str, rule: str) -> tuple[Metric, ...]:
         Metric(f"{name}{suffix}", label=f"{name}{label}", when="epoch", group=RETRIEVAL, tasks=("reid",),
                splits=_HELD_OUT, range=_UNIT, summary=f"{summary}; {rule}", citation=citation)
         for name, (summary, citation) in summaries.items()
+    )  # fmt: skip
+
+
+_HESSE = "Hesse et al. 2023 (arXiv 2308.06248)"
+#: Name -> title, when, what an undefined one counts as, summary, citation; of synthetic birds with other parts.
+_PART_SCORES: dict[str, tuple[str, When, float, str, str]] = {
+    "sd_swap": ("part order under swaps (SD_swap)", "image", 0.5, "how well the map ranks parts by what the class "
+                "loses when each takes another variant; 0.5 at random", f"{_HESSE}, single deletion, with swaps"),
+    "sd": ("single deletion (SD)", "image", 0.5, "the same by what the class loses without each part; 0.5 at random",
+           f"{_HESSE}, single deletion"),
+    "flip_rate": ("flip rate", "image", 0.0, "how often another variant of the map's top part moves the decision to a "
+                  "class that has it", ""),
+    "target_sensitivity": ("target sensitivity (TS)", "image", 0.5, "how often the map of another class has more on "
+                           "what it shares than a third one's; undefined for class-free maps",
+                           f"{_HESSE}, target sensitivity"),
+    "saliency_on_parts": ("saliency on parts", "image", 0.0, "fraction of the map on the four parts; without it no "
+                          "part counts as important", ""),
+    "csdc": ("controlled check (CSDC)", "data set", 0.0, "fraction of a minimal sufficient set of parts that is held "
+             "important, of right answers", f"{_HESSE}, controlled synthetic data check"),
+    "preservation_check": ("preservation check (PC)", "data set", 0.0, "how often the decision stays with the "
+                           "important parts alone", f"{_HESSE}, preservation check"),
+    "deletion_check": ("deletion check (DC)", "data set", 0.0, "how often the decision changes without the important "
+                       "parts", f"{_HESSE}, deletion check"),
+    "distractibility": ("distractibility (D)", "data set", 0.0, "1 minus the fraction of irrelevant parts and objects "
+                        "that are held important", f"{_HESSE}, distractibility"),
+    "completeness": ("completeness (Com)", "data set", 0.0, "mean of D and of the mean of CSDC, PC and DC, at the one "
+                     "threshold that is best on validation", f"{_HESSE}, completeness"),
+    "explainability": ("explainability (mX)", "data set", 0.0, "mean of completeness, SD and TS",
+                       f"{_HESSE}, section 4"),
+    "background_independence": ("background independence (BI)", "data set", 0.0, "1 minus the fraction of objects "
+                                "behind the bird that the class score depends on; of the model alone",
+                                f"{_HESSE}, background independence"),
+}  # fmt: skip
+
+
+def _part_metrics() -> tuple[Metric, ...]:
+    """The metrics of the group `parts`."""
+    return tuple(
+        Metric(name, label=label, when=when, group="parts", tasks=("classification",), needs="interventions",
+               undefined_as=undefined_as, range=_UNIT, summary=summary, citation=citation,
+               compute=f"{_PARTS}{name}_of")
+        for name, (label, when, undefined_as, summary, citation) in _PART_SCORES.items()
     )  # fmt: skip
 
 
@@ -157,6 +200,7 @@ BUILT_IN = (
     Metric("effective_area", better="minimize", group="complexity", range=_UNIT,
            summary="fraction of the cells that a flat map of the same entropy would cover",
            compute=_COMPLEXITY + "effective_area_of"),
+    *_part_metrics(),
 )  # fmt: skip
 """The metrics of the package, in the order of columns and tables."""
 

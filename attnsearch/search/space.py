@@ -12,13 +12,16 @@ import optuna
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from attnsearch.config.data import SyntheticData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.images import as_setting
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParameter, Parameter, Scalar, StudyConfig
+from attnsearch.data.synthetic.birds import class_codes
 from attnsearch.data.tables import DataTables, ImageTable, explained_rows, fixed_subset
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, TrialError, suggest
+from attnsearch.metrics.part_codes import undefined_by_codes
 from attnsearch.metrics.registry import RETRIEVAL_RULES, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
 from attnsearch.search.study import derive_seed
@@ -28,7 +31,10 @@ from attnsearch.types import MatchRule, Need
 Space = Mapping[str, Parameter]
 Settings = dict[str, Scalar]
 
-_CALLED: dict[Need | None, str] = {"masks": "part masks", "boxes": "boxes", "points": "part points"}
+_CALLED: dict[Need | None, str] = {
+    **{"masks": "part masks", "boxes": "boxes", "points": "part points"},
+    "interventions": "images that can be drawn again with other parts",
+}
 
 
 def trial_experiment(trial: optuna.Trial, loaded: LoadedStudy) -> ExperimentConfig:
@@ -302,6 +308,26 @@ def _score_problem(key: str, experiment: ExperimentConfig, val: ImageTable) -> s
     metric = find_metric(name)
     if metric.group not in experiment.evaluation.scores.families:
         return f"{key}: is measured only with the family {metric.group!r}; add it to evaluation.scores.families"
-    if metric.needs in _CALLED and metric.needs not in val.regions:
+    data = experiment.data
+    known = (*val.regions, *(("interventions",) if isinstance(data, SyntheticData) else ()))
+    if metric.needs in _CALLED and metric.needs not in known:
         return f"{key}: needs {_CALLED[metric.needs]}, which this data set does not have; remove it or use other data"
+    if metric.needs == "interventions" and isinstance(data, SyntheticData):
+        return _codes_problem(key, data)
     return None
+
+
+def _codes_problem(key: str, data: SyntheticData) -> str | None:
+    """One line for a score that the classes of synthetic birds leave undefined."""
+    reasons = undefined_by_codes(class_codes(data.n_classes, data.n_differing_parts))
+    name = key.partition("/")[2]
+    needed = {"completeness": ("csdc",), "explainability": ("csdc", "target_sensitivity")}.get(name, (name,))
+    return next(
+        (
+            f"{key}: is undefined with data.n_classes {data.n_classes} and data.n_differing_parts "
+            f"{data.n_differing_parts}: {reasons[part]}; change them, or remove it"
+            for part in needed
+            if part in reasons
+        ),
+        None,
+    )

@@ -60,7 +60,8 @@ def sums_of(parts: Sequence[float] | Tensor, n_images: int, *, clutter: float = 
     """The same map for each image; what lies on parts (P,), or (B, P), and on each background object."""
     on_parts = torch.as_tensor(parts, dtype=torch.float64).expand(n_images, -1)
     on_clutter = torch.full((n_images, N_CLUTTER), clutter, dtype=torch.float64)
-    return PartSums(on_parts, on_clutter, on_parts.sum(dim=1) + on_clutter.sum(dim=1))
+    together = on_parts.sum(dim=1)
+    return PartSums(on_parts, on_clutter, together, together + on_clutter.sum(dim=1))
 
 
 def outcomes_of(

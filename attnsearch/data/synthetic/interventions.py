@@ -1,0 +1,92 @@
+"""All interventions on the parts of a synthetic bird: each set of its parts, each swap, each object behind it removed.
+
+Both sides of every difference stay in memory, since JPEG changes more pixels than a part does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from attnsearch.config.data import SyntheticData
+from attnsearch.data.synthetic.birds import PARTS, Code
+from attnsearch.data.synthetic.canvas import FIRST_CLUTTER
+from attnsearch.data.synthetic.redraw import BirdRedraw
+
+N_SUBSETS = 2 ** len(PARTS)
+_WITH_PART = [frozenset(name for part, name in enumerate(PARTS) if mask >> part & 1) for mask in range(N_SUBSETS)]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnImage:
+    """The copies of one image.
+
+    Attributes:
+        swaps: part and variant of each swapped copy.
+        n_clutter: objects behind the bird.
+        copies: RGB; one of each set of parts, whose bit p is part p, then one of each swap, then one without each
+            object. The complete image is the last of the sets.
+        masks: L, white on one part, or one object, of the complete image; the parts first.
+    """
+
+    swaps: tuple[tuple[int, int], ...]
+    n_clutter: int
+    copies: tuple[Image.Image, ...]
+    masks: tuple[Image.Image, ...]
+
+
+class PartDrawings:
+    """Draws images of a synthetic data set under all interventions.
+
+    Attributes:
+        codes: the variants of the parts of each class, in the order of the labels.
+    """
+
+    def __init__(self, cfg: SyntheticData) -> None:
+        self._cfg = cfg
+        self._of_thread = threading.local()
+        self.codes = self._redraw.codes
+
+    def draw(self, image_ids: Sequence[str], *, n_threads: int) -> list[DrawnImage]:
+        """The copies of some images, in their order.
+
+        Raises:
+            DataError: the data set has no such image.
+        """
+        with ThreadPoolExecutor(n_threads, thread_name_prefix="attnsearch-draw") as pool:
+            return list(pool.map(self._draw_one, image_ids))
+
+    @property
+    def _redraw(self) -> BirdRedraw:
+        """What draws in this thread: it remembers one image at a time."""
+        if not hasattr(self._of_thread, "redraw"):
+            self._of_thread.redraw = BirdRedraw(self._cfg)
+        redraw: BirdRedraw = self._of_thread.redraw
+        return redraw
+
+    def _draw_one(self, image_id: str) -> DrawnImage:
+        redraw = self._redraw
+        code, n_clutter = redraw.code_of(image_id), redraw.n_clutter(image_id)
+        swaps = [
+            (part, variant)
+            for part, own in enumerate(code)
+            for variant in sorted({other[part] for other in redraw.codes} - {own})
+        ]
+        drawn = [redraw.draw(image_id, present=present) for present in _WITH_PART]
+        complete = np.asarray(drawn[-1][1])
+        drawn += [redraw.draw(image_id, code=_swapped(code, part, variant)) for part, variant in swaps]
+        drawn += [redraw.draw(image_id, without_clutter=number) for number in range(n_clutter)]
+        numbers = [*range(1, len(PARTS) + 1), *range(FIRST_CLUTTER, FIRST_CLUTTER + n_clutter)]
+        masks = tuple(Image.fromarray((complete == number) * np.uint8(255)) for number in numbers)
+        return DrawnImage(tuple(swaps), n_clutter, tuple(image for image, _ in drawn), masks)
+
+
+def _swapped(code: Code, part: int, variant: int) -> Code:
+    """A code with another variant of one part."""
+    first, second, third, fourth = (variant if place == part else own for place, own in enumerate(code))
+    return first, second, third, fourth
