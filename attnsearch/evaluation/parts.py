@@ -163,7 +163,7 @@ def _sums(maps: Tensor, masks: Tensor, n_clutter: Sequence[int]) -> PartSums:
 
 
 def _of_swaps(drawn: Sequence[DrawnImage], logits: Sequence[Tensor]) -> Tensor:
-    """(B, P, V, n_classes), NaN for variants that were not tried, of the logits (n, n_classes) of each image's copies."""
+    """(B, P, V, n_classes), NaN for variants not tried, of the logits (n, n_classes) of each image's copies."""
     swaps = logits[0].new_full((len(drawn), len(PARTS), N_VARIANTS, logits[0].shape[1]), torch.nan)
     for row, image in enumerate(drawn):
         for number, (part, variant) in enumerate(image.swaps):

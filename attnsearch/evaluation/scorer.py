@@ -50,8 +50,8 @@ def selected_metrics(settings: ScoreSettings, known: Collection[str], task: str)
     """The scores of the selected groups that a task has, in the order of registration.
 
     Args:
-        known: of `masks`, `boxes`, `points`, `gallery` and `interventions`, what the images have; metrics that need another one are left
-            out.
+        known: of `masks`, `boxes`, `points`, `gallery` and `interventions`, what the images have; metrics that need
+            another one are left out.
     """
     of_groups = [metric for metric in score_metrics() if metric.group in settings.families and metric.is_of(task)]
     return tuple(metric for metric in of_groups if metric.needs is None or metric.needs in known)

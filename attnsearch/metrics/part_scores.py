@@ -27,7 +27,6 @@ from attnsearch.metrics.part_interventions import (
 )
 from attnsearch.metrics.perturbation import SaliencyCase
 
-
 Measure = Callable[[PartOutcomes], Tensor]
 Values = Callable[[SaliencyCase], Tensor]
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PREFIX = "evaluation.scores."
 MAX_MASKED_SCORE = 0.3
 """Mean probability of the filled image above which the fill is no removal."""
+COMPLETENESS_PARTS = ("csdc", "preservation_check", "deletion_check", "distractibility")
+"""Scores of the family `parts` that have one threshold."""
 OWN = "own map"
 """The model's saliency, beside baseline maps."""
 
@@ -187,7 +189,19 @@ def score_notes(table: ScoreTable, task: str) -> Iterator[str]:
 
 
 def _threshold_notes(means: Mapping[str, float], thresholds: Mapping[str, float]) -> Iterator[str]:
-    """At which threshold each best IoU is, or that there is none."""
+    """At which threshold each best IoU is, or that there is none; and at which parts count as important."""
+    thresholds = dict(thresholds)
+    of_parts = {name: thresholds.pop(name) for name in COMPLETENESS_PARTS if name in thresholds}
+    if of_parts:
+        yield (
+            f"{', '.join(of_parts)} and completeness hold a part important that has more than "
+            f"{next(iter(of_parts.values()))} of the map's sum, chosen on validation"
+        )
+    elif "sd_swap" in means:
+        yield (
+            f"{', '.join(COMPLETENESS_PARTS)} and completeness need a threshold that must not be chosen on test "
+            "images: score the trial on validation first, by naming it with --trial"
+        )
     missing = [f"best_{name}" for name in ("iou_in_mask", "iou_in_box") if name in means and name not in thresholds]
     if missing:
         yield (

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -77,13 +78,16 @@ class PartDrawings:
             for part, own in enumerate(code)
             for variant in sorted({other[part] for other in redraw.codes} - {own})
         ]
-        drawn = [redraw.draw(image_id, present=present) for present in _WITH_PART]
-        complete = np.asarray(drawn[-1][1])
-        drawn += [redraw.draw(image_id, code=_swapped(code, part, variant)) for part, variant in swaps]
-        drawn += [redraw.draw(image_id, without_clutter=number) for number in range(n_clutter)]
+        changes: list[dict[str, Any]] = [{"present": present} for present in _WITH_PART[:-1]]
+        changes += [{"code": _swapped(code, part, variant)} for part, variant in swaps]
+        changes += [{"without_clutter": number} for number in range(n_clutter)]
+        copies = [redraw.draw(image_id, **change, counted=())[0] for change in changes]
+        image, mask = redraw.draw(image_id)
+        copies.insert(N_SUBSETS - 1, image)
+        complete = np.asarray(mask)
         numbers = [*range(1, len(PARTS) + 1), *range(FIRST_CLUTTER, FIRST_CLUTTER + n_clutter)]
         masks = tuple(Image.fromarray((complete == number) * np.uint8(255)) for number in numbers)
-        return DrawnImage(tuple(swaps), n_clutter, tuple(image for image, _ in drawn), masks)
+        return DrawnImage(tuple(swaps), n_clutter, tuple(copies), masks)
 
 
 def _swapped(code: Code, part: int, variant: int) -> Code:

@@ -56,6 +56,7 @@ class BirdRedraw:
         present: Collection[str] = PARTS,
         code: Code | None = None,
         without_clutter: int | None = None,
+        counted: Collection[int] | None = None,
     ) -> tuple[Image.Image, Image.Image]:
         """An image (RGB), and the mask (L) of its parts, numbered from 1 as in `PARTS`, and of clutter from 10.
 
@@ -63,6 +64,7 @@ class BirdRedraw:
             present: names of the parts that are drawn, also of a training image whose file lacks some.
             code: the variant of each part; None means that of the class.
             without_clutter: the thing behind the bird that is left out, from 0.
+            counted: the numbers that the mask may hold, which takes time for each; None means all.
         Raises:
             DataError: the data set has no such image.
             ValueError: no such part, variant or thing.
@@ -75,7 +77,7 @@ class BirdRedraw:
             raise ValueError(
                 f"{image_id} has {drawing.n_clutter} things behind the bird, counted from 0, got {without_clutter}"
             )
-        return drawing.render(code, present=present, without_clutter=without_clutter)
+        return drawing.render(code, present=present, without_clutter=without_clutter, counted=counted)
 
     def _job(self, image_id: str) -> BirdJob:
         if image_id not in self._jobs:
