@@ -28,6 +28,7 @@ from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.evaluate import evaluate
 from attnsearch.cli.export import export
 from attnsearch.cli.faithfulness import faithfulness
+from attnsearch.cli.leakage import leakage
 from attnsearch.cli.list import list_all
 from attnsearch.cli.prune_files import prune_files
 from attnsearch.cli.report import report
@@ -69,6 +70,7 @@ app.command()(train)
 app.command(hidden=True)(worker)
 app.command()(evaluate)
 app.command()(faithfulness)
+app.command()(leakage)
 app.command()(confusion)
 app.command()(retrieval)
 app.command()(compare)

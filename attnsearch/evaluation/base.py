@@ -27,6 +27,7 @@ from attnsearch.device import (
     set_threads,
 )
 from attnsearch.errors import DataError
+from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint, check_camera_names, check_class_names, read_model_checkpoint
 from attnsearch.store.archive import ArchiveWriter
@@ -154,6 +155,15 @@ class ModelOnData(InferenceModel):
     def batches(self, split: Split) -> Iterator[Batch]:
         """All images of a split, in file order."""
         return self.loader(split).epoch(self.checkpoint.epoch)
+
+
+def untrained(opened: ModelOnData) -> ModelOnData:
+    """The same model with the random weights that a training from scratch starts from."""
+    config = opened.config
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)  # not that of a GPU, which nothing would put back
+        model = build_model(config.model, build_task(config.task).heads(len(opened.class_names)), load_weights=False)
+    return replace(opened, model=opened.arithmetic.place_model(model).eval())
 
 
 def _check_data(checkpoint: ModelCheckpoint, config: ExperimentConfig, data: DataSource) -> None:

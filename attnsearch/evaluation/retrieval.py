@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnsearch.device import device_errors
 from attnsearch.errors import UsageError
-from attnsearch.evaluation.base import ModelOnData, run_split
+from attnsearch.evaluation.base import ModelOnData, run_split, untrained
 from attnsearch.evaluation.confusion import COMBINED
 from attnsearch.evaluation.ranking import (
     Reranking,
@@ -29,9 +29,7 @@ from attnsearch.metrics.retrieval import (
     rank_distances,
     rerank_blocks,
 )
-from attnsearch.models import build_model
 from attnsearch.progress import with_bar
-from attnsearch.tasks.base import build_task
 from attnsearch.tasks.floors import histogram_features
 from attnsearch.tasks.reid import ReidTask
 from attnsearch.tasks.retrieval import put_rows, rank_split
@@ -137,14 +135,5 @@ def measure_floors(opened: ModelOnData, split: Split) -> dict[str, float]:
     histograms = torch.cat([histogram_features(batch.images).cpu() for batch in batches]).numpy()  # (N, 64)
     retrieval, metrics = rank_split(table, histograms, distance="cosine")
     values = random_mean_average_precision(labels_of(retrieval)), metrics[name]
-    untrained = run_split(_untrained(opened), split)[f"{split}/{name}"]
-    return dict(zip(floor_names(table.match_rule), (*values, untrained), strict=True))
-
-
-def _untrained(opened: ModelOnData) -> ModelOnData:
-    """The same model with random weights."""
-    config = opened.config
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)  # not that of a GPU, which nothing would put back
-        model = build_model(config.model, build_task(config.task).heads(len(opened.class_names)), load_weights=False)
-    return replace(opened, model=opened.arithmetic.place_model(model).eval())
+    of_random_weights = run_split(untrained(opened), split)[f"{split}/{name}"]
+    return dict(zip(floor_names(table.match_rule), (*values, of_random_weights), strict=True))

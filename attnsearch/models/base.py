@@ -100,6 +100,14 @@ class AttentionModel(nn.Module, ABC):
             "cells, or use a family whose features are averaged, such as cnn"
         )
 
+    def cell_features(self, batch: Batch) -> Tensor:
+        """What the family's map weighs, cell by cell: (B, C, h, w), on the grid of the map.
+
+        Raises:
+            UsageError: the family names no such features.
+        """
+        raise UsageError(f"{type(self).__name__} does not say what its map weighs; a family does so by cell_features")
+
     @abstractmethod
     def saliency(self, output: AttentionOutput, target: Tensor) -> Tensor:
         """The one map that the model offers as its answer, (B, h, w) float32, not negative, of any scale.

@@ -126,6 +126,10 @@ class PooledResNet(AttentionModel):
         selected, names = select_maps(norms if grid is None else grid.float(), self.map_names, maps)  # (B, K, h, w)
         return AttentionOutput(head, branches, maps=selected, map_names=names, norms=norms)
 
+    def cell_features(self, batch: Batch) -> Tensor:
+        features: Tensor = self.backbone(batch.images)  # (B, C, h, w)
+        return features
+
     def embedding_cells(self, batch: Batch) -> Tensor:
         features = self.backbone(batch.images)  # (B, C, h, w)
         weights = self.cell_weights(features, self.pool(features)[1])  # (B, n_pooled, h, w)

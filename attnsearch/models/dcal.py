@@ -155,6 +155,14 @@ class Dcal(AttentionModel):
             row = gradient_rollout(streams.mixings, score(output), read=self._read_by_glca(streams, tokens))  # (B, T)
         return self._on_cells(row[:, None].detach(), grid, batch)[:, 0]
 
+    def cell_features(self, batch: Batch) -> Tensor:
+        """The tokens that enter the last block, where the class token attends to them: (B, D, h, w)."""
+        tokens, grid = self._embed(batch)  # (B, T, D)
+        for block in list(self.backbone.blocks)[:-1]:
+            query, key, value = project(cast(TimmBlock, block), tokens)  # (B, H, T, d) each
+            tokens = finish(cast(TimmBlock, block), tokens, attend(query, key, value, None))
+        return self._on_cells(tokens.transpose(1, 2), grid, batch)
+
     def _embed(self, batch: Batch) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, T, D) with positions and cameras, and their grid (h, w).
 

@@ -139,6 +139,14 @@ class Intr(AttentionModel):
             grid=(height, width),
         )
 
+    def cell_features(self, batch: Batch) -> Tensor:
+        """What the classes attend to: (B, d, h, w), the cells after the encoder, where they have seen each other."""
+        features = self.features(batch.images)  # (B, C, h, w)
+        height, width = features.shape[2:]
+        padding = None if batch.padding is None else grid_padding(batch.padding, height, width)
+        memory = self.decode(features, padding).memory  # (B, L, d)
+        return memory.transpose(1, 2).reshape(len(memory), -1, height, width)
+
     def features(self, images: Tensor) -> Tensor:
         """The last stage of the backbone, (B, 3, H, W) -> (B, C, h, w).
 

@@ -89,6 +89,9 @@ class HierarchicalClassifier(AttentionModel):
         head: HeadOutput = self.head(self._pool(self._final(features)))
         return head
 
+    def cell_features(self, batch: Batch) -> Tensor:
+        return self.features_at_split(batch.images)
+
     def embedding_cells(self, batch: Batch) -> Tensor:
         final = self._final(self.shown_features(self.features_at_split(batch.images)))
         cells = (final.permute(0, 3, 1, 2) if self.split.is_channels_last else final).float()  # (B, D, h, w)

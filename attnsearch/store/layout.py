@@ -13,9 +13,8 @@ from attnsearch.types import Split
 
 Curve = Literal["Del", "Add"]
 """The two causal curves, in the letters of the published file names: deletion and insertion ("addition")."""
-TrialTable = Literal[
-    "confusion", "classes", "maps", "rankings", "cameras", "identities", "camera_matrix", "ranked_queries", "reranked"
-]
+RetrievalTable = Literal["rankings", "cameras", "identities", "camera_matrix", "ranked_queries", "reranked"]
+TrialTable = Literal["confusion", "classes", "maps", "leakage"] | RetrievalTable
 """What the tables that are made of a trial hold."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a database that is in use."""
@@ -162,7 +161,7 @@ class TrialLayout:
         return _named(self.directory, f"baselines_{split}.csv", before=f"references_{split}.csv")
 
     def table_csv(self, table: TrialTable, ending: str) -> Path:
-        """A table that `confusion` or `retrieval` writes; `ending` is the split, and what else differs from the run."""
+        """A table that a command writes; `ending` is the split, and what else differs from the run."""
         return self.directory / f"{table}_{ending}.csv"
 
     def queries_csv(self) -> Path:

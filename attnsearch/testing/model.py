@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attnsearch import plugins
 from attnsearch.config.experiment import ClassificationSettings
 from attnsearch.config.model import BackboneSettings
+from attnsearch.errors import UsageError
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.weights import load_into, read_checkpoint, save_checkpoint
@@ -119,6 +120,16 @@ class ModelContract:
         assert torch.equal(backwards.maps, full.maps.flip(1))
         with pytest.raises(ValueError, match="no map nonesuch"):
             model(wave_batch(), maps=("nonesuch",))
+
+    def test_cell_features_lie_on_the_grid_of_the_maps(self, model: AttentionModel) -> None:
+        model.eval()
+        try:
+            features = model.cell_features(wave_batch())  # (B, C, h, w)
+        except UsageError:
+            pytest.skip("the family does not say what its map weighs")
+        maps = model(wave_batch(), maps=()).maps
+        assert (features.shape[0], *features.shape[2:]) == (2, *maps.shape[2:])
+        torch.testing.assert_close(model.cell_features(wave_batch(1)), features[:1], rtol=1e-3, atol=1e-4)
 
     def test_loss_is_made_of_named_scalars(self, model: AttentionModel) -> None:
         batch = wave_batch(4)

@@ -33,6 +33,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "show": ("show hunt", "show hunt --json"),
     "evaluate": ("evaluate hunt", "evaluate hunt --trial 0", "evaluate here/hunt/trials/00000/best.safetensors"),
     "faithfulness": ("faithfulness hunt --trial 0",),
+    "leakage": ("leakage hunt --trial 0",),
     "confusion": ("confusion hunt", "confusion hunt --trial 0"),
     "retrieval": ("retrieval hunt", "retrieval here/hunt/trials/00000/best.safetensors"),
     "compare": ("compare hunt:0,1",),

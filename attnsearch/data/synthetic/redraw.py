@@ -10,11 +10,11 @@ from functools import lru_cache
 
 from PIL import Image
 
-from attnsearch.config.data import SyntheticData
+from attnsearch.config.data import DataConfig, SyntheticData
 from attnsearch.data.synthetic.birds import N_VARIANTS, PARTS, BirdDrawing, Code
 from attnsearch.data.synthetic.dataset import BirdJob, bird_jobs, species_codes
 from attnsearch.data.synthetic.files import check_parts
-from attnsearch.errors import DataError
+from attnsearch.errors import ConfigError, DataError
 
 
 class BirdRedraw:
@@ -32,6 +32,19 @@ class BirdRedraw:
         self._cfg = cfg
         self._jobs = {job.image_id: job for job in bird_jobs(cfg)}
         self._drawing_of = lru_cache(maxsize=1)(self._new_drawing)
+
+    @classmethod
+    def of(cls, cfg: DataConfig) -> BirdRedraw:
+        """Of the settings of any data set.
+
+        Raises:
+            ConfigError: its images cannot be drawn again.
+        """
+        if not isinstance(cfg, SyntheticData):
+            raise ConfigError(
+                f"data.name: parts can be exchanged in synthetic birds alone, got {cfg.name!r}; use data.name=synthetic"
+            )
+        return cls(cfg)
 
     def code_of(self, image_id: str) -> Code:
         """The variant of each part of an image's class.
