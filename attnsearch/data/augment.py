@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms.v2 import RandAugment
 
 from attnsearch.config.images import DataSettings
@@ -41,7 +40,7 @@ def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, cfg: D
 
 
 def resample(images: Tensor, views: Views, cfg: DataSettings) -> Tensor:
-    """Crops and flips by bilinear interpolation, where a view is not a copy of cached pixels.
+    """Crops and flips by antialiased bilinear interpolation, where a view is not a copy of cached pixels.
 
     Args:
         images: (B, C, cached height, cached width) float, whole cached images.
@@ -49,36 +48,59 @@ def resample(images: Tensor, views: Views, cfg: DataSettings) -> Tensor:
     Returns:
         (B, C, H, W) float; for windows of several sizes H and W are the largest, and what lies beyond a window is 0,
         as is what lies beyond the resized image under `pad_px`.
-        Each output pixel is the mean over its footprint, so that shrinking does not alias.
+        What becomes of an image does not depend on the others of its batch.
+
+    Source: Pillow `Image.resize(BILINEAR)`. As in torchvision's `resized_crop` a window reads no pixels outside of it.
     """
     windows = views.windows or _windows_of_crops(views, cfg)
-    boxes = torch.as_tensor(windows.boxes, device=images.device, dtype=torch.float32)  # (B, 4)
-    sizes = torch.as_tensor(windows.sizes_hw, device=images.device, dtype=torch.float32)  # (B, 2)
     height, width = (int(side) for side in windows.sizes_hw.max(axis=0))
-    seen_hw = (windows.boxes[:, 2:] - windows.boxes[:, :2])[:, ::-1] * images.shape[-2:]  # (B, 2) cached pixels
-    # Bilinear interpolation reads 2 x 2 cached pixels. Where an output pixel covers more, it is sampled at
-    # n_taps x n_taps places, evenly over what it covers, and these are averaged.
-    n_taps = max(1, int((seen_hw / windows.sizes_hw).max() + 1e-6))
-
-    def places(n_px: int, size: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-        steps = (torch.arange(n_px * n_taps, device=images.device) + 0.5) / n_taps  # in output pixels
-        fraction = start[:, None] + steps / size[:, None] * (stop - start)[:, None]
-        return 2 * fraction - 1  # (B, n_px * n_taps), -1 and 1 are the edges of the image
-
-    is_mirrored = torch.as_tensor(views.is_mirrored, device=images.device)
-    left, top, right, bottom = boxes.unbind(dim=1)
-    x = places(width, sizes[:, 1], torch.where(is_mirrored, right, left), torch.where(is_mirrored, left, right))
-    y = places(height, sizes[:, 0], top, bottom)
-    grid = torch.stack(
-        [x[:, None, :].expand(-1, y.shape[1], -1), y[:, :, None].expand(-1, -1, x.shape[1])], dim=-1
-    )  # (B, H * n_taps, W * n_taps, 2)
-    fine = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    shown = functional.avg_pool2d(fine, n_taps) if n_taps > 1 else fine
+    ends = windows.boxes.reshape(-1, 2, 2) * images.shape[:1:-1]  # (B, first and last, x and y) cached pixels
+    whole = np.array([(0, 0), images.shape[:1:-1]], dtype=np.float64)
+    limits = np.broadcast_to(whole, ends.shape) if views.windows is None else ends
+    ends_x = np.where(views.is_mirrored[:, None], ends[:, ::-1, 0], ends[..., 0])
+    sizes, device = windows.sizes_hw, images.device
+    from_x = _filter_weights(ends_x, limits[..., 0], sizes[:, 1], (width, images.shape[3]), device=device)
+    from_y = _filter_weights(ends[..., 1], limits[..., 1], sizes[:, 0], (height, images.shape[2]), device=device)
+    narrowed = (images.flatten(1, 2) @ from_x.mT).unflatten(1, images.shape[1:3])  # (B, C, cached height, W)
+    shown = from_y[:, None] @ narrowed  # (B, C, H, W)
     if cfg.pad_px:
         beyond: Tensor | None = torch.as_tensor(_beyond_resized(views, cfg), device=images.device)
     else:
         beyond = padding_mask(windows.sizes_hw, (height, width), device=images.device)
     return shown if beyond is None else shown.masked_fill_(beyond[:, None], 0.0)
+
+
+def _filter_weights(
+    ends: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    shape: tuple[int, int],
+    *,
+    device: torch.device,
+) -> Tensor:
+    """How much each read pixel of one axis counts in each shown one: (B, shown, read) float32, rows that sum to 1.
+
+    A triangle as wide as two shown pixels, and as two read ones where these are larger, around the place of each.
+
+    Args:
+        ends: (B, 2) where the first shown pixel begins and the last one ends, in read pixels; falls if mirrored.
+        limits: (B, 2) between which pixels are read.
+        sizes: (B,) shown pixels between the ends; those behind them continue.
+        shape: shown and read pixels.
+    """
+    n_shown, n_read = shape
+    first = np.clip(np.ceil(limits[:, :1] - 0.5), 0, n_read - 1) + 0.5  # (B, 1) centre of a pixel
+    last = np.clip(np.ceil(limits[:, 1:] - 0.5) - 1, first - 0.5, n_read - 1) + 0.5
+    step = (ends[:, 1:] - ends[:, :1]) / sizes[:, None]  # (B, 1) read pixels per shown one
+    places = np.clip(ends[:, :1] + (np.arange(n_shown) + 0.5) * step, first, last)  # (B, shown)
+    low, high, reach, centres = (
+        torch.as_tensor(values, dtype=torch.float32, device=device)[..., None]
+        for values in (first, last, np.maximum(1, np.abs(step)), places)
+    )
+    pixels = torch.arange(n_read, device=device) + 0.5
+    weights = (1 - (pixels - centres).abs_().div_(reach)).clamp_(min=0)
+    weights.masked_fill_((pixels < low) | (pixels > high), 0.0)
+    return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
 def _windows_of_crops(views: Views, cfg: DataSettings) -> CropWindows:

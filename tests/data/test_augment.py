@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from attnsearch.config.data import FolderData
@@ -34,13 +36,67 @@ def test_resampling_mirrors_the_crop() -> None:
     torch.testing.assert_close(resample(images, views, cfg), expected, atol=1e-5, rtol=0)
 
 
-def test_shrinking_a_large_cache_averages() -> None:
+def texture(n_images: int, side: int) -> Tensor:
+    """Images (N, 3, side, side) with as much detail as pixels can hold, of whole values in [0, 255]."""
+    values = torch.randint(256, (n_images, 3, side, side), generator=torch.Generator().manual_seed(n_images))
+    return values.float()
+
+
+def local_contrast(images: Tensor) -> Tensor:
+    """(N,) mean absolute difference of neighbours."""
+    return images.diff(dim=3).abs().mean(dim=(1, 2, 3)) + images.diff(dim=2).abs().mean(dim=(1, 2, 3))
+
+
+def by_pillow(image: Tensor, box: NDArray[np.float64], size_hw: tuple[int, int]) -> Tensor:
+    """The part `box` (left, top, right, bottom in pixels) of an image (3, ·, ·), resized."""
+    pixels = Image.fromarray(image.permute(1, 2, 0).byte().numpy())
+    resized = pixels.resize(size_hw[::-1], Image.Resampling.BILINEAR, box=tuple(box.tolist()))
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()
+
+
+@pytest.mark.parametrize("cached_px", [16, 24, 31, 33, 64, 100])
+def test_a_larger_cache_is_resized_as_by_pillow(cached_px: int) -> None:
+    cfg = FolderData(root="x", image_size_px=24, crop_ratio=0.75)
+    images = texture(3, cached_px)
+    start = cfg.resized_hw[0] / 2 - 12
+    box = np.array([start, start, start + 24, start + 24]) * cached_px / cfg.resized_hw[0]
+    expected = torch.stack([by_pillow(image, box, (24, 24)) for image in images])
+    shown = resample(images, centre_views(3, cfg), cfg)
+    torch.testing.assert_close(shown, expected, atol=1.01, rtol=0)  # Pillow rounds after each axis
+    torch.testing.assert_close(local_contrast(shown), local_contrast(expected), atol=0, rtol=0.01)
+
+
+def test_windows_are_cut_and_resized_as_by_pillow_whatever_else_is_in_the_batch() -> None:
+    cfg = FolderData(root="x", image_size_px=24, crop_ratio=1.0)
+    images = texture(4, 80)
+    boxes = np.array([[0, 0, 80, 80], [10, 5, 50, 77], [60, 60, 72, 72], [3, 41, 76, 80]], dtype=np.float64)
+    windows = CropWindows(boxes / 80, np.full((4, 2), 24))
+    views = replace(centre_views(4, cfg), windows=windows)
+    shown = resample(images, views, cfg)
+    for index, (left, top, right, bottom) in enumerate(boxes.astype(int)):
+        part = images[index, :, top:bottom, left:right]
+        expected = by_pillow(part, np.array([0, 0, right - left, bottom - top]), (24, 24))
+        torch.testing.assert_close(shown[index], expected, atol=1.01, rtol=0)
+        torch.testing.assert_close(local_contrast(shown)[index], local_contrast(expected[None])[0], atol=0, rtol=0.01)
+        alone = resample(images[[index]], views.take(np.array([index])), cfg)
+        torch.testing.assert_close(alone[0], shown[index], atol=1e-4, rtol=0)
+
+
+def test_a_mirrored_window_is_the_mirror_image_of_the_window() -> None:
+    cfg = FolderData(root="x", image_size_px=24, crop_ratio=1.0)
+    windows = CropWindows(np.array([[0.1, 0.2, 0.83, 0.9]] * 2), np.full((2, 2), 24))
+    views = replace(centre_views(2, cfg), is_mirrored=np.array([False, True]), windows=windows)
+    plain, mirrored = resample(texture(1, 50).expand(2, -1, -1, -1), views, cfg)
+    torch.testing.assert_close(mirrored, plain.flip(2), atol=1e-3, rtol=0)
+
+
+def test_a_window_reads_no_pixel_beyond_it() -> None:
     cfg = FolderData(root="x", image_size_px=16, crop_ratio=1.0)
-    stripes = torch.zeros(1, 1, 64, 64)
-    stripes[..., ::2] = 1.0
-    torch.testing.assert_close(
-        resample(stripes, centre_views(1, cfg), cfg), torch.full((1, 1, 16, 16), 0.5), atol=1e-5, rtol=0
-    )
+    images = torch.full((1, 3, 64, 64), 200.0)
+    images[:, :, :, 40:] = 0  # such as the padding of an image that is higher than wide
+    windows = CropWindows(np.array([[0.0, 0.0, 40 / 64, 1.0]]), np.array([[16, 10]]))
+    shown = resample(images, replace(centre_views(1, cfg), windows=windows), cfg)
+    torch.testing.assert_close(shown, torch.full((1, 3, 16, 10), 200.0))
 
 
 @pytest.mark.parametrize(("brightness", "saturation"), [(0.7, 1.0), (1.4, 1.0), (1.0, 0.2), (1.1, 1.5)])
