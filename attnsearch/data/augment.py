@@ -1,4 +1,4 @@
-"""From cached bytes to normalised model inputs, a batch at a time on the training device."""
+"""From cached bytes to views of them, and to normalised model inputs on the training device, a batch at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms.v2 import RandAugment
 
 from attnsearch.config.images import DataSettings
-from attnsearch.data.views import CropWindows, Views, repeated_size
+from attnsearch.data.views import Views
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # as torchvision's rgb_to_grayscale
@@ -39,84 +40,43 @@ def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, cfg: D
     return out
 
 
-def resample(images: Tensor, views: Views, cfg: DataSettings) -> Tensor:
-    """Crops and flips by antialiased bilinear interpolation, where a view is not a copy of cached pixels.
+def resample(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, cfg: DataSettings) -> NDArray[np.uint8]:
+    """Crops and flips of resized images, where a view is not a copy of cached pixels.
 
     Args:
-        images: (B, C, cached height, cached width) float, whole cached images.
+        pixels: (M, cached height, cached width, C) memory map.
 
     Returns:
-        (B, C, H, W) float; for windows of several sizes H and W are the largest, and what lies beyond a window is 0,
-        as is what lies beyond the resized image under `pad_px`.
+        (B, H, W, C) uint8; for windows of several sizes H and W are the largest, and what lies beyond a window is 0.
         What becomes of an image does not depend on the others of its batch.
 
-    Source: Pillow `Image.resize(BILINEAR)`. As in torchvision's `resized_crop` a window reads no pixels outside of it.
+    Source: Pillow `Image.resize(BILINEAR)`, which is antialiased. As in torchvision's `resized_crop` a window is first
+        cut out of whole pixels, and reads none outside of it.
     """
-    windows = views.windows or _windows_of_crops(views, cfg)
-    height, width = (int(side) for side in windows.sizes_hw.max(axis=0))
-    ends = windows.boxes.reshape(-1, 2, 2) * images.shape[:1:-1]  # (B, first and last, x and y) cached pixels
-    whole = np.array([(0, 0), images.shape[:1:-1]], dtype=np.float64)
-    limits = np.broadcast_to(whole, ends.shape) if views.windows is None else ends
-    ends_x = np.where(views.is_mirrored[:, None], ends[:, ::-1, 0], ends[..., 0])
-    sizes, device = windows.sizes_hw, images.device
-    from_x = _filter_weights(ends_x, limits[..., 0], sizes[:, 1], (width, images.shape[3]), device=device)
-    from_y = _filter_weights(ends[..., 1], limits[..., 1], sizes[:, 0], (height, images.shape[2]), device=device)
-    narrowed = (images.flatten(1, 2) @ from_x.mT).unflatten(1, images.shape[1:3])  # (B, C, cached height, W)
-    shown = from_y[:, None] @ narrowed  # (B, C, H, W)
-    if cfg.pad_px:
-        beyond: Tensor | None = torch.as_tensor(_beyond_resized(views, cfg), device=images.device)
-    else:
-        beyond = padding_mask(windows.sizes_hw, (height, width), device=images.device)
-    return shown if beyond is None else shown.masked_fill_(beyond[:, None], 0.0)
+    if views.windows is None:
+        return cut(resize(pixels[rows], cfg.resized_hw), np.arange(len(rows)), views, cfg)
+    sizes = views.windows.sizes_hw
+    out = np.zeros((len(rows), *sizes.max(axis=0), pixels.shape[3]), dtype=np.uint8)
+    for index, (row, box, (height, width)) in enumerate(zip(rows, views.windows.boxes, sizes, strict=True)):
+        (left, right), (top, bottom) = (
+            _whole_pixels(*ends, side) for ends, side in zip(box.reshape(2, 2).T, pixels.shape[2:0:-1], strict=True)
+        )
+        shown = resize(pixels[[row], top:bottom, left:right], (height, width))[0]
+        out[index, :height, :width] = shown[:, ::-1] if views.is_mirrored[index] else shown
+    return out
 
 
-def _filter_weights(
-    ends: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    sizes: NDArray[np.int64],
-    shape: tuple[int, int],
-    *,
-    device: torch.device,
-) -> Tensor:
-    """How much each read pixel of one axis counts in each shown one: (B, shown, read) float32, rows that sum to 1.
-
-    A triangle as wide as two shown pixels, and as two read ones where these are larger, around the place of each.
-
-    Args:
-        ends: (B, 2) where the first shown pixel begins and the last one ends, in read pixels; falls if mirrored.
-        limits: (B, 2) between which pixels are read.
-        sizes: (B,) shown pixels between the ends; those behind them continue.
-        shape: shown and read pixels.
-    """
-    n_shown, n_read = shape
-    first = np.clip(np.ceil(limits[:, :1] - 0.5), 0, n_read - 1) + 0.5  # (B, 1) centre of a pixel
-    last = np.clip(np.ceil(limits[:, 1:] - 0.5) - 1, first - 0.5, n_read - 1) + 0.5
-    step = (ends[:, 1:] - ends[:, :1]) / sizes[:, None]  # (B, 1) read pixels per shown one
-    places = np.clip(ends[:, :1] + (np.arange(n_shown) + 0.5) * step, first, last)  # (B, shown)
-    low, high, reach, centres = (
-        torch.as_tensor(values, dtype=torch.float32, device=device)[..., None]
-        for values in (first, last, np.maximum(1, np.abs(step)), places)
-    )
-    pixels = torch.arange(n_read, device=device) + 0.5
-    weights = (1 - (pixels - centres).abs_().div_(reach)).clamp_(min=0)
-    weights.masked_fill_((pixels < low) | (pixels > high), 0.0)
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+def resize(pixels: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """(N, ·, ·, C) -> (N, *size_hw, C): bilinear, over the whole area of each new pixel where that is larger."""
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    resized = functional.interpolate(images, size=size_hw, mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1).numpy()
 
 
-def _windows_of_crops(views: Views, cfg: DataSettings) -> CropWindows:
-    resized_wh, image_wh = np.array(cfg.resized_hw[::-1]), np.array(cfg.image_hw[::-1])
-    left_top = np.stack([views.x, views.y], axis=1) / resized_wh  # (B, 2)
-    boxes = np.concatenate([left_top, left_top + image_wh / resized_wh], axis=1)
-    return CropWindows(boxes, repeated_size(cfg.image_hw, len(boxes)))
-
-
-def _beyond_resized(views: Views, cfg: DataSettings) -> NDArray[np.bool_]:
-    """(B, H, W), True where a crop shows none of the resized image."""
-    (height, width), (resized_height, resized_width) = cfg.image_hw, cfg.resized_hw
-    y = views.y[:, None] + np.arange(height)  # (B, H)
-    x = views.x[:, None] + np.arange(width)  # (B, W)
-    x = np.where(views.is_mirrored[:, None], x[:, ::-1], x)
-    return ((y < 0) | (y >= resized_height))[:, :, None] | ((x < 0) | (x >= resized_width))[:, None, :]
+def _whole_pixels(start: float, stop: float, side: int) -> tuple[int, int]:
+    """The nearest pixels to two fractions of a side, at least one pixel apart."""
+    first = min(round(start * side), side - 1)
+    return first, max(first + 1, round(stop * side))
 
 
 def padding_mask(

@@ -236,30 +236,29 @@ class BatchLoader:
                 f"{self._root} has no part masks for {self.table.split}; leave them out or add a masks folder"
             )
 
-    def _is_exact(self, views: Views) -> bool:
-        return views.windows is None and self._cache.resizing.size_hw == self._cfg.resized_hw
-
     def _read(self, rows: NDArray[np.int64], views: Views, with_masks: bool) -> _RawBatch:
         """The part done ahead, on the prefetch thread: bytes from disk to memory."""
         cache_rows = self._cache_rows[rows]
-        if self._is_exact(views):
-            pixels = cut(self._cache.pixels, cache_rows, views, self._cfg)
-        else:
-            pixels = self._cache.pixels[cache_rows]
+        pixels = self._shown(self._cache.pixels, cache_rows, views)
         masks = self._read_masks(rows, views) if with_masks else None
         return _RawBatch(rows, views, self._pinned(pixels), None if masks is None else self._pinned(masks))
 
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
         assert self.table.mask_paths is not None
         masks = np.stack([decode_mask(self.table.mask_paths[row], self._cache.resizing) for row in rows])
-        return cut(masks, np.arange(len(rows)), views, self._cfg) if self._is_exact(views) else masks
+        return self._shown(masks[..., None], np.arange(len(rows)), views)[..., 0]
+
+    def _shown(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
+        """What the views show of cached pixels (M, ·, ·, C): (B, H, W, C)."""
+        is_exact = views.windows is None and self._cache.resizing.size_hw == self._cfg.resized_hw
+        return (cut if is_exact else resample)(pixels, rows, views, self._cfg)
 
     def _pinned(self, array: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _finish(self, raw: _RawBatch) -> Batch:
-        images = self._to_device(raw.pixels.permute(0, 3, 1, 2), raw.views)  # (B, 3, H, W)
+        images = self._to_device(raw.pixels.permute(0, 3, 1, 2))  # (B, 3, H, W)
         if self._order is not None:
             images = jitter(images, raw.views)
             if self._cfg.rand_augment is not None:
@@ -287,7 +286,7 @@ class BatchLoader:
 
     def _shown_masks(self, masks: Tensor, views: Views, padding: Tensor | None) -> Tensor:
         """(B, H, W) bool, True where a part is seen, of masks as they were read."""
-        shown = self._to_device(masks[:, None], views)[:, 0] >= 0.5  # (B, H, W)
+        shown = self._to_device(masks) >= 0.5  # (B, H, W)
         if views.erased is not None:
             shown &= ~erased_mask(views.erased, (shown.shape[1], shown.shape[2]), device=shown.device)
         return shown if padding is None else shown & ~padding
@@ -302,16 +301,15 @@ class BatchLoader:
             sizes_hw = geometry.padded_hw(self._sizes_hw[raw.rows], self._cfg.image_hw)
         return padding_mask(sizes_hw, (height, width), device=images.device)
 
-    def _to_device(self, pixels: Tensor, views: Views) -> Tensor:
-        """(B, C, ·, ·) bytes -> (B, C, H, W) contiguous float32 in [0, 1], cropped."""
+    def _to_device(self, pixels: Tensor) -> Tensor:
+        """Bytes -> contiguous float32 in [0, 1]."""
         images = pixels.to(self._device, non_blocking=True)
-        images = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        return images if self._is_exact(views) else resample(images, views, self._cfg)
+        return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 @dataclass(frozen=True, eq=False)
 class _RawBatch:
-    """A batch as bytes: crops (B, H, W, 3) where the cache fits exactly, else whole cached images."""
+    """A batch as bytes: what is seen of images (B, H, W, 3) and of masks (B, H, W)."""
 
     rows: NDArray[np.int64]
     views: Views
