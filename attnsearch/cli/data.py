@@ -131,7 +131,7 @@ def cache(
     as_json: AsJson = False,
 ) -> None:
     """Show or clear the decoded images and synthetic birds."""
-    from attnsearch.data.cache import cache_dir, clear_cache, list_caches
+    from attnsearch.data.built_folders import cache_dir, clear_cache, list_caches
 
     if clear:
         print_line(f"{size(clear_cache())} freed in {cache_dir()}")

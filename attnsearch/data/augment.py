@@ -59,7 +59,7 @@ def resample(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, c
     out = np.zeros((len(rows), *sizes.max(axis=0), pixels.shape[3]), dtype=np.uint8)
     for index, (row, box, (height, width)) in enumerate(zip(rows, views.windows.boxes, sizes, strict=True)):
         (left, right), (top, bottom) = (
-            _whole_pixels(*ends, side) for ends, side in zip(box.reshape(2, 2).T, pixels.shape[2:0:-1], strict=True)
+            _whole_pixels(ends, side) for ends, side in zip(box.reshape(2, 2).T, pixels.shape[2:0:-1], strict=True)
         )
         shown = resize(pixels[[row], top:bottom, left:right], (height, width))[0]
         out[index, :height, :width] = shown[:, ::-1] if views.is_mirrored[index] else shown
@@ -73,10 +73,11 @@ def resize(pixels: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.ui
     return resized.permute(0, 2, 3, 1).numpy()
 
 
-def _whole_pixels(start: float, stop: float, side: int) -> tuple[int, int]:
-    """The nearest pixels to two fractions of a side, at least one pixel apart."""
-    first = min(round(start * side), side - 1)
-    return first, max(first + 1, round(stop * side))
+def _whole_pixels(ends: NDArray[np.float64], side: int) -> tuple[int, int]:
+    """The nearest pixels to two fractions (2,) of a side, at least one pixel apart."""
+    start, stop = (round(end * side) for end in ends.tolist())
+    first = min(start, side - 1)
+    return first, max(first + 1, stop)
 
 
 def padding_mask(

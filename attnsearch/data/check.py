@@ -18,12 +18,22 @@ from attnsearch.config.data import DataConfig
 from attnsearch.config.images import as_setting
 from attnsearch.data.identity_numbers import PARTS, Part, PartNumbers, Spread, part_numbers
 from attnsearch.data.images import decode_resized
-from attnsearch.data.listing import DataProblem, ListedImage, Listing, is_file, is_utf8, list_images, unmatched_queries
-from attnsearch.data.near_duplicates import MIN_CORRELATION, correlations, near_duplicates, thumbnail
+from attnsearch.data.listing import (
+    DataProblem,
+    ListedImage,
+    Listing,
+    count_phrase,
+    is_file,
+    is_utf8,
+    list_images,
+    name_lines,
+    unmatched_queries,
+)
+from attnsearch.data.near_duplicates import MIN_CORRELATION, correlations, near_duplicates, near_pairs, thumbnail
 from attnsearch.data.tables import DataTables, build_from_listing
 from attnsearch.errors import DataError
 from attnsearch.progress import with_bar
-from attnsearch.types import MatchRule
+from attnsearch.types import SPLITS, MatchRule, Split
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class _CheckedImage:
     """An image with what is wrong with its file, or else its upright size in pixels and the hash of its bytes.
 
     Attributes:
-        thumbnail: (D,), in re-identification.
+        thumbnail: (D,).
     """
 
     image: ListedImage
@@ -115,8 +125,8 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> DataCheck:
     """Decodes every image and compares the splits.
 
     Returns:
-        All problems: first those of the layout, then unreadable files, duplicates across splits, and images smaller
-        than the crop, which recipes of re-identification enlarge. None where there are none.
+        All problems: first those of the layout, then unreadable files, duplicates across splits, near-duplicates, and
+        images smaller than the crop, which recipes of re-identification enlarge. None where there are none.
 
     Raises:
         StoreError: synthetic images cannot be written.
@@ -134,15 +144,12 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> DataCheck:
             problems.append(DataProblem("layout", str(listing.root), str(error)))
     present = [image for image in images if is_utf8(image.image_id) and is_file(image.path)]  # others: see `problems`
     checked = list(with_bar(_check_files(present, cfg), "Checking images", n_steps=len(present), force=progress))
-    problems += [
-        DataProblem("unreadable", file.image.image_id, f"{file.problem}; replace or remove it")
-        for file in checked
-        if file.problem
-    ]
+    problems += _unreadable(checked)
     readable = [file for file in checked if not file.problem]
     problems += _duplicates(readable)
     if listing.match_rule is None:
-        return DataCheck([*problems, *_small(readable, cfg)])
+        near = [] if cfg.drawn_by else _near_duplicates(readable)
+        return DataCheck([*problems, *near, *_small(readable, cfg)])
     near = _near_train(readable)
     return DataCheck([*problems, *near], _count(cfg.name, listing, images, readable, n_near_train=len(near)))
 
@@ -155,21 +162,26 @@ def _with_splits(images: Sequence[ListedImage], tables: DataTables) -> list[List
 
 def _check_files(images: Sequence[ListedImage], cfg: DataConfig) -> Iterator[_CheckedImage]:
     resizing = geometry.Resizing(cfg.resized_hw, cfg.resize, cfg.aspect)
-    has_thumbnail = cfg.task == "reid"
 
     def check(image: ListedImage) -> _CheckedImage:
         try:
             digest = hashlib.sha256(image.path.read_bytes()).digest()
-            pixels, size_hw = decode_resized(image.path, resizing)
+            _, size_hw = decode_resized(image.path, resizing)
         except DataError as error:
             return _CheckedImage(image, str(error))
         except OSError as error:
             return _CheckedImage(image, f"{image.path}: cannot be read ({error})")
-        small = thumbnail(pixels) if has_thumbnail else None
-        return _CheckedImage(image, size_hw=size_hw, digest=digest, thumbnail=small)
+        return _CheckedImage(image, size_hw=size_hw, digest=digest, thumbnail=thumbnail(image.path))
 
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-check") as pool:
         yield from pool.map(check, images)
+
+
+def _unreadable(checked: Iterable[_CheckedImage]) -> Iterator[DataProblem]:
+    """Files that cannot be decoded."""
+    for file in checked:
+        if file.problem:
+            yield DataProblem("unreadable", file.image.image_id, f"{file.problem}; replace or remove it")
 
 
 def _duplicates(checked: Iterable[_CheckedImage]) -> Iterator[DataProblem]:
@@ -199,6 +211,36 @@ def _thumbnails(checked: Iterable[_CheckedImage]) -> NDArray[np.uint8]:
     """(N, D)."""
     rows = [file.thumbnail for file in checked if file.thumbnail is not None]
     return np.stack(rows) if rows else np.zeros((0, 1), dtype=np.uint8)
+
+
+def _near_duplicates(checked: Sequence[_CheckedImage]) -> list[DataProblem]:
+    """Pairs of images that nearly equal each other, a warning for each two splits, or one split, that hold some.
+
+    Files of the same bytes in two splits are left to `_duplicates`.
+    """
+    of_splits: dict[tuple[Split, Split], list[str]] = defaultdict(list)
+    where: dict[tuple[Split, Split], str] = {}
+    for row, other, value in near_pairs(_thumbnails(checked)):
+        first, second = sorted((checked[row], checked[other]), key=lambda file: SPLITS.index(file.image.split))
+        key = (first.image.split, second.image.split)
+        if key[0] == key[1] or first.digest != second.digest:
+            where.setdefault(key, second.image.image_id)
+            of_splits[key].append(f"{first.image.image_id} and {second.image.image_id} (correlation {value:.3f})")
+    return [
+        DataProblem("near_duplicate", where[key], _near_message(*key, of_splits[key]), is_error=False)
+        for key in sorted(of_splits, key=lambda key: [SPLITS.index(split) for split in key])
+    ]
+
+
+def _near_message(first: Split, second: Split, pairs: Sequence[str]) -> str:
+    """What is wrong with near-duplicates of a split, or of two, and what to do."""
+    pairs_are = count_phrase(len(pairs), "pair of images shows", "pairs of images show")
+    if first == second:
+        return f"{first}: {pairs_are} nearly the same, which counts twice; remove one of each:{name_lines(pairs)}"
+    return (
+        f"{first} and {second}: {pairs_are} nearly the same, which makes the scores of {second} too good; remove one "
+        f"of each, or move both into one split:{name_lines(pairs)}"
+    )
 
 
 def _near_train(checked: Sequence[_CheckedImage]) -> list[DataProblem]:

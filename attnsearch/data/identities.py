@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from attnsearch.data.hold_out import HoldOut, hash_text
 from attnsearch.data.listing import MATCH_UNDER, ListedImage
 from attnsearch.errors import DataError
 from attnsearch.types import MatchRule, Split
 
 LEAST_IDENTITIES = 2
 """Identities that train and validation need at least."""
-
-
-def hash_text(text: str) -> str:
-    """SHA-256 in hexadecimal; bytes that are no text count as they are."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def by_identity(images: Iterable[ListedImage]) -> dict[str, list[ListedImage]]:
@@ -34,32 +29,56 @@ def can_match(members: Sequence[ListedImage], rule: MatchRule) -> bool:
 
 
 def hold_out_identities(
-    images: Sequence[ListedImage], rule: MatchRule, *, fraction: float, seed: int, to: Split = "val"
+    images: Sequence[ListedImage], rule: MatchRule, settings: HoldOut, *, to: Split = "val"
 ) -> tuple[ListedImage, ...]:
     """Moves a fraction of train's identities to another split, each with all of its images, at least two and never all.
 
     A hash of seed and name orders the identities, so that the choice is the same on every machine. Those without two
-    images that match stay in train, where they can be learned from and not be tested.
+    images that match stay in train, where they can be learned from and not be tested. Identities that near-duplicates
+    connect go together or stay.
 
-    Args:
-        fraction: of all identities of train.
     Raises:
         DataError: too few identities can be held out.
     """
     members = by_identity(image for image in images if image.split == "train")
-    ranked = sorted(members, key=lambda name: hash_text(f"{seed}\n{name}"))
-    usable = [name for name in ranked if can_match(members[name], rule)]
-    n_wanted = max(LEAST_IDENTITIES, round(len(members) * fraction))
+    ranked = sorted(members, key=settings.rank)
+    connected = _connected(members, settings)
+    matched = {name for name in members if can_match(members[name], rule)}
+    usable = [name for name in ranked if connected[name] <= matched]
+    n_wanted = max(LEAST_IDENTITIES, round(len(members) * settings.fraction))
     n_held = min(n_wanted, len(members) - LEAST_IDENTITIES)
-    if n_held < LEAST_IDENTITIES or len(usable) < n_held:
+    held = _first(usable, connected, n_held)
+    if len(usable) < n_held or min(n_held, len(held)) < LEAST_IDENTITIES:
         raise DataError(
             f"train has {len(members)} identities, of which {len(usable)} have {MATCH_UNDER[rule]}; {n_wanted} of them "
             f"must be held out for {to} and {LEAST_IDENTITIES} be left; add identities, change data.{to}_share, or "
             f"give a {to} split"
         )
-    held = set(usable[:n_held])
     is_held = [image.split == "train" and image.class_name in held for image in images]
     return tuple(replace(image, split=to) if moves else image for image, moves in zip(images, is_held, strict=True))
+
+
+def _first(names: Iterable[str], connected: Mapping[str, frozenset[str]], n_held: int) -> frozenset[str]:
+    """The first identities with those that they are connected with, as long as there are no more than so many."""
+    held: frozenset[str] = frozenset()
+    for name in names:
+        if len(held | connected[name]) <= n_held:
+            held |= connected[name]
+    return held
+
+
+def _connected(members: Mapping[str, Sequence[ListedImage]], settings: HoldOut) -> dict[str, frozenset[str]]:
+    """Identity -> those that near-duplicates connect it with, itself included."""
+    of_group: dict[int | str, set[str]] = defaultdict(set)
+    for name, images in members.items():
+        for image in images:
+            of_group[settings.group_of(image)].add(name)
+    connected = {name: frozenset({name}) for name in members}
+    for names in of_group.values():
+        joined = frozenset().union(*(connected[name] for name in names))
+        if len(joined) > 1:
+            connected |= dict.fromkeys(joined, joined)
+    return connected
 
 
 def choose_queries(

@@ -1,9 +1,9 @@
-"""Decodes image files, writes small copies of them, and checks all those of a data set."""
+"""Decodes image files."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from attnsearch import geometry
-from attnsearch.data.tables import ImageTable
 from attnsearch.errors import DataError
-from attnsearch.files import Check, atomic_path
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT_BY: dict[int, Image.Transpose] = {
@@ -150,37 +148,3 @@ def _reason(error: Exception) -> str:
             return f"is cut off ({error})"
         case _:
             return f"cannot be read ({type(error).__name__}: {error})"
-
-
-LONGEST_PX = 512
-_QUALITY = 85
-
-
-def write_thumbnails(
-    table: ImageTable, image_ids: Iterable[str], place: Callable[[str], Path], *, check: Check | None = None
-) -> int:
-    """Writes JPEG copies, longer side at most 512 pixels, each whole or not at all; a copy that exists is left.
-
-    Args:
-        table: the split that holds the images.
-        place: image id -> the copy's path, such as `StudyLayout.thumbnail`.
-    Returns:
-        How many were written.
-    Raises:
-        DataError: an image cannot be read.
-        StoreError: the disk refuses.
-        ValueError: an id that the split does not have.
-    """
-    paths = dict(zip(table.image_ids, table.paths, strict=True))
-    n_written = 0
-    for image_id in image_ids:
-        if image_id not in paths:
-            raise ValueError(f"{table.split} has no image {image_id!r}")
-        target = place(image_id)
-        if target.exists():
-            continue
-        thumbnail = open_upright(paths[image_id], longest_px=LONGEST_PX)
-        with atomic_path(target, check=check) as temporary:
-            thumbnail.save(temporary, format="JPEG", quality=_QUALITY)
-        n_written += 1
-    return n_written

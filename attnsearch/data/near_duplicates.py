@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from attnsearch.data.built_folders import build_once, digest_of_files
+from attnsearch.data.images import decode_resized
+from attnsearch.data.listing import ListedImage
+from attnsearch.errors import DataError
+from attnsearch.geometry import Resizing
+from attnsearch.progress import with_bar
+
+logger = logging.getLogger(__name__)
 
 THUMBNAIL_PX = 32
 MIN_CORRELATION = 0.98
@@ -15,13 +30,19 @@ _CELL_PX = 4
 _BLOCK = 512
 _CHUNK = 64
 _ROUNDING = 1e-4
+_PAIRS = "pairs.npy"
+_VERSION = 1
+"""Raised when the same files would give other pairs."""
 Thumbnails = NDArray[np.uint8]
 
 
-def thumbnail(pixels: NDArray[np.uint8]) -> Thumbnails:
-    """(32 * 32 * 3,) of an image (H, W, 3): the mean colour of each part of it."""
-    image = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
-    return np.asarray(image, dtype=np.uint8).reshape(-1)
+def thumbnail(image: Path | Image.Image) -> Thumbnails:
+    """(32 * 32 * 3,) of an image, whatever its aspect.
+
+    Raises:
+        DataError: as `decode_resized`.
+    """
+    return decode_resized(image, Resizing((THUMBNAIL_PX, THUMBNAIL_PX), "squash"))[0].reshape(-1)
 
 
 def correlations(first: Thumbnails, second: Thumbnails) -> NDArray[np.float32]:
@@ -47,6 +68,75 @@ def near_duplicates(images: Thumbnails, others: Thumbnails) -> Iterator[tuple[in
             found = _first_near(block[row], at_most[row], others)
             if found is not None:
                 yield start + int(row), *found
+
+
+def near_pairs(images: Thumbnails) -> Iterator[tuple[int, int, float]]:
+    """All rows i < j of images (N, D) that nearly equal each other, and their correlation; bounded as above."""
+    blocks = [_bounds(_normalised(images[start : start + _BLOCK])) for start in range(0, len(images), _BLOCK)]
+    bounds = np.concatenate(blocks) if blocks else np.zeros((0, 1), dtype=np.float32)
+    for start in range(0, len(images), _BLOCK):
+        at_most = bounds[start : start + _BLOCK] @ bounds[start:].T
+        is_candidate = np.triu(at_most > MIN_CORRELATION - _ROUNDING, k=1)
+        rows, columns = np.flatnonzero(is_candidate.any(axis=1)), np.flatnonzero(is_candidate.any(axis=0))
+        for first in range(0, len(columns), _BLOCK):
+            some = columns[first : first + _BLOCK]
+            values = correlations(images[start + rows], images[start + some])
+            for row, column in np.argwhere((values > MIN_CORRELATION) & (rows[:, None] < some)).tolist():
+                yield start + int(rows[row]), start + int(some[column]), float(values[row, column])
+
+
+def groups_of(n_images: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) a number for each image, equal for those that a chain of pairs (P, 2) connects."""
+    ones = np.ones(len(pairs), dtype=bool)
+    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(n_images, n_images))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def near_groups(root: Path, images: Sequence[ListedImage]) -> dict[str, int]:
+    """Image id -> a number that is equal for images that show nearly the same; they are decoded the first time.
+
+    An image that cannot be read equals no other: `open_cache` and `data check` name it.
+
+    Raises:
+        StoreError: the cache cannot be written.
+    """
+    files = sorted((image.image_id, image.path) for image in images)
+    key, _ = digest_of_files(f"{_VERSION}\n{root}\n{MIN_CORRELATION}\n", files)
+
+    def build(folder: Path) -> dict[str, str | int | float]:
+        pairs = [(first, second) for first, second, _ in near_pairs(_thumbnails([path for _, path in files]))]
+        np.save(folder / _PAIRS, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+        if pairs:
+            logger.info("%d pairs of images of %s show nearly the same", len(pairs), root)
+        return {"root": str(root), "n_images": len(files), "n_pairs": len(pairs)}
+
+    folder = build_once("near_duplicates", key[:32], build, is_whole=lambda folder: _read(folder) is not None)
+    pairs = _read(folder)
+    assert pairs is not None  # build_once has just tried it
+    groups = groups_of(len(files), pairs).tolist()
+    return {image_id: group for (image_id, _), group in zip(files, groups, strict=True)}
+
+
+def _read(folder: Path) -> NDArray[np.int64] | None:
+    """(P, 2) pairs, or None where they are damaged."""
+    try:
+        return np.asarray(np.load(folder / _PAIRS), dtype=np.int64)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _thumbnails(paths: Sequence[Path]) -> Thumbnails:
+    """(N, D) of files; zeros, which nearly equal nothing, of those that cannot be read."""
+
+    def read(path: Path) -> Thumbnails:
+        try:
+            return thumbnail(path)
+        except DataError:
+            return np.zeros(THUMBNAIL_PX * THUMBNAIL_PX * 3, dtype=np.uint8)
+
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-thumbnails") as pool:
+        rows = list(with_bar(pool.map(read, paths), "Comparing images", n_steps=len(paths), force=False))
+    return np.stack(rows) if rows else np.zeros((0, THUMBNAIL_PX * THUMBNAIL_PX * 3), dtype=np.uint8)
 
 
 def _first_near(

@@ -12,8 +12,10 @@ from pathlib import Path
 from attnsearch.config.data import ReidFolderData
 from attnsearch.data.csv_table import read_rows
 from attnsearch.data.folder import MASKS, image_files, near_name, sub_folders, with_masks
+from attnsearch.data.hold_out import HoldOut
 from attnsearch.data.identities import choose_queries, hold_out_identities
 from attnsearch.data.listing import DataProblem, ListedImage, Listing, count_phrase, missing_files, name_lines
+from attnsearch.data.near_duplicates import near_groups
 from attnsearch.data.reid_names import JUNK, MARKET_FOLDERS, MARKET_STYLE, inner_path, list_named
 from attnsearch.errors import DataError
 from attnsearch.types import MatchRule, Split
@@ -68,7 +70,8 @@ def list_images(cfg: ReidFolderData) -> Listing:
     if rule == "open" and not found.problems:
         images = _grouped_by_content(images)
     if not found.is_split:
-        images = hold_out_identities(images, rule, fraction=cfg.test_share, seed=cfg.split_seed, to="test")
+        settings = HoldOut(fraction=cfg.test_share, seed=cfg.split_seed, near=near_groups(root, images))
+        images = hold_out_identities(images, rule, settings, to="test")
     if not found.has_queries:
         images = choose_queries(images, rule, split="test", seed=cfg.split_seed)
     problems = [*found.problems, *_rule_problems(root, rule)]

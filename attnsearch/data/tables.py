@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from attnsearch.config.data import DataConfig
 from attnsearch.config.images import DataSettings
-from attnsearch.data.identities import choose_queries, hash_text, hold_out_identities
+from attnsearch.data.hold_out import HoldOut, hash_text, hold_out_images
+from attnsearch.data.identities import choose_queries, hold_out_identities
 from attnsearch.data.listing import ListedImage, Listing, list_images
+from attnsearch.data.near_duplicates import near_groups
 from attnsearch.errors import DataError, UsageError
 from attnsearch.types import SPLITS, MatchRule, Split
 
@@ -253,41 +255,22 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
 
 
 def _with_validation(listing: Listing, cfg: DataSettings) -> tuple[ListedImage, ...]:
-    """The images, with a val split: images of each class, or whole identities with queries among their images."""
+    """The images, with a val split: images of each class, or whole identities with queries among their images.
+
+    Photographs that show nearly the same are not parted; synthetic images are not compared.
+    """
     images, rule = listing.images, listing.match_rule
-    has_val = any(image.split == "val" for image in images)
-    if rule is None:
-        return images if has_val else _hold_out(images, fraction=cfg.val_share, seed=cfg.split_seed)
-    if not has_val:
-        images = hold_out_identities(images, rule, fraction=cfg.val_share, seed=cfg.split_seed)
-    return choose_queries(images, rule, split="val", seed=cfg.split_seed)
+    if not any(image.split == "val" for image in images):
+        train = [image for image in images if image.split == "train"]
+        near = {} if cfg.drawn_by else near_groups(listing.root, train)
+        settings = HoldOut(fraction=cfg.val_share, seed=cfg.split_seed, near=near)
+        images = hold_out_images(images, settings) if rule is None else hold_out_identities(images, rule, settings)
+    return images if rule is None else choose_queries(images, rule, split="val", seed=cfg.split_seed)
 
 
 def marked_ids(image_ids: Sequence[str], is_query: NDArray[np.bool_]) -> list[str]:
     """The ids (N,), those of queries with a mark, so that another choice of queries has another hash."""
     return [f"{image_id}\tquery" if mark else image_id for image_id, mark in zip(image_ids, is_query, strict=True)]
-
-
-def _hold_out(images: Sequence[ListedImage], *, fraction: float, seed: int) -> tuple[ListedImage, ...]:
-    """Moves a fraction of each class from train to val, at least one image and never all.
-
-    A hash of seed and id decides which ones: the same on every machine, and independent of other images.
-    """
-    train: dict[str, list[ListedImage]] = defaultdict(list)
-    for image in images:
-        if image.split == "train":
-            train[image.class_name].append(image)
-    held: set[str] = set()
-    for class_name, members in train.items():
-        if len(members) < 2:
-            raise DataError(
-                f"class {class_name} has 1 training image ({members[0].image_id}), too few to hold out "
-                "validation images; add images or a val folder"
-            )
-        n_held = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        ranked = sorted(members, key=lambda image: hash_text(f"{seed}\n{image.image_id}"))
-        held.update(image.image_id for image in ranked[:n_held])
-    return tuple(replace(image, split="val") if image.image_id in held else image for image in images)
 
 
 def _table(listing: Listing, images: Sequence[ListedImage], split: Split) -> ImageTable:

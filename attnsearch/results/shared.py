@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attnsearch.config.data import DataConfig
 from attnsearch.config.load import load_stored_experiment
 from attnsearch.config.study import StudyConfig
-from attnsearch.data.cache import list_caches
+from attnsearch.data.built_folders import list_caches
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import AttnSearchError
 from attnsearch.files import FileCache, lies_in, stamp_of

@@ -14,8 +14,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from attnsearch.config.load import LoadedStudy, starts_from
-from attnsearch.data.images import write_thumbnails
 from attnsearch.data.loader import DataSource
+from attnsearch.data.thumbnails import write_thumbnails
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_path, atomic_write, disk_errors, make_folder, real_path
 from attnsearch.search.handle import StudyHandle, open_handle

@@ -12,13 +12,11 @@ from PIL import Image
 
 
 def write_image(path: Path, size_hw: tuple[int, int] = (12, 16)) -> Path:
-    """An image whose colours follow from its name, with the name written into the file, so that no two are equal."""
+    """An image whose colours follow from its name, with the name in the file, so that no two are nearly equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = size_hw
-    y, x = np.mgrid[0:height, 0:width]
-    shade = zlib.crc32(path.as_posix().encode()) % 200
-    pixels = np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), np.full_like(x, shade)], axis=-1)
-    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95, comment=path.as_posix().encode())
+    colours = np.random.default_rng(zlib.crc32(path.as_posix().encode())).integers(256, size=(4, 4, 3), dtype=np.uint8)
+    image = Image.fromarray(colours).resize(size_hw[::-1], Image.Resampling.BICUBIC)
+    image.save(path, quality=95, comment=path.as_posix().encode())
     return path
 
 

@@ -50,10 +50,47 @@ def test_images_smaller_than_the_crop_are_a_warning(make_tree: Callable[..., Pat
     assert problems_of(root, image_size_px=16, crop_ratio=1.0)[0][1] == "train/a/0.jpg"
 
 
-def test_a_held_out_copy_of_a_training_image_is_a_duplicate(make_tree: Callable[..., Path]) -> None:
+def copy_of(source: Path, target: Path) -> None:
+    """Writes nearly the same image."""
+    Image.open(source).save(target, quality=90)
+
+
+def test_a_copy_is_not_held_out_of_train_without_its_original(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 12, "train/b": 12}, size_hw=(16, 16))
+    for index in range(4):
+        copy_of(root / f"train/a/{index}.jpg", root / f"train/a/copy {index}.jpg")
+    for seed in range(5):
+        ((kind, where, is_error),) = problems_of(root, val_share=0.3, split_seed=seed)[:1]
+        assert (kind, is_error) == ("near_duplicate", False)
+        tables = build_tables(FolderData(root=str(root), image_size_px=16, val_share=0.3, split_seed=seed))
+        held = {name.replace("copy ", "") for name in tables.val.image_ids}
+        assert not held & {name.replace("copy ", "") for name in tables.train.image_ids}
+        assert where.startswith("train/a/copy")
+
+
+def test_near_duplicates_across_and_within_splits_are_named_in_pairs(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({f"{split}/{name}": 3 for split in ("train", "val", "test") for name in "ab"}, size_hw=(16, 16))
+    copy_of(root / "train/a/0.jpg", root / "test/b/9.jpg")
+    copy_of(root / "train/a/1.jpg", root / "test/a/8.jpg")
+    copy_of(root / "val/a/1.jpg", root / "val/a/7.jpg")
+    shutil.copy(root / "train/b/0.jpg", root / "val/b/6.jpg")
+    problems = check_data(FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)).problems
+    duplicate, across, within = problems
+    assert duplicate.kind == "duplicate"
+    assert (across.kind, across.is_error, within.kind, within.is_error) == ("near_duplicate", False) * 2
+    assert across.message.startswith("train and test: 2 pairs of images show nearly the same")
+    assert "remove one of each, or move both into one split" in across.message
+    assert "\n  train/a/0.jpg and test/b/9.jpg (correlation 0.9" in across.message
+    assert within.message.startswith("val: 1 pair of images shows nearly the same, which counts twice; remove one of ")
+    assert "val/a/1.jpg and val/a/7.jpg" in within.message
+
+
+def test_a_class_of_copies_cannot_be_held_out(make_tree: Callable[..., Path]) -> None:
     root = make_tree({"train/a": 1, "train/b": 2}, size_hw=(16, 16))
     shutil.copy(root / "train/a/0.jpg", root / "train/a/1.jpg")
-    assert problems_of(root, val_share=0.5) == [("duplicate", "train/a/0.jpg", True)]
+    assert ("layout", str(root), True) in problems_of(root, val_share=0.5)
+    with pytest.raises(DataError, match="the 2 training images of class a show nearly the same"):
+        build_tables(FolderData(root=str(root), image_size_px=16))
 
 
 def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from attnsearch.data.hold_out import HoldOut
 from attnsearch.data.identities import by_identity, can_match, choose_queries, hold_out_identities
 from attnsearch.data.listing import ListedImage
 from attnsearch.errors import DataError
@@ -33,20 +34,20 @@ TEN = [f"p{number}" for number in range(10)]
 
 @pytest.mark.parametrize(("fraction", "n_held"), [(0.01, 2), (0.3, 3), (0.5, 5), (0.99, 8)])
 def test_whole_identities_are_held_out_at_least_two_and_two_are_left(fraction: float, n_held: int) -> None:
-    images = hold_out_identities(images_of(TEN), "camera", fraction=fraction, seed=1)
+    images = hold_out_identities(images_of(TEN), "camera", HoldOut(fraction, 1))
     assert len(names(images, "val")) == n_held
     assert not names(images, "val") & names(images, "train")
     assert [image.image_id for image in images] == [image.image_id for image in images_of(TEN)]
 
 
 def test_they_can_be_held_out_for_test() -> None:
-    images = hold_out_identities(images_of(TEN), "camera", fraction=0.2, seed=1, to="test")
+    images = hold_out_identities(images_of(TEN), "camera", HoldOut(0.2, 1), to="test")
     assert (len(names(images, "test")), names(images, "val")) == (2, set())
 
 
 def test_the_choice_depends_on_seed_and_names_alone() -> None:
     def held(order: list[str], seed: int) -> frozenset[str]:
-        return frozenset(names(hold_out_identities(images_of(order), "camera", fraction=0.2, seed=seed), "val"))
+        return frozenset(names(hold_out_identities(images_of(order), "camera", HoldOut(0.2, seed)), "val"))
 
     assert held(TEN, 1) == held(TEN[::-1], 1)
     assert len({held(TEN, seed) for seed in range(10)}) > 1
@@ -55,9 +56,9 @@ def test_the_choice_depends_on_seed_and_names_alone() -> None:
 def test_identities_of_one_camera_stay_in_train() -> None:
     images = [*images_of(TEN[:3], "1"), *images_of(TEN[3:])]
     for seed in range(5):
-        assert not names(hold_out_identities(images, "camera", fraction=0.5, seed=seed), "val") & set(TEN[:3])
+        assert not names(hold_out_identities(images, "camera", HoldOut(0.5, seed)), "val") & set(TEN[:3])
     with pytest.raises(DataError, match=r"10 identities, of which 7 have a match from another camera; 8 of them must"):
-        hold_out_identities(images, "camera", fraction=0.8, seed=1)
+        hold_out_identities(images, "camera", HoldOut(0.8, 1))
 
 
 def test_a_match_differs_in_what_the_rule_names() -> None:
@@ -102,3 +103,15 @@ def test_the_seed_chooses_the_queries() -> None:
         for seed in range(5)
     }
     assert len(chosen) > 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_identities_that_near_duplicates_connect_are_on_one_side(seed: int) -> None:
+    images = images_of(TEN)
+    first = {name: next(image.image_id for image in images if image.class_name == name) for name in TEN}
+    near = {first[TEN[0]]: 0, first[TEN[4]]: 0, first[TEN[7]]: 1, first[TEN[8]]: 1}
+    moved = hold_out_identities(images, "camera", HoldOut(0.4, seed, near))
+    held = {image.class_name for image in moved if image.split == "val"}
+    assert len({TEN[0], TEN[4]} & held) != 1
+    assert len({TEN[7], TEN[8]} & held) != 1
+    assert 2 <= len(held) <= 4

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from attnsearch.data.folder import SUFFIXES
-from attnsearch.data.images import FORMATS, decode_mask, decode_resized, open_upright, write_thumbnails
+from attnsearch.data.images import FORMATS, decode_mask, decode_resized, open_upright
 from attnsearch.data.tables import ImageTable
+from attnsearch.data.thumbnails import write_thumbnails
 from attnsearch.errors import DataError, LeaseLost
 from attnsearch.geometry import ResizeRule, Resizing
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from attnsearch.data.near_duplicates import MIN_CORRELATION, correlations, near_duplicates, thumbnail
+from attnsearch.data.listing import ListedImage
+from attnsearch.data.near_duplicates import (
+    MIN_CORRELATION,
+    correlations,
+    groups_of,
+    near_duplicates,
+    near_groups,
+    near_pairs,
+    thumbnail,
+)
 
 N_VALUES = 32 * 32 * 3
 
@@ -21,7 +31,7 @@ def scene(seed: int, size: tuple[int, int] = (64, 128)) -> Image.Image:
 
 
 def thumbnail_of(image: Image.Image) -> NDArray[np.uint8]:
-    return thumbnail(np.asarray(image))
+    return thumbnail(image)
 
 
 def recompressed(image: Image.Image) -> Image.Image:
@@ -82,7 +92,41 @@ def test_images_of_one_colour_equal_nothing() -> None:
     assert list(near_duplicates(flat[:0], flat)) == []
 
 
-def test_a_thumbnail_has_the_mean_colours_of_its_parts() -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (64, 32, 3), dtype=np.uint8)
-    means = pixels.reshape(32, 2, 32, 1, 3).mean(axis=(1, 3))
-    assert np.abs(thumbnail(pixels).reshape(32, 32, 3) - means).max() <= 1
+def test_all_pairs_of_a_full_comparison_are_found() -> None:
+    rng = np.random.default_rng(0)
+    base = np.stack([thumbnail_of(scene(seed)) for seed in range(8)]).astype(float)
+    images = np.clip(base[rng.integers(0, 8, 700)] + rng.normal(0, 9, (700, N_VALUES)), 0, 255).astype(np.uint8)
+    images[3] = 128
+    full = correlations(images, images)
+    expected = np.argwhere(np.triu(full > MIN_CORRELATION, k=1)).tolist()
+    assert len(expected) > 700
+    assert sorted([row, other] for row, other, _ in near_pairs(images)) == expected
+
+
+def test_pairs_join_images_into_groups() -> None:
+    groups = groups_of(6, np.array([[0, 3], [3, 5], [1, 2]]))
+    assert groups[0] == groups[3] == groups[5]
+    assert groups[1] == groups[2]
+    assert len(set(groups.tolist())) == 3
+    assert len(set(groups_of(3, np.zeros((0, 2), dtype=np.int64)).tolist())) == 3
+
+
+def test_groups_are_found_once_and_images_that_cannot_be_read_are_in_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
+        scene(seed).save(tmp_path / f"{name}.jpg", quality=80 + seed)
+    (tmp_path / "d.jpg").write_bytes(b"")
+    images = [ListedImage("train", "x", name, tmp_path / f"{name}.jpg") for name in "abcde"]
+    groups = near_groups(tmp_path, images)
+    assert groups["a"] == groups["c"]
+    assert len(set(groups.values())) == 4
+    monkeypatch.setattr("attnsearch.data.near_duplicates.thumbnail", lambda _: pytest.fail("decoded again"))
+    assert near_groups(tmp_path, images[::-1]) == groups
+
+
+def test_a_thumbnail_shows_the_whole_image_and_averages() -> None:
+    stripes = np.zeros((64, 640, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    inner = thumbnail_of(Image.fromarray(stripes)).reshape(32, 32, 3)[:, 1:-1].astype(int)
+    assert np.abs(inner - 100).max() <= 1

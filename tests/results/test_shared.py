@@ -7,7 +7,7 @@ import pytest
 from attnsearch.config.data import IndividualsData, SyntheticData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.images import DataSettings
-from attnsearch.data.cache import list_caches
+from attnsearch.data.built_folders import list_caches
 from attnsearch.data.listing import list_images
 from attnsearch.results.shared import ImageFiles
 

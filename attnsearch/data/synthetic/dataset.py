@@ -12,7 +12,7 @@ import numpy as np
 
 from attnsearch.config.base import digest_of
 from attnsearch.config.data import SyntheticData
-from attnsearch.data.cache import build_once, check_free_space
+from attnsearch.data.built_folders import build_once, check_free_space
 from attnsearch.data.folder import list_folder
 from attnsearch.data.listing import ListedImage, Listing
 from attnsearch.data.synthetic.birds import PARTS, Code, class_codes, draw_bird

@@ -19,7 +19,7 @@ from PIL import Image
 
 from attnsearch.config.base import digest_of
 from attnsearch.config.data import IndividualsData
-from attnsearch.data.cache import build_once, check_free_space
+from attnsearch.data.built_folders import build_once, check_free_space
 from attnsearch.data.identity_numbers import DISTRACTORS
 from attnsearch.data.listing import Listing
 from attnsearch.data.reid_names import JUNK, MARKET_FOLDERS, list_market_folders
