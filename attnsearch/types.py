@@ -71,13 +71,15 @@ class Batch:
 
 Region = Literal["masks", "boxes", "points"]
 """What may be known of where an image should be looked at."""
-Need = Region | Literal["gallery", "interventions"]
+Need = Region | Literal["gallery", "classes", "temperature", "interventions"]
 """What a metric may need beside an image and its map.
 
-A region, a gallery that the image is a query of, or the same image with parts removed and exchanged.
+A region, a gallery that the image is a query of, classes of which one is predicted, the temperature that calibrates
+their probabilities, or the same image with parts removed and exchanged.
 """
-Followed = Literal["score", "average_precision"]
-"""What is followed while cells are removed: the explained number, and how well a query then ranks the gallery."""
+Followed = Literal["score", "decision", "calibrated", "average_precision"]
+"""What is followed while cells are removed: the explained number, whether the decision holds, the explained probability
+after calibration, and how well a query then ranks the gallery."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,6 +260,7 @@ class AttentionArchive:
         saliency: (N, h, w) float32 non-negative, or None.
         retrieval: of the whole split, in re-identification; then a query's prediction is the identity of the nearest
             gallery image and its confidence their cosine, which is NaN for gallery images.
+        temperature: that calibrates the class probabilities on this split; None where none can be fitted.
     """
 
     image_ids: tuple[str, ...]
@@ -275,6 +278,7 @@ class AttentionArchive:
     epoch: int
     split: Split
     retrieval: Retrieval | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)

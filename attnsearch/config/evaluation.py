@@ -13,9 +13,9 @@ from attnsearch.metrics.registry import score_groups
 from attnsearch.types import Fill
 
 TargetChoice = Literal["predicted", "label"]
-VERSION = 2
+VERSION = 3
 """Raised when the same settings would give other numbers; scores of different versions are never compared."""
-DEFAULT_N_IMAGES = 32
+DEFAULT_N_IMAGES = 128
 """Images that are scored by default, or all where there are fewer."""
 SEARCH_FAMILIES = ("faithfulness", "localisation", "complexity")
 """Groups of metrics that a search measures of each trial by default."""
@@ -48,8 +48,15 @@ class ScoreSettings(Settings):
     n_images: int | None = Field(
         None, ge=1, description=f"Images that are scored; null means {DEFAULT_N_IMAGES}, or all where there are fewer."
     )
-    n_steps: int = Field(16, ge=2, description="Steps of a curve, at most one for each cell of the map.")
-    n_random: int = Field(1, ge=1, description="Random orders per image, whose mean the curves are compared with.")
+    n_steps: int | None = Field(
+        None,
+        ge=2,
+        description="Even steps of a curve, at most one for each cell of the map; null means seven points, at 0, 1, 3, "
+        "8, 13, 15 and 16 sixteenths, which rank trials at a fraction of the forward passes.",
+    )
+    n_random: int = Field(
+        0, ge=0, description="Random orders per image, whose mean curves are compared with; 0 measures none."
+    )
     fill: Fill = Field("mean", description="What replaces a removed cell; `mean` is ImageNet's mean colour.")
     second_fill: Fill | None = Field(
         None, description="Measures the relevance gain again with this fill, to see whether the ranking depends on it."

@@ -27,6 +27,7 @@ from attnsearch.device import (
     set_threads,
 )
 from attnsearch.errors import DataError
+from attnsearch.metrics.classification import fit_temperature
 from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint, check_camera_names, check_class_names, read_model_checkpoint
@@ -235,6 +236,7 @@ def run_split(
     """
     meter = opened.task.meter(opened.table(split), opened.device)
     parts = _ArchiveParts.of_split(opened, split)
+    answers = _Answers()
     with ExitStack() as stack:
         writer = None
         if archive is not None:
@@ -242,11 +244,12 @@ def run_split(
         for batch in opened.batches(split):
             check()
             output = _measure(opened, batch, meter)
+            answers.add(output, batch)
             if writer is not None and (part := parts.of(batch, output, opened.model)) is not None:
                 writer.append(part)
         metrics = meter.scores()
         if writer is not None:
-            writer.finish(meter.retrieval)
+            writer.finish(meter.retrieval, answers.temperature() if opened.task.predicts_classes else None)
     return {f"{split}/{name}": value for name, value in {"loss": metrics.loss, **metrics.metrics}.items()}
 
 
@@ -257,6 +260,23 @@ def _measure(opened: ModelOnData, batch: Batch, meter: Meter) -> AttentionOutput
     losses = opened.task.losses(output, batch, in_training=False)
     meter.add(batch, output, opened.model.weigh_losses(losses, output))
     return output
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """The logits of a split and the labels that they should give, batch by batch on the CPU."""
+
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    labels: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def add(self, output: AttentionOutput, batch: Batch) -> None:
+        """Adds a batch."""
+        self.logits.append(output.logits.float().cpu().numpy())
+        self.labels.append(batch.labels.cpu().numpy())
+
+    def temperature(self) -> float | None:
+        """See `fit_temperature`."""
+        return fit_temperature(np.concatenate(self.logits), np.concatenate(self.labels))
 
 
 @dataclass(frozen=True, eq=False)

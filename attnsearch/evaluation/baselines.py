@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from attnsearch.errors import ConfigError, UsageError, suggest
 from attnsearch.evaluation.base import InferenceModel
 from attnsearch.evaluation.similarity import pair_map
-from attnsearch.metrics.perturbation import SaliencyCase, upscale_cells
+from attnsearch.metrics.perturbation import SaliencyCase
+from attnsearch.metrics.removal import upscale_cells
 from attnsearch.models.backbones.vit import OverlappingPatches
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.dcal import Dcal

@@ -17,12 +17,11 @@ from attnsearch.figures.plots import draw_tests
 from attnsearch.files import atomic_path, atomic_write, csv_text
 from attnsearch.metrics.registry import better_direction, find_metric, higher_is_better, is_metric
 from attnsearch.metrics.statistics import (
-    SEED,
     Interval,
     WinnerCheck,
-    bootstrap_interval,
     holm,
     krippendorff_alpha,
+    mean_interval,
     paired,
     split_half_winner,
     welch,
@@ -46,7 +45,7 @@ class ScoredTrial:
 
 @dataclass(frozen=True)
 class MetricMean:
-    """One metric of one trial: its mean over the images where it is defined, with a 95 % interval.
+    """One metric of one trial: its mean over the images where it is defined, with its error and a 95 % interval.
 
     Attributes:
         version, settings: how it was measured; settings are JSON.
@@ -119,7 +118,7 @@ class Comparison:
 
 def mean_intervals(table: ScoreTable) -> dict[str, Interval]:
     """Registered score -> 95 % interval of its mean over the images, as in `ScoreTable.trial_means`."""
-    return {name: bootstrap_interval(values, seed=SEED) for name, values in table.defined_values().items()}
+    return {name: mean_interval(values) for name, values in table.defined_values().items()}
 
 
 def is_of_queries(metric: str) -> bool:
@@ -213,7 +212,7 @@ def joined(comparisons: Sequence[Comparison]) -> Comparison:
 
 def _level(entry: ScoredTrial, metric: str) -> MetricMean:
     values = entry.table.values[metric]
-    interval = bootstrap_interval(values, seed=SEED)
+    interval = mean_interval(values)
     return MetricMean(
         name=entry.name,
         metric=metric,
@@ -233,7 +232,7 @@ def _pairs(entries: Sequence[ScoredTrial], metric: str) -> list[PairedDifference
     for first, second in combinations(entries, 2):
         a, b = (_aligned(entry, entries[0], metric) for entry in (first, second))
         by_image, by_group = paired(a, b), welch(a, b)
-        interval = bootstrap_interval(a - b, seed=SEED)
+        interval = mean_interval(a - b)
         pairs.append(
             PairedDifference(
                 metric=metric,

@@ -30,6 +30,7 @@ from attnsearch.figures.explanation import Explanation
 from attnsearch.figures.kinds import Method
 from attnsearch.figures.pairs import METHODS
 from attnsearch.models.checkpoint import read_model_checkpoint
+from attnsearch.store.image_scores import score_columns
 from attnsearch.types import Split
 
 TOP_Q = 5
@@ -169,7 +170,8 @@ class TrainedModel(InferenceModel):
             settings: how it is measured; None takes those of the config. Their `families` and `target` are not used,
                 as images of one's own have no labels.
         Returns:
-            `.attrs` has the `version` and the `settings` of the measurement.
+            A gain is a ratio of means over the images, and its column holds the influence value of each, whose mean it
+            is. `.attrs` has the `version` and the `settings` of the measurement.
         Raises:
             ConfigError: no such metric.
             DataError: an image cannot be read.
@@ -181,8 +183,9 @@ class TrainedModel(InferenceModel):
         )
         source = open_images(name_images(images), self.config.data, self.class_names, masks=masks)
         scores = score_images(self, own_batches(self, source), settings)
+        values, _ = score_columns(scores)
         frame = pd.DataFrame(
-            {name: [score.values[name] for score in scores] for name in metrics},
+            {name: values[name] for name in metrics},
             index=pd.Index([score.image_id for score in scores], name="image_id"),
         )
         frame.attrs = {"version": VERSION, "settings": settings.identity()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from attnsearch.metrics.base import BestSetting, Metric, OfAllImages
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import score_metrics
-from attnsearch.store.image_scores import ImageScore
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.types import Split
 
 AT = "@"

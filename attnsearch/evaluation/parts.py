@@ -25,7 +25,7 @@ from attnsearch.evaluation.explain import open_images
 from attnsearch.figures.explanation import ImageToDraw
 from attnsearch.metrics.part_codes import contrast_pairs
 from attnsearch.metrics.part_interventions import PartOutcomes, PartSums
-from attnsearch.metrics.perturbation import upscale_cells
+from attnsearch.metrics.removal import upscale_cells
 from attnsearch.types import Batch
 
 MapsOf = Callable[[Tensor], Tensor]

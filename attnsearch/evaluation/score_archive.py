@@ -22,20 +22,13 @@ from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.final_scores import finish_scores
 from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth
-from attnsearch.metrics.perturbation import curve_fractions
 from attnsearch.metrics.registry import BUILT_IN, score_metrics
+from attnsearch.metrics.removal import curve_fractions
 from attnsearch.progress import with_bar
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import (
-    ImageScore,
-    ScoreJournal,
-    ScoreTable,
-    has_scores,
-    make_table,
-    read_scores,
-    write_score_files,
-)
+from attnsearch.store.image_scores import ScoreTable, has_scores, make_table, read_scores, write_score_files
 from attnsearch.store.layout import ArchivePaths, ScorePaths
+from attnsearch.store.score_journal import ImageScore, ScoreJournal
 from attnsearch.tasks.base import Target
 from attnsearch.types import AttentionArchive, Split
 
@@ -43,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 VIEW = ("image_size_px", "crop_ratio", "resize")
 """Settings of the data that say what a model sees of an image."""
-UNTOUCHED = "random_deletion"
-"""A curve that each image with a finite map has, and that starts with the untouched image."""
-RANKED = f"ap_{UNTOUCHED}"
+UNTOUCHED = "untouched_score"
+"""What is followed of the untouched images."""
+RANKED = "ap_relevance_gain.untouched"
 """The same of the average precision: cosines of other images may differ too little to tell them."""
 MAX_GAP = 0.25
 """Between what is followed of an untouched image and what the archive holds, for the same image at any precision."""
@@ -105,23 +98,34 @@ def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchiveP
 
 
 def check_same_images(
-    scores: Sequence[ImageScore], archived: NDArray[np.floating[Any]], split: Split, *, curve: str = UNTOUCHED
+    scores: Sequence[ImageScore], archived: NDArray[np.floating[Any]], split: Split, *, column: str = UNTOUCHED
 ) -> None:
-    """Untouched images, at the start of a curve, must get the numbers (B,) of the archive.
+    """Untouched images must get the numbers (B,) of the archive.
 
     Arithmetic moves them far less than the limit.
 
     Raises:
         DataError: most of these images get another one, so they are not the images of the archive.
     """
-    untouched = [score.curves[curve][0] for score in scores if curve in score.curves]
+    untouched = [score.values[column] for score in scores if column in score.values]
     gaps = [abs(p - q) for p, q in zip(untouched, archived, strict=False) if math.isfinite(p)]
     if gaps and float(np.median(gaps)) > MAX_GAP:
-        what = "average precisions" if curve == RANKED else "probabilities"
+        what = "average precisions" if column == RANKED else "probabilities"
         raise DataError(
             f"{split} images such as {scores[0].image_id!r} get other {what} than in the archive (median gap "
             f"{np.median(gaps):.2f}), so their pixels differ; use the data set that the trial was trained on"
         )
+
+
+TEMPERATURE = "temperature"
+"""The name of the temperature among what validation has chosen."""
+
+
+def chosen_on_validation(scores: ScoreTable) -> dict[str, float]:
+    """What the scores of validation images chose or fitted for test images, which may not choose for themselves."""
+    temperature = scores.about.get(TEMPERATURE)
+    thresholds = dict(scores.about.get("iou_thresholds", {}))
+    return thresholds if temperature is None else {**thresholds, TEMPERATURE: temperature}
 
 
 CHUNK_IMAGES = 8
@@ -135,7 +139,7 @@ def score_archive(
     scores: ScorePaths,
     *,
     settings: ScoreSettings | None = None,
-    iou_thresholds: Mapping[str, float] | None = None,
+    of_validation: Mapping[str, float] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> ScoreTable:
     """Scores the saliency of an archive on a fixed fraction of its images, and writes the files of `scores`.
@@ -146,8 +150,8 @@ def score_archive(
     Args:
         opened: the checkpoint that made the archive, on the data set of the archive.
         settings: None takes `config.evaluation.scores`.
-        iou_thresholds: those that were chosen on validation, from `about["iou_thresholds"]` of its scores; without them
-            they are chosen on these images, or, on test, the best IoU is left out.
+        of_validation: what was chosen or fitted there, see `chosen_on_validation`; without it thresholds are chosen on
+            these images, or, on test, the best IoU and the calibrated gain are left out.
         check: called between chunks and before each file gets its name.
     Returns:
         The scores, as they lie on the disk. An image whose map has NaN is undefined in all of them.
@@ -157,8 +161,9 @@ def score_archive(
         StoreError: files are missing, or the disk refuses.
         OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
-    scoring = _Scoring.start(opened, archive, settings)
-    about = scoring.about(iou_thresholds)
+    chosen = dict(of_validation or {})
+    scoring = _Scoring.start(opened, archive, settings, chosen.pop(TEMPERATURE, None))
+    about = scoring.about(chosen)
     if has_scores(scores) and (stored := read_scores(scores)).digest == about["digest"]:
         return stored
     journal = ScoreJournal(scores.journal, about["digest"])
@@ -169,7 +174,7 @@ def score_archive(
             "%s: %d of %d maps are not finite; their scores are undefined", archive.saliency, n_broken, len(scoring.ids)
         )
     rows = [done[image_id] for image_id in scoring.ids]
-    rows, thresholds = finish_scores(rows, scoring.archived.split, iou_thresholds or {})
+    rows, thresholds = finish_scores(rows, scoring.archived.split, chosen)
     whole = archive_scores(scoring.archived, scoring.table, scoring.settings, opened.config)
     table = make_table(rows, scoring.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
     write_score_files(scores, table, check=check)
@@ -267,10 +272,17 @@ class _Scoring:
     ids: tuple[str, ...]
     rows: NDArray[np.int64]
     places: NDArray[np.int64]
+    temperature: float | None
 
     @classmethod
-    def start(cls, opened: ModelOnData, archive: ArchivePaths, settings: ScoreSettings | None) -> _Scoring:
-        """Of an archive that fits the checkpoint and its data."""
+    def start(
+        cls,
+        opened: ModelOnData,
+        archive: ArchivePaths,
+        settings: ScoreSettings | None,
+        temperature: float | None = None,
+    ) -> _Scoring:
+        """Of an archive that fits the checkpoint and its data; one of validation has its own temperature."""
         settings = opened.config.evaluation.scores if settings is None else settings
         archived = read_archive(archive)
         check_compatible(opened, archived, archive)
@@ -278,7 +290,8 @@ class _Scoring:
         table = opened.table(archived.split)
         ids = scored_ids(archived, table, settings.n_images)
         rows, places = places_of(ids, table.image_ids), places_of(ids, archived.image_ids)
-        return cls(opened, archived, scorer, ids, rows, places)
+        fitted = archived.temperature if archived.split == "val" else temperature
+        return cls(opened, archived, scorer, ids, rows, places, fitted)
 
     @property
     def settings(self) -> ScoreSettings:
@@ -297,7 +310,9 @@ class _Scoring:
     @cached_property
     def target(self) -> Target:
         """What is explained of the n images, on the device; a gallery is there once for all chunks."""
-        target = self.opened.task.archived_target(self.archived, self.places, choice=self.settings.target)
+        target = self.opened.task.archived_target(
+            self.archived, self.places, choice=self.settings.target, temperature=self.temperature
+        )
         return target.to(self.opened.device)
 
     @property
@@ -321,6 +336,8 @@ class _Scoring:
             "split": self.archived.split,
             "grid": list(self.grid),
             "iou_thresholds": dict(iou_thresholds or {}),
+            "temperature": self.temperature,
+            "n_correct": int((self.archived.labels == self.archived.predictions)[self.places].sum()),
             "n_archived": len(self.archived.image_ids),
             "checkpoint": {"epoch": checkpoint.epoch, "config": checkpoint.config.digest()},
             "images": hashlib.sha256("\n".join(self.ids).encode(errors="surrogateescape")).hexdigest(),
@@ -346,7 +363,7 @@ class _Scoring:
         retrieval = self.archived.retrieval
         if retrieval is not None:
             queries = np.cumsum(retrieval.is_query)[rows] - 1
-            check_same_images(scores, retrieval.average_precision[queries], self.archived.split, curve=RANKED)
+            check_same_images(scores, retrieval.average_precision[queries], self.archived.split, column=RANKED)
         elif self.settings.target == "predicted":
             check_same_images(scores, self.archived.confidences[places], self.archived.split)
         return scores

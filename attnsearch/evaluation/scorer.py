@@ -34,10 +34,11 @@ from attnsearch.evaluation.baselines import (
 )
 from attnsearch.evaluation.final_scores import unfinished_columns
 from attnsearch.evaluation.parts import MapsOf, PartInterventions
-from attnsearch.metrics.base import Metric, WholeArchive
+from attnsearch.metrics.base import Metric, RatioOfMeans, WholeArchive
+from attnsearch.metrics.gains import TERMS
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import find_metric, score_metrics
-from attnsearch.store.image_scores import ImageScore
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.tasks.base import Target
 from attnsearch.tasks.classification import ClassTarget
 from attnsearch.types import AttentionArchive, Batch, Followed, GroundTruth
@@ -50,10 +51,15 @@ def selected_metrics(settings: ScoreSettings, known: Collection[str], task: str)
     """The scores of the selected groups that a task has, in the order of registration.
 
     Args:
-        known: of `masks`, `boxes`, `points`, `gallery` and `interventions`, what the images have; metrics that need
-            another one are left out.
+        known: of the values of `Need`, what the images have; metrics that need another one are left out.
     """
-    of_groups = [metric for metric in score_metrics() if metric.group in settings.families and metric.is_of(task)]
+    of_groups = [
+        metric
+        for metric in score_metrics()
+        if metric.group in settings.families
+        and metric.is_of(task)
+        and (settings.n_random or not metric.uses_random_orders)
+    ]
     return tuple(metric for metric in of_groups if metric.needs is None or metric.needs in known)
 
 
@@ -82,8 +88,10 @@ def _image_problem(metric: Metric, task: str, *, has_masks: bool) -> str | None:
         return None if has_masks else "needs masks of the parts; give one per image with masks="
     if metric.needs == "interventions":
         return "needs images that can be drawn again with other parts; score an archive of synthetic birds"
-    what = "a gallery" if metric.needs == "gallery" else f"{metric.needs} of the parts"
-    return f"needs {what}, which only a data set has; score its archive" if metric.needs else None
+    if metric.needs in (None, "classes"):
+        return None
+    what = {"gallery": "a gallery", "temperature": "a temperature"}.get(metric.needs, f"{metric.needs} of the parts")
+    return f"needs {what}, which only a data set has; score its archive"
 
 
 def measure_case(case: SaliencyCase, metrics: Sequence[Metric], settings: ScoreSettings) -> Columns:
@@ -96,18 +104,22 @@ def measure_case(case: SaliencyCase, metrics: Sequence[Metric], settings: ScoreS
     for _, members in groupby(metrics, key=lambda metric: metric.group):
         group = list(members)
         for metric in group:
-            columns |= _columns_of(metric, case)
+            columns |= _columns_of(metric, case, metric.name)
         if second is not None:
-            again = [metric for metric in group if metric.has_second_fill]
-            columns |= {f"{metric.name}_{second}": metric.function(case.under(second)) for metric in again}
+            again = case.under(second)
+            for metric in group:
+                columns |= _columns_of(metric, again, f"{metric.name}_{second}") if metric.has_second_fill else {}
     return columns
 
 
-def _columns_of(metric: Metric, case: SaliencyCase) -> Columns:
+def _columns_of(metric: Metric, case: SaliencyCase, name: str) -> Columns:
     """(B,) each; nothing for a metric of the whole archive."""
     if metric.when == "data set":
         return unfinished_columns(metric, case)
-    return {metric.name: metric.function(case)}
+    function = metric.function
+    if isinstance(function, RatioOfMeans):
+        return {f"{name}.{term}": values for term, values in zip(TERMS, function.measure(case).T, strict=True)}
+    return {name: function(case)}
 
 
 def ground_truth(batch: Batch, table: ImageTable, crop_boxes: NDArray[np.float64]) -> GroundTruth:
@@ -231,7 +243,7 @@ class SaliencyScorer:
         is_finite = maps.isfinite().flatten(1).all(dim=1)  # (B,)
         finite = torch.where(is_finite[:, None, None], maps, 0.0)
         case = self._case(batch, finite, target, truth)
-        known = (*truth.known, *(("gallery",) if target.has_gallery else ()))
+        known = (*truth.known, *target.known)
         if self._interventions is not None:
             known = (*known, "interventions")
             maps_of = self._maps_of(batch, (maps.shape[1], maps.shape[2]), baseline)
@@ -260,7 +272,7 @@ class SaliencyScorer:
     def _case(self, batch: Batch, maps: Tensor, target: Target, truth: GroundTruth) -> SaliencyCase:
         """Maps (B, h, w) of images that have one padding, whose target is followed."""
         names = {"n_steps", "n_random", "fill", "protocol", "batch_images"}
-        settings = RemovalSettings(**self.settings.model_dump(include=names), least_drop=target.least_drop)
+        settings = RemovalSettings(**self.settings.model_dump(include=names))
         return SaliencyCase(batch.images, maps, self._follow(target, batch), truth, settings, batch.image_ids)
 
     def _follow(self, target: Target, batch: Batch) -> Follow:
@@ -320,8 +332,14 @@ def _of_one_padding(batch: Batch) -> Iterator[slice]:
 def _rows(
     image_ids: Sequence[str], columns: Columns, curves: Mapping[str, Tensor], is_finite: Tensor
 ) -> list[ImageScore]:
-    """Columns (B,) and curves (B, S + 1) image by image; NaN where is_finite (B,) is False."""
-    values = {name: _finite_or_nan(column, is_finite).double().cpu().tolist() for name, column in columns.items()}
+    """Columns (B,) and curves (B, S + 1) image by image; NaN where is_finite (B,) is False.
+
+    The terms of a gain stay: such a map says nothing, as a flat one does, and the image counts.
+    """
+    values = {
+        name: (column if _is_term(name) else _finite_or_nan(column, is_finite)).double().cpu().tolist()
+        for name, column in columns.items()
+    }
     points = {name: _finite_or_nan(curve, is_finite).float().cpu().tolist() for name, curve in curves.items()}
     return [
         ImageScore(
@@ -331,6 +349,11 @@ def _rows(
         )
         for row, image_id in enumerate(image_ids)
     ]
+
+
+def _is_term(column: str) -> bool:
+    """Whether a column holds a term of a gain."""
+    return column.rpartition(".")[2] in TERMS and "." in column
 
 
 def _finite_or_nan(values: Tensor, is_finite: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class Metric:
         needs: what must be known of an image beside its map; None for nothing.
         is_raw: compares maps of one model and not models, since a model that any masking confuses gets a good value.
         has_second_fill: measured again under `evaluation.scores.second_fill`, as `<name>_<fill>`.
+        uses_random_orders: is left out where `evaluation.scores.n_random` is 0.
         is_hit: 1 where a map points at the right place and 0 where it does not, image by image.
         undefined_as: value that an undefined one counts as where trials are chosen, so that no model gains by maps
             that cannot be scored; None means 0 where higher is better and 1 where lower is.
@@ -45,8 +46,9 @@ class Metric:
         summary: one line, without a full stop.
         citation: paper and section.
         range: smallest and largest value; None means no limit, or one that depends on the model.
-        compute: for "image" a function `SaliencyCase -> (B,)`; for "data set" a `BestSetting`, an `OfAllImages` or a
-            `WholeArchive`; each also as "module:name", which `function` imports; None for "epoch".
+        compute: for "image" a function `SaliencyCase -> (B,)`, or a `RatioOfMeans`, whose values are the influence of
+            each image on the ratio; for "data set" a `BestSetting`, an `OfAllImages` or a `WholeArchive`; each also as
+            "module:name", which `function` imports; None for "epoch".
     """
 
     name: str
@@ -59,6 +61,7 @@ class Metric:
     needs: Need | None = None
     is_raw: bool = False
     has_second_fill: bool = False
+    uses_random_orders: bool = False
     is_hit: bool = False
     undefined_as: float | None = None
     version: int = 1
@@ -144,6 +147,18 @@ class OfAllImages:
     combine: Callable[[Mapping[str, NDArray[np.float64]]], NDArray[np.float64]]
     columns: tuple[str, ...]
     measure: Callable[[SaliencyCase], Mapping[str, Tensor]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RatioOfMeans:
+    """A gain: the mean over images of a difference of areas, as a fraction of the mean drop, see `metrics.gains`.
+
+    Attributes:
+        measure: SaliencyCase -> (B, 3): the difference of two areas, 0 for a flat map, and what is followed of the
+            untouched and of the filled image, whose difference is the drop.
+    """
+
+    measure: Callable[[SaliencyCase], Tensor]
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,3 +103,38 @@ def calibration_error(confidences: NDArray[np.float32], is_right: NDArray[np.boo
     bins = np.clip(np.ceil(confidences.astype(np.float64) * n_bins).astype(int) - 1, 0, n_bins - 1)
     gaps = np.bincount(bins, weights=confidences.astype(np.float64) - is_right, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(confidences))
+
+
+MIN_WRONG = 20
+"""Wrong images below which no temperature is fitted: without errors any confidence is too low."""
+TEMPERATURES = (0.25, 4.0)
+"""Limits between which a temperature must lie."""
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
+    """The temperature T at which softmax(logits / T) has the smallest cross-entropy.
+
+    Args:
+        logits: (N, n_classes).
+        labels: (N,).
+    Returns:
+        None where fewer than `MIN_WRONG` images are wrong, or no T inside of `TEMPERATURES` is the best one.
+    Source: Guo et al. 2017 (arXiv 1706.04599), section 4.2.
+    """
+    n_wrong = int((logits.argmax(axis=1) != labels).sum())
+    if n_wrong < MIN_WRONG or not np.isfinite(logits).all():
+        return None
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    scores = logits.astype(np.float64)
+    right = scores[np.arange(len(labels)), labels]
+
+    def cross_entropy(log_temperature: float) -> float:
+        inverse = np.exp(-log_temperature)
+        return float(np.mean(logsumexp(scores * inverse, axis=1) - right * inverse))
+
+    low, high = np.log(TEMPERATURES)
+    found = float(minimize_scalar(cross_entropy, bounds=(low, high), method="bounded").x)
+    is_inside = min(found - low, high - found) > 1e-3
+    return float(np.exp(found)) if is_inside else None

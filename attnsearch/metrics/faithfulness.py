@@ -11,49 +11,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnsearch.metrics.perturbation import (
-    LEAST_DROP,
-    Order,
-    SaliencyCase,
-    area,
-    is_flat,
-    removal_ranks,
-    removed_counts,
-)
+from attnsearch.metrics.base import RatioOfMeans
+from attnsearch.metrics.perturbation import Order, SaliencyCase
+from attnsearch.metrics.removal import area, is_flat, removal_ranks, removed_counts
 from attnsearch.types import Followed
 
 
-def relevance_gain_of(case: SaliencyCase) -> Tensor:
-    """How much longer the score lasts with the least salient cells removed first than with the most salient: (B,).
+def _over_deletion(order: Order, *, of: Followed = "score") -> RatioOfMeans:
+    """The area under the curve of an order, minus that of removing the most salient cells first."""
 
-    0 for a map without information, negative for one that is upside down.
+    def measure(case: SaliencyCase) -> Tensor:
+        other, most_first = (area(case.curve(name, of=of), case.fractions) for name in (order, "deletion"))
+        is_ordered = ~is_flat(case.saliency).to(other.device)
+        return torch.stack([torch.where(is_ordered, other - most_first, 0.0), *case.ends(of)], dim=1)  # (B, 3)
 
-    Source: Blücher et al. 2024 (arXiv 2401.06654), symmetric relevance gain. Difference: on curves that are normalised
-        by their ends, so that models of different confidence can be compared.
-    """
-    return _gain_over_deletion(case, "least_first")
-
-
-def deletion_gain_of(case: SaliencyCase) -> Tensor:
-    """How much longer the score lasts with cells removed in random order than with the most salient first: (B,)."""
-    return _gain_over_deletion(case, "random_deletion")
+    return RatioOfMeans(measure)
 
 
-def ap_relevance_gain_of(case: SaliencyCase) -> Tensor:
-    """As `relevance_gain_of`, of the average precision with which the masked image ranks the gallery: (B,)."""
-    return _gain_over_deletion(case, "least_first", of="average_precision")
+relevance_gain = _over_deletion("least_first")
+"""How much longer the score lasts with the least salient cells removed first than with the most salient, as a fraction
+of what all cells together are worth: 0 for a map without information, negative for one that is upside down.
 
-
-def ap_deletion_gain_of(case: SaliencyCase) -> Tensor:
-    """As `deletion_gain_of`, of the average precision with which the masked image ranks the gallery: (B,)."""
-    return _gain_over_deletion(case, "random_deletion", of="average_precision")
-
-
-def _gain_over_deletion(case: SaliencyCase, order: Order, *, of: Followed = "score") -> Tensor:
-    """Area of the normalised curve of an order, minus that of removing the most salient cells first: (B,)."""
-    least = case.settings.least_drop if of == "score" else LEAST_DROP
-    other, most_first = (normalise_curve(case.curve(name, of=of), least) for name in (order, "deletion"))
-    return area(other, case.fractions) - area(most_first, case.fractions)
+Source: Blücher et al. 2024 (arXiv 2401.06654), symmetric relevance gain. Difference: it is divided by the mean drop, so
+that models of different confidence can be compared.
+"""
+decision_gain = _over_deletion("least_first", of="decision")
+"""The same of whether the decision still holds, which no increasing map of an image's logits can change."""
+calibrated_gain = _over_deletion("least_first", of="calibrated")
+"""The same of the probability under the temperature that calibrates the model on validation."""
+deletion_gain = _over_deletion("random_deletion")
+"""How much longer the score lasts with cells removed in random order than with the most salient first."""
+ap_relevance_gain = _over_deletion("least_first", of="average_precision")
+"""As `relevance_gain`, of the average precision with which the masked image ranks the gallery."""
+ap_deletion_gain = _over_deletion("random_deletion", of="average_precision")
+"""As `deletion_gain`, of the average precision with which the masked image ranks the gallery."""
 
 
 def deletion_of(case: SaliencyCase) -> Tensor:
@@ -75,6 +66,11 @@ def random_deletion_of(case: SaliencyCase) -> Tensor:
     return case.area("random_deletion")
 
 
+def untouched_score_of(case: SaliencyCase) -> Tensor:
+    """The score of the image itself: (B,), also of a flat map."""
+    return case.untouched
+
+
 def masked_score_of(case: SaliencyCase) -> Tensor:
     """The score that is left when all cells are removed: (B,), also of a flat map."""
     return case.masked_score()
@@ -82,12 +78,14 @@ def masked_score_of(case: SaliencyCase) -> Tensor:
 
 def deletion_correlation_of(case: SaliencyCase) -> Tensor:
     """Between the fall of the curve in each step and the mean saliency that the step removes: (B,)."""
+    case = case.in_even_steps()
     falls = -case.curve("deletion").diff(dim=1)  # (B, S)
     return correlation(falls, step_saliency(case.saliency, removal_ranks(case.saliency), case.settings.n_steps))
 
 
 def insertion_correlation_of(case: SaliencyCase) -> Tensor:
     """Between the rise of the curve in each step and the mean saliency that the step puts back: (B,)."""
+    case = case.in_even_steps()
     rises = case.curve("insertion").diff(dim=1)  # (B, S)
     ranks = removal_ranks(case.saliency, reverse=True)
     return correlation(rises, step_saliency(case.saliency, ranks, case.settings.n_steps).flip(1))
@@ -108,18 +106,7 @@ def average_deletion_drop_of(case: SaliencyCase) -> Tensor:
     return soft_masking(case).deletion_drop
 
 
-def normalise_curve(curve: Tensor, least_drop: float = LEAST_DROP) -> Tensor:
-    """Curves (B, S + 1) moved to 1 at their first and 0 at their last point, limited to [-1, 2].
-
-    NaN for an image whose score does not fall by `least_drop` from the first to the last point.
-    """
-    first, last = curve[:, :1], curve[:, -1:]
-    drop = first - last
-    scaled = ((curve - last) / drop.clamp_min(least_drop)).clamp(-1.0, 2.0)
-    return torch.where(drop < least_drop, torch.nan, scaled)
-
-
-def step_saliency(saliency: Tensor, ranks: Tensor, n_steps: int) -> Tensor:
+def step_saliency(saliency: Tensor, ranks: Tensor, n_steps: int | None) -> Tensor:
     """The mean saliency of the cells that each step removes: (B, S)."""
     counts = removed_counts(saliency[0].numel(), n_steps).to(saliency.device)
     sorted_ = torch.empty_like(saliency.flatten(1)).scatter_(1, ranks.flatten(1), saliency.flatten(1))

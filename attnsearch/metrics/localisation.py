@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from attnsearch.metrics.base import BestSetting, WholeArchive
-from attnsearch.metrics.perturbation import SaliencyCase, is_flat, removal_ranks, upscale_cells
+from attnsearch.metrics.perturbation import SaliencyCase
+from attnsearch.metrics.removal import is_flat, removal_ranks, upscale_cells
 from attnsearch.types import Region
 
 THRESHOLDS = tuple(tenth / 10 for tenth in range(1, 10))

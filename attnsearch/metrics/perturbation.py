@@ -1,4 +1,4 @@
-"""Images with some cells of a map's grid removed: in which order, how many at a time, what stands there instead.
+"""Images with some cells of a map's grid removed, and what a model makes of them.
 
 `SaliencyCase` is what metrics of saliency are computed from. In shapes, `B` is a batch of images of (H, W) pixels with
 maps of (h, w) cells, `n` the number h·w of cells, `S` the number of steps of a curve, and `M` the number of masked
@@ -17,72 +17,21 @@ from torch import Tensor
 
 from attnsearch.errors import UsageError
 from attnsearch.metrics.fills import fill_images
+from attnsearch.metrics.removal import (
+    EVEN_STEPS,
+    Protocol,
+    area,
+    curve_fractions,
+    is_flat,
+    random_ranks,
+    removal_ranks,
+    removed_counts,
+    upscale_cells,
+)
 from attnsearch.types import Fill, Followed, GroundTruth, Region
 
 if TYPE_CHECKING:
     from attnsearch.metrics.part_interventions import PartOutcomes
-
-
-def removal_ranks(saliency: Tensor, *, reverse: bool = False) -> Tensor:
-    """When each cell is removed: 0 is the most salient one, ties go by row-major position.
-
-    Args:
-        saliency: (B, h, w), any scale.
-        reverse: the least salient cell first; the exact reverse of the other order, ties included.
-    Returns:
-        (B, h, w) int64, a permutation of 0 to n - 1 for each image.
-    Raises:
-        UsageError: saliency has NaN.
-    """
-    if torch.isnan(saliency).any():
-        raise UsageError("saliency has NaN; score the other images, and count these")
-    order = saliency.flatten(1).argsort(dim=1, descending=True, stable=True)  # (B, n)
-    ranks = order.argsort(dim=1)  # the inverse of a permutation: when each cell comes
-    if reverse:
-        ranks = order.shape[1] - 1 - ranks
-    return ranks.view_as(saliency)
-
-
-def random_ranks(saliency: Tensor, seeds: Tensor) -> Tensor:
-    """A random order for each image, drawn from its own seed: (B, h, w), like `removal_ranks`.
-
-    Args:
-        seeds: (B,) int64, so that an order does not depend on the batch.
-    """
-    n_cells = saliency[0].numel()
-    orders = [torch.randperm(n_cells, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    return torch.stack(orders).to(saliency.device).argsort(dim=1).view_as(saliency)
-
-
-def removed_counts(n_cells: int, n_steps: int) -> Tensor:
-    """How many cells are gone at each point of a curve: (S + 1,) int64 from 0 to n_cells, as even as can be.
-
-    Args:
-        n_steps: S >= 1; more steps than cells means one step per cell.
-    """
-    if n_steps < 1 or n_cells < 1:
-        raise UsageError(f"a curve needs at least one step and one cell, got {n_steps} and {n_cells}")
-    n_steps = min(n_steps, n_cells)
-    return (2 * torch.arange(n_steps + 1) * n_cells + n_steps) // (2 * n_steps)
-
-
-def upscale_cells(cells: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Cells (B, ..., h, w) as squares of pixels (B, ..., H, W); borders lie at rounded multiples of H / h and W / w.
-
-    Raises:
-        UsageError: a map with more rows or columns than the image has pixels.
-    """
-    height, width = size_hw
-    rows, columns = cells.shape[-2:]
-    if rows > height or columns > width:
-        raise UsageError(f"a map of {rows} x {columns} cells is larger than its image of {height} x {width} pixels")
-    return cells[..., _cell_of_pixel(rows, height, cells.device)[:, None], _cell_of_pixel(columns, width, cells.device)]
-
-
-def _cell_of_pixel(n_cells: int, n_px: int, device: torch.device) -> Tensor:
-    """(n_px,) int64: the cell that each pixel of a side belongs to."""
-    borders = (2 * torch.arange(1, n_cells, device=device) * n_px + n_cells) // (2 * n_cells)
-    return torch.searchsorted(borders, torch.arange(n_px, device=device), right=True)
 
 
 Predict = Callable[[Tensor], Tensor]
@@ -92,13 +41,18 @@ Follow = Callable[[Tensor, Tensor], Mapping[Followed, Tensor]]
 Curves = dict[Followed, Tensor]
 """What is followed -> (B, ...)."""
 Order = Literal["deletion", "least_first", "insertion", "random_deletion"]
-Protocol = Literal["standard", "br_npa"]
 AnyFill = Fill | Literal["box"] | Tensor
 
 BATCH_IMAGES = 64
-LEAST_DROP = 1e-3  # of a probability, or of the average precision
 _ORDERS: tuple[Order, ...] = ("deletion", "least_first", "insertion", "random_deletion")
 _PREFIXES: dict[Followed, str] = {"score": "", "average_precision": "ap_"}
+_LACKING: dict[Followed, str] = {
+    "score": "is not followed",
+    "decision": "needs classes, which embeddings that are compared do not have",
+    "calibrated": "needs the temperature of the model",
+    "average_precision": "needs a gallery that each image is a query of",
+}
+"""Why something is not followed."""
 T = TypeVar("T")
 
 
@@ -107,22 +61,19 @@ class RemovalSettings:
     """How cells are removed.
 
     Attributes:
-        n_steps: S, removals of a curve; at most one for each cell counts.
-        n_random: random orders of each image, whose curves are averaged.
+        n_steps: S, even removals of a curve, at most one for each cell; None means those of `SEVEN_POINTS`.
+        n_random: random orders of each image, whose curves are averaged; 0 where nothing asks for them.
         fill: what stands where a cell was, by name or as images (B, 3, H, W).
         protocol: `standard`; or `br_npa`: areas without the untouched image, and insertion into a box blur, as BR-NPA's
             released code has them, for comparison with its tables alone.
         batch_images: masked images that are classified at once; changes no value.
-        least_drop: of the followed score, between untouched and filled image; below, the fill removes no evidence and
-            normalised curves mean nothing.
     """
 
-    n_steps: int = 16
+    n_steps: int | None = EVEN_STEPS
     n_random: int = 1
     fill: Fill | Tensor = "mean"
     protocol: Protocol = "standard"
     batch_images: int = BATCH_IMAGES
-    least_drop: float = LEAST_DROP
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +94,9 @@ class SaliencyCase:
     Attributes:
         images: (B, 3, H, W), normalised.
         saliency: (B, h, w) finite, any scale.
-        follow: the `score` of masked copies, such as the probability of the explained class, and in retrieval the
-            `average_precision` that their ranking of the gallery has.
+        follow: the `score` of masked copies, such as the probability of the explained class; in classification the
+            `decision`, 1 where that class is predicted and 0 elsewhere, and the `calibrated` probability where the
+            temperature is known; in retrieval the `average_precision` of their ranking of the gallery.
         regions: where the images should be looked at.
         image_ids: B names, which random draws depend on; positions where there are none.
         intervene: draws the images with parts removed and exchanged, and classifies them; None where that cannot be.
@@ -171,7 +123,9 @@ class SaliencyCase:
         """A case that follows the probability of the class target (B,) int64 of each image (B, 3, H, W)."""
 
         def follow(masked: Tensor, rows: Tensor) -> Curves:
-            return {"score": predict(masked).float().gather(1, target[rows][:, None])[:, 0]}  # (M,)
+            probabilities, classes = predict(masked).float(), target[rows]  # (M, n_classes), (M,)
+            is_decided = (probabilities.argmax(dim=1) == classes).float()
+            return {"score": probabilities.gather(1, classes[:, None])[:, 0], "decision": is_decided}  # (M,) each
 
         return cls(images, saliency, follow, settings=settings or RemovalSettings())
 
@@ -222,6 +176,18 @@ class SaliencyCase:
             raise UsageError("these images cannot be drawn again with other parts")
         return self.once("interventions", self.intervene)
 
+    def in_even_steps(self) -> SaliencyCase:
+        """The same case with curves of even steps; what was classified of its ends is not repeated."""
+        if self.settings.n_steps is not None:
+            return self
+
+        def make() -> SaliencyCase:
+            other = replace(self, settings=replace(self.settings, n_steps=EVEN_STEPS))
+            other._made.update({key: made for key, made in self._made.items() if _is_of_ends(key)})
+            return other
+
+        return self.once("even steps", make)
+
     def seeds(self, purpose: str) -> Tensor:
         """(B,) int64: what is drawn for an image depends on its id alone, so that all trials meet the same draws."""
         names = self.image_ids or [str(row) for row in range(len(self.images))]
@@ -236,7 +202,17 @@ class SaliencyCase:
     @property
     def untouched(self) -> Tensor:
         """The followed score of the images themselves: (B,)."""
-        return self._untouched()["score"]
+        return self.ends("score")[0]
+
+    def ends(self, of: Followed) -> tuple[Tensor, Tensor]:
+        """What is followed of the untouched and of the filled images, (B,) each, also for a flat map.
+
+        Raises:
+            UsageError: this is not followed.
+        """
+        first, last = self._untouched(), self._masked(self.settings.fill)
+        self._check_followed(of, first)
+        return first[of], last[of]
 
     def filled(self, fill: AnyFill | None = None) -> Tensor:
         """Images (B, 3, H, W) that show the fill alone, by default that of the settings."""
@@ -259,9 +235,13 @@ class SaliencyCase:
             UsageError: this is not followed, as no gallery is ranked.
         """
         curves = self._curves(order, self._own_fill(order) if fill is None else fill)
-        if of not in curves:
-            raise UsageError(f"{of} needs a gallery that each image is a query of; score the archive of a data set")
+        self._check_followed(of, curves)
         return curves[of]
+
+    @staticmethod
+    def _check_followed(of: Followed, curves: Curves) -> None:
+        if of not in curves:
+            raise UsageError(f"{of} {_LACKING[of]}; score the archive of a data set")
 
     def area(self, order: Order, fill: AnyFill | None = None) -> Tensor:
         """Area under a curve, by the protocol of the settings: (B,)."""
@@ -372,25 +352,6 @@ def _parts(values: Tensor, size: int) -> list[Tensor]:
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
-def is_flat(saliency: Tensor) -> Tensor:
-    """(B,) bool: maps (B, h, w) whose cells are all equal, which have no order."""
-    return saliency.amax(dim=(1, 2)) == saliency.amin(dim=(1, 2))
-
-
-def curve_fractions(saliency: Tensor, n_steps: int) -> Tensor:
-    """(S + 1,) float32: the fraction of the cells of (B, h, w) that is removed at each point of a curve, 0 to 1."""
-    n_cells = saliency[0].numel()
-    return removed_counts(n_cells, n_steps).to(device=saliency.device, dtype=torch.float32) / n_cells
-
-
-def area(curve: Tensor, fractions: Tensor, *, protocol: Protocol = "standard") -> Tensor:
-    """Area under curves (B, S + 1), by the trapezoid rule over the true fractions (S + 1,): (B,).
-
-    Args:
-        protocol: `standard` counts all points; `br_npa` leaves the first one out and stretches the rest to [0, 1], as
-            BR-NPA's released code does, for comparison with its tables alone.
-    """
-    if protocol == "br_npa":
-        curve, fractions = curve[:, 1:], fractions[1:]
-        fractions = (fractions - fractions[0]) / (fractions[-1] - fractions[0])
-    return torch.trapezoid(curve, fractions.expand_as(curve), dim=1)
+def _is_of_ends(key: Hashable) -> bool:
+    """Whether what is kept under a key of a case is of its untouched or filled images."""
+    return key == "untouched" or (isinstance(key, tuple) and key[0] in ("filled", "masked"))

@@ -10,7 +10,8 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from attnsearch.metrics.perturbation import SaliencyCase, removal_ranks, upscale_cells
+from attnsearch.metrics.perturbation import SaliencyCase
+from attnsearch.metrics.removal import removal_ranks, upscale_cells
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 NOISE = 0.01  # deviation, in normalised units

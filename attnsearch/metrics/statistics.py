@@ -33,6 +33,23 @@ class Interval:
     n: int
 
 
+def mean_interval(values: Floats, *, level: float = LEVEL) -> Interval:
+    """The mean of the defined values, with Student's interval.
+
+    Of the influence values of a gain it is the interval of the ratio by the delta method.
+
+    Args:
+        values: (N,).
+        level: in (0, 1).
+    """
+    defined = _defined(values)
+    mean = float(defined.mean()) if len(defined) else float("nan")
+    if len(defined) < 2:
+        return Interval(mean, float("nan"), float("nan"), len(defined))
+    width = float(stats.t.ppf((1 + level) / 2, len(defined) - 1) * np.sqrt(_variance(defined) / len(defined)))
+    return Interval(mean, mean - width, mean + width, len(defined))
+
+
 @dataclass(frozen=True)
 class TestResult:
     """A two-sided test; `difference` is the first mean minus the second, all NaN where the test is undefined."""

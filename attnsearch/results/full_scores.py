@@ -124,15 +124,15 @@ def score_target(evaluation: Evaluation, target: ScoringTarget) -> ScoreTable:
     Raises:
         ConfigError, DataError, StoreError: as `score_archive`.
     """
-    return evaluation.score(target.archive, target.scores, iou_thresholds=_thresholds(target))
+    return evaluation.score(target.archive, target.scores, of_validation=_of_validation(target))
 
 
-def _thresholds(target: ScoringTarget) -> dict[str, float]:
-    """What the trial's validation scores chose for test images, which may not choose for themselves."""
+def _of_validation(target: ScoringTarget) -> dict[str, float]:
+    """What the trial's validation scores say about test images; nothing where there are none."""
+    from attnsearch.evaluation.score_archive import chosen_on_validation
+
     paths = target.trial.files.scores("val")
-    if target.split != "test" or not has_scores(paths):
-        return {}
-    return dict(read_scores(paths).about.get("iou_thresholds", {}))
+    return chosen_on_validation(read_scores(paths)) if target.split == "test" and has_scores(paths) else {}
 
 
 def _with_prefix(overrides: Iterable[str]) -> list[str]:

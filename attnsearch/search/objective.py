@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,11 +53,14 @@ def score_trial(evaluation: Evaluation, layout: TrialLayout, *, check: Callable[
 
 def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
     """One line for the scores that no image has, since the trial's numbers do not show it."""
-    names, n_images = table.never_defined(), len(table.image_ids)
+    reasons, n_images = table.undefined_gains(), len(table.image_ids)
+    for name, reason in reasons.items():
+        logger.warning("%s: %s is undefined and counts as 0; %s", layout.directory.name, name, reason)
+    names = [name for name in table.never_defined() if name not in reasons]
     if names:
         logger.warning(
-            "%s: %s undefined for all %d scored images: the maps are flat, the fill does not change the class, or "
-            "nothing is annotated; the trial counts as uninformative",
+            "%s: %s undefined for all %d scored images: the maps are flat, or nothing is annotated; it counts as "
+            "uninformative",
             layout.directory.name,
             f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}",
             n_images,
@@ -70,8 +74,19 @@ def list_scores(handle: StudyHandle, trial: optuna.Trial, attempt: int) -> None:
         return
     table = read_scores(paths)
     handle.store.write_scores(trial.number, table, attempt=attempt)
-    about = {key: table.about[key] for key in ("version", "settings", "grid", "images", "digest")}
-    trial.set_user_attr(SETTINGS, {**about, "n_images": len(table.image_ids), "n_undefined": table.n_undefined()})
+    about = {key: table.about[key] for key in ("version", "settings", "grid", "images", "digest", "n_correct")}
+    measured = {
+        "n_images": len(table.image_ids),
+        "n_undefined": table.n_undefined(),
+        "standard_errors": _without_nan(table.standard_errors()),
+        "mean_drops": {name: table.mean_drop(name) for name in table.gains()},
+    }
+    trial.set_user_attr(SETTINGS, {**about, **measured})
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that are defined, as an attribute of a trial is JSON."""
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def evaluate_best(

@@ -118,10 +118,9 @@ def _class_name(part: AttentionArchive, index: int) -> str:
 FORMAT = 1
 _Array = Literal["maps", "norms", "saliency"]
 _ARRAYS: tuple[_Array, ...] = ("maps", "norms", "saliency")
-_SHARED = ("class_names", "map_names", "config_digest", "epoch", "split")
+_SHARED = ("class_names", "map_names", "config_digest", "epoch", "split", "temperature")
 _N_DIMENSIONS = {"labels": 1, "predictions": 1, "confidences": 1, "sizes_hw": 2, "crop_boxes": 2}
 _N_DIMENSIONS |= {"maps": 4, "norms": 4, "saliency": 3}
-"""Of what an archive holds for each image."""
 _SPARE_BYTES = 16 * 2**20
 """Room left for the index and for other writers when the space is checked."""
 
@@ -137,6 +136,7 @@ class _About(Content):
     split: Split
     arrays: dict[_Array, list[int]]
     retrieval: RetrievalAbout | None = None
+    temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
 class ArchiveWriter:
@@ -184,11 +184,12 @@ class ArchiveWriter:
         self._parts.append(replace(part, maps=None, norms=None, saliency=None))
         self._n_written += len(part.image_ids)
 
-    def finish(self, retrieval: Retrieval | None = None) -> None:
+    def finish(self, retrieval: Retrieval | None = None, temperature: float | None = None) -> None:
         """Gives all files their names, the index last; an older archive there is replaced.
 
         Args:
             retrieval: of the whole split, from which predictions and confidences are then taken.
+            temperature: see `AttentionArchive`.
         Raises:
             StoreError: the disk refuses.
             ValueError: fewer images than announced; all temporary files are gone.
@@ -198,7 +199,7 @@ class ArchiveWriter:
                 raise ValueError(f"the archive must get {self._n_images} images, got {self._n_written}")
             for file in self._files.values():
                 file.close()
-            self._replace(self._shared, retrieval)
+            self._replace({**self._shared, "temperature": temperature}, retrieval)
         finally:
             self.abort()
 
@@ -385,10 +386,8 @@ def _require_known_classes(archive: AttentionArchive) -> None:
 
 def _require_ranked_images(archive: AttentionArchive) -> None:
     """Refuses images that the retrieval of their split does not have."""
-    if archive.retrieval is not None:
-        others = set(archive.image_ids).difference(archive.retrieval.image_ids)
-        if others:
-            raise ValueError(f"{len(others)} archived images are in no ranking, such as {min(others)!r}")
+    if archive.retrieval is not None and (others := set(archive.image_ids).difference(archive.retrieval.image_ids)):
+        raise ValueError(f"{len(others)} archived images are in no ranking, such as {min(others)!r}")
 
 
 def _open_array(path: Path, shape: list[int]) -> NDArray[np.float32]:

@@ -9,10 +9,8 @@ import csv
 import io
 import json
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -21,9 +19,11 @@ from pydantic import Field
 
 from attnsearch.errors import StoreError
 from attnsearch.files import Check, atomic_write, atomic_write_array, csv_text, disk_errors, locked, make_folder
+from attnsearch.metrics.gains import LEAST_MEAN_DROP, TERMS, image_gains, influence_values
 from attnsearch.metrics.registry import find_metric, is_score
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import Curve, ScorePaths, StudyLayout
+from attnsearch.store.score_journal import RENAMED, ImageScore
 from attnsearch.types import Split
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ FORMAT = 1
 _FIX = "score the trial again"
 _LOCK_TIMEOUT_S = 60
 METRIC_OF_CURVE: dict[Curve, str] = {"Del": "deletion", "Add": "insertion"}
-RENAMED = {"sparsity": "saliency_sparsity"}
-"""Columns of version 0.1; the sparsity of all maps, which each epoch measures, keeps its name."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -60,23 +58,8 @@ class _About(Content):
     whole: dict[str, float | None] = Field(default_factory=dict)
     floors: dict[str, float | None] = Field(default_factory=dict)
     iou_thresholds: dict[str, Finite] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """What was measured of one image; NaN where it is undefined.
-
-    Attributes:
-        curves: curve -> its n_steps + 1 points, in float32.
-    """
-
-    image_id: str
-    values: Mapping[str, float]
-    curves: Mapping[str, Sequence[float]]
-
-    def names(self) -> tuple[list[str], list[str]]:
-        """Its metrics and its curves, in their order."""
-        return list(self.values), list(self.curves)
+    temperature: Finite | None = None
+    n_correct: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +67,8 @@ class ScoreTable:
     """The scores of some images of one split under one checkpoint.
 
     Attributes:
-        values: metric -> (N,) float64, NaN where undefined.
+        values: metric -> (N,) float64, NaN where undefined; of a gain the influence values, see `metrics.gains`.
+        terms: `gain.area`, `gain.untouched`, `gain.filled` -> (N,) float64, what the influence values are made of.
         curves: (N, n_curves, n_steps + 1) float32; no curve where nothing was measured in steps.
         fractions: n_steps + 1 fractions of the cells that were removed, or inserted, from 0 to 1.
         about: format, version, settings, digest and checkpoint.
@@ -96,6 +80,7 @@ class ScoreTable:
     curve_names: tuple[str, ...]
     fractions: tuple[float, ...]
     about: Mapping[str, Any]
+    terms: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -112,9 +97,48 @@ class ScoreTable:
         """Metric -> mean over the images where it is defined, NaN where that is none; and what `whole` has."""
         return {**{name: _mean(column) for name, column in self.values.items()}, **self.whole}
 
+    def standard_errors(self) -> dict[str, float]:
+        """Metric -> standard error of its mean over the images where it is defined; NaN of fewer than two."""
+        return {name: _standard_error(column) for name, column in self.values.items()}
+
     def means_among(self, is_among: NDArray[np.bool_]) -> dict[str, float]:
-        """Metric -> mean over those of the images (N,), NaN where it is defined for none of them."""
-        return {name: _mean(column[is_among]) for name, column in self.values.items()}
+        """Metric -> mean over those of the images (N,), of a gain the ratio of their sums; NaN where undefined."""
+        return {
+            name: _mean(influence_values(*self._gain_terms(name, is_among)) if self.is_gain(name) else column[is_among])
+            for name, column in self.values.items()
+        }
+
+    def is_gain(self, metric: str) -> bool:
+        """Whether the column of a metric holds the influence values of a gain."""
+        return f"{metric}.{TERMS[0]}" in self.terms
+
+    def gains(self) -> list[str]:
+        """The metrics that are gains."""
+        return [name for name in self.values if self.is_gain(name)]
+
+    def _gain_terms(
+        self, metric: str, is_among: NDArray[np.bool_] | slice = slice(None)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Differences of areas and drops of some images, (n,) each."""
+        area, untouched, filled = (self.terms[f"{metric}.{term}"][is_among] for term in TERMS)
+        return area, untouched - filled
+
+    def mean_drop(self, metric: str) -> float:
+        """The mean over images of how far the number of a gain drops when all cells are removed."""
+        return float(self._gain_terms(metric)[1].mean())
+
+    def undefined_gains(self) -> dict[str, str]:
+        """Gain -> why it is undefined, of those that are."""
+        drops = {name: self.mean_drop(name) for name in self.gains()}
+        return {
+            name: f"the fill changes nothing: the mean drop is {drop:.3g}, and {LEAST_MEAN_DROP} is needed"
+            for name, drop in drops.items()
+            if np.isnan(self.values[name]).all()
+        }
+
+    def image_values(self, metric: str) -> NDArray[np.float64]:
+        """What a metric is of each image alone (N,), to sort images by: see `image_gains`."""
+        return image_gains(*self._gain_terms(metric)) if self.is_gain(metric) else self.values[metric]
 
     def trial_means(self) -> dict[str, float]:
         """Registered score -> mean over all scored images, as trials are chosen by it: never NaN."""
@@ -146,73 +170,14 @@ def _without_nan(columns: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArra
     }
 
 
+def _standard_error(column: NDArray[np.float64]) -> float:
+    defined = column[~np.isnan(column)]
+    return float(defined.std(ddof=1) / math.sqrt(len(defined))) if len(defined) > 1 else math.nan
+
+
 def _mean(column: NDArray[np.float64]) -> float:
     defined = column[~np.isnan(column)]
     return float(defined.mean()) if len(defined) else math.nan
-
-
-class ScoreJournal:
-    """Images that were scored so far, a line each, so that a kill loses at most the chunk that was not written yet.
-
-    Two processes that score the same archive repeat each other's work and may both write here: their lines are equal.
-
-    Args:
-        digest: of the scoring; lines of another one are passed over.
-    """
-
-    def __init__(self, path: Path, digest: str) -> None:
-        self._path, self._digest = path, digest
-
-    def read(self) -> dict[str, ImageScore]:
-        """Image id -> score; a line that was cut off counts as not written.
-
-        Raises:
-            StoreError: the disk refuses.
-        """
-        if not self._path.exists():
-            return {}
-        with disk_errors(self._path):
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-        scores = [score for line in lines if (score := self._parse(line)) is not None]
-        return {score.image_id: score for score in scores}
-
-    def _parse(self, line: str) -> ImageScore | None:
-        try:
-            row = json.loads(line)
-            if row["digest"] != self._digest:
-                return None
-            values = {RENAMED.get(name, name): value for name, value in row["values"].items()}
-            return ImageScore(row["image_id"], values, row["curves"])
-        except (ValueError, KeyError, TypeError):
-            return None
-
-    def append(self, scores: Iterable[ImageScore]) -> None:
-        """Adds a chunk; it lies on the disk when this returns.
-
-        Raises:
-            StoreError: the disk refuses.
-        """
-        rows = [{"digest": self._digest, **vars(score)} for score in scores]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        make_folder(self._path.parent)
-        with disk_errors(self._path), self._path.open("ab") as file:
-            file.write((("\n" if _is_cut_off(self._path) else "") + text).encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def remove(self) -> None:
-        """Deletes the journal, once the files hold what it held."""
-        with disk_errors(self._path):
-            self._path.unlink(missing_ok=True)
-
-
-def _is_cut_off(path: Path) -> bool:
-    size = path.stat().st_size
-    if not size:
-        return False
-    with path.open("rb") as file:
-        file.seek(size - 1)
-        return file.read(1) != b"\n"
 
 
 def make_table(scores: Sequence[ImageScore], fractions: Sequence[float], about: Mapping[str, Any]) -> ScoreTable:
@@ -227,11 +192,29 @@ def make_table(scores: Sequence[ImageScore], fractions: Sequence[float], about: 
     for score in scores:
         if score.names() != first.names():
             raise ValueError(f"{score.image_id} must have the metrics and curves of {first.image_id}")
-    values = {name: np.array([score.values[name] for score in scores], dtype=np.float64) for name in first.values}
+    values, terms = score_columns(scores)
     curves = np.array([list(score.curves.values()) for score in scores], dtype=np.float32)
     curves = curves.reshape(len(scores), len(first.curves), len(fractions) if first.curves else 0)
     ids = tuple(score.image_id for score in scores)
-    return ScoreTable(ids, values, curves, tuple(first.curves), tuple(map(float, fractions)), dict(about))
+    return ScoreTable(ids, values, curves, tuple(first.curves), tuple(map(float, fractions)), dict(about), terms)
+
+
+Columns = dict[str, NDArray[np.float64]]
+"""Name -> (N,)."""
+
+
+def score_columns(scores: Sequence[ImageScore]) -> tuple[Columns, Columns]:
+    """The metrics of at least one image, gains at the place of the first of their terms, and the terms."""
+    columns = {name: np.array([score.values[name] for score in scores], dtype=np.float64) for name in scores[0].values}
+    values: Columns = {}
+    for name, column in columns.items():
+        gain, dot, term = name.rpartition(".")
+        if not dot:
+            values[name] = column
+        elif term == TERMS[0]:
+            drops = columns[f"{gain}.{TERMS[1]}"] - columns[f"{gain}.{TERMS[2]}"]
+            values[gain] = influence_values(column, drops)
+    return values, {name: column for name, column in columns.items() if "." in name}
 
 
 def write_score_files(paths: ScorePaths, table: ScoreTable, *, check: Check | None = None) -> None:
@@ -242,9 +225,9 @@ def write_score_files(paths: ScorePaths, table: ScoreTable, *, check: Check | No
     """
     with disk_errors(paths.about):
         paths.about.unlink(missing_ok=True)  # without it nobody reads a mixture of two scorings
-    columns = [[_cell(value) for value in column] for column in table.values.values()]
-    rows = zip(table.image_ids, *columns, strict=True)
-    atomic_write(paths.table, csv_text([("image_id", *table.values), *rows]), check=check)
+    columns = {**table.values, **table.terms}
+    rows = zip(table.image_ids, *([_cell(value) for value in column] for column in columns.values()), strict=True)
+    atomic_write(paths.table, csv_text([("image_id", *columns), *rows]), check=check)
     atomic_write_array(paths.curves, table.curves, check=check)
     about = {
         "format": FORMAT,
@@ -290,11 +273,12 @@ def _assemble(about: _About, header: list[str], rows: list[list[str]], curves: A
     if curves.shape != shape or curves.dtype != np.float32:
         raise ValueError(f"curves of shape {curves.shape}, not {shape}")
     ids, *columns = zip(*rows, strict=True)
-    values = {
+    cells = {
         RENAMED.get(name, name): np.array([float(cell or "nan") for cell in column], dtype=np.float64)
         for name, column in zip(header[1:], columns, strict=True)
     }
-    return ScoreTable(ids, values, curves, names, fractions, about.model_dump(exclude_unset=True))
+    values, terms = ({name: one for name, one in cells.items() if ("." in name) == dotted} for dotted in (False, True))
+    return ScoreTable(ids, values, curves, names, fractions, about.model_dump(exclude_unset=True), terms)
 
 
 def score_rows(table: ScoreTable) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from attnsearch import plugins
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import TaskSettings
 from attnsearch.metrics.complexity import sparsity
-from attnsearch.types import Batch, Followed
+from attnsearch.types import Batch, Followed, Need
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -151,22 +151,17 @@ class Target(Protocol):
     """What an explanation explains: one number of each image, which removing pixels may lower.
 
     What the number needs beside the output, such as the class or the embedding of a reference, is held for each image.
-
-    Attributes:
-        least_drop: by how much the score must fall when all cells are removed for the way there to mean anything.
     """
 
-    least_drop: ClassVar[float]
-
     @property
-    def has_gallery(self) -> bool:
-        """Whether the images are queries of a gallery, whose ranking is followed too."""
+    def known(self) -> tuple[Need, ...]:
+        """What metrics may need and this has: a gallery that is ranked, classes, or a temperature."""
 
     def score(self, output: AttentionOutput) -> Tensor:
         """The number of each image, (B,) float32, on a scale on which images compare."""
 
     def followed(self, output: AttentionOutput) -> Mapping[Followed, Tensor]:
-        """What is followed while cells are removed, (B,) each: the score, and in retrieval how a gallery is ranked."""
+        """What is followed while cells are removed, (B,) each: the score, and what `metrics.perturbation` lists."""
 
     def raw_score(self, output: AttentionOutput) -> Tensor:
         """The number whose gradients Grad-CAM and its variants weigh features by, (B,): before a softmax."""
@@ -254,13 +249,19 @@ class Task(ABC):
 
     @abstractmethod
     def archived_target(
-        self, archived: AttentionArchive, places: NDArray[np.int64], *, choice: TargetChoice = "predicted"
+        self,
+        archived: AttentionArchive,
+        places: NDArray[np.int64],
+        *,
+        choice: TargetChoice = "predicted",
+        temperature: float | None = None,
     ) -> Target:
         """What the saliency of some archived images is scored for, on the CPU.
 
         Args:
             places: (B,) of the images in the archive.
             choice: whether it is what the model predicts or what is true.
+            temperature: that calibrates the class probabilities of the model; None where it is not known.
         """
 
     def predict(self, model: AttentionModel, batch: Batch, *, maps: tuple[str, ...] | None = None) -> AttentionOutput:

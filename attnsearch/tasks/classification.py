@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import ClassificationSettings
 from attnsearch.data.tables import HALVES, fixed_halves
 from attnsearch.tasks.base import PassMetrics, RunningSums, SoftTargets, Task
-from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Followed, HeadOutput
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Followed, HeadOutput, Need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,28 +190,40 @@ class ClassTarget:
 
     Attributes:
         classes: (B,) int64.
+        temperature: that calibrates the probabilities, where it is known.
     """
 
     classes: Tensor
-    least_drop: ClassVar[float] = 1e-3
-    has_gallery: ClassVar[bool] = False
+    temperature: float | None = None
+
+    @property
+    def known(self) -> tuple[Need, ...]:
+        return ("classes",) if self.temperature is None else ("classes", "temperature")
 
     def score(self, output: AttentionOutput) -> Tensor:
-        probabilities = output.logits.float().softmax(dim=1)  # (B, n_classes)
-        return probabilities.gather(1, self.classes[:, None])[:, 0]
+        return self._probability(output.logits.float())
 
     def followed(self, output: AttentionOutput) -> dict[Followed, Tensor]:
-        return {"score": self.score(output)}  # (B,)
+        logits = output.logits.float()  # (B, n_classes)
+        is_decided = (logits.argmax(dim=1) == self.classes).float()
+        scores: dict[Followed, Tensor] = {"score": self._probability(logits), "decision": is_decided}  # (B,) each
+        if self.temperature is not None:
+            scores["calibrated"] = self._probability(logits / self.temperature)
+        return scores
+
+    def _probability(self, logits: Tensor) -> Tensor:
+        """Of the class under logits (B, n_classes): (B,)."""
+        return logits.softmax(dim=1).gather(1, self.classes[:, None])[:, 0]
 
     def raw_score(self, output: AttentionOutput) -> Tensor:
         """The logit of the class, (B,)."""
         return output.logits.gather(1, self.classes[:, None])[:, 0]
 
     def take(self, rows: Tensor | slice) -> ClassTarget:
-        return ClassTarget(self.classes[rows])  # (M,)
+        return replace(self, classes=self.classes[rows])  # (M,)
 
     def to(self, device: torch.device) -> ClassTarget:
-        return ClassTarget(self.classes.to(device))
+        return replace(self, classes=self.classes.to(device))
 
 
 @dataclass(frozen=True)
@@ -253,10 +265,15 @@ class ClassificationTask(Task):
         return ClassTarget(output.logits.argmax(dim=1))
 
     def archived_target(
-        self, archived: AttentionArchive, places: NDArray[np.int64], *, choice: TargetChoice = "predicted"
+        self,
+        archived: AttentionArchive,
+        places: NDArray[np.int64],
+        *,
+        choice: TargetChoice = "predicted",
+        temperature: float | None = None,
     ) -> ClassTarget:
         classes = archived.labels if choice == "label" else archived.predictions  # (N,)
-        return ClassTarget(torch.from_numpy(classes[places]))
+        return ClassTarget(torch.from_numpy(classes[places]), temperature)
 
     def meter(
         self, table: ImageTable, device: torch.device, *, in_training: bool = False, in_halves: bool = False

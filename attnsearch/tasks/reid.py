@@ -325,7 +325,12 @@ class ReidTask(Task):
         return SimilarityTarget(self.embed(output).detach(), self.embed)
 
     def archived_target(
-        self, archived: AttentionArchive, places: NDArray[np.int64], *, choice: TargetChoice = "predicted"
+        self,
+        archived: AttentionArchive,
+        places: NDArray[np.int64],
+        *,
+        choice: TargetChoice = "predicted",
+        temperature: float | None = None,
     ) -> SimilarityTarget:
         """The similarity to the nearest gallery image, or for the choice `label` to the nearest match."""
         references = references_of(archived, places, choice)  # (B, D)

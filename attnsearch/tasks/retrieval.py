@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, distances, rank_features
 from attnsearch.tasks.base import PassMetrics, RunningSums
-from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Distance, Followed, Retrieval
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Distance, Followed, Need, Retrieval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -292,12 +292,10 @@ class SimilarityTarget:
     references: Tensor
     embed: Embed
     ranking: GalleryRanking | None = None
-    least_drop: ClassVar[float] = 1e-5
-    """Embeddings with a large part in common have cosines near 1, and their differences are small."""
 
     @property
-    def has_gallery(self) -> bool:
-        return self.ranking is not None
+    def known(self) -> tuple[Need, ...]:
+        return () if self.ranking is None else ("gallery",)
 
     def score(self, output: AttentionOutput) -> Tensor:
         return F.cosine_similarity(self.embed(output), self.references, dim=1)  # (B,)

@@ -14,11 +14,12 @@ from attnsearch.data.synthetic.birds import class_codes
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.final_scores import finish_scores
 from attnsearch.evaluation.scorer import measure_case
-from attnsearch.metrics.base import BestSetting, Metric, OfAllImages, WholeArchive
+from attnsearch.metrics.base import BestSetting, Metric, OfAllImages, RatioOfMeans, WholeArchive
 from attnsearch.metrics.part_interventions import PartOutcomes, PartSums
-from attnsearch.metrics.perturbation import Curves, SaliencyCase, upscale_cells
+from attnsearch.metrics.perturbation import Curves, SaliencyCase
 from attnsearch.metrics.registry import all_metrics, better_direction, find_metric, higher_is_better, score_metrics
-from attnsearch.store.image_scores import ImageScore
+from attnsearch.metrics.removal import upscale_cells
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.types import GroundTruth
 
 N_IMAGES = 4
@@ -54,7 +55,12 @@ def _case_of_rows(saliency: Tensor, rows: Tensor) -> SaliencyCase:
 
     def follow(masked: Tensor, _rows: Tensor) -> Curves:
         seen = (masked[:, 0].clamp(0, 1) * weights / weights.sum()).sum(dim=(1, 2))  # (M,)
-        return {"score": seen, "average_precision": seen.square()}
+        return {
+            "score": seen,
+            "decision": (seen > 0.25).float(),
+            "calibrated": seen.sqrt(),
+            "average_precision": seen.square(),
+        }
 
     regions = GroundTruth(masks, boxes, points, SIZE_HW)
     case = SaliencyCase(images, saliency, follow, regions, image_ids=tuple(f"{int(row)}.jpg" for row in rows))
@@ -106,13 +112,13 @@ def make_maps(grid: tuple[int, int] = (6, 5), n_images: int = N_IMAGES) -> Tenso
 
 
 def measured(metric: Metric, case: SaliencyCase, labels: Tensor = LABELS) -> Tensor:
-    """The values (B,) of an image metric, (B, M) of one with a best setting, or the one (1,) of all images together."""
+    """The values (B,) of an image metric, (B, M) of one with a best setting or a gain, (1,) of all images together."""
     function = metric.function
     if isinstance(function, WholeArchive):
         return torch.tensor([function.measure(case, labels)])
     if isinstance(function, OfAllImages):
         return torch.tensor([_finished_mean(metric, case)])
-    values: Tensor = function.measure(case) if isinstance(function, BestSetting) else function(case)
+    values: Tensor = function.measure(case) if isinstance(function, BestSetting | RatioOfMeans) else function(case)
     return values
 
 

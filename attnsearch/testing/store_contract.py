@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from attnsearch.errors import LeaseLost
-from attnsearch.store.image_scores import ImageScore, ScoreTable, make_table
+from attnsearch.store.image_scores import ScoreTable, make_table
 from attnsearch.store.leases import Leases
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.store.trial_store import FileRecord, TrialStore
 from attnsearch.types import EpochRecord, Split
 

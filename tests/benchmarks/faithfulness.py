@@ -22,16 +22,9 @@ from attnsearch.data.images import decode_resized
 from attnsearch.device import Arithmetic, pick_device
 from attnsearch.geometry import Resizing
 from attnsearch.metrics.faithfulness import relevance_gain_of
-from attnsearch.metrics.perturbation import (
-    RemovalSettings,
-    SaliencyCase,
-    area,
-    curve_fractions,
-    removal_ranks,
-    removed_counts,
-    upscale_cells,
-)
+from attnsearch.metrics.perturbation import RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import score_metrics
+from attnsearch.metrics.removal import area, curve_fractions, removal_ranks, removed_counts, upscale_cells
 
 SIDE_PX, GRID = 224, 14
 

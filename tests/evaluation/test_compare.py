@@ -13,8 +13,9 @@ from scipy import stats
 
 from attnsearch.errors import ConfigError
 from attnsearch.evaluation.compare import ScoredTrial, check_comparable, compare, metrics_of, write_comparison
-from attnsearch.store.image_scores import ImageScore, make_table
+from attnsearch.store.image_scores import make_table
 from attnsearch.store.layout import ExperimentLayout
+from attnsearch.store.score_journal import ImageScore
 
 ABOUT = {"version": 1, "split": "val", "settings": {"n_steps": 4, "fill": "mean"}, "images": "x", "grid": [7, 7]}
 A = (0.1, 0.4, 0.3, 0.6, 0.2)

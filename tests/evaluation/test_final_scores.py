@@ -15,7 +15,7 @@ from attnsearch.metrics.base import BestSetting, Metric, OfAllImages
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import register_metric
 from attnsearch.metrics.statistics import ratio_influence
-from attnsearch.store.image_scores import ImageScore
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.testing import temporary_parts
 from attnsearch.types import GroundTruth
 

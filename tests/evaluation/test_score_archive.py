@@ -24,15 +24,17 @@ from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import score_archive as module
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.evaluation.score_archive import scored_ids
+from attnsearch.metrics.gains import influence_values
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import ScoreJournal, ScoreTable, read_scores
+from attnsearch.store.image_scores import ScoreTable, read_scores
 from attnsearch.store.layout import TrialLayout
+from attnsearch.store.score_journal import ScoreJournal
 from attnsearch.training.trainer import fit
 from tests.tiny import ConfigMaker, RecordingContext, reid_config
 
 MODEL = {"name": "br_npa", "stride_stage3": 1, "stride_stage4": 1}  # maps of 4 x 4 cells
 ALL = ("faithfulness", "localisation", "complexity", "correlation", "average_drop", "road")
-SETTINGS = ScoreSettings(families=ALL, n_images=6, n_steps=4, second_fill="blur")
+SETTINGS = ScoreSettings(families=ALL, n_images=6, n_steps=4, n_random=1, second_fill="blur")
 Scorer = Callable[..., ScoreTable]
 
 
@@ -70,8 +72,15 @@ def test_every_score_of_every_image_is_written(scored: Scorer, files: TrialLayou
     table = scored()
     assert table.image_ids == data.tables.val.image_ids
     assert set(table.values) == {
-        *("relevance_gain", "deletion_gain", "deletion", "insertion", "random_deletion", "masked_score"),
-        *("relevance_gain_blur", "deletion_correlation", "insertion_correlation"),
+        *("relevance_gain", "decision_gain", "deletion_gain", "deletion", "insertion", "random_deletion"),
+        *(
+            "untouched_score",
+            "masked_score",
+            "relevance_gain_blur",
+            "decision_gain_blur",
+            "deletion_correlation",
+            "insertion_correlation",
+        ),
         *("average_drop", "average_increase", "average_deletion_drop", "road"),
         *("saliency_sparsity", "gini", "entropy", "effective_area"),
     }  # this data set has no masks, boxes or points
@@ -79,21 +88,38 @@ def test_every_score_of_every_image_is_written(scored: Scorer, files: TrialLayou
     assert table.fractions == (0.0, 0.25, 0.5, 0.75, 1.0)
     assert table.curves.shape == (6, 4, 5)
     read = read_scores(files.scores("val"))
-    for name, column in table.values.items():
-        np.testing.assert_array_equal(read.values[name], column)
+    for written, stored in ((table.values, read.values), (table.terms, read.terms)):
+        assert list(stored) == list(written)
+        for name, column in written.items():
+            np.testing.assert_array_equal(stored[name], column)
     assert read.about["checkpoint"] == {"epoch": 1, "config": table.about["checkpoint"]["config"]}
     assert not files.scores("val").journal.exists()
 
 
-def test_curves_agree_with_their_areas(scored: Scorer) -> None:
+def test_curves_agree_with_their_areas(scored: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnsearch.metrics.gains.LEAST_MEAN_DROP", 0.01)  # this model has seen one epoch
     table = scored()
     curves = dict(zip(table.curve_names, np.asarray(table.curves, dtype=np.float64).swapaxes(0, 1), strict=True))
     np.testing.assert_allclose(table.values["deletion"], np.trapezoid(curves["deletion"], dx=0.25), atol=1e-6)
     np.testing.assert_allclose(table.values["insertion"], np.trapezoid(curves["insertion"], dx=0.25), atol=1e-6)
     np.testing.assert_array_equal(curves["insertion"], curves["least_first"][:, ::-1])
     np.testing.assert_allclose(table.values["masked_score"], curves["deletion"][:, -1], atol=1e-6)
-    gain = (curves["least_first"] - curves["deletion"]).mean(axis=1)
-    assert not np.allclose(gain, table.values["relevance_gain"], equal_nan=True)  # that one is of normalised curves
+    areas = np.trapezoid(curves["least_first"] - curves["deletion"], dx=0.25)
+    drops = curves["deletion"][:, 0] - curves["deletion"][:, -1]
+    np.testing.assert_allclose(table.terms["relevance_gain.area"], areas, atol=1e-6)
+    np.testing.assert_allclose(table.values["relevance_gain"], influence_values(areas, drops), atol=1e-5)
+    assert table.trial_means()["relevance_gain"] == pytest.approx(areas.sum() / drops.sum(), abs=1e-6)
+    assert table.mean_drop("relevance_gain") == pytest.approx(drops.mean(), abs=1e-6)
+
+
+def test_a_model_that_the_fill_does_not_change_has_no_gain(scored: Scorer) -> None:
+    """It counts as uninformative where trials are chosen, and says why."""
+    table = scored()
+    assert 0 < table.mean_drop("relevance_gain") < 0.1
+    assert math.isnan(table.means()["relevance_gain"])
+    assert table.n_undefined()["relevance_gain"] == 6
+    assert table.trial_means()["relevance_gain"] == 0.0
+    assert "relevance_gain" in table.never_defined()
 
 
 def test_more_images_at_once_change_no_score(scored: Scorer, files: TrialLayout) -> None:
@@ -171,7 +197,9 @@ def test_maps_with_nan_are_undefined_counted_and_said(
     np.save(files.archive("val").saliency, saliency)
     with caplog.at_level(logging.WARNING):
         table = scored()
-    assert all(math.isnan(column[0]) for column in table.values.values())
+    assert all(math.isnan(column[0]) for name, column in table.values.items() if not table.is_gain(name))
+    assert table.terms["relevance_gain.area"][:2].tolist() == [0.0, 0.0]  # it tells nothing, and the image counts
+    assert np.isfinite([*table.terms.values()]).all()
     assert np.isnan(table.curves[0]).all()
     assert math.isnan(table.values["deletion"][1])  # a flat map has no order
     assert table.values["gini"][1] == 0.0
@@ -314,7 +342,7 @@ def retrieved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Pat
 def matches(retrieved: tuple[Evaluation, Path], tmp_path: Path) -> Scorer:
     evaluation, folder = retrieved
     files = TrialLayout(Path(shutil.copytree(folder, tmp_path / "trial")))
-    few = ScoreSettings(families=("faithfulness", "localisation"), n_steps=4, grid=4, fill="black")
+    few = ScoreSettings(families=("faithfulness", "localisation"), n_steps=4, n_random=1, grid=4, fill="black")
 
     def run(**changes: Any) -> ScoreTable:
         return evaluation.score(files.archive("val"), files.scores("val"), settings=few.model_copy(update=changes))

@@ -28,7 +28,8 @@ from attnsearch.evaluation.scorer import (
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import find_metric
 from attnsearch.models.base import AttentionModel
-from attnsearch.store.image_scores import ImageScore
+from attnsearch.store.image_scores import score_columns
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.tasks.reid import ReidHead
 from attnsearch.tasks.retrieval import GalleryRanking, SimilarityTarget
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, GroundTruth, HeadOutput
@@ -208,9 +209,11 @@ def test_the_ranking_of_a_masked_query_is_followed_with_its_cosine() -> None:
     # the match is first as long as the left half is seen, and of equal distances the stranger comes first
     assert found.curves["ap_deletion"] == [1.0, 0.5, 0.5]
     assert found.curves["ap_least_first"] == [1.0, 1.0, 0.5]
-    assert found.values["ap_relevance_gain"] == pytest.approx(0.75 - 0.25)
-    assert found.values["ap_deletion_gain"] in (pytest.approx(0.0), pytest.approx(0.5))
-    assert found.values["relevance_gain"] == pytest.approx(0.25 + 0.5 * math.sqrt(5) / 2 - 0.25)
+    values, _ = score_columns([found])
+    assert values["ap_relevance_gain"] == pytest.approx((0.875 - 0.625) / 0.5)
+    assert values["ap_deletion_gain"] in (pytest.approx(0.0), pytest.approx(0.5))
+    assert values["relevance_gain"] == pytest.approx(0.5 * math.sqrt(5) / 2)
+    assert found.values["ap_relevance_gain.untouched"] == 1.0
 
 
 def test_masked_copies_have_the_cameras_of_their_images() -> None:
@@ -234,12 +237,16 @@ def test_masked_copies_are_averaged_with_their_mirror_images() -> None:
 def test_a_task_has_its_own_scores() -> None:
     names = {
         task: {metric.name for metric in selected_metrics(ScoreSettings(families=all_families()), known, task)}
-        for task, known in (("classification", ("masks",)), ("reid", ("masks", "gallery")))
+        for task, known in (("classification", ("masks", "classes")), ("reid", ("masks", "gallery")))
     }
-    assert names["classification"] - names["reid"] == {"average_drop", "average_increase", "average_deletion_drop"}
-    assert names["reid"] - names["classification"] == {"ap_relevance_gain", "ap_deletion_gain"}
+    drops = {"average_drop", "average_increase", "average_deletion_drop"}
+    assert names["classification"] - names["reid"] == {"decision_gain", *drops}
+    assert names["reid"] - names["classification"] == {"ap_relevance_gain"}
     without = selected_metrics(ScoreSettings(families=("faithfulness",)), (), "reid")
     assert "ap_relevance_gain" not in {metric.name for metric in without}
+    assert not any(metric.uses_random_orders for metric in without)
+    with_orders = selected_metrics(ScoreSettings(families=("faithfulness",), n_random=1), ("gallery",), "reid")
+    assert {"ap_deletion_gain", "random_deletion"} < {metric.name for metric in with_orders}
 
 
 def test_occlusion_is_the_fall_of_the_score_without_each_cell() -> None:

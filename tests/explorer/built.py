@@ -28,8 +28,9 @@ from attnsearch.search.handle import create_handle
 from attnsearch.search.study import study_identity
 from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.epochs import write_csv
-from attnsearch.store.image_scores import ImageScore, make_table, write_score_files
+from attnsearch.store.image_scores import make_table, write_score_files
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.store.study_files import write_classes
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive, EpochRecord

@@ -25,7 +25,7 @@ from attnsearch.metrics.registry import (
 )
 from attnsearch.tasks.classification import ClassTarget
 from attnsearch.testing import temporary_parts
-from attnsearch.testing.metric import MetricContract, make_case, make_maps
+from attnsearch.testing.metric import MetricContract, make_case, make_maps, measured
 from attnsearch.types import Batch, Followed
 from tests.tiny import on_cpu
 
@@ -105,7 +105,7 @@ def additive_case(n_steps: int = 16) -> SaliencyCase:
     ],
 )
 def test_values_of_an_additive_model(name: str, expected: float) -> None:
-    assert float(find_metric(name).function(additive_case())) == pytest.approx(expected, abs=1e-4)
+    assert float(measured(find_metric(name), additive_case()).flatten()[0]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_metrics_share_the_curves_of_a_case() -> None:
@@ -118,7 +118,7 @@ def test_metrics_share_the_curves_of_a_case() -> None:
     counted = SaliencyCase(case.images, case.saliency, follow, settings=case.settings)
     for metric in score_metrics():
         if metric.group in ("faithfulness", "correlation") and metric.needs is None:
-            metric.function(counted)
+            measured(metric, counted)
     assert sum(asked) == 2 + 3 * 15  # both ends once; the inner steps of most, least and random first
     assert list(counted.own_curves()) == ["deletion", "least_first", "insertion", "random_deletion"]
 

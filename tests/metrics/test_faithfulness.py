@@ -14,25 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.errors import UsageError
+from attnsearch.metrics.base import RatioOfMeans
 from attnsearch.metrics.faithfulness import (
-    ap_deletion_gain_of,
-    ap_relevance_gain_of,
+    ap_deletion_gain,
+    ap_relevance_gain,
+    calibrated_gain,
     correlation,
-    deletion_gain_of,
-    relevance_gain_of,
+    decision_gain,
+    deletion_correlation_of,
+    deletion_gain,
+    relevance_gain,
     soft_masking,
     step_saliency,
 )
 from attnsearch.metrics.fills import box_blur, fill_images
-from attnsearch.metrics.perturbation import (
-    Curves,
-    RemovalSettings,
-    SaliencyCase,
-    area,
-    curve_fractions,
-    removal_ranks,
-    removed_counts,
-)
+from attnsearch.metrics.gains import influence_values
+from attnsearch.metrics.perturbation import Curves, RemovalSettings, SaliencyCase
+from attnsearch.metrics.removal import area, curve_fractions, removal_ranks, removed_counts
 from attnsearch.metrics.road import impute, road_of
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "brnpa_dauc_iauc.npz", allow_pickle=False)
@@ -62,6 +60,12 @@ def case_of(
     predict: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, target: Tensor, **settings: Any
 ) -> SaliencyCase:
     return SaliencyCase.of_class(predict, images, saliency, target, RemovalSettings(**settings))
+
+
+def gain_of(gain: RatioOfMeans, case: SaliencyCase) -> float:
+    """The ratio of means over the images of a case."""
+    area_, untouched, filled = gain.measure(case).double().numpy().T
+    return float(influence_values(area_, untouched - filled).mean())
 
 
 ONES, FIRST = torch.ones(1, 3, 4, 4), torch.zeros(1, dtype=torch.long)
@@ -133,10 +137,10 @@ def test_symmetric_gain_compares_models_where_raw_areas_do_not(power: float, mos
     reverse = case_of(planted(power), ONES, -WEIGHTS, FIRST, n_steps=16).curve("deletion")
     assert float(area(deletion, fractions)) == pytest.approx(most, abs=1e-4)
     assert float(area(reverse, fractions)) == pytest.approx(least, abs=1e-4)
-    gain = relevance_gain_of(case_of(planted(power), ONES, WEIGHTS, FIRST, n_steps=16))
-    assert float(gain) == pytest.approx(least - most, abs=2e-4)
-    upside_down = relevance_gain_of(case_of(planted(power), ONES, -WEIGHTS, FIRST, n_steps=16))
-    assert float(upside_down) == pytest.approx(most - least, abs=2e-4)
+    gain = gain_of(relevance_gain, case_of(planted(power), ONES, WEIGHTS, FIRST, n_steps=16))
+    assert gain == pytest.approx(least - most, abs=2e-4)
+    upside_down = gain_of(relevance_gain, case_of(planted(power), ONES, -WEIGHTS, FIRST, n_steps=16))
+    assert upside_down == pytest.approx(most - least, abs=2e-4)
 
 
 def test_random_orders_gain_nothing_on_average() -> None:
@@ -144,7 +148,7 @@ def test_random_orders_gain_nothing_on_average() -> None:
     images, maps = ONES.expand(n_images, 3, 4, 4), WEIGHTS.expand(n_images, 4, 4)
     case = case_of(planted(), images, maps, FIRST.expand(n_images), n_steps=16)
     assert float(case.area("random_deletion").mean()) == pytest.approx(0.5, abs=0.01)
-    assert float(deletion_gain_of(case).mean()) == pytest.approx(0.5 - 0.34375, abs=0.01)
+    assert gain_of(deletion_gain, case) == pytest.approx(0.5 - 0.34375, abs=0.01)
 
 
 def test_values_count_in_correlations_and_only_order_in_areas() -> None:
@@ -159,7 +163,8 @@ def test_flat_maps_are_undefined_where_order_counts() -> None:
     flat = torch.full((1, 4, 4), 0.3)
     assert torch.isnan(case_of(planted(), ONES, flat, FIRST, n_steps=4).curve("deletion")).all()
     assert torch.isnan(case_of(planted(), ONES, flat, FIRST, n_steps=4).curve("insertion")).all()
-    assert math.isnan(float(relevance_gain_of(case_of(planted(), ONES, flat, FIRST, n_steps=4))))
+    gain = relevance_gain.measure(case_of(planted(), ONES, flat, FIRST, n_steps=4))
+    assert gain[0].tolist() == pytest.approx([0.0, 1.0, 0.0])  # no information, but the image counts
     steps = step_saliency(flat, removal_ranks(flat), 4)
     assert math.isnan(float(correlation(torch.rand(1, 4), steps)))
     assert all(math.isnan(float(value)) for value in vars(soft_masking(case_of(planted(), ONES, flat, FIRST))).values())
@@ -167,7 +172,7 @@ def test_flat_maps_are_undefined_where_order_counts() -> None:
 
 
 def test_a_fill_that_removes_nothing_leaves_the_gain_undefined() -> None:
-    assert math.isnan(float(relevance_gain_of(case_of(planted(), ONES, WEIGHTS, FIRST, n_steps=4, fill=ONES))))
+    assert math.isnan(gain_of(relevance_gain, case_of(planted(), ONES, WEIGHTS, FIRST, n_steps=4, fill=ONES)))
 
 
 def test_nan_in_a_map_is_refused() -> None:
@@ -225,8 +230,91 @@ def test_shared_ends_are_asked_once() -> None:
         asked.append(len(images))
         return planted()(images)
 
-    relevance_gain_of(case_of(count, ONES, WEIGHTS, FIRST, n_steps=16))
+    relevance_gain.measure(case_of(count, ONES, WEIGHTS, FIRST, n_steps=16))
     assert sum(asked) == 2 + 2 * 15
+
+
+def test_short_curves_cost_twelve_forward_passes_for_both_gains() -> None:
+    asked = []
+
+    def count(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return golden_model(images)
+
+    images, maps = torch.rand(1, 3, 32, 32), torch.rand(1, 12, 12)
+    case = case_of(count, images, maps, FIRST, n_steps=None)
+    for gain in (relevance_gain, decision_gain):
+        gain.measure(case)
+    assert sum(asked) == 12
+    deletion_correlation_of(case)  # needs steps of equal size, and takes the two ends from above
+    assert sum(asked) == 12 + 15
+
+
+LINEAR = torch.arange(1.0, 145.0).view(1, 12, 12) / 10440
+
+
+def powered(power: float, weights: Tensor = LINEAR) -> Callable[[Tensor], Tensor]:
+    """As `planted`, on images of 12 x 12 pixels."""
+
+    def predict(images: Tensor) -> Tensor:
+        kept = ((images[:, 0] > 0.5) * weights).sum(dim=(1, 2), dtype=torch.float64).clamp(0, 1) ** power
+        return torch.stack([kept, 1 - kept], dim=1)
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("power", "per_cell", "even", "symmetric"),
+    [(1, 0.331019, 0.329741, 0.309375), (4, 0.292780, 0.290233, 0.282653), (0.25, 0.204274, 0.196470, 0.194352)],
+)
+def test_the_seven_points_have_one_bias_for_all_models(
+    power: float, per_cell: float, even: float, symmetric: float
+) -> None:
+    images = torch.ones(1, 3, 12, 12)
+    for n_steps, expected in ((144, per_cell), (16, even), (None, symmetric)):
+        found = gain_of(relevance_gain, case_of(powered(power), images, LINEAR, FIRST, n_steps=n_steps))
+        assert found == pytest.approx(expected, abs=2e-6), n_steps
+
+
+@pytest.mark.parametrize("power", [4, 0.25])
+def test_without_an_order_the_points_give_no_gain_and_mirrored_ones_would(power: float) -> None:
+    """Where all cells weigh the same, any order gives one curve, and its shape must not count."""
+    counts = removed_counts(144, None)
+    assert counts.tolist() == [0, 9, 27, 72, 117, 135, 144]
+    assert counts.tolist() == (144 - counts.flip(0)).tolist()
+    equal = torch.full((1, 12, 12), 1 / 144)
+    images = torch.ones(1, 3, 12, 12)
+    found = gain_of(relevance_gain, case_of(powered(power, equal), images, LINEAR, FIRST, n_steps=None))
+    assert found == pytest.approx(0.0, abs=1e-6)
+    uneven = torch.tensor([0, 1, 2, 4, 8, 16]) / 16
+    curves = [(1 - fractions) ** power for fractions in (1 - uneven.flip(0), uneven)]  # least first, most first
+    mirrored = area(curves[0][None], 1 - uneven.flip(0)) - area(curves[1][None], uneven)
+    assert abs(float(mirrored)) > 0.05
+
+
+@pytest.mark.parametrize(("n_cells", "n_points"), [(9, 10), (16, 17), (17, 8), (49, 8), (3136, 7)])
+def test_short_curves_of_coarse_maps_remove_cell_by_cell(n_cells: int, n_points: int) -> None:
+    counts = removed_counts(n_cells, None)
+    assert (len(counts), int(counts[0]), int(counts[-1])) == (n_points, 0, n_cells)
+    assert torch.equal(counts, n_cells - counts.flip(0))
+
+
+@pytest.mark.parametrize("change", [lambda x: x / 4, lambda x: 4 * x, lambda x: x.sign() * x.abs().sqrt()])
+def test_no_increasing_map_of_the_logits_moves_the_decision_gain(change: Callable[[Tensor], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    images, maps = torch.rand(32, 3, 32, 32, generator=generator), torch.rand(32, 8, 8, generator=generator)
+
+    def logits(shown: Tensor) -> Tensor:
+        return 4 * F.linear(F.adaptive_avg_pool2d(shown, 4).flatten(1), weights)
+
+    weights = torch.randn(5, 48, generator=generator)
+    target = logits(images).argmax(dim=1)
+    plain, changed = (
+        case_of(lambda shown, f=f: f(logits(shown)).softmax(dim=1), images, maps, target, n_steps=None)
+        for f in (lambda x: x, change)
+    )
+    assert gain_of(decision_gain, changed) == pytest.approx(gain_of(decision_gain, plain), abs=1e-9)
+    assert gain_of(relevance_gain, changed) != pytest.approx(gain_of(relevance_gain, plain), abs=1e-3)
 
 
 @pytest.mark.parametrize("n_images", [3, 17])
@@ -241,7 +329,7 @@ def test_the_model_never_sees_more_images_at_once_than_the_setting_allows(n_imag
     target = torch.zeros(n_images, dtype=torch.long)
     for fill in ("mean", "blur"):
         case_of(count, images, saliency, target, n_steps=16, fill=fill, batch_images=4).curve("deletion")
-    relevance_gain_of(case_of(count, images, saliency, target, n_steps=16, batch_images=4))
+    relevance_gain.measure(case_of(count, images, saliency, target, n_steps=16, batch_images=4))
     soft_masking(case_of(count, images, saliency, target, batch_images=4))
     road_of(case_of(count, images, saliency, target, batch_images=4))
     assert max(asked) <= 4
@@ -285,13 +373,15 @@ def test_gains_of_the_average_precision_are_those_of_its_curves() -> None:
         }
 
     both = SaliencyCase(images, saliency, follow)
-    torch.testing.assert_close(relevance_gain_of(both), relevance_gain_of(score))
-    torch.testing.assert_close(ap_relevance_gain_of(both), relevance_gain_of(precision))
-    torch.testing.assert_close(ap_deletion_gain_of(both), deletion_gain_of(precision))
+    torch.testing.assert_close(relevance_gain.measure(both), relevance_gain.measure(score))
+    torch.testing.assert_close(ap_relevance_gain.measure(both), relevance_gain.measure(precision))
+    torch.testing.assert_close(ap_deletion_gain.measure(both), deletion_gain.measure(precision))
     orders = ("deletion", "least_first", "random_deletion")
     assert list(both.own_curves()) == [*orders, *(f"ap_{order}" for order in orders)]
     with pytest.raises(UsageError, match="average_precision needs a gallery"):
-        ap_relevance_gain_of(score)
+        ap_relevance_gain.measure(score)
+    with pytest.raises(UsageError, match="calibrated needs the temperature"):
+        calibrated_gain.measure(score)
 
 
 def test_box_blur_is_that_of_the_released_code() -> None:

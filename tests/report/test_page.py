@@ -29,9 +29,10 @@ from attnsearch.report.page import (
 )
 from attnsearch.results.reader import load_study
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import ImageScore, make_table
+from attnsearch.store.image_scores import make_table
 from attnsearch.store.image_scores import write_score_files as write_table
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.score_journal import ImageScore
 from attnsearch.types import SPLITS, Split
 from tests.explorer.built import CLASSES, Built, build
 from tests.explorer.built_reid import PLANTED, build_reid, planted_saliency, write_rankings

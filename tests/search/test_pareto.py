@@ -9,8 +9,9 @@ import pytest
 
 from attnsearch.search.pareto import MIN_TRIALS, Reliability, front_of, importances, reliability
 from attnsearch.search.trials import rows_of
-from attnsearch.store.image_scores import ImageScore, make_table, write_score_files
+from attnsearch.store.image_scores import make_table, write_score_files
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.score_journal import ImageScore
 
 
 def study_of(*points: tuple[float, float, float, float]) -> optuna.Study:

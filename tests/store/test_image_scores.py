@@ -11,8 +11,6 @@ import pytest
 
 from attnsearch.errors import LeaseLost, StoreError
 from attnsearch.store.image_scores import (
-    ImageScore,
-    ScoreJournal,
     ScoreTable,
     has_scores,
     make_table,
@@ -21,6 +19,7 @@ from attnsearch.store.image_scores import (
     write_score_files,
 )
 from attnsearch.store.layout import ScorePaths, StudyLayout, TrialLayout
+from attnsearch.store.score_journal import ImageScore, ScoreJournal
 
 ABOUT = {
     **{"version": 1, "digest": "d1", "settings": {"n_steps": 2}, "checkpoint": {"epoch": 3}},

@@ -265,12 +265,12 @@ def test_a_target_follows_the_cosine_and_with_a_gallery_the_ranking() -> None:
     archived, places = archive_of(retrieval), np.array([0, 1])
     output = AttentionOutput(HeadOutput(torch.zeros(2, 2), torch.from_numpy(features[:2])))
     plain = SimilarityTarget(references_of(archived, places, "label"), embedded)
-    assert (list(plain.followed(output)), plain.has_gallery) == (["score"], False)
+    assert (list(plain.followed(output)), plain.known) == (["score"], ())
     ranked = SimilarityTarget(plain.references, embedded, GalleryRanking.of(archived, places)).to(torch.device("cpu"))
     second = ranked.take(slice(1, 2)).followed(AttentionOutput(HeadOutput(torch.zeros(1, 2), output.embedding[1:])))
     assert second["score"].tolist() == pytest.approx([0.5])  # of the nearest match
     assert second["average_precision"].tolist() == pytest.approx([5 / 6])
-    assert ranked.has_gallery
+    assert ranked.known == ("gallery",)
 
 
 def test_what_explains_no_match_is_refused() -> None:

@@ -1,0 +1,45 @@
+"""Gains as ratios of means over images, which no single image with a small drop can decide.
+
+Let a_i be the difference of the areas under two removal curves of image i, and d_i how far the followed number drops
+when all cells are removed. The gain is G = sum a_i / sum d_i, and v_i = G + (a_i - G d_i) / mean(d) the influence value
+of an image: the mean of the v_i is exactly G, and their standard deviation divided by sqrt(N) is its standard error by
+the delta method. So means, intervals and paired tests of influence values are those of the gain.
+
+Importing this file does not import torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LEAST_MEAN_DROP = 0.1
+"""Of a probability, a decision, an average precision or a cosine; below, there is nothing that a map could explain."""
+TERMS = ("area", "untouched", "filled")
+"""What is measured of each image for a gain, in the columns `gain.area`, `gain.untouched` and `gain.filled`."""
+
+
+def is_gain_defined(drops: Floats) -> bool:
+    """Whether the followed number falls enough, in the mean over the images (N,), for a gain to mean anything."""
+    return bool(len(drops)) and float(np.mean(drops)) >= LEAST_MEAN_DROP
+
+
+def influence_values(areas: Floats, drops: Floats) -> Floats:
+    """The influence values (N,) of a gain, whose mean it is; all NaN where it is undefined.
+
+    Args:
+        areas, drops: (N,), not normalised, and negative where the score rises.
+    """
+    if not is_gain_defined(drops):
+        return np.full(len(drops), np.nan)
+    gain = areas.sum() / drops.sum()
+    values: Floats = gain + (areas - gain * drops) / drops.mean()
+    return values
+
+
+def image_gains(areas: Floats, drops: Floats) -> Floats:
+    """The gain of each image alone (N,), to sort images by and not to be averaged; NaN where the drop is too small."""
+    values: Floats = np.divide(areas, drops, out=np.full(len(drops), np.nan), where=drops >= LEAST_MEAN_DROP)
+    return values
