@@ -105,6 +105,14 @@ class DataSettings(Settings):
         description="probability that a rectangle of 2 to 33 % of a training image becomes noise (random erasing)",
         exclude_if=lambda probability: probability == 0,  # files and digests are older than this field
     )
+    cell_deletion: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="probability that one cell of 4 x 4 of a training image becomes the mean colour, so that a missing "
+        "cell is no surprise to the model; `idsds` compares models that were trained with 0.5",
+        exclude_if=lambda probability: probability == 0,  # files and digests are older than this field
+    )
     rand_augment: int | None = Field(
         None, ge=1, le=10, description="strength, of 10, of RandAugment's two random operations per training image"
     )

@@ -140,6 +140,17 @@ def erase(images: Tensor, erased: NDArray[np.int64], seeds: NDArray[np.int64]) -
     return images
 
 
+def delete(images: Tensor, deleted: NDArray[np.int64]) -> Tensor:
+    """Fills a rectangle of each normalised image (B, C, H, W) with the mean colour, in place.
+
+    Args:
+        deleted: as of `Views`.
+    """
+    return images.masked_fill_(
+        erased_mask(deleted, (images.shape[2], images.shape[3]), device=images.device)[:, None], 0.0
+    )
+
+
 def erased_mask(erased: NDArray[np.int64], canvas_hw: tuple[int, int], *, device: torch.device | str) -> Tensor:
     """(B, H, W) bool, True inside the rectangles (B, 4)."""
     left, top, right, bottom = torch.as_tensor(erased, device=device)[:, :, None].unbind(dim=1)  # (B, 1) each

@@ -18,6 +18,7 @@ from attnsearch.config.data import DataConfig
 from attnsearch.config.images import as_setting
 from attnsearch.data.augment import (
     cut,
+    delete,
     erase,
     erased_mask,
     jitter,
@@ -60,7 +61,7 @@ def prefetched(work: Callable[[A], R], items: Iterable[A], *, depth: int = 2) ->
 #: Settings in which trials on one open data set may differ.
 _PER_TRIAL = {
     *("image_size_px", "crop_ratio", "cache_px", "crop_scale", "multi_scale", "pad_px"),
-    *("flip", "brightness", "saturation", "rand_augment", "erase"),
+    *("flip", "brightness", "saturation", "rand_augment", "erase", "cell_deletion"),
 }
 
 
@@ -267,6 +268,8 @@ class BatchLoader:
         images = normalise(images)
         if raw.views.erased is not None:
             images = erase(images, raw.views.erased, raw.views.seeds)
+        if raw.views.deleted is not None:
+            images = delete(images, raw.views.deleted)
         if padding is not None:
             images.masked_fill_(padding[:, None], 0.0)
         return Batch(
@@ -287,8 +290,9 @@ class BatchLoader:
     def _shown_masks(self, masks: Tensor, views: Views, padding: Tensor | None) -> Tensor:
         """(B, H, W) bool, True where a part is seen, of masks as they were read."""
         shown = self._to_device(masks) >= 0.5  # (B, H, W)
-        if views.erased is not None:
-            shown &= ~erased_mask(views.erased, (shown.shape[1], shown.shape[2]), device=shown.device)
+        for hidden in (views.erased, views.deleted):
+            if hidden is not None:
+                shown &= ~erased_mask(hidden, (shown.shape[1], shown.shape[2]), device=shown.device)
         return shown if padding is None else shown & ~padding
 
     def _padding(self, raw: _RawBatch, images: Tensor) -> Tensor | None:

@@ -16,6 +16,8 @@ D = TypeVar("D", bound=np.generic)
 N_TRIES = 10
 _N_DRAWS = 5
 _RATIO = (3 / 4, 4 / 3)
+DELETION_CELLS = 4
+"""Along each side of an image, of which one is deleted."""
 _ERASED_AREA = (0.02, 1 / 3)  # of the shown image
 _ERASED_RATIO = (0.3, 1 / 0.3)  # height / width
 
@@ -162,6 +164,7 @@ class Views:
         seeds: int64, of operations that draw for themselves.
         windows: what is shown instead of the crop at x, y.
         erased: (B, 4) int64 left, top, right, bottom of a rectangle of the shown pixels, empty where nothing is erased.
+        deleted: (B, 4) likewise, of the cell that becomes the mean colour.
     """
 
     x: NDArray[np.int64]
@@ -172,6 +175,7 @@ class Views:
     seeds: NDArray[np.int64]
     windows: CropWindows | None = None
     erased: NDArray[np.int64] | None = None
+    deleted: NDArray[np.int64] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Views:
         """The views of some images."""
@@ -184,6 +188,7 @@ class Views:
             self.seeds[rows],
             None if self.windows is None else self.windows.take(rows),
             None if self.erased is None else self.erased[rows],
+            None if self.deleted is None else self.deleted[rows],
         )
 
 
@@ -205,7 +210,7 @@ def random_views(
     epoch: int,
     rows: NDArray[np.int64] | None = None,
 ) -> Views:
-    """Random crop or window, flip, brightness, saturation, erased rectangle.
+    """Random crop or window, flip, brightness, saturation, erased rectangle, deleted cell.
 
     They depend on seed, epoch, the image's row and how often it came before in the epoch, and on nothing else.
 
@@ -226,6 +231,7 @@ def random_views(
         shown_hw = geometry.padded_hw(sizes_hw, cfg.image_hw)
         x = np.where(is_mirrored, shown_hw[:, 1] - cfg.image_hw[1], x)
     windows = random_windows(sizes_hw, cfg, draws)
+    shown_hw = shown_hw if windows is None else windows.sizes_hw
     return Views(
         x,
         y,
@@ -234,7 +240,8 @@ def random_views(
         (1 + cfg.saturation * (2 * uniform[:, 4] - 1)).astype(np.float32),
         draws.seeds(3),
         windows,
-        None if cfg.erase == 0 else _erased(shown_hw if windows is None else windows.sizes_hw, cfg.erase, draws),
+        None if cfg.erase == 0 else _erased(shown_hw, cfg.erase, draws),
+        None if cfg.cell_deletion == 0 else _deleted(shown_hw, cfg.cell_deletion, draws),
     )
 
 
@@ -260,3 +267,17 @@ def _erased(shown_hw: NDArray[np.int64], probability: float, draws: ViewDraws) -
     size_hw = np.where(is_erased[:, None], size_hw, 0)
     top_left = np.floor(uniform[:, -3:-1] * (shown_hw - size_hw + 1))
     return np.concatenate([top_left[:, ::-1], (top_left + size_hw)[:, ::-1]], axis=1).astype(np.int64)
+
+
+def _deleted(shown_hw: NDArray[np.int64], probability: float, draws: ViewDraws) -> NDArray[np.int64]:
+    """(M, 4) left, top, right, bottom of one cell of the grid, empty where none is deleted; borders are rounded.
+
+    Args:
+        shown_hw: (M, 2) heights and widths that are seen.
+    Source: Hesse et al. 2024 (arXiv 2407.11910), in-domain training for single deletion.
+    """
+    uniform, side = draws.uniform(5, 2), DELETION_CELLS
+    cell = np.stack(np.divmod((uniform[:, 1] * side**2).astype(np.int64), side), axis=-1)  # (M, 2) row, column
+    start, stop = ((2 * edge * shown_hw + side) // (2 * side) for edge in (cell, cell + 1))  # (M, 2) each
+    stop = np.where((uniform[:, 0] < probability)[:, None], stop, start)
+    return np.concatenate([start[:, ::-1], stop[:, ::-1]], axis=1)

@@ -241,6 +241,25 @@ def test_an_erased_part_is_no_part(make_tree: MakeTree) -> None:
     assert (~is_white).any(dim=(1, 2)).all()
 
 
+def test_a_deleted_cell_has_the_mean_colour_and_no_part(make_tree: MakeTree) -> None:
+    root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
+    for image in root.rglob("*.jpg"):
+        mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (60, 40), 255).save(mask)
+        Image.new("RGB", (60, 40), (255, 255, 255)).save(image)
+    cfg = settings(root, cell_deletion=1.0, **PLAIN)
+    made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
+    (batch,) = made.epoch(1)
+    assert batch.part_masks is not None
+    is_deleted = (batch.images == 0).all(dim=1)
+    assert (is_deleted == ~batch.part_masks).all()
+    side = batch.images.shape[-1]
+    assert (is_deleted.sum(dim=(1, 2)) == (side // 4) ** 2).all()
+    (seen,) = BatchLoader(open_data(cfg), "val", batch_size=2, device="cpu").epoch(1)
+    assert (seen.images != 0).all()
+
+
 def test_masks_are_refused_where_there_are_none(small_tree: Path) -> None:
     cfg = settings(small_tree)
     with pytest.raises(DataError, match="no part masks for val"):

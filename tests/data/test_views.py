@@ -50,7 +50,7 @@ def test_views_are_drawn_as_before_there_were_repeated_rows() -> None:
     assert views.erased is None
 
 
-EVERYTHING = {"crop_scale": (0.1, 0.9), "erase": 1.0}
+EVERYTHING = {"crop_scale": (0.1, 0.9), "erase": 1.0, "cell_deletion": 1.0}
 
 
 def test_each_occurrence_of_a_row_has_a_view_of_its_own() -> None:
@@ -59,7 +59,7 @@ def test_each_occurrence_of_a_row_has_a_view_of_its_own() -> None:
     rows = np.array([3, 1, 3, 0, 3, 1])
     views = random_views(square(5), cfg, seed=1, epoch=2, rows=rows)
     first = np.array([0, 1, 3])  # places where a row comes for the first time
-    for name in ("x", "y", "is_mirrored", "brightness", "saturation", "seeds", "erased"):
+    for name in ("x", "y", "is_mirrored", "brightness", "saturation", "seeds", "erased", "deleted"):
         np.testing.assert_array_equal(getattr(views, name)[first], getattr(once, name)[rows[first]])
     assert views.windows is not None
     assert once.windows is not None
@@ -131,3 +131,25 @@ def test_many_scales_keep_the_aspect_and_the_bounds() -> None:
     np.testing.assert_allclose(stretch[:, 0], stretch[:, 1], rtol=0.04)
     assert (windows.boxes[:, 2] <= 1 + 1e-9).all()
     assert (windows.boxes[:, 3] <= 0.75 + 1e-9).all()
+
+
+def test_a_deleted_cell_is_one_of_sixteen_equal_ones() -> None:
+    cfg = FolderData(root="x", image_size_px=(64, 32), crop_ratio=1.0, cell_deletion=0.5)
+    deleted = random_views(square(4000), cfg, seed=0, epoch=1).deleted
+    assert deleted is not None
+    is_deleted = deleted[:, 2] > deleted[:, 0]
+    assert is_deleted.mean() == pytest.approx(0.5, abs=0.03)
+    assert ((deleted[:, 3] > deleted[:, 1]) == is_deleted).all()
+    left, top, right, bottom = deleted[is_deleted].T
+    assert set(zip((right - left).tolist(), (bottom - top).tolist(), strict=True)) == {(8, 16)}
+    cells, counts = np.unique(top // 16 * 4 + left // 8, return_counts=True)
+    assert cells.tolist() == list(range(16))
+    assert counts == pytest.approx(is_deleted.sum() / 16, rel=0.35)  # 125 each, with a deviation of 11
+    assert random_views(square(9), cfg.model_copy(update={"cell_deletion": 0.0}), seed=0, epoch=1).deleted is None
+
+
+def test_cells_of_a_side_that_four_does_not_divide_cover_it_without_overlap() -> None:
+    cfg = FolderData(root="x", image_size_px=30, crop_ratio=1.0, cell_deletion=1.0)
+    deleted = random_views(square(2000), cfg, seed=0, epoch=1).deleted
+    assert deleted is not None
+    assert np.unique(deleted[:, [0, 2]], axis=0).tolist() == [[0, 8], [8, 15], [15, 23], [23, 30]]
