@@ -23,6 +23,7 @@ from attnsearch.cli._console import (
 )
 from attnsearch.cli._options import with_plugins
 from attnsearch.cli.compare import compare
+from attnsearch.cli.confirm import confirm
 from attnsearch.cli.confusion import confusion
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.evaluate import evaluate
@@ -66,6 +67,7 @@ def _options(
 
 
 app.command()(search)
+app.command()(confirm)
 app.command()(train)
 app.command(hidden=True)(worker)
 app.command()(evaluate)

@@ -118,7 +118,23 @@ class FixedSampler(Settings):
     name: Literal["fixed"]
 
 
-SamplerConfig = Annotated[TpeSampler | GpSampler | RandomSampler | FixedSampler, Field(discriminator="name")]
+class RepeatSampler(Settings):
+    """No sampling: the settings of trials of another study, each with several seeds; `attnsearch confirm` writes it."""
+
+    name: Literal["repeat"]
+    trials: tuple[int, ...] = Field(min_length=1, description="Numbers of the trials that are repeated, best first.")
+    settings: tuple[Mapping[Key, Scalar], ...] = Field(description="Their hyperparameters, in the same order.")
+
+    @model_validator(mode="after")
+    def _check(self) -> RepeatSampler:
+        if len(self.settings) != len(self.trials):
+            raise ValueError(f"settings must be as many as trials, got {len(self.settings)} of {len(self.trials)}")
+        return self
+
+
+SamplerConfig = Annotated[
+    TpeSampler | GpSampler | RandomSampler | FixedSampler | RepeatSampler, Field(discriminator="name")
+]
 
 
 class MedianPruner(Settings):
@@ -175,6 +191,13 @@ class Retention(Settings):
     )
 
 
+class Confirm(Settings):
+    """Which trials are repeated with fresh seeds once a search has ended."""
+
+    top: int = Field(5, ge=2, le=100, description="Best trials that are repeated, the published one first.")
+    seeds: int = Field(5, ge=2, le=100, description="Seeds of each; five find a lead of two standard deviations.")
+
+
 class StudyConfig(Settings):
     """One search over the settings of an experiment."""
 
@@ -214,6 +237,9 @@ class StudyConfig(Settings):
     )
     constraints: Mapping[MetricKey, Bound] = Field({}, description="Metric of the best checkpoint -> limit.")
     retention: Retention = Field(Retention(), description="What is kept on disk.")
+    confirm: Confirm | None = Field(
+        None, description="Repeat the best trials after the search, as `attnsearch confirm` does; null does not."
+    )
     seed: int = Field(
         1, ge=0, le=2**31 - 1, description="Seed of the sampler; each trial derives its own from it and its number."
     )
@@ -267,6 +293,21 @@ class StudyConfig(Settings):
                 f"{len(self.space)} hyperparameters, {len(self.enqueue)} enqueued settings and n_trials {self.n_trials}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _repeats_sample_nothing(self) -> StudyConfig:
+        if self.repeats and (self.space or self.enqueue or self.pruner or self.n_trials % len(self.repeats.trials)):
+            raise ValueError(
+                "sampler repeat trains listed settings in full, so space and enqueue must be empty, pruner null and "
+                f"n_trials a multiple of {len(self.repeats.trials)}; got {len(self.space)} hyperparameters, "
+                f"{len(self.enqueue)} enqueued settings, pruner {self.pruner!r} and n_trials {self.n_trials}"
+            )
+        return self
+
+    @property
+    def repeats(self) -> RepeatSampler | None:
+        """The settings that the study repeats, where it samples none."""
+        return self.sampler if isinstance(self.sampler, RepeatSampler) else None
 
     @property
     def is_fixed(self) -> bool:

@@ -134,7 +134,8 @@ def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[st
 def epochs_values(frames: dict[int, pd.DataFrame]) -> dict[str, Any]:
     """Trial -> column -> values by epoch; what is measured on halves of validation is no curve to choose by."""
     return {
-        str(number): plain(frame[list(filter(_is_drawn, frame))].to_dict("list")) for number, frame in frames.items()
+        str(number): plain({str(name): list(frame[name]) for name in frame if _is_drawn(str(name))})
+        for number, frame in frames.items()
     }
 
 

@@ -18,6 +18,8 @@ from scipy import stats
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+ALPHA = 0.05
+"""Corrected p-values below it separate the winner of a search from other trials."""
 N_RESAMPLES = 1000
 SEED = 1
 """Of the bootstrap of reported intervals, so that they are the same numbers again."""
@@ -135,6 +137,46 @@ def holm(p_values: Floats) -> Floats:
     return corrected
 
 
+@dataclass(frozen=True)
+class Separation:
+    """The means of k groups, and whether the first is better than each other one.
+
+    Attributes:
+        means, low, high: (k,) with the ends of their intervals.
+        p: (k,) one-sided, of the first against each other one, after Holm's correction; NaN for the first itself, and
+            where no group has two values.
+        is_ahead: (k,) whether a group has a better mean than the first.
+    """
+
+    means: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    is_ahead: NDArray[np.bool_]
+
+
+def separation(groups: Sequence[Floats], *, higher_is_better: bool = True, level: float = LEVEL) -> Separation:
+    """Whether the first of k groups is better than each other one: one-sided t-tests with one pooled variance.
+
+    With few values a group, the variance of all groups together is far better known than that of each.
+
+    Args:
+        groups: k of (n,) each, of any n; NaN is left out.
+    """
+    defined = [_defined(values) for values in groups]
+    sizes = np.array([len(values) for values in defined])
+    means = np.array([values.mean() if len(values) else np.nan for values in defined])
+    dof = int(np.maximum(sizes - 1, 0).sum())
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in defined if len(values))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.sqrt(np.float64(squares) / dof)
+        half = stats.t.ppf((1 + level) / 2, dof) * spread / np.sqrt(sizes)
+        leads = (means[0] - means) * (1.0 if higher_is_better else -1.0)
+        p = stats.t.sf(leads / (spread * np.sqrt(1 / sizes[0] + 1 / sizes)), dof)
+    p[0] = np.nan
+    return Separation(means, means - half, means + half, holm(p), leads < 0)
+
+
 def krippendorff_alpha(scores: Floats) -> float:
     """How far images agree on the order of several models: 1 fully, 0 as by chance, negative against each other.
 
@@ -218,8 +260,7 @@ def hypervolume(points: Floats) -> float:
     Source: While, Bradstreet, Barone 2012, "A fast way of calculating exact hypervolumes" (WFG).
     """
     front = non_dominated(np.maximum(np.asarray(points, dtype=np.float64), 0.0))
-    order = np.argsort(front[:, 0], kind="stable") if len(front) else []
-    front = front[order]
+    front = front[np.argsort(front[:, 0], kind="stable")]
     return sum(added_volume(point, front[place + 1 :]) for place, point in enumerate(front))
 
 
@@ -235,13 +276,15 @@ def non_dominated(points: Floats) -> Floats:
     """Of points (n, d) those that no other one reaches in all columns, each once: (m, d) in another order."""
     distinct = np.unique(np.asarray(points, dtype=np.float64), axis=0)
     is_reached = (distinct[:, None] <= distinct[None, :]).all(axis=2).sum(axis=1) > 1  # (n,), each reaches itself
-    return distinct[~is_reached]
+    kept: Floats = distinct[~is_reached]
+    return kept
 
 
 def _winners(means: Floats, higher_is_better: bool) -> Floats:
     """(M,) the probability of each model to be called the best by means (M,): 1 for one of them but where some tie."""
-    is_best = means == (means.max() if higher_is_better else means.min())
-    return is_best / is_best.sum()
+    is_best = np.asarray(means == (means.max() if higher_is_better else means.min()), dtype=np.float64)
+    chances: Floats = is_best / is_best.sum()
+    return chances
 
 
 def rank_correlation(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:

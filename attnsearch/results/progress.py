@@ -161,7 +161,8 @@ class Watcher:
 
     def __call__(self, handle: StudyHandle) -> None:
         """What a running search calls again and again."""
-        self._handle = handle
+        if handle is not self._handle:
+            self._handle, self._begun = handle, None
         if self._clock() - self._shown_at >= self._every_s:
             self.refresh()
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from attnsearch.data.tables import HALVES
 from attnsearch.metrics.registry import is_score
-from attnsearch.metrics.statistics import cross_fitted
+from attnsearch.metrics.statistics import ALPHA, cross_fitted
 from attnsearch.search.history import History, history_of
 from attnsearch.search.pareto import Reliability
 from attnsearch.search.trials import StudyRows
+from attnsearch.store.study_files import Confirmation, ConfirmedMetric, ConfirmedTrial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,17 +54,20 @@ class Selection:
         value: None where validation was not measured in halves.
         orders: objective that is a score of maps -> how far images agree on the order of the trials, or why not known.
         history: None while no feasible trial is complete.
+        confirmation: None where the best trials were not repeated.
     """
 
     value: SelectedValue | None
     orders: Mapping[str, Reliability | str]
     history: History | None
+    confirmation: Confirmation | None = None
 
     @property
     def lines(self) -> list[str]:
         """One sentence for each, without a full stop."""
         lines = [] if self.value is None else [self.value.line]
         lines += [order_line(key, order) for key, order in self.orders.items()]
+        lines += [] if self.confirmation is None else confirmation_lines(self.confirmation)
         return [*lines, history_line(self.history)] if self.history and len(self.history.trials) > 1 else lines
 
 
@@ -118,6 +122,31 @@ def order_line(key: str, order: Reliability | str) -> str:
         f"{order.alpha:.4g}, same winner on random halves {winner.same:.4g} (by chance {winner.chance:.4g}), its score "
         f"on the other half {winner.corrected:.4g}{more}{weak}"
     )
+
+
+def confirmation_lines(found: Confirmation) -> list[str]:
+    """One sentence for each metric: the verdict, and the mean of each repeated trial."""
+    return [_confirmation_line(one) for one in found.metrics]
+
+
+def _confirmation_line(one: ConfirmedMetric) -> str:
+    close = [trial.trial for trial in one.trials[1:] if trial.p is None or trial.p >= ALPHA]
+    ahead = [trial.trial for trial in one.trials if trial.is_ahead]
+    verdict = {
+        "separated": f"trial {one.winner} is separated from all others",
+        "not separated": f"trial {one.winner} is not separated from {', '.join(map(str, close))}",
+        "not confirmed": f"trial {one.winner} is not confirmed: {', '.join(map(str, ahead))} ahead",
+    }
+    return f"repeated in {one.metric}: {verdict[one.verdict]}; {', '.join(map(_mean_of, one.trials))}"
+
+
+def _mean_of(trial: ConfirmedTrial) -> str:
+    if trial.mean is None:
+        return f"{trial.trial} failed"
+    interval = "" if trial.low is None or trial.high is None else f" ({trial.low:.4g} to {trial.high:.4g})"
+    seeds = "seed" if trial.n_seeds == 1 else "seeds"
+    p = "" if trial.p is None else f", p {trial.p:.2g}"
+    return f"{trial.trial}: {trial.mean:.4g}{interval} over {trial.n_seeds} {seeds}{p}"
 
 
 def history_line(history: History) -> str:

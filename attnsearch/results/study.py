@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.inspection import database_content_errors
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import RemovableFile
-from attnsearch.store.study_files import read_manifest
+from attnsearch.store.study_files import Confirmation, read_confirmation, read_manifest
 from attnsearch.types import SPLITS
 
 if TYPE_CHECKING:
@@ -317,7 +317,13 @@ class StudyReader:
         Raises:
             ConfigError, StoreError: the study or its scores cannot be read.
         """
-        return selection_of(self.rows, self.monitor, self.epochs_of, self.reliability)
+        found = selection_of(self.rows, self.monitor, self.epochs_of, self.reliability)
+        return replace(found, confirmation=self.confirmation)
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """Whether the best trials of the search are the best with other seeds; None before `attnsearch confirm`."""
+        return read_confirmation(self.layout)
 
     def removable_files(self) -> list[RemovableFile]:
         """Weights and maps that the retention of the study does not keep.

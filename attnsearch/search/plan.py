@@ -179,10 +179,10 @@ def study_file(loaded: LoadedStudy) -> str:
 def _with_cache_size(loaded: LoadedStudy, limits: list[tuple[str, ExperimentConfig]]) -> LoadedStudy:
     """The study with the one setting that its whole space decides, the size of the cached images.
 
-    A cache of any size that valid settings need is a valid one, so nothing is validated again. A fixed trial keeps its
-    settings as they are.
+    A cache of any size that valid settings need is a valid one, so nothing is validated again. Fixed and
+    repeated trials keep their settings as they are.
     """
-    if loaded.study.is_fixed:
+    if loaded.study.is_fixed or loaded.study.repeats:
         return loaded
     cache_px = needed_cache_px(loaded.study.space, limits)
     data = loaded.experiment.data.model_copy(update={"cache_px": cache_px})

@@ -107,9 +107,10 @@ def publish_study(handle: StudyHandle, data: DataSource) -> Path | None:
     first one whole. Each evaluation on the test split, one per published trial, is a line of `test_evaluations.csv`.
 
     Returns:
-        The manifest, or None while no feasible trial is complete.
+        The manifest, or None while no feasible trial is complete, and where trials of another study are repeated:
+        nothing is chosen among those.
     """
-    chosen = trials_to_publish(handle)
+    chosen = [] if handle.loaded.study.repeats else trials_to_publish(handle)
     return publish(handle.layout, chosen, data) if chosen else None
 
 

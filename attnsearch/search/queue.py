@@ -15,11 +15,12 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from attnsearch.config.study import StudyConfig
 from attnsearch.errors import AttnSearchError, LeaseLost
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import ENDED_AT, RETURNED, build_sampler, derive_seed, take_trial
-from attnsearch.search.trials import is_failing, n_finished
+from attnsearch.search.trials import is_failing
 from attnsearch.store.leases import HELD, Lease
 from attnsearch.store.servers import repeated
 
@@ -46,7 +47,7 @@ def claim_next(handle: StudyHandle, worker: Worker, *, started_at: float) -> Cla
         held = handle.store.leases.held_by(worker.name)
         if held is not None:  # claimed before, but the answer was lost
             return ClaimedTrial(optuna.Trial(handle.study, trials[held.number]._trial_id), held.attempt)
-        if n_finished(trials) >= config.n_trials or is_failing(trials, since=started_at):
+        if n_finished(trials, config) >= config.n_trials or is_failing(trials, since=started_at):
             return "done"
         waiting = _next_waiting(handle, trials)
         if waiting == "wait":
@@ -58,14 +59,20 @@ def claim_next(handle: StudyHandle, worker: Worker, *, started_at: float) -> Cla
     return ClaimedTrial(trial, attempt)
 
 
+def n_finished(trials: Sequence[FrozenTrial], config: StudyConfig) -> int:
+    """Trials that count against the budget: complete and pruned ones; where settings are repeated, failed ones too."""
+    states = {TrialState.COMPLETE, TrialState.PRUNED, *([TrialState.FAIL] if config.repeats else [])}
+    return sum(trial.state in states for trial in trials)
+
+
 def _next_waiting(handle: StudyHandle, trials: Sequence[FrozenTrial]) -> FrozenTrial | Literal["wait"] | None:
     """The waiting trial to run next; None asks for a new one.
 
     Trials whose last attempts finished no epoch come last, so that others show whether the cause lies in them. The last
     attempt before such a trial fails runs alone: its neighbours may have filled the device.
     """
-    n_trials, n_running = handle.loaded.study.n_trials, sum(trial.state == TrialState.RUNNING for trial in trials)
-    n_taken = n_finished(trials) + n_running
+    config, n_running = handle.loaded.study, sum(trial.state == TrialState.RUNNING for trial in trials)
+    n_trials, n_taken = config.n_trials, n_finished(trials, config) + n_running
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     if n_taken >= n_trials:
         return "wait"

@@ -17,8 +17,8 @@ from attnsearch.search.launchers import Launcher
 from attnsearch.search.launchers.local import launcher_of
 from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.publish import publish_study, removable
-from attnsearch.search.queue import reclaim_lost_trials
-from attnsearch.search.trials import N_FAILED_TO_STOP, is_failing, n_finished
+from attnsearch.search.queue import n_finished, reclaim_lost_trials
+from attnsearch.search.trials import N_FAILED_TO_STOP, is_failing
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.retention import remove
 from attnsearch.store.study_files import write_classes
@@ -111,7 +111,7 @@ def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[
 
 
 def _is_done(handle: StudyHandle) -> bool:
-    return n_finished(handle.trials()) >= handle.loaded.study.n_trials
+    return n_finished(handle.trials(), handle.loaded.study) >= handle.loaded.study.n_trials
 
 
 def _tidy(handle: StudyHandle, launcher: Launcher) -> None:
@@ -133,6 +133,6 @@ def _explain_end(handle: StudyHandle, started_at: float) -> SearchStopped:
         failed = f"{N_FAILED_TO_STOP} trials failed in a row ({'; '.join(reasons[-N_FAILED_TO_STOP:])})"
         return SearchStopped(f"study {study.name!r} stopped: {failed}")
     return SearchStopped(
-        f"study {study.name!r} stopped: all workers ended by themselves after {n_finished(trials)} of "
+        f"study {study.name!r} stopped: all workers ended by themselves after {n_finished(trials, study)} of "
         f"{study.n_trials} trials; see {handle.layout.worker_logs}, then start the search again"
     )

@@ -16,7 +16,15 @@ from attnsearch.config.data import SyntheticData
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.images import as_setting
 from attnsearch.config.load import LoadedStudy, with_settings
-from attnsearch.config.study import ChoiceParameter, FloatParameter, IntParameter, Parameter, Scalar, StudyConfig
+from attnsearch.config.study import (
+    ChoiceParameter,
+    FloatParameter,
+    IntParameter,
+    Parameter,
+    RepeatSampler,
+    Scalar,
+    StudyConfig,
+)
 from attnsearch.data.synthetic.birds import class_codes
 from attnsearch.data.tables import DataTables, ImageTable, explained_rows, fixed_subset
 from attnsearch.device import worker_gpus
@@ -24,7 +32,7 @@ from attnsearch.errors import ConfigError, TrialError, suggest
 from attnsearch.metrics.part_codes import undefined_by_codes
 from attnsearch.metrics.registry import RETRIEVAL_RULES, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
-from attnsearch.search.study import derive_seed
+from attnsearch.search.study import OF_TRIAL, REPEAT, derive_seed
 from attnsearch.tasks.base import build_task
 from attnsearch.types import MatchRule, Need
 
@@ -45,10 +53,13 @@ def trial_experiment(trial: optuna.Trial, loaded: LoadedStudy) -> ExperimentConf
     """
     if loaded.study.is_fixed:
         return loaded.experiment
-    settings = suggest_settings(trial, loaded.study.space)
-    seed = derive_seed(loaded.study.seed, "trial", trial.number)
+    if loaded.study.repeats is not None:
+        settings = repeated_settings(trial, loaded.study.repeats, seed=loaded.study.seed)
+    else:
+        settings = suggest_settings(trial, loaded.study.space)
+        settings["seed"] = derive_seed(loaded.study.seed, "trial", trial.number)
     try:
-        return with_settings(loaded.experiment, {**settings, "seed": seed})
+        return with_settings(loaded.experiment, settings)
     except ConfigError as error:
         raise TrialError("; ".join(str(error).splitlines())) from error
 
@@ -60,6 +71,22 @@ def suggest_settings(trial: optuna.Trial, space: Space) -> Settings:
         if _is_active(parameter, settings):
             settings[key] = _suggest(trial, key, parameter)
     return settings
+
+
+def repeated_settings(trial: optuna.Trial, repeats: RepeatSampler, *, seed: int) -> Settings:
+    """The settings of the trial that this one repeats, with a seed that the search did not use.
+
+    All settings are trained once before any of them is trained again. Which trial it is of, and how often that was
+    trained before, is stored as `of_trial` and `repeat`.
+
+    Args:
+        seed: of the study.
+    """
+    repeat, place = divmod(trial.number, len(repeats.trials))
+    number = repeats.trials[place]
+    trial.suggest_int(OF_TRIAL, number, number)
+    trial.suggest_int(REPEAT, repeat, repeat)
+    return {**repeats.settings[place], "seed": derive_seed(seed, "confirm", number, repeat)}
 
 
 def _suggest(trial: optuna.Trial, key: str, parameter: Parameter) -> Scalar:

@@ -32,6 +32,8 @@ UUID = "attnsearch_uuid"
 BOUNDS = "attnsearch_bounds"
 """The attribute of a study with several objectives: of each of them the worst and best value of its first trials."""
 SCORES_KEY = "evaluation.scores"
+OF_TRIAL, REPEAT = "of_trial", "repeat"
+"""The hyperparameters of a trial that repeats one of another study: its number, and which repetition it is, from 0."""
 ENDED_AT = "ended_at"
 RETURNED = "returned"
 """The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
@@ -209,6 +211,7 @@ def study_identity(loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[
         SCORES_KEY: {**loaded.experiment.evaluation.scores.identity(), **_score_version(loaded.study)},
         **study,
         **({"sampler": "fixed"} if loaded.study.is_fixed else {}),
+        **({"repeat": repeats.model_dump(mode="json")} if (repeats := loaded.study.repeats) else {}),
         "classes": list(class_names),
         "validation split": val_hash,
     }

@@ -311,11 +311,6 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0 for value in trial.constraints.values()) if trial.constraints else True
 
 
-def n_finished(trials: Iterable[FrozenTrial]) -> int:
-    """Trials that count against the budget: complete and pruned ones."""
-    return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-
-
 def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
     """Whether `N_FAILED_TO_STOP` trials in a row that ended after `since` (UTC seconds since 1970) failed.
 

@@ -297,6 +297,10 @@ class StudyLayout:
         return self.study_dir / "published.json"
 
     @property
+    def confirmation_json(self) -> Path:
+        return self.study_dir / "confirmation.json"
+
+    @property
     def staging(self) -> Path:
         """Where a publication is made before it replaces the one before it."""
         return self.study_dir / STAGING
@@ -318,7 +322,6 @@ class StudyLayout:
 
     @property
     def ask_lock(self) -> Path:
-        """Held while a worker asks for its next trial."""
         return self.study_dir / "ask.lock"
 
     @property
@@ -327,7 +330,6 @@ class StudyLayout:
         return self.study_dir / "run.lock"
 
     def worker_log(self, index: int) -> Path:
-        """The output of one worker process."""
         return self.study_dir / f"worker{index}.log"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import subprocess
 import time
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, Field
 
@@ -21,6 +22,7 @@ from attnsearch.store.layout import StudyLayout
 from attnsearch.types import Split
 
 MANIFEST_FORMAT = 1
+CONFIRMATION_FORMAT = 1
 _MANIFEST_FIX = "delete it; the next `attnsearch search` publishes the study again"
 _LOG_TIMEOUT_S = 60
 _GIT_TIMEOUT_S = 10
@@ -108,6 +110,82 @@ def read_test_evaluations(layout: StudyLayout) -> list[LoggedEvaluation]:
     with content_errors(path, "restore it from an `attnsearch export`"):
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         return [LoggedEvaluation(row["time"], int(row["trial"]), int(row["epoch"]), row["split"]) for row in rows]
+
+
+Verdict = Literal["separated", "not separated", "not confirmed"]
+
+
+class ConfirmedTrial(Content):
+    """One setting in one metric: the mean over seeds with its interval, and the one-sided p of the winner against it.
+
+    Attributes:
+        p: after Holm's correction; None for the winner, and where there are too few seeds.
+    """
+
+    trial: int
+    n_seeds: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    is_ahead: bool
+
+
+class ConfirmedMetric(Content):
+    """Whether the trial that the search had as the best in a metric is the best with other seeds.
+
+    Attributes:
+        winner: number of that trial, the first of `trials`.
+        verdict: "separated" from all others, "not separated" from some, or "not confirmed" where another one is ahead.
+    """
+
+    metric: str
+    winner: int
+    verdict: Verdict
+    trials: tuple[ConfirmedTrial, ...]
+
+
+class Confirmation(Content):
+    """What repeating the best trials of a study with fresh seeds has shown.
+
+    Attributes:
+        study: that holds the repetitions.
+        n_seeds: of each setting; a repetition that failed is missing from `ConfirmedTrial.n_seeds`.
+    """
+
+    study: str
+    n_seeds: int
+    metrics: tuple[ConfirmedMetric, ...]
+
+
+def write_confirmation(layout: StudyLayout, found: Confirmation) -> None:
+    """Writes a confirmation into the folder of the study that it is about, also as a table.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    columns = list(ConfirmedTrial.model_fields)
+    rows = [
+        (one.metric, one.winner, one.verdict, *(getattr(trial, name) for name in columns))
+        for one in found.metrics
+        for trial in one.trials
+    ]
+    path = layout.confirmation_json
+    atomic_write(path.with_suffix(".csv"), csv_text([("metric", "winner", "verdict", *columns), *rows]))
+    atomic_write(path, json.dumps({"format": CONFIRMATION_FORMAT, **found.model_dump(mode="json")}, indent=1) + "\n")
+
+
+def read_confirmation(layout: StudyLayout) -> Confirmation | None:
+    """What `write_confirmation` wrote; None where the best trials were not repeated.
+
+    Raises:
+        StoreError: the file is damaged, or of another format.
+    """
+    path = layout.confirmation_json
+    if not path.exists():
+        return None
+    fix = "delete it; the next `attnsearch confirm` writes it again"
+    return read_json(path, Confirmation, version=CONFIRMATION_FORMAT, fix=fix)
 
 
 class GitState(TypedDict):

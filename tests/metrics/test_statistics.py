@@ -20,6 +20,7 @@ from attnsearch.metrics.statistics import (
     paired,
     rank_correlation,
     ratio_influence,
+    separation,
     split_half_winner,
     welch,
 )
@@ -200,3 +201,40 @@ def test_added_volumes_sum_to_the_whole() -> None:
 def test_points_that_others_reach_are_dominated() -> None:
     points = np.array([[1.0, 2.0], [1.0, 2.0], [0.5, 2.0], [2.0, 1.0], [0.0, 0.0]])
     assert sorted(map(tuple, non_dominated(points))) == [(1.0, 2.0), (2.0, 1.0)]
+
+
+def test_pooled_separation_is_students_test_with_two_groups() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(1.0, 0.2, 5), rng.normal(0.8, 0.3, 4)
+    found = separation([first, second])
+    expected = stats.ttest_ind(first, second, alternative="greater")
+    assert found.p[1] == pytest.approx(expected.pvalue)
+    assert np.isnan(found.p[0])
+    lower = separation([-first, -second], higher_is_better=False)
+    assert lower.p[1] == pytest.approx(expected.pvalue)
+    pooled = (4 * first.var(ddof=1) + 3 * second.var(ddof=1)) / 7
+    assert found.high[0] - found.means[0] == pytest.approx(stats.t.ppf(0.975, 7) * np.sqrt(pooled / 5))
+
+
+@pytest.mark.parametrize(
+    ("k", "n_seeds", "expected"),
+    [(3, 3, (0.13, 0.49, 0.87)), (3, 5, (0.33, 0.87, 0.98)), (5, 5, (0.14, 0.75, 0.99)), (5, 10, (0.41, 0.99, 1.0))],
+)
+def test_leads_are_found_as_often_as_simulated(k: int, n_seeds: int, expected: tuple[float, ...]) -> None:
+    """A lead of 1, 2, 3 standard deviations of the seeds over k - 1 equal others; none of it for the false alarms."""
+    rng = np.random.default_rng((k, n_seeds))
+
+    def found(lead: float, n: int) -> float:
+        values = rng.normal(size=(n, k, n_seeds))
+        values[:, 0] += lead
+        return float(np.mean([(separation(list(one)).p[1:] < 0.05).all() for one in values]))
+
+    assert [found(lead, 300) for lead in (1.0, 2.0, 3.0)] == pytest.approx(expected, abs=0.12)
+    assert found(0.0, 1000) <= 0.02
+
+
+def test_separation_needs_two_values_somewhere() -> None:
+    assert np.isnan(separation([np.array([1.0]), np.array([0.0])]).p).all()
+    found = separation([np.array([1.0, 1.1]), np.array([]), np.array([0.0])])
+    assert np.isnan(found.means[1])
+    assert found.p[2] < 0.05
