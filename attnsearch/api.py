@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -97,11 +96,10 @@ Load = Callable[[Mapping[str, str]], "LoadedStudy"]
 
 def _run(load: Load, data: pd.DataFrame | None, root: Path, workers: int | None) -> StudyReader:
     from attnsearch.search.confirm import run_and_confirm  # imports torch
-    from attnsearch.search.run import run_study
 
     loaded = load({}) if data is None else load(_stored_table(load, data, root, workers))
     n_workers = _checked_workers(workers)  # only now: loading imports the plugins, which other processes know too
-    plan = run_and_confirm(loaded, partial(run_study, root=root, n_workers=n_workers)).plan
+    plan = run_and_confirm(loaded, root=root, n_workers=n_workers).plan
     return read_study(plan.layout.study_dir, storage=loaded.study.storage)
 
 

@@ -8,7 +8,6 @@ import resource
 import shlex
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,13 +43,11 @@ def search(
     from attnsearch.cli._progress import watching
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.confirm import run_and_confirm  # imports torch
-    from attnsearch.search.run import run_study
 
     started = time.monotonic()
     stop = StopRequest("stopping: running trials return to the queue; once more ends at once")
     with signals_to(stop.take), watching() as watcher:
-        run = partial(run_study, root=results, n_workers=workers, should_stop=stop.is_asked, tick=watcher)
-        ended = run_and_confirm(loaded, run)
+        ended = run_and_confirm(loaded, root=results, n_workers=workers, should_stop=stop.is_asked, tick=watcher)
         watcher.refresh()
     reader = read_study(ended.plan.layout.study_dir, storage=loaded.study.storage)
     times = {"seconds": time.monotonic() - started, "processor_seconds": processor_seconds()}

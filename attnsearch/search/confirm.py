@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -19,7 +21,7 @@ from attnsearch.config.yaml_layers import Layer
 from attnsearch.errors import ConfigError
 from attnsearch.metrics.registry import better_direction
 from attnsearch.metrics.statistics import ALPHA, Floats, separation
-from attnsearch.search.run import SearchOutcome
+from attnsearch.search.run import SearchOutcome, run_study
 from attnsearch.search.study import OF_TRIAL
 from attnsearch.search.trials import TrialRow, best_trials, open_to_read, rows_of
 from attnsearch.store.layout import StudyLayout
@@ -32,11 +34,15 @@ Run = Callable[[LoadedStudy], SearchOutcome]
 """`run_study` with all but the study."""
 
 
-def run_and_confirm(loaded: LoadedStudy, run: Run) -> SearchOutcome:
+def run_and_confirm(loaded: LoadedStudy, **settings: Any) -> SearchOutcome:
     """A search, and the confirmation that its settings ask for, once it has ended and its best trial is published.
 
     What is published stays: the repetitions choose nothing, they say how much the choice of the search is worth.
+
+    Args:
+        settings: of `run_study`.
     """
+    run = partial(run_study, **settings)
     ended = run(loaded)
     asked = loaded.study.confirm
     if asked is None or ended.outcome != "finished":

@@ -8,7 +8,17 @@ from tests.architecture.sources import Function, Module, modules
 from tests.architecture.test_owners import is_in
 
 ALLOWED = (
-    *("results", "search.run", "search.plan", "search.launchers.local", "api", "config", "report", "explorer.server"),
+    *(
+        "results",
+        "search.run",
+        "search.confirm",
+        "search.plan",
+        "search.launchers.local",
+        "api",
+        "config",
+        "report",
+        "explorer.server",
+    ),
     *("errors", "types", "plugins", "metrics.registry", "cli._console", "cli._options", "cli._progress"),
 )
 """What the file of a command may import: checks, starts and readers, and nouns of the ground."""

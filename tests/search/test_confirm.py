@@ -165,7 +165,9 @@ def test_more_seeds_are_added_and_other_trials_refused(searched: Path) -> None:
 @pytest.mark.slow
 def test_a_study_confirms_itself_where_it_says_so(tmp_path: Path) -> None:
     overrides = [*TINY, "n_trials=2", "train.epochs=1", "confirm={top: 2, seeds: 2}"]
-    ended = run_and_confirm(load_study("br_npa_low_res", profile="demo", overrides=overrides), run(tmp_path))
+    ended = run_and_confirm(
+        load_study("br_npa_low_res", profile="demo", overrides=overrides), root=tmp_path, n_workers=0
+    )
     assert ended.plan.study.name == "br_npa_low_res"
     assert ended.published is not None
     assert read_study(ended.plan.layout.study_dir).confirmation is not None
