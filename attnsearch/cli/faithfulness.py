@@ -71,7 +71,8 @@ def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str],
         shared = {"study": target.layout.study, "trial": target.number, "split": target.split}
         counts = {"n_images": len(table.image_ids), "scores": means, "n_undefined": undefined}
         answers = {"n_right": n_right, **{f"scores_{answer}": values for answer, values in apart.items()}}
-        print_json({**shared, **counts, **answers, **about, "floors": table.about.get("floors", {})})
+        beside = {"floors": table.about.get("floors", {}), "reasons": table.reasons}
+        print_json({**shared, **counts, **answers, **about, **beside})
         return
     rows, columns = table.about["grid"]
     settings = table.about["settings"]
@@ -81,17 +82,22 @@ def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str],
         f"{table.about['version']}"
     )
     lines = [
-        (name, "higher" if higher_is_better(f"val/{name}") else "lower", number(mean),
+        (name, "higher" if higher_is_better(f"val/{name}") else "lower", _reason(table, name) or number(mean),
          *(number(values.get(name)) for values in apart.values()), str(undefined.get(name, "")))
         for name, mean in means.items()
     ]  # fmt: skip
     head = f"right: {n_right}", f"wrong: {len(is_right) - n_right}"
     print_table(("score", "better", "mean", *head, "undefined"), lines, title=title)
-    for note in score_notes(table, target.trial.config.task.name):
+    for note in score_notes(table, target.trial.config):
         print_line(f"note: {note}")
     print_line(f"one row per image: {target.scores.table}")
     for name in files:
         print_line(f"written: {target.layout.experiment_dir / name}")
+
+
+def _reason(table: ScoreTable, metric: str) -> str:
+    """In a word or two why no image has a metric; empty where that is not known, or some have it."""
+    return table.reasons.get(metric, "").partition(":")[0]
 
 
 def print_baselines(tables: Mapping[str, ScoreTable], path: Path, *, as_json: bool) -> None:

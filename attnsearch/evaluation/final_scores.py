@@ -50,9 +50,9 @@ def finish_scores(
     for metric, function in _functions(BestSetting):
         if function.name in settings:
             columns[metric.name] = columns[f"{function.name}{AT}{settings[function.name]}"]
-    for metric, function in _functions(OfAllImages):
-        if (inputs := _inputs(metric, function, columns)) is not None:
-            columns[metric.name] = function.combine(inputs)
+    for metric, number in _functions(OfAllImages):
+        if (inputs := _inputs(metric, number, columns)) is not None:
+            columns[metric.name] = number.combine(inputs)
     final = {name: columns[name] for name in _final_names(columns)}
     return [
         replace(score, values={name: float(column[row]) for name, column in final.items()})

@@ -23,7 +23,7 @@ from attnsearch.errors import DataError
 from attnsearch.evaluation.base import InferenceModel
 from attnsearch.evaluation.explain import open_images
 from attnsearch.figures.explanation import ImageToDraw
-from attnsearch.metrics.part_codes import contrast_pairs
+from attnsearch.metrics.part_codes import contrast_pairs, undefined_by_codes, with_dependents
 from attnsearch.metrics.part_interventions import PartOutcomes, PartSums
 from attnsearch.metrics.removal import upscale_cells
 from attnsearch.types import Batch
@@ -32,6 +32,7 @@ MapsOf = Callable[[Tensor], Tensor]
 """Classes (B,) -> the maps (B, h, w) of the images of a batch that explain them."""
 DILATION = 2 / 256
 """Fraction of the image's side by which masks of parts are widened: FunnyBirds pools 5 x 5 pixels of 256."""
+CLASS_FREE = "class-free: the map is the same for every class"
 MAX_GAP = 0.2
 """Mean difference, in standard deviations of ImageNet, up to which a file can hold the image that is drawn again."""
 
@@ -69,7 +70,7 @@ class PartInterventions:
         drawn = self.drawings.draw(batch.image_ids, n_threads=torch.get_num_threads())
         copies = _Copies.open(drawn, self.inference)
         copies.check_complete(batch)
-        of_copies = self._logits(copies).split([len(image.copies) for image in drawn])  # B of (n, n_classes)
+        of_copies = self._logits(copies).split_with_sizes([len(image.copies) for image in drawn])  # B of (n, n_classes)
         subsets, labels = torch.stack([logits[:N_SUBSETS] for logits in of_copies]), batch.labels.cpu()
         masks = copies.masks()  # (B, P + Q, H, W)
 
@@ -90,6 +91,17 @@ class PartInterventions:
             protocol=self.settings.parts_protocol,
         )
 
+    def undefined_reasons(self, batch: Batch) -> dict[str, str]:
+        """Metric -> why no image can have it: because of the codes of the classes, or as the maps are class-free.
+
+        Args:
+            batch: some images, whose maps of two classes are compared.
+        """
+        reasons = undefined_by_codes(self.codes)
+        if "target_sensitivity" not in reasons and is_class_free(self.inference, batch):
+            reasons["target_sensitivity"] = CLASS_FREE
+        return with_dependents(reasons)
+
     @torch.no_grad()
     def _logits(self, copies: _Copies) -> Tensor:
         """(M, n_classes) float64 of all copies."""
@@ -102,6 +114,13 @@ class PartInterventions:
                 output = self.inference.task.predict(model, arithmetic.place_images(batch))
             logits.append(output.logits.float().cpu().double())
         return torch.cat(logits)
+
+
+def is_class_free(inference: InferenceModel, batch: Batch) -> bool:
+    """Whether a model has one map of an image, whatever class it explains."""
+    output, labels = inference.output(batch), torch.zeros_like(batch.labels)
+    first, second = (inference.model.saliency(output, labels.to(inference.device) + number) for number in (0, 1))
+    return torch.equal(first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +152,7 @@ class _Copies:
         assert shown is not None
         radius = round(DILATION * min(shown.shape[1:]))
         wide = F.max_pool2d(shown[:, None].float(), 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0
-        return torch.nn.utils.rnn.pad_sequence(list(wide.split(counts)), batch_first=True)
+        return torch.nn.utils.rnn.pad_sequence(list(wide.split_with_sizes(counts)), batch_first=True)
 
     def check_complete(self, batch: Batch) -> None:
         """Compares the complete images, drawn again, with those of the files.

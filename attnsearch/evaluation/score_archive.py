@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -177,6 +177,7 @@ def score_archive(
     rows, thresholds = finish_scores(rows, scoring.archived.split, chosen)
     whole = archive_scores(scoring.archived, scoring.table, scoring.settings, opened.config)
     table = make_table(rows, scoring.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
+    table = replace(table, about={**table.about, **scoring.undefined_reasons(table)})
     write_score_files(scores, table, check=check)
     journal.remove()
     return table
@@ -350,6 +351,14 @@ class _Scoring:
     def chunks(self) -> list[slice]:
         """The same however often the scoring was cut off, so that each image is in the same batch again."""
         return [slice(start, start + CHUNK_IMAGES) for start in range(0, len(self.ids), CHUNK_IMAGES)]
+
+    def undefined_reasons(self, table: ScoreTable) -> dict[str, dict[str, str]]:
+        """Why scores that no image has are undefined, where that is known; nothing where it is of none."""
+        missing = table.never_defined()
+        batch = self.opened.loader(self.archived.split).batch(self.rows[:1])
+        reasons = self.scorer.undefined_reasons(batch) if missing else {}
+        known = {name: reasons[name] for name in missing if name in reasons}
+        return {"reasons": known} if known else {}
 
     def score(self, chunk: slice, *, baseline: str | None = None) -> list[ImageScore]:
         """The scores of a range of the images (B), of the archive's saliency or of a baseline."""

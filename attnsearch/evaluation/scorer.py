@@ -257,6 +257,10 @@ class SaliencyScorer:
         data = self.inference.config.data
         return PartInterventions(self.inference, data, self.settings) if isinstance(data, SyntheticData) else None
 
+    def undefined_reasons(self, batch: Batch) -> dict[str, str]:
+        """Metric -> why no image can have it, where some images (B) and the settings tell that."""
+        return {} if self._interventions is None else self._interventions.undefined_reasons(batch)
+
     def _maps_of(self, batch: Batch, grid: tuple[int, int], baseline: str | None) -> MapsOf:
         """The maps (B, h, w) that explain other classes, of the model or of a baseline."""
         inference = self.inference

@@ -5,7 +5,7 @@ Sets of parts are bit masks: bit p stands for part p. Codes are (n_classes, P) i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ def shared_parts(codes: ArrayLike) -> Ints:
     """(n_classes, n_classes) masks of the parts whose variant two classes share."""
     variants = np.asarray(codes, dtype=np.int64)
     is_shared = variants[:, None] == variants[None]  # (n_classes, n_classes, P)
-    return (is_shared << np.arange(variants.shape[1])).sum(axis=2)
+    masks: Ints = (is_shared << np.arange(variants.shape[1])).sum(axis=2)
+    return masks
 
 
 def minimal_sufficient_sets(codes: ArrayLike) -> list[list[int]]:
@@ -46,7 +47,8 @@ def _is_sufficient(shared: Ints, n_parts: int) -> Bools:
     masks = np.arange(2**n_parts)
     shares_all = (shared[:, :, None] & masks) == masks  # (n_classes, n_classes, 2^P)
     shares_all[np.arange(len(shared)), np.arange(len(shared))] = False
-    return ~shares_all.any(axis=1)
+    is_sufficient: Bools = ~shares_all.any(axis=1)
+    return is_sufficient
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,16 @@ def undefined_by_codes(codes: Sequence[Sequence[int]] | NDArray[Any]) -> dict[st
     """Metric -> why it means nothing under these codes, whatever the model."""
     reasons = {}
     if max(mask.bit_count() for masks in minimal_sufficient_sets(codes) for mask in masks) == 1:
-        reasons["csdc"] = "every part alone tells the class, so that any set of parts is sufficient"
+        reasons["csdc"] = "trivial: every part alone tells the class"
     if not contrast_pairs(codes).n_classes:
-        reasons["target_sensitivity"] = "no class shares different parts with two others"
-    return reasons
+        reasons["target_sensitivity"] = "no pairs: no class shares different parts with two others"
+    return with_dependents(reasons)
+
+
+_MADE_OF = {"completeness": ("csdc",), "explainability": ("csdc", "target_sensitivity")}
+
+
+def with_dependents(reasons: Mapping[str, str]) -> dict[str, str]:
+    """The same with the numbers that are made of undefined ones."""
+    made = {name: reasons[part] for name, parts in _MADE_OF.items() for part in reversed(parts) if part in reasons}
+    return {**reasons, **made}

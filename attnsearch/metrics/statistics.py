@@ -293,7 +293,8 @@ def rank_correlation(first: NDArray[np.floating[Any]], second: NDArray[np.floati
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     products = (centred[0] * centred[1]).sum(axis=1)
     scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
-    return np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
+    correlations: Floats = np.divide(products, scale, out=np.full(len(first), np.nan), where=scale > 0)
+    return correlations
 
 
 def linear_influence(terms: Sequence[tuple[float, Floats]]) -> Floats:

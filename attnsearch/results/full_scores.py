@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PREFIX = "evaluation.scores."
 MAX_MASKED_SCORE = 0.3
 """Mean probability of the filled image above which the fill is no removal."""
-COMPLETENESS_PARTS = ("csdc", "preservation_check", "deletion_check", "distractibility")
+PART_CHECKS = ("csdc", "preservation_check", "deletion_check", "distractibility")
 """Scores of the family `parts` that have one threshold."""
 OWN = "own map"
 """The model's saliency, beside baseline maps."""
@@ -168,10 +168,10 @@ def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) 
     return [name for curve in curves for name in write_areas(target.layout, curve, table)]
 
 
-def score_notes(table: ScoreTable, task: str) -> Iterator[str]:
-    """What the numbers of a task should be read with, a line each."""
+def score_notes(table: ScoreTable, config: ExperimentConfig) -> Iterator[str]:
+    """What the numbers of a run should be read with, a line each."""
     means, settings = table.means(), table.about["settings"]
-    if task == "classification" and means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
+    if config.task.name == "classification" and means.get("masked_score", 0.0) > MAX_MASKED_SCORE:
         yield (
             f"the classes keep a probability of {means['masked_score']:.4g} when all cells are removed, so "
             f"the fill {settings['fill']!r} removes too little; see another one with fill=black or fill=blur"
@@ -186,22 +186,31 @@ def score_notes(table: ScoreTable, task: str) -> Iterator[str]:
             f"several; it would be {floors}"
         )
     yield from _threshold_notes(means, table.about.get("iou_thresholds", {}))
+    if "sd_swap" in means:
+        yield from _part_notes(table, config)
+
+
+def _part_notes(table: ScoreTable, config: ExperimentConfig) -> Iterator[str]:
+    """What the scores of the family `parts` should be read with."""
+    threshold = table.about.get("iou_thresholds", {}).get(PART_CHECKS[0])
+    checks = f"{', '.join(PART_CHECKS)} and completeness"
+    if threshold is None:
+        yield (
+            f"{checks} need a threshold that must not be chosen on test images: score the trial on validation first, "
+            "by naming it with --trial"
+        )
+    else:
+        yield f"{checks} hold a part important that has more than {threshold} of the map's sum, chosen on validation"
+    if not getattr(config.data, "missing_parts", 0.0):
+        yield (
+            "sd, target_sensitivity, distractibility and the checks remove parts, which no training image lacks; read "
+            "sd_swap and flip_rate, or train with data.missing_parts=0.5"
+        )
+    yield from (f"{name} is undefined, {reason}" for name, reason in table.reasons.items())
 
 
 def _threshold_notes(means: Mapping[str, float], thresholds: Mapping[str, float]) -> Iterator[str]:
-    """At which threshold each best IoU is, or that there is none; and at which parts count as important."""
-    thresholds = dict(thresholds)
-    of_parts = {name: thresholds.pop(name) for name in COMPLETENESS_PARTS if name in thresholds}
-    if of_parts:
-        yield (
-            f"{', '.join(of_parts)} and completeness hold a part important that has more than "
-            f"{next(iter(of_parts.values()))} of the map's sum, chosen on validation"
-        )
-    elif "sd_swap" in means:
-        yield (
-            f"{', '.join(COMPLETENESS_PARTS)} and completeness need a threshold that must not be chosen on test "
-            "images: score the trial on validation first, by naming it with --trial"
-        )
+    """At which threshold each best IoU is, or that there is none."""
     missing = [f"best_{name}" for name in ("iou_in_mask", "iou_in_box") if name in means and name not in thresholds]
     if missing:
         yield (
@@ -209,7 +218,7 @@ def _threshold_notes(means: Mapping[str, float], thresholds: Mapping[str, float]
             "by naming it with --trial"
         )
     for name, threshold in thresholds.items():
-        if math.isnan(means[f"best_{name}"]):
+        if math.isnan(means.get(f"best_{name}", math.nan)):
             continue
         yield f"best_{name} is at {threshold} of the map's maximum, chosen on validation"
 

@@ -262,7 +262,7 @@ def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:
     """Checks the scores of the saliency that a study chooses by.
 
     Returns:
-        A warning where it optimises raw areas.
+        A warning where it optimises raw areas, or removes parts that all training images have.
     Raises:
         ConfigError: a score that its settings or its data cannot give, or settings that differ between trials; one
             line per problem.
@@ -276,7 +276,28 @@ def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:
     problems += [_rule_problem(key, loaded.experiment, tables) for key in dict.fromkeys([loaded.study.monitor, *keys])]
     _raise([*filter(None, problems), *score_problems(loaded.experiment, tables, keys)])
     raw = [key for key in loaded.study.objectives if is_raw(key.partition("/")[2])]
-    return [_raw_warning(raw)] if raw else []
+    removing = [key for key in keys if _needs_missing_parts(key, loaded.experiment)]
+    return [*([_raw_warning(raw)] if raw else []), *([_parts_warning(removing)] if removing else [])]
+
+
+#: Scores of synthetic birds without some of their parts, which only training on such images prepares a model for.
+_OF_REMOVED_PARTS = (
+    *("sd", "target_sensitivity", "preservation_check", "deletion_check", "distractibility"),
+    *("completeness", "explainability"),
+)
+
+
+def _needs_missing_parts(key: str, experiment: ExperimentConfig) -> bool:
+    """Whether a score removes parts, and the training images of synthetic birds have all of them."""
+    data = experiment.data
+    return key.partition("/")[2] in _OF_REMOVED_PARTS and isinstance(data, SyntheticData) and not data.missing_parts
+
+
+def _parts_warning(keys: Sequence[str]) -> str:
+    return (
+        f"{' and '.join(keys)}: removes parts, which no training image lacks; write data.missing_parts: 0.5, or take "
+        "val/sd_swap, which exchanges them"
+    )
 
 
 def _rule_problem(key: str, experiment: ExperimentConfig, tables: DataTables) -> str:
@@ -346,15 +367,11 @@ def _score_problem(key: str, experiment: ExperimentConfig, val: ImageTable) -> s
 
 def _codes_problem(key: str, data: SyntheticData) -> str | None:
     """One line for a score that the classes of synthetic birds leave undefined."""
-    reasons = undefined_by_codes(class_codes(data.n_classes, data.n_differing_parts))
     name = key.partition("/")[2]
-    needed = {"completeness": ("csdc",), "explainability": ("csdc", "target_sensitivity")}.get(name, (name,))
-    return next(
-        (
-            f"{key}: is undefined with data.n_classes {data.n_classes} and data.n_differing_parts "
-            f"{data.n_differing_parts}: {reasons[part]}; change them, or remove it"
-            for part in needed
-            if part in reasons
-        ),
-        None,
+    reason = undefined_by_codes(class_codes(data.n_classes, data.n_differing_parts)).get(name)
+    if reason is None:
+        return None
+    return (
+        f"{key}: is undefined with data.n_classes {data.n_classes} and data.n_differing_parts "
+        f"{data.n_differing_parts}: {reason}; change them, or remove it"
     )

@@ -60,6 +60,7 @@ class _About(Content):
     iou_thresholds: dict[str, Finite] = Field(default_factory=dict)
     temperature: Finite | None = None
     n_correct: int | None = None
+    reasons: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +140,11 @@ class ScoreTable:
     def image_values(self, metric: str) -> NDArray[np.float64]:
         """What a metric is of each image alone (N,), to sort images by: see `image_gains`."""
         return image_gains(*self._gain_terms(metric)) if self.is_gain(metric) else self.values[metric]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Metric -> why no image has it, where that is known: a word or two, a colon and a sentence."""
+        return dict(self.about.get("reasons", {}))
 
     def trial_means(self) -> dict[str, float]:
         """Registered score -> mean over all scored images, as trials are chosen by it: never NaN."""

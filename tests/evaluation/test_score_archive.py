@@ -320,7 +320,28 @@ def test_ground_truth_is_scored_where_there_is_some(tmp_path: Path) -> None:
     assert 0.1 <= table.about["iou_thresholds"]["iou_in_mask"] <= 0.9
     truth = evaluation.baselines(files.archive("val"), ["parts"])["parts"]
     assert truth.means()["pointing_hit"] == 1.0
+    check_parts(evaluation, files)
     assert truth.means()["energy_in_mask"] > table.means()["energy_in_mask"]
+
+
+def check_parts(evaluation: Evaluation, files: TrialLayout) -> None:
+    """Parts are exchanged and removed in the images of an archive; each of three parts alone tells the two classes."""
+    settings = ScoreSettings(families=("parts",))
+    table = evaluation.score(files.archive("val"), files.scores("val"), settings=settings)
+    means = table.means()
+    assert {name: reason.partition(":")[0] for name, reason in table.reasons.items()} == {
+        "csdc": "trivial",
+        "completeness": "trivial",
+        "target_sensitivity": "no pairs",
+        "explainability": "trivial",
+    }
+    assert all(math.isnan(means[name]) for name in table.reasons)
+    assert all(0 <= means[name] <= 1 for name in ("sd_swap", "deletion_check", "background_independence"))
+    assert len({table.about["iou_thresholds"][name] for name in ("csdc", "deletion_check", "distractibility")}) == 1
+    assert table.trial_means()["target_sensitivity"] == 0.5
+    floor = evaluation.baselines(files.archive("val"), ["random"], settings=settings)["random"]
+    assert floor.means()["background_independence"] == pytest.approx(means["background_independence"])
+    assert floor.means()["saliency_on_parts"] != means["saliency_on_parts"]
 
 
 @pytest.fixture(scope="module")

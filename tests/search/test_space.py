@@ -140,9 +140,36 @@ def test_raw_areas_as_objectives_are_warned_of(tables: DataTables) -> None:
     assert "val/relevance_gain" in warning
 
 
+PARTS = {"evaluation.scores.families": ["parts"]}
+
+
+def test_removed_parts_as_objectives_are_warned_of_where_training_has_all_of_them(tables: DataTables) -> None:
+    objectives = {"val/sd_swap": "maximize", "val/completeness": "maximize"}
+    eight = {**PARTS, "data.n_classes": 8}
+    (warning,) = check_scores(study(eight, objectives=objectives), tables)
+    assert warning.startswith("val/completeness: removes parts")
+    assert check_scores(study({**eight, "data.missing_parts": 0.5}, objectives=objectives), tables) == []
+    assert check_scores(study(PARTS, objectives={"val/sd_swap": "maximize"}), tables) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "settings", "said"),
     [
+        (
+            {"objectives": {"val/sd_swap": "maximize"}},
+            {**PARTS, "data": {"name": "folder", "root": "photos"}},
+            "val/sd_swap: needs images that can be drawn again with other parts, which this data set does not have",
+        ),
+        (
+            {"objectives": {"val/explainability": "maximize"}},
+            {**PARTS, "data.n_classes": 8, "data.n_differing_parts": 1},
+            "val/explainability: is undefined with data.n_classes 8 and data.n_differing_parts 1: no pairs",
+        ),
+        (
+            {"objectives": {"val/csdc": "maximize"}},
+            {**PARTS, "data.n_classes": 5, "data.n_differing_parts": 4},
+            "val/csdc: is undefined with data.n_classes 5 and data.n_differing_parts 4: trivial",
+        ),
         ({"objectives": {"train/relevance_gain": "maximize"}}, {}, "train/relevance_gain: .*write val/relevance_gain"),
         ({"objectives": {"val/road": "maximize"}}, {}, "val/road: .*family 'road'"),
         ({"constraints": {"val/energy_in_box": {"at_least": 0.5}}}, {}, "val/energy_in_box: needs boxes"),
