@@ -56,7 +56,7 @@ def _warn_of_undefined(table: ScoreTable, layout: TrialLayout) -> None:
     reasons, n_images = table.undefined_gains(), len(table.image_ids)
     for name, reason in reasons.items():
         logger.warning("%s: %s is undefined and counts as 0; %s", layout.directory.name, name, reason)
-    names = [name for name in table.never_defined() if name not in reasons]
+    names = [name for name in table.never_defined() if name not in {**reasons, **table.reasons}]
     if names:
         logger.warning(
             "%s: %s undefined for all %d scored images: the maps are flat, or nothing is annotated; it counts as "

@@ -305,8 +305,8 @@ def test_target_sensitivity_is_undefined_for_class_free_maps_and_for_parts_witho
         (25, 3, {2: 150}, 25, 1, set()),
         (50, 2, {3: 194, 2: 4}, 50, 2, set()),
         (16, 1, {4: 16}, 16, 2, set()),
-        (5, 4, {1: 20}, 0, 0, {"csdc", "target_sensitivity"}),
-        (8, 1, {3: 8}, 0, 0, {"target_sensitivity"}),
+        (5, 4, {1: 20}, 0, 0, {"csdc", "completeness", "target_sensitivity", "explainability"}),
+        (8, 1, {3: 8}, 0, 0, {"target_sensitivity", "explainability"}),
     ],
 )
 def test_what_codes_allow(
