@@ -113,11 +113,16 @@ register_part("task", ReidSettings, "attnsearch.tasks.reid:ReidTask")
 
 
 class OptimizerSettings(Settings):
-    """The optimizer, made by timm's factory; norms and biases get no weight decay."""
+    """The optimizer, made by timm's factory."""
 
     name: Literal["sgd", "adam", "amsgrad", "adamw", "lion"] = Field("sgd", description="Optimizer.")
     lr: float = Field(1e-3, gt=0, description="Learning rate at the start, before the schedule.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
+    decay_norms: bool = Field(
+        False,
+        description="Whether norms, biases and all other vectors get the weight decay too, as in torch's optimizers.",
+        exclude_if=lambda is_decayed: not is_decayed,  # files and digests are older than this field
+    )
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum, only for `sgd`; null means 0.9 there.")
     backbone_lr_factor: float = Field(
         1.0, ge=0, description="Factor on the learning rate of the backbone; 0 freezes it."
@@ -131,10 +136,16 @@ class OptimizerSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    """How the learning rate changes, stepped at every optimizer update by timm's schedulers."""
+    """How the learning rate changes, by timm's schedulers."""
 
     name: Literal["constant", "step", "cosine"] = Field("constant", description="Shape of the schedule.")
     warmup_epochs: float = Field(0.0, ge=0, description="Length of a linear warm-up, in epochs.")
+    per_epoch: bool = Field(
+        False,
+        description="Whether the rate changes between epochs alone instead of with every update; a warm-up then starts "
+        "from 1 % of the rate.",
+        exclude_if=lambda is_per_epoch: not is_per_epoch,  # files and digests are older than this field
+    )
     step_epochs: int = Field(2, ge=1, description="Epochs between two steps of `step`.")
     milestones: tuple[int, ...] = Field(
         (),

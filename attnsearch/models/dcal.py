@@ -100,7 +100,7 @@ class Dcal(AttentionModel):
         tokens a partner shows is not said in the paper.
     """
 
-    undecayed: ClassVar[frozenset[str]] = frozenset({"cls_token", "dist_token", "pos_embed", "camera_embed"})
+    undecayed: ClassVar[frozenset[str]] = frozenset({"cls_token", "dist_token", "pos_embed", "camera_embed", "w"})
 
     def __init__(self, cfg: DcalSettings, heads: Heads, *, body: VisionTransformer) -> None:
         super().__init__()

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -30,6 +29,13 @@ if TYPE_CHECKING:
 CHECK_LOSS_EVERY = 50
 
 
+class Schedule(Protocol):
+    """How the learning rate changes."""
+
+    def step_update(self, num_updates: int) -> None:
+        """Sets the rate of the next update, after so many."""
+
+
 @dataclass(frozen=True)
 class TrainingSetup:
     """All that the loops work with."""
@@ -39,7 +45,7 @@ class TrainingSetup:
     model: AttentionModel
     arithmetic: Arithmetic
     optimizer: Optimizer
-    schedule: Scheduler
+    schedule: Schedule
     train: BatchLoader
     val: BatchLoader
     teacher: Teacher | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
@@ -19,7 +20,7 @@ from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.weights import is_checkpoint
 from attnsearch.tasks.base import Task, build_task
 from attnsearch.training.distillation import load_teacher, read_teacher
-from attnsearch.training.loop import TrainingSetup
+from attnsearch.training.loop import Schedule, TrainingSetup
 from attnsearch.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -35,14 +36,15 @@ _TIMM_NAMES = {"sgd": "momentum", "adam": "adam", "amsgrad": "adam", "adamw": "a
 def parameter_groups(model: AttentionModel, settings: OptimizerSettings) -> list[dict[str, Any]]:
     """Parameters by learning rate and weight decay: up to four groups, in a fixed order.
 
-    Norms, biases, all other vectors and scalars, and `model.undecayed` get no weight decay. Parameters under
+    `model.undecayed` and, without `decay_norms`, all vectors and scalars get no weight decay. Parameters under
     `model.backbone_prefix` carry `lr_scale`, which timm's schedulers multiply in. Parameters that need no
     gradient are left out.
     """
     groups: dict[tuple[bool, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in model.undecayed
+            is_vector = parameter.ndim <= 1 and not settings.decay_norms
+            is_exempt = is_vector or name.rpartition(".")[2] in model.undecayed
             key = (name.startswith(model.backbone_prefix), is_exempt)
             groups.setdefault(key, []).append(parameter)
     return [
@@ -80,16 +82,17 @@ def build_optimizer(model: AttentionModel, settings: OptimizerSettings) -> Optim
 
 def build_schedule(
     settings: ScheduleSettings, optimizer: Optimizer, *, lr: float, epochs: int, updates_per_epoch: int
-) -> Scheduler:
+) -> Schedule:
     """timm's schedule, to be stepped by `step_update(n)` after n updates; it also sets the rate of the first update.
 
     `step` follows BR-NPA's StepLR, which its authors advance once before training: in epoch e (from 1) the rate is
     lr · step_factor^floor(e / step_epochs); with `milestones` it falls after these epochs instead. `cosine` falls from
     lr to lr · final_lr_factor over all updates. A warm-up rises linearly from one update's part of lr and replaces the
-    start of the schedule.
+    start of the schedule. With `per_epoch` an epoch keeps the rate of its first update, and a warm-up starts from 1 %.
     """
     warmup_updates = settings.warmup_epochs * updates_per_epoch
-    warmup: dict[str, Any] = {"warmup_epochs": settings.warmup_epochs, "warmup_lr": lr / max(1.0, warmup_updates)}
+    first = 0.01 if settings.per_epoch else 1 / max(1.0, warmup_updates)
+    warmup: dict[str, Any] = {"warmup_epochs": settings.warmup_epochs, "warmup_lr": lr * first}
     options: dict[str, Any] = {"sched": "step", "decay_epochs": 1, "decay_rate": 1.0}  # constant, also in old timm
     if settings.name == "cosine":
         options = {"sched": "cosine", "min_lr": lr * settings.final_lr_factor}
@@ -107,8 +110,21 @@ def build_schedule(
         **options,
         **warmup,
     )[0]
-    schedule.step_update(0)
-    return schedule
+    held: Schedule = HeldSchedule(schedule, updates_per_epoch) if settings.per_epoch else schedule
+    held.step_update(0)
+    return held
+
+
+@dataclass(frozen=True)
+class HeldSchedule:
+    """A schedule whose rate changes between epochs alone."""
+
+    schedule: Scheduler
+    updates_per_epoch: int
+
+    def step_update(self, num_updates: int) -> None:
+        """Sets the rate that the epoch of the next update begins with, after so many updates."""
+        self.schedule.step_update(num_updates - num_updates % self.updates_per_epoch)
 
 
 def _step_milestones(settings: ScheduleSettings, epochs: int, updates_per_epoch: int) -> list[float]:

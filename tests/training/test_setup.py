@@ -107,6 +107,37 @@ def test_cosine_falls_to_its_final_factor() -> None:
         assert backbone == pytest.approx(0.5 * head)
 
 
+def test_vectors_get_the_weight_decay_where_authors_decay_all() -> None:
+    model = TwoParts()
+    groups = parameter_groups(model, OptimizerSettings(weight_decay=0.1, decay_norms=True))  # type: ignore[arg-type]
+    exempt = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    assert exempt == {id(model.pos_embed)}
+
+
+def test_the_rate_of_an_epoch_is_that_of_torch_where_it_changes_between_epochs_alone() -> None:
+    settings = ScheduleSettings(name="cosine", per_epoch=True, final_lr_factor=0.1)
+    seen = [head for head, _ in rates(settings, epochs=4, updates_per_epoch=3)]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4, eta_min=0.05)
+    for epoch in range(4):
+        assert seen[3 * epoch : 3 * epoch + 3] == pytest.approx([reference.get_last_lr()[0]] * 3)
+        optimizer.step()
+        reference.step()
+
+
+def test_a_warmup_by_epochs_starts_from_one_percent() -> None:
+    settings = ScheduleSettings(name="step", per_epoch=True, milestones=(5,), step_factor=0.1, warmup_epochs=4)
+    seen = [head for head, _ in rates(settings, epochs=7, updates_per_epoch=2)]
+    expected = [0.5 * (0.01 + 0.99 * epoch / 4) for epoch in range(4)] + [0.5, 0.05, 0.05]
+    assert seen[::2] == seen[1::2] == pytest.approx(expected)
+
+
+def test_settings_that_came_later_change_no_older_digest() -> None:
+    assert "decay_norms" not in OptimizerSettings().model_dump()
+    assert "per_epoch" not in ScheduleSettings().model_dump()
+    assert OptimizerSettings(decay_norms=True).model_dump()["decay_norms"]
+
+
 def test_warmup_rises_from_one_share_to_the_full_rate() -> None:
     seen = rates(ScheduleSettings(name="constant", warmup_epochs=2), epochs=3, updates_per_epoch=2)
     # from 0.5 / 4 in four equal steps to 0.5
