@@ -77,9 +77,9 @@ Need = Region | Literal["gallery", "classes", "temperature", "interventions"]
 A region, a gallery that the image is a query of, classes of which one is predicted, the temperature that calibrates
 their probabilities, or the same image with parts removed and exchanged.
 """
-Followed = Literal["score", "decision", "calibrated", "average_precision"]
-"""What is followed while cells are removed: the explained number, whether the decision holds, the explained probability
-after calibration, and how well a query then ranks the gallery."""
+Followed = Literal["score", "decision", "logit", "calibrated", "average_precision"]
+"""What is followed while cells are removed: the explained number, whether the decision holds, the logit of the class,
+its probability after calibration, and how well a query then ranks the gallery."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,6 @@ from attnsearch.evaluation.base import InferenceModel, ModelOnData, build_for_in
 from attnsearch.evaluation.baselines import OCCLUSION
 from attnsearch.evaluation.confusion import ConfusionReport, analyse_predictions, predict_split
 from attnsearch.evaluation.explain import IMAGE_TYPES, AnyImage, explain_images, name_images, open_images, own_batches
-from attnsearch.evaluation.locality import measure_leakage
 from attnsearch.evaluation.matches import SimilarityTo, check_compares, embed_batch, explain_matches
 from attnsearch.evaluation.retrieval import measure_floors, rank_galleries
 from attnsearch.evaluation.sanity import check_sanity
@@ -61,7 +60,6 @@ class Evaluation(ModelOnData):
     sanity = check_sanity
     retrieval = rank_galleries
     floors = measure_floors
-    leakage = measure_leakage
 
     def confusion(self, split: Split) -> ConfusionReport:
         """Confused classes, accuracies of classes and branches, calibration; see `analyse_predictions`."""

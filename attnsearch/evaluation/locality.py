@@ -24,7 +24,7 @@ from attnsearch.evaluation.base import ModelOnData, untrained
 from attnsearch.evaluation.explain import open_images
 from attnsearch.figures.explanation import ImageToDraw
 from attnsearch.metrics.locality import cells_of_mass, locality, own_and_leak, pooled_at_parts, skill_matrix
-from attnsearch.metrics.perturbation import random_ranks, upscale_cells
+from attnsearch.metrics.removal import random_ranks, upscale_cells
 from attnsearch.progress import with_bar
 from attnsearch.types import Batch, Split
 

@@ -50,6 +50,7 @@ _LACKING: dict[Followed, str] = {
     "score": "is not followed",
     "decision": "needs classes, which embeddings that are compared do not have",
     "calibrated": "needs the temperature of the model",
+    "logit": "needs classes, which embeddings that are compared do not have",
     "average_precision": "needs a gallery that each image is a query of",
 }
 """Why something is not followed."""
@@ -95,8 +96,8 @@ class SaliencyCase:
         images: (B, 3, H, W), normalised.
         saliency: (B, h, w) finite, any scale.
         follow: the `score` of masked copies, such as the probability of the explained class; in classification the
-            `decision`, 1 where that class is predicted and 0 elsewhere, and the `calibrated` probability where the
-            temperature is known; in retrieval the `average_precision` of their ranking of the gallery.
+            `decision`, 1 where that class is predicted and 0 elsewhere, its `logit`, and the `calibrated` probability
+            where the temperature is known; in retrieval the `average_precision` of their ranking of the gallery.
         regions: where the images should be looked at.
         image_ids: B names, which random draws depend on; positions where there are none.
         intervene: draws the images with parts removed and exchanged, and classifies them; None where that cannot be.
@@ -120,12 +121,16 @@ class SaliencyCase:
         target: Tensor,
         settings: RemovalSettings | None = None,
     ) -> SaliencyCase:
-        """A case that follows the probability of the class target (B,) int64 of each image (B, 3, H, W)."""
+        """A case that follows the probability of the class target (B,) int64 of each image (B, 3, H, W).
+
+        Its logit is the logarithm of the probability: what all logits of an image have in common is not known.
+        """
 
         def follow(masked: Tensor, rows: Tensor) -> Curves:
             probabilities, classes = predict(masked).float(), target[rows]  # (M, n_classes), (M,)
             is_decided = (probabilities.argmax(dim=1) == classes).float()
-            return {"score": probabilities.gather(1, classes[:, None])[:, 0], "decision": is_decided}  # (M,) each
+            score = probabilities.gather(1, classes[:, None])[:, 0]
+            return {"score": score, "decision": is_decided, "logit": score.log()}  # (M,) each
 
         return cls(images, saliency, follow, settings=settings or RemovalSettings())
 
@@ -195,9 +200,15 @@ class SaliencyCase:
         return torch.tensor([int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1 for text in texts])
 
     @torch.no_grad()
-    def scores(self, copies: Tensor) -> Tensor:
-        """The followed score of one copy of each image, (B, 3, H, W): (B,) float32."""
-        return self._followed(copies)["score"]
+    def scores(self, copies: Tensor, *, of: Followed = "score") -> Tensor:
+        """What is followed of one copy of each image, (B, 3, H, W): (B,) float32.
+
+        Raises:
+            UsageError: this is not followed.
+        """
+        followed = self._followed(copies)
+        self._check_followed(of, followed)
+        return followed[of]
 
     @property
     def untouched(self) -> Tensor:

@@ -23,8 +23,10 @@ def measure_target(target: ScoringTarget, overrides: Iterable[str], *, n_images:
     Raises:
         ConfigError, DataError, StoreError, UsageError: as `open_evaluation` and `measure_leakage`.
     """
+    from attnsearch.evaluation.locality import measure_leakage  # imports torch
+
     with open_evaluation(target.trial, target.split, overrides) as evaluation:
-        measured = evaluation.leakage(target.split, n_images=n_images)
+        measured = measure_leakage(evaluation, target.split, n_images=n_images)
     path = target.trial.files.table_csv("leakage", target.split)
     atomic_write(path, csv_text([COLUMNS, *leakage_rows(measured)]))
     return measured, path

@@ -206,7 +206,11 @@ class ClassTarget:
     def followed(self, output: AttentionOutput) -> dict[Followed, Tensor]:
         logits = output.logits.float()  # (B, n_classes)
         is_decided = (logits.argmax(dim=1) == self.classes).float()
-        scores: dict[Followed, Tensor] = {"score": self._probability(logits), "decision": is_decided}  # (B,) each
+        scores: dict[Followed, Tensor] = {
+            "score": self._probability(logits),
+            "decision": is_decided,
+            "logit": self.raw_score(output).float(),
+        }  # (B,) each
         if self.temperature is not None:
             scores["calibrated"] = self._probability(logits / self.temperature)
         return scores

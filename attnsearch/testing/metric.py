@@ -58,6 +58,7 @@ def _case_of_rows(saliency: Tensor, rows: Tensor) -> SaliencyCase:
         return {
             "score": seen,
             "decision": (seen > 0.25).float(),
+            "logit": seen.log(),
             "calibrated": seen.sqrt(),
             "average_precision": seen.square(),
         }

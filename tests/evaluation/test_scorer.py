@@ -240,7 +240,7 @@ def test_a_task_has_its_own_scores() -> None:
         for task, known in (("classification", ("masks", "classes")), ("reid", ("masks", "gallery")))
     }
     drops = {"average_drop", "average_increase", "average_deletion_drop"}
-    assert names["classification"] - names["reid"] == {"decision_gain", *drops}
+    assert names["classification"] - names["reid"] == {"decision_gain", "idsds", *drops}
     assert names["reid"] - names["classification"] == {"ap_relevance_gain"}
     without = selected_metrics(ScoreSettings(families=("faithfulness",)), (), "reid")
     assert "ap_relevance_gain" not in {metric.name for metric in without}
