@@ -116,37 +116,39 @@ def order_line(key: str, order: Reliability | str) -> str:
     if order.n_undefined:
         more += f", {order.n_undefined} of {order.n_trials * order.n_images} scores undefined"
     weak = "; images disagree too much to name a best trial" if order.alpha < MIN_ALPHA else ""
-    winner = order.winner
+    alpha, same, chance, corrected = map(
+        _four_digits, (order.alpha, order.winner.same, order.winner.chance, order.winner.corrected)
+    )
     return (
-        f"order of {_counted(order.n_trials)} in {key} over {order.n_images} images: Krippendorff's alpha "
-        f"{order.alpha:.4g}, same winner on random halves {winner.same:.4g} (by chance {winner.chance:.4g}), its score "
-        f"on the other half {winner.corrected:.4g}{more}{weak}"
+        f"order of {_counted(order.n_trials)} in {key} over {order.n_images} images: Krippendorff's alpha {alpha}, "
+        f"same winner on random halves {same} (by chance {chance}), its score on the other half {corrected}{more}{weak}"
     )
 
 
 def confirmation_lines(found: Confirmation) -> list[str]:
     """One sentence for each metric: the verdict, and the mean of each repeated trial."""
-    return [_confirmation_line(one) for one in found.metrics]
+    return [_confirmation_line(one, found.n_seeds) for one in found.metrics]
 
 
-def _confirmation_line(one: ConfirmedMetric) -> str:
+def _confirmation_line(one: ConfirmedMetric, n_seeds: int) -> str:
     close = [trial.trial for trial in one.trials[1:] if trial.p is None or trial.p >= ALPHA]
     ahead = [trial.trial for trial in one.trials if trial.is_ahead]
     verdict = {
-        "separated": f"trial {one.winner} is separated from all others",
-        "not separated": f"trial {one.winner} is not separated from {', '.join(map(str, close))}",
-        "not confirmed": f"trial {one.winner} is not confirmed: {', '.join(map(str, ahead))} ahead",
+        "separated": "is separated from all others",
+        "not separated": f"is not separated from {', '.join(map(str, close))}",
+        "not confirmed": f"is not confirmed, {', '.join(map(str, ahead))} ahead",
     }
-    return f"repeated in {one.metric}: {verdict[one.verdict]}; {', '.join(map(_mean_of, one.trials))}"
+    means = "; ".join(_mean_of(trial, n_seeds) for trial in one.trials)
+    return f"with {n_seeds} fresh seeds, trial {one.winner} {verdict[one.verdict]} in {one.metric}: {means}"
 
 
-def _mean_of(trial: ConfirmedTrial) -> str:
+def _mean_of(trial: ConfirmedTrial, n_seeds: int) -> str:
     if trial.mean is None:
-        return f"{trial.trial} failed"
+        return f"trial {trial.trial} failed"
     interval = "" if trial.low is None or trial.high is None else f" ({trial.low:.4g} to {trial.high:.4g})"
-    seeds = "seed" if trial.n_seeds == 1 else "seeds"
     p = "" if trial.p is None else f", p {trial.p:.2g}"
-    return f"{trial.trial}: {trial.mean:.4g}{interval} over {trial.n_seeds} {seeds}{p}"
+    seeds = "" if trial.n_seeds == n_seeds else f", {trial.n_seeds} of {n_seeds} seeds"
+    return f"trial {trial.trial} has {trial.mean:.4g}{interval}{p}{seeds}"
 
 
 def history_line(history: History) -> str:
@@ -156,6 +158,10 @@ def history_line(history: History) -> str:
         return f"best {history.measure} after each complete trial: {values}"
     first = f"the first {_counted(history.n_bounding)}"
     return f"hypervolume after each complete trial, 1 spanning the worst and best values of {first}: {values}"
+
+
+def _four_digits(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
 
 
 def _counted(n_trials: int) -> str:

@@ -43,9 +43,10 @@ def history_of(rows: StudyRows) -> History | None:
     if len(rows.objectives) == 1:
         ((key, direction),) = rows.objectives.items()
         return History(key, numbers, _best_so_far(ended, direction))
+    directions = list(rows.objectives.values())
     n_bounding = N_BOUNDING if rows.bounds else min(N_BOUNDING, sum(trial.is_feasible for trial in ended))
-    bounds = rows.bounds or _bounds_of(ended, list(rows.objectives.values()))
-    return History("hypervolume", numbers, _volumes(ended, bounds), n_bounding)
+    bounds = rows.bounds or _bounds_of(ended, directions)
+    return History("hypervolume", numbers, _volumes(ended, bounds, directions), n_bounding)
 
 
 def freeze_bounds(study: optuna.Study, url: str) -> None:
@@ -88,17 +89,23 @@ def _bounds_of(ended: Sequence[TrialRow], directions: Sequence[str]) -> Bounds:
     )
 
 
-def _volumes(ended: Sequence[TrialRow], bounds: Bounds) -> tuple[float, ...]:
-    """The volume of the front after each trial, in units of the bounds; a width of 0 counts as 1."""
+def _volumes(ended: Sequence[TrialRow], bounds: Bounds, directions: Sequence[str]) -> tuple[float, ...]:
+    """The volume of the front after each trial, in units of the bounds.
+
+    An objective in which the first trials are all equal counts as 1 there, so that the others still tell.
+    """
     import numpy as np
 
     from attnsearch.metrics.statistics import added_volume, non_dominated
 
-    worst, width = np.array([low for low, _ in bounds]), np.array([best - low or 1.0 for low, best in bounds])
+    signs = [1.0 if direction == "maximize" else -1.0 for direction in directions]
+    signed = list(zip(signs, bounds, strict=True))
+    width = np.array([best - worst or sign for sign, (worst, best) in signed])
+    origin = np.array([worst - (sign if worst == best else 0.0) for sign, (worst, best) in signed])
     front, volume, values = np.empty((0, len(bounds))), 0.0, []
     for trial in ended:
         if trial.is_feasible:
-            point = (np.array(trial.values) - worst) / width
+            point = (np.array(trial.values) - origin) / width
             volume += max(0.0, added_volume(point, front))
             front = non_dominated(np.vstack([front, point]))
         values.append(volume)

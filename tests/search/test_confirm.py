@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +26,8 @@ from attnsearch.search.study import derive_seed
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.study_files import Confirmation, read_test_evaluations
 from tests.conftest import TINY
+from tests.documents import ROOT
+from tests.search.faults import wait_for
 from tests.search.studies import loaded_study
 
 METRICS = ("val/accuracy", "val/relevance_gain")
@@ -64,9 +69,9 @@ def test_verdicts_are_of_the_trial_that_the_search_had_as_the_best_in_each_metri
     assert verdicts(found) == {"val/accuracy": (3, "separated"), "val/relevance_gain": (7, "not separated")}
     accuracy, gain = confirmation_lines(found)
     assert accuracy.startswith(
-        "repeated in val/accuracy: trial 3 is separated from all others; 3: 0.9 (0.8859 to 0.9141)"
+        "with 3 fresh seeds, trial 3 is separated from all others in val/accuracy: trial 3 has 0.9 (0.8859 to 0.9141); "
     )
-    assert "trial 7 is not separated from 1;" in gain
+    assert "trial 7 is not separated from 1 in val/relevance_gain: trial 7 has 0.5 (" in gain
     assert [trial.trial for trial in found.metrics[1].trials] == [7, 1, 3]
 
 
@@ -75,7 +80,7 @@ def test_another_trial_ahead_is_no_confirmation() -> None:
     trained = repeats({0: [(0.8, 0.5), (0.81, 0.51)], 1: [(0.82, 0.1), (0.83, 0.11)]})
     found = compare_repeats(linked(0, 1, n_seeds=2).study, searched, trained)
     assert verdicts(found) == {"val/accuracy": (0, "not confirmed"), "val/relevance_gain": (0, "separated")}
-    assert "trial 0 is not confirmed: 1 ahead" in confirmation_lines(found)[0]
+    assert "trial 0 is not confirmed, 1 ahead in val/accuracy" in confirmation_lines(found)[0]
 
 
 def test_repetitions_that_failed_are_missing_and_few_seeds_separate_nothing() -> None:
@@ -85,7 +90,7 @@ def test_repetitions_that_failed_are_missing_and_few_seeds_separate_nothing() ->
     found = compare_repeats(linked(0, 1, n_seeds=2).study, searched, trained)
     assert verdicts(found)["val/accuracy"] == (0, "not separated")
     assert [trial.n_seeds for trial in found.metrics[0].trials] == [1, 0]
-    assert confirmation_lines(found)[0].endswith("0: 0.9 over 1 seed, 1 failed")
+    assert confirmation_lines(found)[0].endswith("trial 0 has 0.9, 1 of 2 seeds; trial 1 failed")
 
 
 @pytest.fixture(scope="module")
@@ -133,20 +138,44 @@ def test_best_trials_are_trained_again_with_other_seeds(searched: Path) -> None:
     assert found.metrics[0].winner == best[0].number
     table = list(csv.DictReader(reader.layout.confirmation_json.with_suffix(".csv").read_text().splitlines()))
     assert [int(line["trial"]) for line in table if line["metric"] == "val/accuracy"] == [one.number for one in best]
-    assert any(line.startswith("repeated in val/accuracy: trial") for line in reader.selection().lines)
+    assert any(line.startswith("with 2 fresh seeds, trial") for line in reader.selection().lines)
+
+
+def values_of(root: Path, name: str) -> dict[tuple[int, int], tuple[float, ...]]:
+    """(trial, repetition) -> objectives."""
+    rows = read_study(root / "demo" / name).rows.trials
+    return {(int(row.params["of_trial"]), int(row.params["repeat"])): row.values for row in rows}
 
 
 @pytest.mark.slow
 def test_a_stopped_confirmation_continues_and_ends_alike(searched: Path) -> None:
+    confirmed(searched)
     asked = iter([False] * 3)
     _, stopped = confirmed(searched, name="again", should_stop=lambda: next(asked, True))
     assert stopped.outcome == "interrupted"
     reader, ended = confirmed(searched, name="again")
     assert ended.outcome == "finished"
-    first, second = (read_study(searched / f"demo/{name}") for name in ("br_npa_low_res_confirm", "again"))
-    assert [trial.values for trial in first.rows.trials] == [trial.values for trial in second.rows.trials]
+    again = values_of(searched, "again")
+    assert len(again) == 4
+    assert again.items() <= values_of(searched, "br_npa_low_res_confirm").items()
     assert reader.confirmation is not None
     assert reader.confirmation.study == "again"
+
+
+@pytest.mark.slow
+def test_a_killed_confirmation_continues_and_ends_alike(searched: Path) -> None:
+    confirmed(searched)
+    words = ["confirm", "br_npa_low_res", "--top", "2", "--seeds", "2", "--workers", "1", "--name", "killed"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "attnsearch", *words, "--results", str(searched)]
+    with subprocess.Popen(command, env=environment) as process:
+        wait_for(lambda: (searched / "demo/killed/trials/00001/log.txt").exists() or None)
+        process.kill()
+    _, ended = confirmed(searched, name="killed")
+    assert ended.outcome == "finished"
+    killed = values_of(searched, "killed")
+    assert len(killed) == 4
+    assert killed.items() <= values_of(searched, "br_npa_low_res_confirm").items()
 
 
 @pytest.mark.slow

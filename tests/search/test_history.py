@@ -55,10 +55,12 @@ def test_volume_in_units_of_the_first_trials() -> None:
     assert history.values == pytest.approx((0.0, 0.25, 0.25 + 0.5 * 0.25, 0.375 + 0.5 / 6))
 
 
-def test_an_objective_that_never_differs_has_no_volume() -> None:
-    history = history_of(rows(TWO, row(0, 0.2, 0.5), row(1, 0.5, 0.5)))
+def test_an_objective_in_which_the_first_trials_are_equal_leaves_it_to_the_others() -> None:
+    trials = [row(0, 0.2, 0.5), row(1, 0.5, 0.5), row(2, 0.35, 0.5), row(3, 0.5, 0.4)]
+    bounds = ((0.2, 0.5), (0.5, 0.5))
+    history = history_of(rows(TWO, *trials, bounds=bounds))
     assert history is not None
-    assert history.values == (0.0, 0.0)
+    assert history.values == pytest.approx((0.0, 1.0, 1.0, 1.1))  # the last is sparser, by .1 in its own unit
 
 
 def test_bounds_are_frozen_once_and_used_from_then_on() -> None:
