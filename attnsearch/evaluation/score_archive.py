@@ -145,7 +145,8 @@ def score_archive(
     """Scores the saliency of an archive on a fixed fraction of its images, and writes the files of `scores`.
 
     The images are those of `fixed_subset`: the same for all trials, stratified by class, and more of them include the
-    fewer. A scoring that was cut off continues after its last chunk; one with the same digest is read, not repeated.
+    fewer. A scoring that was cut off continues after its last chunk, one of more images after those that its journal
+    holds; one with the same digest is read, not repeated. The journal stays until the caller removes it.
 
     Args:
         opened: the checkpoint that made the archive, on the data set of the archive.
@@ -166,7 +167,7 @@ def score_archive(
     about = scoring.about(chosen)
     if has_scores(scores) and (stored := read_scores(scores)).digest == about["digest"]:
         return stored
-    journal = ScoreJournal(scores.journal, about["digest"])
+    journal = ScoreJournal(scores.journal, scoring.row_digest(chosen))
     done = _score_rest(scoring, journal, check=check)
     n_broken = int((~np.isfinite(scoring.saliency).all(axis=(1, 2))).sum())
     if n_broken:
@@ -179,7 +180,6 @@ def score_archive(
     table = make_table(rows, scoring.fractions, {**about, "iou_thresholds": thresholds, **_without_nan(whole)})
     table = replace(table, about={**table.about, **scoring.undefined_reasons(table)})
     write_score_files(scores, table, check=check)
-    journal.remove()
     return table
 
 
@@ -346,6 +346,14 @@ class _Scoring:
             **_other_versions(self.settings, self.opened.config.task.name),
         }
         return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
+
+    def row_digest(self, of_validation: Mapping[str, float]) -> str:
+        """Of what the numbers of an image are measured with, whichever others are scored."""
+        about = self.about(of_validation)
+        of_set = {"digest", "images", "saliency", "n_correct"}
+        settings = {key: value for key, value in about["settings"].items() if key != "n_images"}
+        row = {**{key: value for key, value in about.items() if key not in of_set}, "settings": settings}
+        return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
 
     @property
     def chunks(self) -> list[slice]:

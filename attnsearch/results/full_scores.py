@@ -124,7 +124,9 @@ def score_target(evaluation: Evaluation, target: ScoringTarget) -> ScoreTable:
     Raises:
         ConfigError, DataError, StoreError: as `score_archive`.
     """
-    return evaluation.score(target.archive, target.scores, of_validation=_of_validation(target))
+    table = evaluation.score(target.archive, target.scores, of_validation=_of_validation(target))
+    target.scores.journal.unlink(missing_ok=True)
+    return table
 
 
 def _of_validation(target: ScoringTarget) -> dict[str, float]:

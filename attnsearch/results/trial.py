@@ -330,11 +330,12 @@ class TrialReader:
         """
         from attnsearch.evaluation.compare import mean_intervals
 
-        if not has_scores(paths := self.files.scores(split)):
+        paths = self.files.scores(split, is_refined=has_scores(self.files.scores(split, is_refined=True)))
+        if not has_scores(paths):
             return {}
 
         def measure() -> dict[str, float]:
-            table = self.score_table(split)
+            table = read_scores(paths)
             means = {f"{split}/{name}": mean for name, mean in table.trial_means().items()}
             same = {key for key, mean in means.items() if np.isclose(self.row.metrics.get(key, mean), mean)}
             own = {key: one for name, one in mean_intervals(table).items() if (key := f"{split}/{name}") in same}

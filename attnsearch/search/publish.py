@@ -18,8 +18,9 @@ from attnsearch.data.loader import DataSource
 from attnsearch.data.thumbnails import write_thumbnails
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_path, atomic_write, disk_errors, make_folder, real_path
+from attnsearch.search.choice import best_trials
 from attnsearch.search.handle import StudyHandle, open_handle
-from attnsearch.search.trials import best_epoch, best_trials
+from attnsearch.search.trials import best_epoch
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
 from attnsearch.store.image_scores import has_scores, read_scores
@@ -203,9 +204,10 @@ def _write_scores(chosen: TrialToPublish, measured: dict[Split, dict[str, float]
         split: _of_split({str(name): float(row[name]) for name in recorded.columns}, f"{split}_")
         for split in ("train", "val")
     }
-    of_saliency = chosen.trial.scores("val")
-    if has_scores(of_saliency):  # measured at the end of the trial
-        by_split["val"] |= read_scores(of_saliency).trial_means()
+    for is_refined in (False, True):  # measured at the end of the trial, and in a race after the last one
+        of_saliency = chosen.trial.scores("val", is_refined=is_refined)
+        if has_scores(of_saliency):
+            by_split["val"] |= read_scores(of_saliency).trial_means()
     by_split |= measured
     paths = []
     for split, scores in by_split.items():

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from attnsearch.config.load import LoadedStudy
-from attnsearch.errors import SearchStopped, StoreError
+from attnsearch.errors import SearchStopped, StoreError, TrialInterrupted
 from attnsearch.files import atomic_write, remove_stale_temporaries
 from attnsearch.search.handle import StudyHandle, only_runner
 from attnsearch.search.launchers import Launcher
@@ -18,6 +19,7 @@ from attnsearch.search.launchers.local import launcher_of
 from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.publish import publish_study, removable
 from attnsearch.search.queue import n_finished, reclaim_lost_trials
+from attnsearch.search.racing import race
 from attnsearch.search.trials import N_FAILED_TO_STOP, is_failing
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.retention import remove
@@ -49,7 +51,7 @@ def run_study(
     tick: Tick = lambda _handle: None,
     progress: bool = False,
 ) -> SearchOutcome:
-    """A whole search: checks, trials, publication of the best one, and retention if it is automatic.
+    """A whole search: checks, trials, a race of the best ones, publication of one, and retention if it is automatic.
 
     Args:
         root: the results folder.
@@ -73,10 +75,19 @@ def run_study(
         outcome = supervise(handle, launcher, should_stop=should_stop, tick=tick)
         if outcome == "interrupted":
             return SearchOutcome(plan, outcome, None)
+        try:
+            race(handle, data, check=partial(_raise_if, should_stop))
+        except TrialInterrupted:
+            return SearchOutcome(plan, "interrupted", None)
         manifest = publish_study(handle, data)
         if plan.study.retention.automatic:
             remove(removable(handle))
         return SearchOutcome(plan, outcome, manifest)
+
+
+def _raise_if(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise TrialInterrupted
 
 
 def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[[], bool], tick: Tick) -> Outcome:

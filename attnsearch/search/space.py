@@ -325,7 +325,7 @@ _MATCHED_BY: dict[MatchRule, str] = {"camera": "camera", "group": "group alone",
 def _raw_warning(keys: Sequence[str]) -> str:
     return (
         f"objectives: {' and '.join(keys)} compares maps of one model and not models: a model that any masking "
-        "confuses gets a good one; val/relevance_gain and val/deletion_gain are measured against it"
+        "confuses gets a good one; val/relevance_gain and val/decision_gain are measured against it"
     )
 
 
@@ -356,6 +356,10 @@ def _score_problem(key: str, experiment: ExperimentConfig, val: ImageTable) -> s
     metric = find_metric(name)
     if metric.group not in experiment.evaluation.scores.families:
         return f"{key}: is measured only with the family {metric.group!r}; add it to evaluation.scores.families"
+    if metric.uses_random_orders and not experiment.evaluation.scores.n_random:
+        return f"{key}: compares with random orders; set evaluation.scores.n_random to at least 1"
+    if metric.needs == "temperature":
+        return f"{key}: is undefined for models with few errors; use val/decision_gain, which no confidence moves"
     data = experiment.data
     known = (*val.regions, *(("interventions",) if isinstance(data, SyntheticData) else ()))
     if metric.needs in _CALLED and metric.needs not in known:

@@ -14,9 +14,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import load_stored_settings
-from attnsearch.config.study import StudyConfig
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.metrics.registry import is_metric
+from attnsearch.search.choice import best_feasible, best_trials, current_ties, is_feasible, refined, stored_race
 from attnsearch.search.study import (
     ENDED_AT,
     IDENTITY,
@@ -69,7 +69,14 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class StudyRows:
-    """A study; `best` are the numbers of its best trial, or of its Pareto front; `bounds` those of `stored_bounds`."""
+    """A study.
+
+    Attributes:
+        best: numbers of its best trial, or of its Pareto front.
+        bounds: see `stored_bounds`.
+        ties: numbers of the trials that are not surely beaten, within two standard errors of the leader.
+        n_refined: images that the scores of these were measured on after the search; None without a race.
+    """
 
     name: str
     uuid: str
@@ -77,6 +84,8 @@ class StudyRows:
     trials: tuple[TrialRow, ...]
     best: tuple[int, ...]
     bounds: Bounds | None = None
+    ties: tuple[int, ...] = ()
+    n_refined: int | None = None
 
 
 def read_storage(url: str) -> optuna.storages.BaseStorage:
@@ -221,44 +230,16 @@ def rows_of(study: optuna.Study, url: str) -> StudyRows:
         StoreError: the database holds something that is no trial.
     """
     with database_content_errors(url):
-        trials = study.get_trials(deepcopy=False)
+        race = stored_race(study)
+        trials = refined(study, study.get_trials(deepcopy=False), race)
         names = study.metric_names or [str(index) for index in range(len(study.directions))]
         directions = [direction.name.lower() for direction in study.directions]
         objectives = {_text("an objective", key): direction for key, direction in zip(names, directions, strict=True)}
         rows = tuple(row_of(trial, n_values=len(directions)) for trial in trials)
         best = tuple(trial.number for trial in best_feasible(study))
         uuid = str(study.user_attrs.get(UUID, ""))
-        return StudyRows(study.study_name, uuid, objectives, rows, best, stored_bounds(study))
-
-
-def best_feasible(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, or the Pareto front; empty while no feasible trial is complete."""
-    if len(study.directions) > 1:
-        return study.best_trials
-    try:
-        return [study.best_trial]
-    except ValueError:
-        return []
-
-
-def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[FrozenTrial]:
-    """The best k feasible trials: by the one objective, or the whole Pareto front and then the rest, by the monitor."""
-    complete = [
-        trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(trial)
-    ]
-    front = {trial.number for trial in study.best_trials} if len(config.objectives) > 1 else set()
-    sign = -1 if config.monitor_direction == "maximize" else 1
-    if not front:
-        sign = -1 if next(iter(config.objectives.values())) == "maximize" else 1
-        return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:k]
-    ordered = sorted(
-        complete, key=lambda trial: (trial.number not in front, sign * _monitor(trial, config), trial.number)
-    )
-    return ordered[: max(k, len(front))]
-
-
-def _monitor(trial: FrozenTrial, config: StudyConfig) -> float:
-    return float(trial.user_attrs.get(config.monitor, float("nan")))
+        ties, n_images = current_ties(study), None if race is None else race.n_images
+        return StudyRows(study.study_name, uuid, objectives, rows, best, stored_bounds(study), ties, n_images)
 
 
 def best_checkpoint(
@@ -304,11 +285,6 @@ def _sibling(key: str, name: str, layout: StudyLayout) -> StudyLayout:
             f"one of those that are there; known: {', '.join(sorted(studies)) or 'none'}"
         )
     return studies[name]
-
-
-def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether all constraints of a trial hold (value <= 0)."""
-    return all(value <= 0 for value in trial.constraints.values()) if trial.constraints else True
 
 
 def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:

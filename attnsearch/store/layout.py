@@ -77,7 +77,7 @@ class ArchivePaths:
 class ScorePaths:
     """Where the scores of one archive's saliency lie; `about` is written last and makes them readable.
 
-    `journal` holds the images of a scoring that is not finished.
+    `journal` holds the images as they were measured, so that a scoring may continue, also with more images.
     """
 
     table: Path
@@ -147,13 +147,14 @@ class TrialLayout:
         """Features and ranks of re-identification, those that exist, of archives and of `attnsearch retrieval`."""
         return sorted(path for kind in ("features", "ranks") for path in self.directory.glob(f"{kind}_*.npy"))
 
-    def scores(self, split: Split) -> ScorePaths:
-        """The scores of the saliency in `archive(split)`."""
+    def scores(self, split: Split, *, is_refined: bool = False) -> ScorePaths:
+        """The scores of the saliency in `archive(split)`, or those of more images that a race has measured."""
+        ending = f"{split}_refined" if is_refined else split
         return ScorePaths(
-            table=self.directory / f"scores_{split}.csv",
-            curves=self.directory / f"curves_{split}.npy",
-            about=self.directory / f"scores_{split}.json",
-            journal=self.directory / f"scores_{split}.part",
+            table=self.directory / f"scores_{ending}.csv",
+            curves=self.directory / f"curves_{ending}.npy",
+            about=self.directory / f"scores_{ending}.json",
+            journal=self.directory / f"scores_{ending}.part",
         )
 
     def baselines_csv(self, split: Split) -> Path:

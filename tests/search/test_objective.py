@@ -77,8 +77,9 @@ Open = Callable[..., StudyHandle]
 
 
 @pytest.fixture
-def searched(open_tiny: Open) -> StudyHandle:
-    """One real trial of one epoch, with maps of 4 x 4 cells."""
+def searched(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> StudyHandle:
+    """One real trial of one epoch, with maps of 4 x 4 cells, whose gains count though it has learned little."""
+    monkeypatch.setattr("attnsearch.metrics.gains.LEAST_MEAN_DROP", 1e-9)
     handle = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/gini": {"at_least": 2.0}})
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
     experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
@@ -123,8 +124,8 @@ def test_score_that_no_image_has_fails_no_trial(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fill that takes no evidence away, whatever the model, leaves the gains undefined."""
-    monkeypatch.setattr("attnsearch.tasks.classification.ClassTarget.least_drop", 2.0)
-    handle = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/deletion_gain": {"at_least": 0.1}})
+    monkeypatch.setattr("attnsearch.metrics.gains.LEAST_MEAN_DROP", 2.0)
+    handle = open_tiny(objectives=OBJECTIVES, n_trials=1, constraints={"val/decision_gain": {"at_least": 0.1}})
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
     experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
     object.__setattr__(handle.loaded, "experiment", experiment)
@@ -132,8 +133,8 @@ def test_score_that_no_image_has_fails_no_trial(
     (trial,) = handle.trials()
     assert trial.state.name == "COMPLETE", trial.user_attrs
     assert trial.values[1] == trial.user_attrs["val/relevance_gain"] == 0.0
-    assert trial.constraints == {"val/deletion_gain": 0.1}
-    assert trial.user_attrs[SETTINGS]["n_undefined"] == {"relevance_gain": 4, "deletion_gain": 4}
+    assert trial.constraints == {"val/decision_gain": 0.1}
+    assert trial.user_attrs[SETTINGS]["n_undefined"] == {"relevance_gain": 4, "decision_gain": 4}
     assert "relevance_gain, deletion_gain are undefined for all 4 scored images: the maps are flat" in caplog.text
     rows = handle.store.read_scores().set_index("metric")
     assert rows.loc["relevance_gain", "n_undefined"] == 4

@@ -14,11 +14,12 @@ import pytest
 from optuna.trial import TrialState
 
 from attnsearch.errors import StoreError
+from attnsearch.search.choice import best_trials
 from attnsearch.search.handle import StudyHandle, open_database
 from attnsearch.search.study import (
     ENDED_AT,
 )
-from attnsearch.search.trials import best_trials, find_stored, is_failing, read_storage, read_study
+from attnsearch.search.trials import find_stored, is_failing, read_storage, read_study
 from attnsearch.store.urls import sqlite_url
 from tests.search.studies import ON_EACH_DATABASE
 
