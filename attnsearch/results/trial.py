@@ -22,7 +22,7 @@ from attnsearch.results.shared import Study, copy_of
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.archive import has_archive, read_archive, read_rankings
 from attnsearch.store.epochs import read_csv, read_split_scores
-from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
+from attnsearch.store.image_scores import ScoreTable, best_scores, has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, PublishedLayout, TrialLayout
 from attnsearch.store.study_files import log_test_evaluation
 from attnsearch.types import SPLITS, AttentionArchive, Retrieval, Split
@@ -313,25 +313,23 @@ class TrialReader:
 
         table = self.score_table(split)
         frame = pd.DataFrame(dict(table.values), index=pd.Index(table.image_ids, name="image_id"))
-        about = table.about
-        frame.attrs.update(
-            version=about["version"], settings=about["settings"], split=split, epoch=about["checkpoint"]["epoch"]
-        )
+        shown = {key: table.about[key] for key in ("version", "settings")}
+        frame.attrs.update(shown, split=split, epoch=table.about["checkpoint"]["epoch"])
         return frame
 
     def score_summary(self, split: Split = "val") -> dict[str, float]:
         """The scores of a split over its images; empty without scores.
 
         Returns:
-            `split/score` -> mean, as trials are chosen by it; `split/score_low` and `split/score_high` -> ends of its
-            95 % interval, unless the trial was scored again and the search had another mean.
+            `split/score` -> mean, as trials are chosen by it; `split/score_low` and `_high` -> ends of its 95 %
+            interval, unless the trial was scored again and the search had another mean.
         Raises:
             StoreError: the files are damaged.
         """
         from attnsearch.evaluation.compare import mean_intervals
 
-        paths = self.files.scores(split, is_refined=has_scores(self.files.scores(split, is_refined=True)))
-        if not has_scores(paths):
+        paths = best_scores(self.files, split)
+        if paths is None:
             return {}
 
         def measure() -> dict[str, float]:

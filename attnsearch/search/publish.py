@@ -23,7 +23,7 @@ from attnsearch.search.handle import StudyHandle, open_handle
 from attnsearch.search.trials import best_epoch
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
-from attnsearch.store.image_scores import has_scores, read_scores
+from attnsearch.store.image_scores import best_scores, read_scores
 from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.retention import RemovableFile, large_files
 from attnsearch.store.study_files import MANIFEST_FORMAT, log_test_evaluation, read_manifest
@@ -204,10 +204,9 @@ def _write_scores(chosen: TrialToPublish, measured: dict[Split, dict[str, float]
         split: _of_split({str(name): float(row[name]) for name in recorded.columns}, f"{split}_")
         for split in ("train", "val")
     }
-    for is_refined in (False, True):  # measured at the end of the trial, and in a race after the last one
-        of_saliency = chosen.trial.scores("val", is_refined=is_refined)
-        if has_scores(of_saliency):
-            by_split["val"] |= read_scores(of_saliency).trial_means()
+    of_saliency = best_scores(chosen.trial, "val")
+    if of_saliency is not None:  # measured at the end of the trial, or in a race after the last one
+        by_split["val"] |= read_scores(of_saliency).trial_means()
     by_split |= measured
     paths = []
     for split, scores in by_split.items():

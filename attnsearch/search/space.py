@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from attnsearch.config.data import SyntheticData
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.images import as_setting
+from attnsearch.config.images import DataSettings, as_setting
 from attnsearch.config.load import LoadedStudy, with_settings
 from attnsearch.config.study import (
     ChoiceParameter,
@@ -29,6 +29,7 @@ from attnsearch.data.synthetic.birds import class_codes
 from attnsearch.data.tables import DataTables, ImageTable, explained_rows, fixed_subset
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, TrialError, suggest
+from attnsearch.metrics.base import Metric
 from attnsearch.metrics.part_codes import undefined_by_codes
 from attnsearch.metrics.registry import RETRIEVAL_RULES, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
@@ -353,14 +354,18 @@ def _score_problem(key: str, experiment: ExperimentConfig, val: ImageTable) -> s
     split, _, name = key.partition("/")
     if split != "val":
         return f"{key}: the saliency is scored on validation alone; write val/{name}"
-    metric = find_metric(name)
-    if metric.group not in experiment.evaluation.scores.families:
+    metric, settings, data = find_metric(name), experiment.evaluation.scores, experiment.data
+    if metric.group not in settings.families:
         return f"{key}: is measured only with the family {metric.group!r}; add it to evaluation.scores.families"
-    if metric.uses_random_orders and not experiment.evaluation.scores.n_random:
+    if metric.uses_random_orders and not settings.n_random:
         return f"{key}: compares with random orders; set evaluation.scores.n_random to at least 1"
     if metric.needs == "temperature":
         return f"{key}: is undefined for models with few errors; use val/decision_gain, which no confidence moves"
-    data = experiment.data
+    return _data_problem(key, metric, data, val)
+
+
+def _data_problem(key: str, metric: Metric, data: DataSettings, val: ImageTable) -> str | None:
+    """One line for a score of whose needs the data set lacks one."""
     known = (*val.regions, *(("interventions",) if isinstance(data, SyntheticData) else ()))
     if metric.needs in _CALLED and metric.needs not in known:
         return f"{key}: needs {_CALLED[metric.needs]}, which this data set does not have; remove it or use other data"

@@ -22,7 +22,7 @@ from attnsearch.files import Check, atomic_write, atomic_write_array, csv_text, 
 from attnsearch.metrics.gains import LEAST_MEAN_DROP, TERMS, image_gains, influence_values
 from attnsearch.metrics.registry import find_metric, is_score
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
-from attnsearch.store.layout import Curve, ScorePaths, StudyLayout
+from attnsearch.store.layout import Curve, ScorePaths, StudyLayout, TrialLayout
 from attnsearch.store.score_journal import RENAMED, ImageScore
 from attnsearch.types import Split
 
@@ -255,6 +255,12 @@ def has_scores(paths: ScorePaths) -> bool:
     return paths.about.exists()
 
 
+def best_scores(files: TrialLayout, split: Split) -> ScorePaths | None:
+    """Where the scores of a trial on most images lie: those of a race, or of the search; None without scores."""
+    both = (files.scores(split, is_refined=is_refined) for is_refined in (True, False))
+    return next(filter(has_scores, both), None)
+
+
 def read_scores(paths: ScorePaths) -> ScoreTable:
     """Reads what `write_score_files` wrote; the curves are mapped into memory.
 
@@ -278,13 +284,15 @@ def _assemble(about: _About, header: list[str], rows: list[list[str]], curves: A
     shape = (len(rows), len(names), len(fractions) if names else 0)
     if curves.shape != shape or curves.dtype != np.float32:
         raise ValueError(f"curves of shape {curves.shape}, not {shape}")
-    ids, *columns = zip(*rows, strict=True)
-    cells = {
-        RENAMED.get(name, name): np.array([float(cell or "nan") for cell in column], dtype=np.float64)
-        for name, column in zip(header[1:], columns, strict=True)
-    }
-    values, terms = ({name: one for name, one in cells.items() if ("." in name) == dotted} for dotted in (False, True))
-    return ScoreTable(ids, values, curves, names, fractions, about.model_dump(exclude_unset=True), terms)
+    ids, *cells = zip(*rows, strict=True)
+    columns = {RENAMED.get(name, name): _numbers(column) for name, column in zip(header[1:], cells, strict=True)}
+    terms = {name: columns.pop(name) for name in list(columns) if "." in name}
+    return ScoreTable(ids, columns, curves, names, fractions, about.model_dump(exclude_unset=True), terms)
+
+
+def _numbers(cells: Sequence[str]) -> NDArray[np.float64]:
+    """(N,), NaN for an empty cell."""
+    return np.array([float(cell or "nan") for cell in cells], dtype=np.float64)
 
 
 def score_rows(table: ScoreTable) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ def test_score_that_no_image_has_fails_no_trial(
     assert trial.values[1] == trial.user_attrs["val/relevance_gain"] == 0.0
     assert trial.constraints == {"val/decision_gain": 0.1}
     assert trial.user_attrs[SETTINGS]["n_undefined"] == {"relevance_gain": 4, "decision_gain": 4}
-    assert "relevance_gain, deletion_gain are undefined for all 4 scored images: the maps are flat" in caplog.text
+    assert "relevance_gain is undefined and counts as 0; the fill changes nothing: the mean drop is" in caplog.text
     rows = handle.store.read_scores().set_index("metric")
     assert rows.loc["relevance_gain", "n_undefined"] == 4
     assert math.isnan(rows.loc["relevance_gain", "value"])
