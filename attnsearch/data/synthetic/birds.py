@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -297,6 +297,7 @@ def _draw_eye(canvas: Canvas, bird: Bird) -> None:
     canvas.paint(ellipse((x + 0.008, y - 0.009), (0.008, 0.008)), _WHITE)
 
 
+@cache
 def _beak(variant: int) -> Shapes:
     shapes: tuple[Shapes, ...] = (
         [(np.array([(-0.02, -0.05), (0.10, 0.0), (-0.02, 0.05)]), _YELLOW)],  # cone
@@ -311,6 +312,7 @@ def _beak(variant: int) -> Shapes:
     return shapes[variant]
 
 
+@cache
 def _eye_ring(variant: int) -> Shapes:
     disc = ellipse((0.0, 0.0), (0.042, 0.042))
     behind = np.array([(-0.02, -0.022), (-0.095, 0.012), (-0.02, 0.024)])
@@ -326,6 +328,7 @@ def _eye_ring(variant: int) -> Shapes:
     return shapes[variant]
 
 
+@cache
 def _wing_bar(variant: int) -> Shapes:
     def bar(x: float, width: float, half: float = 0.068) -> Floats:
         return np.array([(x, -half), (x + width, -half), (x + width, half), (x, half)])
@@ -340,6 +343,7 @@ def _wing_bar(variant: int) -> Shapes:
     return shapes[variant]
 
 
+@cache
 def _tail(variant: int) -> Shapes:
     fan = smooth([(0.04, -0.03), (-0.12, -0.085), (-0.175, 0.0), (-0.12, 0.085), (0.04, 0.03)])
     long = np.array([(0.04, -0.026), (-0.24, -0.024), (-0.24, 0.024), (0.04, 0.026)])

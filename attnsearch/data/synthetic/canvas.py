@@ -106,6 +106,9 @@ class Canvas:
         Args:
             counted: the numbers that the mask may hold; None means all.
         """
+        image = self._image.reduce(_OVERSAMPLING)
+        if counted is not None and not counted:
+            return image, Image.new("L", image.size)
         samples = _samples(np.asarray(self._mask))  # (9, H·W)
         seen = np.flatnonzero(samples.any(axis=0))
         samples = samples[:, seen]
@@ -114,7 +117,6 @@ class Canvas:
         clutter = _majority(samples, [n for n in painted if n >= FIRST_CLUTTER])
         mask = np.zeros(self._mask.width * self._mask.height // _OVERSAMPLING**2, dtype=np.uint8)
         mask[seen] = np.where(parts > 0, parts, clutter)
-        image = self._image.reduce(_OVERSAMPLING)
         return image, Image.fromarray(mask.reshape(image.height, image.width))
 
 
