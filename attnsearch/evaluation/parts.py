@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from attnsearch.config.data import SyntheticData
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.loader import BatchLoader
 from attnsearch.data.synthetic.birds import N_VARIANTS, PARTS
@@ -45,13 +44,14 @@ class PartInterventions:
     """
 
     inference: InferenceModel
-    data: SyntheticData
+    drawings: PartDrawings
     settings: ScoreSettings
 
-    @cached_property
-    def drawings(self) -> PartDrawings:
-        """What draws the images again."""
-        return PartDrawings(self.data)
+    @classmethod
+    def of(cls, inference: InferenceModel, settings: ScoreSettings) -> Self | None:
+        """On the images of the run's data set, or None where these cannot be drawn again."""
+        drawings = PartDrawings.of(inference.config.data)
+        return None if drawings is None else cls(inference, drawings, settings)
 
     @cached_property
     def codes(self) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch import geometry
-from attnsearch.config.data import SyntheticData
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.tables import ImageTable, places_of
@@ -254,8 +253,7 @@ class SaliencyScorer:
     @cached_property
     def _interventions(self) -> PartInterventions | None:
         """On the images of the data set, where it can be drawn again."""
-        data = self.inference.config.data
-        return PartInterventions(self.inference, data, self.settings) if isinstance(data, SyntheticData) else None
+        return PartInterventions.of(self.inference, self.settings)
 
     def undefined_reasons(self, batch: Batch) -> dict[str, str]:
         """Metric -> why no image can have it, where some images (B) and the settings tell that."""

@@ -53,7 +53,7 @@ def _is_sufficient(shared: Ints, n_parts: int) -> Bools:
 
 @dataclass(frozen=True, eq=False)
 class ContrastPairs:
-    """For each class two others that share different parts with it.
+    """For each class two others that have different parts in common with it.
 
     Attributes:
         classes: (n_classes, 2) the two classes; -1 where there are none.
@@ -72,7 +72,7 @@ class ContrastPairs:
 
 
 def contrast_pairs(codes: ArrayLike, protocol: PartsProtocol = "standard") -> ContrastPairs:
-    """The first two classes, for each class, that share as many parts with it as the other, and none in common.
+    """The first two classes, for each class, with as many parts in common with it, and none with each other there.
 
     They share as many parts as the codes allow.
 

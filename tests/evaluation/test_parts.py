@@ -73,10 +73,17 @@ def batch(source: DataSource) -> Batch:
 
 def interventions_of(*, is_class_free: bool = False, **data: Any) -> PartInterventions:
     config = config_of(**data)
-    assert isinstance(config.data, SyntheticData)
     inference = on_cpu(PixelModel(8, is_class_free=is_class_free), config)
     inference = replace(inference, checkpoint=type("Named", (), {"class_names": tuple("abcdefgh")})())
-    return PartInterventions(inference, config.data, ScoreSettings(batch_images=7))
+    interventions = PartInterventions.of(inference, ScoreSettings(batch_images=7))
+    assert interventions is not None
+    return interventions
+
+
+def redraw_of(interventions: PartInterventions) -> BirdRedraw:
+    data = interventions.inference.config.data
+    assert isinstance(data, SyntheticData)
+    return BirdRedraw(data)
 
 
 def maps_of(interventions: PartInterventions, batch: Batch) -> Any:
@@ -96,7 +103,7 @@ def seen(image: Any) -> Tensor:
 def test_all_interventions_are_classified_as_images_of_the_data_set_are(batch: Batch) -> None:
     interventions = interventions_of()
     outcomes = interventions.outcomes(batch, torch.ones(3, 8, 8), maps_of(interventions, batch))
-    redraw, weights = BirdRedraw(interventions.data), interventions.inference.model.weights
+    redraw, weights = redraw_of(interventions), interventions.inference.model.weights
 
     def logits(image_id: str, **changes: Any) -> Tensor:
         return (weights @ seen(redraw.draw(image_id, **changes)[0]).flatten()).double()
@@ -123,7 +130,7 @@ def test_maps_are_summed_over_widened_parts(batch: Batch) -> None:
     """A flat map sums to pixels: 64 px sides widen masks by round(64 * 2 / 256) = 0 pixels, the map has 64 cells."""
     interventions = interventions_of()
     outcomes = interventions.outcomes(batch, torch.full((3, 8, 8), 2.0), maps_of(interventions, batch))
-    redraw = BirdRedraw(interventions.data)
+    redraw = redraw_of(interventions)
     numbers = np.asarray(redraw.draw(batch.image_ids[2])[1])
     for part, name in enumerate(("beak", "eye_ring", "wing_bar", "tail")):
         area = (numbers == part + 1).sum() * (RESIZED_PX / 80) ** 2
@@ -147,7 +154,8 @@ def test_files_of_other_drawings_are_refused(batch: Batch) -> None:
 
 
 def test_drawings_do_not_depend_on_the_number_of_threads(batch: Batch) -> None:
-    data = interventions_of().data
+    data = interventions_of().inference.config.data
+    assert isinstance(data, SyntheticData)
     one, two = (PartDrawings(data).draw(batch.image_ids, n_threads=n_threads) for n_threads in (1, 2))
     for first, second in zip(one, two, strict=True):
         assert (first.swaps, first.n_clutter) == (second.swaps, second.n_clutter)

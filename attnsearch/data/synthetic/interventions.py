@@ -9,12 +9,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
 from attnsearch.config.data import SyntheticData
+from attnsearch.config.images import DataSettings
 from attnsearch.data.synthetic.birds import PARTS, Code
 from attnsearch.data.synthetic.canvas import FIRST_CLUTTER
 from attnsearch.data.synthetic.redraw import BirdRedraw
@@ -52,6 +53,11 @@ class PartDrawings:
         self._cfg = cfg
         self._of_thread = threading.local()
         self.codes = self._redraw.codes
+
+    @classmethod
+    def of(cls, cfg: DataSettings) -> Self | None:
+        """Of a data set, or None where it is not one of synthetic birds."""
+        return cls(cfg) if isinstance(cfg, SyntheticData) else None
 
     def draw(self, image_ids: Sequence[str], *, n_threads: int) -> list[DrawnImage]:
         """The copies of some images, in their order.
