@@ -331,5 +331,5 @@ def test_the_authors_pairs_may_overlap_where_none_are_disjoint() -> None:
     pairs = contrast_pairs(codes, "funnybirds")
     assert pairs.n_classes == 8
     assert (pairs.masks & 1).all()
-    assert pairs.classes[0].tolist() == [5, 6]  # the last of those that share two parts with class 0: 3, 5 and 6
+    assert pairs.classes[0].tolist() == [5, 6]  # the last of those with two of the parts of class 0: 3, 5 and 6
     np.testing.assert_array_equal(contrast_pairs(EIGHT, "funnybirds").classes, contrast_pairs(EIGHT).classes)
