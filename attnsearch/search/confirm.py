@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -42,7 +41,10 @@ def run_and_confirm(loaded: LoadedStudy, **settings: Any) -> SearchOutcome:
     Args:
         settings: of `run_study`.
     """
-    run = partial(run_study, **settings)
+
+    def run(study: LoadedStudy) -> SearchOutcome:
+        return run_study(study, **settings)
+
     ended = run(loaded)
     asked = loaded.study.confirm
     if asked is None or ended.outcome != "finished":
