@@ -20,9 +20,10 @@ from attnsearch.config.yaml_layers import Layer
 from attnsearch.errors import ConfigError
 from attnsearch.metrics.registry import better_direction
 from attnsearch.metrics.statistics import ALPHA, Floats, separation
+from attnsearch.search.choice import best_trials
 from attnsearch.search.run import SearchOutcome, run_study
 from attnsearch.search.study import OF_TRIAL
-from attnsearch.search.trials import TrialRow, best_trials, open_to_read, rows_of
+from attnsearch.search.trials import TrialRow, open_to_read, rows_of
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import Confirmation, ConfirmedMetric, ConfirmedTrial, Verdict, write_confirmation
 from attnsearch.store.urls import url_named
@@ -168,10 +169,15 @@ def _is_known(key: str, searched: Sequence[TrialRow]) -> bool:
 def _compared(
     key: str, objectives: Mapping[str, str], searched: Sequence[TrialRow], repeats: Sequence[TrialRow]
 ) -> ConfirmedMetric:
-    """The verdict in one metric: the winner is the trial that the search measured as the best in it."""
+    """The verdict in one metric: the winner is the trial that the search chose by it, or measured as the best in it.
+
+    Where the one objective leaves ties, the search has chosen among them, see `search/choice.py`.
+    """
     is_higher = objectives.get(key, better_direction(key, "maximize")) == "maximize"
     sign = -1.0 if is_higher else 1.0
     ordered = sorted(searched, key=lambda trial: sign * trial.metrics[key])  # of equal ones the search's first
+    if list(objectives) == [key]:
+        ordered = list(searched)
     groups = [_values_of(trial.number, key, repeats) for trial in ordered]
     found = separation(groups, higher_is_better=is_higher)
     trials = tuple(

@@ -57,11 +57,12 @@ def race(handle: StudyHandle, data: DataSource, *, check: Callable[[], None] = l
     Args:
         check: called between chunks of images.
     Returns:
-        None where no objective is a score of single images, or fewer than two trials have it.
+        None where no objective is a score of single images, or fewer than two trials have it; also where trials of
+        another study are repeated, among which nothing is chosen.
     Raises:
         AttnSearchError: a checkpoint or the data cannot be used, or the disk refuses.
     """
-    keys = _scored_objectives(handle)
+    keys = [] if handle.loaded.study.repeats else _scored_objectives(handle)
     entries = _entries(handle, [key.partition("/")[2] for key in keys]) if keys else []
     found = _run(handle, data, entries, keys, check) if len(entries) > 1 else None
     for trial in handle.trials():

@@ -75,6 +75,14 @@ def test_verdicts_are_of_the_trial_that_the_search_had_as_the_best_in_each_metri
     assert [trial.trial for trial in found.metrics[1].trials] == [7, 1, 3]
 
 
+def test_winner_by_the_one_objective_is_the_trial_that_the_search_chose() -> None:
+    """Of two that a race could not separate it may choose the one whose score is lower."""
+    searched = [row(4, 0.79, 0.5), row(2, 0.8, 0.4)]
+    trained = repeats({4: [(0.8, 0.5), (0.81, 0.5)], 2: [(0.8, 0.4), (0.79, 0.4)]})
+    found = compare_repeats(linked(4, 2, n_seeds=2).study, searched, trained)
+    assert [(one.winner, [trial.trial for trial in one.trials]) for one in found.metrics] == [(4, [4, 2]), (4, [4, 2])]
+
+
 def test_another_trial_ahead_is_no_confirmation() -> None:
     searched = [row(0, 0.9, 0.5), row(1, 0.8, 0.4)]
     trained = repeats({0: [(0.8, 0.5), (0.81, 0.51)], 1: [(0.82, 0.1), (0.83, 0.11)]})
