@@ -10,6 +10,8 @@ Importing this file does not import torch.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,11 +34,21 @@ def influence_values(areas: Floats, drops: Floats) -> Floats:
     Args:
         areas, drops: (N,), not normalised, and negative where the score rises.
     """
-    if not is_gain_defined(drops):
-        return np.full(len(drops), np.nan)
-    gain = areas.sum() / drops.sum()
-    values: Floats = gain + (areas - gain * drops) / drops.mean()
-    return values
+    return ratio_influence(areas, drops) if is_gain_defined(drops) else np.full(len(drops), np.nan)
+
+
+def ratio_influence(numerators: Floats, denominators: Floats) -> Floats:
+    """(N,) values whose mean is the ratio of two means, and whose standard error is that of the ratio (delta method).
+
+    Args:
+        numerators, denominators: (N,) of the images; those with NaN are left out, and NaN in the result. All are NaN
+            where the denominators have no sum.
+    """
+    is_defined = ~np.isnan(numerators + denominators)
+    means = [float(terms[is_defined].mean()) if is_defined.any() else 0.0 for terms in (numerators, denominators)]
+    mean = means[1] or math.nan
+    ratio = means[0] / mean
+    return np.asarray(ratio + (numerators - ratio * denominators) / mean, dtype=np.float64)
 
 
 def image_gains(areas: Floats, drops: Floats) -> Floats:

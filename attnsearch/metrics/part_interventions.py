@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attnsearch.metrics.gains import ratio_influence
 from attnsearch.metrics.part_codes import PartsProtocol, contrast_pairs, minimal_sufficient_sets, undefined_by_codes
-from attnsearch.metrics.statistics import linear_influence, rank_correlation, ratio_influence
+from attnsearch.metrics.statistics import linear_influence, rank_correlation
 
 THRESHOLDS = tuple(round(float(fraction), 6) for fraction in np.linspace(0.01, 0.5, 80))
 """Fractions of the map's sum above which a part counts as important."""

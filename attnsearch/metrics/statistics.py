@@ -311,18 +311,6 @@ def linear_influence(terms: Sequence[tuple[float, Floats]]) -> Floats:
     return np.asarray(total + sum(deviations), dtype=np.float64)
 
 
-def ratio_influence(numerators: Floats, denominators: Floats) -> Floats:
-    """(N,) values whose mean is the ratio of two means, and whose standard error is that of the ratio (delta method).
-
-    Args:
-        numerators, denominators: (N,) of the images; those with NaN are left out, and NaN in the result. All are NaN
-            where the denominators have no sum.
-    """
-    mean = _mean(denominators)
-    ratio = _mean(numerators) / mean if mean else math.nan
-    return np.asarray(ratio + (numerators - ratio * denominators) / (mean or math.nan), dtype=np.float64)
-
-
 def _mean(values: Floats) -> float:
     defined = _defined(values)
     return float(defined.mean()) if len(defined) else math.nan

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from attnsearch.evaluation.final_scores import finish_scores, unfinished_columns
 from attnsearch.metrics.base import BestSetting, Metric, OfAllImages
+from attnsearch.metrics.gains import ratio_influence
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.registry import register_metric
-from attnsearch.metrics.statistics import ratio_influence
 from attnsearch.store.score_journal import ImageScore
 from attnsearch.testing import temporary_parts
 from attnsearch.types import GroundTruth

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from attnsearch.metrics.gains import ratio_influence
 from attnsearch.metrics.statistics import (
     added_volume,
     bootstrap_interval,
@@ -19,7 +20,6 @@ from attnsearch.metrics.statistics import (
     non_dominated,
     paired,
     rank_correlation,
-    ratio_influence,
     separation,
     split_half_winner,
     welch,
