@@ -7,9 +7,9 @@
 The trials sample what moves their maps: learning rates, sparsity weights, numbers of vectors or parts, refinement,
 label smoothing. Data: 8 species of synthetic birds of which any two differ in three parts, 100 training images of each.
 Every trial is scored as in a search on 128 validation images (seven points), by single deletion, ROAD and
-localisation on the same images, and by SD_swap on 200. `table` gives Spearman's correlation of each score with SD_swap
-over the trials that learned (accuracy of at least 0.5), with a 95 % interval by bootstrap over trials, pooled and as
-the mean of those within each family.
+localisation on the same images, and by SD_swap on them too. `table` gives Spearman's correlation of each score with
+SD_swap over the trials that learned (accuracy of at least 0.5), with a 95 % interval by bootstrap over trials, pooled
+and as the mean of those within each family.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from attnsearch.store.layout import TrialLayout
 
 EXPERIMENT = "truth"
 CHEAP = ("faithfulness", "localisation", "complexity", "road", "idsds")
-N_CHEAP, N_PARTS = 128, 200
+N_CHEAP, N_PARTS = 128, 128
 TRUTH = "sd_swap"
 LEAST_ACCURACY = 0.5
 SHOWN = (
