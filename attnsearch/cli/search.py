@@ -16,6 +16,7 @@ import typer
 from attnsearch.cli._console import StopRequest, duration, floor_lines, number, print_json, print_line, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
 from attnsearch.errors import DONE, INTERRUPTED
+from attnsearch.results.uncertainty import value_errors, with_error
 from attnsearch.types import SPLITS
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def outcome_values(study: StudyReader, ended: SearchOutcome, times: dict[str, fl
         "outcome": ended.outcome,
         "trials": dict(Counter(row.state for row in study.rows.trials)),
         "best": [_best_values(trial) for trial in _best(study)],
+        "ties": list(study.rows.ties),
         "published": [str(path) for path in _published(study)],
         "folder": str(study.layout.study_dir),
         "storage": redact(ended.plan.url),
@@ -84,14 +86,15 @@ def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, flo
     """The same for people."""
     from attnsearch.store.urls import default_url, redact
 
-    layout, url, selected = study.layout, ended.plan.url, study.selection().value
+    layout, url, selection = study.layout, ended.plan.url, study.selection()
     counts = ", ".join(f"{n} {state}" for state, n in Counter(row.state for row in study.rows.trials).items())
     artifacts = f" --artifact-dir {_shown(layout.artifacts)}" if layout.artifacts.is_dir() else ""
     storage = "" if url == default_url(layout) else f" --storage {shlex.quote(redact(url))}"
     return [
         f"study {layout.study}: {ended.outcome.replace('_', ' ')}; trials: {counts or 'none'}",
         *(line for trial in _best(study) for line in _best_lines(trial)),
-        *([] if selected is None else [f"  selected   {selected.line}"]),
+        *(f"  note       {note}" for note in selection.notes),
+        *([] if selection.value is None else [f"  selected   {selection.value.line}"]),
         *(f"  published  {_shown(path)}" for path in _published(study)),
         f"  all files  {_shown(layout.study_dir)}",
         f"  dashboard  attnsearch dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",
@@ -112,6 +115,7 @@ def _best_values(trial: TrialReader) -> dict[str, Any]:
         "best_epoch": row.best_epoch,
         "kept_epoch": row.best_epoch,  # its name until 0.3
         "values": trial.values,
+        "value_errors": value_errors(trial),
         "params": row.params,
         "test": _test_metrics(trial),
     }
@@ -123,8 +127,8 @@ def _test_metrics(trial: TrialReader) -> dict[str, float]:
 
 
 def _best_lines(trial: TrialReader) -> list[str]:
-    values, tests = trial.values, _test_metrics(trial)
-    text = ", ".join(f"{key} {number(value)}" for key, value in values.items())
+    values, tests, errors = trial.values, _test_metrics(trial), value_errors(trial)
+    text = ", ".join(f"{key} {with_error(value, errors.get(key))}" for key, value in values.items())
     names = [name for name in tests if name in [key.partition("/")[2] for key in values]]
     test = "".join(f", test/{name} {number(tests[name])}" for name in names)
     params = "  ".join(f"{key}={value}" for key, value in trial.params.items())

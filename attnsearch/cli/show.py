@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 from attnsearch.cli._console import counted, duration, number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
 from attnsearch.metrics.registry import all_metrics
+from attnsearch.results.uncertainty import value_errors, with_error
 
 if TYPE_CHECKING:
     from attnsearch.search.trials import StudyRows, TrialRow
+
+Errors = Mapping[int, Mapping[str, float]]
+"""Trial -> objective -> standard error."""
 
 
 def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -19,29 +23,32 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
 
     reader = find_study(study, results, storage=storage)
     rows = reader.rows
+    errors = {row.number: value_errors(reader.trial(row.number)) for row in rows.trials if row.state == "complete"}
     if as_json:
         for trial in rows.trials:
-            print_json(trial_fields(trial, rows))
+            print_json(trial_fields(trial, rows) | {"value_errors": errors.get(trial.number, {})})
         return
-    print_trials(rows)
+    print_trials(rows, errors)
     if len(rows.objectives) > 1 and rows.best:
-        print_front(rows, [trial.row for trial in reader.front])
+        print_front(rows, [trial.row for trial in reader.front], errors)
         print_importances(reader.importances())
     for line in reader.selection().lines:
         print_line(line)
 
 
-def print_trials(rows: StudyRows) -> None:
+def print_trials(rows: StudyRows, errors: Errors) -> None:
     """The table of trials; the best ones carry a star, failed ones a line below."""
     keys = list(dict.fromkeys(key for trial in rows.trials for key in trial.params))
     columns = ("trial", "state", *rows.objectives, "best epoch", *short_names(keys), "time")
-    print_table(columns, [_cells(trial, rows, keys) for trial in rows.trials], title=f"study {rows.name} (* best)")
+    print_table(
+        columns, [_cells(trial, rows, keys, errors) for trial in rows.trials], title=f"study {rows.name} (* best)"
+    )
     for trial in rows.trials:
         if trial.error:
             print_line(f"trial {trial.number}: {trial.error}")
 
 
-def print_front(rows: StudyRows, front: Sequence[TrialRow]) -> None:
+def print_front(rows: StudyRows, front: Sequence[TrialRow], errors: Errors) -> None:
     """The Pareto front of a study with several objectives, with the raw scores that were measured beside them."""
     keys = list(dict.fromkeys(key for trial in front for key in trial.params))
     raw = [f"val/{metric.name}" for metric in all_metrics() if metric.is_raw]
@@ -49,8 +56,8 @@ def print_front(rows: StudyRows, front: Sequence[TrialRow]) -> None:
     columns = ("trial", *rows.objectives, *(key.removeprefix("val/") for key in raw), *short_names(keys))
 
     def cells(trial: TrialRow) -> Sequence[str]:
-        numbers = (*trial.values, *(trial.metrics.get(key) for key in raw))
-        return (str(trial.number), *map(number, numbers), *_params(trial, keys))
+        measured = map(number, (trial.metrics.get(key) for key in raw))
+        return (str(trial.number), *_values(trial, rows, errors), *measured, *_params(trial, keys))
 
     print_table(columns, map(cells, front), title=f"Pareto front of {rows.name}: {counted(len(front), 'trial')}")
 
@@ -67,8 +74,15 @@ def print_importances(importances: Mapping[str, Mapping[str, float]]) -> None:
         print_table(("objective", *short_names(names)), lines, title="importance of the hyperparameters")
 
 
-def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str]) -> Sequence[str]:
-    values = [number(value) for value in trial.values] or ["-"] * len(rows.objectives)
+def _values(trial: TrialRow, rows: StudyRows, errors: Errors) -> list[str]:
+    """The objectives, each score with its standard error."""
+    of_trial = errors.get(trial.number, {})
+    pairs = zip(rows.objectives, trial.values, strict=False)
+    return [with_error(value, of_trial.get(key)) for key, value in pairs] or ["-"] * len(rows.objectives)
+
+
+def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str], errors: Errors) -> Sequence[str]:
+    values = _values(trial, rows, errors)
     star = "*" if trial.number in rows.best else ""
     best_epoch = str(trial.best_epoch or "-")
     return (f"{trial.number}{star}", trial.state, *values, best_epoch, *_params(trial, keys), duration(trial.seconds))

@@ -181,11 +181,14 @@ class ImageScores:
     """What was measured of the saliency of some images, by image id.
 
     Attributes:
-        values: metric -> image id -> score; undefined ones are NaN. Metrics that no image has are left out.
+        values: metric -> image id -> score; undefined ones are NaN. Metrics that no image has are left out. The gain of
+            an image is not what the mean gain is made of, which is a ratio of sums.
         curves: (N, n_curves, n_steps + 1) float32 mapped from disk, or None.
         rows: image id -> row of `curves`.
         fractions: n_steps + 1 fractions of the cells that were removed or inserted, from 0 to 1.
         settings: how the scores were measured.
+        means, errors: metric -> mean over the images where it is defined and its standard error; NaN where undefined.
+        undefined: gain -> why its mean is undefined.
     """
 
     values: Mapping[str, Mapping[str, float]]
@@ -194,15 +197,14 @@ class ImageScores:
     rows: Mapping[str, int]
     fractions: tuple[float, ...]
     settings: Mapping[str, Any]
+    means: Mapping[str, float]
+    errors: Mapping[str, float]
+    undefined: Mapping[str, str]
 
     def of_image(self, image_id: str) -> dict[str, float | None]:
         """Metric -> score of one image; None where it is undefined, nothing for an image that was not scored."""
         scores = {name: values[image_id] for name, values in self.values.items() if image_id in values}
         return {name: value if math.isfinite(value) else None for name, value in scores.items()}
-
-    def means(self) -> dict[str, float]:
-        """Metric -> mean over the images where it is defined."""
-        return {name: float(np.nanmean(list(values.values()))) for name, values in self.values.items()}
 
     def curves_of(self, image_id: str) -> dict[str, list[float | None]]:
         """Curve -> its n_steps + 1 points for one image; empty where no curves were stored."""
@@ -215,7 +217,7 @@ class ImageScores:
         }
 
 
-NO_SCORES = ImageScores({}, None, (), {}, (), {})
+NO_SCORES = ImageScores({}, None, (), {}, (), {}, {}, {}, {})
 
 
 def image_scores(trial: TrialReader, split: Split) -> ImageScores:
@@ -227,7 +229,7 @@ def image_scores(trial: TrialReader, split: Split) -> ImageScores:
 
 
 def _by_image(table: ScoreTable) -> ImageScores:
-    columns = {name: column for name, column in table.values.items() if np.isfinite(column).any()}
+    columns = {name: column for name in table.values if np.isfinite(column := table.image_values(name)).any()}
     settings = table.about.get("settings")
     return ImageScores(
         values={name: dict(zip(table.image_ids, column.tolist(), strict=True)) for name, column in columns.items()},
@@ -236,6 +238,9 @@ def _by_image(table: ScoreTable) -> ImageScores:
         rows={image_id: row for row, image_id in enumerate(table.image_ids)},
         fractions=table.fractions,
         settings=settings if isinstance(settings, dict) else {},
+        means={name: mean for name, mean in table.means().items() if name in columns},
+        errors=table.standard_errors(),
+        undefined=table.undefined_gains(),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,11 +76,17 @@ def summary_of(key: str) -> str:
 
 
 def study_values(
-    layout: StudyLayout, rows: StudyRows, *, with_maps: Collection[int], monitor: str | None
+    layout: StudyLayout,
+    rows: StudyRows,
+    errors: Mapping[int, Mapping[str, float]],
+    *,
+    with_maps: Collection[int],
+    monitor: str | None,
 ) -> dict[str, Any]:
     """A study and all its trials.
 
     Args:
+        errors: trial -> objective -> standard error.
         with_maps: numbers of the trials that have maps.
         monitor: the metric that best epochs are chosen by, or None where the settings cannot be read.
     """
@@ -95,7 +101,12 @@ def study_values(
         "is_retrieval": any(is_retrieval_metric(key) for key in [*metrics, *rows.objectives]),
         "about": metric_values([*metrics, *rows.objectives]),
         "params": list(dict.fromkeys(key for trial in rows.trials for key in trial.params)),
-        "trials": [trial_values(trial, rows, has_maps=trial.number in with_maps) for trial in rows.trials],
+        "ties": list(rows.ties),
+        "trials": [
+            trial_values(trial, rows, has_maps=trial.number in with_maps)
+            | {"errors": plain(dict(errors.get(trial.number, {})))}
+            for trial in rows.trials
+        ],
     }
 
 

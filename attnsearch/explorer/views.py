@@ -11,7 +11,7 @@ from flask import Blueprint, Flask, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
-from attnsearch.explorer.archives import NO_SCORES, OpenArchive, image_scores
+from attnsearch.explorer.archives import NO_SCORES, ImageScores, OpenArchive, image_scores
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.retrieval_views import retrieval_pages
 from attnsearch.explorer.security import API, PREFIX
@@ -41,6 +41,8 @@ from attnsearch.explorer.site import (
 from attnsearch.metrics.registry import title_of
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import TrialReader
+from attnsearch.results.uncertainty import value_errors, with_error
 
 MAX_COMPARED = 24
 POLICY = (
@@ -126,12 +128,20 @@ def study_json(experiment: str, study: str) -> Response:
 def _study_values(study: StudyReader) -> dict[str, Any]:
     rows = study.rows
     with_maps = frozenset(study.numbers_with_maps())
-    stamp = (rows, with_maps)
+    errors = {row.number: _errors_of(study.trial(row.number)) for row in rows.trials if row.state == "complete"}
+    stamp = (rows, with_maps, errors)
 
     def make() -> dict[str, Any]:
-        return study_values(study.layout, rows, with_maps=with_maps, monitor=_monitor_of(study))
+        return study_values(study.layout, rows, errors, with_maps=with_maps, monitor=_monitor_of(study))
 
     return site().studies.get(study.layout, stamp, make)
+
+
+def _errors_of(trial: TrialReader) -> dict[str, float]:
+    try:
+        return value_errors(trial)
+    except AttnSearchError:
+        return {}  # the scores are damaged; what the search measured can be shown
 
 
 def _monitor_of(study: StudyReader) -> str | None:
@@ -174,9 +184,15 @@ def trial(experiment: str, study: str, number: int) -> str:
         error=None if opened is None else opened.error,
         classes=() if opened is None else opened.archive.class_names,
         metrics=list(scores.values),
-        means=scores.means(),
+        means={name: _mean_text(scores, name) for name in scores.means},
         n_scored=len(scores.rows),
     )
+
+
+def _mean_text(scores: ImageScores, name: str) -> str:
+    """The mean with its standard error, or why it is undefined."""
+    reason = scores.undefined.get(name)
+    return with_error(scores.means[name], scores.errors.get(name)) if reason is None else f"undefined: {reason}"
 
 
 @pages.get("/api/grid/<experiment>/<study>/<int:number>")

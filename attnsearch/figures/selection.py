@@ -200,7 +200,7 @@ def _ranked(index: ImageIndex, rows: Sequence[int], metric: str, scores: ScoreTa
         raise ConfigError(
             f"--by {metric!r} was not measured{suggest(metric, list(scores.values))}; known: {', '.join(scores.values)}"
         )
-    value_of = dict(zip(scores.image_ids, scores.values[metric].tolist(), strict=True))
+    value_of = dict(zip(scores.image_ids, scores.image_values(metric).tolist(), strict=True))
     sign = -1 if higher_is_better(f"val/{metric}") else 1
     scored = [row for row in rows if math.isfinite(value_of.get(index.image_ids[row], math.nan))]
     return sorted(scored, key=lambda row: (sign * value_of[index.image_ids[row]], row))

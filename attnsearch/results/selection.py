@@ -55,17 +55,19 @@ class Selection:
         orders: objective that is a score of maps -> how far images agree on the order of the trials, or why not known.
         history: None while no feasible trial is complete.
         confirmation: None where the best trials were not repeated.
+        notes: which trials are tied with the best one, and which have no value of an objective.
     """
 
     value: SelectedValue | None
     orders: Mapping[str, Reliability | str]
     history: History | None
     confirmation: Confirmation | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
         """One sentence for each, without a full stop."""
-        lines = [] if self.value is None else [self.value.line]
+        lines = [*self.notes, *([] if self.value is None else [self.value.line])]
         lines += [order_line(key, order) for key, order in self.orders.items()]
         lines += [] if self.confirmation is None else confirmation_lines(self.confirmation)
         return [*lines, history_line(self.history)] if self.history and len(self.history.trials) > 1 else lines

@@ -21,6 +21,7 @@ from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, StudySu
 from attnsearch.results.selection import Selection, selection_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
+from attnsearch.results.uncertainty import tie_line, undefined_lines
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.inspection import database_content_errors
@@ -103,8 +104,8 @@ class StudyReader:
         Returns:
             Columns `state`, `is_best`, `is_feasible`; a column per hyperparameter by its dotted key; a column per
             `split/metric` at the best epoch, the objectives first, those of test where the trial is published;
-            `split/score_low` and `_high`: 95 % interval of the mean score over images; `best_epoch`, `epochs_run`,
-            `seconds`, `error`. `.attrs`: `objectives`.
+            `split/score_se`, `_low` and `_high`: standard error and 95 % interval of the mean score over images;
+            `best_epoch`, `epochs_run`, `seconds`, `error`. `.attrs`: `objectives`.
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
@@ -172,6 +173,15 @@ class StudyReader:
         """
         rows = self.rows
         return tuple(self.trial(row.number) for row in front_of(rows))
+
+    @property
+    def ties(self) -> tuple[TrialReader, ...]:
+        """The trials that no other one surely beats, by two standard errors, the chosen one first; empty before a race.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        return tuple(self.trial(number) for number in self.rows.ties)
 
     @property
     def best(self) -> TrialReader:
@@ -317,8 +327,11 @@ class StudyReader:
         Raises:
             ConfigError, StoreError: the study or its scores cannot be read.
         """
-        found = selection_of(self.rows, self.monitor, self.epochs_of, self.reliability)
-        return replace(found, confirmation=self.confirmation)
+        rows = self.rows
+        found = selection_of(rows, self.monitor, self.epochs_of, self.reliability)
+        complete = [self.trial(row.number) for row in rows.trials if row.state == "complete"]
+        notes = (*filter(None, [tie_line(rows)]), *undefined_lines(complete))
+        return replace(found, confirmation=self.confirmation, notes=notes)
 
     @property
     def confirmation(self) -> Confirmation | None:

@@ -19,6 +19,7 @@ from attnsearch.files import stamp_of
 from attnsearch.metrics.registry import all_metrics
 from attnsearch.results.archives import RetrievalReader, images_frame
 from attnsearch.results.shared import Study, copy_of
+from attnsearch.results.uncertainty import score_summary_of
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.archive import has_archive, read_archive, read_rankings
 from attnsearch.store.epochs import read_csv, read_split_scores
@@ -304,6 +305,8 @@ class TrialReader:
     def scores(self, split: Split = "val") -> pd.DataFrame:
         """Scores of the saliency of single images: index `image_id`, a column per metric, NaN = undefined.
 
+        The column of a gain holds values whose mean it is, not gains of single images; see `ScoreTable.image_values`.
+
         Returns:
             `.attrs`: `version` of the metrics, `settings` of the measurement, `split`, `epoch`.
         Raises:
@@ -321,25 +324,17 @@ class TrialReader:
         """The scores of a split over its images; empty without scores.
 
         Returns:
-            `split/score` -> mean, as trials are chosen by it; `split/score_low` and `_high` -> ends of its 95 %
-            interval, unless the trial was scored again and the search had another mean.
+            `split/score` -> mean, as trials are chosen by it; `split/score_se`, `_low` and `_high` -> its standard
+            error and the ends of its 95 % interval, unless the trial was scored again and the search had another mean.
         Raises:
             StoreError: the files are damaged.
         """
-        from attnsearch.evaluation.compare import mean_intervals
-
         paths = best_scores(self.files, split)
         if paths is None:
             return {}
-
-        def measure() -> dict[str, float]:
-            table = read_scores(paths)
-            means = {f"{split}/{name}": mean for name, mean in table.trial_means().items()}
-            same = {key for key, mean in means.items() if np.isclose(self.row.metrics.get(key, mean), mean)}
-            own = {key: one for name, one in mean_intervals(table).items() if (key := f"{split}/{name}") in same}
-            return means | {f"{key}_{end}": getattr(one, end) for end in ("low", "high") for key, one in own.items()}
-
-        return self.study.shared.score_summaries.get(paths.about, stamp_of(paths.about, paths.table), measure)
+        stamp = stamp_of(paths.about, paths.table)
+        summaries = self.study.shared.score_summaries
+        return summaries.get(paths.about, stamp, lambda: score_summary_of(read_scores(paths), self.row.metrics))
 
     def model(self, device: str = "auto") -> TrainedModel:
         """The trained model, which brings its own preprocessing and class names; imports torch.

@@ -158,6 +158,12 @@ class ScoreTable:
         """
         return _without_nan(self.values)
 
+    def trial_standard_errors(self) -> dict[str, float]:
+        """Registered score of single images -> standard error of what `trial_means` has; NaN where no image has it."""
+        never = self.never_defined()
+        columns = self.defined_values().items()
+        return {name: math.nan if name in never else _standard_error(column) for name, column in columns}
+
     def n_undefined(self) -> dict[str, int]:
         """Metric -> images without it, of those metrics that have such images."""
         counts = {name: int(np.isnan(column).sum()) for name, column in self.values.items()}

@@ -26,7 +26,17 @@ from tests.explorer.built import CLASSES, Built, build
 from tests.test_docs import verbs
 
 SECRET = "hunter2-token-of-the-reader"
-STARTING = {"search", "train", "validate", "data make", "data check", "data organize", "data cache", "weights import"}
+STARTING = {
+    "search",
+    "confirm",
+    "train",
+    "validate",
+    "data make",
+    "data check",
+    "data organize",
+    "data cache",
+    "weights import",
+}
 """They read what the person who runs them has written, and no results of somebody else."""
 READERS: Mapping[str, tuple[str, ...]] = {
     "list": ("list --json", "list"),

@@ -232,7 +232,7 @@ def test_scores_filter_and_order_the_grid(copied: Built) -> None:
     assert detail["fractions"] == [0, 0.25, 0.5, 0.75, 1]
     page = client.get(f"/attention/trial/{STUDY}/0").text
     assert "Mean scores of 6 val images" in page
-    assert "<dt>deletion</dt><dd>0.3</dd>" in page  # (0.1 + 0.5 + 0.3 + 0.2 + 0.4) / 5
+    assert "<dt>deletion</dt><dd>0.300 ± 0.071</dd>" in page  # sqrt(0.1 / 4 / 5)
 
 
 @pytest.mark.slow

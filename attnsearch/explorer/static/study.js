@@ -35,12 +35,18 @@ function makeColumns() {
     { key: "ticked", label: "", value: () => null, cell: checkbox },
     { key: "trial", label: "trial", isNumber: true, value: (trial) => trial.number, cell: trialLink },
     { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? "" }, trial.state) },
-    ...objectives.map((key) => ({ ...metricColumn(key), value: (trial) => trial.values[key] ?? null })),
+    ...objectives.map((key) => ({ ...metricColumn(key), value: (trial) => trial.values[key] ?? null, cell: (trial) => withError(trial, key) })),
     ...others.map((key) => ({ ...metricColumn(key), value: (trial) => trial.metrics[key] ?? null })),
     ...study.params.map((key, index) => ({ key, label: names[index], isNumber: study.trials.some((trial) => typeof trial.params[key] === "number"), value: (trial) => trial.params[key] ?? null })),
     { key: "best_epoch", label: "best epoch", isNumber: true, value: (trial) => trial.best_epoch || null },
     { key: "seconds", label: "minutes", isNumber: true, value: (trial) => (trial.seconds ? trial.seconds / 60 : null) },
   ];
+}
+
+/** An objective with its standard error, if it is a score of maps. */
+function withError(trial, key) {
+  const [value, error] = [trial.values[key], trial.errors[key]];
+  return error === null || error === undefined ? formatNumber(value) : `${formatNumber(value)} ± ${Number(error.toPrecision(2))}`;
 }
 
 function checkbox(trial) {
@@ -113,7 +119,7 @@ async function showPreview() {
     box.replaceChildren(el("p", { class: "quiet" }, "No trial is selected."));
     return;
   }
-  const values = objectives.map((key) => `${title(key)} ${formatNumber(trial.values[key])}`).join(" · ");
+  const values = objectives.map((key) => `${title(key)} ${withError(trial, key)}`).join(" · ");
   const head = el("p", {}, el("strong", {}, `Trial ${trial.number}`), ` ${values}`);
   if (!trial.maps) {
     box.replaceChildren(head, el("p", { class: "quiet" }, "Its maps were removed or are not written yet."));
