@@ -29,10 +29,10 @@ def contenders(scores: Floats, others: Floats) -> NDArray[np.bool_]:
     ahead = np.stack([_is_surely_ahead(one) for one in scores])  # (S, M, M) the row ahead of the column
     is_ahead: NDArray[np.bool_] = np.all(ahead, axis=0)
     if len(scores) + len(others) == 1:
-        return np.logical_not(is_ahead[int(means[0].argmax())])
+        return np.asarray(~is_ahead[int(means[0].argmax())], dtype=np.bool_)
     all_means = np.concatenate([means, others])  # (S + F, M)
     is_no_worse = np.all(all_means[:, :, None] >= all_means[:, None, :], axis=0)
-    return np.logical_not(np.any(is_ahead & is_no_worse, axis=0))
+    return np.asarray(~np.any(is_ahead & is_no_worse, axis=0), dtype=np.bool_)
 
 
 def _is_surely_ahead(scores: Floats) -> NDArray[np.bool_]:
@@ -56,4 +56,4 @@ def is_on_front(values: Floats) -> NDArray[np.bool_]:
     """
     is_no_worse = np.all(values[:, :, None] >= values[:, None, :], axis=0)  # (M, M) the row against the column
     is_better = np.any(values[:, :, None] > values[:, None, :], axis=0)
-    return np.logical_not(np.any(is_no_worse & is_better, axis=0))
+    return np.asarray(~np.any(is_no_worse & is_better, axis=0), dtype=np.bool_)

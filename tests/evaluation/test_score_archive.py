@@ -23,7 +23,7 @@ from attnsearch.data.tables import fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import score_archive as module
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.evaluation.score_archive import scored_ids
+from attnsearch.evaluation.score_archive import chosen_on_validation, scored_ids
 from attnsearch.metrics.gains import influence_values
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable, read_scores
@@ -430,3 +430,20 @@ def test_baselines_of_a_match_are_scored_for_the_same_queries(retrieved: tuple[E
     assert found["parts"].means()["pointing_hit"] == 1.0
     drop = found["occlusion"].curves[:, 0, 0] - found["occlusion"].curves[:, 0, 1]
     assert (drop >= found["pair"].curves[:, 0, 0] - found["pair"].curves[:, 0, 1] - 1e-5).all()
+
+
+def test_a_gain_of_calibrated_probabilities_stands_where_a_temperature_was_fitted(
+    scored: Scorer, files: TrialLayout
+) -> None:
+    """The archive of validation holds it; that of test takes it from there."""
+    assert "calibrated_gain" not in scored().values
+    path = files.archive("val").about
+    about = json.loads(path.read_text())
+    assert about["temperature"] is None  # six images cannot have twenty errors
+    path.write_text(json.dumps({**about, "temperature": 2.0}))
+    table = scored()
+    assert table.about["temperature"] == 2.0
+    assert chosen_on_validation(table)["temperature"] == 2.0
+    plain, calibrated = (table.terms[f"{gain}.untouched"] for gain in ("relevance_gain", "calibrated_gain"))
+    odds = plain / (1 - plain)  # two classes, so that halved logits give the root of the odds
+    np.testing.assert_allclose(calibrated / (1 - calibrated), np.sqrt(odds), rtol=1e-4)

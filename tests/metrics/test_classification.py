@@ -12,6 +12,7 @@ from attnsearch.metrics.classification import (
     class_accuracies,
     class_precisions,
     confusion_matrix,
+    fit_temperature,
     most_confused,
     top_k_accuracy,
 )
@@ -50,3 +51,33 @@ def test_calibration_compares_confidence_with_hits_bin_by_bin() -> None:
     assert calibration_error(confidences, is_right, n_bins=10) == pytest.approx(expected)
     assert calibration_error(np.array([1.0], dtype=np.float32), np.array([True])) == pytest.approx(0.0)
     assert math.isnan(calibration_error(np.array([], dtype=np.float32), np.array([], dtype=bool)))
+
+
+def drawn_answers(factor: float, n_images: int = 4000, n_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, n_classes) that are too large by a factor, and labels that are drawn from what they should say."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 1.5, (n_images, n_classes))
+    noise = rng.gumbel(size=logits.shape)
+    return (factor * logits).astype(np.float32), (logits + noise).argmax(axis=1)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.5])
+def test_the_temperature_undoes_a_wrong_scale_of_the_logits(factor: float) -> None:
+    logits, labels = drawn_answers(factor)
+    assert fit_temperature(logits, labels) == pytest.approx(factor, rel=0.06)
+
+
+@pytest.mark.parametrize("factor", [0.1, 8.0])
+def test_a_temperature_at_its_limit_is_none(factor: float) -> None:
+    assert fit_temperature(*drawn_answers(factor)) is None
+
+
+def test_without_errors_there_is_no_temperature() -> None:
+    logits, labels = drawn_answers(1.0)
+    is_right = logits.argmax(axis=1) == labels
+    wrong = np.flatnonzero(~is_right)[:19]
+    kept = np.concatenate([np.flatnonzero(is_right), wrong])
+    assert fit_temperature(logits[kept], labels[kept]) is None
+    broken = logits.copy()
+    broken[0, 0] = np.nan
+    assert fit_temperature(broken, labels) is None
