@@ -18,7 +18,8 @@ def confirm(
     top: Annotated[int | None, typer.Option("--top", metavar="K", help="Best trials to repeat; 5 by default.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds of each; 5 by default.")] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Study of the repetitions; STUDY_confirm by default.")
+        str | None,
+        typer.Option("--name", help="Study of the repetitions, STUDY_confirm by default; another name, other seeds."),
     ] = None,
     workers: Workers = None,
     results: Results = RESULTS,

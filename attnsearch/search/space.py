@@ -55,7 +55,8 @@ def trial_experiment(trial: optuna.Trial, loaded: LoadedStudy) -> ExperimentConf
     if loaded.study.is_fixed:
         return loaded.experiment
     if loaded.study.repeats is not None:
-        settings = repeated_settings(trial, loaded.study.repeats, seed=loaded.study.seed)
+        config = loaded.study
+        settings = repeated_settings(trial, loaded.study.repeats, study=config.name, seed=config.seed)
     else:
         settings = suggest_settings(trial, loaded.study.space)
         settings["seed"] = derive_seed(loaded.study.seed, "trial", trial.number)
@@ -74,20 +75,20 @@ def suggest_settings(trial: optuna.Trial, space: Space) -> Settings:
     return settings
 
 
-def repeated_settings(trial: optuna.Trial, repeats: RepeatSampler, *, seed: int) -> Settings:
+def repeated_settings(trial: optuna.Trial, repeats: RepeatSampler, *, study: str, seed: int) -> Settings:
     """The settings of the trial that this one repeats, with a seed that the search did not use.
 
     All settings are trained once before any of them is trained again. Which trial it is of, and how often that was
     trained before, is stored as `of_trial` and `repeat`.
 
     Args:
-        seed: of the study.
+        study, seed: name and seed of the study; under another name the settings get other seeds.
     """
     repeat, place = divmod(trial.number, len(repeats.trials))
     number = repeats.trials[place]
     trial.suggest_int(OF_TRIAL, number, number)
     trial.suggest_int(REPEAT, repeat, repeat)
-    return {**repeats.settings[place], "seed": derive_seed(seed, "confirm", number, repeat)}
+    return {**repeats.settings[place], "seed": derive_seed(seed, study, number, repeat)}
 
 
 def _suggest(trial: optuna.Trial, key: str, parameter: Parameter) -> Scalar:

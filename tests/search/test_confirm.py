@@ -133,7 +133,9 @@ def test_best_trials_are_trained_again_with_other_seeds(searched: Path) -> None:
     seed = reader.settings.seed
     for trial in again.rows.trials:
         source, own = reader.trial(int(trial.params["of_trial"])).config, again.trial(trial.number).config
-        assert own.seed == derive_seed(seed, "confirm", int(trial.params["of_trial"]), int(trial.params["repeat"]))
+        assert own.seed == derive_seed(
+            seed, "br_npa_low_res_confirm", int(trial.params["of_trial"]), int(trial.params["repeat"])
+        )
         assert own.seed != source.seed
         ignored = {"seed": 0, "name": "x"}
         assert own.model_copy(update=ignored) == source.model_copy(update=ignored)
