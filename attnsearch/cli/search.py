@@ -16,7 +16,7 @@ import typer
 from attnsearch.cli._console import StopRequest, duration, floor_lines, number, print_json, print_line, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
 from attnsearch.errors import DONE, INTERRUPTED
-from attnsearch.results.uncertainty import value_errors, with_error
+from attnsearch.results.uncertainty import with_error
 from attnsearch.types import SPLITS
 
 if TYPE_CHECKING:
@@ -86,15 +86,14 @@ def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, flo
     """The same for people."""
     from attnsearch.store.urls import default_url, redact
 
-    layout, url, selection = study.layout, ended.plan.url, study.selection()
+    layout, url = study.layout, ended.plan.url
     counts = ", ".join(f"{n} {state}" for state, n in Counter(row.state for row in study.rows.trials).items())
     artifacts = f" --artifact-dir {_shown(layout.artifacts)}" if layout.artifacts.is_dir() else ""
     storage = "" if url == default_url(layout) else f" --storage {shlex.quote(redact(url))}"
     return [
         f"study {layout.study}: {ended.outcome.replace('_', ' ')}; trials: {counts or 'none'}",
         *(line for trial in _best(study) for line in _best_lines(trial)),
-        *(f"  note       {note}" for note in selection.notes),
-        *([] if selection.value is None else [f"  selected   {selection.value.line}"]),
+        *(f"  selected   {line}" for line in study.selection().short),
         *(f"  published  {_shown(path)}" for path in _published(study)),
         f"  all files  {_shown(layout.study_dir)}",
         f"  dashboard  attnsearch dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",
@@ -114,9 +113,7 @@ def _best_values(trial: TrialReader) -> dict[str, Any]:
         "trial": trial.number,
         "best_epoch": row.best_epoch,
         "kept_epoch": row.best_epoch,  # its name until 0.3
-        "values": trial.values,
-        "value_errors": value_errors(trial),
-        "params": row.params,
+        **{"values": trial.values, "value_errors": trial.value_errors, "params": row.params},
         "test": _test_metrics(trial),
     }
 
@@ -127,7 +124,7 @@ def _test_metrics(trial: TrialReader) -> dict[str, float]:
 
 
 def _best_lines(trial: TrialReader) -> list[str]:
-    values, tests, errors = trial.values, _test_metrics(trial), value_errors(trial)
+    values, tests, errors = trial.values, _test_metrics(trial), trial.value_errors
     text = ", ".join(f"{key} {with_error(value, errors.get(key))}" for key, value in values.items())
     names = [name for name in tests if name in [key.partition("/")[2] for key in values]]
     test = "".join(f", test/{name} {number(tests[name])}" for name in names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attnsearch.cli._console import counted, duration, number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
 from attnsearch.metrics.registry import all_metrics
-from attnsearch.results.uncertainty import value_errors, with_error
+from attnsearch.results.uncertainty import with_error
 
 if TYPE_CHECKING:
     from attnsearch.search.trials import StudyRows, TrialRow
@@ -23,7 +23,7 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
 
     reader = find_study(study, results, storage=storage)
     rows = reader.rows
-    errors = {row.number: value_errors(reader.trial(row.number)) for row in rows.trials if row.state == "complete"}
+    errors = {row.number: reader.trial(row.number).value_errors for row in rows.trials if row.state == "complete"}
     if as_json:
         for trial in rows.trials:
             print_json(trial_fields(trial, rows) | {"value_errors": errors.get(trial.number, {})})

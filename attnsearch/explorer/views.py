@@ -42,7 +42,7 @@ from attnsearch.metrics.registry import title_of
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
-from attnsearch.results.uncertainty import value_errors, with_error
+from attnsearch.results.uncertainty import with_error
 
 MAX_COMPARED = 24
 POLICY = (
@@ -139,7 +139,7 @@ def _study_values(study: StudyReader) -> dict[str, Any]:
 
 def _errors_of(trial: TrialReader) -> dict[str, float]:
     try:
-        return value_errors(trial)
+        return trial.value_errors
     except AttnSearchError:
         return {}  # the scores are damaged; what the search measured can be shown
 

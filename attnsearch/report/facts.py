@@ -40,6 +40,7 @@ class StudyFacts:
         best: the best trial, None while none is complete.
         config: of the best trial.
         test: metrics of the best trial on the test split, where it was published.
+        value_errors: trial -> objective that is a score of maps -> standard error of its value.
         epochs: trial -> its epochs, columns `epoch` and `split/metric`.
         importances: objective -> hyperparameter -> fraction.
         archive: index of the best trial's images: test where it is published, else validation; without its arrays.
@@ -56,6 +57,7 @@ class StudyFacts:
     best: TrialRow | None
     config: ExperimentConfig | None
     test: Mapping[str, float]
+    value_errors: Mapping[int, Mapping[str, float]]
     epochs: Mapping[int, pd.DataFrame]
     importances: Mapping[str, Mapping[str, float]]
     archive: AttentionArchive | None
@@ -123,6 +125,7 @@ def read_facts(study: StudyReader) -> StudyFacts:
         best=best,
         config=read(lambda: None if trial is None else trial.config, None),
         test=read(lambda: {} if trial is None else trial.test_metrics(), {}),
+        value_errors=read(lambda: _value_errors(study, rows), {}),
         epochs=read(lambda: _epochs(study, rows, best), {}),
         importances=read(study.importances, {}),
         archive=read(lambda: None if trial is None else _index(trial), None),
@@ -133,6 +136,10 @@ def read_facts(study: StudyReader) -> StudyFacts:
         n_test_evaluations=read(lambda: sum(line.split == "test" for line in read_test_evaluations(study.layout)), 0),
         errors=list(dict.fromkeys(errors)),
     )
+
+
+def _value_errors(study: StudyReader, rows: StudyRows) -> dict[int, dict[str, float]]:
+    return {row.number: study.trial(row.number).value_errors for row in rows.trials if row.state == "complete"}
 
 
 def _epochs(study: StudyReader, rows: StudyRows, best: TrialRow | None) -> dict[int, pd.DataFrame]:

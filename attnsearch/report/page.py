@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.evaluation.compare import (
@@ -26,11 +28,11 @@ from attnsearch.evaluation.ranking import matrix_of, query_table, scores_of
 from attnsearch.files import atomic_write
 from attnsearch.metrics.classification import confusion_matrix, most_confused
 from attnsearch.metrics.registry import is_raw, score_metrics, title_of
-from attnsearch.metrics.statistics import Floats
 from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, commands, read_facts
 from attnsearch.report.sheets import RankSheets, Sheet, rank_sheets, sample_sheets
 from attnsearch.results.reader import Results, load_results
+from attnsearch.results.uncertainty import with_error
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.study_files import describe_environment
 from attnsearch.types import Retrieval, Split
@@ -92,7 +94,13 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": four_digits, "p": p_value, "signed": signed, "title": title_of}
+    environment.filters |= {
+        "number": four_digits,
+        "p": p_value,
+        "signed": signed,
+        "title": title_of,
+        "with_error": with_error,
+    }
     return environment.get_template("page.html")
 
 
@@ -289,7 +297,7 @@ def floor_rows(facts: Sequence[StudyFacts]) -> dict[str, list[float | None]]:
     return {name: [one.floors.get(name) for one in facts] for name in names}
 
 
-def camera_matrix_of(retrieval: Retrieval) -> Floats | None:
+def camera_matrix_of(retrieval: Retrieval) -> NDArray[np.float64] | None:
     """As `matrix_of`; None also where retention removed the features, distances are too many, or torch is missing."""
     n_queries = len(retrieval.first_match)
     n_distances = n_queries * (len(retrieval.image_ids) - n_queries)
@@ -311,6 +319,7 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
         "n_done": sum(trial.state in ("complete", "pruned") for trial in facts.rows.trials),
         "n_failed": sum(trial.state == "fail" for trial in facts.rows.trials),
         "values": values,
+        "errors": {} if best is None else facts.value_errors.get(best.number, {}),
         "val": {} if best is None else {key.removeprefix("val/"): value for key, value in best.metrics.items()},
         "hours": f"{sum(trial.seconds for trial in facts.rows.trials) / 3600:.1f}",
     }

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PREFIX = "evaluation.scores."
 MAX_MASKED_SCORE = 0.3
 """Mean probability of the filled image above which the fill is no removal."""
+GAIN = "relevance_gain"
+"""Of which a table by class is made."""
 PART_CHECKS = ("csdc", "preservation_check", "deletion_check", "distractibility")
 """Scores of the family `parts` that have one threshold."""
 OWN = "own map"
@@ -149,6 +151,54 @@ def is_right_answer(target: ScoringTarget, table: ScoreTable) -> NDArray[np.bool
     """
     images = target.trial.images(target.split)
     return images.loc[list(table.image_ids), "is_correct"].to_numpy(dtype=bool)
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """The relevance gain of the images that follow one class, and what is left of the class when all is removed.
+
+    Attributes:
+        untouched, filled: mean probability of the class, before and after all cells are removed.
+        gain: NaN where the class loses too little, and its standard error.
+    """
+
+    name: str
+    n_images: int
+    untouched: float
+    filled: float
+    gain: float
+    error: float
+
+
+def scores_by_class(target: ScoringTarget, table: ScoreTable) -> list[ClassScores]:
+    """The gain by the class that was followed, which is the predicted one by default; empty in re-identification.
+
+    Raises:
+        StoreError: the archive is damaged.
+    """
+    images = target.trial.images(target.split).loc[list(table.image_ids)]
+    if target.trial.config.task.name != "classification" or not table.is_gain(GAIN):
+        return []
+    column = "true_class" if table.about["settings"].get("target") == "label" else "predicted_class"
+    followed = images[column].to_numpy(dtype=str)
+    return [_class_scores(str(name), table.among(followed == name)) for name in np.unique(followed)]
+
+
+def _class_scores(name: str, table: ScoreTable) -> ClassScores:
+    untouched, filled = (float(table.terms[f"{GAIN}.{end}"].mean()) for end in ("untouched", "filled"))
+    gain, error = table.means()[GAIN], table.standard_errors()[GAIN]
+    return ClassScores(name, len(table.image_ids), untouched, filled, gain, error)
+
+
+def resembled_note(classes: Sequence[ClassScores]) -> str | None:
+    """Which classes the filled images look like to the model; None where it sees none in them."""
+    names = [one.name for one in classes if one.filled > MAX_MASKED_SCORE]
+    if not names:
+        return None
+    return (
+        f"images without any cell are still taken for {', '.join(names)}, with a mean probability above "
+        f"{MAX_MASKED_SCORE}, so the gain of these images says least"
+    )
 
 
 def store_scores(target: ScoringTarget, table: ScoreTable, storage: str | None) -> list[str]:

@@ -65,10 +65,14 @@ class Selection:
     notes: tuple[str, ...] = ()
 
     @property
+    def short(self) -> list[str]:
+        """What a search ends with: ties, undefined objectives and what the best value is worth."""
+        return [*self.notes, *([] if self.value is None else [self.value.line])]
+
+    @property
     def lines(self) -> list[str]:
         """One sentence for each, without a full stop."""
-        lines = [*self.notes, *([] if self.value is None else [self.value.line])]
-        lines += [order_line(key, order) for key, order in self.orders.items()]
+        lines = [*self.short, *(order_line(key, order) for key, order in self.orders.items())]
         lines += [] if self.confirmation is None else confirmation_lines(self.confirmation)
         return [*lines, history_line(self.history)] if self.history and len(self.history.trials) > 1 else lines
 

@@ -19,7 +19,7 @@ from attnsearch.files import stamp_of
 from attnsearch.metrics.registry import all_metrics
 from attnsearch.results.archives import RetrievalReader, images_frame
 from attnsearch.results.shared import Study, copy_of
-from attnsearch.results.uncertainty import score_summary_of
+from attnsearch.results.uncertainty import score_summary_of, value_errors
 from attnsearch.search.trials import TrialRow
 from attnsearch.store.archive import has_archive, read_archive, read_rankings
 from attnsearch.store.epochs import read_csv, read_split_scores
@@ -335,6 +335,11 @@ class TrialReader:
         stamp = stamp_of(paths.about, paths.table)
         summaries = self.study.shared.score_summaries
         return summaries.get(paths.about, stamp, lambda: score_summary_of(read_scores(paths), self.row.metrics))
+
+    @property
+    def value_errors(self) -> dict[str, float]:
+        """Objective that is a score of maps -> standard error of its value; NaN where it is undefined."""
+        return value_errors(self)
 
     def model(self, device: str = "auto") -> TrainedModel:
         """The trained model, which brings its own preprocessing and class names; imports torch.

@@ -39,9 +39,9 @@ def with_error(value: float, error: float | None) -> str:
     """
     if error is None or math.isnan(error) or math.isnan(value):
         return "-" if math.isnan(value) else f"{value:.4g}"
-    if error == 0:
-        return f"{value:.4g} ± 0"
-    decimals = min(max(1 - math.floor(math.log10(error)), 0), MAX_DECIMALS)
+    decimals = max(1 - math.floor(math.log10(error)), 0) if error > 0 else math.inf
+    if decimals > MAX_DECIMALS:
+        return f"{value:.4g} ± {error:.2g}"
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 

@@ -10,7 +10,8 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -102,12 +103,19 @@ class ScoreTable:
         """Metric -> standard error of its mean over the images where it is defined; NaN of fewer than two."""
         return {name: _standard_error(column) for name, column in self.values.items()}
 
-    def means_among(self, is_among: NDArray[np.bool_]) -> dict[str, float]:
-        """Metric -> mean over those of the images (N,), of a gain the ratio of their sums; NaN where undefined."""
-        return {
-            name: _mean(influence_values(*self._gain_terms(name, is_among)) if self.is_gain(name) else column[is_among])
-            for name, column in self.values.items()
-        }
+    def among(self, is_among: NDArray[np.bool_]) -> ScoreTable:
+        """The table of those of the images (N,) alone: gains are ratios of their sums; without scores of all images."""
+        terms = {name: column[is_among] for name, column in self.terms.items()}
+        few = replace(
+            self,
+            image_ids=tuple(compress(self.image_ids, is_among.tolist())),
+            values={name: column[is_among] for name, column in self.values.items()},
+            curves=self.curves[is_among],
+            about={**self.about, "whole": {}},
+            terms=terms,
+        )
+        gains = {name: influence_values(*few._gain_terms(name)) for name in few.gains()}
+        return replace(few, values={**few.values, **gains})
 
     def is_gain(self, metric: str) -> bool:
         """Whether the column of a metric holds the influence values of a gain."""
@@ -117,16 +125,15 @@ class ScoreTable:
         """The metrics that are gains."""
         return [name for name in self.values if self.is_gain(name)]
 
-    def _gain_terms(
-        self, metric: str, is_among: NDArray[np.bool_] | slice = slice(None)
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Differences of areas and drops of some images, (n,) each."""
-        area, untouched, filled = (self.terms[f"{metric}.{term}"][is_among] for term in TERMS)
+    def _gain_terms(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Differences of areas and drops of the images, (N,) each."""
+        area, untouched, filled = (self.terms[f"{metric}.{term}"] for term in TERMS)
         return area, untouched - filled
 
     def mean_drop(self, metric: str) -> float:
         """The mean over images of how far the number of a gain drops when all cells are removed."""
-        return float(self._gain_terms(metric)[1].mean())
+        drops = self._gain_terms(metric)[1]
+        return float(drops.mean()) if len(drops) else math.nan
 
     def undefined_gains(self) -> dict[str, str]:
         """Gain -> why it is undefined, of those that are."""

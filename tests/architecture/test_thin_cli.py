@@ -19,7 +19,7 @@ ALLOWED = (
         "report",
         "explorer.server",
     ),
-    *("errors", "types", "plugins", "metrics.registry", "cli._console", "cli._options", "cli._progress"),
+    *("errors", "types", "plugins", "metrics.registry", "cli._console", "cli._options", "cli._progress", "cli._scores"),
 )
 """What the file of a command may import: checks, starts and readers, and nouns of the ground."""
 ALSO = {"data": ("data",)}

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from attnsearch.config.evaluation import VERSION
+from attnsearch.results.full_scores import ClassScores, resembled_note
+from attnsearch.results.uncertainty import with_error
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import read_scores
 from tests.cli.conftest import FEW, Run, check_mistake, layout_of
@@ -28,6 +30,12 @@ def test_scores_of_the_published_trial_bear_the_published_names(run: Run, result
     of_right = [value for name, value in zip(table.image_ids, table.values["deletion"], strict=True) if name in right]
     assert found["n_right"] == len(of_right) > 0
     assert found["scores_right"]["deletion"] == pytest.approx(np.mean(of_right))
+    assert found["n_correct"] == len(of_right)
+    deletion = table.values["deletion"]
+    assert found["standard_errors"]["deletion"] == pytest.approx(deletion.std(ddof=1) / len(deletion) ** 0.5)
+    drops = table.terms["relevance_gain.untouched"] - table.terms["relevance_gain.filled"]
+    assert found["mean_drops"]["relevance_gain"] == pytest.approx(drops.mean())
+    assert sum(one["n_images"] for one in found["by_class"]) == 6
     curves = np.load(layout.curves_npy("Del"), allow_pickle=False)
     assert curves.shape == (6, 5, 2)
     assert curves[0, :, 0].tolist() == [64, 48, 32, 16, 0]
@@ -35,6 +43,30 @@ def test_scores_of_the_published_trial_bear_the_published_names(run: Run, result
     assert (name, float(mean)) == ("loupe", table.means()["deletion"])
     (row,) = csv.reader(layout.shared.areas_csv("Add", per_image=True).read_text().splitlines())
     np.testing.assert_array_equal(np.array(row[1:], dtype=float), table.values["insertion"])
+
+
+def test_gains_are_shown_with_errors_and_by_class(run: Run, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnsearch.metrics.gains.LEAST_MEAN_DROP", 1e-9)
+    lines = run("faithfulness", "loupe", *FEW)
+    table = read_scores(layout_of(results, "loupe").trial(0).scores("test"))
+    shown = with_error(table.means()["relevance_gain"], table.standard_errors()["relevance_gain"])
+    (row,) = [line.split() for line in lines if line.split()[:1] == ["relevance_gain"]]
+    assert row[1:5] == ["↑", *shown.split()]
+    (start,) = [place for place, line in enumerate(lines) if "by the class" in line]
+    head, _, *rows = [line.split() for line in lines[start + 1 :] if line.strip()]
+    assert head[:3] == ["class", "images", "confidence"]
+    assert sum(int(cells[1]) for cells in rows if cells[0].startswith("species")) == 6
+    n_wide = max(len(line.rstrip()) for line in lines[: start + 1] if not line.startswith("loupe"))
+    assert n_wide <= 80
+
+
+def test_classes_that_survive_the_fill_are_named() -> None:
+    classes = [ClassScores("gull", 3, 0.9, 0.6, 0.5, 0.1), ClassScores("tern", 3, 0.9, 0.1, 0.5, 0.1)]
+    assert resembled_note(classes) == (
+        "images without any cell are still taken for gull, with a mean probability above 0.3, so the gain of these "
+        "images says least"
+    )
+    assert resembled_note(classes[1:]) is None
 
 
 def test_scoring_test_images_is_a_test_evaluation(run: Run, results: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import attnsearch.report.page as page_module
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.errors import StoreError
+from attnsearch.metrics.statistics import mean_interval
 from attnsearch.report.charts import front_of_points
 from attnsearch.report.facts import commands, read_facts
 from attnsearch.report.page import (
@@ -192,9 +193,9 @@ def test_retrieval_has_scores_with_intervals_beside_its_floors(of_people: Report
     trial = load_study(people_runs / "people" / "cnn_people").best
     row = re.search(r'<th title="mAP">mAP</th>(.*?)</tr>', of_people.html, flags=re.DOTALL)
     assert row is not None
-    scores = trial.retrieval("test").scores.loc["mAP"]
+    interval = mean_interval(trial.query_table("test").values["mAP"])
     shown = [float(value) for value in re.findall(r"\d\.\d+", row[1])[:3]]
-    assert shown == pytest.approx([scores["mean"], scores["low"], scores["high"]], abs=5e-4)
+    assert shown == pytest.approx([interval.mean, interval.low, interval.high], abs=5e-4)
     for name, value in trial.floors().items():
         row = re.search(rf'<th title="{name.partition("/")[2]}">.*?</tr>', of_people.html, flags=re.DOTALL)
         assert row is not None

@@ -58,6 +58,7 @@ class OneTrial:
         (0.8693, 0.23, "0.87 ± 0.23"),
         (12.0, 34.5, "12 ± 34"),
         (0.5, 0.0, "0.5 ± 0"),
+        (0.5, 4.2e-8, "0.5 ± 4.2e-08"),
         (0.12345, None, "0.1235"),
         (0.12345, math.nan, "0.1235"),
         (math.nan, math.nan, "-"),
@@ -87,6 +88,13 @@ def test_an_undefined_gain_has_no_interval_and_its_reason_is_said() -> None:
         "0.0367, and 0.1 is needed (trial 4)"
     ]
     assert undefined_lines([OneTrial(0, SHEET)]) == []
+
+
+def test_the_gain_of_some_images_is_the_ratio_of_their_sums() -> None:
+    few = table_of(SHEET).among(np.array([True, False, True]))
+    assert few.image_ids == ("0", "2")
+    assert few.means()["relevance_gain"] == pytest.approx(0.6 / 0.81)
+    assert math.isnan(table_of(SHEET).among(np.array([False, False, True])).means()["relevance_gain"])
 
 
 def test_ties_are_said_with_their_images() -> None:
