@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
+from attnsearch.results.uncertainty import with_error
 
 if TYPE_CHECKING:
     from attnsearch.config.yaml_reader import Kind
@@ -47,11 +48,19 @@ def _json_row(study: StudySummary) -> dict[str, Any]:
     if study.error is not None:
         return {**place, "trials": None, "failed": None, "best": None, "error": _one_line(study.error)}
     best = next(iter(study.values), None)
-    return {**place, "trials": _done(study), "failed": _failed(study), "best": best, "error": None}
+    return {
+        **place,
+        "trials": _done(study),
+        "failed": _failed(study),
+        "best": best,
+        "errors": study.errors,
+        "error": None,
+    }
 
 
 def _cells(study: StudySummary) -> tuple[str, ...]:
-    best = number(next(iter(study.values), None))
+    first = next(zip(study.objectives, study.values, strict=False), None)
+    best = number(None) if first is None else with_error(first[1], study.errors.get(first[0]))
     return (f"{study.experiment}/{study.study}", study.state, _done(study), _failed(study), best)
 
 

@@ -47,6 +47,7 @@ def summary_values(study: StudyReader) -> dict[str, Any]:
         "objectives": list(row.objectives),
         "titles": [title_of(key) for key in row.objectives],
         "values": list(row.values),
+        "errors": plain(dict(row.errors)),
         "best": row.best,
         "is_run": study.is_plain_run,
     }

@@ -41,8 +41,7 @@ from attnsearch.explorer.site import (
 from attnsearch.metrics.registry import title_of
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
-from attnsearch.results.trial import TrialReader
-from attnsearch.results.uncertainty import with_error
+from attnsearch.results.uncertainty import known_errors, with_error
 
 MAX_COMPARED = 24
 POLICY = (
@@ -128,20 +127,13 @@ def study_json(experiment: str, study: str) -> Response:
 def _study_values(study: StudyReader) -> dict[str, Any]:
     rows = study.rows
     with_maps = frozenset(study.numbers_with_maps())
-    errors = {row.number: _errors_of(study.trial(row.number)) for row in rows.trials if row.state == "complete"}
+    errors = {row.number: known_errors(study.trial(row.number)) for row in rows.trials if row.state == "complete"}
     stamp = (rows, with_maps, errors)
 
     def make() -> dict[str, Any]:
         return study_values(study.layout, rows, errors, with_maps=with_maps, monitor=_monitor_of(study))
 
     return site().studies.get(study.layout, stamp, make)
-
-
-def _errors_of(trial: TrialReader) -> dict[str, float]:
-    try:
-        return trial.value_errors
-    except AttnSearchError:
-        return {}  # the scores are damaged; what the search measured can be shown
 
 
 def _monitor_of(study: StudyReader) -> str | None:

@@ -31,6 +31,7 @@ class StudySummary:
         n_trials: budget of complete and pruned trials.
         best: number of the best trial; None while none is complete.
         values: objectives of the best trial.
+        errors: objective that is a score of maps -> standard error of its value.
         n_best: trials on the Pareto front.
         error: why the study cannot be read.
     """
@@ -43,6 +44,7 @@ class StudySummary:
     objectives: tuple[str, ...] = ()
     best: int | None = None
     values: tuple[float, ...] = ()
+    errors: Mapping[str, float] = field(default_factory=dict)
     n_best: int = 0
     error: str | None = None
 

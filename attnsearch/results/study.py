@@ -21,7 +21,7 @@ from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, StudySu
 from attnsearch.results.selection import Selection, selection_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
-from attnsearch.results.uncertainty import tie_line, undefined_lines
+from attnsearch.results.uncertainty import known_errors, tie_line, undefined_lines
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.inspection import database_content_errors
@@ -243,6 +243,7 @@ class StudyReader:
             objectives=tuple(rows.objectives),
             best=None if best is None else best.number,
             values=() if best is None else best.values,
+            errors={} if best is None else known_errors(self.trial(best.number)),
             n_best=len(rows.best),
         )
 

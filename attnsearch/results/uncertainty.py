@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from attnsearch.errors import AttnSearchError
 from attnsearch.metrics.registry import find_metric, is_score
 
 if TYPE_CHECKING:
@@ -84,6 +85,14 @@ def value_errors(trial: Trial) -> dict[str, float]:
     objectives = [key for key in trial.values if is_score(key.partition("/")[2])]
     summary = trial.score_summary() if objectives else {}
     return {key: summary[f"{key}_se"] for key in objectives if f"{key}_se" in summary}
+
+
+def known_errors(trial: Trial) -> dict[str, float]:
+    """As `value_errors`; empty where the scores are damaged, so that what the search measured can be shown."""
+    try:
+        return value_errors(trial)
+    except AttnSearchError:
+        return {}
 
 
 def undefined_lines(trials: Iterable[Trial]) -> list[str]:

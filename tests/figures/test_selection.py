@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,18 @@ def test_one_class_gives_all_of_it() -> None:
 def test_most_and_least_faithful_leave_out_undefined_scores() -> None:
     assert chosen(most_faithful=1, least_faithful=1) == [2, 3]
     assert chosen(most_faithful=3, least_faithful=3) == [2, 0, 3]
+
+
+def test_images_are_ordered_by_their_own_gain() -> None:
+    """An area divided by a drop of at least 0.1, and not what the column holds."""
+    terms = {
+        "relevance_gain.area": np.array([0.4, 0.3, 0.05, 0.09]),
+        "relevance_gain.untouched": np.array([0.9, 0.5, 0.2, 0.99]),
+        "relevance_gain.filled": np.array([0.1, 0.2, 0.15, 0.09]),
+    }
+    table = replace(scores(), values={"relevance_gain": np.array([0.1, 0.2, 0.3, 0.4])}, terms=terms)
+    ordered = choose(KNOWN, ImageSelection(most_faithful=4), table)
+    assert ordered == ["1.jpg", "0.jpg", "3.jpg"]  # gains 1, 0.5 and 0.1; image 2 drops by 0.05
 
 
 def test_a_score_where_less_is_better_is_turned_around() -> None:

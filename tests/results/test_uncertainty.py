@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
+from attnsearch.errors import StoreError
 from attnsearch.metrics.statistics import mean_interval
 from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import TrialReader
 from attnsearch.results.uncertainty import (
+    known_errors,
     score_summary_of,
     tie_line,
     undefined_lines,
@@ -20,6 +23,7 @@ from attnsearch.results.uncertainty import (
 from attnsearch.search.trials import StudyRows
 from attnsearch.store.image_scores import ScoreTable, make_table
 from attnsearch.store.score_journal import ImageScore
+from attnsearch.types import Split
 from tests.explorer.built import Built, write_trial_scores
 
 IDS = [f"val/{name}/{index}.jpg" for name in ("gull", "tern") for index in range(3)]
@@ -113,6 +117,18 @@ def test_a_study_reads_its_ties_and_says_them(copied: Built, monkeypatch: pytest
     monkeypatch.setattr(StudyReader, "rows", tied)
     assert [trial.number for trial in study.ties] == [2, 0]
     assert study.selection().lines[0] == "trials 0, 2 are not surely beaten on 320 images"
+
+
+def test_damaged_scores_leave_the_values_of_a_study_readable(copied: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: TrialReader, split: Split = "val") -> dict[str, float]:
+        raise StoreError("scores_val.csv is damaged")
+
+    monkeypatch.setattr(TrialReader, "score_summary", refuse)
+    monkeypatch.setattr(TrialReader, "values", {"val/gini": 0.5})
+    trial = StudyReader(copied.layout).trial(1)
+    assert known_errors(trial) == {}
+    with pytest.raises(StoreError, match=r"scores_val\.csv"):
+        value_errors(trial)
 
 
 def test_trials_have_a_column_of_standard_errors(copied: Built) -> None:

@@ -95,6 +95,11 @@ export function formatNumber(value) {
   return size >= 1e5 || size < 1e-3 ? value.toExponential(2).replace("e+", "e") : String(Number(value.toPrecision(4)));
 }
 
+/** A mean with its standard error, which is null or missing where there is none. */
+export function formatWithError(value, error) {
+  return error === null || error === undefined ? formatNumber(value) : `${formatNumber(value)} ± ${Number(error.toPrecision(2))}`;
+}
+
 /** A metric key (`split/name`) with the label of the metric: "val accuracy". metrics: name -> {label, summary, better}. */
 export function titleOf(metrics, key) {
   const [name, split] = key.split("/").reverse();

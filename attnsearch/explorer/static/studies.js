@@ -1,6 +1,6 @@
 // The list of studies: sorting, filter, reloaded while studies run.
 
-import { State, bindPage, byId, el, formatNumber, onKeys, pageData, pathTo, withQuery } from "./page.js";
+import { State, bindPage, byId, el, formatNumber, formatWithError, onKeys, pageData, pathTo, withQuery } from "./page.js";
 import { drawTable, matchesFilter, sorted } from "./table.js";
 
 const REFRESH_MS = 10000;
@@ -13,7 +13,7 @@ const columns = [
   { key: "trials", label: "trials", isNumber: true, value: (row) => row.n_trials ?? null, cell: (row) => (row.is_run ? "one run" : formatNumber(row.n_trials)) },
   { key: "running", label: "running", isNumber: true, value: (row) => row.n_running ?? null, cell: (row) => row.n_running ? el("span", { class: "badge running" }, String(row.n_running)) : "–" },
   { key: "failed", label: "failed", isNumber: true, value: (row) => row.n_failed ?? null, cell: (row) => formatNumber(row.n_failed || null) },
-  { key: "best", label: "best value", isNumber: true, value: (row) => row.values?.[0] ?? null },
+  { key: "best", label: "best value", isNumber: true, value: (row) => row.values?.[0] ?? null, cell: (row) => formatWithError(row.values?.[0], row.errors?.[row.objectives?.[0]]) },
   { key: "objective", label: "objective", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.error ? el("span", { class: "error" }, row.error) : row.titles.join(", ") },
   { key: "maps", label: "", value: () => null, cell: (row) => row.best === null || row.error ? "" : el("a", { href: pathTo("trial", row.experiment, row.study, row.best) }, `maps of trial ${row.best}`) },
 ];

@@ -2,7 +2,7 @@
 
 import { fileName, savePlot } from "./export.js";
 import {
-  State, axisOf, bindPage, byId, el, formatNumber, getJson, hintOf, onKeys, pageData, pathTo, percent, showError, titleOf, withQuery,
+  State, axisOf, bindPage, byId, el, formatNumber, formatWithError, getJson, hintOf, onKeys, pageData, pathTo, percent, showError, titleOf, withQuery,
 } from "./page.js";
 import { LINE_COLOURS, lines, scatter } from "./plot.js";
 import { drawTable, matchesFilter, shortNames, sorted } from "./table.js";
@@ -44,10 +44,7 @@ function makeColumns() {
 }
 
 /** An objective with its standard error, if it is a score of maps. */
-function withError(trial, key) {
-  const [value, error] = [trial.values[key], trial.errors[key]];
-  return error === null || error === undefined ? formatNumber(value) : `${formatNumber(value)} ± ${Number(error.toPrecision(2))}`;
-}
+const withError = (trial, key) => formatWithError(trial.values[key], trial.errors[key]);
 
 function checkbox(trial) {
   const box = el("input", { type: "checkbox", "aria-label": `curves of trial ${trial.number}`, "data-tick": trial.number });
