@@ -9,6 +9,7 @@ import pytest
 
 from attnsearch.cli import main
 from attnsearch.config.load import load_stored_study
+from attnsearch.errors import ConfigError
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.results.reader import load_study
 from attnsearch.search.context import Worker
@@ -112,8 +113,16 @@ def test_published_files_and_test_evaluations(layout: StudyLayout) -> None:
     assert read_test_evaluations(layout)[:1] == before
 
 
+def test_search_that_chose_by_older_scores_is_refused(layout: StudyLayout) -> None:
+    stored = load_stored_study(layout.study_yaml)
+    with pytest.raises(ConfigError, match=r"evaluation\.scores\.version: was 2, is 3"):
+        SearchPlan.check(stored, layout.root)
+
+
 @pytest.mark.slow
-def test_search_continues_a_stopped_trial(layout: StudyLayout) -> None:
+def test_search_continues_a_stopped_trial(layout: StudyLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the scores that it chooses by had not changed since."""
+    monkeypatch.setattr("attnsearch.search.study.VERSION", 2)
     stored = load_stored_study(layout.study_yaml)
     plan = SearchPlan.check(stored, layout.root)
     handle = plan.open()
