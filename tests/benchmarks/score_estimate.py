@@ -4,7 +4,7 @@
     python tests/benchmarks/score_estimate.py measure build/truth/results/truth t_br_npa t_loupe t_b_cnn t_cnn
     python tests/benchmarks/score_estimate.py table build/truth/results/truth t_br_npa t_loupe t_b_cnn t_cnn
 
-`measure` scores each trial twice on all archived validation images, at the seven points of a search and in 24 even
+`measure` scores each trial twice on all archived validation images, at the seven points of a search and in 16 even
 steps, and keeps what was measured of each image in the folder of the trial. `table` compares, for relevance gain and
 decision gain: the estimate on the 128 images of a search with the even steps on the *other* images (Spearman over
 trials, pooled and within each family); how often the interval of 32 images covers the gain of all; and how often a
@@ -37,7 +37,7 @@ from attnsearch.store.archive import read_archive
 from attnsearch.store.layout import ExperimentLayout, TrialLayout
 
 GAINS = ("relevance_gain", "decision_gain")
-EVEN_STEPS = 24
+EVEN_STEPS = 16
 OLD_FORWARDS = 32 * 47
 """Of a trial in version 2: 32 images, three orders of 16 steps."""
 N_TRIALS, N_RESAMPLES = 24, 1000
