@@ -1,7 +1,7 @@
 """All families side by side: accuracy, what their maps are worth, and the floors of both.
 
     python tests/benchmarks/part_truth.py train build/truth
-    python tests/benchmarks/families.py build/truth/results/truth t_cnn t_b_cnn t_br_npa t_loupe t_intr t_dcal
+    python tests/benchmarks/families.py build/truth/results/truth t_cnn t_b_cnn t_br_npa t_loupe t_intr
 
 Of each study the trial of the best validation accuracy is scored on 128 validation images: relevance gain, decision
 gain and SD_swap of its own map, with 95 % intervals, and of random and centre maps of the same model. The last columns

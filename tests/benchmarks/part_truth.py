@@ -1,6 +1,6 @@
 """Which cheap score predicts what a map really explains: SD_swap, the effect of exchanging single parts?
 
-    python tests/benchmarks/part_truth.py train build/truth        # 44 trials of six families; an hour on two cores
+    python tests/benchmarks/part_truth.py train build/truth        # 41 trials of five families; an hour on two cores
     python tests/benchmarks/part_truth.py measure build/truth      # a minute each, continues where it was cut off
     python tests/benchmarks/part_truth.py table build/truth
 
@@ -59,7 +59,6 @@ _INTR = {
     **{"frozen_batch_norm": False, "n_encoder_layers": 1, "n_decoder_layers": 2, "d_model": 64, "n_heads": 4},
     **{"feedforward_width": 128, "dropout": 0},
 }
-_DEIT = {"backbone": "deit_tiny_patch16_224", "weights": "none", "width": 0.67, "depth": 4, "stem": "conv"}
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]] = {
     "br_npa": (
         {**_RESNET, "stride_stage3": 1, "stride_stage4": 1},
@@ -81,19 +80,13 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]] 
         {**_RESNET, "stride_stage4": 1},
         {"model.dropout": {"kind": "float", "low": 0, "high": 0.5}, **_LR},
         {"epochs": 8},
-        7,
+        9,
     ),
     "loupe": (
         {**_RESNET, "stage": 1, "initial_gate_bias": 2},
         {"model.sparsity_weight": _log(3e-3, 0.5), "train.optimizer.lr": _log(5e-4, 2.5e-3)},
         {"epochs": 8},
-        9,
-    ),
-    "dcal": (
-        {**_DEIT, "position_grid": 6},
-        {"model.top_k_ratio": _log(0.05, 0.5), "train.optimizer.lr": _log(4e-4, 2e-3)},
-        {"epochs": 20, "schedule": {"name": "cosine", "warmup_epochs": 1}},
-        7,
+        11,
     ),
     "intr": (
         {**_RESNET, **_INTR},
