@@ -28,6 +28,7 @@ from attnsearch.evaluation.scorer import image_families, score_images
 from attnsearch.figures.explanation import Explanation
 from attnsearch.figures.kinds import Method
 from attnsearch.figures.pairs import METHODS
+from attnsearch.metrics.registry import find_metric
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.store.image_scores import score_columns
 from attnsearch.types import Split
@@ -176,9 +177,9 @@ class TrainedModel(InferenceModel):
             UsageError: a metric of a whole data set or of another task, or one that needs what only a data set knows.
         """
         families = image_families(metrics, task=self.config.task.name, has_masks=masks is not None)
-        settings = (settings or self.config.evaluation.scores).model_copy(
-            update={"families": families, "target": "predicted"}
-        )
+        settings = settings or self.config.evaluation.scores
+        n_random = max(settings.n_random, int(any(find_metric(name).uses_random_orders for name in metrics)))
+        settings = settings.model_copy(update={"families": families, "target": "predicted", "n_random": n_random})
         source = open_images(name_images(images), self.config.data, self.class_names, masks=masks)
         scores = score_images(self, own_batches(self, source), settings)
         values, _ = score_columns(scores)
