@@ -4,8 +4,8 @@
     python tests/benchmarks/families.py build/truth/results/truth t_cnn t_b_cnn t_br_npa t_loupe t_intr
 
 Of each study the trial of the best validation accuracy is scored on 128 validation images: relevance gain, decision
-gain and SD_swap of its own map, with 95 % intervals, and of random and centre maps of the same model. The last columns
-are of the same network with random weights and its own map.
+gain and SD_swap of its own map, with 95 % intervals; beside the gains those of random and of centre maps of the same
+model. The last columns are of the same network with random weights and its own map.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from attnsearch.results.reader import load_study
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import TrialLayout
 
-SETTINGS = ScoreSettings(families=("faithfulness", "parts"), n_images=128)
-SCORES = ("relevance_gain", "decision_gain", "sd_swap")
+GAINS = ("relevance_gain", "decision_gain")
+OF_FLOORS = ScoreSettings(families=("faithfulness",), n_images=128)
+OF_MODELS = ScoreSettings(families=("faithfulness", "parts"), n_images=128)
 FLOORS = ("random", "centre")
 HEAD = (
     *("family", "map", "accuracy", "relevance gain", "random, centre", "decision gain", "random, centre"),
-    *("SD_swap", "random, centre", "untrained: accuracy", "relevance gain", "SD_swap"),
+    *("SD_swap", "untrained: accuracy", "relevance gain"),
 )
 
 
@@ -67,19 +68,19 @@ def row_of(study_folder: Path) -> list[str]:
         tempfile.TemporaryDirectory() as folder,
         Evaluation.open(files.best, open_data(config.data), config=config) as evaluation,
     ):
-        own = evaluation.score(archive, TrialLayout(Path(folder) / "own").scores("val"), settings=SETTINGS)
-        floors = evaluation.baselines(archive, FLOORS, settings=SETTINGS)
+        own = evaluation.score(archive, TrialLayout(Path(folder) / "own").scores("val"), settings=OF_MODELS)
+        floors = evaluation.baselines(archive, FLOORS, settings=OF_FLOORS)
         blank, other = untrained(evaluation), TrialLayout(Path(folder) / "untrained")
         accuracy = run_split(blank, "val", archive=other.archive("val"))["val/accuracy"]
-        of_blank = score_archive(blank, other.archive("val"), other.scores("val"), settings=SETTINGS)
+        of_blank = score_archive(blank, other.archive("val"), other.scores("val"), settings=OF_FLOORS)
         n_images = len(evaluation.table("val"))
     low, high = wilson(best.metrics["val/accuracy"], n_images)
     rows, columns = own.about["grid"]
     cells = [config.model.name, f"{rows} x {columns}"]
     cells.append(f"{best.metrics['val/accuracy']:.3f} ({low:.3f} to {high:.3f})")
-    for name in SCORES:
+    for name in GAINS:
         cells += [shown(own, name), ", ".join(number(floors[floor], name) for floor in FLOORS)]
-    return [*cells, f"{accuracy:.3f}", number(of_blank, "relevance_gain"), number(of_blank, "sd_swap")]
+    return [*cells, shown(own, "sd_swap"), f"{accuracy:.3f}", shown(of_blank, "relevance_gain")]
 
 
 def main() -> None:
