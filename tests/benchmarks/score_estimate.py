@@ -1,8 +1,8 @@
 """Is the estimate of a search right: against other images, in its intervals, in bf16, and as the first stage of a race?
 
     python tests/benchmarks/part_truth.py train build/truth
-    python tests/benchmarks/score_estimate.py measure build/truth/results/truth t_br_npa t_loupe t_b_cnn t_cnn
-    python tests/benchmarks/score_estimate.py table build/truth/results/truth t_br_npa t_loupe t_b_cnn t_cnn
+    python tests/benchmarks/score_estimate.py measure build/truth/results/truth t_loupe t_cnn t_br_npa
+    python tests/benchmarks/score_estimate.py table build/truth/results/truth t_loupe t_cnn t_br_npa
 
 `measure` scores each trial twice on all archived validation images, at the seven points of a search and in 16 even
 steps, and keeps what was measured of each image in the folder of the trial. `table` compares, for relevance gain and
