@@ -244,7 +244,8 @@ def run_split(
         for batch in opened.batches(split):
             check()
             output = _measure(opened, batch, meter)
-            answers.add(output, batch)
+            if writer is not None and opened.task.predicts_classes:
+                answers.add(output, batch)
             if writer is not None and (part := parts.of(batch, output, opened.model)) is not None:
                 writer.append(part)
         metrics = meter.scores()

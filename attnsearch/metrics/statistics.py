@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from attnsearch.metrics.racing import is_on_front
+
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
@@ -275,8 +277,7 @@ def added_volume(point: Floats, others: Floats) -> float:
 def non_dominated(points: Floats) -> Floats:
     """Of points (n, d) those that no other one reaches in all columns, each once: (m, d) in another order."""
     distinct = np.unique(np.asarray(points, dtype=np.float64), axis=0)
-    is_reached = (distinct[:, None] <= distinct[None, :]).all(axis=2).sum(axis=1) > 1  # (n,), each reaches itself
-    kept: Floats = distinct[~is_reached]
+    kept: Floats = distinct[is_on_front(distinct.T)]
     return kept
 
 

@@ -23,7 +23,14 @@ from attnsearch.results.trial import TrialReader
 from attnsearch.search.study import UUID
 from attnsearch.search.trials import open_to_read, reader_url
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import METRIC_OF_CURVE, ScoreTable, has_scores, read_scores, write_areas
+from attnsearch.store.image_scores import (
+    METRIC_OF_CURVE,
+    ScoreTable,
+    has_scores,
+    read_scores,
+    remove_journal,
+    write_areas,
+)
 from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
 from attnsearch.store.retrieval import n_explained
 from attnsearch.store.trial_store import opened_trial_store
@@ -127,7 +134,7 @@ def score_target(evaluation: Evaluation, target: ScoringTarget) -> ScoreTable:
         ConfigError, DataError, StoreError: as `score_archive`.
     """
     table = evaluation.score(target.archive, target.scores, of_validation=_of_validation(target))
-    target.scores.journal.unlink(missing_ok=True)
+    remove_journal(target.scores)
     return table
 
 

@@ -91,8 +91,10 @@ def complete_feasible(study: optuna.Study) -> list[FrozenTrial]:
 def current_ties(study: optuna.Study) -> tuple[int, ...]:
     """The trials that are not surely beaten, the chosen one first; none where trials ended after the race."""
     race = stored_race(study)
+    if race is None:
+        return ()
     n_complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    return race.ties if race is not None and race.n_complete == n_complete else ()
+    return race.ties if race.n_complete == n_complete else ()
 
 
 def best_feasible(study: optuna.Study) -> list[FrozenTrial]:

@@ -25,7 +25,7 @@ from attnsearch.metrics.registry import find_metric, higher_is_better, is_score,
 from attnsearch.search.choice import RACE, Race, is_feasible
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
+from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores, remove_journal
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.retrieval import n_explained
 
@@ -66,7 +66,8 @@ def race(handle: StudyHandle, data: DataSource, *, check: Callable[[], None] = l
     entries = _entries(handle, [key.partition("/")[2] for key in keys]) if keys else []
     found = _run(handle, data, entries, keys, check) if len(entries) > 1 else None
     for trial in handle.trials():
-        _remove_journal(handle.layout.trial(trial.number))
+        for is_refined in (False, True):
+            remove_journal(handle.layout.trial(trial.number).scores("val", is_refined=is_refined))
     return found
 
 
@@ -151,13 +152,6 @@ def _continue_from(files: TrialLayout) -> None:
         if measured.exists() and not journal.exists():
             with atomic_path(journal) as temporary:
                 shutil.copyfile(measured, temporary)
-
-
-def _remove_journal(files: TrialLayout) -> None:
-    for is_refined in (False, True):
-        path = files.scores("val", is_refined=is_refined).journal
-        with disk_errors(path):
-            path.unlink(missing_ok=True)
 
 
 def _rank(handle: StudyHandle, entry: _Entry) -> tuple[float, int]:

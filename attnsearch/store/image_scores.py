@@ -263,6 +263,16 @@ def _cell(value: float) -> str:
     return "" if math.isnan(value) else repr(float(value))
 
 
+def remove_journal(paths: ScorePaths) -> None:
+    """Deletes the journal, if there is one, that no scoring will continue.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    with disk_errors(paths.journal):
+        paths.journal.unlink(missing_ok=True)
+
+
 def has_scores(paths: ScorePaths) -> bool:
     """Whether a finished scoring lies there."""
     return paths.about.exists()

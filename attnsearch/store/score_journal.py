@@ -80,11 +80,6 @@ class ScoreJournal:
             file.flush()
             os.fsync(file.fileno())
 
-    def remove(self) -> None:
-        """Deletes the journal, once the files hold what it held."""
-        with disk_errors(self._path):
-            self._path.unlink(missing_ok=True)
-
 
 def _is_cut_off(path: Path) -> bool:
     size = path.stat().st_size

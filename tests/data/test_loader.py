@@ -225,13 +225,19 @@ def test_a_mirrored_padded_image_keeps_its_padding_on_the_right(
     assert (batch.part_masks == bright).all()
 
 
-def test_an_erased_part_is_no_part(make_tree: MakeTree) -> None:
+def white_tree(make_tree: MakeTree) -> Path:
+    """White images whose masks show a part everywhere."""
     root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
     for image in root.rglob("*.jpg"):
         mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
         mask.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (60, 40), 255).save(mask)
         Image.new("RGB", (60, 40), (255, 255, 255)).save(image)
+    return root
+
+
+def test_an_erased_part_is_no_part(make_tree: MakeTree) -> None:
+    root = white_tree(make_tree)
     cfg = settings(root, erase=1.0, **PLAIN)
     made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
     (batch,) = made.epoch(1)
@@ -242,12 +248,7 @@ def test_an_erased_part_is_no_part(make_tree: MakeTree) -> None:
 
 
 def test_a_deleted_cell_has_the_mean_colour_and_no_part(make_tree: MakeTree) -> None:
-    root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
-    for image in root.rglob("*.jpg"):
-        mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (60, 40), 255).save(mask)
-        Image.new("RGB", (60, 40), (255, 255, 255)).save(image)
+    root = white_tree(make_tree)
     cfg = settings(root, cell_deletion=1.0, **PLAIN)
     made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
     (batch,) = made.epoch(1)

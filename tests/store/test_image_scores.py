@@ -15,6 +15,7 @@ from attnsearch.store.image_scores import (
     has_scores,
     make_table,
     read_scores,
+    remove_journal,
     write_areas,
     write_score_files,
 )
@@ -113,8 +114,8 @@ def test_line_that_was_cut_off_counts_as_not_written(paths: ScorePaths) -> None:
 def test_removed_journal_may_be_removed_again(paths: ScorePaths) -> None:
     journal = ScoreJournal(paths.journal, "d1")
     journal.append([score("a", 0.25)])
-    journal.remove()
-    journal.remove()
+    remove_journal(paths)
+    remove_journal(paths)
     assert journal.read() == {}
 
 
