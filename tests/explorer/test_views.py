@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -236,25 +235,16 @@ def test_scores_filter_and_order_the_grid(copied: Built) -> None:
 
 
 @pytest.mark.slow
-def test_first_page_of_200_trials_and_a_full_grid_are_quick(tmp_path: Path) -> None:
-    """Time of this process, so that others on the machine do not count; the bounds are those that were promised."""
+def test_first_page_of_200_trials_and_a_full_grid_are_served(tmp_path: Path) -> None:
+    """How quickly is measured by `tests/benchmarks/explorer.py`."""
     many = build(tmp_path, n_trials=200, n_with_maps=1, n_per_class=30)
-    experiments = find_experiments(many.root)
-    app, _ = build_app(experiments)
-    client = Client(app)
-    assert _seconds(client, f"study/{STUDY}") < 0.5
-    start = time.process_time()
+    client = _client_of(many)
+    assert len(json.loads(client.get(f"/attention/api/study/{STUDY}").text)["trials"]) == 200
+    assert client.get(f"/attention/study/{STUDY}").status_code == 200
     page = ask(client, f"grid/{STUDY}/0")
     assert len(page["images"]) == 48
     for image in page["images"]:
         assert client.get(f"/attention/picture/{STUDY}/0/val/{image['row']}?px=256").status_code == 200
-    assert time.process_time() - start < 1
-
-
-def _seconds(client: Client, path: str) -> float:
-    start = time.process_time()
-    assert client.get(f"/attention/{path}").status_code == 200
-    return time.process_time() - start
 
 
 def _client_of(built: Built) -> Client:
