@@ -22,10 +22,10 @@ from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_path, disk_errors
 from attnsearch.metrics.racing import contenders
 from attnsearch.metrics.registry import find_metric, higher_is_better, is_score, leading_metric
-from attnsearch.search.choice import RACE, Race, is_feasible
+from attnsearch.search.choice import RACE, Race, current_ties, is_feasible, stored_race
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.archive import read_archive
-from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores, remove_journal
+from attnsearch.store.image_scores import ScoreTable, best_scores, has_scores, read_scores, remove_journal
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.retrieval import n_explained
 
@@ -51,7 +51,8 @@ class _Entry:
 def race(handle: StudyHandle, data: DataSource, *, check: Callable[[], None] = lambda: None) -> Race | None:
     """Scores the trials that are not surely beaten on all archived images, and keeps which of them still are not.
 
-    What was scored already is read, so a race that was cut off continues. The measured images of all trials, which a
+    What was scored already is read, so a race that was cut off continues, and one that no trial has ended after is not
+    repeated. The measured images of all trials, which a
     race continues from, are removed at its end.
 
     Args:
@@ -62,13 +63,17 @@ def race(handle: StudyHandle, data: DataSource, *, check: Callable[[], None] = l
     Raises:
         AttnSearchError: a checkpoint or the data cannot be used, or the disk refuses.
     """
-    keys = [] if handle.loaded.study.repeats else _scored_objectives(handle)
-    entries = _entries(handle, [key.partition("/")[2] for key in keys]) if keys else []
-    found = _run(handle, data, entries, keys, check) if len(entries) > 1 else None
+    found = stored_race(handle.study) if current_ties(handle.study) else _race_anew(handle, data, check)
     for trial in handle.trials():
         for is_refined in (False, True):
             remove_journal(handle.layout.trial(trial.number).scores("val", is_refined=is_refined))
     return found
+
+
+def _race_anew(handle: StudyHandle, data: DataSource, check: Callable[[], None]) -> Race | None:
+    keys = [] if handle.loaded.study.repeats else _scored_objectives(handle)
+    entries = _entries(handle, [key.partition("/")[2] for key in keys]) if keys else []
+    return _run(handle, data, entries, keys, check) if len(entries) > 1 else None
 
 
 def _run(
@@ -82,7 +87,7 @@ def _run(
     ordered = sorted(remaining, key=lambda one: _rank(handle, one))
     n_complete = sum(trial.state == TrialState.COMPLETE for trial in handle.trials())
     result = Race(
-        n_images=len((raised or remaining)[0].table.image_ids),
+        n_images=len(_shared_ids(raised or remaining)),
         n_complete=n_complete,
         scores={one.number: {f"val/{name}": mean for name, mean in one.table.trial_means().items()} for one in raised},
         ties=tuple(one.number for one in ordered),
@@ -111,15 +116,20 @@ def _entries(handle: StudyHandle, names: Sequence[str]) -> list[_Entry]:
 
 
 def _contending(handle: StudyHandle, entries: Sequence[_Entry], keys: Sequence[str]) -> list[_Entry]:
-    """Those of some trials, scored on the same images, that none of them surely beats."""
+    """Those of some trials that none of them surely beats on the images that all were scored on."""
     objectives = handle.loaded.study.objectives
     signs = {key: 1.0 if direction == "maximize" else -1.0 for key, direction in objectives.items()}
-    ids = entries[0].table.image_ids
+    ids = _shared_ids(entries)
     scores = np.stack([[signs[key] * _column(one, key, ids) for one in entries] for key in keys])  # (S, M, N)
     places = [place for place, key in enumerate(objectives) if key not in keys]
     signed = np.array([list(signs.values())])  # (1, objectives)
     others = (signed * np.array([one.trial.values for one in entries]))[:, places].T  # (F, M)
     return [one for one, is_in in zip(entries, contenders(scores, others), strict=True) if is_in]
+
+
+def _shared_ids(entries: Sequence[_Entry]) -> tuple[str, ...]:
+    """The images that all trials were scored on: those of the trial with the fewest, see `fixed_subset`."""
+    return min((one.table.image_ids for one in entries), key=len)
 
 
 def _column(entry: _Entry, key: str, ids: tuple[str, ...]) -> NDArray[np.float64]:
@@ -129,10 +139,10 @@ def _column(entry: _Entry, key: str, ids: tuple[str, ...]) -> NDArray[np.float64
 
 
 def _raised(entry: _Entry, data: DataSource, check: Callable[[], None]) -> _Entry:
-    """The trial with the scores of all archived images, up to `MAX_IMAGES`; as it is where retention took its maps."""
+    """With the scores of all archived images, up to `MAX_IMAGES`, or those that are there where its maps are gone."""
     archive, files = entry.files.archive("val"), entry.files
     if not archive.saliency.exists() or not files.best.exists():
-        return entry
+        return replace(entry, table=read_scores(best_scores(files, "val") or files.scores("val")))
     n_images = min(n_explained(read_archive(archive)), MAX_IMAGES)
     if n_images <= len(entry.table.image_ids):
         return entry

@@ -114,6 +114,38 @@ def test_a_race_that_was_cut_off_continues(
 
 
 @pytest.mark.slow
+def test_a_race_that_no_trial_has_ended_after_is_not_repeated(
+    searched: tuple[StudyHandle, DataSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, data = searched
+    monkeypatch.setattr("attnsearch.metrics.racing.STANDARD_ERRORS", 1e9)
+    found = race(handle, data)
+    monkeypatch.setattr("attnsearch.search.racing.read_scores", lambda paths: pytest.fail("scores are read again"))
+    assert race(handle, data) == found
+
+
+@pytest.mark.slow
+def test_a_trial_without_maps_races_with_the_images_it_was_scored_on(
+    searched: tuple[StudyHandle, DataSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention takes maps of trials; a later race has more trials, whose maps are there."""
+    handle, data = searched
+    monkeypatch.setattr("attnsearch.metrics.racing.STANDARD_ERRORS", 1e9)
+    handle.layout.trial(1).archive("val").saliency.unlink()
+    found = race(handle, data)
+    assert found is not None
+    assert (found.n_images, sorted(found.ties)) == (2, [0, 1])
+    assert found.scores[1]["val/relevance_gain"] == read_means(handle, 1)
+
+    handle.layout.trial(0).archive("val").saliency.unlink()
+    refined = read_scores(handle.layout.trial(0).scores("val", is_refined=True)).trial_means()["relevance_gain"]
+    handle.study.set_user_attr(RACE, None)
+    again = race(handle, data)
+    assert again is not None
+    assert again.scores[0]["val/relevance_gain"] == refined
+
+
+@pytest.mark.slow
 def test_without_an_objective_of_single_images_there_is_no_race(
     open_tiny: Callable[..., StudyHandle], source: None
 ) -> None:
