@@ -34,7 +34,7 @@ from attnsearch.evaluation.baselines import (
 from attnsearch.evaluation.final_scores import unfinished_columns
 from attnsearch.evaluation.parts import MapsOf, PartInterventions
 from attnsearch.metrics.base import Metric, RatioOfMeans, WholeArchive
-from attnsearch.metrics.gains import TERMS
+from attnsearch.metrics.gains import TERMS, is_term
 from attnsearch.metrics.perturbation import Follow, RemovalSettings, SaliencyCase
 from attnsearch.metrics.registry import find_metric, score_metrics
 from attnsearch.store.score_journal import ImageScore
@@ -339,7 +339,7 @@ def _rows(
     The terms of a gain stay: such a map says nothing, as a flat one does, and the image counts.
     """
     values = {
-        name: (column if _is_term(name) else _finite_or_nan(column, is_finite)).double().cpu().tolist()
+        name: (column if is_term(name) else _finite_or_nan(column, is_finite)).double().cpu().tolist()
         for name, column in columns.items()
     }
     points = {name: _finite_or_nan(curve, is_finite).float().cpu().tolist() for name, curve in curves.items()}
@@ -351,11 +351,6 @@ def _rows(
         )
         for row, image_id in enumerate(image_ids)
     ]
-
-
-def _is_term(column: str) -> bool:
-    """Whether a column holds a term of a gain."""
-    return column.rpartition(".")[2] in TERMS and "." in column
 
 
 def _finite_or_nan(values: Tensor, is_finite: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Importing this file does not import torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,17 @@ LEAST_MEAN_DROP = 0.1
 """Of a probability, a decision, an average precision or a cosine; below, there is nothing that a map could explain."""
 TERMS = ("area", "untouched", "filled")
 """What is measured of each image for a gain, in the columns `gain.area`, `gain.untouched` and `gain.filled`."""
+
+
+def is_term(column: str) -> bool:
+    """Whether a column holds a term of a gain."""
+    return column.partition(".")[2] in TERMS
+
+
+def gain_terms(columns: Mapping[str, Floats], gain: str) -> tuple[Floats, Floats]:
+    """The differences of areas and the drops (N,) of a gain, from the columns of its terms."""
+    areas, untouched, filled = (columns[f"{gain}.{term}"] for term in TERMS)
+    return areas, untouched - filled
 
 
 def is_gain_defined(drops: Floats) -> bool:

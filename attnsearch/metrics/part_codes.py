@@ -5,7 +5,7 @@ Sets of parts are bit masks: bit p stands for part p. Codes are (n_classes, P) i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,13 +84,20 @@ def contrast_pairs(codes: ArrayLike, protocol: PartsProtocol = "standard") -> Co
     shared = shared_parts(codes)
     n_parts = np.asarray(codes).shape[1]
     sizes = range(n_parts // 2, 0, -1)
-    found = [_pairs_of_size(shared, size, is_overlap_allowed=False) for size in sizes]
-    if protocol == "funnybirds" and not any(pairs.n_classes for pairs in found):
-        found = [_pairs_of_size(shared, size, is_overlap_allowed=True) for size in sizes]
-    best = next((pairs for pairs in found if pairs.n_classes), None)
-    if best is None:
+    may_overlap = protocol == "funnybirds"
+    found = _first_pairs(shared, sizes, is_overlap_allowed=False)
+    if may_overlap:
+        larger = sizes if found is None else [found.n_shared]
+        found = _first_pairs(shared, larger, is_overlap_allowed=True)
+    if found is None:
         return ContrastPairs(np.full((len(shared), 2), -1), np.zeros((len(shared), 2), dtype=np.int64), 0)
-    return _pairs_of_size(shared, best.n_shared, is_overlap_allowed=protocol == "funnybirds")
+    return found
+
+
+def _first_pairs(shared: Ints, sizes: Iterable[int], *, is_overlap_allowed: bool) -> ContrastPairs | None:
+    """Those of the first size at which a class has a pair."""
+    found = (_pairs_of_size(shared, size, is_overlap_allowed=is_overlap_allowed) for size in sizes)
+    return next((pairs for pairs in found if pairs.n_classes), None)
 
 
 def _pairs_of_size(shared: Ints, size: int, *, is_overlap_allowed: bool) -> ContrastPairs:
@@ -107,10 +114,15 @@ def _pairs_of_size(shared: Ints, size: int, *, is_overlap_allowed: bool) -> Cont
     return ContrastPairs(classes, masks, size)
 
 
+def is_trivial(sets: Sequence[Sequence[int]]) -> bool:
+    """Whether every part alone tells the class, so that its `minimal_sufficient_sets` tell nothing of a map."""
+    return max(mask.bit_count() for masks in sets for mask in masks) == 1
+
+
 def undefined_by_codes(codes: Sequence[Sequence[int]] | NDArray[Any]) -> dict[str, str]:
     """Metric -> why it means nothing under these codes, whatever the model."""
     reasons = {}
-    if max(mask.bit_count() for masks in minimal_sufficient_sets(codes) for mask in masks) == 1:
+    if is_trivial(minimal_sufficient_sets(codes)):
         reasons["csdc"] = "trivial: every part alone tells the class"
     if not contrast_pairs(codes).n_classes:
         reasons["target_sensitivity"] = "no pairs: no class shares different parts with two others"

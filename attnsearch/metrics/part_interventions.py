@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch.metrics.gains import ratio_influence
-from attnsearch.metrics.part_codes import PartsProtocol, contrast_pairs, minimal_sufficient_sets, undefined_by_codes
+from attnsearch.metrics.part_codes import PartsProtocol, contrast_pairs, is_trivial, minimal_sufficient_sets
 from attnsearch.metrics.statistics import linear_influence, rank_correlation
 
 THRESHOLDS = tuple(round(float(fraction), 6) for fraction in np.linspace(0.01, 0.5, 80))
@@ -160,9 +160,9 @@ def controlled_check(outcomes: PartOutcomes) -> Tensor:
     NaN for wrong answers, and where every part alone is sufficient.
     """
     important = important_parts(outcomes.of_label)[..., : outcomes.n_parts].double()  # (B, T, P)
-    if "csdc" in undefined_by_codes(outcomes.codes):
-        return important.new_full(important.shape[:2], torch.nan)
     sets = minimal_sufficient_sets(outcomes.codes)
+    if is_trivial(sets):
+        return important.new_full(important.shape[:2], torch.nan)
     values = []
     for held, label in zip(important, outcomes.labels.tolist(), strict=True):
         members = _members(sets[label], outcomes.n_parts)  # (n_sets, P)

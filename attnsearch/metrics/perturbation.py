@@ -145,7 +145,11 @@ class SaliencyCase:
 
     def under(self, fill: Fill | Tensor) -> SaliencyCase:
         """The same case under another fill, by name or (B, 3, H, W); what was classified already is not repeated."""
-        other = replace(self, settings=replace(self.settings, fill=fill))
+        return self._with(replace(self.settings, fill=fill))
+
+    def _with(self, settings: RemovalSettings) -> SaliencyCase:
+        """The same case under other settings, with all that was made so far."""
+        other = replace(self, settings=settings)
         other._made.update(self._made)
         return other
 
@@ -185,13 +189,8 @@ class SaliencyCase:
         """The same case with curves of even steps; what was classified of its ends is not repeated."""
         if self.settings.n_steps is not None:
             return self
-
-        def make() -> SaliencyCase:
-            other = replace(self, settings=replace(self.settings, n_steps=EVEN_STEPS))
-            other._made.update({key: made for key, made in self._made.items() if _is_of_ends(key)})
-            return other
-
-        return self.once("even steps", make)
+        settings = replace(self.settings, n_steps=EVEN_STEPS)
+        return self.once(("even steps", settings.fill), lambda: self._with(settings))
 
     def seeds(self, purpose: str) -> Tensor:
         """(B,) int64: what is drawn for an image depends on its id alone, so that all trials meet the same draws."""
@@ -206,14 +205,20 @@ class SaliencyCase:
         Raises:
             UsageError: this is not followed.
         """
-        followed = self._followed(copies)
-        self._check_followed(of, followed)
-        return followed[of]
+        return _picked(self._followed(copies), of)
 
     @property
     def untouched(self) -> Tensor:
         """The followed score of the images themselves: (B,)."""
-        return self.ends("score")[0]
+        return self.untouched_of("score")
+
+    def untouched_of(self, of: Followed) -> Tensor:
+        """What is followed of the images themselves: (B,).
+
+        Raises:
+            UsageError: this is not followed.
+        """
+        return _picked(self._untouched(), of)
 
     def ends(self, of: Followed) -> tuple[Tensor, Tensor]:
         """What is followed of the untouched and of the filled images, (B,) each, also for a flat map.
@@ -221,9 +226,7 @@ class SaliencyCase:
         Raises:
             UsageError: this is not followed.
         """
-        first, last = self._untouched(), self._masked(self.settings.fill)
-        self._check_followed(of, first)
-        return first[of], last[of]
+        return self.untouched_of(of), self._masked(self.settings.fill)[of]
 
     def filled(self, fill: AnyFill | None = None) -> Tensor:
         """Images (B, 3, H, W) that show the fill alone, by default that of the settings."""
@@ -245,14 +248,7 @@ class SaliencyCase:
         Raises:
             UsageError: this is not followed, as no gallery is ranked.
         """
-        curves = self._curves(order, self._own_fill(order) if fill is None else fill)
-        self._check_followed(of, curves)
-        return curves[of]
-
-    @staticmethod
-    def _check_followed(of: Followed, curves: Curves) -> None:
-        if of not in curves:
-            raise UsageError(f"{of} {_LACKING[of]}; score the archive of a data set")
+        return _picked(self._curves(order, self._own_fill(order) if fill is None else fill), of)
 
     def area(self, order: Order, fill: AnyFill | None = None) -> Tensor:
         """Area under a curve, by the protocol of the settings: (B,)."""
@@ -268,7 +264,7 @@ class SaliencyCase:
 
         Those of the average precision are called `ap_<order>`.
         """
-        made = {order: self._made.get((order, self._own_fill(order)), {}) for order in _ORDERS}
+        made = {order: self._made.get(self._curve_key(order, self._own_fill(order)), {}) for order in _ORDERS}
         return {
             f"{prefix}{order}": curves[of]
             for of, prefix in _PREFIXES.items()
@@ -301,7 +297,10 @@ class SaliencyCase:
 
     def _curves(self, order: Order, fill: AnyFill) -> Curves:
         """(B, S + 1) each."""
-        return self.once((order, fill), lambda: self._make_curves(order, fill))
+        return self.once(self._curve_key(order, fill), lambda: self._make_curves(order, fill))
+
+    def _curve_key(self, order: Order, fill: AnyFill) -> Hashable:
+        return order, fill, self.settings.n_steps
 
     def _make_curves(self, order: Order, fill: AnyFill) -> Curves:
         """(B, S + 1) each."""
@@ -353,6 +352,17 @@ class SaliencyCase:
         return _joined(followed)
 
 
+def _picked(followed: Curves, of: Followed) -> Tensor:
+    """One of what is followed.
+
+    Raises:
+        UsageError: it is not followed, as no gallery is ranked.
+    """
+    if of not in followed:
+        raise UsageError(f"{of} {_LACKING[of]}; score the archive of a data set")
+    return followed[of]
+
+
 def _joined(parts: Sequence[Mapping[Followed, Tensor]]) -> Curves:
     """(n,) each, of parts one after the other."""
     return {of: torch.cat([part[of] for part in parts]) for of in (parts[0] if parts else ())}
@@ -361,8 +371,3 @@ def _joined(parts: Sequence[Mapping[Followed, Tensor]]) -> Curves:
 def _parts(values: Tensor, size: int) -> list[Tensor]:
     """(n,) in parts of at most `size`."""
     return [values[start : start + size] for start in range(0, len(values), size)]
-
-
-def _is_of_ends(key: Hashable) -> bool:
-    """Whether what is kept under a key of a case is of its untouched or filled images."""
-    return key == "untouched" or (isinstance(key, tuple) and key[0] in ("filled", "masked"))

@@ -28,7 +28,7 @@ def idsds_of(case: SaliencyCase) -> Tensor:
     height, width = case.images.shape[2:]
     cells = torch.arange(SIDE**2, device=case.images.device).view(SIDE, SIDE)
     cell_of_pixel = upscale_cells(cells, (height, width))  # (H, W)
-    filled, untouched = case.filled("mean"), case.scores(case.images, of="logit")  # (B, 3, H, W), (B,)
+    filled, untouched = case.filled("mean"), case.untouched_of("logit")  # (B, 3, H, W), (B,)
     copies = (torch.where(cell_of_pixel == cell, filled, case.images) for cell in range(SIDE**2))
     drops = torch.stack([untouched - case.scores(copy, of="logit") for copy in copies], dim=1)  # (B, 16)
     means = _means_of_cells(upscale_cells(case.saliency.double(), (height, width)), cell_of_pixel)  # (B, 16)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from attnsearch.errors import StoreError
 from attnsearch.files import Check, atomic_write, atomic_write_array, csv_text, disk_errors, locked, make_folder
-from attnsearch.metrics.gains import LEAST_MEAN_DROP, TERMS, image_gains, influence_values
+from attnsearch.metrics.gains import LEAST_MEAN_DROP, TERMS, gain_terms, image_gains, influence_values, is_term
 from attnsearch.metrics.registry import find_metric, is_score
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
 from attnsearch.store.layout import Curve, ScorePaths, StudyLayout, TrialLayout
@@ -127,8 +127,7 @@ class ScoreTable:
 
     def _gain_terms(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Differences of areas and drops of the images, (N,) each."""
-        area, untouched, filled = (self.terms[f"{metric}.{term}"] for term in TERMS)
-        return area, untouched - filled
+        return gain_terms(self.terms, metric)
 
     def mean_drop(self, metric: str) -> float:
         """The mean over images of how far the number of a gain drops when all cells are removed."""
@@ -227,13 +226,12 @@ def score_columns(scores: Sequence[ImageScore]) -> tuple[Columns, Columns]:
     columns = {name: np.array([score.values[name] for score in scores], dtype=np.float64) for name in scores[0].values}
     values: Columns = {}
     for name, column in columns.items():
-        gain, dot, term = name.rpartition(".")
-        if not dot:
+        if not is_term(name):
             values[name] = column
-        elif term == TERMS[0]:
-            drops = columns[f"{gain}.{TERMS[1]}"] - columns[f"{gain}.{TERMS[2]}"]
-            values[gain] = influence_values(column, drops)
-    return values, {name: column for name, column in columns.items() if "." in name}
+        elif name.endswith(f".{TERMS[0]}"):
+            gain = name.removesuffix(f".{TERMS[0]}")
+            values[gain] = influence_values(*gain_terms(columns, gain))
+    return values, {name: column for name, column in columns.items() if is_term(name)}
 
 
 def write_score_files(paths: ScorePaths, table: ScoreTable, *, check: Check | None = None) -> None:
@@ -309,7 +307,7 @@ def _assemble(about: _About, header: list[str], rows: list[list[str]], curves: A
         raise ValueError(f"curves of shape {curves.shape}, not {shape}")
     ids, *cells = zip(*rows, strict=True)
     columns = {RENAMED.get(name, name): _numbers(column) for name, column in zip(header[1:], cells, strict=True)}
-    terms = {name: columns.pop(name) for name in list(columns) if "." in name}
+    terms = {name: columns.pop(name) for name in list(columns) if is_term(name)}
     return ScoreTable(ids, columns, curves, names, fractions, about.model_dump(exclude_unset=True), terms)
 
 
