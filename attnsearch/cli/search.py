@@ -84,6 +84,7 @@ def outcome_values(study: StudyReader, ended: SearchOutcome, times: dict[str, fl
 
 def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, float]) -> list[str]:
     """The same for people."""
+    from attnsearch.results.selection import end_lines
     from attnsearch.store.urls import default_url, redact
 
     layout, url = study.layout, ended.plan.url
@@ -93,7 +94,7 @@ def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, flo
     return [
         f"study {layout.study}: {ended.outcome.replace('_', ' ')}; trials: {counts or 'none'}",
         *(line for trial in _best(study) for line in _best_lines(trial)),
-        *(f"  selected   {line}" for line in study.selection().short),
+        *(f"  selected   {line}" for line in end_lines(study)),
         *(f"  published  {_shown(path)}" for path in _published(study)),
         f"  all files  {_shown(layout.study_dir)}",
         f"  dashboard  attnsearch dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",
@@ -111,8 +112,7 @@ def _best_values(trial: TrialReader) -> dict[str, Any]:
     row = trial.row
     return {
         "trial": trial.number,
-        "best_epoch": row.best_epoch,
-        "kept_epoch": row.best_epoch,  # its name until 0.3
+        **dict.fromkeys(("best_epoch", "kept_epoch"), row.best_epoch),  # the second is its name until 0.3
         **{"values": trial.values, "value_errors": trial.value_errors, "params": row.params},
         "test": _test_metrics(trial),
     }

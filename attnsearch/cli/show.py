@@ -23,7 +23,7 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
 
     reader = find_study(study, results, storage=storage)
     rows = reader.rows
-    errors = {row.number: reader.trial(row.number).value_errors for row in rows.trials if row.state == "complete"}
+    errors = reader.value_errors()
     if as_json:
         for trial in rows.trials:
             print_json(trial_fields(trial, rows) | {"value_errors": errors.get(trial.number, {})})

@@ -17,7 +17,6 @@ from attnsearch.figures.plots import draw_tests
 from attnsearch.files import atomic_path, atomic_write, csv_text
 from attnsearch.metrics.registry import better_direction, find_metric, higher_is_better, is_metric
 from attnsearch.metrics.statistics import (
-    Interval,
     WinnerCheck,
     holm,
     krippendorff_alpha,
@@ -114,11 +113,6 @@ class Comparison:
                 i, j = names.index(pair.first), names.index(pair.second)
                 p_values[i, j] = p_values[j, i] = pair.p_paired_corrected
         return p_values
-
-
-def mean_intervals(table: ScoreTable) -> dict[str, Interval]:
-    """Registered score -> 95 % interval of its mean over the images, as in `ScoreTable.trial_means`."""
-    return {name: mean_interval(values) for name, values in table.defined_values().items()}
 
 
 def is_of_queries(metric: str) -> bool:

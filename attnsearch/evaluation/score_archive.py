@@ -117,17 +117,6 @@ def check_same_images(
         )
 
 
-TEMPERATURE = "temperature"
-"""The name of the temperature among what validation has chosen."""
-
-
-def chosen_on_validation(scores: ScoreTable) -> dict[str, float]:
-    """What the scores of validation images chose or fitted for test images, which may not choose for themselves."""
-    temperature = scores.about.get(TEMPERATURE)
-    thresholds = dict(scores.about.get("iou_thresholds", {}))
-    return thresholds if temperature is None else {**thresholds, TEMPERATURE: temperature}
-
-
 CHUNK_IMAGES = 8
 """Images whose scores are written at once; a kill loses at most so many."""
 
@@ -139,7 +128,7 @@ def score_archive(
     scores: ScorePaths,
     *,
     settings: ScoreSettings | None = None,
-    of_validation: Mapping[str, float] | None = None,
+    of_validation: ScoreTable | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> ScoreTable:
     """Scores the saliency of an archive on a fixed fraction of its images, and writes the files of `scores`.
@@ -151,8 +140,8 @@ def score_archive(
     Args:
         opened: the checkpoint that made the archive, on the data set of the archive.
         settings: None takes `config.evaluation.scores`.
-        of_validation: what was chosen or fitted there, see `chosen_on_validation`; without it thresholds are chosen on
-            these images, or, on test, the best IoU and the calibrated gain are left out.
+        of_validation: the scores of validation images, whose thresholds and temperature are taken; without them
+            thresholds are chosen on these images, or, on test, the best IoU and the calibrated gain are left out.
         check: called between chunks and before each file gets its name.
     Returns:
         The scores, as they lie on the disk. An image whose map has NaN is undefined in all of them.
@@ -162,12 +151,13 @@ def score_archive(
         StoreError: files are missing, or the disk refuses.
         OutOfMemory, DeviceError: the device has too little memory for the setting, or it failed.
     """
-    chosen = dict(of_validation or {})
-    scoring = _Scoring.start(opened, archive, settings, chosen.pop(TEMPERATURE, None))
+    validated: Mapping[str, Any] = {} if of_validation is None else of_validation.about
+    chosen = validated.get("iou_thresholds", {})
+    scoring = _Scoring.start(opened, archive, settings, validated.get("temperature"))
     about = scoring.about(chosen)
     if has_scores(scores) and (stored := read_scores(scores)).digest == about["digest"]:
         return stored
-    journal = ScoreJournal(scores.journal, scoring.row_digest(chosen))
+    journal = ScoreJournal(scores.journal, _row_digest(about))
     done = _score_rest(scoring, journal, check=check)
     n_broken = int((~np.isfinite(scoring.saliency).all(axis=(1, 2))).sum())
     if n_broken:
@@ -248,6 +238,14 @@ def _other_versions(settings: ScoreSettings, task: str) -> dict[str, dict[str, i
         if metric.group in settings.families and metric.is_of(task) and (metric.version > 1 or metric not in BUILT_IN)
     }
     return {"metrics": versions} if versions else {}
+
+
+def _row_digest(about: Mapping[str, Any]) -> str:
+    """Of what the numbers of an image are measured with, whichever others are scored; `about` is of the scoring."""
+    of_set = {"digest", "images", "saliency", "n_correct"}
+    settings = {key: value for key, value in about["settings"].items() if key != "n_images"}
+    row = {**{key: value for key, value in about.items() if key not in of_set}, "settings": settings}
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
 
 
 def _without_nan(parts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -347,14 +345,6 @@ class _Scoring:
         }
         return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
 
-    def row_digest(self, of_validation: Mapping[str, float]) -> str:
-        """Of what the numbers of an image are measured with, whichever others are scored."""
-        about = self.about(of_validation)
-        of_set = {"digest", "images", "saliency", "n_correct"}
-        settings = {key: value for key, value in about["settings"].items() if key != "n_images"}
-        row = {**{key: value for key, value in about.items() if key not in of_set}, "settings": settings}
-        return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
-
     @property
     def chunks(self) -> list[slice]:
         """The same however often the scoring was cut off, so that each image is in the same batch again."""
@@ -363,8 +353,9 @@ class _Scoring:
     def undefined_reasons(self, table: ScoreTable) -> dict[str, dict[str, str]]:
         """Why scores that no image has are undefined, where that is known; nothing where it is of none."""
         missing = table.never_defined()
-        batch = self.opened.loader(self.archived.split).batch(self.rows[:1])
-        reasons = self.scorer.undefined_reasons(batch) if missing else {}
+        if not missing:
+            return {}
+        reasons = self.scorer.undefined_reasons(self.opened.loader(self.archived.split).batch(self.rows[:1]))
         known = {name: reasons[name] for name in missing if name in reasons}
         return {"reasons": known} if known else {}
 

@@ -127,7 +127,7 @@ def study_json(experiment: str, study: str) -> Response:
 def _study_values(study: StudyReader) -> dict[str, Any]:
     rows = study.rows
     with_maps = frozenset(study.numbers_with_maps())
-    errors = {row.number: known_errors(study.trial(row.number)) for row in rows.trials if row.state == "complete"}
+    errors = study.value_errors(known_errors)
     stamp = (rows, with_maps, errors)
 
     def make() -> dict[str, Any]:

@@ -125,7 +125,7 @@ def read_facts(study: StudyReader) -> StudyFacts:
         best=best,
         config=read(lambda: None if trial is None else trial.config, None),
         test=read(lambda: {} if trial is None else trial.test_metrics(), {}),
-        value_errors=read(lambda: _value_errors(study, rows), {}),
+        value_errors=read(study.value_errors, {}),
         epochs=read(lambda: _epochs(study, rows, best), {}),
         importances=read(study.importances, {}),
         archive=read(lambda: None if trial is None else _index(trial), None),
@@ -136,10 +136,6 @@ def read_facts(study: StudyReader) -> StudyFacts:
         n_test_evaluations=read(lambda: sum(line.split == "test" for line in read_test_evaluations(study.layout)), 0),
         errors=list(dict.fromkeys(errors)),
     )
-
-
-def _value_errors(study: StudyReader, rows: StudyRows) -> dict[int, dict[str, float]]:
-    return {row.number: study.trial(row.number).value_errors for row in rows.trials if row.state == "complete"}
 
 
 def _epochs(study: StudyReader, rows: StudyRows, best: TrialRow | None) -> dict[int, pd.DataFrame]:

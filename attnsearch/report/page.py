@@ -198,7 +198,7 @@ class _Page:
         """Trade-offs of the metric that some of the studies are compared by first, and whether a line is in them."""
         y_key, ending = f"val/{leading}", "" if leading == "accuracy" else f"-{leading}"
         facts = [one for one in facts if one.leading == leading]
-        trials = [trial for one in facts for trial in one.rows.trials if trial.state == "complete"]
+        trials = [trial for one in facts for trial in one.rows.complete]
         return [
             {
                 "chart": self.chart(f"front-{name}-{x_key[4:]}{ending}", f"{y_key} against {x_key}", charts.draw_front,

@@ -138,12 +138,10 @@ def score_target(evaluation: Evaluation, target: ScoringTarget) -> ScoreTable:
     return table
 
 
-def _of_validation(target: ScoringTarget) -> dict[str, float]:
-    """What the trial's validation scores say about test images; nothing where there are none."""
-    from attnsearch.evaluation.score_archive import chosen_on_validation
-
+def _of_validation(target: ScoringTarget) -> ScoreTable | None:
+    """The trial's scores of validation, by which test images are scored; None for other images or without such."""
     paths = target.trial.files.scores("val")
-    return chosen_on_validation(read_scores(paths)) if target.split == "test" and has_scores(paths) else {}
+    return read_scores(paths) if target.split == "test" and has_scores(paths) else None
 
 
 def _with_prefix(overrides: Iterable[str]) -> list[str]:
@@ -183,9 +181,9 @@ def scores_by_class(target: ScoringTarget, table: ScoreTable) -> list[ClassScore
     Raises:
         StoreError: the archive is damaged.
     """
-    images = target.trial.images(target.split).loc[list(table.image_ids)]
     if target.trial.config.task.name != "classification" or not table.is_gain(GAIN):
         return []
+    images = target.trial.images(target.split).loc[list(table.image_ids)]
     column = "true_class" if table.about["settings"].get("target") == "label" else "predicted_class"
     followed = images[column].to_numpy(dtype=str)
     return [_class_scores(str(name), table.among(followed == name)) for name in np.unique(followed)]

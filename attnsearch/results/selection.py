@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attnsearch.data.tables import HALVES
 from attnsearch.metrics.registry import is_score
 from attnsearch.metrics.statistics import ALPHA, cross_fitted
+from attnsearch.results.uncertainty import Trial, tie_line, undefined_lines
 from attnsearch.search.history import History, history_of
 from attnsearch.search.pareto import Reliability
 from attnsearch.search.trials import StudyRows
@@ -18,7 +19,6 @@ from attnsearch.store.study_files import Confirmation, ConfirmedMetric, Confirme
 if TYPE_CHECKING:
     import pandas as pd
 
-EpochsOf = Callable[[Collection[int]], "dict[int, pd.DataFrame]"]
 MIN_ALPHA = 0.4
 """Krippendorff's alpha below which the order of the trials depends on the images that were scored."""
 
@@ -51,60 +51,89 @@ class Selection:
     """How the best trials of a study were chosen.
 
     Attributes:
+        notes: which trials are tied with the best one, and which have no value of an objective.
         value: None where validation was not measured in halves.
         orders: objective that is a score of maps -> how far images agree on the order of the trials, or why not known.
         history: None while no feasible trial is complete.
         confirmation: None where the best trials were not repeated.
-        notes: which trials are tied with the best one, and which have no value of an objective.
     """
 
+    notes: tuple[str, ...]
     value: SelectedValue | None
     orders: Mapping[str, Reliability | str]
     history: History | None
-    confirmation: Confirmation | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def short(self) -> list[str]:
-        """What a search ends with: ties, undefined objectives and what the best value is worth."""
-        return [*self.notes, *([] if self.value is None else [self.value.line])]
+    confirmation: Confirmation | None
 
     @property
     def lines(self) -> list[str]:
         """One sentence for each, without a full stop."""
-        lines = [*self.short, *(order_line(key, order) for key, order in self.orders.items())]
+        lines = leading_lines(self.notes, self.value)
+        lines += [order_line(key, order) for key, order in self.orders.items()]
         lines += [] if self.confirmation is None else confirmation_lines(self.confirmation)
         return [*lines, history_line(self.history)] if self.history and len(self.history.trials) > 1 else lines
 
 
-def selection_of(
-    rows: StudyRows,
-    monitor: tuple[str, str],
-    epochs_of: EpochsOf,
-    reliability: Callable[[str], Reliability | str | None],
-) -> Selection:
+class Searched(Protocol):
+    """What is asked of a study, as `StudyReader`."""
+
+    @property
+    def rows(self) -> StudyRows: ...
+    @property
+    def monitor(self) -> tuple[str, str]: ...
+    @property
+    def confirmation(self) -> Confirmation | None: ...
+    def trial(self, number: int) -> Trial: ...
+    def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]: ...
+    def reliability(self, metric: str) -> Reliability | str | None: ...
+
+
+def selection_of(study: Searched) -> Selection:
     """How the best trials of a study were chosen.
 
-    Args:
-        monitor: as `StudyReader.monitor`, and so are the others.
+    Raises:
+        ConfigError, StoreError: the study or its scores cannot be read.
     """
+    rows = study.rows
     names = {key: key.partition("/")[2] for key in rows.objectives}
-    orders = {key: reliability(name) for key, name in names.items() if is_score(name)}
-    known = {key: order for key, order in orders.items() if order is not None}
-    return Selection(selected_value(rows, monitor, epochs_of), known, history_of(rows))
+    orders = {key: study.reliability(name) for key, name in names.items() if is_score(name)}
+    return Selection(
+        notes=notes_of(study),
+        value=selected_value(study),
+        orders={key: order for key, order in orders.items() if order is not None},
+        history=history_of(rows),
+        confirmation=study.confirmation,
+    )
 
 
-def selected_value(rows: StudyRows, monitor: tuple[str, str], epochs_of: EpochsOf) -> SelectedValue | None:
-    """The best value of the monitor with its cross-fitted estimate; None where validation was not measured in halves.
+def end_lines(study: Searched) -> list[str]:
+    """What a search ends with: ties, undefined objectives and what the best value is worth.
 
-    Args:
-        monitor: as `StudyReader.monitor`, and so is the other.
+    Raises:
+        ConfigError, StoreError: the study or its scores cannot be read.
     """
+    return leading_lines(notes_of(study), selected_value(study))
+
+
+def leading_lines(notes: Iterable[str], value: SelectedValue | None) -> list[str]:
+    """One sentence for each, without a full stop."""
+    return [*notes, *([] if value is None else [value.line])]
+
+
+def notes_of(study: Searched) -> tuple[str, ...]:
+    """Which trials are tied with the best one, and which have no value of an objective."""
+    rows = study.rows
+    complete = [study.trial(row.number) for row in rows.complete]
+    return (*filter(None, [tie_line(rows)]), *undefined_lines(complete, rows.objectives))
+
+
+def selected_value(study: Searched) -> SelectedValue | None:
+    """The best value of the monitor with its cross-fitted estimate; None where validation has no halves."""
     import numpy as np
 
-    metric, is_higher = monitor[0], monitor[1] == "maximize"
+    metric, direction = study.monitor
+    is_higher = direction == "maximize"
     columns = [metric, *(f"{metric}{half}" for half in HALVES)]
-    frames = epochs_of([row.number for row in rows.trials if row.state == "complete" and row.is_feasible]).values()
+    frames = study.epochs_of([row.number for row in study.rows.complete if row.is_feasible]).values()
     measured = [frame[columns].dropna().to_numpy() for frame in frames if set(columns) <= set(frame)]  # (epochs, 3)
     of_trials = [values for values in measured if len(values)]
     if not of_trials:

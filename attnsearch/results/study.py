@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, StudySu
 from attnsearch.results.selection import Selection, selection_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
-from attnsearch.results.uncertainty import known_errors, tie_line, undefined_lines
+from attnsearch.results.uncertainty import ErrorsOf, known_errors, value_errors
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.inspection import database_content_errors
@@ -243,7 +243,7 @@ class StudyReader:
             objectives=tuple(rows.objectives),
             best=None if best is None else best.number,
             values=() if best is None else best.values,
-            errors={} if best is None else known_errors(self.trial(best.number)),
+            errors={} if best is None else known_errors(self.trial(best.number), rows.objectives),
             n_best=len(rows.best),
         )
 
@@ -292,7 +292,7 @@ class StudyReader:
         """The numbers of the best trials whose queries, or images, were measured one by one."""
         rows = self.rows
         sign = -1 if next(iter(rows.objectives.values())) == "maximize" else 1
-        complete = [row for row in rows.trials if row.state == "complete" and row.is_feasible]
+        complete = [row for row in rows.complete if row.is_feasible]
         ranked = sorted(complete, key=lambda row: (row.number not in rows.best, sign * row.values[0], row.number))
         having = (one for one in (self.trial(row.number) for row in ranked) if _is_measured(one, of_queries))
         return [trial.number for trial in islice(having, MAX_COMPARED)]
@@ -308,6 +308,15 @@ class StudyReader:
         with database_content_errors(self.shared.databases.url(self.layout)):
             return importances(self.shared.databases.study(self.layout))
 
+    def value_errors(self, of_trial: ErrorsOf = value_errors) -> dict[int, dict[str, float]]:
+        """Number of each complete trial -> its `value_errors`, or its `known_errors`.
+
+        Raises:
+            ConfigError, StoreError: the study or its scores cannot be read.
+        """
+        rows = self.rows
+        return {row.number: of_trial(self.trial(row.number), rows.objectives) for row in rows.complete}
+
     def reliability(self, metric: str) -> Reliability | str | None:
         """How far images agree on the order of the front, or of all complete trials with one objective, in one score.
 
@@ -319,8 +328,8 @@ class StudyReader:
             ConfigError, StoreError: the study or its scores cannot be read.
         """
         rows = self.rows
-        complete = [row.number for row in rows.trials if row.state == "complete"]
-        return reliability(self.layout, list(rows.best) if len(rows.objectives) > 1 else complete, metric)
+        numbers = rows.best if len(rows.objectives) > 1 else [row.number for row in rows.complete]
+        return reliability([one.score_table() for one in map(self.trial, numbers) if one.has_scores()], metric)
 
     def selection(self) -> Selection:
         """What the choice of the best trials flatters, and how far the search came after each trial.
@@ -328,11 +337,7 @@ class StudyReader:
         Raises:
             ConfigError, StoreError: the study or its scores cannot be read.
         """
-        rows = self.rows
-        found = selection_of(rows, self.monitor, self.epochs_of, self.reliability)
-        complete = [self.trial(row.number) for row in rows.trials if row.state == "complete"]
-        notes = (*filter(None, [tie_line(rows)]), *undefined_lines(complete))
-        return replace(found, confirmation=self.confirmation, notes=notes)
+        return selection_of(self)
 
     @property
     def confirmation(self) -> Confirmation | None:
@@ -372,11 +377,8 @@ class StudyReader:
     def numbers_with_maps(self) -> list[int]:
         """The trials that have an archive of maps, ascending."""
         folder = self.layout.trial(0).directory.parent
-        paths = [
-            path
-            for path in (folder.iterdir() if folder.is_dir() else ())
-            if path.name.isascii() and path.name.isdecimal()
-        ]
+        found = folder.iterdir() if folder.is_dir() else ()
+        paths = [path for path in found if path.name.isascii() and path.name.isdecimal()]
         names = {self.layout.trial(0).archive(split).images.name for split in SPLITS}
         own = {int(path.name) for path in paths if self._holds(path, names)}
         published = {entry["trial"] for entry in self.published_sets()} - own

@@ -339,7 +339,7 @@ class TrialReader:
     @property
     def value_errors(self) -> dict[str, float]:
         """Objective that is a score of maps -> standard error of its value; NaN where it is undefined."""
-        return value_errors(self)
+        return value_errors(self, self.study.rows.objectives)
 
     def model(self, device: str = "auto") -> TrainedModel:
         """The trained model, which brings its own preprocessing and class names; imports torch.

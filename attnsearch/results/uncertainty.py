@@ -6,10 +6,8 @@ Importing this file does not import Optuna or pandas.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
 
 from attnsearch.errors import AttnSearchError
 from attnsearch.metrics.registry import find_metric, is_score
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from attnsearch.store.image_scores import ScoreTable
 
 MAX_DECIMALS = 6
+ErrorsOf = Callable[["Trial", Iterable[str]], dict[str, float]]
 
 
 class Trial(Protocol):
@@ -26,8 +25,6 @@ class Trial(Protocol):
 
     @property
     def number(self) -> int: ...
-    @property
-    def values(self) -> Mapping[str, float]: ...
     def score_summary(self) -> Mapping[str, float]: ...
     def score_table(self) -> ScoreTable: ...
 
@@ -52,16 +49,16 @@ def score_summary_of(table: ScoreTable, measured: Mapping[str, float]) -> dict[s
     Args:
         measured: `split/metric` -> what the trial has of it; a score with another mean has neither error nor interval.
     """
-    from attnsearch.evaluation.compare import mean_intervals
+    from attnsearch.metrics.statistics import mean_interval  # imports scipy
 
-    split, errors, intervals = table.about["split"], table.trial_standard_errors(), mean_intervals(table)
+    split, errors, values = table.about["split"], table.trial_standard_errors(), table.defined_values()
     means = {f"{split}/{name}": mean for name, mean in table.trial_means().items()}
     summary = dict(means)
     for name, error in errors.items():
         key = f"{split}/{name}"
-        if np.isclose(measured.get(key, means[key]), means[key]):
-            low, high = intervals[name].low, intervals[name].high
-            ends = (math.nan, math.nan) if math.isnan(error) else (low, high)
+        if math.isclose(measured.get(key, means[key]), means[key], rel_tol=1e-5, abs_tol=1e-8):
+            interval = mean_interval(values[name])
+            ends = (math.nan, math.nan) if math.isnan(error) else (interval.low, interval.high)
             summary |= dict(zip((f"{key}_se", f"{key}_low", f"{key}_high"), (error, *ends), strict=True))
     return summary
 
@@ -76,34 +73,37 @@ def tie_line(rows: StudyRows) -> str | None:
     return f"best trial {first} = {', '.join(others)}: within two standard errors on {rows.n_refined} images"
 
 
-def value_errors(trial: Trial) -> dict[str, float]:
-    """Objective that is a score of maps -> standard error of its value; NaN where no image has it.
+def value_errors(trial: Trial, objectives: Iterable[str]) -> dict[str, float]:
+    """Objective that is a score of maps -> standard error of the trial's value; NaN where no image has it.
 
+    Args:
+        objectives: of the study; files are read only where one of them is such a score.
     Raises:
         ConfigError, StoreError: there is no such trial, or its scores are damaged.
     """
-    objectives = [key for key in trial.values if is_score(key.partition("/")[2])]
-    summary = trial.score_summary() if objectives else {}
-    return {key: summary[f"{key}_se"] for key in objectives if f"{key}_se" in summary}
+    keys = [key for key in objectives if is_score(key.partition("/")[2])]
+    summary = trial.score_summary() if keys else {}
+    return {key: summary[f"{key}_se"] for key in keys if f"{key}_se" in summary}
 
 
-def known_errors(trial: Trial) -> dict[str, float]:
+def known_errors(trial: Trial, objectives: Iterable[str]) -> dict[str, float]:
     """As `value_errors`; empty where the scores are damaged, so that what the search measured can be shown."""
     try:
-        return value_errors(trial)
+        return value_errors(trial, objectives)
     except AttnSearchError:
         return {}
 
 
-def undefined_lines(trials: Iterable[Trial]) -> list[str]:
+def undefined_lines(trials: Iterable[Trial], objectives: Iterable[str]) -> list[str]:
     """Which trials have no value of an objective, a sentence without a full stop for each such objective.
 
     Raises:
         ConfigError, StoreError: there is no such trial, or its scores are damaged.
     """
     of_objective: dict[str, list[Trial]] = {}
+    keys = list(objectives)
     for trial in trials:
-        for key, error in value_errors(trial).items():
+        for key, error in value_errors(trial, keys).items():
             if math.isnan(error) and key.partition("/")[2] in trial.score_table().never_defined():
                 of_objective.setdefault(key, []).append(trial)
     return [_undefined_line(key, found) for key, found in of_objective.items()]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from attnsearch.config.load import LoadedStudy, load_stored_settings, with_settings
@@ -201,8 +202,6 @@ def _compared(
 
 def _values_of(number: int, key: str, repeats: Sequence[TrialRow]) -> Floats:
     """(n,) a metric of the repetitions of a trial."""
-    import numpy as np
-
     values = [trial.metrics.get(key, math.nan) for trial in repeats if trial.params.get(OF_TRIAL) == number]
     measured = np.array(values, dtype=np.float64)
     return measured[~np.isnan(measured)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 
 from attnsearch.search.study import BOUNDS, Bounds
@@ -94,8 +95,6 @@ def _volumes(ended: Sequence[TrialRow], bounds: Bounds, directions: Sequence[str
 
     An objective in which the first trials are all equal counts as 1 there, so that the others still tell.
     """
-    import numpy as np
-
     from attnsearch.metrics.statistics import added_volume, non_dominated
 
     signs = [1.0 if direction == "maximize" else -1.0 for direction in directions]

@@ -12,8 +12,7 @@ from optuna.trial import TrialState
 
 from attnsearch.metrics.registry import higher_is_better
 from attnsearch.search.trials import StudyRows, TrialRow
-from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
-from attnsearch.store.layout import StudyLayout
+from attnsearch.store.image_scores import ScoreTable
 
 if TYPE_CHECKING:
     from attnsearch.metrics.statistics import WinnerCheck
@@ -48,22 +47,18 @@ class Reliability:
     n_undefined: int
 
 
-def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Reliability | str | None:
+def reliability(tables: Sequence[ScoreTable], metric: str) -> Reliability | str | None:
     """The reliability of the order of some trials, from their scores of single images on validation.
 
     Args:
         metric: by its own name, such as `relevance_gain`.
     Returns:
-        None with fewer than two scored trials or without this metric; a sentence where they were not scored alike.
-    Raises:
-        StoreError: scores cannot be read.
+        None with fewer than two trials or without this metric; a sentence where they were not scored alike.
     """
     import numpy as np
 
     from attnsearch.metrics.statistics import krippendorff_alpha, split_half_winner
 
-    paths = [layout.trial(number).scores("val") for number in numbers]
-    tables = [read_scores(one) for one in paths if has_scores(one)]
     if len(tables) < 2 or any(metric not in table.values for table in tables):
         return None
     keys = {(table.about["version"], str(table.about["settings"]), table.about["images"]) for table in tables}
@@ -82,15 +77,15 @@ def reliability(layout: StudyLayout, numbers: Sequence[int], metric: str) -> Rel
 
 def _under_two_fills(tables: Sequence[ScoreTable]) -> float:
     import numpy as np
-    from scipy import stats
+
+    from attnsearch.metrics.statistics import rank_correlation
 
     second = next((name for name in tables[0].values if name.startswith("relevance_gain_")), None)
     if second is None or len(tables) < 3:
         return float("nan")
-    means = np.array([[table.means()["relevance_gain"], table.means()[second]] for table in tables])
-    if np.isnan(means).any() or (np.ptp(means, axis=0) == 0).any():
-        return float("nan")
-    return float(stats.spearmanr(means[:, 0], means[:, 1]).statistic)
+    means = [table.means() for table in tables]
+    gains = [np.array([[of_trial[name] for of_trial in means]]) for name in ("relevance_gain", second)]  # (1, n) each
+    return float(rank_correlation(*gains)[0])
 
 
 def importances(study: optuna.Study) -> dict[str, Mapping[str, float]]:

@@ -41,7 +41,9 @@ Space = Mapping[str, Parameter]
 Settings = dict[str, Scalar]
 
 _CALLED: dict[Need | None, str] = {
-    **{"masks": "part masks", "boxes": "boxes", "points": "part points"},
+    "masks": "part masks",
+    "boxes": "boxes",
+    "points": "part points",
     "interventions": "images that can be drawn again with other parts",
 }
 
@@ -367,11 +369,10 @@ def _score_problem(key: str, experiment: ExperimentConfig, val: ImageTable) -> s
 
 def _data_problem(key: str, metric: Metric, data: DataSettings, val: ImageTable) -> str | None:
     """One line for a score of whose needs the data set lacks one."""
-    known = (*val.regions, *(("interventions",) if isinstance(data, SyntheticData) else ()))
-    if metric.needs in _CALLED and metric.needs not in known:
-        return f"{key}: needs {_CALLED[metric.needs]}, which this data set does not have; remove it or use other data"
     if metric.needs == "interventions" and isinstance(data, SyntheticData):
         return _codes_problem(key, data)
+    if metric.needs in _CALLED and metric.needs not in val.regions:
+        return f"{key}: needs {_CALLED[metric.needs]}, which this data set does not have; remove it or use other data"
     return None
 
 

@@ -87,6 +87,11 @@ class StudyRows:
     ties: tuple[int, ...] = ()
     n_refined: int | None = None
 
+    @property
+    def complete(self) -> list[TrialRow]:
+        """The trials that were trained to their end."""
+        return [trial for trial in self.trials if trial.state == "complete"]
+
 
 def read_storage(url: str) -> optuna.storages.BaseStorage:
     """Optuna's storage for looking only: it blocks no worker and writes nothing.

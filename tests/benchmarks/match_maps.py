@@ -25,9 +25,9 @@ from attnsearch.config.load import load_experiment
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.data.tables import places_of
 from attnsearch.evaluation.baselines import OCCLUSION
-from attnsearch.evaluation.compare import mean_intervals
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.evaluation.scorer import SaliencyScorer
+from attnsearch.metrics.statistics import mean_interval
 from attnsearch.models import build_model
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable
@@ -125,8 +125,9 @@ def tables(evaluation: Evaluation, files: TrialLayout, n_queries: int) -> Iterat
 
 def row_of(family: str, name: str, table: ScoreTable) -> str:
     """One line of the table of the page."""
-    intervals = mean_intervals(table)
-    cells = [f"{one.mean:.2f} ({one.low:.2f} to {one.high:.2f})" for one in (intervals[key] for key in COLUMNS)]
+    values = table.defined_values()
+    intervals = [mean_interval(values[key]) for key in COLUMNS]
+    cells = [f"{one.mean:.2f} ({one.low:.2f} to {one.high:.2f})" for one in intervals]
     return f"| `{family}` | {name} | {' | '.join(cells)} |"
 
 

@@ -23,7 +23,7 @@ from attnsearch.data.tables import fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import score_archive as module
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.evaluation.score_archive import chosen_on_validation, scored_ids
+from attnsearch.evaluation.score_archive import scored_ids
 from attnsearch.metrics.gains import influence_values
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable, read_scores
@@ -443,7 +443,6 @@ def test_a_gain_of_calibrated_probabilities_stands_where_a_temperature_was_fitte
     path.write_text(json.dumps({**about, "temperature": 2.0}))
     table = scored()
     assert table.about["temperature"] == 2.0
-    assert chosen_on_validation(table)["temperature"] == 2.0
     plain, calibrated = (table.terms[f"{gain}.untouched"] for gain in ("relevance_gain", "calibrated_gain"))
     odds = plain / (1 - plain)  # two classes, so that halved logits give the root of the odds
     np.testing.assert_allclose(calibrated / (1 - calibrated), np.sqrt(odds), rtol=1e-4)

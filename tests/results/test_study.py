@@ -12,6 +12,8 @@ from attnsearch.errors import ConfigError
 from attnsearch.results.reader import load_study
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
+from attnsearch.search.pareto import Reliability
+from attnsearch.search.trials import StudyRows
 from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.store.urls import default_url
 from tests.explorer.built import Built, write_trial_scores
@@ -67,6 +69,19 @@ def test_compare_gives_a_row_per_pair(copied: Built) -> None:
     assert row.low < row.difference < row.high
     with pytest.raises(ConfigError, match="trial 2 of study 'hunt' has no scores on val"):
         study.compare("deletion_gain", [0, 2])
+
+
+def test_the_order_of_the_trials_is_judged_by_those_that_were_scored(
+    copied: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyReader(copied.layout)
+    monkeypatch.setattr(StudyReader, "rows", StudyRows(**{**vars(study.rows), "best": (0, 1, 2)}))
+    write_trial_scores(copied.layout, 0, IDS, {"gini": [0.1, 0.2] * 3})
+    assert study.reliability("gini") is None
+    write_trial_scores(copied.layout, 1, IDS, {"gini": [0.3, 0.4] * 3})
+    found = study.reliability("gini")
+    assert isinstance(found, Reliability)
+    assert (found.n_trials, found.n_images, found.alpha) == (2, 6, pytest.approx(1.0))
 
 
 def test_scorings_on_record_are_one_table(copied: Built) -> None:

@@ -79,7 +79,7 @@ def test_a_gain_has_the_error_and_interval_of_a_ratio() -> None:
     assert summary["val/relevance_gain_se"] == pytest.approx(0.062568, abs=1e-6)
     interval = mean_interval(np.array([0.802401, 0.587378, 0.671290]))
     assert summary["val/relevance_gain_low"] == pytest.approx(interval.low, abs=1e-5)
-    assert value_errors(trial) == {"val/relevance_gain": pytest.approx(0.062568, abs=1e-6)}
+    assert value_errors(trial, trial.values) == {"val/relevance_gain": pytest.approx(0.062568, abs=1e-6)}
 
 
 def test_an_undefined_gain_has_no_interval_and_its_reason_is_said() -> None:
@@ -87,11 +87,11 @@ def test_an_undefined_gain_has_no_interval_and_its_reason_is_said() -> None:
     summary = dead.score_summary()
     assert summary["val/relevance_gain"] == 0
     assert all(math.isnan(summary[f"val/relevance_gain_{end}"]) for end in ("se", "low", "high"))
-    assert undefined_lines([OneTrial(0, SHEET), dead, OneTrial(7, DEAD)]) == [
+    assert undefined_lines([OneTrial(0, SHEET), dead, OneTrial(7, DEAD)], dead.values) == [
         "val/relevance_gain of trials 4, 7 is undefined and counts as 0: the fill changes nothing: the mean drop is "
         "0.0367, and 0.1 is needed (trial 4)"
     ]
-    assert undefined_lines([OneTrial(0, SHEET)]) == []
+    assert undefined_lines([OneTrial(0, SHEET)], dead.values) == []
 
 
 def test_the_gain_of_some_images_is_the_ratio_of_their_sums() -> None:
@@ -124,11 +124,18 @@ def test_damaged_scores_leave_the_values_of_a_study_readable(copied: Built, monk
         raise StoreError("scores_val.csv is damaged")
 
     monkeypatch.setattr(TrialReader, "score_summary", refuse)
-    monkeypatch.setattr(TrialReader, "values", {"val/gini": 0.5})
     trial = StudyReader(copied.layout).trial(1)
-    assert known_errors(trial) == {}
+    assert known_errors(trial, ["val/gini"]) == {}
     with pytest.raises(StoreError, match=r"scores_val\.csv"):
-        value_errors(trial)
+        value_errors(trial, ["val/gini"])
+
+
+def test_without_a_score_among_the_objectives_no_file_is_read(copied: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrialReader, "score_summary", lambda self, split="val": pytest.fail("read"))
+    study = StudyReader(copied.layout)
+    rows = StudyRows(**{**vars(study.rows), "objectives": {"val/accuracy": "maximize"}})
+    monkeypatch.setattr(StudyReader, "rows", rows)
+    assert study.value_errors() == {0: {}, 1: {}, 2: {}}
 
 
 def test_trials_have_a_column_of_standard_errors(copied: Built) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import optuna
 import pytest
 
 from attnsearch.search.pareto import MIN_TRIALS, Reliability, front_of, importances, reliability
 from attnsearch.search.trials import rows_of
-from attnsearch.store.image_scores import make_table, write_score_files
-from attnsearch.store.layout import StudyLayout
+from attnsearch.store.image_scores import ScoreTable, make_table
 from attnsearch.store.score_journal import ImageScore
 
 
@@ -51,25 +48,19 @@ def test_few_trials_have_no_importances() -> None:
     assert importances(study_of(*points)) == {}
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> StudyLayout:
-    return StudyLayout(tmp_path, "here", "hunt")
-
-
-def write(layout: StudyLayout, number: int, gains: list[float], *, blurred: float = 0.0, n_steps: int = 4) -> None:
-    about = {"version": 1, "settings": {"n_steps": n_steps}, "images": "i", "digest": f"{number}"}
-    about |= {"split": "val", "grid": [7, 7], "checkpoint": {"epoch": 3}}
+def table_of(gains: list[float], *, blurred: float = 0.0, n_steps: int = 4) -> ScoreTable:
+    about = {"version": 1, "settings": {"n_steps": n_steps}, "images": "i", "split": "val"}
     rows = [
         ImageScore(str(row), {"relevance_gain": gain, "relevance_gain_blur": blurred}, {})
         for row, gain in enumerate(gains)
     ]
-    write_score_files(layout.trial(number).scores("val"), make_table(rows, (), about))
+    return make_table(rows, (), about)
 
 
-def test_images_that_agree_make_the_order_reliable(layout: StudyLayout) -> None:
-    for number, (level, blurred) in enumerate([(0.1, 0.5), (0.2, 0.6), (0.4, 0.9)]):
-        write(layout, number, [level, level + 0.5, level + 0.25], blurred=blurred)
-    found = reliability(layout, [0, 1, 2], "relevance_gain")
+def test_images_that_agree_make_the_order_reliable() -> None:
+    levels = [(0.1, 0.5), (0.2, 0.6), (0.4, 0.9)]
+    tables = [table_of([level, level + 0.5, level + 0.25], blurred=blurred) for level, blurred in levels]
+    found = reliability(tables, "relevance_gain")
     assert isinstance(found, Reliability)
     assert (found.n_trials, found.n_images, found.alpha) == (3, 3, pytest.approx(1.0))
     assert (found.winner.same, found.winner.chance) == (1.0, pytest.approx(1 / 3))
@@ -77,18 +68,15 @@ def test_images_that_agree_make_the_order_reliable(layout: StudyLayout) -> None:
     assert found.second_fill == pytest.approx(1.0)
 
 
-def test_images_that_contradict_each_other_do_not(layout: StudyLayout) -> None:
-    write(layout, 0, [0.1, 0.9])
-    write(layout, 1, [0.9, 0.1])
-    found = reliability(layout, [0, 1], "relevance_gain")
+def test_images_that_contradict_each_other_do_not() -> None:
+    found = reliability([table_of([0.1, 0.9]), table_of([0.9, 0.1])], "relevance_gain")
     assert isinstance(found, Reliability)
     assert found.alpha < 0
     assert found.n_undefined == 0
 
 
-def test_scores_of_different_settings_have_no_order(layout: StudyLayout) -> None:
-    write(layout, 0, [0.1, 0.9])
-    write(layout, 1, [0.1, 0.9], n_steps=8)
-    assert "scored with different settings" in str(reliability(layout, [0, 1], "relevance_gain"))
-    assert reliability(layout, [0], "relevance_gain") is None
-    assert reliability(layout, [0, 7], "relevance_gain") is None
+def test_scores_of_different_settings_have_no_order() -> None:
+    first, second = table_of([0.1, 0.9]), table_of([0.1, 0.9], n_steps=8)
+    assert "scored with different settings" in str(reliability([first, second], "relevance_gain"))
+    assert reliability([first], "relevance_gain") is None
+    assert reliability([first, first], "gini") is None
