@@ -41,7 +41,7 @@ class _CheckedImage:
     """An image with what is wrong with its file, or else its upright size in pixels and the hash of its bytes.
 
     Attributes:
-        thumbnail: (D,).
+        thumbnail: (D,), where images are compared: those of all, or of none.
     """
 
     image: ListedImage
@@ -143,13 +143,14 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> DataCheck:
         except DataError as error:
             problems.append(DataProblem("layout", str(listing.root), str(error)))
     present = [image for image in images if is_utf8(image.image_id) and is_file(image.path)]  # others: see `problems`
-    checked = list(with_bar(_check_files(present, cfg), "Checking images", n_steps=len(present), force=progress))
+    is_compared = listing.match_rule is not None or not cfg.drawn_by
+    files = _check_files(present, cfg, with_thumbnails=is_compared)
+    checked = list(with_bar(files, "Checking images", n_steps=len(present), force=progress))
     problems += _unreadable(checked)
     readable = [file for file in checked if not file.problem]
     problems += _duplicates(readable)
     if listing.match_rule is None:
-        near = [] if cfg.drawn_by else _near_duplicates(readable)
-        return DataCheck([*problems, *near, *_small(readable, cfg)])
+        return DataCheck([*problems, *_near_duplicates(readable), *_small(readable, cfg)])
     near = _near_train(readable)
     return DataCheck([*problems, *near], _count(cfg.name, listing, images, readable, n_near_train=len(near)))
 
@@ -160,7 +161,7 @@ def _with_splits(images: Sequence[ListedImage], tables: DataTables) -> list[List
     return [replace(image, split=split_of[image.image_id]) for image in images]
 
 
-def _check_files(images: Sequence[ListedImage], cfg: DataConfig) -> Iterator[_CheckedImage]:
+def _check_files(images: Sequence[ListedImage], cfg: DataConfig, *, with_thumbnails: bool) -> Iterator[_CheckedImage]:
     resizing = geometry.Resizing(cfg.resized_hw, cfg.resize, cfg.aspect)
 
     def check(image: ListedImage) -> _CheckedImage:
@@ -171,7 +172,8 @@ def _check_files(images: Sequence[ListedImage], cfg: DataConfig) -> Iterator[_Ch
             return _CheckedImage(image, str(error))
         except OSError as error:
             return _CheckedImage(image, f"{image.path}: cannot be read ({error})")
-        return _CheckedImage(image, size_hw=size_hw, digest=digest, thumbnail=thumbnail(image.path))
+        small = thumbnail(image.path) if with_thumbnails else None
+        return _CheckedImage(image, size_hw=size_hw, digest=digest, thumbnail=small)
 
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-check") as pool:
         yield from pool.map(check, images)
@@ -216,7 +218,7 @@ def _thumbnails(checked: Iterable[_CheckedImage]) -> NDArray[np.uint8]:
 def _near_duplicates(checked: Sequence[_CheckedImage]) -> list[DataProblem]:
     """Pairs of images that nearly equal each other, a warning for each two splits, or one split, that hold some.
 
-    Files of the same bytes in two splits are left to `_duplicates`.
+    Files of the same bytes in two splits are left to `_duplicates`. None where there are no thumbnails.
     """
     of_splits: dict[tuple[Split, Split], list[str]] = defaultdict(list)
     where: dict[tuple[Split, Split], str] = {}

@@ -93,18 +93,16 @@ class _Held:
             )
 
 
-def _checked_sizes(train: Iterable[ListedImage]) -> dict[str, int]:
+def _checked_sizes(train: Sequence[ListedImage]) -> dict[str, int]:
     """Class -> images."""
-    members: dict[str, list[ListedImage]] = defaultdict(list)
+    sizes = Counter(image.class_name for image in train)
     for image in train:
-        members[image.class_name].append(image)
-    for name, (first, *others) in members.items():
-        if not others:
+        if sizes[image.class_name] == 1:
             raise DataError(
-                f"class {name} has 1 training image ({first.image_id}), too few to hold out "
+                f"class {image.class_name} has 1 training image ({image.image_id}), too few to hold out "
                 "validation images; add images or a val folder"
             )
-    return {name: len(of_class) for name, of_class in members.items()}
+    return sizes
 
 
 def _groups(train: Iterable[ListedImage], settings: HoldOut) -> dict[str, list[Group]]:

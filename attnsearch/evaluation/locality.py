@@ -12,11 +12,11 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from attnsearch.data.loader import BatchLoader
 from attnsearch.data.synthetic.birds import N_VARIANTS, PARTS
+from attnsearch.data.synthetic.canvas import masks_of_numbers
 from attnsearch.data.synthetic.redraw import BirdRedraw
 from attnsearch.data.tables import fixed_subset
 from attnsearch.device import device_errors
@@ -140,7 +140,7 @@ class _BirdsOfIndependentParts:
         for place in places:
             beak, eye_ring, wing_bar, tail = self.codes[place].tolist()
             image, numbers = self.birds.draw(self.image_ids[place], code=(beak, eye_ring, wing_bar, tail))
-            masks += [Image.fromarray((np.asarray(numbers) == number) * np.uint8(255)) for number in _NUMBERS]
+            masks += masks_of_numbers(numbers, _NUMBERS)
             copies += [ImageToDraw(f"{place}/{part}", image) for part in PARTS]  # one row for each mask
         source = open_images(copies, data, self.opened.class_names, masks=masks).under(data)
         loader = BatchLoader(source, "val", batch_size=1, device=self.opened.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -25,6 +25,12 @@ _QUARTER = 3
 """Of the nine samples of a pixel, the least number of which covers a quarter of it."""
 _TURN = np.linspace(0, 2 * math.pi, 20, endpoint=False)
 _CIRCLE: Floats = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=-1)
+
+
+def masks_of_numbers(mask: Image.Image, numbers: Iterable[int]) -> list[Image.Image]:
+    """One mask (L) for each number, white where a mask (L) of numbers holds it."""
+    held = np.asarray(mask)  # (H, W)
+    return [Image.fromarray((held == number) * np.uint8(255)) for number in numbers]
 
 
 def smooth(points: ArrayLike, *, n_steps: int = 6) -> Floats:

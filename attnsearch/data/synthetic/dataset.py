@@ -6,6 +6,7 @@ import csv
 import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,8 @@ def bird_jobs(cfg: SyntheticData) -> Iterator[BirdJob]:
 
 def _parts_left(seed: tuple[int, ...], fraction: float) -> tuple[str, ...]:
     """The parts of a training image: all, or in a fraction of the images any subset but none and all."""
+    if fraction == 0:
+        return PARTS
     rng = np.random.default_rng((*seed, _MISSING))
     is_complete, place = float(rng.random()) >= fraction, int(rng.integers(len(_SUBSETS)))
     return PARTS if is_complete else _SUBSETS[place]
@@ -123,10 +126,8 @@ def compatible_classes(codes: dict[str, Code], code: Code, present: Collection[s
 
 def _with_classes(cfg: SyntheticData, images: tuple[ListedImage, ...]) -> tuple[ListedImage, ...]:
     """The images, each of which without some parts with the classes that it may be of."""
-    codes = species_codes(cfg)
-    possible = {
-        job.image_id: compatible_classes(codes, job.code, job.present) for job in bird_jobs(cfg) if job.present != PARTS
-    }
+    compatible = cache(partial(compatible_classes, species_codes(cfg)))  # many images of a class lack the same parts
+    possible = {job.image_id: compatible(job.code, job.present) for job in bird_jobs(cfg) if job.present != PARTS}
     return tuple(replace(image, possible_classes=possible.get(image.image_id)) for image in images)
 
 

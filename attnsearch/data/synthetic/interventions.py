@@ -5,19 +5,17 @@ Both sides of every difference stay in memory, since JPEG changes more pixels th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 from PIL import Image
 
 from attnsearch.config.data import SyntheticData
 from attnsearch.config.images import DataSettings
 from attnsearch.data.synthetic.birds import PARTS, Code
-from attnsearch.data.synthetic.canvas import FIRST_CLUTTER
+from attnsearch.data.synthetic.canvas import FIRST_CLUTTER, masks_of_numbers
 from attnsearch.data.synthetic.redraw import BirdRedraw
 
 N_SUBSETS = 2 ** len(PARTS)
@@ -50,8 +48,7 @@ class PartDrawings:
     """
 
     def __init__(self, cfg: SyntheticData) -> None:
-        self._cfg = cfg
-        self._of_thread = threading.local()
+        self._redraw = BirdRedraw(cfg)
         self.codes = self._redraw.codes
 
     @classmethod
@@ -68,32 +65,22 @@ class PartDrawings:
         with ThreadPoolExecutor(n_threads, thread_name_prefix="attnsearch-draw") as pool:
             return list(pool.map(self._draw_one, image_ids))
 
-    @property
-    def _redraw(self) -> BirdRedraw:
-        """What draws in this thread: it remembers one image at a time."""
-        if not hasattr(self._of_thread, "redraw"):
-            self._of_thread.redraw = BirdRedraw(self._cfg)
-        redraw: BirdRedraw = self._of_thread.redraw
-        return redraw
-
     def _draw_one(self, image_id: str) -> DrawnImage:
-        redraw = self._redraw
-        code, n_clutter = redraw.code_of(image_id), redraw.n_clutter(image_id)
+        """The copies of one image, of which this thread alone holds the drawing."""
+        code, drawing = self._redraw.code_of(image_id), self._redraw.drawing(image_id)
         swaps = [
             (part, variant)
             for part, own in enumerate(code)
-            for variant in sorted({other[part] for other in redraw.codes} - {own})
+            for variant in sorted({other[part] for other in self.codes} - {own})
         ]
         changes: list[dict[str, Any]] = [{"present": present} for present in _WITH_PART[:-1]]
         changes += [{"code": _swapped(code, part, variant)} for part, variant in swaps]
-        changes += [{"without_clutter": number} for number in range(n_clutter)]
-        copies = [redraw.draw(image_id, **change, counted=())[0] for change in changes]
-        image, mask = redraw.draw(image_id)
+        changes += [{"without_clutter": number} for number in range(drawing.n_clutter)]
+        copies = [drawing.render(**{"code": code, **change}, counted=())[0] for change in changes]
+        image, mask = drawing.render(code)
         copies.insert(N_SUBSETS - 1, image)
-        complete = np.asarray(mask)
-        numbers = [*range(1, len(PARTS) + 1), *range(FIRST_CLUTTER, FIRST_CLUTTER + n_clutter)]
-        masks = tuple(Image.fromarray((complete == number) * np.uint8(255)) for number in numbers)
-        return DrawnImage(tuple(swaps), n_clutter, tuple(copies), masks)
+        numbers = [*range(1, len(PARTS) + 1), *range(FIRST_CLUTTER, FIRST_CLUTTER + drawing.n_clutter)]
+        return DrawnImage(tuple(swaps), drawing.n_clutter, tuple(copies), tuple(masks_of_numbers(mask, numbers)))
 
 
 def _swapped(code: Code, part: int, variant: int) -> Code:

@@ -31,7 +31,7 @@ class BirdRedraw:
         self.codes: tuple[Code, ...] = tuple(species_codes(cfg).values())
         self._cfg = cfg
         self._jobs = {job.image_id: job for job in bird_jobs(cfg)}
-        self._drawing_of = lru_cache(maxsize=1)(self._new_drawing)
+        self._drawing_of = lru_cache(maxsize=1)(self.drawing)
 
     @classmethod
     def of(cls, cfg: DataConfig) -> BirdRedraw:
@@ -53,6 +53,14 @@ class BirdRedraw:
             DataError: the data set has no such image.
         """
         return self._job(image_id).code
+
+    def drawing(self, image_id: str) -> BirdDrawing:
+        """A new drawing of an image, for a caller that renders it many times, or in a thread of its own.
+
+        Raises:
+            DataError: the data set has no such image.
+        """
+        return BirdDrawing(self._job(image_id).rng(), self._cfg)
 
     def n_clutter(self, image_id: str) -> int:
         """Number of things behind the bird: twigs, leaves and berries.
@@ -96,6 +104,3 @@ class BirdRedraw:
         if image_id not in self._jobs:
             raise DataError(f"data synthetic: no image is called {image_id!r} under these settings")
         return self._jobs[image_id]
-
-    def _new_drawing(self, image_id: str) -> BirdDrawing:
-        return BirdDrawing(self._job(image_id).rng(), self._cfg)
