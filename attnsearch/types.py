@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+HALVES = ("_half_a", "_half_b")
+"""What follows the name of a metric that is measured on one of the two `fixed_halves` of validation."""
 Direction = Literal["maximize", "minimize"]
 MatchRule = Literal["camera", "group", "open"]
 """What a query and an image of its identity must not have in common to be a match: camera, group, or content."""
@@ -28,6 +30,8 @@ URL_VARIABLE = "ATTNSEARCH_STORAGE_URL"
 """Environment variable with the database where a command has no `--storage`; a search sets it for its workers."""
 Fill = Literal["mean", "black", "white", "blur"]
 """What replaces a removed cell; `mean` is ImageNet's mean colour, 0 after normalisation."""
+DELETION_CELLS = 4
+"""Cells along each side of an image, of which `data.cell_deletion` deletes one, and IDSDS each in turn."""
 
 
 @dataclass(frozen=True)

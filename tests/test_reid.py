@@ -15,7 +15,6 @@ import pytest
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import study_of_one
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.data.tables import HALVES
 from attnsearch.errors import ConfigError, NonFiniteLoss, TrialInterrupted
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.search.space import check_scores
@@ -23,6 +22,7 @@ from attnsearch.store.archive import read_archive
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training.trainer import fit
+from attnsearch.types import HALVES
 from tests.tiny import RecordingContext
 from tests.training.test_trainer import assert_same, final_state, stop_at, timeless
 

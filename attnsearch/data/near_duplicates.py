@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from attnsearch.data.built_folders import build_once, digest_of_files
 from attnsearch.data.images import decode_resized
@@ -87,6 +85,9 @@ def near_pairs(images: Thumbnails) -> Iterator[tuple[int, int, float]]:
 
 def groups_of(n_images: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) a number for each image, equal for those that a chain of pairs (P, 2) connects."""
+    from scipy.sparse import coo_array  # what only reads tables has no images to group
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(pairs), dtype=bool)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(n_images, n_images))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)

@@ -25,8 +25,6 @@ from attnsearch.types import SPLITS, MatchRule, Split
 logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
-HALVES = ("_half_a", "_half_b")
-"""What follows the name of a metric that is measured on one of the two `fixed_halves` of validation."""
 
 _OPTIONAL_COLUMNS = ("boxes", "points", "cameras", "groups", "is_query", "possible")
 """Arrays (N, ...) of a split, or None."""

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from attnsearch import geometry
 from attnsearch.config.images import DataSettings, MultiScale
+from attnsearch.types import DELETION_CELLS
 
 D = TypeVar("D", bound=np.generic)
 N_TRIES = 10
 _N_DRAWS = 5
 _RATIO = (3 / 4, 4 / 3)
-DELETION_CELLS = 4
-"""Along each side of an image, of which one is deleted."""
 _ERASED_AREA = (0.02, 1 / 3)  # of the shown image
 _ERASED_RATIO = (0.3, 1 / 0.3)  # height / width
 

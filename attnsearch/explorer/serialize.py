@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from attnsearch.data.tables import HALVES
 from attnsearch.explorer.archives import ImageScores, OpenArchive
 from attnsearch.metrics.registry import all_metrics, better_direction, metric_of, title_of
 from attnsearch.results.selection import Selection
 from attnsearch.results.study import StudyReader
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
+from attnsearch.types import HALVES
 
 
 def plain(value: Any) -> Any:

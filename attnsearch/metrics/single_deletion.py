@@ -12,9 +12,7 @@ from torch import Tensor
 from attnsearch.metrics.perturbation import SaliencyCase
 from attnsearch.metrics.removal import upscale_cells
 from attnsearch.metrics.statistics import rank_correlation
-
-SIDE = 4
-"""Cells along each side of the image."""
+from attnsearch.types import DELETION_CELLS
 
 
 def idsds_of(case: SaliencyCase) -> Tensor:
@@ -26,10 +24,10 @@ def idsds_of(case: SaliencyCase) -> Tensor:
         settings, by default the predicted one; a NaN is left out and counted, where the released code keeps it.
     """
     height, width = case.images.shape[2:]
-    cells = torch.arange(SIDE**2, device=case.images.device).view(SIDE, SIDE)
+    cells = torch.arange(DELETION_CELLS**2, device=case.images.device).view(DELETION_CELLS, DELETION_CELLS)
     cell_of_pixel = upscale_cells(cells, (height, width))  # (H, W)
     filled, untouched = case.filled("mean"), case.untouched_of("logit")  # (B, 3, H, W), (B,)
-    copies = (torch.where(cell_of_pixel == cell, filled, case.images) for cell in range(SIDE**2))
+    copies = (torch.where(cell_of_pixel == cell, filled, case.images) for cell in range(DELETION_CELLS**2))
     drops = torch.stack([untouched - case.scores(copy, of="logit") for copy in copies], dim=1)  # (B, 16)
     means = _means_of_cells(upscale_cells(case.saliency.double(), (height, width)), cell_of_pixel)  # (B, 16)
     found = rank_correlation(drops.cpu().numpy(), means.cpu().numpy())
@@ -41,7 +39,7 @@ def _means_of_cells(pixels: Tensor, cell_of_pixel: Tensor) -> Tensor:
 
     Means have the order of sums where four divides the sides, and elsewhere do not prefer the larger cells.
     """
-    sums = pixels.new_zeros(len(pixels), SIDE**2).index_add_(1, cell_of_pixel.flatten(), pixels.flatten(1))
-    means = sums / torch.bincount(cell_of_pixel.flatten(), minlength=SIDE**2)
+    sums = pixels.new_zeros(len(pixels), DELETION_CELLS**2).index_add_(1, cell_of_pixel.flatten(), pixels.flatten(1))
+    means = sums / torch.bincount(cell_of_pixel.flatten(), minlength=DELETION_CELLS**2)
     largest = means.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(means.dtype).tiny)
     return (means / largest).round(decimals=9)

@@ -158,9 +158,7 @@ class Dcal(AttentionModel):
     def cell_features(self, batch: Batch) -> Tensor:
         """The tokens that enter the last block, where the class token attends to them: (B, D, h, w)."""
         tokens, grid = self._embed(batch)  # (B, T, D)
-        for block in list(self.backbone.blocks)[:-1]:
-            query, key, value = project(cast(TimmBlock, block), tokens)  # (B, H, T, d) each
-            tokens = finish(cast(TimmBlock, block), tokens, attend(query, key, value, None))
+        tokens = self.backbone.blocks[:-1](tokens)
         return self._on_cells(tokens.transpose(1, 2), grid, batch)
 
     def _embed(self, batch: Batch) -> tuple[Tensor, tuple[int, int]]:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from attnsearch.data.tables import HALVES
 from attnsearch.metrics.registry import is_score
 from attnsearch.metrics.statistics import ALPHA, cross_fitted
 from attnsearch.results.uncertainty import Trial, tie_line, undefined_lines
@@ -15,6 +14,7 @@ from attnsearch.search.history import History, history_of
 from attnsearch.search.pareto import Reliability
 from attnsearch.search.trials import StudyRows
 from attnsearch.store.study_files import Confirmation, ConfirmedMetric, ConfirmedTrial
+from attnsearch.types import HALVES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,11 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import LoadedStudy
 from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
-from attnsearch.data.tables import HALVES
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.metrics.registry import is_score
 from attnsearch.store.layout import StudyLayout
-from attnsearch.types import TrialResult
+from attnsearch.types import HALVES, TrialResult
 
 IDENTITY = "attnsearch_identity"
 UUID = "attnsearch_uuid"

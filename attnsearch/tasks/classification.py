@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import ClassificationSettings
-from attnsearch.data.tables import HALVES, fixed_halves
+from attnsearch.data.tables import fixed_halves
 from attnsearch.tasks.base import PassMetrics, RunningSums, SoftTargets, Task
-from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Followed, HeadOutput, Need
+from attnsearch.types import HALVES, AttentionArchive, AttentionOutput, Batch, Followed, HeadOutput, Need
 
 if TYPE_CHECKING:
     import numpy as np

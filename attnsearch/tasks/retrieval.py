@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.config.evaluation import TargetChoice
-from attnsearch.data.tables import HALVES, fixed_halves, places_of
+from attnsearch.data.tables import fixed_halves, places_of
 from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, distances, rank_features
 from attnsearch.tasks.base import PassMetrics, RunningSums
-from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Distance, Followed, Need, Retrieval
+from attnsearch.types import HALVES, AttentionArchive, AttentionOutput, Batch, Distance, Followed, Need, Retrieval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,6 +1,6 @@
 """Harms real searches at random and checks that nothing is lost, twice or left over.
 
-python tests/benchmarks/chaos.py [--seed 1] [--database sqlite|postgresql] [--signals 50] [--only PHASE]
+PYTHONPATH=. python tests/benchmarks/chaos.py [--seed 1] [--database sqlite|postgresql] [--signals 50] [--only PHASE]
 
 Signals end or pause workers and searches; device errors come out of the training step; a results folder on a small
 tmpfs (needs root) is filled while trials run; the PostgreSQL server is stopped and started again. Every trial must end

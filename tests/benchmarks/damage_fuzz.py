@@ -1,6 +1,6 @@
 """Damages databases and files of a results folder, asks every reader, and counts raw exceptions.
 
-python tests/benchmarks/damage_fuzz.py [--databases 500] [--files 200] [--seed 0]
+PYTHONPATH=. python tests/benchmarks/damage_fuzz.py [--databases 500] [--files 200] [--seed 0]
 
 A raw exception is anything but the package's own errors in a command, and a page that fails without saying why.
 """

@@ -15,6 +15,8 @@ import math
 import tempfile
 from pathlib import Path
 
+from localisation import wilson
+
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.load import load_experiment, with_settings
 from attnsearch.data.loader import open_data
@@ -34,14 +36,6 @@ HEAD = (
     *("family", "map", "accuracy", "relevance gain", "random, centre", "decision gain", "random, centre"),
     *("SD_swap", "untrained: accuracy", "relevance gain"),
 )
-
-
-def wilson(accuracy: float, n_images: int) -> tuple[float, float]:
-    """The 95 % interval of a fraction of images (Wilson 1927)."""
-    z2 = 1.96**2 / n_images
-    middle = (accuracy + z2 / 2) / (1 + z2)
-    width = math.sqrt(z2 * (accuracy * (1 - accuracy) + z2 / 4)) / (1 + z2)
-    return middle - width, middle + width
 
 
 def shown(table: ScoreTable, name: str) -> str:

@@ -1,6 +1,6 @@
 """Harms real searches and counts what is lost: kills, sleeping workers, many writers, exports while running.
 
-python tests/benchmarks/faults.py [--kills 5] [--only NAME]
+PYTHONPATH=. python tests/benchmarks/faults.py [--kills 5] [--only NAME]
 """
 
 from __future__ import annotations

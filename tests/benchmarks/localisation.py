@@ -73,7 +73,7 @@ def wilson(rate: float, n: int) -> tuple[float, float]:
     z = 1.96
     middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return middle - half, middle + half
+    return max(0.0, middle - half), middle + half
 
 
 def untrained(config_path: Path, images: torch.Tensor, masks: Masks, *, n_seeds: int) -> list[float]:

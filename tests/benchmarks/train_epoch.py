@@ -5,7 +5,8 @@ the pixel cache (built beforehand, not timed), augments batches, and uses bf16 a
 Processor time tells more than the clock on a machine that others use too; set OMP_NUM_THREADS=1 there.
 Also timed: our epoch against the same steps on one resident batch, and, with --loader-only, the loaders alone.
 
-    python tests/benchmarks/train_epoch.py --data PATH [--backbone resnet18] [--image-size-px 128] [--n-images 512]
+    PYTHONPATH=. python tests/benchmarks/train_epoch.py --data PATH
+        [--backbone resnet18] [--image-size-px 128] [--n-images 512]
 """
 
 from __future__ import annotations

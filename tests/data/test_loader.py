@@ -48,6 +48,13 @@ def batches(
     return list(made.epoch(epoch))
 
 
+def batch_with_masks(cfg: FolderData, *, n_images: int) -> Batch:
+    """All training images, of which there are so many, and their masks."""
+    made = BatchLoader(open_data(cfg), "train", batch_size=n_images, device="cpu", order=SHUFFLED, with_masks=True)
+    (batch,) = made.epoch(1)
+    return batch
+
+
 def by_row(found: list[Batch]) -> dict[int, torch.Tensor]:
     return {int(row): image for batch in found for row, image in zip(batch.rows, batch.images, strict=True)}
 
@@ -191,8 +198,7 @@ def test_masks_take_the_same_crop_and_flip_as_their_images(
         white.save(mask)
         white.convert("RGB").save(image, quality=95)  # the image is its own mask
     cfg = settings(root, cache_px=cache_px, brightness=0.0, saturation=0.0, pad_px=pad_px)
-    made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
-    (batch,) = made.epoch(1)
+    batch = batch_with_masks(cfg, n_images=8)
     assert batch.part_masks is not None
     assert (batch.part_masks.shape, batch.part_masks.dtype) == ((8, 16, 16), torch.bool)
     seen = denormalised(batch.images)[:, 1] > 0.5
@@ -213,8 +219,7 @@ def test_a_mirrored_padded_image_keeps_its_padding_on_the_right(
         mask.parent.mkdir(parents=True, exist_ok=True)
         halves.save(mask)
     cfg = settings(root, resize="pad", crop_ratio=1.0, cache_px=cache_px, **{**PLAIN, "flip": flip})
-    made = BatchLoader(open_data(cfg), "train", batch_size=4, device="cpu", order=SHUFFLED, with_masks=True)
-    (batch,) = made.epoch(1)
+    batch = batch_with_masks(cfg, n_images=4)
     assert batch.padding is not None
     assert batch.part_masks is not None
     assert (batch.padding == (torch.arange(16) >= 8)).all()
@@ -239,8 +244,7 @@ def white_tree(make_tree: MakeTree) -> Path:
 def test_an_erased_part_is_no_part(make_tree: MakeTree) -> None:
     root = white_tree(make_tree)
     cfg = settings(root, erase=1.0, **PLAIN)
-    made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
-    (batch,) = made.epoch(1)
+    batch = batch_with_masks(cfg, n_images=8)
     assert batch.part_masks is not None
     is_white = ((denormalised(batch.images) - 1).abs() < 1e-5).all(dim=1)
     assert (is_white == batch.part_masks).all()
@@ -250,8 +254,7 @@ def test_an_erased_part_is_no_part(make_tree: MakeTree) -> None:
 def test_a_deleted_cell_has_the_mean_colour_and_no_part(make_tree: MakeTree) -> None:
     root = white_tree(make_tree)
     cfg = settings(root, cell_deletion=1.0, **PLAIN)
-    made = BatchLoader(open_data(cfg), "train", batch_size=8, device="cpu", order=SHUFFLED, with_masks=True)
-    (batch,) = made.epoch(1)
+    batch = batch_with_masks(cfg, n_images=8)
     assert batch.part_masks is not None
     is_deleted = (batch.images == 0).all(dim=1)
     assert (is_deleted == ~batch.part_masks).all()

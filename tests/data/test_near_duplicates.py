@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from attnsearch.data.listing import ListedImage
@@ -30,10 +29,6 @@ def scene(seed: int, size: tuple[int, int] = (64, 128)) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def thumbnail_of(image: Image.Image) -> NDArray[np.uint8]:
-    return thumbnail(image)
-
-
 def recompressed(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=40)
@@ -49,23 +44,23 @@ def recompressed(image: Image.Image) -> Image.Image:
     ],
 )
 def test_copies_are_found_among_others(copy: object) -> None:
-    others = np.stack([thumbnail_of(scene(seed)) for seed in range(20)])
-    ((row, other, value),) = near_duplicates(thumbnail_of(copy(scene(7)))[None], others)  # type: ignore[operator]
+    others = np.stack([thumbnail(scene(seed)) for seed in range(20)])
+    ((row, other, value),) = near_duplicates(thumbnail(copy(scene(7)))[None], others)  # type: ignore[operator]
     assert (row, other) == (0, 7)
     assert value > MIN_CORRELATION
 
 
 def test_other_images_and_mirror_images_are_none() -> None:
-    others = np.stack([thumbnail_of(scene(seed)) for seed in range(20)])
+    others = np.stack([thumbnail(scene(seed)) for seed in range(20)])
     mirror = scene(3).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    images = np.stack([*(thumbnail_of(scene(seed)) for seed in range(100, 110)), thumbnail_of(mirror)])
+    images = np.stack([*(thumbnail(scene(seed)) for seed in range(100, 110)), thumbnail(mirror)])
     assert list(near_duplicates(images, others)) == []
 
 
 def test_exactly_the_images_of_a_full_comparison_are_found() -> None:
     """Many pairs lie near the limit, and rows beyond one block and one chunk are searched."""
     rng = np.random.default_rng(0)
-    base = np.stack([thumbnail_of(scene(seed)) for seed in range(8)]).astype(float)
+    base = np.stack([thumbnail(scene(seed)) for seed in range(8)]).astype(float)
     others = np.clip(base[rng.integers(0, 8, 600)] + rng.normal(0, 9, (600, N_VALUES)), 0, 255).astype(np.uint8)
     noise = rng.uniform(0, 20, (700, 1)) * rng.normal(0, 1, (700, N_VALUES))
     images = np.clip(base[rng.integers(0, 8, 700)] + noise, 0, 255).astype(np.uint8)
@@ -80,7 +75,7 @@ def test_exactly_the_images_of_a_full_comparison_are_found() -> None:
 
 
 def test_a_correlation_is_that_of_the_pixels() -> None:
-    images = np.stack([thumbnail_of(scene(seed)) for seed in range(3)])
+    images = np.stack([thumbnail(scene(seed)) for seed in range(3)])
     assert correlations(images, images) == pytest.approx(np.corrcoef(images), abs=1e-5)
 
 
@@ -94,7 +89,7 @@ def test_images_of_one_colour_equal_nothing() -> None:
 
 def test_all_pairs_of_a_full_comparison_are_found() -> None:
     rng = np.random.default_rng(0)
-    base = np.stack([thumbnail_of(scene(seed)) for seed in range(8)]).astype(float)
+    base = np.stack([thumbnail(scene(seed)) for seed in range(8)]).astype(float)
     images = np.clip(base[rng.integers(0, 8, 700)] + rng.normal(0, 9, (700, N_VALUES)), 0, 255).astype(np.uint8)
     images[3] = 128
     full = correlations(images, images)
@@ -128,5 +123,5 @@ def test_groups_are_found_once_and_images_that_cannot_be_read_are_in_none(
 def test_a_thumbnail_shows_the_whole_image_and_averages() -> None:
     stripes = np.zeros((64, 640, 3), dtype=np.uint8)
     stripes[:, ::2] = 200
-    inner = thumbnail_of(Image.fromarray(stripes)).reshape(32, 32, 3)[:, 1:-1].astype(int)
+    inner = thumbnail(Image.fromarray(stripes)).reshape(32, 32, 3)[:, 1:-1].astype(int)
     assert np.abs(inner - 100).max() <= 1

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from attnsearch.errors import UsageError
 from attnsearch.metrics.perturbation import Curves, RemovalSettings, SaliencyCase
-from attnsearch.metrics.single_deletion import SIDE, idsds_of
+from attnsearch.metrics.single_deletion import idsds_of
+from attnsearch.types import DELETION_CELLS
 
 WEIGHTS = torch.linspace(-2.0, 3.0, 16)[torch.randperm(16, generator=torch.Generator().manual_seed(5))].view(4, 4)
 
@@ -21,7 +22,7 @@ def additive(saliency: Tensor, *, side_px: int = 8, asked: list[int] | None = No
     def follow(masked: Tensor, rows: Tensor) -> Curves:
         if asked is not None:
             asked.append(len(masked))
-        seen = torch.nn.functional.adaptive_avg_pool2d(masked[:, :1], SIDE)[:, 0]  # (M, 4, 4)
+        seen = torch.nn.functional.adaptive_avg_pool2d(masked[:, :1], DELETION_CELLS)[:, 0]  # (M, 4, 4)
         return {"score": torch.zeros(len(masked)), "logit": 40 + (seen * WEIGHTS).sum(dim=(1, 2))}
 
     images = torch.ones(len(saliency), 3, side_px, side_px)
