@@ -69,6 +69,11 @@ def set_threads(n_threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_device(device: torch.device) -> str:
     """One line for records and logs, such as `NVIDIA H200` or `cpu (x86_64, 8 threads)`."""
     import torch
@@ -98,11 +103,13 @@ class Arithmetic:
     Attributes:
         precision: bf16 is autocast: weights, optimizer state and losses stay float32.
         channels_last: whether images and weights are in channels-last memory format.
+        sizes_vary: whether batches of one run have images of several sizes.
     """
 
     device: torch.device
     precision: Precision = "fp32"
     channels_last: bool = False
+    sizes_vary: bool = False
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""
@@ -114,28 +121,46 @@ class Arithmetic:
         """Moves the model to the device, in place."""
         import torch
 
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # fp32 means TF32 where the hardware has it
+            torch.backends.cudnn.benchmark = not self.sizes_vary  # it tries its kernels for each new size
         model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+        return model.to(memory_format=self.memory_format) if self.channels_last else model
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of images and weights."""
+        import torch
+
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place_images(self, batch: Batch) -> Batch:
         """The batch with its images in the memory format of the model."""
-        import torch
-
         if not self.channels_last:
             return batch
-        return replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+        return replace(batch, images=batch.images.contiguous(memory_format=self.memory_format))
 
 
 #: An evaluation batch is some times a training part, which must keep its activations.
 _EVALUATION_FACTOR, _MAX_EVALUATION_BATCH = 4, 64
+#: On a GPU also as many images as take a small part of its memory, at a generous number of bytes for each pixel.
+_EVALUATION_MEMORY, _BYTES_PER_PIXEL, _MAX_GPU_EVALUATION_BATCH = 1 / 16, 1024, 256
 
 
-def evaluation_batch_size(part_images: int) -> int:
-    """Images that are evaluated at once where `part_images` are trained on at once.
+def evaluation_batch_size(
+    batch_size: int, *, accumulation: int, image_hw: tuple[int, int], device: torch.device
+) -> int:
+    """Images of `image_hw` pixels that are evaluated at once where batches are trained on in `accumulation` parts.
 
-    One rule for validation and for later evaluation, so that both round alike.
+    One rule for validation and for later evaluation, so that both round alike: on a GPU it asks for all memory that
+    there is and not for what happens to be free.
     """
-    return min(_MAX_EVALUATION_BATCH, _EVALUATION_FACTOR * part_images)
+    usual = min(_MAX_EVALUATION_BATCH, _EVALUATION_FACTOR * (batch_size // accumulation))
+    if device.type != "cuda":
+        return usual
+    n_bytes = _EVALUATION_MEMORY * device_bytes(device) / accumulation
+    fitting = int(n_bytes // (_BYTES_PER_PIXEL * image_hw[0] * image_hw[1]))
+    return max(usual, min(_MAX_GPU_EVALUATION_BATCH, fitting))
 
 
 def seed_torch(*parts: int | str) -> None:
@@ -295,6 +320,21 @@ def free_memory_bytes() -> int | None:
         return None
     lines = (line.split() for line in _MEMORY.read_text().splitlines())
     return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
+
+
+def device_bytes(device: torch.device) -> int:
+    """All memory of a GPU."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Memory of a GPU that a process can still take; what torch keeps for this one without using it counts as free."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def release_memory(device: torch.device) -> None:

@@ -17,8 +17,9 @@
         ├── NonFiniteLoss
         └── OutOfMemory
 
-Beside the tree stand three outcomes of a trial that are not errors: `TrialPruned` (its curve was not worth continuing),
-`TrialInterrupted` (someone asked the process to stop) and `LeaseLost` (another worker has taken the trial over).
+Beside the tree stand four outcomes of a trial that are not errors: `TrialPruned` (its curve was not worth continuing),
+`TrialPaused` (it waits at a rung for others), `TrialInterrupted` (someone asked the process to stop) and `LeaseLost`
+(another worker has taken the trial over).
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ class OutOfMemory(TrialError):
 
 class TrialPruned(Exception):
     """The pruner ended the trial early."""
+
+
+class TrialPaused(Exception):
+    """The trial has reached the rung at which it waits for others; it may continue later from there."""
 
 
 class TrialInterrupted(Exception):

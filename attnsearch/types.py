@@ -42,11 +42,12 @@ class Batch:
         images: (B, 3, H, W) float32, normalised.
         labels: (B,) int64.
         image_ids: B stable strings (path relative to the data root).
-        rows: (B,) int64, position of each image in its split.
+        rows: (B,) int64 on the CPU, position of each image in its split.
         padding: (B, H, W) bool, True where a pixel is padding, or None where there is none.
         part_masks: (B, H, W) bool, True on discriminative parts, or None.
         cameras: (B,) int64, the camera that took each image, or None where that is not known.
         possible: (B, n_classes) bool, the classes that an image may be of, or None where each shows its one class.
+        has_labels: whether all labels are classes; that of an image of no known class is -1.
     """
 
     images: Tensor
@@ -57,6 +58,7 @@ class Batch:
     part_masks: Tensor | None = None
     cameras: Tensor | None = None
     possible: Tensor | None = None
+    has_labels: bool = True
 
     def take(self, rows: slice | Tensor) -> Batch:
         """Some images of the batch."""
@@ -70,6 +72,7 @@ class Batch:
             part_masks=None if self.part_masks is None else self.part_masks[rows],
             cameras=None if self.cameras is None else self.cameras[rows],
             possible=None if self.possible is None else self.possible[rows],
+            has_labels=self.has_labels,
         )
 
 
@@ -188,6 +191,20 @@ class EpochRecord:
     peak_memory_mb: float
 
 
+@dataclass(frozen=True, eq=False)
+class BestEpochs:
+    """What the best epochs by some metrics are chosen from.
+
+    Attributes:
+        n_trials: that have an epoch where all of the metrics are defined.
+        values: (R, n_metrics) of such epochs, in the order of trials and epochs: the first one that is best in a metric
+            is among them for each metric.
+    """
+
+    n_trials: int
+    values: NDArray[np.float64]
+
+
 class TrialContext(Protocol):
     """What a running trial may ask of, and tell to, what started it.
 
@@ -200,7 +217,8 @@ class TrialContext(Protocol):
     seed: int
     directory: Path
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        """Raises what ends this attempt; also called by the thread that writes files while another one trains."""
 
     def record(self, records: list[EpochRecord]) -> None:
         """Puts all epochs so far into the database (idempotent)."""
@@ -208,6 +226,9 @@ class TrialContext(Protocol):
     def report(self, value: float, epoch: int) -> None: ...
 
     def should_prune(self) -> bool: ...
+
+    def should_pause(self, epoch: int) -> bool:
+        """Whether the trial waits after this epoch (from 1) until others have come as far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +311,7 @@ class TrialResult:
     """How a run ended: the values of its *best* checkpoint, never those of the last epoch.
 
     Attributes:
-        state: "complete", "pruned" or "failed".
+        state: "complete", "pruned", "failed", or "paused" at a rung, from where the trial may continue.
         best_epoch: the epoch of the best checkpoint, from 1; 0 if none finished.
         metrics: `split/name` -> value of the best epoch.
         seconds: training time of all attempts.
@@ -298,7 +319,7 @@ class TrialResult:
         error: one line, for a failed trial.
     """
 
-    state: Literal["complete", "pruned", "failed"]
+    state: Literal["complete", "pruned", "failed", "paused"]
     best_epoch: int
     epochs_run: int
     metrics: Mapping[str, float]

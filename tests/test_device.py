@@ -117,7 +117,45 @@ def test_autocast_computes_in_bf16_and_leaves_weights_in_fp32() -> None:
 
 
 def test_evaluation_batches_are_some_times_a_training_part_up_to_a_limit() -> None:
-    assert [device.evaluation_batch_size(n_images) for n_images in (1, 8, 100)] == [4, 32, 64]
+    def size(n_images: int, accumulation: int = 1) -> int:
+        cpu = torch.device("cpu")
+        return device.evaluation_batch_size(n_images, accumulation=accumulation, image_hw=(96, 96), device=cpu)
+
+    assert [size(n_images) for n_images in (1, 8, 100)] == [4, 32, 64]
+    assert [size(16, accumulation) for accumulation in (1, 2, 4)] == [64, 32, 16]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "side_px", "accumulation", "n_images"),
+    [
+        (128, 96, 1, 256),  # the limit
+        (128, 448, 1, 41),  # 2^37 / 16 / 1024 / 448^2 = 41.8
+        (128, 448, 2, 20),
+        (8, 448, 1, 16),  # memory holds 2 by that estimate, and a training part of 4 has been fitting
+    ],
+)
+def test_evaluation_batches_on_a_gpu_grow_with_its_memory(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: int, side_px: int, accumulation: int, n_images: int
+) -> None:
+    monkeypatch.setattr(device, "device_bytes", lambda _device: gigabytes * 2**30)
+    gpu = torch.device("cuda", 0)
+    found = device.evaluation_batch_size(4, accumulation=accumulation, image_hw=(side_px, side_px), device=gpu)
+    assert found == n_images
+
+
+@pytest.mark.parametrize("sizes_vary", [False, True])
+def test_a_gpu_computes_fp32_as_tf32_and_tries_kernels_where_sizes_repeat(
+    monkeypatch: pytest.MonkeyPatch, sizes_vary: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", sizes_vary)
+    model = torch.nn.Linear(2, 2)
+    device.Arithmetic(torch.device("cpu")).place_model(model)
+    assert (asked, torch.backends.cudnn.benchmark) == ([], sizes_vary)  # the arithmetic of a processor stays
+    monkeypatch.setattr(model, "to", lambda *_, **__: model)
+    device.Arithmetic(torch.device("cuda", 0), sizes_vary=sizes_vary).place_model(model)
+    assert (asked, torch.backends.cudnn.benchmark) == (["high"], not sizes_vary)
 
 
 def test_seeds_depend_on_every_part() -> None:

@@ -32,6 +32,7 @@ class RecordingContext:
     attempt: int = 1
     seed: int = 1
     prune_after: int | None = None
+    pause_after: int | None = None
     on_check: Callable[[], None] = lambda: None
     records: list[EpochRecord] = field(default_factory=list)
     reports: list[tuple[float, int]] = field(default_factory=list)
@@ -47,6 +48,9 @@ class RecordingContext:
 
     def should_prune(self) -> bool:
         return self.prune_after is not None and self.reports[-1][1] >= self.prune_after
+
+    def should_pause(self, epoch: int) -> bool:
+        return self.pause_after is not None and epoch >= self.pause_after
 
 
 def reid_config(model: dict[str, Any] | None = None, **changes: Any) -> ExperimentConfig:

@@ -25,7 +25,8 @@ from attnsearch.progress import logging_to
 
 logger = logging.getLogger(__name__)
 
-PIPED_WIDTH = 300
+MAX_STYLED = 500
+"""Rows of a table up to which a terminal gets it in colours and wrapped: of many rows that takes seconds."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNPOLLED_S = 5.0
 Handler = Callable[[int, FrameType | None], None]
@@ -116,15 +117,41 @@ def print_line(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
     """A table; into a pipe it is as wide as it needs to be."""
+    lines, file = list(rows), _stdout()
+    if not file.isatty() or len(lines) > MAX_STYLED:
+        print("\n".join(_plain_table(columns, lines, title)), file=file, flush=True)
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for row in rows:
+    for row in lines:
         table.add_row(*row)
-    file = _stdout()
-    Console(file=file, width=None if file.isatty() else PIPED_WIDTH, markup=False, highlight=False).print(table)
+    Console(file=file, markup=False, highlight=False).print(table)
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> Iterator[str]:
+    """The lines of a table, as wide as it needs to be."""
+    texts = [columns, *rows]
+    spaces = [max(map(_width, column)) for column in zip(*texts, strict=True)]
+    lines = [
+        "   ".join(text + " " * (space - _width(text)) for text, space in zip(row, spaces, strict=True)).rstrip()
+        for row in texts
+    ]
+    yield from [] if title is None else [title]
+    yield from ("", f"  {lines[0]}", f" {'─' * (sum(spaces) + 3 * len(spaces) - 1)}")
+    yield from (f"  {line}" for line in lines[1:])
+    yield ""
+
+
+def _width(text: str) -> int:
+    """The cells of a terminal that a text takes."""
+    if text.isascii() and text.isprintable():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def number(value: float | None) -> str:

@@ -73,22 +73,29 @@ def build_table(snapshot: StudyProgress) -> Table:
         table.add_column(name, justify="left" if name == "state" else "right")
     older = [view for view in snapshot.trials[:-MAX_ROWS] if view.is_unfinished]
     for view in (*older, *snapshot.trials[-MAX_ROWS:]):
-        table.add_row(str(view.number), view.state, _epoch(view), number(view.value), duration(view.seconds))
+        table.add_row(str(view.number), _state(view), _epoch(view), number(view.value), duration(view.seconds))
     return table
 
 
 def headline(snapshot: StudyProgress) -> str:
-    """`study br_npa_low_res: 3 of 25 trials done, about 12 min left`."""
+    """`study br_npa_low_res: 3 of 25 trials done, 4 paused, about 12 min left`."""
     left = f", about {duration(snapshot.seconds_left)} left" if snapshot.seconds_left else ""
-    return f"study {snapshot.study}: {snapshot.n_done} of {snapshot.n_trials} trials done{left}"
+    paused = f", {snapshot.n_paused} paused" if snapshot.n_paused else ""
+    return f"study {snapshot.study}: {snapshot.n_done} of {snapshot.n_trials} trials done{paused}{left}"
 
 
 def describe(view: TrialProgress, snapshot: StudyProgress) -> str:
     """What is new of a trial, in one line."""
     if view.state == "fail":
         return f"failed: {view.error or 'reason unknown'}"
-    measured = f"{view.state}, epoch {_epoch(view)}, best {snapshot.monitor} {number(view.value)}"
+    where = f", epoch {_epoch(view)}" if view.standing is None else f" {view.standing}"
+    measured = f"{view.state}{where}, best {snapshot.monitor} {number(view.value)}"
     return measured if view.is_unfinished else f"{measured}, {duration(view.seconds)}; {headline(snapshot)}"
+
+
+def _state(view: TrialProgress) -> str:
+    standing = view.standing
+    return view.state if standing is None else f"{view.state}, place {standing.place} of {standing.n_reached}"
 
 
 def _epoch(view: TrialProgress) -> str:

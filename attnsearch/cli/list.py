@@ -26,7 +26,7 @@ def list_all(results: Results = RESULTS, storage: Storage = None, as_json: AsJso
         return
     print_table(("name", "kind", "file"), [(row["name"], row["kind"], row["file"]) for row in files], title="to run")
     readable = [_cells(study) for study in studies if study.error is None]
-    print_table(("study", "state", "trials", "failed", "best"), readable, title=f"in {results}")
+    print_table(("study", "state", "trials", "paused", "failed", "best"), readable, title=f"in {results}")
     for study in studies:
         if study.error is not None:
             print_line(f"{study.experiment}/{study.study}: {_one_line(study.error)}")
@@ -46,12 +46,13 @@ def known_files() -> list[dict[str, str]]:
 def _json_row(study: StudySummary) -> dict[str, Any]:
     place = {"experiment": study.experiment, "study": study.study, "state": study.state}
     if study.error is not None:
-        return {**place, "trials": None, "failed": None, "best": None, "error": _one_line(study.error)}
+        return {**place, "trials": None, "paused": None, "failed": None, "best": None, "error": _one_line(study.error)}
     best = next(iter(study.values), None)
     return {
         **place,
         "trials": _done(study),
-        "failed": _failed(study),
+        "paused": _count(study, "paused"),
+        "failed": _count(study, "fail"),
         "best": best,
         "errors": study.errors,
         "error": None,
@@ -61,15 +62,21 @@ def _json_row(study: StudySummary) -> dict[str, Any]:
 def _cells(study: StudySummary) -> tuple[str, ...]:
     first = next(zip(study.objectives, study.values, strict=False), None)
     best = number(None) if first is None else with_error(first[1], study.errors.get(first[0]))
-    return (f"{study.experiment}/{study.study}", study.state, _done(study), _failed(study), best)
+    return (
+        f"{study.experiment}/{study.study}",
+        study.state,
+        _done(study),
+        *(_count(study, state) for state in ("paused", "fail")),
+        best,
+    )
 
 
 def _done(study: StudySummary) -> str:
     return f"{study.n_done}/{study.n_trials}"
 
 
-def _failed(study: StudySummary) -> str:
-    return str(study.states.get("fail", 0))
+def _count(study: StudySummary, state: str) -> str:
+    return str(study.states.get(state, 0))
 
 
 def _one_line(error: str) -> str:

@@ -19,6 +19,7 @@ Errors = Mapping[int, Mapping[str, float]]
 
 def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show every trial of a study: state, objectives, best epoch, hyperparameters, time."""
+    from attnsearch.results.halving import brackets_in, leader_lines
     from attnsearch.results.reader import find_study  # imports Optuna
 
     reader = find_study(study, results, storage=storage)
@@ -32,12 +33,13 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
     if len(rows.objectives) > 1 and rows.best:
         print_front(rows, [trial.row for trial in reader.front], errors)
         print_importances(reader.importances())
-    for line in reader.selection().lines:
+    leading = (f"leading: {line}" for line in leader_lines(reader))
+    for line in (*map(str, brackets_in(reader)), *leading, *reader.selection().lines):
         print_line(line)
 
 
 def print_trials(rows: StudyRows, errors: Errors) -> None:
-    """The table of trials; the best ones carry a star, failed ones a line below."""
+    """The table of trials; the best ones carry a star, failed and paused ones a line below."""
     keys = list(dict.fromkeys(key for trial in rows.trials for key in trial.params))
     columns = ("trial", "state", *rows.objectives, "best epoch", *short_names(keys), "time")
     print_table(
@@ -46,6 +48,8 @@ def print_trials(rows: StudyRows, errors: Errors) -> None:
     for trial in rows.trials:
         if trial.error:
             print_line(f"trial {trial.number}: {trial.error}")
+        elif trial.state == "paused" and trial.standing:
+            print_line(f"trial {trial.number}: paused {trial.standing}")
 
 
 def print_front(rows: StudyRows, front: Sequence[TrialRow], errors: Errors) -> None:
@@ -102,4 +106,5 @@ def short_names(keys: Sequence[str]) -> list[str]:
 def trial_fields(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:
     """One trial for machines; `kept_epoch` is the name of `best_epoch` in version 0.1, printed until 0.3."""
     names = {"study": rows.name, "best": trial.number in rows.best}
-    return {**names, **vars(trial), "kept_epoch": trial.best_epoch}
+    standing = None if trial.standing is None else vars(trial.standing)
+    return {**names, **vars(trial), "standing": standing, "kept_epoch": trial.best_epoch}

@@ -220,6 +220,18 @@ class RuntimeSettings(Settings):
     n_threads: int | None = Field(
         None, ge=1, description="Processor threads; null means an equal fraction of the cores for each worker."
     )
+    compile: bool = Field(
+        False,
+        description="Compiles the model with torch.compile, on a GPU into CUDA graphs, one for each shape. The first "
+        "step takes up to a minute and results round differently. Off: it gains nothing on a processor, and on a GPU "
+        "nobody has measured it yet.",
+    )
+    trials_per_device: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Trials of a study that train on one GPU at a time; more raise the number of workers. `auto` "
+        "lets in as many as fit by the largest peak memory that trials of the study have measured, with a margin; 1 "
+        "starts one worker per GPU, and takes n_workers at its word.",
+    )
 
 
 class ExperimentConfig(Settings):

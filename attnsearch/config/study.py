@@ -20,6 +20,8 @@ MAX_CHOICES = 1_000
 MAX_STEPS = 2**31 - 1
 MAX_TRIALS = 100_000
 MAX_WORKERS = 256
+STOPPING_HALVING = "successive_halving"
+"""A pruner that was offered before and lost a point of accuracy: it ended for good what `halving` pauses."""
 
 
 class Hyperparameter(Settings):
@@ -154,15 +156,31 @@ class PercentilePruner(Settings):
     n_warmup_epochs: int = Field(0, ge=0, description="Epochs of a trial before it may be pruned.")
 
 
-class SuccessiveHalvingPruner(Settings):
-    """Asynchronous successive halving: at each rung the best 1/reduction of the trials continues."""
+class HalvingPruner(Settings):
+    """Pauses the trials of a bracket at rungs, continues the better half, and ends the others once that is decided.
 
-    name: Literal["successive_halving"]
-    min_epochs: int = Field(1, ge=1, description="Epochs before the first rung.")
-    reduction: int = Field(4, ge=2, description="Factor between two rungs.")
+    With several objectives, better is by non-domination rank and crowding distance.
+    """
+
+    name: Literal["halving"]
+    bracket_trials: int | None = Field(
+        None, ge=2, description="Trials of a bracket, about; null means 25, and all of them with several objectives."
+    )
+    first_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs before the first rung, which double from rung to rung; null means a tenth of train.epochs, "
+        "at least 2 and one more than the warm-up.",
+    )
+    n_finish: int | None = Field(
+        None,
+        ge=1,
+        description="Trials of a bracket that are trained to the end; null means a fifth of the bracket, with several "
+        "objectives a quarter, and at least 2.",
+    )
 
 
-PrunerConfig = Annotated[MedianPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
+PrunerConfig = Annotated[MedianPruner | PercentilePruner | HalvingPruner, Field(discriminator="name")]
 
 
 class Bound(Settings):
@@ -222,10 +240,16 @@ class StudyConfig(Settings):
     sampler: SamplerConfig = Field(TpeSampler(name="tpe"), description="How new trials are proposed.")
     pruner: PrunerConfig | None = Field(
         None,
-        description="How poor trials are ended early, by the monitor; null prunes nothing, as with several objectives.",
+        description="How poor trials are ended early; null prunes nothing. `median` and `percentile` judge by the "
+        "monitor and cannot have several objectives.",
     )
     n_trials: int = Field(
         25, ge=1, le=MAX_TRIALS, description="Total of complete and pruned trials, over all starts of the study."
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Complete and pruned trials in a row without improvement that end the search; null is off.",
     )
     time_limit_s: float | None = Field(
         None,
@@ -263,6 +287,14 @@ class StudyConfig(Settings):
         description="Worker processes; null means one per GPU, or one on a machine without.",
     )
 
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _pruner_by_name(cls, value: object) -> object:
+        """A bare name stands for a pruner as it is by default."""
+        if STOPPING_HALVING in (value, value.get("name") if isinstance(value, Mapping) else None):
+            return None  # of a study of before, which can be read; see `pruner_problem` for one that is to start
+        return {"name": value} if isinstance(value, str) else value
+
     @field_validator("monitor")
     @classmethod
     def _monitor_is_measured(cls, value: str) -> str:
@@ -296,18 +328,38 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _repeats_sample_nothing(self) -> StudyConfig:
-        if self.repeats and (self.space or self.enqueue or self.pruner or self.n_trials % len(self.repeats.trials)):
+        ends_early = self.pruner or self.patience
+        if self.repeats and (self.space or self.enqueue or ends_early or self.n_trials % len(self.repeats.trials)):
             raise ValueError(
-                "sampler repeat trains listed settings in full, so space and enqueue must be empty, pruner null and "
-                f"n_trials a multiple of {len(self.repeats.trials)}; got {len(self.space)} hyperparameters, "
-                f"{len(self.enqueue)} enqueued settings, pruner {self.pruner!r} and n_trials {self.n_trials}"
+                "sampler repeat trains listed settings in full, so space and enqueue must be empty, pruner and "
+                f"patience null and n_trials a multiple of {len(self.repeats.trials)}; got {len(self.space)} "
+                f"hyperparameters, {len(self.enqueue)} enqueued settings, pruner {self.pruner!r}, patience "
+                f"{self.patience} and n_trials {self.n_trials}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _halving_can_rank(self) -> StudyConfig:
+        if not isinstance(self.pruner, HalvingPruner):
+            return self
+        problem = None
+        if "train.epochs" in self.space:
+            problem = "ranks trials of one length; take train.epochs out of the space"
+        elif isinstance(self.sampler, GpSampler):
+            problem = "leaves gp few complete trials to learn from; use sampler tpe"
+        if problem:
+            raise PlacedError({("pruner",): f"halving {problem}, or write pruner: null"})
         return self
 
     @property
     def repeats(self) -> RepeatSampler | None:
         """The settings that the study repeats, where it samples none."""
         return self.sampler if isinstance(self.sampler, RepeatSampler) else None
+
+    @property
+    def halving(self) -> HalvingPruner | None:
+        """How trials are paused, where they are."""
+        return self.pruner if isinstance(self.pruner, HalvingPruner) else None
 
     @property
     def is_fixed(self) -> bool:

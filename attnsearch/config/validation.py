@@ -25,6 +25,7 @@ from attnsearch.config.base import (
     settings_classes,
     tag_of,
 )
+from attnsearch.config.study import STOPPING_HALVING
 from attnsearch.config.yaml_layers import INVALID, Layer
 from attnsearch.config.yaml_nodes import Place, format_error, shortened
 from attnsearch.errors import ConfigError, suggest
@@ -251,17 +252,23 @@ def _unknown_key(place: Place, owners: Sequence[type[BaseModel]], layer: Layer, 
 
 
 def pruner_problem(study: Layer) -> list[str]:
-    """A line where a study that is to start has a pruner and several objectives; stored ones of before stay readable.
+    """A line where a study that is to start has a pruner that costs it its best trials.
 
-    Measured on a smooth trade-off, the median pruner took 16 % of the volume of the front.
+    Stored studies of before stay readable. Measured on a smooth trade-off, the median pruner took 16 % of the volume of
+    the front.
     """
     objectives, pruner = study.values.get("objectives"), study.values.get("pruner")
-    if pruner is None or not isinstance(objectives, dict) or len(objectives) < 2:
+    name = pruner.get("name") if isinstance(pruner, dict) else pruner
+    if name == STOPPING_HALVING:
+        message = "is no longer offered, as it ends trials that become the best ones; write pruner: halving"
+    elif name in (None, "halving") or not isinstance(objectives, dict) or len(objectives) < 2:
         return []
-    message = (
-        f"judges trials by the monitor alone and so cuts the front of {len(objectives)} objectives; write pruner: null"
-    )
-    return [format_error(study.origin(("pruner",)), ("pruner",), f"{message}, got {short(pruner)}")]
+    else:
+        message = (
+            f"judges trials by the monitor alone and so cuts the front of {len(objectives)} objectives; write "
+            "pruner: halving or pruner: null"
+        )
+    return [format_error(study.origin(("pruner",)), ("pruner",), f"{message}, got {short(name)}")]
 
 
 def elsewhere(name: str, model: type[BaseModel]) -> str:

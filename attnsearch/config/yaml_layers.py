@@ -81,7 +81,12 @@ def split_key(key: str, values: Mapping[str, Any]) -> Place:
 
 
 def _leaves(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
-    """(place, value) below a value; the tag of a block comes first, as it may replace it."""
+    """(place, value) below a value; the tag of a block comes first, as it may replace it.
+
+    A bare name of a pruner is its tag, so that a later layer can set a key beside it.
+    """
+    if place == ("pruner",) and isinstance(value, str):
+        value = {"name": value}
     if not isinstance(value, dict) or not value or place == ("objectives",):
         yield place, value
         return

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.v2 import RandAugment
 
 from attnsearch.config.images import DataSettings
 from attnsearch.data.views import Views
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # as torchvision's rgb_to_grayscale
-_FILL = tuple(round(255 * value) for value in IMAGENET_MEAN)  # where RandAugment moves an image away
 
 
 def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, cfg: DataSettings) -> NDArray[np.uint8]:
@@ -80,41 +80,28 @@ def _whole_pixels(ends: NDArray[np.float64], side: int) -> tuple[int, int]:
     return first, max(first + 1, stop)
 
 
-def padding_mask(
-    sizes_hw: NDArray[np.int64], canvas_hw: tuple[int, int], *, device: torch.device | str
-) -> Tensor | None:
-    """(B, H, W) bool, True beyond each image of `sizes_hw` (B, 2) pixels at the top left; None if all are full."""
-    if (sizes_hw == canvas_hw).all():
-        return None
-    sizes = torch.as_tensor(sizes_hw, device=device)
-    rows, columns = (torch.arange(side, device=device) for side in canvas_hw)
-    is_below = rows[None, :] >= sizes[:, :1]  # (B, H)
-    is_right = columns[None, :] >= sizes[:, 1:]  # (B, W)
+def padding_mask(sizes_hw: Tensor, canvas_hw: tuple[int, int]) -> Tensor:
+    """(B, H, W) bool, True beyond each image of `sizes_hw` (B, 2) pixels at the top left."""
+    rows, columns = (torch.arange(side, device=sizes_hw.device) for side in canvas_hw)
+    is_below = rows[None, :] >= sizes_hw[:, :1]  # (B, H)
+    is_right = columns[None, :] >= sizes_hw[:, 1:]  # (B, W)
     return is_below[:, :, None] | is_right[:, None, :]
 
 
-def rand_augment(images: Tensor, views: Views, strength: int) -> Tensor:
-    """Two random operations on each image (B, 3, H, W) of [0, 1], drawn from the image's own seed.
-
-    Source: torchvision `RandAugment` with a scale of 10. The Loupe uses timm's `rand-m9-mstd0.5`. Difference: every
-        operation is applied, at one strength, and there is neither inversion nor additive solarising.
-    """
-    operate = RandAugment(num_ops=2, magnitude=strength, num_magnitude_bins=11, fill=list(_FILL))
-    bytes_ = images.mul(255).round_().to(torch.uint8)
-    with torch.random.fork_rng(devices=[]):
-        for index, seed in enumerate(views.seeds):
-            torch.default_generator.manual_seed(int(seed))  # not that of a GPU, which nothing would put back
-            bytes_[index] = operate(bytes_[index])
-    return bytes_.to(torch.float32).div_(255)
+def as_images(pixels: Tensor, *, memory_format: torch.memory_format) -> Tensor:
+    """Bytes (B, H, W, 3) -> float32 (B, 3, H, W) in [0, 1]; into channels-last without an intermediate copy."""
+    return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format).div_(255)
 
 
-def jitter(images: Tensor, views: Views) -> Tensor:
+def jitter(images: Tensor, brightness: Tensor, saturation: Tensor) -> Tensor:
     """Brightness, then saturation, in place; (B, 3, H, W) float32 in [0, 1] before and after.
 
+    Args:
+        brightness, saturation: (B,) factors.
     Source: torchvision `ColorJitter`. Difference: the order is fixed.
     """
-    images.mul_(_column(views.brightness, images)).clamp_(0, 1)
-    factor = _column(views.saturation, images)
+    images.mul_(brightness.view(-1, 1, 1, 1)).clamp_(0, 1)
+    factor = saturation.view(-1, 1, 1, 1)
     red, green, blue = _GREY_WEIGHTS
     grey = (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)  # (B, 1, H, W)
     return images.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
@@ -122,42 +109,57 @@ def jitter(images: Tensor, views: Views) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] with ImageNet's mean and deviation, in place."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return images.sub_(mean).div_(std)
-
-
-def erase(images: Tensor, erased: NDArray[np.int64], seeds: NDArray[np.int64]) -> Tensor:
-    """Fills a rectangle of each normalised image (B, C, H, W) with standard normal noise, in place.
-
-    Args:
-        erased, seeds: as of `Views`.
-    """
-    for image, (left, top, right, bottom), seed in zip(images, erased, seeds, strict=True):
-        shape = (len(image), bottom - top, right - left)
-        noise = np.random.default_rng((seed, 1)).standard_normal(shape, dtype=np.float32)
-        image[:, top:bottom, left:right] = torch.from_numpy(noise)
+    mean, std = _mean_and_std(images.device)
+    if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
+        return images.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
+    width = images.shape[3]
+    lines = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, W·3), the same memory
+    lines.sub_(mean.repeat(width)).div_(std.repeat(width))
     return images
 
 
-def delete(images: Tensor, deleted: NDArray[np.int64]) -> Tensor:
+@lru_cache(maxsize=8)
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3,) each, copied to a device once."""
+    return torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
+
+
+def noise(erased: NDArray[np.int64], seeds: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(B, C, H, W) standard normal noise of each image inside its rectangle, 0 elsewhere.
+
+    Args:
+        erased, seeds: as of `Views`.
+        shape: (B, C, H, W).
+    """
+    out = np.zeros(shape, dtype=np.float32)
+    for image, (left, top, right, bottom), seed in zip(out, erased, seeds, strict=True):
+        size = (len(image), bottom - top, right - left)
+        image[:, top:bottom, left:right] = np.random.default_rng((seed, 1)).standard_normal(size, dtype=np.float32)
+    return out
+
+
+def erase(images: Tensor, erased: Tensor, noise: Tensor) -> Tensor:
+    """Puts noise (B, C, H, W) into a rectangle of each normalised image, in place.
+
+    Args:
+        erased: (B, 4) left, top, right, bottom.
+    """
+    is_erased = erased_mask(erased, (images.shape[2], images.shape[3]))[:, None]
+    return images.copy_(torch.where(is_erased, noise, images))
+
+
+def delete(images: Tensor, deleted: Tensor) -> Tensor:
     """Fills a rectangle of each normalised image (B, C, H, W) with the mean colour, in place.
 
     Args:
-        deleted: as of `Views`.
+        deleted: (B, 4) left, top, right, bottom.
     """
-    return images.masked_fill_(
-        erased_mask(deleted, (images.shape[2], images.shape[3]), device=images.device)[:, None], 0.0
-    )
+    return images.masked_fill_(erased_mask(deleted, (images.shape[2], images.shape[3]))[:, None], 0.0)
 
 
-def erased_mask(erased: NDArray[np.int64], canvas_hw: tuple[int, int], *, device: torch.device | str) -> Tensor:
+def erased_mask(erased: Tensor, canvas_hw: tuple[int, int]) -> Tensor:
     """(B, H, W) bool, True inside the rectangles (B, 4)."""
-    left, top, right, bottom = torch.as_tensor(erased, device=device)[:, :, None].unbind(dim=1)  # (B, 1) each
-    rows, columns = (torch.arange(side, device=device) for side in canvas_hw)
+    left, top, right, bottom = erased[:, :, None].unbind(dim=1)  # (B, 1) each
+    rows, columns = (torch.arange(side, device=erased.device) for side in canvas_hw)
     is_row, is_column = (top <= rows) & (rows < bottom), (left <= columns) & (columns < right)  # (B, H), (B, W)
     return is_row[:, :, None] & is_column[:, None, :]
-
-
-def _column(factors: NDArray[np.float32], images: Tensor) -> Tensor:
-    return torch.as_tensor(factors, device=images.device).view(-1, 1, 1, 1)

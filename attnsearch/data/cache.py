@@ -1,19 +1,20 @@
-"""The cache of decoded images: all those of a data set in one array, built once for all processes."""
+"""The caches of decoded images and masks: all those of a data set in one array, built once for all processes."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.data.built_folders import build_once, check_free_space, digest_of_files
-from attnsearch.data.images import decode_resized
+from attnsearch.data.built_folders import CacheKind, build_once, check_free_space, digest_of_files
+from attnsearch.data.images import decode_mask, decode_resized
 from attnsearch.data.listing import name_lines
 from attnsearch.data.tables import DataTables, ImageTable, places_of
 from attnsearch.errors import DataError
@@ -30,17 +31,26 @@ _CHUNK_IMAGES = 64
 
 
 @dataclass(frozen=True, eq=False)
-class PixelCache:
-    """All images of a data set in one array.
+class PixelArray:
+    """Decoded images or masks in one array.
 
     Attributes:
-        pixels: (M, *resizing.size_hw, 3) uint8 RGB, memory-mapped, read-only.
+        pixels: (M, height, width, 3) RGB images or (M, height, width) masks, uint8, memory-mapped, read-only.
+    """
+
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelCache(PixelArray):
+    """All images of a data set in one array, `pixels`: (M, *resizing.size_hw, 3).
+
+    Attributes:
         sizes_hw: (M, 2) int64 height and width of the upright originals in pixels.
         image_ids: M names, in the order of the rows.
         resizing: how originals became them.
     """
 
-    pixels: NDArray[np.uint8]
     sizes_hw: NDArray[np.int64]
     image_ids: tuple[str, ...]
     resizing: Resizing
@@ -69,19 +79,52 @@ def open_cache(tables: DataTables, resizing: Resizing, *, progress: bool = False
     side = _written_size(resizing)
     heading = f"{_VERSION}\n{tables.root}\n{side}\n{resizing.rule}\n"
     fingerprint, missing = digest_of_files(heading, files)
-    _check_usable(missing, n_images=len(files))
+    _check_usable(missing, n_files=len(files), kind="images")
     paths = [path for _, path in files]
     shape = (len(paths), *resizing.size_hw, 3)
 
     def build(folder: Path) -> dict[str, str | int | float]:
-        check_free_space(folder, math.prod(shape))
-        _write_pixels(folder, _decode_all(paths, resizing), shape, progress=progress)
+        decoded = _decode_all(paths, lambda path: decode_resized(path, resizing))
+        _write_pixels(folder, decoded, shape, kind="images", progress=progress)
         return {"root": str(tables.root), "n_images": len(paths), "side_px": side, "resize": resizing.rule}
 
-    folder = build_once("pixels", fingerprint[:32], build, is_whole=lambda folder: _read(folder) is not None)
+    arrays = _built("pixels", fingerprint, build)
+    return PixelCache(*arrays, tuple(image_id for image_id, _ in files), resizing, fingerprint)
+
+
+def open_masks(table: ImageTable, root: Path, resizing: Resizing) -> PixelArray:
+    """The masks of a split as `decode_mask` makes them, (N, *resizing.size_hw) in the order of its rows.
+
+    They are built first where files, sizes, times or the resizing are new.
+
+    Raises:
+        DataError: lists the masks that are missing or cannot be read.
+        StoreError: the cache does not fit on its disk or cannot be written.
+    """
+    assert table.mask_paths is not None
+    paths = table.mask_paths
+    if not all(isinstance(path, Path) for path in paths):  # images in memory, see `open_images`
+        return PixelArray(np.stack([decode_mask(image, resizing) for image in paths]))
+    heading = f"masks {_VERSION}\n{root}\n{_written_size(resizing)}\n{resizing.rule}\n"
+    fingerprint, missing = digest_of_files(heading, zip(table.image_ids, paths, strict=True))
+    _check_usable(missing, n_files=len(paths), kind="masks")
+
+    def build(folder: Path) -> dict[str, str | int | float]:
+        decoded = _decode_all(paths, lambda path: (decode_mask(path, resizing), resizing.size_hw))
+        _write_pixels(folder, decoded, (len(paths), *resizing.size_hw), kind="masks", progress=False)
+        return {"root": str(root), "n_images": len(paths), "side_px": _written_size(resizing), "resize": resizing.rule}
+
+    return PixelArray(_built("masks", fingerprint, build)[0])
+
+
+def _built(
+    kind: CacheKind, fingerprint: str, build: Callable[[Path], dict[str, str | int | float]]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels and sizes of a cache, built first if it is missing or broken."""
+    folder = build_once(kind, fingerprint[:32], build, is_whole=lambda folder: _read(folder) is not None)
     arrays = _read(folder)
     assert arrays is not None  # build_once has just tried it
-    return PixelCache(*arrays, tuple(image_id for image_id, _ in files), resizing, fingerprint)
+    return arrays
 
 
 def _written_size(resizing: Resizing) -> int | str:
@@ -98,14 +141,26 @@ def _read(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         return None
 
 
-def _write_pixels(folder: Path, decoded: Iterator[DecodedImage], shape: tuple[int, ...], *, progress: bool) -> None:
-    """Writes in order through a plain file: a full disk is then an error, where a memory map would kill the process."""
+def _write_pixels(
+    folder: Path,
+    decoded: Iterator[DecodedImage],
+    shape: tuple[int, ...],
+    *,
+    kind: Literal["images", "masks"],
+    progress: bool,
+) -> None:
+    """Writes in order through a plain file: a full disk is then an error, where a memory map would kill the process.
+
+    Args:
+        shape: (M, height, width, 3) of images, (M, height, width) of masks.
+    """
+    check_free_space(folder, math.prod(shape))
     sizes: list[tuple[int, int]] = []
     problems: list[str] = []
     with (folder / _PIXELS).open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for result in with_bar(decoded, "Decoding images", n_steps=shape[0], force=progress):
+        for result in with_bar(decoded, f"Decoding {kind}", n_steps=shape[0], force=progress):
             if isinstance(result, DataError):
                 problems.append(str(result))
                 continue
@@ -113,30 +168,32 @@ def _write_pixels(folder: Path, decoded: Iterator[DecodedImage], shape: tuple[in
             sizes.append(size_hw)
             if not problems:
                 file.write(pixels.tobytes())
-        _check_usable(problems, n_images=shape[0])
+        _check_usable(problems, n_files=shape[0], kind=kind)
         file.flush()
         os.fsync(file.fileno())
     np.save(folder / _SIZES, np.array(sizes, dtype=np.int64).reshape(-1, 2))
 
 
-def _decode_all(paths: Sequence[Path], resizing: Resizing) -> Iterator[DecodedImage]:
+def _decode_all(
+    paths: Sequence[Path], decode: Callable[[Path], tuple[NDArray[np.uint8], Size]]
+) -> Iterator[DecodedImage]:
     """Pixels and size, or the error, of each path in order; Pillow decodes outside the GIL, so threads do."""
 
-    def decode(path: Path) -> DecodedImage:
+    def decoded(path: Path) -> DecodedImage:
         try:
-            return decode_resized(path, resizing)
+            return decode(path)
         except DataError as error:
             return error
 
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attnsearch-decode") as pool:
         for start in range(0, len(paths), _CHUNK_IMAGES):
-            yield from pool.map(decode, paths[start : start + _CHUNK_IMAGES])
+            yield from pool.map(decoded, paths[start : start + _CHUNK_IMAGES])
 
 
-def _check_usable(problems: Sequence[str], *, n_images: int) -> None:
+def _check_usable(problems: Sequence[str], *, n_files: int, kind: Literal["images", "masks"]) -> None:
     if not problems:
         return
     raise DataError(
-        f"{len(problems)} of {n_images} images cannot be used; replace or remove them "
+        f"{len(problems)} of {n_files} {kind} cannot be used; replace or remove them "
         f"(`attnsearch data check` looks for more):{name_lines(problems)}"
     )

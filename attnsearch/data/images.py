@@ -84,7 +84,7 @@ def _opened(path: Path | Image.Image) -> Iterator[Image.Image]:
         raise DataError(f"{path}: {_reason(error)}") from error
 
 
-def decode_mask(path: Path, resizing: geometry.Resizing) -> NDArray[np.uint8]:
+def decode_mask(path: Path | Image.Image, resizing: geometry.Resizing) -> NDArray[np.uint8]:
     """A mask, resized as its image: (H, W) uint8, the fraction of a pixel on it times 255.
 
     Raises:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,46 +15,26 @@ from attnsearch import geometry
 from attnsearch.config.data import DataConfig
 from attnsearch.config.images import as_setting
 from attnsearch.data.augment import (
+    as_images,
     cut,
     delete,
     erase,
     erased_mask,
     jitter,
+    noise,
     normalise,
     padding_mask,
-    rand_augment,
     resample,
 )
-from attnsearch.data.cache import PixelCache, open_cache
+from attnsearch.data.cache import PixelCache, open_cache, open_masks
+from attnsearch.data.device_views import DeviceViews, gather, send_views
 from attnsearch.data.images import decode_mask
+from attnsearch.data.rand_augment import SentOperations, rand_augment, send_operations
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
+from attnsearch.data.transfer import Sent, Transfer, prefetched, resident_pixels
 from attnsearch.data.views import Views, centre_views, random_views
 from attnsearch.errors import DataError
 from attnsearch.types import Batch, Split
-
-A = TypeVar("A")
-R = TypeVar("R")
-
-
-def prefetched(work: Callable[[A], R], items: Iterable[A], *, depth: int = 2) -> Iterator[R]:
-    """`work(item)` of each item in order, up to `depth` items ahead of the consumer.
-
-    The thread ends with the iterator, also when the consumer stops early; an error of `work` is raised where its
-    result would have come.
-    """
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="attnsearch-prefetch") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > depth:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
 
 #: Settings in which trials on one open data set may differ.
 _PER_TRIAL = {
@@ -148,6 +126,9 @@ class BatchLoader:
     epoch), an image's augmentation only on (seed, epoch, row) and how often the row came before in the epoch: a resumed
     run needs no stored random state, and other batch sizes see the same images.
 
+    On a GPU nothing waits for it: pixels that fit stay in its memory, others are copied ahead on a stream of their own,
+    and the random numbers of an epoch go there in one copy.
+
     Args:
         order: None evaluates.
         with_masks: adds `part_masks` (B, H, W), through the same crop as the images.
@@ -159,6 +140,7 @@ class BatchLoader:
         table: the split.
         n_images: images that one epoch yields.
         batch_size: images of a batch of an epoch; the last one may be short.
+        memory_format: of the images of a batch, contiguous unless it is set to that of the model.
 
     Raises:
         DataError: no such split, one training image only, no masks, or masks that cannot follow the augmentation.
@@ -180,16 +162,38 @@ class BatchLoader:
             raise DataError(f"{split} has 1 image, batch norm needs 2 to train; add images")
         self._root = source.tables.root
         if with_masks:
-            self._require_masks()
-        if with_masks and order is not None and self._cfg.rand_augment is not None:
-            raise DataError("part masks cannot follow data.rand_augment, which moves images; set it to null")
+            self._require_masks(order)
         self._cache_rows = source.cache.rows(self.table)
         self._sizes_hw = source.cache.sizes_hw[self._cache_rows]
-        self._device = torch.device(device)
         self.batch_size, self._order, self._with_masks = batch_size, order, with_masks
         n_images = len(self.table) if order is None else len(self._training_rows(order, epoch=1))
         drops_last = order is not None and batch_size > 1 and n_images % batch_size == 1
         self.n_images = n_images - drops_last
+        self._masks = open_masks(self.table, self._root, source.cache.resizing) if with_masks else None
+        self.memory_format = torch.contiguous_format
+        self._hold_on_device(torch.device(device))
+
+    def _hold_on_device(self, device: torch.device) -> None:
+        """Copies what every epoch needs to the device."""
+        self._transfer = Transfer(device)
+        self._labels = torch.from_numpy(self.table.labels).to(device)
+        self._cameras, self._possible = (
+            None if column is None else torch.from_numpy(column).to(device)
+            for column in (self.table.cameras, self.table.possible)
+        )
+        is_cut = self._is_exact and (self._order is None or not self._has_windows)
+        self._resident = resident_pixels(self._cache, device) if is_cut else None
+        self._resident_masks = resident_pixels(self._masks, device) if self._masks is not None and is_cut else None
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether cached pixels are resized pixels."""
+        return self._cache.resizing.size_hw == self._cfg.resized_hw
+
+    @property
+    def _has_windows(self) -> bool:
+        """Whether training shows windows of several sizes."""
+        return self._cfg.crop_scale is not None or self._cfg.multi_scale is not None
 
     def __len__(self) -> int:
         """Batches in one epoch."""
@@ -208,10 +212,12 @@ class BatchLoader:
             views = random_views(self._sizes_hw, self._cfg, seed=self._order.seed, epoch=epoch, rows=rows)
         else:
             rows, views = np.arange(len(self.table)), self._centre_views()
-        places = np.arange(self.n_images)  # in the epoch
-        chunks = (places[start : start + self.batch_size] for start in range(0, self.n_images, self.batch_size))
-        for raw in prefetched(lambda chunk: self._read(rows[chunk], views.take(chunk), self._with_masks), chunks):
-            yield self._finish(raw)
+        sent, pinned_rows = self._send(rows, views), self._transfer.pinned(rows)
+        starts = range(0, self.n_images, self.batch_size)
+        chunks = [slice(start, min(start + self.batch_size, self.n_images)) for start in starts]  # places in the epoch
+        read = prefetched(lambda chunk: self._read(rows[chunk], views.take(chunk), self._with_masks), chunks)
+        for chunk, raw in zip(chunks, read, strict=True):
+            yield self._finish(raw, pinned_rows[chunk], sent.take(chunk))
 
     def batch(self, rows: NDArray[np.int64], *, with_masks: bool = False) -> Batch:
         """One evaluation batch of some rows (B,) of the split, in that order.
@@ -222,8 +228,10 @@ class BatchLoader:
             DataError: there are no masks, or one cannot be read.
         """
         if with_masks:
-            self._require_masks()
-        return self._finish(self._read(rows, self._centre_views().take(rows), with_masks))
+            self._require_masks(self._order)
+        views = self._centre_views().take(rows)
+        raw = self._read(rows, views, with_masks)
+        return self._finish(raw, self._transfer.pinned(rows), self._send(rows, views))
 
     def _training_rows(self, order: TrainingOrder, *, epoch: int) -> NDArray[np.int64]:
         return order.rows(self.table, batch_size=self.batch_size, seed=order.seed, epoch=epoch)
@@ -231,91 +239,153 @@ class BatchLoader:
     def _centre_views(self) -> Views:
         return centre_views(len(self.table), self._cfg)
 
-    def _require_masks(self) -> None:
+    def _require_masks(self, order: TrainingOrder | None) -> None:
         if self.table.mask_paths is None:
             raise DataError(
                 f"{self._root} has no part masks for {self.table.split}; leave them out or add a masks folder"
             )
+        if order is not None and self._cfg.rand_augment is not None:
+            raise DataError("part masks cannot follow data.rand_augment, which moves images; set it to null")
+
+    def _send(self, rows: NDArray[np.int64], views: Views) -> DeviceViews:
+        shown_hw = self._shown_hw(rows, views)
+        return send_views(views, rows, self._cache_rows[rows], shown_hw=shown_hw, transfer=self._transfer)
+
+    def _shown_hw(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.int64] | None:
+        """(B, 2) height and width of what is no padding, or None where nothing is padded."""
+        if self._cfg.resize != "pad":
+            return None
+        if views.windows is not None:
+            return views.windows.sizes_hw
+        return geometry.padded_hw(self._sizes_hw[rows], self._cfg.image_hw)
 
     def _read(self, rows: NDArray[np.int64], views: Views, with_masks: bool) -> _RawBatch:
-        """The part done ahead, on the prefetch thread: bytes from disk to memory."""
-        cache_rows = self._cache_rows[rows]
-        pixels = self._shown(self._cache.pixels, cache_rows, views)
-        masks = self._read_masks(rows, views) if with_masks else None
-        return _RawBatch(rows, views, self._pinned(pixels), None if masks is None else self._pinned(masks))
+        """The part done ahead, on the prefetch thread: bytes from disk to the device, and what is drawn by image."""
+        is_resident = self._resident is not None
+        pixels = None if is_resident else self._shown(self._cache.pixels, self._cache_rows[rows], views)
+        masks = None
+        if with_masks and self._resident_masks is None:
+            masks = self._transfer.send(self._read_masks(rows, views))
+        canvas_hw = self._cfg.image_hw if pixels is None else (pixels.shape[1], pixels.shape[2])
+        return _RawBatch(
+            rows,
+            canvas_hw,
+            None if pixels is None else self._transfer.send(pixels),
+            masks,
+            with_masks,
+            self._draw_noise(views, canvas_hw),
+            self._draw_operations(views, canvas_hw),
+            self._is_padded(rows, views, canvas_hw),
+        )
+
+    def _draw_noise(self, views: Views, canvas_hw: tuple[int, int]) -> Sent | None:
+        """What is shown in erased rectangles."""
+        if views.erased is None:
+            return None
+        return self._transfer.send(noise(views.erased, views.seeds, (len(views.x), 3, *canvas_hw)))
+
+    def _draw_operations(self, views: Views, canvas_hw: tuple[int, int]) -> SentOperations | None:
+        if self._order is None or self._cfg.rand_augment is None:
+            return None
+        return send_operations(views.seeds, self._cfg.rand_augment, canvas_hw, self._transfer)
+
+    def _is_padded(self, rows: NDArray[np.int64], views: Views, canvas_hw: tuple[int, int]) -> bool:
+        """Whether any image leaves a part of the canvas empty; asked here, where the answer costs no wait."""
+        shown_hw = self._shown_hw(rows, views)
+        return shown_hw is not None and not bool((shown_hw == canvas_hw).all())
 
     def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
+        if self._masks is not None:
+            return self._shown(self._masks.pixels[..., None], rows, views)[..., 0]
         assert self.table.mask_paths is not None
         masks = np.stack([decode_mask(self.table.mask_paths[row], self._cache.resizing) for row in rows])
         return self._shown(masks[..., None], np.arange(len(rows)), views)[..., 0]
 
     def _shown(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
         """What the views show of cached pixels (M, ·, ·, C): (B, H, W, C)."""
-        is_exact = views.windows is None and self._cache.resizing.size_hw == self._cfg.resized_hw
+        is_exact = views.windows is None and self._is_exact
         return (cut if is_exact else resample)(pixels, rows, views, self._cfg)
 
-    def _pinned(self, array: NDArray[np.uint8]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory() if self._device.type == "cuda" else tensor
-
-    def _finish(self, raw: _RawBatch) -> Batch:
-        images = self._to_device(raw.pixels.permute(0, 3, 1, 2))  # (B, 3, H, W)
-        if self._order is not None:
-            images = jitter(images, raw.views)
-            if self._cfg.rand_augment is not None:
-                images = rand_augment(images, raw.views, self._cfg.rand_augment)
-        padding = self._padding(raw, images)
-        images = normalise(images)
-        if raw.views.erased is not None:
-            images = erase(images, raw.views.erased, raw.views.seeds)
-        if raw.views.deleted is not None:
-            images = delete(images, raw.views.deleted)
-        if padding is not None:
-            images.masked_fill_(padding[:, None], 0.0)
+    def _finish(self, raw: _RawBatch, rows: Tensor, views: DeviceViews) -> Batch:
+        """The part on the device."""
+        padding = None
+        if raw.is_padded:
+            assert views.shown_hw is not None
+            padding = padding_mask(views.shown_hw, raw.canvas_hw)
         return Batch(
-            images=images,
-            labels=torch.from_numpy(self.table.labels[raw.rows]).to(self._device, non_blocking=True),
+            images=self._images(raw, views, padding),
+            labels=self._labels[views.rows],
             image_ids=tuple(self.table.image_ids[row] for row in raw.rows),
-            rows=torch.from_numpy(raw.rows),
+            rows=rows,
             padding=padding,
-            part_masks=None if raw.masks is None else self._shown_masks(raw.masks, raw.views, padding),
-            cameras=self._of_rows(self.table.cameras, raw.rows),
-            possible=self._of_rows(self.table.possible, raw.rows),
+            part_masks=self._part_masks(raw, views, padding) if raw.with_masks else None,
+            cameras=None if self._cameras is None else self._cameras[views.rows],
+            possible=None if self._possible is None else self._possible[views.rows],
+            has_labels=bool((self.table.labels[raw.rows] >= 0).all()),
         )
 
-    def _of_rows(self, column: NDArray[Any] | None, rows: NDArray[np.int64]) -> Tensor | None:
-        """The values of some images (B, ...), on the device, of a column (N, ...) of the table."""
-        return None if column is None else torch.from_numpy(column[rows]).to(self._device)
+    def _images(self, raw: _RawBatch, views: DeviceViews, padding: Tensor | None) -> Tensor:
+        """(B, 3, H, W) float32, normalised, in the memory format of the loader."""
+        images = normalise(self._augmented(raw, views))
+        if raw.noise is not None and views.erased is not None:
+            images = erase(images, views.erased, raw.noise.receive())
+        if views.deleted is not None:
+            images = delete(images, views.deleted)
+        if padding is not None:
+            images.masked_fill_(padding[:, None], 0.0)
+        return images.contiguous(memory_format=self.memory_format)
 
-    def _shown_masks(self, masks: Tensor, views: Views, padding: Tensor | None) -> Tensor:
-        """(B, H, W) bool, True where a part is seen, of masks as they were read."""
-        shown = self._to_device(masks) >= 0.5  # (B, H, W)
+    def _augmented(self, raw: _RawBatch, views: DeviceViews) -> Tensor:
+        """(B, 3, H, W) float32 in [0, 1], in training with changed colours and moved pixels."""
+        if raw.pixels is None:
+            assert self._resident is not None
+            pixels = gather(self._resident, views.cache_rows, views, self._cfg)
+        else:
+            pixels = raw.pixels.receive()
+        if self._order is None:
+            return as_images(pixels, memory_format=self.memory_format)
+        # a processor computes colours faster plane by plane
+        in_planes = pixels.device.type == "cpu"
+        images = as_images(pixels, memory_format=torch.contiguous_format if in_planes else self.memory_format)
+        images = jitter(images, views.brightness, views.saturation)
+        return images if raw.operations is None else rand_augment(images, raw.operations.receive())
+
+    def _part_masks(self, raw: _RawBatch, views: DeviceViews, padding: Tensor | None) -> Tensor:
+        """(B, H, W) bool, True where a part is seen."""
+        if raw.masks is None:
+            assert self._resident_masks is not None
+            masks = gather(self._resident_masks, views.rows, views, self._cfg)
+        else:
+            masks = raw.masks.receive()
+        shown = masks > _HALF
         for hidden in (views.erased, views.deleted):
             if hidden is not None:
-                shown &= ~erased_mask(hidden, (shown.shape[1], shown.shape[2]), device=shown.device)
+                shown &= ~erased_mask(hidden, raw.canvas_hw)
         return shown if padding is None else shown & ~padding
 
-    def _padding(self, raw: _RawBatch, images: Tensor) -> Tensor | None:
-        if self._cfg.resize != "pad":
-            return None
-        height, width = images.shape[2:]
-        if raw.views.windows is not None:
-            sizes_hw = raw.views.windows.sizes_hw
-        else:
-            sizes_hw = geometry.padded_hw(self._sizes_hw[raw.rows], self._cfg.image_hw)
-        return padding_mask(sizes_hw, (height, width), device=images.device)
 
-    def _to_device(self, pixels: Tensor) -> Tensor:
-        """Bytes -> contiguous float32 in [0, 1]."""
-        images = pixels.to(self._device, non_blocking=True)
-        return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+_HALF = 127
+"""Bytes above it are more than half of a pixel."""
 
 
 @dataclass(frozen=True, eq=False)
 class _RawBatch:
-    """A batch as bytes: what is seen of images (B, H, W, 3) and of masks (B, H, W)."""
+    """What is made of a batch ahead of its use.
+
+    Attributes:
+        rows: (B,) of the split.
+        canvas_hw: of the images.
+        pixels: (B, H, W, 3) bytes of what is seen, or None where they are on the device already.
+        masks: (B, H, W) bytes, likewise, or None where there are none.
+        noise: (B, 3, H, W), or None where nothing is erased.
+        is_padded: whether any image is smaller than the canvas.
+    """
 
     rows: NDArray[np.int64]
-    views: Views
-    pixels: Tensor
-    masks: Tensor | None
+    canvas_hw: tuple[int, int]
+    pixels: Sent | None
+    masks: Sent | None
+    with_masks: bool
+    noise: Sent | None
+    operations: SentOperations | None
+    is_padded: bool

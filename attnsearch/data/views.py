@@ -33,7 +33,7 @@ class CropWindows:
     boxes: NDArray[np.float64]
     sizes_hw: NDArray[np.int64]
 
-    def take(self, rows: NDArray[np.int64]) -> CropWindows:
+    def take(self, rows: NDArray[np.int64] | slice) -> CropWindows:
         """The windows of some images."""
         return CropWindows(self.boxes[rows], self.sizes_hw[rows])
 
@@ -176,7 +176,7 @@ class Views:
     erased: NDArray[np.int64] | None = None
     deleted: NDArray[np.int64] | None = None
 
-    def take(self, rows: NDArray[np.int64]) -> Views:
+    def take(self, rows: NDArray[np.int64] | slice) -> Views:
         """The views of some images."""
         return Views(
             self.x[rows],

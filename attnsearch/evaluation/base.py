@@ -13,11 +13,11 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
 from attnsearch.data.tables import DataTables, ImageTable, fixed_subset
+from attnsearch.data.transfer import HostCopy, Transfer
 from attnsearch.device import (
     Arithmetic,
     device_errors,
@@ -147,10 +147,16 @@ class ModelOnData(InferenceModel):
             self._loaders[split] = BatchLoader(
                 self.data.under(self.config.data),
                 split,
-                batch_size=evaluation_batch_size(self.config.train.batch_size // self.checkpoint.accumulation),
+                batch_size=evaluation_batch_size(
+                    self.config.train.batch_size,
+                    accumulation=self.checkpoint.accumulation,
+                    image_hw=self.config.data.image_hw,
+                    device=self.device,
+                ),
                 device=self.device,
                 with_masks=self.model.needs_masks and self.table(split).mask_paths is not None,
             )
+            self._loaders[split].memory_format = self.arithmetic.memory_format
         return self._loaders[split]
 
     def batches(self, split: Split) -> Iterator[Batch]:
@@ -236,7 +242,7 @@ def run_split(
     """
     meter = opened.task.meter(opened.table(split), opened.device)
     parts = _ArchiveParts.of_split(opened, split)
-    answers = _Answers()
+    answers, part = _Answers(), None
     with ExitStack() as stack:
         writer = None
         if archive is not None:
@@ -244,12 +250,17 @@ def run_split(
         for batch in opened.batches(split):
             check()
             output = _measure(opened, batch, meter)
-            if writer is not None and opened.task.predicts_classes:
-                answers.add(output, batch)
-            if writer is not None and (part := parts.of(batch, output, opened.model)) is not None:
-                writer.append(part)
+            if writer is None:
+                continue
+            if opened.task.predicts_classes:
+                answers.add(output, parts.table.labels[batch.rows])
+            before, part = part, parts.of(batch, output, opened.model)
+            if before is not None:  # written while the device works on the next batch
+                writer.append(before.read())
         metrics = meter.scores()
         if writer is not None:
+            if part is not None:
+                writer.append(part.read())
             writer.finish(meter.retrieval, answers.temperature() if opened.task.predicts_classes else None)
     return {f"{split}/{name}": value for name, value in {"loss": metrics.loss, **metrics.metrics}.items()}
 
@@ -263,21 +274,29 @@ def _measure(opened: ModelOnData, batch: Batch, meter: Meter) -> AttentionOutput
     return output
 
 
-@dataclass(frozen=True, eq=False)
 class _Answers:
     """The logits of a split and the labels that they should give, batch by batch on the CPU."""
 
-    logits: list[NDArray[np.float32]] = field(default_factory=list)
-    labels: list[NDArray[np.int64]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._logits: list[NDArray[np.float32]] = []
+        self._labels: list[NDArray[np.int64]] = []
+        self._coming: HostCopy | None = None
 
-    def add(self, output: AttentionOutput, batch: Batch) -> None:
-        """Adds a batch."""
-        self.logits.append(output.logits.float().cpu().numpy())
-        self.labels.append(batch.labels.cpu().numpy())
+    def add(self, output: AttentionOutput, labels: NDArray[np.int64]) -> None:
+        """Adds a batch, whose logits are read when the next one is added."""
+        self._take()
+        self._coming = HostCopy({"logits": output.logits.float()})
+        self._labels.append(labels)
+
+    def _take(self) -> None:
+        if self._coming is not None:
+            self._logits.append(self._coming.read()["logits"].numpy())
+        self._coming = None
 
     def temperature(self) -> float | None:
         """See `fit_temperature`."""
-        return fit_temperature(np.concatenate(self.logits), np.concatenate(self.labels))
+        self._take()
+        return fit_temperature(np.concatenate(self._logits), np.concatenate(self._labels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,6 +313,7 @@ class _ArchiveParts:
     rows: NDArray[np.int64]
     sizes_hw: NDArray[np.int64]
     crop_boxes: NDArray[np.float64]
+    transfer: Transfer
 
     @classmethod
     def of_split(cls, opened: ModelOnData, split: Split) -> _ArchiveParts:
@@ -301,34 +321,55 @@ class _ArchiveParts:
         table, data = opened.table(split), opened.data
         rows = fixed_subset(table, opened.config.evaluation.n_images if split == "val" else None)
         boxes = crop_boxes(data, split, opened.config.data)
-        return cls(opened.checkpoint, table, rows, data.sizes_hw(split), boxes)
+        return cls(opened.checkpoint, table, rows, data.sizes_hw(split), boxes, Transfer(opened.device))
 
-    def of(self, batch: Batch, output: AttentionOutput, model: AttentionModel) -> AttentionArchive | None:
-        """The archived images of a batch, or None."""
-        places = np.flatnonzero(np.isin(batch.rows.numpy(), self.rows))  # (n,) in the batch
-        if not len(places):
+    def of(self, batch: Batch, output: AttentionOutput, model: AttentionModel) -> _ArchivePart | None:
+        """The archived images of a batch, or None; they are chosen on the device."""
+        rows = batch.rows.numpy()
+        is_archived = np.isin(rows, self.rows)
+        if not is_archived.any():
             return None
         confidences, predictions = output.logits.softmax(dim=1).max(dim=1)
         saliency = None if output.maps is None else model.saliency(output, predictions)
-        rows = batch.rows.numpy()[places]
+        floats = {"maps": output.maps, "norms": output.norms, "saliency": saliency}
+        shown = {name: tensor.float() for name, tensor in floats.items() if tensor is not None}
+        tensors = {"predictions": predictions, "confidences": confidences, **shown}
+        if not is_archived.all():
+            places = self.transfer.send(np.flatnonzero(is_archived)).receive()
+            tensors = {name: tensor.index_select(0, places) for name, tensor in tensors.items()}
+        return _ArchivePart(self, rows[is_archived], output.map_names, HostCopy(tensors))
+
+
+@dataclass(frozen=True, eq=False)
+class _ArchivePart:
+    """Archived images of one batch, on their way from the device.
+
+    Attributes:
+        rows: (n,) of the split.
+    """
+
+    parts: _ArchiveParts
+    rows: NDArray[np.int64]
+    map_names: tuple[str, ...]
+    copy: HostCopy
+
+    def read(self) -> AttentionArchive:
+        """The piece of the archive."""
+        arrays = {name: tensor.numpy() for name, tensor in self.copy.read().items()}
+        table, checkpoint = self.parts.table, self.parts.checkpoint
         return AttentionArchive(
-            image_ids=tuple(batch.image_ids[index] for index in places),
-            labels=self.table.labels[rows],
-            predictions=predictions.cpu().numpy()[places],
-            confidences=confidences.cpu().numpy()[places],
-            sizes_hw=self.sizes_hw[rows],
-            crop_boxes=self.crop_boxes[rows],
-            class_names=self.table.class_names,
-            map_names=output.map_names,
-            maps=_to_array(output.maps, places),
-            norms=_to_array(output.norms, places),
-            saliency=_to_array(saliency, places),
-            config_digest=self.checkpoint.config.digest(),
-            epoch=self.checkpoint.epoch,
-            split=self.table.split,
+            image_ids=tuple(table.image_ids[row] for row in self.rows),
+            labels=table.labels[self.rows],
+            predictions=arrays["predictions"],
+            confidences=arrays["confidences"],
+            sizes_hw=self.parts.sizes_hw[self.rows],
+            crop_boxes=self.parts.crop_boxes[self.rows],
+            class_names=table.class_names,
+            map_names=self.map_names,
+            maps=arrays.get("maps"),
+            norms=arrays.get("norms"),
+            saliency=arrays.get("saliency"),
+            config_digest=checkpoint.config.digest(),
+            epoch=checkpoint.epoch,
+            split=table.split,
         )
-
-
-def _to_array(tensor: Tensor | None, places: NDArray[np.intp]) -> NDArray[np.float32] | None:
-    """The images at some places (n,) of a batch: (B, ...) -> (n, ...) float32."""
-    return None if tensor is None else tensor.float().cpu().numpy()[places]

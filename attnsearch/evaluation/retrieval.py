@@ -98,7 +98,7 @@ def embed_split(opened: ModelOnData, split: Split) -> dict[str, Features]:
         for name, head in {COMBINED: output.head, **output.branches}.items():
             embedded = task.embed(replace(output, head=head))  # (B, D)
             features[name] = put_rows(features.get(name), batch.rows, embedded, n_rows=n_images)
-    return {name: embedded.numpy() for name, embedded in features.items()}
+    return {name: embedded.cpu().numpy() for name, embedded in features.items()}
 
 
 def rerank_scores(retrieval: Retrieval, reranking: Reranking) -> RankingScores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from attnsearch.explorer.archives import ImageScores, OpenArchive
 from attnsearch.metrics.registry import all_metrics, better_direction, metric_of, title_of
 from attnsearch.results.selection import Selection
 from attnsearch.results.study import StudyReader
+from attnsearch.search.standings import BracketState
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import HALVES
@@ -43,6 +45,7 @@ def summary_values(study: StudyReader) -> dict[str, Any]:
         "error": row.error,
         "n_trials": sum(row.states.values()),
         "n_running": row.states.get("running", 0),
+        "n_paused": row.states.get("paused", 0),
         "n_failed": row.states.get("fail", 0),
         "objectives": list(row.objectives),
         "titles": [title_of(key) for key in row.objectives],
@@ -83,6 +86,7 @@ def study_values(
     *,
     with_maps: Collection[int],
     monitor: str | None,
+    brackets: Collection[BracketState],
 ) -> dict[str, Any]:
     """A study and all its trials.
 
@@ -90,6 +94,7 @@ def study_values(
         errors: trial -> objective -> standard error.
         with_maps: numbers of the trials that have maps.
         monitor: the metric that best epochs are chosen by, or None where the settings cannot be read.
+        brackets: of a search with halving.
     """
     metrics = sorted({key for trial in rows.trials for key in trial.metrics}, key=_place_of)
     return {
@@ -103,6 +108,7 @@ def study_values(
         "about": metric_values([*metrics, *rows.objectives]),
         "params": list(dict.fromkeys(key for trial in rows.trials for key in trial.params)),
         "ties": list(rows.ties),
+        "brackets": [asdict(bracket) for bracket in brackets],
         "trials": [
             trial_values(trial, rows, has_maps=trial.number in with_maps)
             | {"errors": plain(dict(errors.get(trial.number, {})))}
@@ -138,6 +144,7 @@ def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[st
         "epochs_run": trial.epochs_run,
         "seconds": plain(trial.seconds),
         "error": trial.error,
+        "standing": None if trial.standing is None else str(trial.standing),
         "started": plain(trial.started),
         "maps": has_maps,
     }

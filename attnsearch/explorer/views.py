@@ -39,9 +39,11 @@ from attnsearch.explorer.site import (
     study_of,
 )
 from attnsearch.metrics.registry import title_of
+from attnsearch.results.halving import brackets_in
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
 from attnsearch.results.uncertainty import known_errors, with_error
+from attnsearch.search.standings import BracketState
 
 MAX_COMPARED = 24
 POLICY = (
@@ -131,7 +133,8 @@ def _study_values(study: StudyReader) -> dict[str, Any]:
     stamp = (rows, with_maps, errors)
 
     def make() -> dict[str, Any]:
-        return study_values(study.layout, rows, errors, with_maps=with_maps, monitor=_monitor_of(study))
+        monitor, brackets = _monitor_of(study), _brackets_of(study)
+        return study_values(study.layout, rows, errors, with_maps=with_maps, monitor=monitor, brackets=brackets)
 
     return site().studies.get(study.layout, stamp, make)
 
@@ -141,6 +144,13 @@ def _monitor_of(study: StudyReader) -> str | None:
         return study.monitor[0]
     except AttnSearchError:
         return None  # the settings are broken; what was measured can be shown
+
+
+def _brackets_of(study: StudyReader) -> list[BracketState]:
+    try:
+        return brackets_in(study)
+    except AttnSearchError:
+        return []  # likewise
 
 
 @pages.get("/api/selection/<experiment>/<study>")

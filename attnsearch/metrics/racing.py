@@ -54,6 +54,18 @@ def is_on_front(values: Floats) -> NDArray[np.bool_]:
     Args:
         values: (F, M), larger is better.
     """
-    is_no_worse = np.all(values[:, :, None] >= values[:, None, :], axis=0)  # (M, M) the row against the column
-    is_better = np.any(values[:, :, None] > values[:, None, :], axis=0)
-    return np.asarray(~np.any(is_no_worse & is_better, axis=0), dtype=np.bool_)
+    return np.asarray(~np.any(dominations(values), axis=0), dtype=np.bool_)
+
+
+def dominations(values: Floats) -> NDArray[np.bool_]:
+    """(M, M) whether the trial of the row is at least as good as that of the column in all objectives, better in one.
+
+    Args:
+        values: (F, M), larger is better.
+    """
+    is_no_worse = np.ones((values.shape[1],) * 2, dtype=bool)
+    is_better = np.zeros_like(is_no_worse)
+    for objective in values:  # all at once would take F times the memory
+        is_no_worse &= objective[:, None] >= objective
+        is_better |= objective[:, None] > objective
+    return is_no_worse & is_better

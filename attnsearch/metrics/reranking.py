@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking with sparse neighbour lists; importing this file does not import torch.
+"""k-reciprocal re-ranking with sparse neighbour lists; importing this file imports neither torch nor scipy.
 
 Source: Zhong et al. 2017 (arXiv 1701.08398), section 3, on plain Euclidean distances that are squared once. For the
 cosine, normalise the features first. `A` is the number of samples: queries, then gallery images.
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from attnsearch.device import free_memory_bytes
 from attnsearch.errors import UsageError
 from attnsearch.metrics.feature_distances import BLOCK_ROWS, AnyArray, FeatureDistances, nearest_entries
 
 if TYPE_CHECKING:
+    from scipy import sparse
     from torch import Tensor
 
 #: Samples whose neighbours are expanded at once.
@@ -108,6 +108,8 @@ class _Encoding:
 
 def _encode(pairs: FeatureDistances, k1: int, k2: int) -> _Encoding:
     """The averaged encodings of all samples, whose distances (A, A) are `pairs`."""
+    from scipy import sparse
+
     neighbours = _find_neighbours(pairs, max(k1 + 1, k2))
     reciprocal = _reciprocal(neighbours.lists[:, : k1 + 1])
     close = _reciprocal(neighbours.lists[:, : round(k1 / 2) + 1])  # round is half to even
@@ -136,6 +138,8 @@ def _find_neighbours(pairs: FeatureDistances, k: int) -> _Neighbours:
 
 def _membership(lists: NDArray[np.int32]) -> sparse.csr_array:
     """1 at (i, j) where the list (A, k) of i names j: sparse (A, A) int32."""
+    from scipy import sparse
+
     n_samples, k = lists.shape
     starts = np.arange(n_samples + 1) * k
     return sparse.csr_array((np.ones(lists.size, np.int32), lists.ravel(), starts), shape=(n_samples, n_samples))
@@ -155,6 +159,8 @@ def _expand(reciprocal: sparse.csr_array, close: sparse.csr_array, start: int) -
     Returns:
         Sparse (chunk, A); what is stored is a neighbour, whatever the number.
     """
+    from scipy import sparse
+
     own = reciprocal[start : start + _CHUNK_ROWS]
     common = (own @ close.T).multiply(own).tocoo()  # with the original list, not with the growing one
     sizes = np.diff(close.indptr)
@@ -173,6 +179,8 @@ def _weigh(
         start: the first sample of the chunk.
         maxima: (A,).
     """
+    from scipy import sparse
+
     weights = np.empty(lists.nnz, dtype=np.float32)
     for index in range(lists.shape[0]):
         places = slice(lists.indptr[index], lists.indptr[index + 1])

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from attnsearch.metrics.racing import is_on_front
 
@@ -46,6 +45,8 @@ def mean_interval(values: Floats, *, level: float = LEVEL) -> Interval:
         values: (N,).
         level: in (0, 1).
     """
+    from scipy import stats
+
     defined = _defined(values)
     mean = float(defined.mean()) if len(defined) else float("nan")
     if len(defined) < 2:
@@ -165,6 +166,8 @@ def separation(groups: Sequence[Floats], *, higher_is_better: bool = True, level
     Args:
         groups: k of (n,) each, of any n; NaN is left out.
     """
+    from scipy import stats
+
     defined = [_defined(values) for values in groups]
     sizes = np.array([len(values) for values in defined])
     means = np.array([values.mean() if len(values) else np.nan for values in defined])
@@ -191,6 +194,8 @@ def krippendorff_alpha(scores: Floats) -> float:
     Source: Krippendorff 2004, alpha for ordinal data; for explanation metrics, Gomez and Mouchère 2023 (arXiv
         2311.17876).
     """
+    from scipy import stats
+
     complete = np.asarray(scores, dtype=np.float64)
     complete = complete[:, ~np.isnan(complete).any(axis=0)]
     n_models, n_images = complete.shape
@@ -290,6 +295,8 @@ def _winners(means: Floats, higher_is_better: bool) -> Floats:
 
 def rank_correlation(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
     """(N,) Spearman's correlation of each pair of maps (N, ...), ties at their mean rank; NaN where one is flat."""
+    from scipy import stats
+
     ranks = [stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     products = (centred[0] * centred[1]).sum(axis=1)
@@ -339,6 +346,8 @@ def _variance(values: Floats) -> float:
 
 def _student(difference: float, variance: float, dof: float, n: int) -> TestResult:
     """The test of a difference whose estimate has this variance, which must not be 0."""
+    from scipy import stats
+
     statistic = difference / math.sqrt(variance)
     return TestResult(difference, statistic, float(dof), float(2 * stats.t.sf(abs(statistic), dof)), n)
 

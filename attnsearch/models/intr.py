@@ -128,7 +128,9 @@ class Intr(AttentionModel):
         valid_hw = None if padding is None else _valid_hw(padding)
         if maps is None:
             return AttentionOutput(head, valid_hw=valid_hw)
-        names = maps or self.default_maps(batch.labels)
+        names = maps or self.default_maps(has_labels=batch.has_labels)
+        if not batch.has_labels and any("/true/" in name for name in names):
+            raise UsageError("maps of the true class need the labels of all images; ask for those of the predicted")
         shown = self._show(names, decoded.attention, logits=head.logits, labels=batch.labels)  # (B, K, h·w)
         return IntrOutput(
             head,
@@ -187,9 +189,9 @@ class Intr(AttentionModel):
             head: HeadOutput = self.presence_vector(self.transformer.decoder.norm(states.float()))
             return head
 
-    def default_maps(self, labels: Tensor) -> tuple[str, ...]:
-        """All heads of the last layer, for the predicted and, where all labels (B,) are known, for the true class."""
-        classes = ("predicted", "true") if bool((labels >= 0).all()) else ("predicted",)
+    def default_maps(self, *, has_labels: bool) -> tuple[str, ...]:
+        """All heads of the last layer, for the predicted and, where all labels are known, for the true class."""
+        classes = ("predicted", "true") if has_labels else ("predicted",)
         heads = range(1, self.n_heads + 1)
         return tuple(f"layer_{self.n_layers}/{whose}/head_{head}" for whose in classes for head in heads)
 
@@ -302,8 +304,6 @@ def _class_index(whose: str, logits: Tensor, labels: Tensor) -> Tensor:
     if whose == "predicted":
         return logits.argmax(dim=1)
     if whose == "true":
-        if bool((labels < 0).any()):
-            raise UsageError(f"maps of the true class need labels, got {labels.min()}; ask for those of the predicted")
         return labels
     return torch.full_like(labels, _number(whose))
 

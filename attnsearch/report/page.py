@@ -317,6 +317,7 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
         "facts": facts,
         "model": "" if facts.config is None else facts.config.model.name,
         "n_done": sum(trial.state in ("complete", "pruned") for trial in facts.rows.trials),
+        "n_paused": facts.states().get("paused", 0),
         "n_failed": sum(trial.state == "fail" for trial in facts.rows.trials),
         "values": values,
         "errors": {} if best is None else facts.value_errors.get(best.number, {}),
@@ -338,12 +339,13 @@ def best_settings(facts: StudyFacts) -> list[tuple[str, str]]:
 
 
 def trial_table(facts: StudyFacts) -> dict[str, Any]:
-    """The best trials first; those that failed or wait come last."""
+    """The best trials first, then those that are paused or pruned; those that failed or wait come last."""
     keys = list(dict.fromkeys(key for trial in facts.rows.trials for key in trial.params))
     sign = -1 if next(iter(facts.rows.objectives.values()), "maximize") == "maximize" else 1
 
-    def order(trial: TrialRow) -> tuple[bool, float, int]:
-        return (trial.state != "complete", sign * trial.values[0] if trial.values else 0.0, trial.number)
+    def order(trial: TrialRow) -> tuple[bool, bool, float, int]:
+        value = sign * trial.values[0] if trial.values else 0.0
+        return (trial.state != "complete", not trial.values, value, trial.number)
 
     ranked = sorted(facts.rows.trials, key=order)
     return {

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -31,11 +31,12 @@ from attnsearch.search.trials import (
     rows_of,
 )
 from attnsearch.store.archive import has_archive, read_archive
-from attnsearch.store.epochs import read_csv
+from attnsearch.store.epochs import best_epochs_in, read_csv
 from attnsearch.store.image_scores import has_scores, read_scores, scores_frame
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
 from attnsearch.store.trial_store import TrialRecords, check_recorded, open_trial_records
 from attnsearch.store.urls import connection_url, redact, sqlite_path, url_named
+from attnsearch.types import BestEpochs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ class StudyDatabases:
         self._named = storage
         self._urls: FileCache[str] = FileCache(256)
         self._rows: FileCache[StudyRows] = FileCache(256)
-        self._storages: dict[str, BaseStorage] = {}
+        self._storages: dict[tuple[str, bool], BaseStorage] = {}
         self._errors: dict[str, tuple[float, StoreError]] = {}
         self._lock = Lock()
 
@@ -101,9 +102,11 @@ class StudyDatabases:
         """The database of an experiment, whatever its studies name."""
         return url_named(self._named, experiment)
 
-    def storage(self, url: str) -> BaseStorage:
+    def storage(self, url: str, *, has_reports: bool = True) -> BaseStorage:
         """Optuna's storage, read-only; finished trials are read once.
 
+        Args:
+            has_reports: whether trials are read with what they reported of their epochs.
         Raises:
             StoreError: no such database, or one that is not ours; for some seconds without asking again, so that all
                 studies on a server that is away wait for it once.
@@ -112,25 +115,26 @@ class StudyDatabases:
             failed_at, error = self._errors.get(url, (-math.inf, None))
             if error is not None and time.monotonic() - failed_at < ASK_AGAIN_S:
                 raise error
-            if url not in self._storages:
-                self._storages[url] = self._open(url)
-            return self._storages[url]
+            key = (url, has_reports)
+            if key not in self._storages:
+                self._storages[key] = self._open(url, has_reports)
+            return self._storages[key]
 
-    def _open(self, url: str) -> BaseStorage:
+    def _open(self, url: str, has_reports: bool) -> BaseStorage:
         try:
-            return cast(BaseStorage, NoCopyStorage(read_storage(url)))
+            return cast(BaseStorage, NoCopyStorage(read_storage(url, has_reports=has_reports)))
         except StoreError as error:
             self._errors[url] = (time.monotonic(), error)
             raise
 
     def study(self, layout: StudyLayout) -> optuna.Study:
-        """Optuna's study, read-only.
+        """Optuna's study, read-only; its trials come without what they reported of their epochs.
 
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
         url = self.url(layout)
-        return find_own(self.storage(url), url, layout)
+        return find_own(self.storage(url, has_reports=False), url, layout)
 
     def rows(self, layout: StudyLayout) -> StudyRows:
         """All trials of a study at this moment.
@@ -142,7 +146,7 @@ class StudyDatabases:
             return _plain_rows(layout)
         url = self.url(layout)
         path = sqlite_path(url)
-        stamp = time.monotonic_ns() if path is None else settled_stamp(path, path.with_name(f"{path.name}-wal"))
+        stamp = time.monotonic_ns() if path is None else settled_stamp(*_written(path))
         return self._rows.get((url, layout.study_dir), stamp, lambda: rows_of(self.study(layout), url))
 
     def epochs(self, layout: StudyLayout, numbers: Collection[int] | None = None) -> pd.DataFrame:
@@ -155,6 +159,18 @@ class StudyDatabases:
             frame = _plain_epochs(layout).assign(trial=0)
             return frame if numbers is None or 0 in numbers else frame.iloc[:0]
         return self._records(layout).read_epochs(numbers)
+
+    def best_epochs(
+        self, layout: StudyLayout, numbers: Collection[int], metrics: Sequence[str], *, is_higher: bool
+    ) -> BestEpochs:
+        """As `TrialRecords.read_best_epochs`.
+
+        Raises:
+            ConfigError, StoreError: the study cannot be read.
+        """
+        if is_plain_run(layout):
+            return best_epochs_in(self.epochs(layout, numbers), metrics)
+        return self._records(layout).read_best_epochs(numbers, metrics, is_higher=is_higher)
 
     def scores(self, layout: StudyLayout) -> pd.DataFrame:
         """All scorings of a study: columns as `TrialRecords.read_scores`; none for a run of version 0.1.
@@ -184,6 +200,12 @@ class StudyDatabases:
 
     def _records(self, layout: StudyLayout) -> TrialRecords:
         return open_trial_records(self.url(layout), self.rows(layout).uuid)
+
+
+def _written(database: Path) -> list[Path]:
+    """The files of an SQLite database that hold something: a reader leaves an empty log, which is no change."""
+    log = database.with_name(f"{database.name}-wal")
+    return [database, *([log] if any(stamp_of(log)[0][2:]) else [])]
 
 
 def is_plain_run(layout: StudyLayout) -> bool:

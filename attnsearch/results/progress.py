@@ -9,16 +9,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from attnsearch.search.trials import TrialRow, row_of
+from attnsearch.search.brackets import all_brackets
+from attnsearch.search.standings import Standing, standings_of
+from attnsearch.search.trials import TrialRow, rows_of_trials
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from attnsearch.search.halving import Bracket
     from attnsearch.search.handle import StudyHandle
 
 DONE = ("complete", "pruned")
 """States that count towards the budget of a study."""
-UNFINISHED = ("running", "waiting")
+UNFINISHED = ("running", "waiting", "paused")
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class StudySummary:
     """One row of a list of studies.
 
     Attributes:
-        state: "finished" with its budget spent, "running", "stopped" or "unreadable".
-        states: state of a trial -> number of trials.
+        state: "finished" with its budget or its patience spent, "running", "stopped" or "unreadable".
+        states: state of a trial, as in `TrialRow` -> number of trials.
         n_trials: budget of complete and pruned trials.
         best: number of the best trial; None while none is complete.
         values: objectives of the best trial.
@@ -53,10 +56,31 @@ class StudySummary:
         """Trials that count towards the budget."""
         return sum(self.states.get(state, 0) for state in DONE)
 
+    @property
+    def best_text(self) -> str:
+        """The objectives of the best trial."""
+        return ", ".join(f"{key} {value:.4g}" for key, value in zip(self.objectives, self.values, strict=False))
+
+
+def state_of(counts: Mapping[str, int], n_trials: int, *, is_stopped: bool) -> str:
+    """The state of a study that can be read, as in `StudySummary`.
+
+    Args:
+        counts: state of a trial -> number of trials.
+        n_trials: budget of complete and pruned trials.
+        is_stopped: whether its patience has ended, so that no new trials start.
+    """
+    if sum(counts.get(state, 0) for state in DONE) >= n_trials:
+        return "finished"
+    return "running" if "running" in counts else "finished" if is_stopped else "stopped"
+
 
 @dataclass(frozen=True)
 class TrialProgress:
-    """One trial; `value` is its best monitor so far, None before the first epoch; `seconds` since its start."""
+    """One trial; `value` is its best monitor so far, None before the first epoch; `seconds` are those it has run.
+
+    `standing` is where halving has paused or pruned it.
+    """
 
     number: int
     state: str
@@ -65,10 +89,11 @@ class TrialProgress:
     value: float | None
     seconds: float
     error: str | None = None
+    standing: Standing | None = None
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether it runs, or waits to be run or continued."""
+        """Whether it runs, or waits to be run or continued, paused at a rung or not."""
         return self.state in UNFINISHED
 
 
@@ -78,6 +103,7 @@ class StudyProgress:
 
     Attributes:
         n_trials: budget of complete and pruned trials.
+        brackets: of a search with halving, those that are still to be opened included.
         seconds_left: None until an epoch has shown how long one takes.
     """
 
@@ -85,6 +111,7 @@ class StudyProgress:
     monitor: str
     trials: tuple[TrialProgress, ...]
     n_trials: int
+    brackets: tuple[Bracket, ...] = ()
     seconds_left: float | None = None
 
     @property
@@ -92,16 +119,31 @@ class StudyProgress:
         """Trials that count towards the budget."""
         return sum(trial.state in DONE for trial in self.trials)
 
+    @property
+    def n_paused(self) -> int:
+        """Trials that wait at a rung."""
+        return sum(trial.state == "paused" for trial in self.trials)
+
     def epochs_left(self, n_epochs: int) -> int:
-        """Epochs until the budget is spent, if no trial is pruned or stops early.
+        """Epochs until the budget is spent, if no trial fails or stops early, nor a pruner but halving ends one.
 
         Args:
             n_epochs: of a trial that has not begun.
         """
+        if self.brackets:
+            return self._epochs_of_brackets(n_epochs)
         n_left = max(0, self.n_trials - self.n_done)
         unfinished = [trial for trial in self.trials if trial.is_unfinished]
         begun = sorted(unfinished, key=lambda trial: trial.state == "waiting")[:n_left]
         return sum(trial.n_epochs - trial.epoch for trial in begun) + (n_left - len(begun)) * n_epochs
+
+    def _epochs_of_brackets(self, n_epochs: int) -> int:
+        """Those of each bracket, and of enqueued trials, which run to their end."""
+        trained = {trial.number: trial.epoch for trial in self.trials}
+        members = {trial.number for bracket in self.brackets for trial in bracket.trials}
+        others = [trial for trial in self.trials if trial.is_unfinished and trial.number not in members]
+        of_brackets = sum(bracket.epochs_left(n_epochs, trained) for bracket in self.brackets)
+        return of_brackets + sum(trial.n_epochs - trial.epoch for trial in others)
 
 
 def progress_of(
@@ -123,21 +165,22 @@ def progress_of(
         TrialProgress(
             number=row.number,
             state=row.state,
-            epoch=row.epochs_run or last.get(row.number, 0),
+            epoch=last.get(row.number, row.epochs_run),
             n_epochs=int(row.params.get("train.epochs", n_epochs)),
-            value=row.metrics.get(monitor, values.get(row.number)),
-            seconds=row.seconds or _seconds_since_start(row),
+            value=values.get(row.number, row.metrics.get(monitor)),
+            seconds=_seconds(row),
             error=row.error,
+            standing=row.standing,
         )
         for row in rows
     )
 
 
-def _seconds_since_start(row: TrialRow) -> float:
-    """Optuna's times are local and naive."""
-    if row.started is None or row.state == "waiting":
-        return 0.0
-    return ((row.ended or datetime.now()) - row.started).total_seconds()
+def _seconds(row: TrialRow) -> float:
+    """How long a trial has run; of one that runs again, what is stored is of the time before."""
+    if row.started is None or row.state in ("waiting", "paused") or (row.seconds and row.state != "running"):
+        return row.seconds
+    return row.seconds + ((row.ended or datetime.now()) - row.started).total_seconds()  # Optuna's times are local
 
 
 class Watcher:
@@ -186,14 +229,16 @@ class Watcher:
 
 def snapshot(handle: StudyHandle) -> StudyProgress:
     """A study that runs; of unfinished trials the epochs are read from the database."""
-    config = handle.loaded.study
-    rows = [row_of(trial, n_values=len(config.objectives)) for trial in handle.trials()]
+    loaded, stored = handle.loaded, handle.trials()
+    config, brackets = loaded.study, all_brackets(handle.study, stored, loaded)
+    standings, objectives = standings_of(brackets), tuple(config.objectives)
+    rows = rows_of_trials(stored, objectives, standings)
     epochs = handle.store.read_epochs([row.number for row in rows if row.state in UNFINISHED])
     trials = progress_of(
         rows,
         epochs,
         monitor=config.monitor,
         direction=config.monitor_direction,
-        n_epochs=handle.loaded.experiment.train.epochs,
+        n_epochs=loaded.experiment.train.epochs,
     )
-    return StudyProgress(config.name, config.monitor, trials, config.n_trials)
+    return StudyProgress(config.name, config.monitor, trials, config.n_trials, tuple(brackets))

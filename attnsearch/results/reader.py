@@ -48,19 +48,19 @@ class Results:
 
         Returns:
             Columns `state` ("finished", "running", "stopped" or "unreadable"), `n_trials` (budget), `n_done`,
-            `n_running`, `n_failed`, `best` (number of the best trial), `objective` and `value` of the first
+            `n_running`, `n_paused`, `n_failed`, `best` (number of the best trial), `objective` and `value` of the first
             objective, `error`.
         """
         import pandas as pd
 
-        columns = ["state", "n_trials", "n_done", "n_running", "n_failed", "best", "objective", "value", "error"]
+        counts = {"n_running": "running", "n_paused": "paused", "n_failed": "fail"}
+        columns = ["state", "n_trials", "n_done", *counts, "best", "objective", "value", "error"]
         rows = [study.summary() for study in self]
         index = pd.MultiIndex.from_tuples([(row.experiment, row.study) for row in rows], names=["experiment", "study"])
         cells = [
             {
                 **{column: getattr(row, column) for column in ("state", "n_trials", "n_done", "best", "error")},
-                "n_running": row.states.get("running", 0),
-                "n_failed": row.states.get("fail", 0),
+                **{column: row.states.get(state, 0) for column, state in counts.items()},
                 "objective": next(iter(row.objectives), None),
                 "value": next(iter(row.values), None),
             }

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from attnsearch.config.study import StudyConfig
 from attnsearch.metrics.registry import is_score
 from attnsearch.metrics.statistics import ALPHA, cross_fitted
 from attnsearch.results.uncertainty import Trial, tie_line, undefined_lines
 from attnsearch.search.history import History, history_of
 from attnsearch.search.pareto import Reliability
+from attnsearch.search.patience import Outlook, outlook_of
+from attnsearch.search.study import Stop
 from attnsearch.search.trials import StudyRows
 from attnsearch.store.study_files import Confirmation, ConfirmedMetric, ConfirmedTrial
-from attnsearch.types import HALVES
-
-if TYPE_CHECKING:
-    import pandas as pd
+from attnsearch.types import HALVES, BestEpochs
 
 MIN_ALPHA = 0.4
 """Krippendorff's alpha below which the order of the trials depends on the images that were scored."""
@@ -56,6 +56,8 @@ class Selection:
         orders: objective that is a score of maps -> how far images agree on the order of the trials, or why not known.
         history: None while no feasible trial is complete.
         confirmation: None where the best trials were not repeated.
+        stop: why the search ended before its budget was spent; None where it did not.
+        outlook: None with few trials, and where settings are repeated.
     """
 
     notes: tuple[str, ...]
@@ -63,6 +65,8 @@ class Selection:
     orders: Mapping[str, Reliability | str]
     history: History | None
     confirmation: Confirmation | None
+    stop: Stop | None = None
+    outlook: Outlook | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -70,7 +74,9 @@ class Selection:
         lines = leading_lines(self.notes, self.value)
         lines += [order_line(key, order) for key, order in self.orders.items()]
         lines += [] if self.confirmation is None else confirmation_lines(self.confirmation)
-        return [*lines, history_line(self.history)] if self.history and len(self.history.trials) > 1 else lines
+        lines += [history_line(self.history)] if self.history and len(self.history.trials) > 1 else []
+        lines += [] if self.stop is None else [stop_line(self.stop)]
+        return lines if self.outlook is None else [*lines, outlook_line(self.outlook)]
 
 
 class Searched(Protocol):
@@ -79,11 +85,15 @@ class Searched(Protocol):
     @property
     def rows(self) -> StudyRows: ...
     @property
+    def settings(self) -> StudyConfig: ...
+    @property
+    def is_plain_run(self) -> bool: ...
+    @property
     def monitor(self) -> tuple[str, str]: ...
     @property
     def confirmation(self) -> Confirmation | None: ...
     def trial(self, number: int) -> Trial: ...
-    def epochs_of(self, numbers: Collection[int]) -> dict[int, pd.DataFrame]: ...
+    def best_epochs(self, numbers: Collection[int], metrics: Sequence[str], *, is_higher: bool) -> BestEpochs: ...
     def reliability(self, metric: str) -> Reliability | str | None: ...
 
 
@@ -102,16 +112,25 @@ def selection_of(study: Searched) -> Selection:
         orders={key: order for key, order in orders.items() if order is not None},
         history=history_of(rows),
         confirmation=study.confirmation,
+        stop=stop_of(study),
+        outlook=None if study.is_plain_run or study.settings.repeats else outlook_of(rows),
     )
 
 
+def stop_of(study: Searched) -> Stop | None:
+    """Why a search ended before its budget was spent; None where it did not, or was continued with more patience."""
+    stop = study.rows.stop
+    return stop if stop is not None and stop.holds(study.settings) else None
+
+
 def end_lines(study: Searched) -> list[str]:
-    """What a search ends with: ties, undefined objectives and what the best value is worth.
+    """What a search ends with: ties, undefined objectives, what the best value is worth, and why it ended early.
 
     Raises:
         ConfigError, StoreError: the study or its scores cannot be read.
     """
-    return leading_lines(notes_of(study), selected_value(study))
+    stop = stop_of(study)
+    return [*leading_lines(notes_of(study), selected_value(study)), *([] if stop is None else [stop_line(stop)])]
 
 
 def leading_lines(notes: Iterable[str], value: SelectedValue | None) -> list[str]:
@@ -128,19 +147,16 @@ def notes_of(study: Searched) -> tuple[str, ...]:
 
 def selected_value(study: Searched) -> SelectedValue | None:
     """The best value of the monitor with its cross-fitted estimate; None where validation has no halves."""
-    import numpy as np
-
     metric, direction = study.monitor
     is_higher = direction == "maximize"
     columns = [metric, *(f"{metric}{half}" for half in HALVES)]
-    frames = study.epochs_of([row.number for row in study.rows.complete if row.is_feasible]).values()
-    measured = [frame[columns].dropna().to_numpy() for frame in frames if set(columns) <= set(frame)]  # (epochs, 3)
-    of_trials = [values for values in measured if len(values)]
-    if not of_trials:
+    numbers = [row.number for row in study.rows.complete if row.is_feasible]
+    found = study.best_epochs(numbers, columns, is_higher=is_higher)
+    if not found.n_trials:
         return None
-    whole, first, second = np.concatenate(of_trials).T
+    whole, first, second = found.values.T
     estimate = cross_fitted(first, second, higher_is_better=is_higher)
-    return SelectedValue(metric, len(of_trials), float(whole.max() if is_higher else whole.min()), estimate)
+    return SelectedValue(metric, found.n_trials, float(whole.max() if is_higher else whole.min()), estimate)
 
 
 def order_line(key: str, order: Reliability | str) -> str:
@@ -193,6 +209,20 @@ def history_line(history: History) -> str:
         return f"best {history.measure} after each complete trial: {values}"
     first = f"the first {_counted(history.n_bounding)}"
     return f"hypervolume after each complete trial, 1 spanning the worst and best values of {first}: {values}"
+
+
+def stop_line(stop: Stop) -> str:
+    """Why a search ended before its budget was spent."""
+    return f"ended by patience={stop.patience}: {stop.reason}; a larger one, or null, continues the search"
+
+
+def outlook_line(outlook: Outlook) -> str:
+    """What a search that is twice as long may bring."""
+    what = outlook.measure if outlook.measure == "hypervolume" else f"best {outlook.measure}"
+    return (
+        f"estimate: as many trials again would improve the {what} by about {outlook.next:.2g} on average; from half of "
+        f"the {_counted(outlook.n_trials)} to all of them it improved by {outlook.last:.2g}"
+    )
 
 
 def _four_digits(value: float) -> str:

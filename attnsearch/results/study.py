@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,7 +17,7 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import settled_stamp
 from attnsearch.results.databases import is_plain_run
-from attnsearch.results.progress import DONE, UNFINISHED, StudyProgress, StudySummary, progress_of
+from attnsearch.results.progress import UNFINISHED, StudyProgress, StudySummary, progress_of, state_of
 from attnsearch.results.selection import Selection, selection_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
@@ -28,7 +28,7 @@ from attnsearch.store.inspection import database_content_errors
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import RemovableFile
 from attnsearch.store.study_files import Confirmation, read_confirmation, read_manifest
-from attnsearch.types import SPLITS
+from attnsearch.types import SPLITS, BestEpochs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ class StudyReader:
 
     def __repr__(self) -> str:
         row = self.summary()
-        best = "" if row.best is None else f", best trial {row.best}: {_values(row)}"
+        best = "" if row.best is None else f", best trial {row.best}: {row.best_text}"
         return f"<study {self.name}: {row.error or f'{row.state}, {row.n_done} of {row.n_trials} trials{best}'}>"
 
     def _repr_html_(self) -> str:
@@ -105,7 +105,7 @@ class StudyReader:
             Columns `state`, `is_best`, `is_feasible`; a column per hyperparameter by its dotted key; a column per
             `split/metric` at the best epoch, the objectives first, those of test where the trial is published;
             `split/score_se`, `_low` and `_high`: standard error and 95 % interval of the mean score over images;
-            `best_epoch`, `epochs_run`, `seconds`, `error`. `.attrs`: `objectives`.
+            `best_epoch`, `epochs_run`, `seconds`, `error`, `rung`, `place`, `n_at_rung`. `.attrs`: `objectives`.
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
@@ -133,6 +133,7 @@ class StudyReader:
             {f"test/{name}": value for name, value in trial.test_metrics().items()},
             trial.score_summary(),
             {"best_epoch": row.best_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
+            {} if row.standing is None else row.standing.cells,
         )
 
     @property
@@ -161,6 +162,10 @@ class StudyReader:
         frame = self.shared.databases.epochs(self.layout, numbers)
         return {int(str(number)): rows.dropna(axis=1, how="all") for number, rows in frame.groupby("trial")}
 
+    def best_epochs(self, numbers: Collection[int], metrics: Sequence[str], *, is_higher: bool) -> BestEpochs:
+        """The epochs of some trials that are best in a metric, of those where all of the metrics are defined."""
+        return self.shared.databases.best_epochs(self.layout, numbers, metrics, is_higher=is_higher)
+
     def trial(self, number: int) -> TrialReader:
         """One trial; whether there is one of this number is seen when it is read."""
         return TrialReader(self, number)
@@ -171,16 +176,11 @@ class StudyReader:
 
         With one objective that is the best trial. Empty while no feasible trial is complete.
         """
-        rows = self.rows
-        return tuple(self.trial(row.number) for row in front_of(rows))
+        return tuple(self.trial(row.number) for row in front_of(self.rows))
 
     @property
     def ties(self) -> tuple[TrialReader, ...]:
-        """The trials that no other one surely beats, by two standard errors, the chosen one first; empty before a race.
-
-        Raises:
-            ConfigError, StoreError: the study cannot be read.
-        """
+        """The trials that no other one surely beats, by two errors, the chosen one first; empty before a race."""
         return tuple(self.trial(number) for number in self.rows.ties)
 
     @property
@@ -225,19 +225,16 @@ class StudyReader:
 
     def summary(self) -> StudySummary:
         """How far the study is and what its best trial reached; why not, where it cannot be read."""
-        experiment, study = self.layout.experiment, self.layout.study
+        names = self.layout.experiment, self.layout.study
         try:
-            rows, best = self.rows, self.best_row()
-            n_trials = self._n_trials
+            rows, best, n_trials = self.rows, self.best_row(), self._n_trials
         except AttnSearchError as error:
-            return StudySummary(experiment, study, "unreadable", error=str(error))
-        states = [row.state for row in rows.trials]
-        counts = {state: states.count(state) for state in dict.fromkeys(states)}
-        is_finished = sum(counts.get(state, 0) for state in DONE) >= n_trials
+            return StudySummary(*names, "unreadable", error=str(error))
+        counts = Counter(row.state for row in rows.trials)
+        is_stopped = rows.stop is not None and rows.stop.holds(self.settings)
         return StudySummary(
-            experiment,
-            study,
-            "finished" if is_finished else "running" if "running" in counts else "stopped",
+            *names,
+            state_of(counts, n_trials, is_stopped=is_stopped),
             states=counts,
             n_trials=n_trials,
             objectives=tuple(rows.objectives),
@@ -254,9 +251,8 @@ class StudyReader:
             ConfigError, StoreError: the study cannot be read.
         """
         rows = self.rows
-        epochs = self.shared.databases.epochs(
-            self.layout, [row.number for row in rows.trials if row.state in UNFINISHED]
-        )
+        unfinished = [row.number for row in rows.trials if row.state in UNFINISHED]
+        epochs = self.shared.databases.epochs(self.layout, unfinished)
         monitor, direction = self.monitor
         n_epochs = (self.trial(0).config if self.is_plain_run else self.experiment).train.epochs
         trials = progress_of(rows.trials, epochs, monitor=monitor, direction=direction, n_epochs=n_epochs)
@@ -394,7 +390,3 @@ def _is_measured(trial: TrialReader, of_queries: bool) -> bool:
     """Whether the queries of validation, or the saliency of its images, were measured one by one."""
     archived = trial.archives().get("val")
     return archived is not None and archived.retrieval.is_file() if of_queries else trial.has_scores()
-
-
-def _values(row: StudySummary) -> str:
-    return ", ".join(f"{key} {value:.4g}" for key, value in zip(row.objectives, row.values, strict=False))

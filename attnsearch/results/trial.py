@@ -80,7 +80,7 @@ class TrialReader:
 
     @property
     def state(self) -> str:
-        """`complete`, `pruned`, `running`, `waiting` or `fail`."""
+        """`complete`, `pruned`, `running`, `paused` (at a rung of halving), `waiting` or `fail`."""
         return self.row.state
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,53 +79,65 @@ def _refined(trial: FrozenTrial, scores: Mapping[str, float], names: list[str]) 
 
 def is_feasible(trial: FrozenTrial) -> bool:
     """Whether all constraints of a trial hold (value <= 0)."""
-    return all(value <= 0 for value in trial.constraints.values()) if trial.constraints else True
+    return all(value <= 0 for value in trial.constraints.values())
 
 
-def complete_feasible(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials among which the best is chosen, with refined scores."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [trial for trial in refined(study, complete, stored_race(study)) if is_feasible(trial)]
+def _feasible(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials among which the best is chosen."""
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE and is_feasible(trial)]
 
 
 def current_ties(study: optuna.Study) -> tuple[int, ...]:
     """The trials that are not surely beaten, the chosen one first; none where trials ended after the race."""
     race = stored_race(study)
+    return () if race is None else ties_of(study.get_trials(deepcopy=False), race)
+
+
+def ties_of(trials: Iterable[FrozenTrial], race: Race | None) -> tuple[int, ...]:
+    """As `current_ties`, of trials and a race that were read already."""
     if race is None:
         return ()
-    n_complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    n_complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
     return race.ties if race.n_complete == n_complete else ()
 
 
 def best_feasible(study: optuna.Study) -> list[FrozenTrial]:
     """The best trial, or the Pareto front by number; empty while no feasible trial is complete."""
-    trials = complete_feasible(study)
-    if not trials:
+    race = stored_race(study)
+    return best_of(study, refined(study, study.get_trials(deepcopy=False), race), race)
+
+
+def best_of(study: optuna.Study, trials: Sequence[FrozenTrial], race: Race | None) -> list[FrozenTrial]:
+    """As `best_feasible`, of trials that were read already, with refined scores."""
+    feasible = _feasible(trials)
+    if not feasible:
         return []
+    signed = _signed(study, feasible)
     if len(study.directions) > 1:
-        on_front = is_on_front(np.array([_signed(study, trial) for trial in trials]).T)
-        return [trial for trial, is_best in zip(trials, on_front, strict=True) if is_best]
-    ties = current_ties(study)
-    by_number = {trial.number: trial for trial in trials}
-    chosen = next((by_number[number] for number in ties if number in by_number), None)
-    return [chosen or min(trials, key=lambda trial: (-_signed(study, trial)[0], trial.number))]
+        on_front = is_on_front(np.array(signed).T)
+        return [trial for trial, is_best in zip(feasible, on_front, strict=True) if is_best]
+    by_number = {trial.number: trial for trial in feasible}
+    chosen = next((by_number[number] for number in ties_of(trials, race) if number in by_number), None)
+    return [chosen or min(zip(signed, feasible, strict=True), key=lambda one: (-one[0][0], one[1].number))[1]]
 
 
-def _signed(study: optuna.Study, trial: FrozenTrial) -> list[float]:
-    """Its values, larger is better."""
-    return [
-        value if direction == StudyDirection.MAXIMIZE else -value
-        for value, direction in zip(trial.values, study.directions, strict=True)
-    ]
+def _signed(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[list[float]]:
+    """The values of trials, larger is better."""
+    signs = [1 if direction == StudyDirection.MAXIMIZE else -1 for direction in study.directions]
+    return [[sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in trials]
 
 
 def best_trials(study: optuna.Study, config: StudyConfig, *, k: int) -> list[FrozenTrial]:
     """The best k feasible trials: by the one objective, or the whole Pareto front and then the rest, by the monitor."""
-    trials, best = complete_feasible(study), {trial.number for trial in best_feasible(study)}
+    race = stored_race(study)
+    trials = refined(study, study.get_trials(deepcopy=False), race)
+    feasible, best = _feasible(trials), {trial.number for trial in best_of(study, trials, race)}
     if len(study.directions) == 1:
-        return sorted(trials, key=lambda one: (one.number not in best, -_signed(study, one)[0], one.number))[:k]
+        measured = zip(feasible, _signed(study, feasible), strict=True)
+        ranked = sorted(measured, key=lambda one: (one[0].number not in best, -one[1][0], one[0].number))
+        return [trial for trial, _ in ranked][:k]
     sign = -1 if config.monitor_direction == "maximize" else 1
-    ordered = sorted(trials, key=lambda one: (one.number not in best, sign * _monitor(one, config), one.number))
+    ordered = sorted(feasible, key=lambda one: (one.number not in best, sign * _monitor(one, config), one.number))
     return ordered[: max(k, len(best))]
 
 

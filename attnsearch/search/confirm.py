@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from attnsearch.errors import ConfigError
 from attnsearch.metrics.registry import better_direction
 from attnsearch.metrics.statistics import ALPHA, Floats, separation
 from attnsearch.search.choice import best_trials
-from attnsearch.search.run import SearchOutcome, run_study
+from attnsearch.search.run import SearchOutcome, run_study, standing_by
 from attnsearch.search.study import OF_TRIAL
 from attnsearch.search.trials import TrialRow, open_to_read, rows_of
 from attnsearch.store.layout import StudyLayout
@@ -35,19 +36,24 @@ Run = Callable[[LoadedStudy], SearchOutcome]
 """`run_study` with all but the study."""
 
 
-def run_and_confirm(loaded: LoadedStudy, **settings: Any) -> SearchOutcome:
+def run_and_confirm(
+    loaded: LoadedStudy, *, n_workers: int | None = None, is_fresh: bool = False, **settings: Any
+) -> SearchOutcome:
     """A search, and the confirmation that its settings ask for, once it has ended and its best trial is published.
 
     What is published stays: the repetitions choose nothing, they say how much the choice of the search is worth.
 
     Args:
-        settings: of `run_study`.
+        n_workers: as for `run_study`.
+        is_fresh: whether this process has done nothing but import, so that workers can be copies of it.
+        settings: others of `run_study`.
     """
 
     def run(study: LoadedStudy) -> SearchOutcome:
-        return run_study(study, **settings)
+        return run_study(study, n_workers=n_workers, **settings)
 
-    ended = run(loaded)
+    with standing_by(loaded, n_workers) if is_fresh else nullcontext():
+        ended = run(loaded)
     asked = loaded.study.confirm
     if asked is None or ended.outcome != "finished":
         return ended
@@ -115,6 +121,7 @@ def linked_study(source: LoadedStudy, best: Sequence[FrozenTrial], *, n_seeds: i
         "space": {},
         "enqueue": [],
         "pruner": None,
+        "patience": None,
         "confirm": None,
         "n_trials": n_seeds * len(best),
         "sampler": {

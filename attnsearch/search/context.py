@@ -22,8 +22,8 @@ from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import build_pruner
 from attnsearch.types import Direction, EpochRecord
 
-CURVE, NOTES = "monitor_curve", "pruner_notes"
-"""The user attributes of a trial that Optuna cannot prune by itself, see `should_prune`."""
+CURVE = "monitor_curve"
+"""The user attribute of a trial that Optuna cannot prune by itself, see `should_prune`."""
 SLOWEST_EPOCHS_PER_LEASE = 3
 VERIFY_EVERY_S = 10.0
 _ASK_WHETHER_AWAY_S = 0.2
@@ -48,6 +48,21 @@ class Worker:
         return self.parent_pid is not None and os.getppid() != self.parent_pid
 
 
+@dataclass(frozen=True)
+class ClaimedTrial:
+    """A trial that this worker owns until its lease runs out.
+
+    Attributes:
+        pause_at: the epoch, from 1, of the rung at which it waits for others; None where it is trained to its end.
+        n_rungs: rungs that it has reached before.
+    """
+
+    trial: optuna.Trial
+    attempt: int
+    pause_at: int | None = None
+    n_rungs: int = 0
+
+
 class SearchContext:
     """`TrialContext` of a trial in a study."""
 
@@ -55,22 +70,23 @@ class SearchContext:
         self,
         handle: StudyHandle,
         worker: Worker,
-        trial: optuna.Trial,
+        claim: ClaimedTrial,
         *,
-        attempt: int,
         seed: int,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
-        self.number = trial.number
-        self.attempt = attempt
+        self.number = claim.trial.number
+        self.attempt = claim.attempt
         self.seed = seed
-        self.directory = handle.layout.trial(trial.number).directory
-        self._handle, self._worker, self._trial, self._clock = handle, worker, trial, clock
+        self.directory = handle.layout.trial(self.number).directory
+        self._pause_at = claim.pause_at
+        self._handle, self._worker, self._trial, self._clock = handle, worker, claim.trial, clock
         self._lease_s = handle.loaded.study.lease_s
         self._verified_at = clock()
         self._curve = self._stored_curve()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"trial {self.number}")
         self._pending: list[Future[None]] = []
+        self._taking = threading.Lock()
 
     def close(self) -> None:
         """Drops what is not written yet."""
@@ -109,7 +125,7 @@ class SearchContext:
     def report(self, value: float, epoch: int) -> None:
         """Tells the study the monitor after an epoch; a resumed trial repeats nothing.
 
-        A study with several objectives is told nothing: it has no pruner, see `pruner_problem`.
+        A study with several objectives is told nothing: Optuna keeps no curves of those.
         """
         step = epoch - 1
         if step in self._curve or len(self._handle.loaded.study.objectives) > 1:
@@ -125,13 +141,17 @@ class SearchContext:
     def should_prune(self) -> bool:
         """Whether the pruner would end the trial now; not while the server is away, where it cannot be asked."""
         config = self._handle.loaded.study
-        if config.pruner is None or self._pending:
+        if config.pruner is None or config.halving or self._pending:
             return False
         if not self._is_shadowed():
             return self._trial.should_prune()
         return should_prune(
             self._handle.trials(), self._trial, pruner=build_pruner(config), direction=config.monitor_direction
         )
+
+    def should_pause(self, epoch: int) -> bool:
+        """Whether the leg of the trial that this worker has claimed ends with this epoch, or an earlier one."""
+        return self._pause_at is not None and epoch >= self._pause_at
 
     def flush(self) -> None:
         """Waits until everything is written, however long the server may be away.
@@ -152,8 +172,9 @@ class SearchContext:
         self._pending.append(self._writer.submit(write))
 
     def _raise_errors(self) -> None:
-        while self._pending and self._pending[0].done():
-            self._pending.pop(0).result()
+        with self._taking:  # what writes files beside the training checks too
+            while self._pending and self._pending[0].done():
+                self._pending.pop(0).result()
 
     def _renew(self) -> None:
         self._handle.store.leases.renew(self.number, self.attempt, duration_s=self._lease_s)
@@ -191,8 +212,8 @@ def should_prune(
     """What `pruner` says of a running trial, judged by the monitored curves of all trials.
 
     For a study whose one objective is not the monitor: Optuna judges reports by the direction of the objective. So the
-    curve of each trial is kept in a user attribute, and so is what the pruner notes of the trial; any Optuna pruner is
-    asked on a study in memory, whose objective is the monitor, that is rebuilt from those.
+    curve of each trial is kept in a user attribute, and the pruner is asked on a study in memory, whose objective is
+    the monitor, that is rebuilt from those.
     """
     shadow = optuna.create_study(direction=direction)
     storage, asked_id = shadow._storage, None
@@ -202,12 +223,7 @@ def should_prune(
             asked_id = shadow_id if other.number == trial.number else asked_id
     if asked_id is None:
         return False
-    asked = storage.get_trial(asked_id)
-    verdict = pruner.prune(shadow, asked)
-    notes = storage.get_trial(asked_id).system_attrs
-    if notes != asked.system_attrs:
-        trial.set_user_attr(NOTES, json.dumps(notes))
-    return verdict
+    return pruner.prune(shadow, storage.get_trial(asked_id))
 
 
 def _shadow_trial(trial: FrozenTrial) -> FrozenTrial:
@@ -216,5 +232,4 @@ def _shadow_trial(trial: FrozenTrial) -> FrozenTrial:
         state=trial.state,
         value=curve[max(curve)] if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
         intermediate_values=curve,
-        system_attrs=json.loads(trial.user_attrs.get(NOTES, "{}")),
     )

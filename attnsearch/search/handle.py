@@ -10,15 +10,17 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import LoadedStudy
 from attnsearch.errors import StoreError
 from attnsearch.files import make_folder
 from attnsearch.search.history import freeze_bounds
+from attnsearch.search.storage import RepeatingStorage
 from attnsearch.search.study import UUID, create_study, open_optuna_study
-from attnsearch.store.database import Connections, connect_writer, create_database
+from attnsearch.store.creation import create_database
+from attnsearch.store.database import Connections, connect_writer
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import creation_lock
@@ -46,35 +48,6 @@ def only_runner(layout: StudyLayout) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-class RepeatingStorage(RDBStorage):
-    """Optuna's storage, repeating what was cut off by a lost connection; a second time it changes nothing.
-
-    Not `create_new_study`, `create_new_trial` and `set_trial_state_values`: their callers look first what has become of
-    the first attempt.
-    """
-
-
-for _name in (
-    "get_study_id_from_name",
-    "get_study_name_from_id",
-    "get_study_directions",
-    "get_study_user_attrs",
-    "get_study_system_attrs",
-    "get_all_studies",
-    "get_trial",
-    "get_trial_id_from_study_id_trial_number",
-    "_get_trials",
-    "_get_best_trial_id",
-    "set_study_user_attr",
-    "set_study_system_attr",
-    "_set_trial_param",
-    "set_trial_intermediate_value",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
-):
-    setattr(RepeatingStorage, _name, repeated(getattr(RDBStorage, _name)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +78,7 @@ def open_database(url: str, *, create: bool = False, patience_s: float = 0.0) ->
         StoreError: foreign, corrupt, newer or absent database, or one that cannot be reached.
     """
     wait_for_server(url, patience_s=patience_s)
-    inspect_database(url, must_exist=not create)
+    inspect_database(url, must_exist=not create, is_current=not create, is_thorough=create)
     return _create(url, patience_s=patience_s) if create else _open(url, create=False, patience_s=patience_s)
 
 

@@ -37,7 +37,7 @@ def history_of(rows: StudyRows) -> History | None:
     A trial that violates a constraint repeats the number before it, NaN where there is none. The volume may exceed 1:
     later trials can be better than the first ones in an objective, and worse than all of them adds nothing.
     """
-    ended = _in_order(rows.trials)
+    ended = _complete(rows.trials)
     if not any(trial.is_feasible for trial in ended):
         return None
     numbers = tuple(trial.number for trial in ended)
@@ -60,15 +60,18 @@ def freeze_bounds(study: optuna.Study, url: str) -> None:
     """
     if len(study.directions) > 1 and BOUNDS not in study.user_attrs:
         rows = rows_of(study, url)
-        ended = _in_order(rows.trials)
+        ended = _complete(rows.trials)
         if sum(trial.is_feasible for trial in ended) >= N_BOUNDING:
             study.set_user_attr(BOUNDS, _bounds_of(ended, list(rows.objectives.values())))
 
 
-def _in_order(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """The complete trials in the order in which they ended."""
-    complete = [trial for trial in trials if trial.state == "complete"]
-    return sorted(complete, key=lambda trial: (trial.ended is None, trial.ended, trial.number))
+def _complete(trials: Sequence[TrialRow]) -> list[TrialRow]:
+    return in_order([trial for trial in trials if trial.state == "complete"])
+
+
+def in_order(trials: Sequence[TrialRow]) -> list[TrialRow]:
+    """Finished trials in the order in which they ended."""
+    return sorted(trials, key=lambda trial: (trial.ended is None, trial.ended, trial.number))
 
 
 def _best_so_far(ended: Sequence[TrialRow], direction: str) -> tuple[float, ...]:

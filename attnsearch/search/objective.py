@@ -23,6 +23,7 @@ from attnsearch.store.archive import read_archive
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import TrialLayout
+from attnsearch.store.retrieval import n_explained
 from attnsearch.store.trial_store import describe_file
 from attnsearch.types import TrialResult
 
@@ -30,23 +31,33 @@ logger = logging.getLogger(__name__)
 
 SETTINGS = "scores"
 """The user attribute that holds how a trial's scores were measured."""
+IMAGES_AT_RUNGS = (16, 32)
+"""Images that are scored at the first rung and at later ones, where a score is an objective."""
 
 
-def score_trial(evaluation: Evaluation, layout: TrialLayout, *, check: Callable[[], None]) -> dict[str, float]:
+def score_trial(
+    evaluation: Evaluation, layout: TrialLayout, *, check: Callable[[], None], n_images: int | None = None
+) -> dict[str, float]:
     """Scores the archived saliency of a best checkpoint on validation: `val/metric` -> mean over the scored images.
 
     A score that is undefined for some images, or for all, fails no trial: there it counts as that of an uninformative
     map, see `ScoreTable.trial_means`.
 
+    Args:
+        n_images: that are scored, at most; None scores as many as the settings say.
     Returns:
         Nothing where the settings ask for nothing, or where the model makes no saliency.
     Raises:
         ConfigError, DataError, StoreError: as `score_archive`.
     """
     archive = layout.archive("val")
-    if not evaluation.config.evaluation.scores.families or not archive.saliency.exists():
+    settings = evaluation.config.evaluation.scores
+    if not settings.families or not archive.saliency.exists():
         return {}
-    table = evaluation.score(archive, layout.scores("val"), check=check)
+    if n_images is not None:
+        n_images = min(n_images, settings.n_images or n_images, n_explained(read_archive(archive)))
+        settings = settings.model_copy(update={"n_images": n_images})
+    table = evaluation.score(archive, layout.scores("val"), settings=settings, check=check)
     _warn_of_undefined(table, layout)
     return {f"val/{name}": mean for name, mean in table.trial_means().items()}
 
@@ -90,12 +101,20 @@ def _without_nan(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def evaluate_best(
-    config: ExperimentConfig, result: TrialResult, layout: TrialLayout, data: DataSource, *, check: Callable[[], None]
+    config: ExperimentConfig,
+    result: TrialResult,
+    layout: TrialLayout,
+    data: DataSource,
+    *,
+    check: Callable[[], None],
+    n_images: int | None = None,
 ) -> TrialResult:
     """Archives the maps of the best checkpoint on validation, scores them, and adds these scores.
 
     What the record of the best epoch holds stays as it is: the objective is the number that the CSV shows.
 
+    Args:
+        n_images: as in `score_trial`.
     Raises:
         OutOfMemory: the maps do not fit, which is an error of the setting.
         DeviceError: the device failed, or other processes fill it.
@@ -104,7 +123,7 @@ def evaluate_best(
     try:
         with Evaluation.open(layout.best, data, config=config) as evaluation:
             measured = evaluation.run("val", archive=layout.archive("val"), check=check)
-            measured |= score_trial(evaluation, layout, check=check)
+            measured |= score_trial(evaluation, layout, check=check, n_images=n_images)
     except OutOfMemory as error:
         raise OutOfMemory(
             f"out of memory while the best checkpoint was evaluated ({error}); use a smaller "

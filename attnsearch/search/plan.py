@@ -23,7 +23,7 @@ from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import ConfigError
 from attnsearch.files import make_folder
 from attnsearch.search.handle import StudyHandle, create_handle, open_handle
-from attnsearch.search.space import check_models, check_scores, extreme_experiments, extreme_settings, needed_cache_px
+from attnsearch.search.space import check_models, extreme_experiments, extreme_settings, needed_cache_px, warnings_of
 from attnsearch.search.study import (
     check_unchanged,
     describe_difference,
@@ -80,7 +80,7 @@ class SearchPlan:
             check_start(experiment, tables)
         metrics = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]
         check_models(limits, n_classes=len(tables.class_names), metrics=metrics)
-        warnings = check_scores(loaded, tables)
+        warnings = warnings_of(loaded, tables)
         loaded = _with_cache_size(loaded, limits)
         plan = replace(cls._of(loaded, tables, layout, url), limits=tuple(limits), warnings=tuple(warnings))
         plan._check_stored(storage)

@@ -10,17 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from optuna.trial import TrialState
+
 from attnsearch.config.load import LoadedStudy
 from attnsearch.errors import SearchStopped, StoreError, TrialInterrupted
 from attnsearch.files import atomic_write, remove_stale_temporaries
 from attnsearch.search.handle import StudyHandle, only_runner
 from attnsearch.search.launchers import Launcher
 from attnsearch.search.launchers.local import launcher_of
+from attnsearch.search.launchers.local import standing_by as standing_by
+from attnsearch.search.patience import N_FAILED_TO_STOP, is_failing
 from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.publish import publish_study, removable
-from attnsearch.search.queue import n_finished, reclaim_lost_trials
+from attnsearch.search.queue import is_over, reclaim_lost_trials
 from attnsearch.search.racing import race
-from attnsearch.search.trials import N_FAILED_TO_STOP, is_failing
 from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.retention import remove
 from attnsearch.store.study_files import write_classes
@@ -91,7 +94,7 @@ def _raise_if(should_stop: Callable[[], bool]) -> None:
 
 
 def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[[], bool], tick: Tick) -> Outcome:
-    """Keeps workers running until the budget is spent, time is up or someone asks to stop.
+    """Keeps workers running until the budget or the patience is spent, time is up or someone asks to stop.
 
     Raises:
         AttnSearchError: an error that stops the study; its text is what the worker reported.
@@ -99,7 +102,7 @@ def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[
     """
     # Trials that a killed search has left return to the queue, also where nothing is left to do.
     reclaim_lost_trials(handle, is_dead=launcher.is_dead)
-    if _is_done(handle):
+    if is_over(handle):
         return "finished"
     started_at = time.time()
     deadline = started_at + (handle.loaded.study.time_limit_s or float("inf"))
@@ -111,7 +114,7 @@ def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[
             time.sleep(TICK_S)
         if should_stop():
             return "interrupted"
-        if _is_done(handle):
+        if is_over(handle):
             return "finished"
         if time.time() >= deadline:
             return "time_limit"
@@ -119,10 +122,6 @@ def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[
     finally:
         launcher.stop()
         _tidy(handle, launcher)
-
-
-def _is_done(handle: StudyHandle) -> bool:
-    return n_finished(handle.trials(), handle.loaded.study) >= handle.loaded.study.n_trials
 
 
 def _tidy(handle: StudyHandle, launcher: Launcher) -> None:
@@ -143,7 +142,8 @@ def _explain_end(handle: StudyHandle, started_at: float) -> SearchStopped:
         reasons = [f"trial {t.number}: {t.user_attrs['error']}" for t in trials if t.user_attrs.get("error")]
         failed = f"{N_FAILED_TO_STOP} trials failed in a row ({'; '.join(reasons[-N_FAILED_TO_STOP:])})"
         return SearchStopped(f"study {study.name!r} stopped: {failed}")
+    n_ended = len(handle.trials(TrialState.COMPLETE, TrialState.PRUNED))
     return SearchStopped(
-        f"study {study.name!r} stopped: all workers ended by themselves after {n_finished(trials, study)} of "
+        f"study {study.name!r} stopped: all workers ended by themselves after {n_ended} of "
         f"{study.n_trials} trials; see {handle.layout.worker_logs}, then start the search again"
     )

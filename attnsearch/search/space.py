@@ -33,6 +33,7 @@ from attnsearch.metrics.base import Metric
 from attnsearch.metrics.part_codes import undefined_by_codes
 from attnsearch.metrics.registry import RETRIEVAL_RULES, all_metrics, find_metric, is_metric, is_raw, is_score
 from attnsearch.models import build_model
+from attnsearch.search.brackets import check_halving
 from attnsearch.search.study import OF_TRIAL, REPEAT, derive_seed
 from attnsearch.tasks.base import build_task
 from attnsearch.types import MatchRule, Need
@@ -260,6 +261,15 @@ def _metric_problem(key: str, task: str) -> str | None:
     if metric.is_of(task):
         return f"{key}: is measured on {' and '.join(metric.splits)} alone; {known}"
     return f"{key}: is no metric of the task {task!r}, but of {', '.join(metric.tasks)}"
+
+
+def warnings_of(loaded: LoadedStudy, tables: DataTables) -> list[str]:
+    """What to read before the first trial: of the scores that a study chooses by, and of halving that pauses nobody.
+
+    Raises:
+        ConfigError: as `check_scores`.
+    """
+    return [*check_scores(loaded, tables), *check_halving(loaded)]
 
 
 def check_scores(loaded: LoadedStudy, tables: DataTables) -> list[str]:

@@ -9,18 +9,18 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.evaluation import VERSION
 from attnsearch.config.load import LoadedStudy
-from attnsearch.config.study import GpSampler, MedianPruner, PercentilePruner, StudyConfig, TpeSampler
+from attnsearch.config.study import MedianPruner, PercentilePruner, StudyConfig
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.metrics.registry import is_score
 from attnsearch.store.layout import StudyLayout
@@ -34,6 +34,8 @@ SCORES_KEY = "evaluation.scores"
 OF_TRIAL, REPEAT = "of_trial", "repeat"
 """The hyperparameters of a trial that repeats one of another study: its number, and which repetition it is, from 0."""
 ENDED_AT = "ended_at"
+STOPPED = "attnsearch_stopped"
+"""The attribute of a study that its patience has ended: a `Stop`."""
 RETURNED = "returned"
 """The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
 
@@ -42,39 +44,21 @@ Bounds = tuple[tuple[float, float], ...]
 """(worst, best) of each objective."""
 
 
-def build_sampler(study: StudyConfig, *, seed: int) -> BaseSampler:
-    """The sampler for one draw; its seed derives from the trial number, so that a resumed study repeats no draw."""
-    if isinstance(study.sampler, TpeSampler):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # `group` learns conditional hyperparameters jointly
-            return TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                n_startup_trials=study.sampler.n_startup_trials,
-            )
-    if isinstance(study.sampler, GpSampler):
-        return GPSampler(seed=seed, n_startup_trials=study.sampler.n_startup_trials)
-    return RandomSampler(seed=seed)
-
-
 def build_pruner(study: StudyConfig) -> BasePruner:
-    """The pruner; epochs count from 1 and Optuna's steps from 0."""
+    """Optuna's pruner, which halving does not use; epochs count from 1 and Optuna's steps from 0."""
     pruner = study.pruner
-    if pruner is None:
+    if pruner is None or study.halving:
         return NopPruner()
     if isinstance(pruner, MedianPruner):
         return optuna.pruners.MedianPruner(
             n_startup_trials=pruner.n_startup_trials, n_warmup_steps=pruner.n_warmup_epochs
         )
-    if isinstance(pruner, PercentilePruner):
-        return optuna.pruners.PercentilePruner(
-            percentile=100 * pruner.keep_share,
-            n_startup_trials=pruner.n_startup_trials,
-            n_warmup_steps=pruner.n_warmup_epochs,
-        )
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=pruner.min_epochs, reduction_factor=pruner.reduction)
+    assert isinstance(pruner, PercentilePruner)
+    return optuna.pruners.PercentilePruner(
+        percentile=100 * pruner.keep_share,
+        n_startup_trials=pruner.n_startup_trials,
+        n_warmup_steps=pruner.n_warmup_epochs,
+    )
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -122,6 +106,37 @@ def stored_bounds(study: optuna.Study) -> Bounds | None:
     if len(bounds) != len(study.directions) or not all(math.isfinite(end) for pair in bounds for end in pair):
         raise ValueError(f"{BOUNDS} must have two finite numbers for each objective, got {stored!r}")
     return bounds
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a study starts no new trials though its budget is not spent.
+
+    Attributes:
+        patience: trials in a row without improvement, as was set then.
+    """
+
+    patience: int
+    reason: str
+
+    def holds(self, config: StudyConfig) -> bool:
+        """Whether it still does under the settings of now: with more patience, or without it, the study continues."""
+        return config.patience is not None and config.patience <= self.patience
+
+
+def stored_stop(study: optuna.Study) -> Stop | None:
+    """Why the patience of a study ended; None where it has not.
+
+    Raises:
+        ValueError: what is stored is no such reason.
+    """
+    stored = study.user_attrs.get(STOPPED)
+    if stored is None:
+        return None
+    try:
+        return Stop(int(stored["patience"]), str(stored["reason"]))
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"{STOPPED} must be what a search has written, got {stored!r}") from error
 
 
 def find_optuna_study(storage: BaseStorage, name: str) -> optuna.Study | None:
@@ -218,8 +233,12 @@ def study_identity(loaded: LoadedStudy, *, val_hash: str, class_names: Sequence[
 
 def _score_version(study: StudyConfig) -> dict[str, int]:
     """The version of the scores, for a study that chooses by them, which must not mix it with others."""
-    keys = [*study.objectives, *study.constraints]
-    return {"version": VERSION} if any(is_score(key.partition("/")[2]) for key in keys) else {}
+    return {"version": VERSION} if chooses_by_scores(study) else {}
+
+
+def chooses_by_scores(study: StudyConfig) -> bool:
+    """Whether an objective or a constraint is a score of the saliency."""
+    return any(is_score(key.partition("/")[2]) for key in (*study.objectives, *study.constraints))
 
 
 def describe_difference(head: str, stored: Any, given: Any) -> str:
@@ -241,17 +260,24 @@ def changes(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]
         yield key, old, new
 
 
-def take_trial(study: optuna.Study, waiting: FrozenTrial | None) -> optuna.Trial:
+def take_trial(
+    study: optuna.Study, waiting: FrozenTrial | None, *, attributes: Mapping[str, Any] | None = None
+) -> optuna.Trial:
     """Makes a waiting trial, or a new one, a running trial. Needs the lock of the study.
 
     `study.ask` would take the first waiting trial, whichever it is.
 
+    Args:
+        attributes: user attributes that a new trial has from its first moment.
     Raises:
         TransientStoreError: the waiting trial was taken by a process that the lock does not reach.
     """
     study._thread_local.cached_all_trials = None  # as `ask` does: the sampler sees the trials of other workers
     if waiting is None:
-        return optuna.Trial(study, study._storage.create_new_trial(study._study_id))
+        template = None
+        if attributes:
+            template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=dict(attributes))
+        return optuna.Trial(study, study._storage.create_new_trial(study._study_id, template_trial=template))
     if not study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
         raise TransientStoreError(f"trial {waiting.number} was taken by another process that does not share the lock")
     return optuna.Trial(study, waiting._trial_id)

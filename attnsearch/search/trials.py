@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import load_stored_settings
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.metrics.registry import is_metric
-from attnsearch.search.choice import best_feasible, best_trials, current_ties, is_feasible, refined, stored_race
+from attnsearch.search.brackets import brackets_of, is_paused
+from attnsearch.search.choice import best_of, best_trials, is_feasible, refined, stored_race, ties_of
+from attnsearch.search.standings import Standing, standings_of
+from attnsearch.search.storage import TrialStorage, without_collector
 from attnsearch.search.study import (
-    ENDED_AT,
     IDENTITY,
     RETURNED,
     UUID,
     Bounds,
+    Stop,
     experiment_of,
     find_optuna_study,
     stored_bounds,
+    stored_stop,
 )
 from attnsearch.store.database import connect_reader
 from attnsearch.store.inspection import database_content_errors, inspect_database
@@ -36,8 +39,6 @@ from attnsearch.types import SPLITS, URL_VARIABLE
 
 MAX_COUNT = 2**53
 """Whole numbers below it are exact in the scripts of the pages."""
-N_FAILED_TO_STOP = 3
-"""A study stops after so many trials in a row that failed."""
 
 
 def best_epoch(attributes: Mapping[str, Any]) -> Any:
@@ -49,7 +50,8 @@ def best_epoch(attributes: Mapping[str, Any]) -> Any:
 class TrialRow:
     """One trial. `values` are the objectives of its best epoch, `metrics` all that was measured there.
 
-    `error` is why it failed, or why it waits after an attempt.
+    `values` of a paused or pruned trial are what it has reached so far, empty where not known. `error` is why it
+    failed, or why it waits after an attempt; `standing` is where halving has paused or pruned it.
     """
 
     number: int
@@ -65,6 +67,7 @@ class TrialRow:
     error: str | None
     started: datetime | None
     ended: datetime | None
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class StudyRows:
         bounds: see `stored_bounds`.
         ties: numbers of the trials that are not surely beaten, within two standard errors of the leader.
         n_refined: images that the scores of these were measured on after the search; None without a race.
+        stop: why its patience ended, also where it has been continued since.
     """
 
     name: str
@@ -86,6 +90,7 @@ class StudyRows:
     bounds: Bounds | None = None
     ties: tuple[int, ...] = ()
     n_refined: int | None = None
+    stop: Stop | None = None
 
     @property
     def complete(self) -> list[TrialRow]:
@@ -93,23 +98,27 @@ class StudyRows:
         return [trial for trial in self.trials if trial.state == "complete"]
 
 
-def read_storage(url: str) -> optuna.storages.BaseStorage:
+def read_storage(url: str, *, has_reports: bool = True) -> optuna.storages.BaseStorage:
     """Optuna's storage for looking only: it blocks no worker and writes nothing.
 
+    Pages that nobody asks for are not looked at: a large file takes seconds.
+
+    Args:
+        has_reports: whether trials are read with what they reported of their epochs.
     Raises:
         StoreError: no such database, or one that is not ours.
     """
-    inspect_database(url, must_exist=True)
-    return open_read_storage(url)
+    inspect_database(url, must_exist=True, is_thorough=False)
+    return open_read_storage(url, has_reports=has_reports)
 
 
-def open_read_storage(url: str) -> optuna.storages.BaseStorage:
+def open_read_storage(url: str, *, has_reports: bool = True) -> optuna.storages.BaseStorage:
     """As `read_storage`, for a database that has been inspected already.
 
     Raises:
         StoreError: it cannot be read.
     """
-    make = partial(RDBStorage, skip_compatibility_check=True, skip_table_creation=True)
+    make = partial(TrialStorage, skip_compatibility_check=True, skip_table_creation=True, has_reports=has_reports)
     with database_content_errors(url):
         return optuna.storages.get_storage(connect_reader(url, make))
 
@@ -143,7 +152,8 @@ def reader_url(layout: StudyLayout, storage: str | None) -> str:
 
 def _holds(url: str, name: str) -> bool:
     with database_content_errors(url):
-        return inspect_database(url) == "ours" and name in optuna.study.get_all_study_names(read_storage(url))
+        is_ours = inspect_database(url, is_thorough=False) == "ours"
+        return is_ours and name in optuna.study.get_all_study_names(read_storage(url))
 
 
 def open_to_read(url: str, layout: StudyLayout) -> optuna.Study:
@@ -225,7 +235,7 @@ def read_study(url: str, name: str) -> StudyRows:
     Raises:
         StoreError: no such database or study, or a damaged database.
     """
-    return rows_of(find_in(read_storage(url), url, name), url)
+    return rows_of(find_in(read_storage(url, has_reports=False), url, name), url)
 
 
 def rows_of(study: optuna.Study, url: str) -> StudyRows:
@@ -234,17 +244,18 @@ def rows_of(study: optuna.Study, url: str) -> StudyRows:
     Raises:
         StoreError: the database holds something that is no trial.
     """
-    with database_content_errors(url):
-        race = stored_race(study)
-        trials = refined(study, study.get_trials(deepcopy=False), race)
+    with database_content_errors(url), without_collector():
+        race, measured = stored_race(study), study.get_trials(deepcopy=False)
+        trials, standings = refined(study, measured, race), standings_of(brackets_of(study, measured))
         names = study.metric_names or [str(index) for index in range(len(study.directions))]
         directions = [direction.name.lower() for direction in study.directions]
         objectives = {_text("an objective", key): direction for key, direction in zip(names, directions, strict=True)}
-        rows = tuple(row_of(trial, n_values=len(directions)) for trial in trials)
-        best = tuple(trial.number for trial in best_feasible(study))
+        rows = rows_of_trials(trials, tuple(objectives), standings)
+        best = tuple(trial.number for trial in best_of(study, trials, race))
         uuid = str(study.user_attrs.get(UUID, ""))
-        ties, n_images = current_ties(study), None if race is None else race.n_images
-        return StudyRows(study.study_name, uuid, objectives, rows, best, stored_bounds(study), ties, n_images)
+        ties, n_images = ties_of(measured, race), None if race is None else race.n_images
+        bounds, stop = stored_bounds(study), stored_stop(study)
+        return StudyRows(study.study_name, uuid, objectives, rows, best, bounds, ties, n_images, stop)
 
 
 def best_checkpoint(
@@ -292,43 +303,52 @@ def _sibling(key: str, name: str, layout: StudyLayout) -> StudyLayout:
     return studies[name]
 
 
-def is_failing(trials: Iterable[FrozenTrial], *, since: float) -> bool:
-    """Whether `N_FAILED_TO_STOP` trials in a row that ended after `since` (UTC seconds since 1970) failed.
-
-    It stays true when a trial that was still running ends well: the workers that stopped for it do not start again.
-    """
-    ended = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get(ENDED_AT, -1.0) >= since]
-    ended.sort(key=lambda trial: trial.user_attrs[ENDED_AT])
-    n_in_a_row = 0
-    for trial in ended:
-        n_in_a_row = n_in_a_row + 1 if trial.state == TrialState.FAIL else 0
-        if n_in_a_row == N_FAILED_TO_STOP:
-            return True
-    return False
+def is_measured(key: str) -> bool:
+    """Whether this is a `split/metric` and no cost, such as `train/seconds`."""
+    split, _, name = key.partition("/")
+    return split in SPLITS and is_metric(name)
 
 
-def row_of(trial: FrozenTrial, *, n_values: int) -> TrialRow:
-    """One trial, every value of which is of its kind; so that it can be shown as it is.
+class _MeasuredKeys(dict[str, bool]):
+    """Key -> `is_measured`; trials of a study share their keys."""
+
+    def __missing__(self, key: str) -> bool:
+        self[key] = is_measured(key)
+        return self[key]
+
+
+def rows_of_trials(
+    trials: Iterable[FrozenTrial], objectives: Sequence[str], standings: Mapping[int, Standing]
+) -> tuple[TrialRow, ...]:
+    """The rows of trials, every value of which is of its kind; so that they can be shown as they are.
 
     Args:
-        n_values: objectives of the study.
+        objectives: of the study.
+        standings: by number of the trial, see `standings_of`.
     Raises:
         ValueError: a value is of another kind, or their number is another one.
     """
-    attributes, number = trial.user_attrs, _count("number", trial.number)
-    values = tuple(_number(f"a value of trial {number}", value) for value in trial.values or ())
-    if len(values) not in (0, n_values) or (trial.state == TrialState.COMPLETE and not values):
-        raise ValueError(f"trial {number} must have {n_values} values, got {len(values)}")
+    measured = _MeasuredKeys()
+    return tuple(_row_of(trial, objectives, standings.get(trial.number), measured) for trial in trials)
+
+
+def _row_of(
+    trial: FrozenTrial, objectives: Sequence[str], standing: Standing | None, measured: Mapping[str, bool]
+) -> TrialRow:
+    attributes, params, number = trial.user_attrs, trial.params.items(), _count("number", trial.number)
 
     def numeric(key: str) -> float:
         return _number(f"{key} of trial {number}", attributes.get(key, 0.0))
 
+    metrics = {key: value for key, value in attributes.items() if measured[key]}
+    if not {float}.issuperset(map(type, metrics.values())):
+        metrics = {key: numeric(key) for key in metrics}
     return TrialRow(
         number=number,
-        state=trial.state.name.lower(),
-        values=values,
-        params={_text("a setting", key): _plain(key, value) for key, value in trial.params.items()},
-        metrics={key: numeric(key) for key in attributes if is_measured(key)},
+        state="paused" if is_paused(trial) else trial.state.name.lower(),
+        values=_values(trial, objectives),
+        params={_text("a setting", key): _text(key, one) if isinstance(one, str) else one for key, one in params},
+        metrics=metrics,
         best_epoch=_count(f"best_epoch of trial {number}", best_epoch(attributes)),
         epochs_run=_count(f"epochs_run of trial {number}", attributes.get("epochs_run", 0)),
         seconds=numeric("seconds"),
@@ -337,20 +357,26 @@ def row_of(trial: FrozenTrial, *, n_values: int) -> TrialRow:
         error=_reason(trial),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
+        standing=standing,
     )
 
 
+def _values(trial: FrozenTrial, objectives: Sequence[str]) -> tuple[float, ...]:
+    """The objectives; Optuna has none, or those of the last epoch, of a trial that is paused or pruned."""
+    number, values, reached = trial.number, trial.values or (), trial.user_attrs
+    if len(values) not in (0, len(objectives)) or (trial.state == TrialState.COMPLETE and not values):
+        raise ValueError(f"trial {number} must have {len(objectives)} values, got {len(values)}")
+    if (trial.state == TrialState.PRUNED or is_paused(trial)) and reached.keys() >= set(objectives):
+        values = [reached[key] for key in objectives]
+    return tuple(_number(f"a value of trial {number}", value) for value in values)
+
+
 def _reason(trial: FrozenTrial) -> str | None:
-    """Why a trial failed, or why one that waits was returned."""
-    note = trial.user_attrs.get(RETURNED) if trial.state == TrialState.WAITING else None
+    """Why a trial failed, or why one that waits, but not at a rung, was returned."""
+    was_returned = trial.state == TrialState.WAITING and not is_paused(trial)
+    note = trial.user_attrs.get(RETURNED) if was_returned else None
     reason = trial.user_attrs.get("error") if note is None else dict(note).get("reason")
     return None if reason is None else _text(f"error of trial {trial.number}", reason)
-
-
-def is_measured(key: str) -> bool:
-    """Whether this is a `split/metric` and no cost, such as `train/seconds`."""
-    split, _, name = key.partition("/")
-    return split in SPLITS and is_metric(name)
 
 
 def _number(name: str, value: Any) -> float:
@@ -370,7 +396,3 @@ def _text(name: str, value: Any) -> str:
         raise ValueError(f"{name} must be text, got {value!r}")
     value.encode()  # half a surrogate pair can stand in JSON, but on no page
     return value
-
-
-def _plain(name: str, value: Any) -> Any:
-    return _text(name, value) if isinstance(value, str) else value

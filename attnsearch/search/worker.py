@@ -26,17 +26,24 @@ from attnsearch.errors import (
     UsageError,
 )
 from attnsearch.files import atomic_write, explain_os_error
-from attnsearch.search.context import SearchContext, Worker
+from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.objective import (
+    IMAGES_AT_RUNGS,
     attach_images,
     evaluate_best,
     list_files,
     list_scores,
 )
-from attnsearch.search.queue import ClaimedTrial, claim_next, return_to_queue
+from attnsearch.search.queue import claim_next, pause_trial, return_to_queue
 from attnsearch.search.space import trial_experiment
-from attnsearch.search.study import attributes, constraint_values, objective_values, undefined_objective
+from attnsearch.search.study import (
+    attributes,
+    chooses_by_scores,
+    constraint_values,
+    objective_values,
+    undefined_objective,
+)
 from attnsearch.store.servers import repeated
 from attnsearch.training.trainer import fit
 from attnsearch.types import TrialResult
@@ -68,7 +75,7 @@ def run_worker(handle: StudyHandle, worker: Worker, data: DataSource, *, started
 
 
 def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> None:
-    """Runs one trial to its end, whatever that is.
+    """Runs one trial to its end, whatever that is, or to the rung where it pauses.
 
     Raises:
         AttnSearchError: an error that is not the setting's: config, data, store, device, or an unexpected exception. A
@@ -77,7 +84,10 @@ def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: Da
     """
     try:
         ended = _run(handle, worker, claim, data)
-        _tell(handle, claim, ended)
+        if ended.state == "paused":
+            pause_trial(handle, claim, ended)
+        else:
+            _tell(handle, claim, ended)
     except (LeaseLost, UpdateFinishedTrialError):  # the second: the attempt that took over has ended the trial too
         logger.warning(
             "trial %d was taken over by another worker; this attempt (%d) ends", claim.trial.number, claim.attempt
@@ -112,7 +122,7 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
     number, attempt = claim.trial.number, claim.attempt
     config = trial_experiment(claim.trial, handle.loaded)
     layout = handle.layout.trial(number)
-    with closing(SearchContext(handle, worker, claim.trial, attempt=attempt, seed=config.seed)) as context:
+    with closing(SearchContext(handle, worker, claim, seed=config.seed)) as context:
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
         source = data.serving(config.data)
         result = fit(config, context, data=source)
@@ -121,6 +131,9 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
             list_files(handle, number, attempt)
             list_scores(handle, claim.trial, attempt)
             attach_images(handle, claim.trial, source, check=context.check)
+        elif result.state == "paused" and chooses_by_scores(handle.loaded.study):
+            few = IMAGES_AT_RUNGS[min(claim.n_rungs, 1)]
+            result = evaluate_best(config, result, layout, source, check=context.check, n_images=few)
         context.flush()
     return result
 

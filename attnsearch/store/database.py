@@ -1,7 +1,4 @@
-"""The database of an experiment: our tables, engines for writers and readers, transactions and errors.
-
-Our tables stand beside Optuna's; in them a study is named by the UUID in its attributes, because Optuna reuses its ids.
-"""
+"""The database of an experiment: how writers and readers open it, transactions and errors."""
 
 from __future__ import annotations
 
@@ -12,26 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Double,
-    Engine,
-    ExceptionContext,
-    Integer,
-    MetaData,
-    NullPool,
-    String,
-    Table,
-    create_engine,
-    event,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import StoreError, TransientStoreError
-from attnsearch.files import free_bytes, make_folder
+from attnsearch.files import free_bytes
 from attnsearch.store.servers import (
     CONNECT_TIMEOUT_S,
     Connector,
@@ -39,7 +21,7 @@ from attnsearch.store.servers import (
     raise_lost_connections,
     server_errors,
 )
-from attnsearch.store.urls import driver_url, network_file_system, read_only_uri, redact, shown, sqlite_path
+from attnsearch.store.urls import driver_url, read_only_uri, redact, shown, sqlite_path
 
 logger = logging.getLogger(__name__)
 
@@ -57,126 +39,6 @@ _SERVER_REMEDIES = {
     "55P03": "another process holds this lock, end the one that hangs or was paused",
 }
 """What to do, by PostgreSQL's error code: its messages are in the server's language."""
-
-PREFIX = "attnsearch_"
-SCHEMA = 1
-"""Version of these tables; raised by a change that older code must not write to."""
-
-metadata = MetaData()
-
-
-def _table(name: str, *columns: Column[Any]) -> Table:
-    """A table about the trials of studies."""
-    study, trial = Column("study", String(36), primary_key=True), Column("trial", Integer, primary_key=True)
-    return Table(PREFIX + name, metadata, study, trial, *columns)
-
-
-meta_table = Table(
-    f"{PREFIX}meta",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("value", String(200), nullable=False),
-)
-
-epochs_table = _table(
-    "epochs",
-    Column("epoch", Integer, primary_key=True),  # from 1
-    Column("split", String(8), primary_key=True),
-    Column("metric", String(128), primary_key=True),
-    Column("value", Double),  # NULL = undefined (NaN), which SQLite cannot hold
-)
-
-scores_table = _table(
-    "scores",
-    Column("digest", String(64), primary_key=True),  # of checkpoint, images, settings and version
-    Column("metric", String(128), primary_key=True),
-    Column("value", Double),  # mean over the images where it is defined; NULL = none
-    Column("split", String(8), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("settings", String(4096), nullable=False),  # JSON
-    Column("n_images", Integer, nullable=False),
-    Column("n_undefined", Integer, nullable=False),
-)
-
-artifacts_table = _table(
-    "artifacts",
-    Column("kind", String(64), primary_key=True),
-    Column("path", String(1024), nullable=False),  # POSIX, relative to the experiment's folder
-    Column("shape", String(128), nullable=False),  # "200x3x14x14"; empty for other files than arrays
-    Column("dtype", String(32), nullable=False),
-    Column("sha256", String(64), nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-)
-
-leases_table = _table(
-    "leases",
-    Column("attempt", Integer, nullable=False),  # 0 = never claimed
-    Column("worker", String(200), nullable=False),
-    Column("expires_at", Double, nullable=False),  # UTC seconds since 1970
-    Column("epoch", Integer, nullable=False),  # last finished one of any attempt
-    Column("epoch_at_claim", Integer, nullable=False),
-    Column("stalled", Integer, nullable=False),  # attempts in a row that finished no new epoch
-    Column("state", String(8), nullable=False),  # held | released | taken
-)
-
-
-def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that knows ON CONFLICT in the dialect of the connection."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
-
-
-def create_database(url: str) -> None:
-    """Creates what is missing (folder, file, WAL mode, our tables); for the parent of a search, before Optuna.
-
-    Our tables come first: a parent killed half-way leaves a database that `inspect_database` still calls ours.
-
-    Raises:
-        StoreError: the disk or the server refuses.
-    """
-    path = sqlite_path(url)
-    if path is not None:
-        make_folder(path.parent)
-        kind = network_file_system(path)
-        if kind is not None:
-            logger.warning(
-                "%s lies on a network file system (%s), where SQLite's locks can fail: keep it on a local disk or give "
-                "a postgresql:// storage",
-                path,
-                kind,
-            )
-    engine = open_writer(url)
-    try:
-        create_tables(engine)
-    finally:
-        engine.dispose()  # a server counts connections that nobody closes
-
-
-def create_tables(engine: Engine) -> None:
-    """Creates our tables where they are missing and switches SQLite to write-ahead logging, which its file remembers.
-
-    Raises:
-        StoreError: the disk or the server refuses.
-    """
-    with database_errors(engine):
-        if engine.dialect.name == "sqlite":
-            _set_wal(engine)
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-            row = insert_into(connection, meta_table).values(key="schema", value=str(SCHEMA))
-            connection.execute(row.on_conflict_do_nothing())
-
-
-def _set_wal(engine: Engine) -> None:
-    """Past SQLAlchemy, which would begin a transaction: the mode cannot be changed inside one."""
-    with contextlib.closing(engine.raw_connection()) as raw:
-        cursor = raw.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        (mode,) = cursor.fetchone() or ("",)
-    if mode != "wal":
-        raise StoreError(
-            f"database {shown(url_of(engine))}: this disk cannot hold a write-ahead log "
-            f"(SQLite stays in mode {mode!r}), put the database on a local disk or use a postgresql:// storage"
-        )
 
 
 def tune_writer(engine: Engine) -> Engine:

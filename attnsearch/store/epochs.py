@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.files import Check, atomic_write, csv_text
 from attnsearch.store.inspection import content_errors
-from attnsearch.types import SPLITS, EpochRecord
+from attnsearch.types import SPLITS, BestEpochs, EpochRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,17 +26,27 @@ def epoch_rows(records: Iterable[EpochRecord]) -> list[dict[str, Any]]:
 
 
 def epochs_frame(rows: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
-    """Rows of `epoch_rows`, each with its `trial`, as `TrialRecords.read_epochs` returns them; they must be sorted."""
+    """Rows of `epoch_rows`, each with its `trial`, as `TrialRecords.read_epochs` returns them; they must be sorted.
+
+    An undefined value is as one that was not measured.
+    """
     import pandas as pd
 
     cells: dict[tuple[int, int], dict[str, float]] = {}
     for row in rows:
         trial, epoch, value = row["trial"], row["epoch"], row["value"]
-        cell = cells.setdefault((trial, epoch), {"trial": trial, "epoch": epoch})
-        cell[f"{row['split']}/{row['metric']}"] = math.nan if value is None else value
+        if value is not None:
+            cell = cells.setdefault((trial, epoch), {"trial": trial, "epoch": epoch})
+            cell[f"{row['split']}/{row['metric']}"] = value
     columns = ["trial", "epoch", *sorted({name for cell in cells.values() for name in cell} - {"trial", "epoch"})]
     frame = pd.DataFrame(list(cells.values()), columns=columns)
     return frame.astype({name: "int64" if name in ("trial", "epoch") else "float64" for name in columns})
+
+
+def best_epochs_in(frame: pd.DataFrame, metrics: Sequence[str]) -> BestEpochs:
+    """All epochs of a wide table, which has a column `trial`, where some metrics are defined."""
+    measured = frame.reindex(columns=["trial", *metrics]).dropna()
+    return BestEpochs(measured["trial"].nunique(), measured[list(metrics)].to_numpy(dtype="float64"))
 
 
 def _rows(record: EpochRecord) -> list[dict[str, Any]]:

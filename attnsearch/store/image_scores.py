@@ -324,17 +324,22 @@ def score_rows(table: ScoreTable) -> list[dict[str, Any]]:
         "version": int(table.about["version"]),
         "settings": json.dumps(table.about["settings"], sort_keys=True),
     }
-    undefined, n_images = table.n_undefined(), len(table.image_ids)
+    undefined, errors, n_images = table.n_undefined(), table.standard_errors(), len(table.image_ids)
     return [
         {
             **shared,
             "metric": name,
-            "value": None if math.isnan(mean) else mean,
+            "value": _or_null(mean),
+            "standard_error": _or_null(errors.get(name, math.nan)),
             "n_images": table.about["n_archived"] if name in table.whole else n_images,
             "n_undefined": undefined.get(name, 0),
         }
         for name, mean in table.means().items()
     ]
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def best_epoch_rows(table: ScoreTable) -> list[dict[str, Any]]:
@@ -347,8 +352,9 @@ def scores_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows of scores as `TrialRecords.read_scores` returns them."""
     import pandas as pd
 
-    columns = ["trial", "split", "metric", "value", "n_images", "n_undefined", "version", "settings", "digest"]
-    frame = pd.DataFrame(list(rows), columns=columns).astype({"value": "float64"})
+    columns = ["trial", "split", "metric", "value", "standard_error", "n_images", "n_undefined", "version", "settings"]
+    frame = pd.DataFrame(list(rows), columns=[*columns, "digest"])
+    frame = frame.astype({"value": "float64", "standard_error": "float64"})
     return frame.replace({"metric": RENAMED})
 
 

@@ -22,8 +22,8 @@ from sqlalchemy import create_engine, inspect, text
 
 from attnsearch.errors import AttnSearchError, StoreError
 from attnsearch.files import explain_os_error
-from attnsearch.store.database import PREFIX, SCHEMA
 from attnsearch.store.servers import CONNECT_TIMEOUT_S, server_errors
+from attnsearch.store.tables import PREFIX, SCHEMA
 from attnsearch.store.urls import driver_url, near_names, redact, shown, sqlite_path, untouched_uri
 
 if TYPE_CHECKING:
@@ -49,22 +49,26 @@ class _Contents:
     schema: str | None
 
 
-def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
+def inspect_database(
+    url: str, *, must_exist: bool = False, is_current: bool = False, is_thorough: bool = True
+) -> DatabaseState:
     """Whether the database is there and ours; it is not touched.
 
     Args:
         must_exist: readers set it; for them an absent or empty database is an error.
+        is_current: refuses tables of an earlier version, which readers can use and a worker cannot.
+        is_thorough: looks at all pages of a file, as a search does before it writes.
     Returns:
         "absent" also for an empty file or an empty server database, which a creator killed at once leaves behind;
         "unfinished" while Optuna's tables are missing, which a creator killed later leaves behind.
     Raises:
-        StoreError: a foreign, corrupt or newer database, a folder, one that cannot be read, or a missing one.
+        StoreError: a foreign, corrupt, newer or too old database, a folder, one that cannot be read, or a missing one.
         ConfigError: not a URL of a usable kind.
     """
     path = sqlite_path(url)
     if path is not None and not _is_there(path, must_exist=must_exist):
         return "absent"
-    contents = _read_server(url) if path is None else _read_file(path)
+    contents = _read_server(url) if path is None else _read_file(path, is_thorough=is_thorough)
     if not contents.tables:
         if must_exist:
             raise StoreError(f"{shown(url)} is empty, start a search or `attnsearch train` first")
@@ -72,7 +76,7 @@ def inspect_database(url: str, *, must_exist: bool = False) -> DatabaseState:
     _check_ours(contents.tables, shown(url))
     if must_exist and contents.optuna_revision is None:  # written last; a reader must wait for it
         raise StoreError(f"{shown(url)} holds no study yet, start a search or wait until it has made the tables")
-    _check_version(contents, shown(url))
+    _check_version(contents, shown(url), SCHEMA if is_current else 1)
     return "ours" if contents.optuna_revision is not None else "unfinished"
 
 
@@ -91,7 +95,7 @@ def _is_there(path: Path, *, must_exist: bool) -> bool:
     raise StoreError(f"database {path} does not exist, {hint}")
 
 
-def _read_file(path: Path) -> _Contents:
+def _read_file(path: Path, *, is_thorough: bool) -> _Contents:
     """What an SQLite file holds, read through SQLite alone.
 
     Opened in any other way, it would lose the POSIX locks of this whole process when that handle is closed, after which
@@ -106,20 +110,30 @@ def _read_file(path: Path) -> _Contents:
         raise StoreError(f"{path} cannot be read ({error.strerror}), give this user the right to read it") from error
     try:
         with contextlib.closing(sqlite3.connect(untouched_uri(path), uri=True, timeout=CONNECT_TIMEOUT_S)) as db:
+            if is_thorough:
+                _check_pages(db)
             return _read_sqlite(db)
     except (sqlite3.Error, ValueError) as error:
         if "not a database" in str(error):
             raise StoreError(f"{path} is not an SQLite database, choose another storage") from error
+        if "locked" in str(error):
+            raise StoreError(
+                f"{path} is locked by another process, as while its tables are brought to another version; try again "
+                "once that has ended"
+            ) from error
         raise StoreError(
             f"{path} cannot be used as a database ({error}), restore it from an `attnsearch export` "
             "or move it away together with its -wal file"
         ) from error
 
 
-def _read_sqlite(db: sqlite3.Connection) -> _Contents:
+def _check_pages(db: sqlite3.Connection) -> None:
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise sqlite3.DatabaseError(f"malformed: {' '.join(str(verdict).split())}")
+
+
+def _read_sqlite(db: sqlite3.Connection) -> _Contents:
     names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     tables = frozenset(str(row[0]) for row in names)
 
@@ -153,17 +167,9 @@ def _check_ours(tables: Collection[str], name: str) -> None:
     )
 
 
-def _check_version(contents: _Contents, name: str) -> None:
-    if contents.schema is not None and not _is_version(contents.schema):
-        raise StoreError(
-            f"{name} is damaged (the version of its tables is {contents.schema[:20]!r}), "
-            "restore it from an `attnsearch export`"
-        )
-    if contents.schema is not None and int(contents.schema) > SCHEMA:
-        raise StoreError(
-            f"{name} was written by a newer attnsearch (tables of version {contents.schema}, this one knows {SCHEMA}), "
-            "update with pip install -U attnsearch"
-        )
+def _check_version(contents: _Contents, name: str, oldest: int) -> None:
+    if f"{PREFIX}meta" in contents.tables:
+        _check_schema(contents.schema or "", name, oldest)
     known, head = optuna_revisions()
     if contents.optuna_revision is None or not known or contents.optuna_revision == head:
         return
@@ -176,6 +182,24 @@ def _check_version(contents: _Contents, name: str) -> None:
         f"{name} has the Optuna schema {contents.optuna_revision!r}, newer than the installed one {head!r}, "
         "update with pip install -U optuna"
     )
+
+
+def _check_schema(written: str, name: str, oldest: int) -> None:
+    if not _is_version(written):
+        raise StoreError(
+            f"{name} is damaged (the version of its tables is {written[:20]!r}), restore it from an `attnsearch export`"
+        )
+    schema = int(written)
+    if schema > SCHEMA:
+        raise StoreError(
+            f"{name} was written by a newer attnsearch (tables of version {schema}, this one knows {SCHEMA}), "
+            "update with pip install -U attnsearch"
+        )
+    if schema < oldest:
+        raise StoreError(
+            f"{name} was written by an earlier attnsearch (tables of version {schema}), start its search again, "
+            "which brings them to this version"
+        )
 
 
 def _is_version(text: str) -> bool:

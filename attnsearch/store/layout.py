@@ -75,10 +75,7 @@ class ArchivePaths:
 
 @dataclass(frozen=True)
 class ScorePaths:
-    """Where the scores of one archive's saliency lie; `about` is written last and makes them readable.
-
-    `journal` holds the images as they were measured, so that a scoring may continue, also with more images.
-    """
+    """Where the scores of one archive's saliency lie; `about` comes last, `journal` holds what was measured so far."""
 
     table: Path
     curves: Path
@@ -236,10 +233,8 @@ class ExperimentLayout:
 
     def studies(self) -> list[StudyLayout]:
         """The studies that have a folder here, by name; other folders are passed over."""
-        if not self.directory.is_dir():
-            return []
-        names = sorted(path.parent.name for path in self.directory.glob("*/study.yaml"))
-        return [self.study(name) for name in names if _study_problem(name) is None]
+        names = (path.parent.name for path in self.directory.glob("*/study.yaml"))  # none without the folder
+        return [self.study(name) for name in sorted(names) if _study_problem(name) is None]
 
 
 @dataclass(frozen=True)
@@ -358,8 +353,7 @@ class StudyLayout:
 
     def staged_files(self) -> list[Path]:
         """The files of a publication that is made and not yet in place, without its manifest."""
-        files = (path for path in self.staging.rglob("*") if path.is_file())
-        return sorted(path for path in files if path != self.staged_json)
+        return sorted(path for path in self.staging.rglob("*") if path.is_file() and path != self.staged_json)
 
     def published(self, epoch: int) -> PublishedLayout:
         """The flat files of the chosen trial."""
@@ -389,6 +383,11 @@ def study_folder(path: Path) -> Path:
 def creation_lock_of(database: Path) -> Path:
     """Held while tables or a study are created in an SQLite file."""
     return database.with_name("create.lock")
+
+
+def copy_of_version(database: Path, schema: int) -> Path:
+    """An SQLite file as it was before its tables were brought to the next version."""
+    return database.with_name(f"{database.name}.schema{schema}")
 
 
 def is_live_state(path: Path) -> bool:

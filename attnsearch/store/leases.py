@@ -20,9 +20,10 @@ from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import LeaseLost, StoreError
 from attnsearch.files import locked
-from attnsearch.store.database import database_errors, insert_into, leases_table, open_writer, transaction
+from attnsearch.store.database import database_errors, open_writer, transaction
 from attnsearch.store.layout import creation_lock_of
 from attnsearch.store.servers import repeated
+from attnsearch.store.tables import insert_into, leases_table
 from attnsearch.store.urls import sqlite_path
 
 HELD, RELEASED, TAKEN = "held", "released", "taken"
@@ -179,6 +180,10 @@ class Leases(ABC):
         """The lease that a worker holds; one whose claim was cut off may not know of it."""
 
     @abstractmethod
+    def held(self) -> list[Lease]:
+        """All leases of the study that are held."""
+
+    @abstractmethod
     def n_epochs(self, *, without: int | None = None) -> int:
         """Epochs that all trials of the study have finished so far, one trial left out if asked."""
 
@@ -209,6 +214,9 @@ class SqlLeases(Leases):
 
     def held_by(self, worker: str) -> Lease | None:
         return next(iter(self._read(leases_table.c.worker == worker, leases_table.c.state == HELD)), None)
+
+    def held(self) -> list[Lease]:
+        return self._read(leases_table.c.state == HELD)
 
     def n_epochs(self, *, without: int | None = None) -> int:
         return sum(lease.epoch for lease in self._read() if lease.number != without)

@@ -12,33 +12,34 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy import Connection, Engine, Select, Table, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, select
 
 from attnsearch.errors import StoreError
 from attnsearch.files import disk_errors
 from attnsearch.metrics.registry import score_metrics
-from attnsearch.store.database import (
-    Connections,
-    artifacts_table,
-    create_database,
-    epochs_table,
-    insert_into,
-    open_reader,
-    open_writer,
-    scores_table,
-    transaction,
-    url_of,
+from attnsearch.store.creation import create_database
+from attnsearch.store.database import Connections, open_reader, open_writer, transaction, url_of
+from attnsearch.store.epoch_values import (
+    clear_values,
+    named_in,
+    numbered_metrics,
+    numbered_study,
+    put_scores,
+    put_values,
+    read_best_epochs,
+    read_old_epochs,
+    read_values,
 )
-from attnsearch.store.epochs import epoch_rows, epochs_frame
+from attnsearch.store.epochs import best_epochs_in, epoch_rows
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
 from attnsearch.store.inspection import database_content_errors, inspect_database, open_array
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases, SqlLeases, creation_lock, require_lease, study_lock
 from attnsearch.store.servers import repeated
-from attnsearch.types import EpochRecord
+from attnsearch.store.tables import artifacts_table, old_scores_table, schema_of, scores_view, upsert, values_table
+from attnsearch.types import BestEpochs, EpochRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,8 +68,18 @@ class TrialRecords(Protocol):
         Args:
             numbers: of the trials; None = all.
         Returns:
-            One row per trial and epoch, sorted: `trial`, `epoch`, then one column per `split/metric` (float, NaN =
-            undefined or not measured), `split/loss` and the training costs among them.
+            One row per trial and epoch, sorted: `trial`, `epoch`, then one column per `split/metric` that has a value
+            (float, NaN = undefined or not measured), `split/loss` and the training costs among them.
+        Raises:
+            StoreError: the database refuses.
+        """
+
+    def read_best_epochs(self, numbers: Collection[int], metrics: Sequence[str], *, is_higher: bool) -> BestEpochs:
+        """The epochs of some trials that are best in one of some metrics, of those where all of these are defined.
+
+        Args:
+            metrics: `split/metric`.
+            is_higher: whether the highest value is the best one.
         Raises:
             StoreError: the database refuses.
         """
@@ -77,9 +88,9 @@ class TrialRecords(Protocol):
         """All scorings: a row per trial, scoring and metric.
 
         Returns:
-            Columns `trial`, `split`, `metric`, `value` (NaN = undefined), `n_images`, `n_undefined`, `version`,
-            `settings` (JSON) and `digest`, sorted by the first three. Rows of different versions or settings must not
-            be compared.
+            Columns `trial`, `split`, `metric`, `value` (NaN = undefined), `standard_error` (NaN = of fewer than two
+            images), `n_images`, `n_undefined`, `version`, `settings` (JSON) and `digest`, sorted by the first three.
+            Rows of different versions or settings must not be compared.
         Raises:
             StoreError: the database refuses, or was made before there were scores.
         """
@@ -168,32 +179,37 @@ class SqlTrialRecords:
 
     @repeated
     def read_epochs(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
-        table = epochs_table
         with self._reading() as connection:
-            rows = connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.epoch))
-            return epochs_frame(rows.mappings())
+            if schema_of(connection) == 1:
+                return read_old_epochs(connection, self._study, numbers)
+            return read_values(connection, self._study, numbers)
+
+    @repeated
+    def read_best_epochs(self, numbers: Collection[int], metrics: Sequence[str], *, is_higher: bool) -> BestEpochs:
+        with self._reading() as connection:
+            if schema_of(connection) == 1:
+                return best_epochs_in(read_old_epochs(connection, self._study, numbers, metrics), metrics)
+            return read_best_epochs(connection, self._study, numbers, metrics, is_higher=is_higher)
 
     @repeated
     def read_scores(self) -> pd.DataFrame:
-        table = scores_table
-        order = (table.c.trial, table.c.split, table.c.metric, table.c.digest)
         with self._reading() as connection:
-            return scores_frame([row._asdict() for row in connection.execute(self._select(table).order_by(*order))])
+            table = old_scores_table if schema_of(connection) == 1 else scores_view
+            order = (table.c.trial, table.c.split, table.c.metric, table.c.digest)
+            query = select(table).where(table.c.study == self._study).order_by(*order)
+            return scores_frame([row._asdict() for row in connection.execute(query)])
 
     @repeated
     def read_artifacts(self, numbers: Collection[int] | None = None) -> dict[int, dict[str, FileRecord]]:
         table = artifacts_table
         files: dict[int, dict[str, FileRecord]] = {}
         with self._reading() as connection:
-            for row in connection.execute(self._select(table, numbers).order_by(table.c.trial, table.c.kind)):
+            query = select(table).where(table.c.study == self._study, *_among(table, numbers))
+            for row in connection.execute(query.order_by(table.c.trial, table.c.kind)):
                 shape = tuple(int(size) for size in row.shape.split("x")) if row.shape else ()
                 file = FileRecord(row.path, shape, row.dtype, row.sha256, row.bytes)
                 files.setdefault(row.trial, {})[_OLD_KINDS.get(row.kind, row.kind)] = file
         return files
-
-    def _select(self, table: Table, numbers: Collection[int] | None = None) -> Select[Any]:
-        query = select(table).where(table.c.study == self._study)
-        return query if numbers is None else query.where(table.c.trial.in_(list(numbers)))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -235,36 +251,33 @@ class SqlTrialStore(SqlTrialRecords):
     def write_epochs(self, number: int, records: Sequence[EpochRecord], *, attempt: int | None) -> None:
         if not records:
             return
-        table, last = epochs_table, max(record.epoch for record in records)
+        table, rows, last = values_table.c, epoch_rows(records), max(record.epoch for record in records)
         with self._writing(number, attempt) as connection:
-            connection.execute(delete(table).where(*self._of_trial(table, number), table.c.epoch > last))
-            connection.execute(_upsert(connection, table), self._keyed(number, epoch_rows(records)))
+            study = numbered_study(connection, self._study)
+            ids = numbered_metrics(connection, named_in(rows))
+            of_later = (table.study == study, table.trial == number, table.epoch > last)
+            connection.execute(delete(values_table).where(*of_later))
+            put_values(connection, study, number, rows, ids)
 
     @repeated
     def write_scores(self, number: int, table: ScoreTable, *, attempt: int | None) -> None:
-        scores = scores_table
+        rows, of_epoch = score_rows(table), [] if attempt is None else best_epoch_rows(table)
         with self._writing(number, attempt) as connection:
-            if attempt is not None:
-                self._write_to_epoch(connection, number, table)
-            connection.execute(delete(scores).where(*self._of_trial(scores, number), scores.c.digest == table.digest))
-            connection.execute(_upsert(connection, scores), self._keyed(number, score_rows(table)))
-
-    def _write_to_epoch(self, connection: Connection, number: int, table: ScoreTable) -> None:
-        """The scores that no epoch measures, as rows of the best epoch; those of an earlier best epoch go."""
-        epochs = epochs_table
-        names = [metric.name for metric in score_metrics()]
-        connection.execute(delete(epochs).where(*self._of_trial(epochs, number), epochs.c.metric.in_(names)))
-        rows = best_epoch_rows(table)
-        if rows:
-            connection.execute(insert_into(connection, epochs), self._keyed(number, rows))
+            study = numbered_study(connection, self._study)
+            ids = numbered_metrics(connection, named_in([*rows, *of_epoch]))
+            if attempt is not None:  # those of an earlier best epoch go
+                clear_values(connection, study, number, [metric.name for metric in score_metrics()])
+                put_values(connection, study, number, of_epoch, ids)
+            put_scores(connection, study, number, rows, ids)
 
     @repeated
     def write_artifacts(self, number: int, files: Mapping[str, FileRecord], *, attempt: int | None) -> None:
         if not files:
             return
         rows = [{"kind": kind, **asdict(file), "shape": "x".join(map(str, file.shape))} for kind, file in files.items()]
+        key = {"study": self._study, "trial": number}
         with self._writing(number, attempt) as connection:
-            connection.execute(_upsert(connection, artifacts_table), self._keyed(number, rows))
+            connection.execute(upsert(connection, artifacts_table), [{**key, **row} for row in rows])
 
     @contextmanager
     def _writing(self, number: int, attempt: int | None) -> Iterator[Connection]:
@@ -274,18 +287,10 @@ class SqlTrialStore(SqlTrialRecords):
                 require_lease(connection, self._study, number, attempt)
             yield connection
 
-    def _of_trial(self, table: Table, number: int) -> tuple[Any, ...]:
-        return table.c.study == self._study, table.c.trial == number
 
-    def _keyed(self, number: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [{"study": self._study, "trial": number, **row} for row in rows]
-
-
-def _upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Replaces rows of the same key: PostgreSQL lets two processes delete before both insert."""
-    insert = insert_into(connection, table)
-    changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
-    return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
+def _among(table: Table, numbers: Collection[int] | None) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a trial is one of these."""
+    return () if numbers is None else (table.c.trial.in_(list(numbers)),)
 
 
 def open_trial_records(url: str, study_uuid: str) -> TrialRecords:

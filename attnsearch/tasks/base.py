@@ -67,6 +67,9 @@ class Meter(Protocol):
     def has_loss(self) -> bool:
         """Whether any batch so far has a loss; without one the mean is NaN and tells nothing about the model."""
 
+    def mean_loss(self) -> Tensor:
+        """The mean loss so far, a scalar on the device."""
+
     def loss(self) -> float:
         """The mean loss so far. One device sync."""
 
@@ -92,25 +95,27 @@ class RunningSums:
     retrieval: Retrieval | None = None
 
     def __init__(self) -> None:
-        self.n_images = self._n_with_loss = 0
+        self.n_images = 0
+        self._n_with_loss: int | Tensor = 0
         self._terms: dict[str, Tensor] = {}
         self._metrics: dict[str, Tensor] = {}
 
-    def add_terms(self, n_images: int, terms: Mapping[str, Tensor], *, has_loss: bool = True) -> None:
+    def add_terms(self, n_images: int, terms: Mapping[str, Tensor], *, has_loss: bool | Tensor = True) -> None:
         """Adds a batch's terms of the loss, scalars that are means over its images.
 
         Args:
-            has_loss: whether the images of the batch define its loss; if not, its terms count for nothing.
+            has_loss: whether the images of the batch define its loss; if not, its terms count for nothing. A scalar on
+                the device where only that knows.
         """
-        weight = n_images if has_loss else 0
+        weight = n_images * has_loss
         self.n_images += n_images
-        self._n_with_loss += weight
+        self._n_with_loss = self._n_with_loss + weight
         for name, value in terms.items():
             _accumulate(self._terms, name, value.double() * weight)
 
     @property
     def has_loss(self) -> bool:
-        return self._n_with_loss > 0
+        return bool(self._n_with_loss > 0)
 
     def add_metric(self, name: str, of_batch: Tensor) -> None:
         """Adds a batch's sum over images, a scalar."""
@@ -122,9 +127,14 @@ class RunningSums:
             maps = None if output.map_names == ("norm",) else output.maps
             self.add_metric("sparsity", sparsity(maps, output.norms).double().sum())
 
+    def mean_loss(self) -> Tensor:
+        """The mean loss so far, a scalar on the device; NaN without one."""
+        total = sum(self._terms.values()) if self._terms else torch.zeros(())
+        return torch.as_tensor(total) / self._n_with_loss
+
     def loss(self) -> float:
         """The mean loss so far. One device sync."""
-        return float(sum(self._terms.values(), torch.zeros(())) / self._n_with_loss)
+        return float(self.mean_loss())
 
     def means(self, *others: Tensor) -> tuple[dict[str, float], dict[str, float], list[float]]:
         """Terms and metrics as means over images, and other scalars as they are. One device sync.

@@ -165,7 +165,7 @@ class ClassificationMeter(RunningSums):
     def _add_halves(self, batch: Batch, hits: Tensor) -> None:
         """Adds the hits (B,) of a batch to those of the halves."""
         if self._halves is not None:
-            halves = self._halves[batch.rows.to(self._halves.device)]  # (B,)
+            halves = self._halves[batch.rows.to(self._halves.device, non_blocking=True)]  # (B,)
             self._half_hits.index_add_(0, halves, hits)
             self._half_seen.index_add_(0, halves, torch.ones_like(hits))
 

@@ -161,10 +161,9 @@ def batch_hard_triplet(embeddings: Tensor, identities: Tensor, *, margin: float 
     Source: Hermans et al. 2017 (arXiv 1703.07737), section 2.
     """
     farthest, nearest, is_valid = hardest_distances(embeddings, identities)
-    if not is_valid.any():
-        return embeddings.float().sum() * 0.0
-    gaps = farthest[is_valid] - nearest[is_valid]
-    return F.softplus(gaps).mean() if margin is None else F.relu(gaps + margin).mean()
+    gaps = (farthest - nearest).masked_fill(~is_valid, 0.0)  # chosen by a mask, as a choice by places would wait
+    losses = F.softplus(gaps) if margin is None else F.relu(gaps + margin)
+    return losses.masked_fill(~is_valid, 0.0).sum() / is_valid.sum().clamp(min=1)
 
 
 def arcface_loss(
@@ -199,10 +198,9 @@ def move_centres(centres: Tensor, embeddings: Tensor, identities: Tensor) -> Non
 
     Source: Wen et al. 2016 (ECCV), equation 4, with a rate of 0.5.
     """
-    found, place_of, counts = torch.unique(identities, return_inverse=True, return_counts=True)
-    gaps = torch.zeros(len(found), centres.shape[1], device=centres.device)
-    gaps.index_add_(0, place_of, centres[identities] - embeddings.float())
-    centres[found] -= _CENTRE_RATE * gaps / (1 + counts)[:, None]
+    gaps = torch.zeros_like(centres).index_add_(0, identities, centres[identities] - embeddings.float())
+    counts = centres.new_zeros(len(centres)).index_add_(0, identities, torch.ones_like(embeddings[:, 0]).float())
+    centres -= _CENTRE_RATE * gaps / (1 + counts)[:, None]
 
 
 def _move_all_centres(output: AttentionOutput, batch: Batch) -> None:

@@ -48,7 +48,7 @@ class RetrievalMeter(RunningSums):
         super().__init__()
         self._in_halves = in_halves
         self._table, self._embed, self._distance = table, embed, distance
-        self._features: Tensor | None = None  # (N, D), in the order of the split
+        self._features: Tensor | None = None  # (N, D) on the device, in the order of the split
         self._n_embedded = 0
 
     @torch.no_grad()
@@ -77,7 +77,8 @@ class RetrievalMeter(RunningSums):
         is_whole = self._n_embedded == len(self._table)
         if self._table.is_query is not None and self._features is not None and is_whole:
             _require_finite(self._features, self._table)
-            self.retrieval, retrieved = rank_split(self._table, self._features.numpy(), distance=self._distance)
+            features = self._features.cpu().numpy()
+            self.retrieval, retrieved = rank_split(self._table, features, distance=self._distance)
             metrics |= retrieved
             if self._in_halves:
                 metrics |= mean_precision_of_halves(self._table, self.retrieval)
@@ -85,21 +86,20 @@ class RetrievalMeter(RunningSums):
 
 
 def put_rows(features: Tensor | None, rows: Tensor, embeddings: Tensor, *, n_rows: int) -> Tensor:
-    """Puts embeddings (B, D) at rows (B,) of features (N, D) in the memory of the CPU, which None makes room for.
+    """Puts embeddings (B, D) at rows (B,) of float32 features (N, D) on the same device, which None makes room for.
 
     Args:
         n_rows: N.
     """
     if features is None:
-        features = torch.empty(n_rows, embeddings.shape[1])
-    features[rows] = embeddings.float().cpu()
-    return features
+        features = torch.empty(n_rows, embeddings.shape[1], device=embeddings.device)
+    return features.index_copy_(0, rows.to(features.device, non_blocking=True), embeddings.float())
 
 
-def has_triplet(identities: Tensor) -> bool:
-    """Whether a batch of identities (B,) has two images of one identity, and one of another."""
-    n_identities = len(torch.unique(identities))
-    return 1 < n_identities < len(identities)
+def has_triplet(identities: Tensor) -> Tensor:
+    """Whether a batch of identities (B,) has two images of one identity, and one of another: a scalar on its device."""
+    n_alike = (identities[:, None] == identities).sum(dim=1)  # (B,)
+    return (n_alike > 1).any() & (n_alike < len(identities)).any()
 
 
 def _require_finite(features: Tensor, table: ImageTable) -> None:

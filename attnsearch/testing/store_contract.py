@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,15 @@ class LeasesContract:
         assert (lease.number, lease.attempt) == (7, attempt)
         leases.release(7, attempt, stalled=False)
         assert leases.held_by("w") is None
+
+    def test_held_leases_are_those_of_the_study_that_have_not_ended(
+        self, leases: Leases, open_store: OpenStore
+    ) -> None:
+        open_store("another study").leases.claim(5, "w", duration_s=300)
+        attempts = {number: leases.claim(number, f"w{number}", duration_s=300) for number in (7, 8, 9)}
+        leases.release(8, attempts[8], stalled=False)
+        leases.take_back(9)
+        assert [(lease.number, lease.worker) for lease in leases.held()] == [(7, "w7")]
 
     def test_epochs_and_stalled_trials_of_a_study_are_counted(self, leases: Leases, open_store: OpenStore) -> None:
         other = open_store("another study").leases
@@ -264,6 +274,29 @@ class TrialStoreContract(LeasesContract):
         assert store.read_epochs([9]).columns.tolist() == ["trial", "epoch"]
         assert len(store.read_epochs()) == 3
 
+    def test_no_epoch_is_best_where_a_metric_is_nowhere_defined(self, store: TrialStore) -> None:
+        store.write_epochs(7, [epoch_record(1, accuracy=0.5), epoch_record(1, "val", recall=0.5)], attempt=None)
+        for numbers, missing in (([7], "val/accuracy"), ([7], "train/recall"), ([8], "val/recall"), ([], "val/recall")):
+            found = store.read_best_epochs(numbers, ["train/accuracy", missing], is_higher=True)
+            assert (found.n_trials, found.values.shape) == (0, (0, 2))
+
+    def test_trials_with_more_metrics_than_others_stand_beside_them(self, store: TrialStore) -> None:
+        many = {f"accuracy_{index}": index / 64 for index in range(40)}
+        store.write_epochs(1, [epoch_record(epoch, accuracy=0.5) for epoch in (1, 2)], attempt=None)
+        store.write_epochs(2, [replace(epoch_record(epoch), metrics=many) for epoch in (1, 2)], attempt=None)
+        frame = store.read_epochs().set_index(["trial", "epoch"])
+        assert len(frame.columns) == 7 + 1 + 40
+        assert [frame[f"train/{name}"].iloc[3] for name in many] == list(many.values())
+        assert frame["train/accuracy"].isna().tolist() == [False, False, True, True]
+        store.write_epochs(2, [epoch_record(1, loss=0.25)], attempt=None)
+        assert store.read_epochs([2]).dropna(axis=1)["train/loss"].tolist() == [0.25]
+
+    def test_value_that_an_epoch_no_longer_has_is_forgotten(self, store: TrialStore) -> None:
+        for accuracy in (0.5, math.nan):
+            records = [epoch_record(1, accuracy=accuracy), epoch_record(2, accuracy=0.25)]
+            store.write_epochs(7, records, attempt=None)
+        assert store.read_epochs()["train/accuracy"].fillna(0).tolist() == [0, 0.25]
+
     def test_nothing_is_written_without_records(self, store: TrialStore) -> None:
         store.write_epochs(7, [], attempt=1)
         assert store.read_epochs().empty
@@ -285,7 +318,7 @@ class TrialStoreContract(LeasesContract):
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-308, 0.1])
     def test_every_float_survives(self, store: TrialStore, value: float) -> None:
         store.write_epochs(7, [epoch_record(1), epoch_record(1, "val", accuracy=value)], attempt=None)
-        (stored,) = store.read_epochs()["val/accuracy"]
+        (stored,) = store.read_epochs().get("val/accuracy", [math.nan])
         assert stored == value or (math.isnan(stored) and math.isnan(value))
 
     def test_stale_attempt_cannot_write(self, store: TrialStore) -> None:
@@ -314,6 +347,12 @@ class TrialStoreContract(LeasesContract):
         row = store.read_scores().set_index("metric").loc["deletion"]
         assert (row["trial"], row["split"], row["value"], row["version"]) == (3, "val", 0.25, 1)
         assert (row["n_images"], row["n_undefined"], json.loads(str(row["settings"]))) == (2, 1, {"n_steps": 2})
+        assert store.read_scores()["standard_error"].isna().tolist() == [True, False]  # the first is of one image
+
+    def test_standard_error_of_a_score_stands_beside_it(self, store: TrialStore) -> None:
+        store.write_scores(3, score_table(deletions=(0.25, 0.75)), attempt=None)
+        errors = store.read_scores().set_index("metric")["standard_error"]
+        assert errors.to_dict() == {"deletion": pytest.approx(0.25), "gini": 0.0}  # 0.5 / sqrt(2) / sqrt(2)
 
     def test_undefined_mean_is_nan(self, store: TrialStore) -> None:
         store.write_scores(0, score_table(deletions=(math.nan,)), attempt=None)

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.metrics.registry import is_score
-from attnsearch.store.epochs import epoch_rows, epochs_frame
+from attnsearch.store.epochs import best_epochs_in, epoch_rows, epochs_frame
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
 from attnsearch.store.leases import HELD, Lease, Leases
 from attnsearch.store.trial_store import FileRecord
-from attnsearch.types import EpochRecord
+from attnsearch.types import BestEpochs, EpochRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +31,10 @@ class MemoryLeases(Leases):
         return self._leases.get(number)
 
     def held_by(self, worker: str) -> Lease | None:
-        held = (lease for lease in self._leases.values() if lease.state == HELD)
-        return next((lease for lease in held if lease.worker == worker), None)
+        return next((lease for lease in self.held() if lease.worker == worker), None)
+
+    def held(self) -> list[Lease]:
+        return [lease for lease in self._leases.values() if lease.state == HELD]
 
     def n_epochs(self, *, without: int | None = None) -> int:
         return sum(lease.epoch for lease in self._leases.values() if lease.number != without)
@@ -87,6 +89,9 @@ class MemoryTrialStore:
         names = ("trial", "epoch", "split", "metric")
         rows = [{**dict(zip(names, key, strict=True)), "value": value} for key, value in sorted(self._epochs.items())]
         return epochs_frame(row for row in rows if numbers is None or row["trial"] in numbers)
+
+    def read_best_epochs(self, numbers: Collection[int], metrics: Sequence[str], *, is_higher: bool) -> BestEpochs:
+        return best_epochs_in(self.read_epochs(numbers), metrics)
 
     def write_scores(self, number: int, table: ScoreTable, *, attempt: int | None) -> None:
         self._check(number, attempt)

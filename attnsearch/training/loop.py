@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.transfer import HostCopy
 from attnsearch.device import Arithmetic, peak_mb, seed_torch, start_peak
 from attnsearch.errors import NonFiniteLoss
 from attnsearch.models.base import AttentionModel
@@ -25,7 +26,7 @@ from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
 if TYPE_CHECKING:
     from attnsearch.data.loader import BatchLoader
 
-#: Updates between two readings of the loss; each waits for the device.
+#: Updates between two looks at the loss, each of which reads what the look before it has asked for.
 CHECK_LOSS_EVERY = 50
 
 
@@ -68,7 +69,7 @@ def train_epoch(run: TrainingSetup, epoch: int, *, accumulation: int, check: Cal
     watch = Stopwatch(run.arithmetic.device)
     meter = run.task.meter(run.train.table, run.arithmetic.device, in_training=True)
     lr = learning_rate(run.optimizer)
-    last_finite = math.nan
+    watch_loss = LossWatch(run, epoch)
     for index, batch in enumerate(run.train.epoch(epoch)):
         check()
         run.optimizer.zero_grad(set_to_none=True)
@@ -82,9 +83,9 @@ def train_epoch(run: TrainingSetup, epoch: int, *, accumulation: int, check: Cal
         run.optimizer.step()
         run.schedule.step_update((epoch - 1) * len(run.train) + index + 1)
         if (index + 1) % CHECK_LOSS_EVERY == 0:
-            last_finite = _require_finite(meter.loss(), run, split="train", epoch=epoch, last_finite=last_finite)
+            watch_loss.look(meter.mean_loss())
     scores = meter.scores()
-    _require_finite(scores.loss, run, split="train", epoch=epoch, last_finite=last_finite)
+    watch_loss.end(scores.loss)
     return watch.record(scores, split="train", epoch=epoch, lr=lr)
 
 
@@ -110,7 +111,7 @@ def validate_epoch(
         output, terms = _forward_in_validation(run, batch)
         meter.add(batch, output, terms)
     if meter.has_loss:
-        _require_finite(meter.loss(), run, split="val", epoch=epoch, last_finite=math.nan)
+        _require_finite(meter.loss(), split="val", epoch=epoch, lr=learning_rate(run.optimizer))
     scores = meter.scores()
     return watch.record(scores, split="val", epoch=epoch, lr=learning_rate(run.optimizer))
 
@@ -155,6 +156,46 @@ def learning_rate(optimizer: Optimizer) -> float:
     return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
+class LossWatch:
+    """Sees that the mean loss of an epoch of training stays finite, without waiting for the device.
+
+    A look asks for the loss of its moment and reads that of the look before it, so that a loss which is not finite ends
+    the epoch one look later, at the latest with the epoch.
+    """
+
+    def __init__(self, run: TrainingSetup, epoch: int) -> None:
+        self._run, self._epoch = run, epoch
+        self._asked: tuple[HostCopy, float] | None = None  # with the learning rate of that moment
+        self._last_finite = math.nan
+
+    def look(self, loss: Tensor) -> None:
+        """Looks at the mean loss so far, a scalar on the device.
+
+        Raises:
+            NonFiniteLoss: that of the last look was NaN or infinite.
+        """
+        asked, self._asked = self._asked, (HostCopy({"loss": loss}), learning_rate(self._run.optimizer))
+        self._read(asked)
+
+    def end(self, loss: float) -> None:
+        """Looks at the mean loss of the whole epoch, after the device was waited for.
+
+        Raises:
+            NonFiniteLoss: it, or that of the last look, is NaN or infinite.
+        """
+        self._read(self._asked)
+        self._check(loss, learning_rate(self._run.optimizer))
+
+    def _read(self, asked: tuple[HostCopy, float] | None) -> None:
+        if asked is not None:
+            copy, lr = asked
+            self._check(copy.read()["loss"].item(), lr)
+
+    def _check(self, loss: float, lr: float) -> None:
+        _require_finite(loss, split="train", epoch=self._epoch, lr=lr, last_finite=self._last_finite)
+        self._last_finite = loss
+
+
 class Stopwatch:
     """Measures a pass; started when made."""
 
@@ -180,11 +221,11 @@ class Stopwatch:
         )
 
 
-def _require_finite(loss: float, run: TrainingSetup, *, split: Split, epoch: int, last_finite: float) -> float:
+def _require_finite(loss: float, *, split: Split, epoch: int, lr: float, last_finite: float = math.nan) -> None:
     if math.isfinite(loss):
-        return loss
+        return
     before = "" if math.isnan(last_finite) else f", its last finite mean was {last_finite:.4g}"
     raise NonFiniteLoss(
-        f"{split}/loss became {loss} in epoch {epoch} at learning rate {learning_rate(run.optimizer):.3g}{before}; "
+        f"{split}/loss became {loss} in epoch {epoch} at learning rate {lr:.3g}{before}; "
         "lower train.optimizer.lr, or set train.clip_norm or train.precision=fp32"
     )

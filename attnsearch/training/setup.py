@@ -66,8 +66,13 @@ def freeze_backbone(model: AttentionModel, settings: OptimizerSettings) -> None:
 
 
 def build_optimizer(model: AttentionModel, settings: OptimizerSettings) -> Optimizer:
-    """timm's optimizer over `parameter_groups`; `sgd` is without Nesterov momentum, `amsgrad` a variant of Adam."""
-    options: dict[str, Any] = {"amsgrad": True} if settings.name == "amsgrad" else {}
+    """timm's optimizer over `parameter_groups`; `sgd` is without Nesterov momentum, `amsgrad` a variant of Adam.
+
+    One kernel updates all parameters where torch has one, which is for all but `lion`.
+    """
+    options: dict[str, Any] = {} if settings.name == "lion" else {"fused": True}
+    if settings.name == "amsgrad":
+        options["amsgrad"] = True
     if settings.name == "sgd":
         options["momentum"] = 0.9 if settings.momentum is None else settings.momentum
     optimizer: Optimizer = create_optimizer_v2(
@@ -150,11 +155,19 @@ def build_run(trial: TrainingState) -> TrainingSetup:
     seed_torch(config.seed, "weights")
     task, n_classes = build_task(config.task), len(tables.class_names)
     model = build_model(config.model, task.heads(n_classes))
-    arithmetic = Arithmetic(device, pick_precision(config.train.precision, device), model.channels_last)
+    arithmetic = Arithmetic(
+        device,
+        pick_precision(config.train.precision, device),
+        model.channels_last,
+        sizes_vary=config.data.multi_scale is not None,
+    )
     arithmetic.place_model(model)
+    if config.runtime.compile:
+        model.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
     freeze_backbone(model, config.train.optimizer)
     optimizer = build_optimizer(model, config.train.optimizer)
     train, val = _open_loaders(trial, task, model)
+    train.memory_format = val.memory_format = arithmetic.memory_format
     schedule = build_schedule(
         config.train.schedule,
         optimizer,
@@ -183,7 +196,12 @@ def _open_loaders(trial: TrainingState, task: Task, model: AttentionModel) -> tu
     val = BatchLoader(
         data,
         "val",
-        batch_size=evaluation_batch_size(config.train.batch_size // trial.accumulation),
+        batch_size=evaluation_batch_size(
+            config.train.batch_size,
+            accumulation=trial.accumulation,
+            image_hw=config.data.image_hw,
+            device=device,
+        ),
         device=device,
         with_masks=model.needs_masks and data.tables.val.mask_paths is not None,
     )

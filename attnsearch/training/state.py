@@ -1,8 +1,9 @@
 """A trial in training: its epochs so far, and the checkpoints from which it continues after a kill.
 
-At the end of an epoch the resume checkpoint is written first and the best one second. Killed between the two, a trial
-finds that its resume checkpoint names the epoch that it itself holds, and writes the best one again from there; in any
-other order the weights of the best epoch could be overwritten by those of an epoch that then runs differently.
+After an epoch the resume checkpoint is written first and the best one second, while the next epoch trains. Killed
+between the two, a trial finds that its resume checkpoint names the epoch that it itself holds, and writes the best one
+again from there; in any other order the weights of the best epoch could be overwritten by those of an epoch that then
+runs differently.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint,
 from attnsearch.models.weights import check_declared_sizes
 from attnsearch.store.epochs import named_values
 from attnsearch.store.layout import TrialLayout
+from attnsearch.training.writer import copy_to_cpu
 from attnsearch.types import EpochRecord, TrialContext, TrialResult
 
 if TYPE_CHECKING:
@@ -100,8 +102,12 @@ class TrainingState:
         patience = self.config.train.early_stopping_epochs
         return patience is not None and self.epoch - max(self.best_epoch, self.patient_from) >= patience
 
-    def result(self, state: Literal["complete", "pruned"]) -> TrialResult:
-        """The row that ends the trial: values of the best epoch, time of all of its epochs in whatever attempt."""
+    def is_unfinished(self) -> bool:
+        """Whether epochs are left to train."""
+        return self.epoch < self.config.train.epochs and not self.is_exhausted()
+
+    def result(self, state: Literal["complete", "pruned", "paused"]) -> TrialResult:
+        """The row that ends or pauses the trial: values of the best epoch, time of all epochs in whatever attempt."""
         train = [record for record in self.records if record.split == "train"]
         train_seconds = sum(record.seconds for record in train)
         return TrialResult(
@@ -151,14 +157,51 @@ class ResumeCheckpoint:
         trial.best_epoch = int(self.content["best_epoch"])
 
 
-def write_resume(run: TrainingSetup, trial: TrainingState) -> None:
-    """Writes the resume checkpoint of this attempt, whole or not at all, then removes those of earlier attempts.
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one finished epoch, apart from what trains on.
 
-    It holds tensors, numbers, strings, dicts and lists only, and no generator states: each epoch seeds its own.
-
-    Raises:
-        StoreError: the disk refuses.
+    Attributes:
+        content: of the resume checkpoint.
+        best: the model, where the epoch is the best so far.
+        wait: returns once a GPU has copied what is in them.
     """
+
+    content: dict[str, Any]
+    best: ModelCheckpoint | None
+    wait: Callable[[], None]
+
+    def write(self, context: TrialContext) -> None:
+        """Writes the resume checkpoint of this attempt, whole or not at all, then removes those of earlier attempts.
+
+        Then the best one, if there is one.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        self.wait()
+        layout = TrialLayout(context.directory)
+        with atomic_path(layout.resume(context.attempt), check=context.check) as temporary:
+            _save(self.content, temporary)
+        for attempt, path in layout.resumes().items():
+            if attempt < context.attempt:
+                with disk_errors(path):
+                    path.unlink(missing_ok=True)
+        if self.best is not None:
+            write_model_checkpoint(self.best, check=context.check)
+
+
+def copy_checkpoints(run: TrainingSetup, trial: TrainingState, *, is_best: bool) -> Checkpoints:
+    """The checkpoints of the epoch that has just ended, copied to the CPU.
+
+    A resume checkpoint holds tensors, numbers, strings, dicts and lists only, and no generator states: each epoch seeds
+    its own.
+
+    Args:
+        is_best: whether the epoch is the best so far.
+    """
+    state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    copied, wait = copy_to_cpu(state, run.arithmetic.device)
     content = {
         "format": _FORMAT,
         "digest": trial.config.digest(),
@@ -167,15 +210,9 @@ def write_resume(run: TrainingSetup, trial: TrainingState) -> None:
         "best_epoch": trial.best_epoch,
         "n_updates": trial.epoch * len(run.train),
         "records": [asdict(record) for record in trial.records],
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        **copied,
     }
-    with atomic_path(trial.layout.resume(trial.context.attempt), check=trial.context.check) as temporary:
-        _save(content, temporary)
-    for attempt, path in trial.layout.resumes().items():
-        if attempt < trial.context.attempt:
-            with disk_errors(path):
-                path.unlink(missing_ok=True)
+    return Checkpoints(content, _best_checkpoint(trial, copied["model"]) if is_best else None, wait)
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
@@ -244,13 +281,9 @@ def _require_same(content: dict[str, Any], trial: TrainingState, path: Path) -> 
         )
 
 
-def write_best_epoch(run: TrainingSetup, trial: TrainingState) -> None:
-    """Writes the model as it is now as the best checkpoint.
-
-    Raises:
-        StoreError: the disk refuses.
-    """
-    checkpoint = ModelCheckpoint(
+def _best_checkpoint(trial: TrainingState, state: dict[str, torch.Tensor]) -> ModelCheckpoint:
+    """The weights of the best epoch as a checkpoint."""
+    return ModelCheckpoint(
         path=trial.layout.best,
         config=trial.config,
         class_names=trial.data.tables.class_names,
@@ -258,9 +291,8 @@ def write_best_epoch(run: TrainingSetup, trial: TrainingState) -> None:
         accumulation=trial.accumulation,
         val_hash=trial.data.tables.val_hash,
         camera_names=trial.data.tables.train.camera_names,
-        state=run.model.state_dict(),
+        state=state,
     )
-    write_model_checkpoint(checkpoint, check=trial.context.check)
 
 
 def repair_best(run: TrainingSetup, trial: TrainingState) -> bool:
@@ -274,7 +306,7 @@ def repair_best(run: TrainingSetup, trial: TrainingState) -> bool:
     if stored == trial.best_epoch:
         return True
     if trial.best_epoch == trial.epoch:
-        write_best_epoch(run, trial)
+        write_model_checkpoint(_best_checkpoint(trial, run.model.state_dict()), check=trial.context.check)
         return True
     if stored > trial.epoch:  # the newest resume checkpoint was broken; that later epoch comes again and is better
         logger.warning("%s is of epoch %d and will be written again", trial.layout.best, stored)

@@ -6,26 +6,28 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.device import describe_device, device_errors, pick_device, release_memory
-from attnsearch.errors import OutOfMemory, TrialError, TrialPruned
+from attnsearch.errors import OutOfMemory, TrialError, TrialPaused, TrialPruned
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.progress import logging_to
 from attnsearch.store.epochs import write_csv
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.setup import build_run
 from attnsearch.training.state import (
+    Checkpoints,
     TrainingState,
+    copy_checkpoints,
     flatten,
     look_up,
     read_resume,
     repair_best,
-    write_best_epoch,
-    write_resume,
 )
+from attnsearch.training.writer import BackgroundWriter
 from attnsearch.types import EpochRecord, TrialContext, TrialResult
 
 if TYPE_CHECKING:
@@ -61,8 +63,8 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
         context: gets each epoch and decides whether to stop; after a resume, `report` gets all epochs again.
         data: opened from `config.data`, or a source that serves it.
     Returns:
-        The result of the best epoch, "complete" or, where the pruner ended the trial, "pruned". Its metrics have
-        `train/accumulation` where memory forced another one.
+        The result of the best epoch, "complete" or, where the context ended the trial, "pruned", or "paused" where it
+        continues in a later call. Its metrics have `train/accumulation` where memory forced another one.
     Raises:
         ConfigError, DataError, StoreError: the settings, the images or the disk cannot be used.
         NonFiniteLoss, OutOfMemory: the setting does not work.
@@ -80,6 +82,8 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
                 return trial.result("complete")
             except TrialPruned:
                 return trial.result("pruned")
+            except TrialPaused:
+                return trial.result("paused")
             except OutOfMemory:
                 pass
             finally:
@@ -91,21 +95,24 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
 def run_epochs(trial: TrainingState) -> None:
     """All epochs from the last finished one on, until the last one or the end of patience.
 
+    The checkpoints of an epoch are written while the next one trains; all are on the disk at the end. The database may
+    know one epoch more than the disk: after a kill that epoch is trained again.
+
     Raises:
-        TrialPruned: the pruner ended the trial; all is written.
+        TrialPruned, TrialPaused: the context ended the trial, or has it wait; all is written.
     """
     run = _start(trial)
     _publish(trial, range(1, trial.epoch + 1))
-    while trial.epoch < trial.config.train.epochs and not trial.is_exhausted():
-        epoch = trial.epoch + 1
-        train = train_epoch(run, epoch, accumulation=trial.accumulation, check=trial.context.check)
-        val = validate_epoch(run, epoch, check=trial.context.check)
-        is_best = trial.add(_with_changes(trial, train), val)
-        write_resume(run, trial)
-        if is_best:
-            write_best_epoch(run, trial)
-        _log_epoch(trial, train, val, is_best=is_best)
-        _publish(trial, range(epoch, epoch + 1))
+    with BackgroundWriter(trial.context.check) as writer:
+        while trial.is_unfinished():
+            epoch = trial.epoch + 1
+            train = train_epoch(run, epoch, accumulation=trial.accumulation, check=writer.check)
+            val = validate_epoch(run, epoch, check=writer.check)
+            is_best = trial.add(_with_changes(trial, train), val)
+            line = _epoch_line(trial, train, val, is_best=is_best)
+            # no name here keeps the copies longer than it takes to write them
+            writer.write(partial(_write, copy_checkpoints(run, trial, is_best=is_best), trial.context, line))
+            _publish(trial, range(epoch, epoch + 1))
     if not trial.best_epoch:
         raise TrialError(f"monitor {trial.config.monitor!r} was undefined (NaN) in all {trial.epoch} epochs")
 
@@ -145,6 +152,8 @@ def _publish(trial: TrainingState, new_epochs: range) -> None:
         trial.context.report(trial.monitored(epoch), epoch)
     if trial.context.should_prune():
         raise TrialPruned(f"pruned after epoch {trial.epoch}")
+    if trial.context.should_pause(trial.epoch) and trial.is_unfinished():
+        raise TrialPaused(f"paused after epoch {trial.epoch}")
 
 
 def _with_changes(trial: TrainingState, train: EpochRecord) -> EpochRecord:
@@ -173,18 +182,17 @@ def _halve_parts(trial: TrainingState) -> None:
     logger.warning("%s; the epoch starts again with accumulation %d", said, trial.accumulation)
 
 
-def _log_epoch(trial: TrainingState, train: EpochRecord, val: EpochRecord, *, is_best: bool) -> None:
-    logger.info(
-        "epoch %d/%d: train loss %.4f, val loss %.4f, %s %.4f%s, lr %.3g, %.1f s, %.0f images/s, %.0f MB",
-        trial.epoch,
-        trial.config.train.epochs,
-        train.loss,
-        val.loss,
-        trial.config.monitor,
-        trial.monitored(trial.epoch),
-        " (best)" if is_best else "",
-        train.lr,
-        train.seconds + val.seconds,
-        train.images_per_s,
-        max(train.peak_memory_mb, val.peak_memory_mb),
+def _write(checkpoints: Checkpoints, context: TrialContext, line: str) -> None:
+    """Writes the files of an epoch, then its line of the log: a line says that the epoch is safe."""
+    checkpoints.write(context)
+    logger.info(line)
+
+
+def _epoch_line(trial: TrainingState, train: EpochRecord, val: EpochRecord, *, is_best: bool) -> str:
+    """The epoch that has just ended, as the log shows it."""
+    return (
+        f"epoch {trial.epoch}/{trial.config.train.epochs}: train loss {train.loss:.4f}, val loss {val.loss:.4f}, "
+        f"{trial.config.monitor} {trial.monitored(trial.epoch):.4f}{' (best)' if is_best else ''}, lr {train.lr:.3g}, "
+        f"{train.seconds + val.seconds:.1f} s, {train.images_per_s:.0f} images/s, "
+        f"{max(train.peak_memory_mb, val.peak_memory_mb):.0f} MB"
     )

@@ -15,7 +15,16 @@ MAY_NAME_FILES = ("store.layout", "config.yaml_reader", "data", "testing", "mode
 MAY_LOOK_FOR_FILES = ("files", "store.export", "store.inspection", "figures.selection")
 """Modules that look for files that are no results: temporary ones, Optuna's scripts, images of a user's folder."""
 FILE_NAME = re.compile(r"[\w*{}-]+\.(yaml|csv|json|npy|lock|db|safetensors)|.*\.(lock|log)|.*(^|/)trials/.*")
-MAY_TELL_SETTINGS_APART = ("config", "data", "models", "tasks", "search.space", "search.study", "cli.data")
+MAY_TELL_SETTINGS_APART = (
+    "config",
+    "data",
+    "models",
+    "tasks",
+    "search.space",
+    "search.study",
+    "search.samplers",
+    "cli.data",
+)
 """What builds parts of their settings: also samplers, pruners and hyperparameters, and the commands of data sets."""
 
 

@@ -13,13 +13,23 @@ ALLOWED = (
         "search.run",
         "search.confirm",
         "search.plan",
-        "search.launchers.local",
+        "search.launchers.process",
         "api",
         "config",
         "report",
         "explorer.server",
     ),
-    *("errors", "types", "plugins", "metrics.registry", "cli._console", "cli._options", "cli._progress", "cli._scores"),
+    *(
+        "errors",
+        "types",
+        "plugins",
+        "metrics.registry",
+        "cli._console",
+        "cli._ending",
+        "cli._options",
+        "cli._progress",
+        "cli._scores",
+    ),
 )
 """What the file of a command may import: checks, starts and readers, and nouns of the ground."""
 ALSO = {"data": ("data",)}

@@ -2,9 +2,10 @@
 
 PYTHONPATH=. python tests/benchmarks/chaos.py [--seed 1] [--database sqlite|postgresql] [--signals 50] [--only PHASE]
 
-Signals end or pause workers and searches; device errors come out of the training step; a results folder on a small
-tmpfs (needs root) is filled while trials run; the PostgreSQL server is stopped and started again. Every trial must end
-complete, with each epoch once, and with the very numbers of a search that nobody harmed.
+Signals end or pause workers and searches, the second time while trials pause at rungs and are promoted; device errors
+come out of the training step; a results folder on a small tmpfs (needs root) is filled while trials run; the PostgreSQL
+server is stopped and started again. Every trial must end as in a search that nobody harmed, with each epoch once and
+the very same numbers.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ PAUSE_S = (1.0, 15.0)
 """Some stopped processes sleep through their leases, some do not."""
 BETWEEN_S = (1.0, 8.0)
 DISK_MIB = 48
+N_HALVED = 8
+HALVING = {"pruner": {"name": "halving"}, "sampler": {"name": "random"}}
+"""Its settings depend on the number of a trial alone, so that all searches have the same trials."""
 POINTS = [{"train.optimizer.lr": round(1e-3 * (1 + index), 7)} for index in range(N_TRIALS)]
 
 #: Loaded by every Python process of a search: the first worker that sees the file raises what a broken device does.
@@ -79,20 +83,28 @@ class Chaos:
     rng: random.Random
     server: PostgresServer | None
     reference: list[pd.DataFrame]
+    halved: list[pd.DataFrame]
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
-    def study(self, name: str, *, folder: Path | None = None) -> Harmed:
+    def study(self, name: str, *, folder: Path | None = None, is_halved: bool = False) -> Harmed:
         """A new study; all of one folder share an experiment and its database."""
         url = self.server.url("chaos") if self.server else None
-        harmed = Harmed(folder or self.folder, n_trials=N_TRIALS, n_epochs=N_EPOCHS, name=name, server=url)
-        harmed.write(n_images=64, n_workers=N_WORKERS, enqueue=POINTS, lease_s=LEASE_S)
+        n_trials = N_HALVED if is_halved else N_TRIALS
+        harmed = Harmed(folder or self.folder, n_trials=n_trials, n_epochs=N_EPOCHS, name=name, server=url)
+        own = HALVING if is_halved else {"enqueue": POINTS}
+        harmed.write(n_images=64, n_workers=N_WORKERS, lease_s=LEASE_S, **own)
         return harmed
 
-    def signals(self, n_signals: int) -> None:
+    def rungs(self, n_signals: int) -> None:
+        """As `signals`, while trials pause at rungs and are promoted."""
+        self.signals(n_signals, is_halved=True)
+
+    def signals(self, n_signals: int, *, is_halved: bool = False) -> None:
         """Random signals to random processes, in one study after the other until all are sent."""
         for index in range(n_signals):
-            harmed = self.study(f"signals{index}")
+            name = f"{'rungs' if is_halved else 'signals'}{index}"
+            harmed = self.study(name, is_halved=is_halved)
             search = harmed.start()
             while n_signals and search.poll() is None:
                 time.sleep(self.rng.uniform(*BETWEEN_S))
@@ -190,13 +202,17 @@ class Chaos:
             search, n_starts = self.start_again(harmed, search), n_starts - 1
             code = search.wait(timeout=900)
         found = [f"exit code {code}"] if code else []
-        found += [*harmed.problems(), *left_over(harmed), *self.epoch_faults(harmed)]
+        expected = self.halved if harmed.n_trials == N_HALVED else self.reference
+        lengths = {number: len(frame) for number, frame in enumerate(expected)} or None
+        if expected or harmed.n_trials == N_TRIALS:
+            found += harmed.problems(lengths)
+        found += [*left_over(harmed), *self.epoch_faults(harmed, expected)]
         self.faults += [f"{harmed.name}: {fault}" for fault in found]
         self.counts["studies"] += 1
         self.counts["trials"] += len(harmed.rows().trials)
         print(f"  {harmed.name}: {'; '.join(found) or 'exact'}", flush=True)
 
-    def epoch_faults(self, harmed: Harmed) -> list[str]:
+    def epoch_faults(self, harmed: Harmed, expected: list[pd.DataFrame]) -> list[str]:
         """Epochs that CSV, database or log have twice or differently, and numbers that harm has changed."""
         rows, found = harmed.rows(), []
         stored = open_trial_records(harmed.url, rows.uuid).read_epochs()
@@ -210,7 +226,7 @@ class Chaos:
                 found.append(f"trial {trial.number}: losses of database and CSV differ")
             logged = Counter(re.findall(r" epoch (\d+)/", harmed.log(trial.number)))
             found += [f"trial {trial.number}: epoch {e} trained {n} times" for e, n in logged.items() if n > 1]
-            if self.reference and not same_numbers(frame, self.reference[trial.number]):
+            if expected and not same_numbers(frame, expected[trial.number]):
                 found.append(f"trial {trial.number}: other numbers than without harm")
         return found
 
@@ -261,16 +277,16 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
-def undisturbed(folder: Path) -> list[pd.DataFrame]:
+def undisturbed(folder: Path, *, is_halved: bool) -> list[pd.DataFrame]:
     """The epochs of every trial of the study that nobody harms."""
-    plain = Chaos(folder, random.Random(0), None, [])
-    harmed = plain.study("undisturbed")
+    plain = Chaos(folder, random.Random(0), None, [], [])
+    harmed = plain.study(f"undisturbed_{'rungs' if is_halved else 'signals'}", is_halved=is_halved)
     plain.end(harmed, harmed.start())
     assert not plain.faults, plain.faults
-    return [read_csv(harmed.layout.trial(number).epochs_csv) for number in range(N_TRIALS)]
+    return [read_csv(harmed.layout.trial(number).epochs_csv) for number in range(harmed.n_trials)]
 
 
-def harm(arguments: argparse.Namespace, folder: Path, reference: list[pd.DataFrame]) -> int:
+def harm(arguments: argparse.Namespace, folder: Path, reference: list[pd.DataFrame], halved: list[pd.DataFrame]) -> int:
     """Everything on one kind of database; returns the number of problems."""
     with contextlib.ExitStack() as stack:
         server = None
@@ -281,8 +297,8 @@ def harm(arguments: argparse.Namespace, folder: Path, reference: list[pd.DataFra
                 return 1
             server = stack.enter_context(running_server(binaries))
             server.create_database("chaos")
-        chaos = Chaos(folder, random.Random(arguments.seed), server, reference)
-        phases = {"signals": arguments.signals, "devices": 5, "disks": 3, "restarts": 3}
+        chaos = Chaos(folder, random.Random(arguments.seed), server, reference, halved)
+        phases = {"signals": arguments.signals, "rungs": arguments.signals, "devices": 5, "disks": 3, "restarts": 3}
         for name, n in phases.items():
             if arguments.only in (None, name) and not (name == "restarts" and server is None):
                 print(f"{arguments.database}: {name}", flush=True)
@@ -297,7 +313,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--signals", type=int, default=50)
-    parser.add_argument("--only", choices=("signals", "devices", "disks", "restarts"))
+    parser.add_argument("--only", choices=("signals", "rungs", "devices", "disks", "restarts"))
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore it, and its children
     with tempfile.TemporaryDirectory() as temporary:
@@ -310,7 +326,10 @@ def main() -> int:
             "CHAOS_TRIGGER": str(trigger(folder / "harmed")),
         }
         started = time.monotonic()
-        n_faults = harm(arguments, folder / "harmed", undisturbed(folder / "reference"))
+        only, parent = arguments.only, folder / "reference"
+        reference = undisturbed(parent, is_halved=False) if only != "rungs" else []
+        halved = undisturbed(parent, is_halved=True) if only in (None, "rungs") else []
+        n_faults = harm(arguments, folder / "harmed", reference, halved)
         print(f"  {time.monotonic() - started:.0f} s")
     return min(n_faults, 1)
 

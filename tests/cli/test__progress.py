@@ -11,15 +11,34 @@ from rich.console import Console
 
 from attnsearch.cli._progress import LineView, build_table, headline
 from attnsearch.results.progress import StudyProgress, TrialProgress
+from attnsearch.search.standings import Standing
 
 RUNNING = TrialProgress(number=1, state="running", epoch=2, n_epochs=8, value=0.5, seconds=31.0)
 DONE = TrialProgress(number=0, state="complete", epoch=8, n_epochs=8, value=0.75, seconds=120.0)
+PAUSED = replace(RUNNING, number=2, state="paused", standing=Standing(1, 1, 2, 5, 9))
 SNAPSHOT = StudyProgress("hunt", "val/accuracy", (DONE, RUNNING), n_trials=4, seconds_left=330.0)
 
 
 def test_headline_tells_progress_and_time_left() -> None:
     assert headline(SNAPSHOT) == "study hunt: 1 of 4 trials done, about 6 min left"
     assert headline(replace(SNAPSHOT, seconds_left=None)) == "study hunt: 1 of 4 trials done"
+    paused = replace(SNAPSHOT, trials=(DONE, RUNNING, PAUSED))
+    assert headline(paused) == "study hunt: 1 of 4 trials done, 1 paused, about 6 min left"
+
+
+def test_paused_trial_says_where_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "attnsearch")
+    view = LineView()
+    view.show(replace(SNAPSHOT, trials=(replace(PAUSED, state="running", epoch=1, standing=None),)))
+    view.show(replace(SNAPSHOT, trials=(PAUSED,)))
+    pruned = replace(PAUSED, state="pruned")
+    view.show(replace(SNAPSHOT, trials=(pruned,), seconds_left=None))
+    assert caplog.messages[1:] == [
+        "trial 2 paused at epoch 2, rung 1, place 5 of 9, best val/accuracy 0.5",
+        "trial 2 pruned at epoch 2, rung 1, place 5 of 9, best val/accuracy 0.5, 31 s; study hunt: 1 of 4 trials done",
+    ]
+    table = build_table(replace(SNAPSHOT, trials=(PAUSED,)))
+    assert list(table.columns[1].cells) == ["paused, place 5 of 9"]
 
 
 def test_table_has_a_row_for_each_trial() -> None:

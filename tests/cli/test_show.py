@@ -1,13 +1,17 @@
-"""What `show` prints of a study with several objectives."""
+"""What `show` prints of a study with several objectives, and of one whose trials pause."""
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
-from attnsearch.cli.show import print_front, print_importances
+from attnsearch.cli.list import list_all
+from attnsearch.cli.show import print_front, print_importances, show
 from attnsearch.search.trials import StudyRows, TrialRow
+from tests.search.studies import build_halving
 
 
 def row(number: int, *values: float, **metrics: float) -> TrialRow:
@@ -55,3 +59,22 @@ def test_importances_are_a_row_per_objective(capsys: pytest.CaptureFixture[str])
     assert lines[-2:] == [["val/accuracy", "0.875"], ["val/relevance_gain", "0.0625"]]
     print_importances({})
     assert capsys.readouterr().out == ""
+
+
+def test_paused_trials_are_shown_with_their_place_and_the_rungs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_halving(tmp_path, (0.5, 0.75, 0.25))
+    show("hunt", tmp_path)
+    text = capsys.readouterr().out
+    assert ["0", "paused", "0.5"] in [line.split()[:3] for line in text.splitlines()]
+    assert "trial 2: paused at epoch 1, rung 1, place 3 of 3\n" in text
+    assert "bracket 1: 3 of 4 started; rung 1 at epoch 1: 3 of 4 in, 1 of 2 continue; 0 of 2 complete\n" in text
+    assert "leading: trial 1 with val/accuracy 0.75 after 1 of 2 epochs" in text
+    show("hunt", tmp_path, as_json=True)
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (first["state"], first["values"]) == ("paused", [0.5])
+    assert first["standing"] == {"bracket": 1, "rung": 1, "epoch": 1, "place": 2, "n_reached": 3}
+    list_all(tmp_path, as_json=True)
+    (study,) = [row for row in map(json.loads, capsys.readouterr().out.splitlines()) if "study" in row]
+    assert (study["trials"], study["paused"], study["failed"]) == ("0/8", "3", "0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from attnsearch.config.load import (
     starts_from,
     with_settings,
 )
-from attnsearch.config.study import StudyConfig
+from attnsearch.config.study import HalvingPruner, MedianPruner, StudyConfig
 from attnsearch.config.yaml_layers import Layer, merge
 from attnsearch.config.yaml_reader import read_overrides, read_yaml
 from attnsearch.errors import ConfigError
@@ -208,13 +209,56 @@ def test_pruner_is_refused_with_several_objectives(here: Path) -> None:
     assert load_study("hunt", overrides=[several, "pruner=null"]).study.pruner is None
 
 
+def test_bare_name_of_a_pruner_stands_for_its_defaults(here: Path) -> None:
+    several = "objectives={val/accuracy: maximize, val/sparsity: minimize}"
+    loaded = load_study("hunt", overrides=[several, "pruner=halving"])
+    assert loaded.study.pruner == HalvingPruner(name="halving")
+
+
+def test_key_of_a_pruner_is_set_beside_its_bare_name(here: Path) -> None:
+    study = here / "studies" / "hunt.yaml"
+    study.write_text(f"{study.read_text().replace('name: hunt', 'name: halved')}\npruner: halving\n")
+    study.rename(study.with_name("halved.yaml"))
+    loaded = load_study("halved", overrides=["pruner.first_epochs=4"])
+    assert loaded.study.pruner == HalvingPruner(name="halving", first_epochs=4)
+    assert load_study("halved", overrides=["pruner={name: median}"]).study.pruner == MedianPruner(name="median")
+
+
+def test_pruner_that_is_gone_is_refused_at_a_start_and_read_where_it_is_stored(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pruner: is no longer offered.*write pruner: halving"):
+        load_study("hunt", overrides=["pruner={name: successive_halving, reduction: 4}"])
+    with pytest.raises(ConfigError, match=r"is no longer offered.*got 'successive_halving'$"):
+        load_study("hunt", overrides=["pruner=successive_halving"])
+    path = here / "study.yaml"
+    text = resolved_study(load_study("hunt", overrides=["pruner={name: median}"]))
+    path.write_text(re.sub(r"(?m)^pruner:\n(  .*\n)+", "pruner: {name: successive_halving, min_epochs: 1}\n", text))
+    assert load_stored_settings(path).pruner is None
+    with pytest.raises(ConfigError, match="is no longer offered"):
+        load_study(str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "space.train.epochs={kind: int, low: 1, high: 3}",
+            "pruner: halving ranks trials of one length.*write pruner: null",
+        ),
+        ("sampler={name: gp}", "pruner: halving leaves gp few complete trials.*write pruner: null"),
+    ],
+)
+def test_halving_is_refused_where_it_cannot_rank_or_teach(here: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_study("hunt", overrides=["pruner=halving", override])
+
+
 def test_stored_study_with_a_pruner_and_several_objectives_stays_readable(here: Path) -> None:
     loaded = load_study("hunt", overrides=["pruner={name: median}"])
     several = loaded.study.model_copy(update={"objectives": {"val/accuracy": "maximize", "val/sparsity": "minimize"}})
     path = here / "study.yaml"
     path.write_text(resolved_study(LoadedStudy(several, loaded.experiment)))
     assert load_stored_study(path).study == load_stored_settings(path)
-    with pytest.raises(ConfigError, match="write pruner: null"):
+    with pytest.raises(ConfigError, match="write pruner: halving or pruner: null"):
         load_study(str(path))
 
 

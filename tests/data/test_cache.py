@@ -19,7 +19,7 @@ from PIL import Image
 from attnsearch.config.data import FolderData
 from attnsearch.data import DataTables, build_tables, built_folders, cache
 from attnsearch.data.built_folders import cache_dir, clear_cache, list_caches
-from attnsearch.data.cache import PixelCache, open_cache
+from attnsearch.data.cache import PixelCache, open_cache, open_masks
 from attnsearch.data.images import decode_resized
 from attnsearch.errors import DataError, StoreError
 from attnsearch.geometry import Resizing
@@ -284,3 +284,39 @@ def test_images_of_every_size_share_the_array(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size_wh).save(folder / f"{index}.png")
     assert opened(tmp_path / "odd").sizes_hw.tolist() == [[9, 4], [8, 8], [2, 30], [1, 1]]
+
+
+def with_masks(root: Path) -> list[Path]:
+    """Writes a mask for each image, of a grey of its own for those of training."""
+    masks = []
+    for index, image in enumerate(sorted(root.rglob("*.jpg"), key=lambda path: ("train" not in path.parts, path))):
+        mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 12), 10 * index).save(mask)
+        masks.append(mask)
+    return masks
+
+
+def opened_masks(root: Path) -> np.ndarray:
+    return open_masks(tables(root).train, root, Resizing((8, 8), "squash")).pixels
+
+
+def test_masks_are_decoded_once(small_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_masks(small_tree)
+    masks = opened_masks(small_tree)
+    assert (masks.shape, masks.flags.writeable) == ((9, 8, 8), False)
+    assert masks[:, 4, 4].tolist() == [10 * index for index in range(9)]
+    assert [entry.kind for entry in list_caches()] == ["masks"]
+    monkeypatch.setattr(cache, "decode_mask", lambda *_: pytest.fail("decoded again"))
+    np.testing.assert_array_equal(opened_masks(small_tree), masks)
+
+
+def test_a_changed_mask_is_decoded_again_and_a_broken_one_is_named(small_tree: Path) -> None:
+    files = with_masks(small_tree)
+    opened_masks(small_tree)
+    Image.new("L", (16, 12), 255).save(files[2])
+    os.utime(files[2], ns=(1, 1))
+    assert opened_masks(small_tree)[2, 4, 4] == 255
+    files[3].write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"1 of 9 masks cannot be used.*{files[3].name}: is not an image"):
+        opened_masks(small_tree)

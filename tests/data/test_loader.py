@@ -1,7 +1,6 @@
 """Batches and what they depend on."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,13 @@ from PIL import Image
 from attnsearch.config.data import FolderData, SyntheticData
 from attnsearch.config.images import MultiScale
 from attnsearch.data import loader
-from attnsearch.data.loader import BatchLoader, DataSource, TrainingOrder, crop_boxes, open_data, prefetched
+from attnsearch.data.augment import cut
+from attnsearch.data.loader import BatchLoader, DataSource, TrainingOrder, crop_boxes, open_data
 from attnsearch.data.tables import ImageTable
+from attnsearch.data.views import random_views
 from attnsearch.errors import DataError
 from attnsearch.tasks.base import shuffled as rows_of
-from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Batch
+from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD, Batch, Split
 
 MakeTree = Callable[..., Path]
 PLAIN = {"flip": 0.0, "brightness": 0.0, "saturation": 0.0}
@@ -230,6 +231,78 @@ def test_a_mirrored_padded_image_keeps_its_padding_on_the_right(
     assert (batch.part_masks == bright).all()
 
 
+VARIED = {"pad_px": 3, "erase": 0.6, "cell_deletion": 0.4, "brightness": 0.4, "saturation": 0.5}
+
+
+def plain_images(source: DataSource, cfg: FolderData, rows: np.ndarray, *, seed: int, epoch: int) -> torch.Tensor:
+    """What the formulas of the augmentation make of some rows, image by image and plane by plane."""
+    views = random_views(source.sizes_hw("train"), cfg, seed=seed, epoch=epoch).take(rows)
+    cut_out = cut(source.cache.pixels, source.cache.rows(source.tables.train)[rows], views, cfg)
+    shown = []
+    for place, pixels in enumerate(cut_out):
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255
+        image = (image * float(views.brightness[place])).clamp(0, 1)
+        grey = (image[0] * 0.2989).add(image[1], alpha=0.587).add(image[2], alpha=0.114)
+        factor = torch.tensor(views.saturation[place])
+        image = (image * factor + grey * (1 - factor)).clamp(0, 1)
+        image = (image - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        if views.erased is not None and views.deleted is not None:
+            left, top, right, bottom = views.erased[place]
+            rng = np.random.default_rng((views.seeds[place], 1))
+            noise = rng.standard_normal((3, bottom - top, right - left), dtype=np.float32)
+            image[:, top:bottom, left:right] = torch.from_numpy(noise)
+            left, top, right, bottom = views.deleted[place]
+            image[:, top:bottom, left:right] = 0.0
+        shown.append(image)
+    return torch.stack(shown)
+
+
+@pytest.mark.parametrize("is_resident", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("changes", [{}, VARIED])
+def test_an_epoch_shows_what_the_formulas_say_bit_by_bit(
+    small_tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    channels_last: bool,
+    is_resident: bool,
+) -> None:
+    if is_resident:
+        monkeypatch.setattr(loader, "resident_pixels", lambda array, _device: torch.from_numpy(np.array(array.pixels)))
+    cfg = settings(small_tree, **changes)
+    source = open_data(cfg)
+    made = BatchLoader(source, "train", batch_size=4, device="cpu", order=TrainingOrder(shuffled, 7))
+    made.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for batch in made.epoch(3):
+        assert torch.equal(batch.images, plain_images(source, cfg, batch.rows.numpy(), seed=7, epoch=3))
+        assert batch.images.is_contiguous(memory_format=made.memory_format)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_resident_masks_and_images_are_those_of_the_host(
+    make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch, split: Split
+) -> None:
+    root = make_tree({"train/a": 4, "train/b": 5, "val/a": 3, "val/b": 2}, size_hw=(40, 60))
+    for index, image in enumerate(sorted(root.rglob("*.jpg"))):
+        mask = (root / "masks" / image.relative_to(root)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        white = Image.new("L", (60, 40))
+        white.paste(255, (index, 5, 40, 30))
+        white.save(mask)
+    source = open_data(settings(root, resize="pad", crop_ratio=1.0, image_size_px=(16, 20), erase=0.5))
+
+    def made() -> list[Batch]:
+        order = SHUFFLED if split == "train" else None
+        return list(BatchLoader(source, split, batch_size=4, device="cpu", order=order, with_masks=True).epoch(1))
+
+    on_host = made()
+    monkeypatch.setattr(loader, "resident_pixels", lambda array, _device: torch.from_numpy(np.array(array.pixels)))
+    for one, other in zip(on_host, made(), strict=True):
+        for name in ("images", "part_masks", "padding", "labels", "rows"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert one.image_ids == other.image_ids
+
+
 def white_tree(make_tree: MakeTree) -> Path:
     """White images whose masks show a part everywhere."""
     root = make_tree({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}, size_hw=(40, 60))
@@ -334,45 +407,3 @@ def test_masks_cannot_follow_rand_augment(make_tree: MakeTree) -> None:
     cfg = SyntheticData(n_classes=2, n_train_per_class=2, n_val_per_class=1, n_test_per_class=1, rand_augment=9)
     with pytest.raises(DataError, match=r"cannot follow data\.rand_augment"):
         BatchLoader(open_data(cfg), "train", batch_size=2, device="cpu", order=SHUFFLED, with_masks=True)
-
-
-def n_threads() -> int:
-    return sum(thread.name.startswith("attnsearch-prefetch") for thread in threading.enumerate())
-
-
-def test_results_keep_their_order() -> None:
-    assert list(prefetched(lambda x: x * x, range(7))) == [0, 1, 4, 9, 16, 25, 36]
-
-
-def test_nothing_to_do_gives_nothing() -> None:
-    assert list(prefetched(str, [])) == []
-
-
-def test_work_runs_at_most_so_far_ahead() -> None:
-    asked: list[int] = []
-
-    def items() -> Iterator[int]:
-        for item in range(10):
-            asked.append(item)
-            yield item
-
-    results = prefetched(lambda x: x, items(), depth=2)
-    next(results)
-    assert asked == [0, 1, 2]  # one handed out, two ahead
-
-
-def test_an_error_comes_where_its_result_would_have() -> None:
-    def work(x: int) -> int:
-        return 1 // (x - 2)
-
-    results = prefetched(work, range(5))
-    assert [next(results), next(results)] == [-1, -1]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-    assert n_threads() == 0
-
-
-def test_the_thread_ends_when_the_consumer_stops_early() -> None:
-    for _ in prefetched(lambda x: x, range(100)):
-        break
-    assert n_threads() == 0

@@ -11,8 +11,9 @@ import pytest
 
 from attnsearch.explorer.server import RunningServer
 from attnsearch.store.layout import StudyLayout
-from tests.explorer.browsing import PHONE, Watched, base_of
-from tests.explorer.built import build, serving, write_trial_scores
+from tests.explorer.browsing import DESK, PHONE, Watched, base_of
+from tests.explorer.built import Built, build, serving, write_trial_scores
+from tests.search.studies import build_halving
 
 pytestmark = pytest.mark.slow
 
@@ -277,3 +278,27 @@ def test_missing_data_set_and_copies_leave_the_map(browser: Any, tmp_path: Path)
         assert page.locator("#original").is_disabled()
         one.context.close()
         assert one.problems == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_paused_trials_can_be_filtered_and_their_rungs_are_a_table(
+    tmp_path: Path, browser: Any, size: tuple[int, int]
+) -> None:
+    layout = build_halving(tmp_path)
+    with serving(Built(tmp_path, tmp_path, layout)) as one:
+        watched = Watched(browser, base_of(one), size)
+        page = watched.open(STUDY)
+        page.locator("#which").select_option("paused")
+        badge = page.locator("#table .badge")
+        assert badge.all_inner_texts() == ["paused"]
+        assert badge.get_attribute("title") == "at epoch 1, rung 1, place 2 of 3"
+        assert page.locator("#state").inner_text() == "3 trials, 1 paused"
+        cells = [row.split("\t") for row in page.locator("#rungs tbody tr").all_inner_texts()]
+        assert cells[:3] == [
+            ["1", "started", "", "3 of 4", ""],
+            ["1", "1", "1", "3 of 4", "1 of 2"],
+            ["1", "complete", "", "1 of 2", ""],
+        ]
+        assert watched.overflow_px() == 0
+        assert watched.problems == []
+        watched.context.close()

@@ -18,6 +18,7 @@ from attnsearch.results.reader import find_experiments
 from attnsearch.search.handle import open_database
 from attnsearch.store.urls import default_url
 from tests.explorer.built import CLASSES, HOT, MAP_HW, Built, build, planted_maps, write_trial_scores
+from tests.search.studies import build_halving
 
 STUDY = "here/hunt"
 RUN = "demo/br_npa_low_res/0"
@@ -282,3 +283,25 @@ def test_copied_run_shows_images_and_maps_of_both_splits(
         assert client.get(f"/attention/picture/{RUN}/{split}/0?px=256").mimetype == "image/jpeg"
     assert client.get(f"/attention/trial/{RUN}").status_code == 200
     assert not list((tmp_path / "empty").glob("synthetic/*"))  # looking draws nothing
+
+
+def test_paused_trials_are_told_with_their_place_and_the_rungs_of_their_bracket(tmp_path: Path) -> None:
+    build_halving(tmp_path)
+    app, _ = build_app(find_experiments(tmp_path))
+    client = Client(app)
+    assert [row["n_paused"] for row in page_values(client, "", "studies")] == [1]
+    study = page_values(client, f"study/{STUDY}", "values")
+    assert [(trial["state"], trial["values"], trial["standing"]) for trial in study["trials"]] == [
+        ("paused", {"val/accuracy": 0.5}, "at epoch 1, rung 1, place 2 of 3"),
+        ("complete", {"val/accuracy": 0.8}, None),
+        ("pruned", {"val/accuracy": 0.25}, "at epoch 1, rung 1, place 3 of 3"),
+    ]
+    rung = {"epoch": 1, "n_in": 3, "n_expected": 4, "n_decided": 1, "n_continue": 2, "is_noise": False}
+    assert study["brackets"][0] == {
+        "number": 1, "n_started": 3, "n_trials": 4, "rungs": [rung], "n_complete": 1, "n_finish": 2
+    }  # fmt: skip
+    assert [bracket["n_started"] for bracket in study["brackets"]] == [3, 0]
+    text = " ".join(client.get(f"/attention/trial/{STUDY}/0").text.split())
+    assert '<span class="badge paused">paused</span>' in text
+    assert "Paused at epoch 1, rung 1, place 2 of 3. It continues from there if it stays in the better half." in text
+    assert "Pruned at epoch 1, rung 1, place 3 of 3.</p>" in client.get(f"/attention/trial/{STUDY}/2").text

@@ -140,9 +140,9 @@ def test_map_that_does_not_exist_is_named(make_batch, name):
 
 def test_true_class_is_shown_only_with_labels(make_batch):
     model, batch = tiny().eval(), make_batch(2)
-    unlabelled = replace(batch, labels=torch.full_like(batch.labels, -1))
+    unlabelled = replace(batch, labels=torch.full_like(batch.labels, -1), has_labels=False)
     assert model(unlabelled, maps=()).map_names == ("layer_2/predicted/head_1", "layer_2/predicted/head_2")
-    with pytest.raises(UsageError, match="got -1"):
+    with pytest.raises(UsageError, match="need the labels of all images"):
         model(unlabelled, maps=("layer_2/true/mean",))
 
 

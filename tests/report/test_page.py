@@ -38,6 +38,7 @@ from attnsearch.types import SPLITS, Split
 from tests.explorer.built import CLASSES, Built, build
 from tests.explorer.built_reid import PLANTED, build_reid, planted_saliency, write_rankings
 from tests.report.people import text_of
+from tests.search.studies import build_halving
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +317,11 @@ def test_a_copied_folder_is_reported_without_torch_and_without_the_data(copied: 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "data:image/jpeg;base64," in target.read_text()
+
+
+def test_paused_trials_have_a_state_a_count_and_a_place(tmp_path: Path) -> None:
+    build_halving(tmp_path)
+    page = " ".join(text_of(build_report(tmp_path)).split())
+    assert "1 complete, 1 paused, 1 pruned" in page
+    assert "2, 1 paused" in page
+    assert page.index("paused at epoch 1, rung 1, place 2 of 3") < page.index("pruned at epoch 1, rung 1, place 3 of 3")

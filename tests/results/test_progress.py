@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher, snapshot
+from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher, snapshot, state_of
+from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.queue import claim_next
 from attnsearch.types import EpochRecord
 from tests.search.conftest import backend, empty_database, make_database, open_tiny
+from tests.search.studies import HALVING, play_leg
 
 __all__ = ["backend", "empty_database", "make_database", "open_tiny"]
 
@@ -21,6 +24,13 @@ DONE = TrialProgress(number=0, state="complete", epoch=8, n_epochs=8, value=0.75
 
 def progress(n_trials: int, *trials: TrialProgress) -> StudyProgress:
     return StudyProgress("hunt", "val/accuracy", trials, n_trials)
+
+
+def test_patience_finishes_a_study_once_nothing_runs() -> None:
+    assert state_of({"complete": 3, "pruned": 1}, 4, is_stopped=False) == "finished"
+    assert state_of({"complete": 3, "fail": 1}, 4, is_stopped=False) == "stopped"
+    assert state_of({"complete": 3}, 4, is_stopped=True) == "finished"
+    assert state_of({"complete": 3, "running": 1}, 5, is_stopped=True) == "running"
 
 
 class Clock:
@@ -104,3 +114,35 @@ def test_waiting_trials_take_no_time(open_tiny: Callable[..., StudyHandle]) -> N
     handle = open_tiny(enqueue=[{"train.optimizer.lr": 1e-3}])
     assert [(view.state, view.seconds) for view in snapshot(handle).trials] == [("waiting", 0.0)]
     assert handle.trials(TrialState.WAITING)
+
+
+def test_halving_has_epochs_left_by_its_rungs(open_tiny: Callable[..., StudyHandle]) -> None:
+    """Two brackets of four trials: four train one epoch, and two of them the second one."""
+    handle = open_tiny(n_trials=8, **HALVING)
+    left = [snapshot(handle).epochs_left(2)]  # no bracket is open yet
+    for accuracy in (0.5, 0.75, 0.25, 0.625, 0.875):
+        play_leg(handle, {"val/accuracy": accuracy})
+        left.append(snapshot(handle).epochs_left(2))
+    assert left == [12, 11, 10, 9, 8, 7]
+    now = snapshot(handle)
+    assert (now.n_done, now.n_paused) == (2, 2)
+    assert [view.state for view in now.trials] == ["paused", "complete", "pruned", "paused"]
+
+
+def test_enqueued_trial_beside_brackets_is_trained_to_its_end(open_tiny: Callable[..., StudyHandle]) -> None:
+    handle = open_tiny(n_trials=5, enqueue=[{"train.optimizer.lr": 1e-3}], **HALVING)
+    assert snapshot(handle).epochs_left(2) == 2 + 6
+
+
+def test_promoted_trial_shows_its_last_epoch_and_the_time_of_all_legs(open_tiny: Callable[..., StudyHandle]) -> None:
+    handle = open_tiny(n_trials=4, **HALVING)
+    for accuracy in (0.5, 0.75, 0.25):
+        play_leg(handle, {"val/accuracy": accuracy})
+    claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+    assert not isinstance(claim, str)
+    number = claim.trial.number
+    handle.store.write_epochs(number, [validation(1, 0.75), validation(2, 0.875)], attempt=claim.attempt)
+    view = snapshot(handle).trials[number]
+    assert (view.state, view.epoch, view.value) == ("running", 2, 0.875)
+    assert view.seconds >= 1.0
+    assert view.standing is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 
 from attnsearch.config.load import resolved_study
 from attnsearch.metrics.statistics import WinnerCheck, cross_fitted
-from attnsearch.results.selection import order_line
+from attnsearch.results.selection import order_line, outlook_line, stop_line
 from attnsearch.results.study import StudyReader
 from attnsearch.search.pareto import Reliability
+from attnsearch.search.patience import Outlook
+from attnsearch.search.study import Stop
 from attnsearch.store.layout import StudyLayout
 from attnsearch.types import EpochRecord
 from tests.explorer.built import Built, epoch_records, fill_database, loaded
@@ -53,6 +57,21 @@ def test_the_choice_on_one_half_is_measured_on_the_other(study: StudyReader) -> 
     assert selection.lines[1].startswith("best val/accuracy after each complete trial: 0.5 ")
 
 
+@pytest.mark.slow
+def test_what_is_shown_of_a_study_imports_neither_pandas_nor_scipy(study: StudyReader, tmp_path: Path) -> None:
+    """They take half a second to import."""
+    code = (
+        "import sys; from attnsearch.cli import main; "
+        f"main(['show', 'hunt', '--results', {str(tmp_path / 'results')!r}]); "
+        f"main(['list', '--results', {str(tmp_path / 'results')!r}]); "
+        "sys.exit(not {'pandas', 'scipy', 'torch'}.isdisjoint(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "chosen on one half of validation" in ended.stdout
+    assert "here/hunt" in ended.stdout
+
+
 def test_studies_of_before_say_nothing_of_halves(built: Built) -> None:
     selection = StudyReader(built.layout).selection()
     assert selection.value is None
@@ -82,4 +101,19 @@ def test_order_is_said_with_what_chance_reaches() -> None:
         "order of 10 trials in val/relevance_gain over 32 images: Krippendorff's alpha 0.2, same winner on random "
         "halves 0.27 (by chance 0.1), its score on the other half 0.81, 1 of 320 scores undefined; images disagree too "
         "much to name a best trial"
+    )
+
+
+def test_end_by_patience_says_how_to_continue() -> None:
+    line = stop_line(Stop(8, "9 trials in a row did not improve the best val/accuracy 0.7 of trial 1"))
+    assert line == (
+        "ended by patience=8: 9 trials in a row did not improve the best val/accuracy 0.7 of trial 1; a larger one, or "
+        "null, continues the search"
+    )
+
+
+def test_outlook_is_called_an_estimate() -> None:
+    assert outlook_line(Outlook("val/accuracy", 25, 0.01234, 0.004)) == (
+        "estimate: as many trials again would improve the best val/accuracy by about 0.004 on average; from half of "
+        "the 25 trials to all of them it improved by 0.012"
     )

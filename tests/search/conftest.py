@@ -21,7 +21,10 @@ from tests.search.studies import loaded_study, plan_of
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
 
-TABLES_OF_STUDIES = ("studies", "attnsearch_epochs", "attnsearch_scores", "attnsearch_artifacts", "attnsearch_leases")
+TABLES_OF_STUDIES = (
+    "studies",
+    *(f"attnsearch_{name}" for name in ("studies", "epoch_values", "scorings", "score_values", "artifacts", "leases")),
+)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +64,8 @@ def make_database(backend: str, request: pytest.FixtureRequest) -> Callable[[Stu
     def make(layout: StudyLayout) -> str:
         if backend == "postgresql":
             return str(source)
-        shutil.copy(source, layout.database)
+        if not layout.database.exists():
+            shutil.copy(source, layout.database)
         return default_url(layout)
 
     return make

@@ -21,10 +21,11 @@ from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.errors import StoreError
 from attnsearch.files import is_temporary
 from attnsearch.search.trials import StudyRows, read_study
-from attnsearch.store.database import leases_table, open_reader, transaction
+from attnsearch.store.database import open_reader, transaction
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import HELD
+from attnsearch.store.tables import leases_table
 from attnsearch.store.urls import sqlite_url
 
 PATIENCE_S = 300.0
@@ -114,13 +115,15 @@ class Harmed:
         return [(trial, epoch, int(worker.rsplit(":", 2)[1])) for trial, epoch, worker in found]
 
     def in_mid_trial(self, beyond: Mapping[int, int] | None = None) -> tuple[int, int, int]:
-        """(trial, epoch, process id) of a worker that has finished some epochs of a trial and not all.
+        """(trial, epoch, process id) of a worker in a trial of which one epoch at least is on the disk, and not all.
+
+        That is known from the second epoch in the database on: files are written beside training.
 
         Args:
             beyond: trial -> epoch that it must have passed, so that a trial killed before gets somewhere first.
         """
         floor = beyond or {}
-        return wait_for(lambda: next((h for h in self.held() if floor.get(h[0], 0) < h[1] < self.n_epochs - 1), None))
+        return wait_for(lambda: next((h for h in self.held() if floor.get(h[0], 1) < h[1] < self.n_epochs - 1), None))
 
     def pause(self, pid: int) -> None:
         """Stops a worker, on SQLite outside of its transactions: one that is stopped inside holds up every writer."""
@@ -140,16 +143,24 @@ class Harmed:
         path = self.layout.trial(number).log
         return path.read_text() if path.exists() else ""
 
-    def problems(self) -> list[str]:
-        """Everything that a harmed and then finished study must not show; empty if all is well."""
+    def problems(self, lengths: Mapping[int, int] | None = None) -> list[str]:
+        """Everything that a harmed and then finished study must not show; empty if all is well.
+
+        Args:
+            lengths: number of a trial -> epochs that it is trained for, where it pauses and may end at a rung; None
+                where all are trained to the end.
+        """
         trials = self.rows().trials
         found = [f"{len(trials)} trials, not {self.n_trials}"] if len(trials) != self.n_trials else []
-        found += [f"trial {t.number} is {t.state}" for t in trials if t.state != "complete"]
-        for trial in (trial for trial in trials if trial.state == "complete"):
+        for trial in trials:
+            last = self.n_epochs if lengths is None else lengths[trial.number]
+            if trial.state != ("complete" if last == self.n_epochs else "pruned"):
+                found.append(f"trial {trial.number} is {trial.state}")
+                continue
             epochs = read_csv(self.layout.trial(trial.number).epochs_csv)["epoch"].tolist()
-            if epochs != list(range(1, self.n_epochs + 1)):
+            if epochs != list(range(1, last + 1)):
                 found.append(f"trial {trial.number} has the epochs {epochs}")
-            if (n := self.log(trial.number).count(f"epoch {self.n_epochs}/{self.n_epochs}:")) != 1:
+            if (n := self.log(trial.number).count(f"epoch {last}/{self.n_epochs}:")) != 1:
                 found.append(f"trial {trial.number} finished its last epoch {n} times")
         found += [f"half-written {path.name}" for path in self.layout.experiment_dir.rglob("*") if is_temporary(path)]
         return found

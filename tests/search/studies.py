@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import LoadedStudy
@@ -14,9 +16,15 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.config.validation import validate
 from attnsearch.config.yaml_layers import Layer
 from attnsearch.data.tables import DataTables, ImageTable
-from attnsearch.search.plan import SearchPlan, layout_of
-from attnsearch.search.study import study_identity
+from attnsearch.files import atomic_write
+from attnsearch.search.context import Worker
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.plan import SearchPlan, layout_of, study_file
+from attnsearch.search.queue import claim_next, pause_trial
+from attnsearch.search.study import attributes, study_identity
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url
+from attnsearch.types import EpochRecord, TrialResult
 
 ON_EACH_DATABASE = pytest.mark.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
 """For tests of `open_tiny` that ask something of the database itself."""
@@ -74,3 +82,55 @@ def loaded_study(**study: Any) -> LoadedStudy:
     """A study over a tiny experiment; keyword arguments are fields of the study."""
     values = {"name": "hunt", "base": EXPERIMENT, "space": SPACE, "n_trials": 4, **study}
     return LoadedStudy(validate(StudyConfig, Layer(values)), validate(ExperimentConfig, Layer(EXPERIMENT)))
+
+
+HALVING: dict[str, Any] = {"pruner": {"name": "halving", "first_epochs": 1, "bracket_trials": 4}}
+"""Fields of a tiny study: four trials wait after the first of two epochs, and two of them continue."""
+
+
+def play_leg(handle: StudyHandle, metrics: Mapping[str, float]) -> int:
+    """Trains the next trial of a study with halving to its rung, where it pauses, or to its end; returns its number.
+
+    Args:
+        metrics: `val/name` -> what it reaches, in each of its epochs.
+    """
+    worker = Worker("here:1:a", None)
+    claim = claim_next(handle, worker, started_at=0.0)
+    assert not isinstance(claim, str)
+    number, n_epochs = claim.trial.number, claim.pause_at or handle.loaded.experiment.train.epochs
+    values = {key.removeprefix("val/"): value for key, value in metrics.items()}
+    loss = values.pop("loss", 0.7)
+    records = [EpochRecord(epoch, "val", 4, loss, {}, values, 0.01, 1.0, 4.0, 10.0) for epoch in range(1, n_epochs + 1)]
+    handle.store.write_epochs(number, records, attempt=claim.attempt)
+    files = handle.layout.trial(number)
+    for path in (files.best, files.resume(claim.attempt)):
+        atomic_write(path, "weights")
+    state = "complete" if claim.pause_at is None else "paused"
+    reached = TrialResult(state, n_epochs, n_epochs, metrics, float(n_epochs), 4.0)  # type: ignore[arg-type]
+    if claim.pause_at is not None:
+        pause_trial(handle, claim, reached)
+        return number
+    with handle.store.exclusive():
+        for key, value in attributes(handle.layout, number, reached).items():
+            claim.trial.set_user_attr(key, value)
+        handle.tell(claim.trial, [metrics[key] for key in handle.loaded.study.objectives], TrialState.COMPLETE)
+        handle.store.leases.release(number, claim.attempt, stalled=False)
+    handle.remove_resumes([number])
+    return number
+
+
+def build_halving(root: Path, accuracies: Sequence[float] = (0.5, 0.75, 0.25, 0.8)) -> StudyLayout:
+    """Results with a study of two brackets, in which trial 0 is paused, 1 is complete and 2 is pruned.
+
+    Args:
+        accuracies: of each leg; with three of them no trial is complete.
+    """
+    loaded = loaded_study(n_trials=8, **HALVING)
+    layout = layout_of(loaded, root)
+    layout.study_dir.mkdir(parents=True)
+    handle = plan_of(loaded, root).open()
+    for accuracy in accuracies:
+        play_leg(handle, {"val/accuracy": accuracy})
+    atomic_write(layout.study_yaml, study_file(loaded))
+    handle.database.close()
+    return layout

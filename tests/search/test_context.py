@@ -40,7 +40,7 @@ def context_of(handle: StudyHandle, clock: Callable[[], float] | None = None) ->
     claim = claim_next(handle, worker, started_at=0.0)
     assert not isinstance(claim, str)
     own = {} if clock is None else {"clock": clock}
-    return SearchContext(handle, worker, claim.trial, attempt=claim.attempt, seed=1, **own)
+    return SearchContext(handle, worker, claim, seed=1, **own)
 
 
 def test_context_asks_for_its_lease_again_after_a_pause(open_tiny: Open) -> None:

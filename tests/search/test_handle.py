@@ -18,7 +18,7 @@ from attnsearch.search.plan import SearchPlan, layout_of
 from attnsearch.search.queue import claim_next
 from attnsearch.search.study import UUID
 from attnsearch.search.trials import read_storage
-from attnsearch.store.database import create_database
+from attnsearch.store.creation import create_database
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.urls import default_url
 from tests.search.studies import ON_EACH_DATABASE, identity_of, loaded_study

@@ -23,7 +23,8 @@ from attnsearch.search.handle import StudyHandle
 from attnsearch.search.plan import SearchPlan, find_checkpoints, layout_of, study_file
 from attnsearch.search.space import extreme_experiments
 from attnsearch.search.trials import read_storage
-from attnsearch.store.database import checkpoint_wal, create_database
+from attnsearch.store.creation import create_database
+from attnsearch.store.database import checkpoint_wal
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.urls import sqlite_path, sqlite_url, url_named
 from tests.conftest import TINY

@@ -20,7 +20,7 @@ from attnsearch.search.plan import study_file
 from attnsearch.search.publish import TrialToPublish, publish, publish_study, removable
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import MANIFEST_FORMAT
-from tests.search.studies import loaded_study
+from tests.search.studies import HALVING, loaded_study, play_leg
 
 Open = Callable[..., StudyHandle]
 
@@ -34,6 +34,16 @@ def test_files_of_a_published_trial_stay_when_a_better_one_is_not_published_yet(
     sets = [{"trial": 0, "epoch": 2, "folder": "."}]
     atomic_write(handle.layout.published_json, json.dumps({"format": MANIFEST_FORMAT, "sets": sets, "files": []}))
     assert [file.number for file in removable(handle)] == [1]
+
+
+def test_paused_trials_keep_all_their_files_and_pruned_ones_lose_their_resume_checkpoint(open_tiny: Open) -> None:
+    handle = open_tiny(retention={"best_k": 1}, n_trials=8, **HALVING)
+    for accuracy in (0.5, 0.75, 0.25, 0.8, 0.875, 0.9, 0.125):
+        play_leg(handle, {"val/accuracy": accuracy})
+    trials = handle.trials()
+    assert [trial.state.name for trial in trials] == ["PRUNED", "COMPLETE", "PRUNED", "COMPLETE", "WAITING"]
+    assert [bool(handle.layout.trial(trial.number).resumes()) for trial in trials] == [False] * 4 + [True]
+    assert {file.number for file in removable(handle)} == {0, 1, 2}  # 3 is the best one, 4 is paused
 
 
 def test_a_trial_that_teaches_another_study_stays(open_tiny: Open) -> None:

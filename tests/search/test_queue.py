@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
-from attnsearch.search.context import Worker
+from attnsearch.search.context import ClaimedTrial, Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.queue import KILLED, ClaimedTrial, claim_next, reclaim_lost_trials
+from attnsearch.search.queue import KILLED, claim_next, reclaim_lost_trials
 from attnsearch.search.study import RETURNED
 from attnsearch.search.trials import read_study
 from attnsearch.store.database import Connections

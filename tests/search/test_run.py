@@ -13,7 +13,7 @@ import pytest
 from attnsearch.cli import main
 from attnsearch.errors import DataError, DeviceError, SearchStopped
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.launchers import local
+from attnsearch.search.launchers import process
 from attnsearch.search.launchers.local import WorkerPool
 from attnsearch.search.run import supervise
 
@@ -39,11 +39,11 @@ def worker_command(folder: Path) -> list[str]:
 def test_only_word_of_a_worker_is_the_error_that_ended_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def work(study_yaml: Path, **settings: object) -> None:
+    def work(*_arguments: object) -> None:
         print("downloading")  # as a library would; nobody reads the pipe before the worker ends
         raise DataError("x.jpg is broken")
 
-    monkeypatch.setattr(local, "work", work)
+    monkeypatch.setattr(process, "_work", work)
     assert main(worker_command(tmp_path)) == 2
     written = capsys.readouterr()
     assert written.out == "x.jpg is broken\n"
@@ -51,7 +51,7 @@ def test_only_word_of_a_worker_is_the_error_that_ended_it(
 
 
 def test_worker_that_was_asked_to_stop_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(local, "work", lambda *arguments, **settings: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(process, "_work", lambda *_arguments: os.kill(os.getpid(), signal.SIGTERM))
     assert main(worker_command(tmp_path)) == 130
 
 
@@ -59,10 +59,10 @@ def test_worker_that_was_asked_to_stop_says_so(monkeypatch: pytest.MonkeyPatch, 
 def test_worker_ends_with_a_code_of_its_own_after_an_error_that_may_pass(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception
 ) -> None:
-    def work(study_yaml: Path, **settings: object) -> None:
+    def work(*_arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(local, "work", work)
+    monkeypatch.setattr(process, "_work", work)
     assert main(worker_command(tmp_path)) == 75
     assert capsys.readouterr().out in ("CUDA error: unknown error\n", "unexpected KeyError: 'oops'\n")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -16,7 +15,6 @@ from attnsearch.search.plan import SearchPlan, layout_of, study_file
 from attnsearch.search.study import (
     IDENTITY,
     SCORES_KEY,
-    build_sampler,
     check_unchanged,
     create_study,
     derive_seed,
@@ -104,16 +102,6 @@ def test_seeds_depend_on_all_parts_and_stay() -> None:
         len({derive_seed(seed, kind, number) for seed in (0, 1) for kind in ("trial", "sampler") for number in (0, 1)})
         == 8
     )
-
-
-def test_resumed_sampler_repeats_no_draw(open_tiny: Open) -> None:
-    config = open_tiny().loaded.study
-    study = optuna.create_study()
-    drawn = []
-    for number in range(4):
-        study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
-        drawn.append(study.ask().suggest_float("x", 0, 1))
-    assert len(set(drawn)) == 4
 
 
 def test_changed_study_is_refused_before_anything_is_written(open_tiny: Open) -> None:

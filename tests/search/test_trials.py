@@ -6,22 +6,22 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 
 from attnsearch.errors import StoreError
+from attnsearch.search.brackets import BRACKET, BRACKETS, RUNG_VALUES
 from attnsearch.search.choice import best_trials
 from attnsearch.search.handle import StudyHandle, open_database
-from attnsearch.search.study import (
-    ENDED_AT,
-)
-from attnsearch.search.trials import find_stored, is_failing, read_storage, read_study
+from attnsearch.search.standings import Standing
+from attnsearch.search.study import RETURNED
+from attnsearch.search.trials import find_stored, open_stored, read_storage, read_study
 from attnsearch.store.urls import sqlite_url
-from tests.search.studies import ON_EACH_DATABASE
+from tests.search.studies import HALVING, ON_EACH_DATABASE, play_leg
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_search_starts_on_no_damaged_page(damaged: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[-8192:-4096] = b"\xff" * 4096
     damaged.write_bytes(content)
-    for look in (read_storage, lambda url: open_database(url, create=True)):
+    for look in (partial(open_stored, patience_s=0.0), partial(open_database, create=True)):
         with pytest.raises(StoreError, match=r"hypSearch\.db cannot be used as a database .*export"):
             look(sqlite_url(damaged))
     assert damaged.read_bytes() == content
@@ -174,30 +174,59 @@ def test_infeasible_trial_is_never_best(open_tiny: Open) -> None:
     assert [trial.number for trial in best_trials(handle.study, handle.loaded.study, k=5)] == [1]
 
 
-def ended(handle: StudyHandle, states: list[TrialState]) -> None:
-    for index, state in enumerate(states):
-        trial = handle.study.ask()
-        trial.set_user_attr(ENDED_AT, 100.0 + index)
-        handle.study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
+def test_trial_at_a_rung_is_paused_with_its_place_and_what_it_has_reached(open_tiny: Open) -> None:
+    handle = open_tiny(**HALVING)
+    for accuracy in (0.5, 0.75, 0.25):
+        play_leg(handle, {"val/accuracy": accuracy})
+    rows = read_study(handle.database.url, "hunt")
+    assert [row.state for row in rows.trials] == ["paused"] * 3
+    assert [row.values for row in rows.trials] == [(0.5,), (0.75,), (0.25,)]
+    assert rows.trials[0].standing == Standing(bracket=1, rung=1, epoch=1, place=2, n_reached=3)
+    assert rows.best == ()
 
 
-FAIL, COMPLETE = TrialState.FAIL, TrialState.COMPLETE
+def test_trial_that_its_rung_has_ended_shows_what_it_had_reached(open_tiny: Open) -> None:
+    handle = open_tiny(**HALVING)
+    for accuracy in (0.5, 0.75, 0.25, 0.8, 0.875, 0.9):
+        play_leg(handle, {"val/accuracy": accuracy})
+    rows = read_study(handle.database.url, "hunt").trials
+    assert [(row.state, row.values) for row in rows] == [
+        ("pruned", (0.5,)), ("complete", (0.8,)), ("pruned", (0.25,)), ("complete", (0.9,))
+    ]  # fmt: skip
+    assert [row.standing and row.standing.place for row in rows] == [3, None, 4, None]
+
+
+def test_objectives_of_a_paused_trial_are_known_together_or_not_at_all(open_tiny: Open) -> None:
+    objectives = {"val/accuracy": "maximize", "val/sparsity": "minimize"}
+    handle = open_tiny(objectives=objectives, **HALVING)
+    play_leg(handle, {"val/accuracy": 0.5, "val/sparsity": 0.25})
+    play_leg(handle, {"val/accuracy": 0.5})
+    assert [row.values for row in read_study(handle.database.url, "hunt").trials] == [(0.5, 0.25), ()]
+
+
+def test_paused_trial_that_was_returned_before_gives_no_reason(open_tiny: Open) -> None:
+    handle = open_tiny(**HALVING)
+    number = play_leg(handle, {"val/accuracy": 0.5})
+    handle.database.storage.set_trial_user_attr(handle.trials()[number]._trial_id, RETURNED, {"reason": "killed"})
+    assert read_study(handle.database.url, "hunt").trials[number].error is None
 
 
 @pytest.mark.parametrize(
-    ("states", "since", "failing"),
+    ("table", "key", "value"),
     [
-        ([FAIL, FAIL, FAIL], 0.0, True),
-        ([COMPLETE, FAIL, FAIL, FAIL], 0.0, True),
-        ([FAIL, FAIL, FAIL, COMPLETE], 0.0, True),  # the last one was still running when the others failed
-        ([FAIL, FAIL, COMPLETE, FAIL], 0.0, False),
-        ([FAIL, FAIL], 0.0, False),
-        ([FAIL, FAIL, FAIL], 101.0, False),  # the first one belongs to an earlier start
+        ("trial_user_attributes", RUNG_VALUES, [{"epoch": 1}]),
+        ("trial_user_attributes", RUNG_VALUES, 3),
+        ("trial_user_attributes", RUNG_VALUES, [{"epoch": 1, "values": ["x"], "excess": 0}]),
+        ("trial_user_attributes", BRACKET, "first"),
+        ("trial_user_attributes", BRACKET, None),
+        ("study_user_attributes", BRACKETS, [{"n_trials": 4}]),
+        ("study_user_attributes", BRACKETS, "none"),
     ],
 )
-def test_three_failures_in_a_row_are_too_many(
-    open_tiny: Open, states: list[TrialState], since: float, failing: bool
-) -> None:
-    handle = open_tiny()
-    ended(handle, states)
-    assert is_failing(handle.trials(), since=since) is failing
+def test_damaged_rungs_are_one_line_with_the_database(open_tiny: Open, table: str, key: str, value: Any) -> None:
+    handle = open_tiny(**HALVING)
+    play_leg(handle, {"val/accuracy": 0.5})
+    change(handle.layout.database, f"UPDATE {table} SET value_json = ? WHERE key = ?", json.dumps(value), key)
+    handle.database.close()
+    with pytest.raises(StoreError, match=r"hypSearch\.db cannot be read \(.*export`$"):
+        read_study(handle.database.url, "hunt")

@@ -321,7 +321,9 @@ def test_constraint_is_the_distance_outside_the_bound(open_tiny: Open, play: Cal
     assert handle.trials()[0].constraints == pytest.approx({"val/sparsity": 0.1, "val/accuracy": -0.1})
 
 
-@pytest.mark.parametrize("pruner", [{"name": "median", "n_startup_trials": 2}, {"name": "successive_halving"}])
+@pytest.mark.parametrize(
+    "pruner", [{"name": "median", "n_startup_trials": 2}, {"name": "percentile", "n_startup_trials": 2}]
+)
 @pytest.mark.parametrize(
     "objectives",
     [

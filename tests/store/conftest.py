@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from attnsearch.store.database import create_database, open_writer
+from attnsearch.store.creation import create_database
+from attnsearch.store.database import open_writer
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url
 from attnsearch.types import AttentionArchive

@@ -18,15 +18,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from attnsearch.errors import StoreError
-from attnsearch.store import database
+from attnsearch.store import creation, database
+from attnsearch.store.creation import create_database, create_tables
 from attnsearch.store.database import (
-    artifacts_table,
     checkpoint_wal,
-    create_database,
-    create_tables,
-    epochs_table,
-    insert_into,
-    meta_table,
     open_reader,
     open_writer,
     reader_arguments,
@@ -36,6 +31,7 @@ from attnsearch.store.database import (
 )
 from attnsearch.store.inspection import database_content_errors, inspect_database
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.tables import artifacts_table, meta_table, upsert, values_table
 from attnsearch.store.urls import sqlite_url
 
 ROW = {"key": "k", "value": "v"}
@@ -227,7 +223,7 @@ def test_full_disk_is_named_with_its_mend(file_engine: Engine) -> None:
 
 def test_disk_without_write_ahead_log_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # a database without a name lives in memory or in a temporary file and keeps its own journal mode
-    monkeypatch.setattr(database, "shown", lambda _url: "share/hypSearch.db")
+    monkeypatch.setattr(creation, "shown", lambda _url: "share/hypSearch.db")
 
     with pytest.raises(StoreError, match=r"share/hypSearch\.db: .* cannot hold a write-ahead log .*'memory'"):
         create_tables(tune_writer(create_engine("sqlite://")))
@@ -258,7 +254,7 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_database_on_a_network_disk_is_warned_about(
     file_url: str, layout: StudyLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(database, "network_file_system", lambda _path: "nfs4")
+    monkeypatch.setattr(creation, "network_file_system", lambda _path: "nfs4")
     create_database(file_url)
 
     assert f"{layout.database} lies on a network file system (nfs4)" in caplog.text
@@ -267,15 +263,11 @@ def test_database_on_a_network_disk_is_warned_about(
 def test_tables_and_upserts_are_plain_postgresql() -> None:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     connection = cast("Connection", SimpleNamespace(dialect=dialect))
-    insert_row = insert_into(connection, epochs_table)
-    key = list(epochs_table.primary_key.columns)
-    upsert = insert_row.on_conflict_do_update(index_elements=key, set_={"value": insert_row.excluded.value})
+    put = upsert(connection, artifacts_table)
 
-    assert "value DOUBLE PRECISION" in str(CreateTable(epochs_table).compile(dialect=dialect))
+    assert "value_15 DOUBLE PRECISION" in str(CreateTable(values_table).compile(dialect=dialect))
     assert "bytes BIGINT" in str(CreateTable(artifacts_table).compile(dialect=dialect))
-    assert str(upsert.compile(dialect=dialect)).endswith(
-        "ON CONFLICT (study, trial, epoch, split, metric) DO UPDATE SET value = excluded.value"
-    )
+    assert "ON CONFLICT (study, trial, kind) DO UPDATE SET path = excluded.path" in str(put.compile(dialect=dialect))
 
 
 @pytest.mark.slow

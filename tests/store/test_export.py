@@ -16,9 +16,10 @@ from sqlalchemy import Engine, insert
 
 from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import atomic_write, temporary_path
-from attnsearch.store.database import meta_table, open_reader, reader_arguments, transaction
+from attnsearch.store.database import open_reader, reader_arguments, transaction
 from attnsearch.store.export import export_experiment
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.tables import meta_table
 from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import default_url
 

@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import Engine
 
 from attnsearch.errors import DataError, StoreError
-from attnsearch.store.database import create_database, open_writer, writer_arguments
+from attnsearch.store.creation import create_database
+from attnsearch.store.database import open_writer, writer_arguments
 from attnsearch.store.inspection import (
     MAX_REASON,
     Content,
@@ -236,6 +237,13 @@ def test_version_that_is_no_number_is_refused(engine: Engine, url: str, value: s
     engine.dispose()
     run_sql(url, f"UPDATE attnsearch_meta SET value = '{value[:200]}'")
     with pytest.raises(StoreError, match=r"is damaged \(the version of its tables is .*restore it from"):
+        inspect_database(url)
+
+
+def test_version_that_is_missing_is_refused(engine: Engine, url: str) -> None:
+    engine.dispose()
+    run_sql(url, "DELETE FROM attnsearch_meta")
+    with pytest.raises(StoreError, match=r"is damaged \(the version of its tables is ''\), restore it from"):
         inspect_database(url)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sqlalchemy import Engine
 
 from attnsearch.errors import StoreError
 from attnsearch.store.database import Connections, connect_writer
+from attnsearch.store.epochs import best_epochs_in
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.trial_store import (
     SqlTrialStore,
@@ -39,6 +41,27 @@ class TestSqlTrialStore(TrialStoreContract):
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(write, (1, 2)))
         assert store.read_epochs()["epoch"].tolist() == [*range(1, 11), *range(1, 11)]
+
+    @pytest.mark.parametrize("n_metrics", [3, 40])
+    @pytest.mark.parametrize("is_higher", [True, False])
+    def test_first_epochs_that_are_best_are_found(self, store: SqlTrialStore, n_metrics: int, is_higher: bool) -> None:
+        """As in the table of all epochs, for values of which many are equal or undefined."""
+        rng, names = np.random.default_rng(n_metrics), [f"accuracy_{index}" for index in range(n_metrics)]
+        for number in range(1, 7):
+            cells = rng.choice([*np.arange(5) / 7, np.nan], size=(6, n_metrics)).tolist()
+            measured = [dict(zip(names, values, strict=True)) for values in cells]
+            records = [replace(epoch_record(at), metrics=values) for at, values in enumerate(measured, 1)]
+            store.write_epochs(number, records, attempt=None)
+        frame, keys = store.read_epochs(), [f"train/{name}" for name in (names[0], names[-1], names[1])]
+        for numbers in ([1, 2, 3, 4, 5, 6], [5, 2], [6]):
+            all_of_them = best_epochs_in(frame[frame["trial"].isin(numbers)], keys)
+            found = store.read_best_epochs(numbers, keys, is_higher=is_higher)
+            assert found.n_trials == all_of_them.n_trials > 0
+            firsts = [
+                one.values[(one.values.argmax if is_higher else one.values.argmin)(axis=0)].tolist()
+                for one in (found, all_of_them)
+            ]
+            assert firsts[0] == firsts[1]
 
     def test_reader_sees_what_was_written(self, store: SqlTrialStore, url: str) -> None:
         store.write_epochs(7, [epoch_record(1)], attempt=None)

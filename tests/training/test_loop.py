@@ -20,7 +20,7 @@ from attnsearch.models.base import AttentionModel
 from attnsearch.tasks.base import build_task
 from attnsearch.tasks.classification import LinearHead
 from attnsearch.training import loop
-from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
+from attnsearch.training.loop import LossWatch, TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.setup import build_optimizer, build_schedule, freeze_backbone
 from attnsearch.types import AttentionOutput, Batch
 from tests.tiny import ConfigMaker
@@ -190,6 +190,21 @@ def test_a_loss_that_overflows_in_an_epoch_names_the_last_finite_value(
     run = new_run(optimizer={"name": "sgd", "lr": 1e30})
     with pytest.raises(NonFiniteLoss, match=r"last finite mean was \d\.\d+; lower train\.optimizer\.lr"):
         train_epoch(run, 1, accumulation=1, check=nothing)
+
+
+def test_a_look_at_the_loss_judges_that_of_the_look_before(new_run: Callable[..., TrainingSetup]) -> None:
+    run = new_run(optimizer={"name": "sgd", "lr": 0.25})
+    watch = LossWatch(run, 3)
+    for loss in (7.0, 1.5, math.inf):
+        watch.look(torch.tensor(loss))
+    run.optimizer.param_groups[0]["lr"] = 9.0  # the rate of a later update
+    expected = r"train/loss became inf in epoch 3 at learning rate 0\.25, its last finite mean was 1\.5;"
+    with pytest.raises(NonFiniteLoss, match=expected):
+        watch.look(torch.tensor(math.nan))
+    watch = LossWatch(run, 3)
+    watch.look(torch.tensor(math.nan))
+    with pytest.raises(NonFiniteLoss, match="became nan in epoch 3 at learning rate 9;"):
+        watch.end(2.0)
 
 
 def test_validation_refuses_a_loss_that_overflows(new_run: Callable[..., TrainingSetup]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,8 +20,16 @@ from attnsearch.errors import ConfigError, DataError
 from attnsearch.models import build_model
 from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
 from attnsearch.tasks.classification import LinearHeads
-from attnsearch.training.setup import build_optimizer, build_schedule, check_start, freeze_backbone, parameter_groups
-from tests.tiny import ConfigMaker
+from attnsearch.training.setup import (
+    build_optimizer,
+    build_run,
+    build_schedule,
+    check_start,
+    freeze_backbone,
+    parameter_groups,
+)
+from attnsearch.training.state import TrainingState
+from tests.tiny import ConfigMaker, RecordingContext
 
 
 class TwoParts(nn.Module):
@@ -82,6 +91,25 @@ def test_each_optimizer_is_the_one_that_is_named(
     assert group.get("amsgrad", False) is (name == "amsgrad")
     assert group.get("nesterov", False) is False
     assert group.get("momentum", 0.9) == 0.9
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "sgd"])
+def test_fused_optimizer_continues_a_state_that_was_not(name: Literal["sgd", "adam", "amsgrad", "adamw"]) -> None:
+    """Resume checkpoints of earlier versions hold such states; the update is the same but for the rounding."""
+    models = [TwoParts() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    new, old = (build_optimizer(model, OptimizerSettings(name=name, lr=0.5)) for model in models)  # type: ignore[arg-type]
+    assert new.defaults["fused"]
+    for group in old.param_groups:
+        group["fused"] = None
+    for _ in range(2):
+        for model, optimizer in zip(models, (new, old), strict=True):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, 0.25)
+            optimizer.step()
+        new.load_state_dict(deepcopy(old.state_dict()))
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_momentum_of_zero_is_not_the_default() -> None:
@@ -272,3 +300,26 @@ def test_milestones_are_epochs_after_which_the_rate_falls() -> None:
     assert [head for head, _ in seen] == pytest.approx([0.5] * 6 + [0.05] * 9 + [0.005] * 6)
     with pytest.raises(ValueError, match="rising epochs"):
         ScheduleSettings(name="step", milestones=(5, 2))
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_model_is_compiled_where_that_is_asked_for(
+    is_compiled: bool, tiny_config: ConfigMaker, data: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append({"of": type(self), **options}))
+    config = tiny_config(runtime={"device": "cpu", "n_threads": 1, "compile": is_compiled})
+    run = build_run(TrainingState(config, RecordingContext(tmp_path), data, accumulation=1))
+    assert asked == ([{"of": type(run.model), "mode": "default"}] if is_compiled else [])
+    assert config.digest() == tiny_config().digest()  # as of any other setting of the machine
+
+
+def test_batches_have_the_memory_format_of_the_model(
+    tiny_config: ConfigMaker, data: DataSource, tmp_path: Path
+) -> None:
+    run = build_run(TrainingState(tiny_config(), RecordingContext(tmp_path), data, accumulation=1))
+    assert run.model.channels_last
+    for loader in (run.train, run.val):
+        images = next(loader.epoch(1)).images
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert run.arithmetic.place_images(next(loader.epoch(1))).images.shape == images.shape

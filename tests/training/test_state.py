@@ -23,6 +23,7 @@ from attnsearch.training import state
 from attnsearch.training.state import TrainingState
 from attnsearch.training.trainer import fit
 from attnsearch.types import EpochRecord, Split
+from tests.search.faults import wait_for
 from tests.tiny import ConfigMaker, RecordingContext
 
 
@@ -99,10 +100,11 @@ def test_an_unknown_monitor_names_what_is_measured(tiny_config: ConfigMaker, tmp
 
 @dataclass
 class CopyingContext(RecordingContext):
-    """Copies the two checkpoints of the first epoch to `first.pt` and `first.safetensors`."""
+    """Copies the two checkpoints of the first epoch to `first.pt` and `first.safetensors`, once they are written."""
 
     def report(self, value: float, epoch: int) -> None:
         if epoch == 1:
+            wait_for(lambda: True if TrialLayout(self.directory).best.exists() else None)
             shutil.copy(TrialLayout(self.directory).resume(1), self.directory / "first.pt")
             shutil.copy(TrialLayout(self.directory).best, self.directory / "first.safetensors")
 
@@ -245,7 +247,7 @@ def test_a_full_disk_is_a_store_error_and_leaves_the_old_checkpoint(
     monkeypatch.setattr(state.torch, "save", lambda content, file: save(content, Full()))
     with pytest.raises(StoreError, match=r"resume\.1\.pt: No space left on device"):
         fit(tiny_config(), RecordingContext(tmp_path), data=data)
-    assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epochs.csv", "log.txt"]
 
 
 def test_a_best_checkpoint_knows_its_run(finished: Path, config: ExperimentConfig, data: DataSource) -> None:

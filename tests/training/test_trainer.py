@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +28,14 @@ from attnsearch.errors import (
     TrialError,
     TrialInterrupted,
 )
+from attnsearch.files import is_temporary
 from attnsearch.models.weights import read_checkpoint
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training import loop, trainer
 from attnsearch.training.trainer import fit, log_to
 from attnsearch.types import EpochRecord
+from tests.search.faults import wait_for
 from tests.tiny import ConfigMaker, RecordingContext
 
 #: All that a stored generator state would be needed for: dropout, random seed pixels, augmentation, shuffling.
@@ -63,11 +67,11 @@ def assert_same(found: Any, expected: Any, place: str = "") -> None:
 
 
 def stop_at(n_checks: int, error: type[Exception] = TrialInterrupted) -> Callable[[], None]:
-    """Raises at the n-th check, from 0."""
+    """Raises at the n-th check, from 0, and at all later ones, as a stop and a lost lease do."""
     calls = iter(range(10_000))
 
     def check() -> None:
-        if next(calls) == n_checks:
+        if next(calls) >= n_checks:
             raise error
 
     return check
@@ -111,8 +115,9 @@ def test_the_log_has_a_line_per_epoch(uninterrupted: RecordingContext) -> None:
     assert not logging.getLogger("attnsearch").handlers
 
 
-# Checks of an epoch: 3 updates, 1 validation batch, resume file, kept file where the epoch is the best so far, CSV.
-# The first epoch is, so its checks are 0 to 6; where a later one is, the places shift by one.
+# Checks of an epoch: 3 updates, 1 validation batch, CSV, and of the other thread resume file and kept file where the
+# epoch is the best so far. The first epoch is, so its checks, the first 4 and 3 in some order, are 0 to 6, and those of
+# its two files may come later; where a later one is, the places shift by one.
 @pytest.mark.parametrize("n_checks", [1, 4, 5, 6, 8, 11, 12, 16])
 def test_resuming_equals_not_stopping(
     n_checks: int,
@@ -131,6 +136,25 @@ def test_resuming_equals_not_stopping(
     assert list(TrialLayout(tmp_path).resumes()) == [2]
     assert_same(final_state(tmp_path, 2), final_state(uninterrupted.directory, 1))
     assert_same(read_checkpoint(TrialLayout(tmp_path).best), read_checkpoint(TrialLayout(uninterrupted.directory).best))
+
+
+def test_epoch_that_the_database_knows_and_the_disk_does_not_is_trained_again(
+    three_epochs: ExperimentConfig, uninterrupted: RecordingContext, data: DataSource, tmp_path: Path
+) -> None:
+    def stop_the_second_write() -> None:
+        is_writer = threading.current_thread() is not threading.main_thread()
+        if is_writer and TrialLayout(tmp_path).best.exists():
+            raise TrialInterrupted
+
+    stopped = RecordingContext(tmp_path, on_check=stop_the_second_write)
+    with pytest.raises(TrialInterrupted):
+        fit(three_epochs, stopped, data=data)
+    assert [epoch for _, epoch in stopped.reports] == [1, 2]
+    assert torch.load(TrialLayout(tmp_path).resume(1), weights_only=True)["n_updates"] == 3
+    context = RecordingContext(tmp_path, attempt=2)
+    fit(three_epochs, context, data=data)
+    assert timeless(context.records) == timeless(uninterrupted.records)
+    assert_same(final_state(tmp_path, 2), final_state(uninterrupted.directory, 1))
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -157,7 +181,9 @@ def test_a_lost_lease_writes_nothing(tiny_config: ConfigMaker, data: DataSource,
     config = tiny_config(train={"epochs": 1})
     with pytest.raises(LeaseLost):  # checks: 3 updates, validation, then the rename of the resume checkpoint
         fit(config, RecordingContext(tmp_path, on_check=stop_at(4, LeaseLost)), data=data)
-    assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+    assert not TrialLayout(tmp_path).best.exists()
+    assert not TrialLayout(tmp_path).resumes()
+    assert not [path for path in tmp_path.iterdir() if is_temporary(path)]
 
 
 def test_pruning_ends_the_trial_after_all_is_written(
@@ -168,6 +194,52 @@ def test_pruning_ends_the_trial_after_all_is_written(
     assert (result.state, result.epochs_run) == ("pruned", 2)
     assert list(read_csv(TrialLayout(tmp_path).epochs_csv)["epoch"]) == [1, 2]
     assert TrialLayout(tmp_path).resume(1).exists()
+
+
+def test_copies_of_a_state_go_once_they_are_written(
+    three_epochs: ExperimentConfig, data: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    copy = trainer.copy_checkpoints
+
+    def noted(*arguments: Any, **settings: Any) -> Any:
+        copies = copy(*arguments, **settings)
+        made.append(weakref.ref(copies))
+        return copies
+
+    def wait_until_they_are_gone() -> None:
+        if made and threading.current_thread() is threading.main_thread():
+            wait_for(lambda: True if made[-1]() is None else None)
+
+    monkeypatch.setattr(trainer, "copy_checkpoints", noted)
+    fit(three_epochs, RecordingContext(tmp_path, on_check=wait_until_they_are_gone), data=data)
+    assert len(made) == 3
+
+
+def test_a_trial_that_paused_twice_ends_as_one_that_did_not(
+    three_epochs: ExperimentConfig, uninterrupted: RecordingContext, data: DataSource, tmp_path: Path
+) -> None:
+    for attempt, pause_after in ((1, 1), (2, 2)):
+        paused = RecordingContext(tmp_path, attempt=attempt, pause_after=pause_after)
+        result = fit(three_epochs, paused, data=data)
+        assert (result.state, result.epochs_run) == ("paused", pause_after)
+        assert list(read_csv(TrialLayout(tmp_path).epochs_csv)["epoch"]) == list(range(1, pause_after + 1))
+    again = RecordingContext(tmp_path, attempt=3, pause_after=2)
+    assert fit(three_epochs, again, data=data).state == "paused"  # killed before it was written; nothing is trained
+    assert again.reports == paused.reports
+    context = RecordingContext(tmp_path, attempt=4)
+    result = fit(three_epochs, context, data=data)
+    assert result.state == "complete"
+    assert timeless(context.records) == timeless(uninterrupted.records)
+    assert_same(final_state(tmp_path, 4), final_state(uninterrupted.directory, 1))
+    assert_same(read_checkpoint(TrialLayout(tmp_path).best), read_checkpoint(TrialLayout(uninterrupted.directory).best))
+
+
+def test_a_trial_pauses_at_no_epoch_that_is_its_last(
+    tiny_config: ConfigMaker, data: DataSource, tmp_path: Path
+) -> None:
+    result = fit(tiny_config(train={"epochs": 2}), RecordingContext(tmp_path, pause_after=2), data=data)
+    assert (result.state, result.epochs_run) == ("complete", 2)
 
 
 def test_early_stopping_ends_the_run(tiny_config: ConfigMaker, data: DataSource, tmp_path: Path) -> None:

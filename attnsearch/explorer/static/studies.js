@@ -12,6 +12,7 @@ const columns = [
   { key: "experiment", label: "experiment", value: (row) => row.experiment },
   { key: "trials", label: "trials", isNumber: true, value: (row) => row.n_trials ?? null, cell: (row) => (row.is_run ? "one run" : formatNumber(row.n_trials)) },
   { key: "running", label: "running", isNumber: true, value: (row) => row.n_running ?? null, cell: (row) => row.n_running ? el("span", { class: "badge running" }, String(row.n_running)) : "–" },
+  { key: "paused", label: "paused", isNumber: true, value: (row) => row.n_paused ?? null, cell: (row) => formatNumber(row.n_paused || null) },
   { key: "failed", label: "failed", isNumber: true, value: (row) => row.n_failed ?? null, cell: (row) => formatNumber(row.n_failed || null) },
   { key: "best", label: "best value", isNumber: true, value: (row) => row.values?.[0] ?? null, cell: (row) => formatWithError(row.values?.[0], row.errors?.[row.objectives?.[0]]) },
   { key: "objective", label: "objective", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.error ? el("span", { class: "error" }, row.error) : row.titles.join(", ") },

@@ -34,7 +34,7 @@ function makeColumns() {
   columns = [
     { key: "ticked", label: "", value: () => null, cell: checkbox },
     { key: "trial", label: "trial", isNumber: true, value: (trial) => trial.number, cell: trialLink },
-    { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? "" }, trial.state) },
+    { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? trial.standing ?? "" }, trial.state) },
     ...objectives.map((key) => ({ ...metricColumn(key), value: (trial) => trial.values[key] ?? null, cell: (trial) => withError(trial, key) })),
     ...others.map((key) => ({ ...metricColumn(key), value: (trial) => trial.metrics[key] ?? null })),
     ...study.params.map((key, index) => ({ key, label: names[index], isNumber: study.trials.some((trial) => typeof trial.params[key] === "number"), value: (trial) => trial.params[key] ?? null })),
@@ -186,6 +186,19 @@ async function drawSelection() {
   }
 }
 
+/** How many trials of each bracket have reached each rung, and how many of them continue. */
+function drawRungs() {
+  byId("halving").hidden = !study.brackets.length;
+  const row = (bracket, name, epoch, done, all) => el("tr", {}, el("td", {}, String(bracket.number)), el("td", {}, name), ...[epoch, done, all].map((text) => el("td", { class: "number" }, text)));
+  const rows = study.brackets.flatMap((bracket) => [
+    row(bracket, "started", "", `${bracket.n_started} of ${bracket.n_trials}`, ""),
+    ...bracket.rungs.map((rung, index) => row(bracket, String(index + 1), String(rung.epoch), `${rung.n_in} of ${rung.n_expected}`, `${rung.n_decided} of ${rung.n_continue}`)),
+    row(bracket, "complete", "", `${bracket.n_complete} of ${bracket.n_finish}`, ""),
+  ]);
+  const heads = ["bracket", "rung", "epoch", "in", "continue"].map((name, index) => el("th", { scope: "col", class: index > 1 ? "number" : null }, name));
+  byId("rungs").replaceChildren(el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows));
+}
+
 function fill(select, names, shown) {
   if ([...select.options].map((option) => option.value).join("\n") === names.join("\n")) return;
   select.replaceChildren(...names.map((name) => el("option", { value: name }, title(name))));
@@ -193,8 +206,9 @@ function fill(select, names, shown) {
 }
 
 function drawState() {
-  const nRunning = study.trials.filter((trial) => trial.state === "running").length;
-  byId("state").textContent = nRunning ? `${nRunning} running` : `${study.trials.length} trials`;
+  const [nRunning, nPaused] = ["running", "paused"].map((name) => study.trials.filter((trial) => trial.state === name).length);
+  const words = [nRunning ? `${nRunning} running` : `${study.trials.length} trials`, ...(nPaused ? [`${nPaused} paused`] : [])];
+  byId("state").textContent = words.join(", ");
   byId("state").classList.toggle("running", nRunning > 0);
 }
 
@@ -204,6 +218,7 @@ function drawAll() {
   fill(byId("y"), numeric(), state.get("y"));
   drawState();
   drawPareto();
+  drawRungs();
   drawTrials();
   drawCurves();
   drawSelection();

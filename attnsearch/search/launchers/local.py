@@ -1,11 +1,10 @@
-"""Workers on this machine: a thread of this process, or a pool of processes that is kept alive; and what one runs."""
+"""Workers on this machine: a thread of this process, or a pool of processes that is kept alive."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
-import secrets
 import signal
 import subprocess
 import sys
@@ -13,34 +12,31 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attnsearch.config.load import LoadedStudy
 from attnsearch.data.loader import DataSource
-from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, worker_gpus
+from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, n_cores, worker_gpus
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, SearchStopped, StoreError
 from attnsearch.files import is_running
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import Launcher
-from attnsearch.search.plan import SearchPlan
+from attnsearch.search.launchers.process import STOP_SIGNALS, run_process, worker_name
+from attnsearch.search.launchers.standby import ForkedProcess, Orders, n_asked, take, workers_standing_by
 from attnsearch.search.queue import reclaim_lost_trials
+from attnsearch.search.slots import describe_sharing
 from attnsearch.search.worker import run_worker
 from attnsearch.types import URL_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RECOVER_EVERY_S = 5.0
 STOP_GRACE_S = 60.0
 PAUSES_S = (1.0, 5.0, 30.0)
 """Before an ended worker is replaced, by the number of workers before it that ended without progress."""
-
-
-def worker_name() -> str:
-    """The name of this process in the leases: host, process and a random part, which no two workers share."""
-    return f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def is_dead(name: str) -> bool:
@@ -49,19 +45,9 @@ def is_dead(name: str) -> bool:
     return host == platform.node() and not is_running(int(pid))
 
 
-def work(study_yaml: Path, *, storage: str | None, parent: int, started_at: float, stop: threading.Event) -> None:
-    """One worker process: joins the search that started it and runs trials until nothing is left to do.
-
-    Args:
-        storage: the database as it was given; None is the experiment's own file.
-        parent: process id of the search; the worker ends when it is gone.
-        started_at: of the search, UTC seconds since 1970.
-        stop: set when the worker is asked to end; its trial returns to the queue.
-    Raises:
-        AttnSearchError: an error that is not one of a setting.
-    """
-    plan = SearchPlan.reopen(study_yaml, storage=storage)
-    run_worker(plan.join(), Worker(worker_name(), parent, stop), plan.open_data(), started_at=started_at)
+def standing_by(loaded: LoadedStudy, n_workers: int | None) -> AbstractContextManager[None]:
+    """Keeps the worker processes of a pool ready during the block, see `workers_standing_by`."""
+    return workers_standing_by(loaded, n_workers, run_process)
 
 
 class InProcess:
@@ -113,7 +99,7 @@ class WorkerProcess:
     """One worker process, with its pipe and the file of its log."""
 
     index: int
-    popen: subprocess.Popen[str]
+    popen: subprocess.Popen[str] | ForkedProcess
     log: Path
     started_at: float = field(default_factory=time.monotonic)
 
@@ -136,31 +122,37 @@ class WorkerProcess:
 def start_worker(
     handle: StudyHandle, index: int, *, n_workers: int, gpus: Sequence[str], started_at: float
 ) -> WorkerProcess:
-    """Starts worker `index` in a process group of its own, so that Ctrl-C reaches the supervisor alone.
+    """Starts worker `index` in a session of its own, so that Ctrl-C reaches the supervisor alone.
+
+    It is one that stands by where there is one left, else a new process of the command `worker`.
 
     Args:
         gpus: from `worker_gpus`.
         started_at: of the search, UTC seconds since 1970.
     """
     study, n_threads = handle.loaded.study, handle.loaded.experiment.runtime.n_threads
-    command = [sys.executable, "-m", "attnsearch", "worker", str(handle.layout.study_yaml)]
-    path = handle.layout.worker_log(index)
-    with path.open("a", encoding="utf-8") as log:
-        popen = subprocess.Popen(
+    n_threads = n_threads or max(1, n_cores() // n_workers)
+    environment = worker_environment(study.storage, index, gpus=gpus, n_threads=n_threads)
+    path, study_yaml = handle.layout.worker_log(index), handle.layout.study_yaml
+    process = take(Orders(study_yaml, started_at, environment, path, n_threads))
+    return WorkerProcess(index, process or _new_process(study_yaml, started_at, environment, path), path)
+
+
+def _new_process(study_yaml: Path, started_at: float, environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "attnsearch", "worker", str(study_yaml)]
+    with log.open("a", encoding="utf-8") as file:
+        return subprocess.Popen(
             [*command, "--parent", str(os.getpid()), "--started-at", repr(started_at)],
-            env=worker_environment(study.storage, index, n_workers=n_workers, gpus=gpus, n_threads=n_threads),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=file,
             text=True,
             start_new_session=True,
         )
-    return WorkerProcess(index, popen, path)
 
 
-def worker_environment(
-    storage: str | None, index: int, *, n_workers: int, gpus: Sequence[str], n_threads: int | None
-) -> dict[str, str]:
+def worker_environment(storage: str | None, index: int, *, gpus: Sequence[str], n_threads: int) -> dict[str, str]:
     """The environment of a worker: a GPU or some cores of its own (shared cores slow all down many times).
 
     Args:
@@ -168,17 +160,11 @@ def worker_environment(
             experiment's own file, whatever the environment of the search names.
         gpus: from `worker_gpus`; workers are spread over them in turn, and each sees its own alone.
     """
-    threads = n_threads or max(1, n_cores() // n_workers)
-    own = {URL_VARIABLE: storage or "", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    own = {URL_VARIABLE: storage or "", "OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)}
     environment = {**os.environ, **own}
     if gpus:
         environment[VISIBLE_GPUS] = environment[ASSIGNED_GPU] = gpus[index % len(gpus)]
     return environment
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -192,9 +178,9 @@ def signals_held() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
-        for number in _STOP_SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda arrived, _frame: came.append(arrived))
         yield
     finally:
@@ -263,6 +249,9 @@ class WorkerPool:
         """
         self._started_at = started_at
         self._restarts = Restarts(self.handle.store.leases.n_epochs())
+        sharing = self.handle.loaded.experiment.runtime.trials_per_device
+        if sharing != 1 and self._gpus:
+            logger.info("%s", describe_sharing(sharing))
         for index in range(self.n_workers):
             self._start(index)
 
@@ -346,6 +335,4 @@ def launcher_of(handle: StudyHandle, data: DataSource, n_workers: int | None) ->
     """What runs the trials: this process, or worker processes, by default as many as the study says or as GPUs."""
     if n_workers == 0:
         return InProcess(handle, data)
-    loaded = handle.loaded
-    default = loaded.study.n_workers or max(1, len(worker_gpus(loaded.experiment.runtime.device)))
-    return WorkerPool(handle, n_workers=n_workers or default)
+    return WorkerPool(handle, n_workers=n_asked(handle.loaded, n_workers))

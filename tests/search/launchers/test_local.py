@@ -152,9 +152,7 @@ def test_held_signals_arrive_after_the_block() -> None:
 
 
 def assigned(n_workers: int, gpus: tuple[str, ...]) -> list[tuple[str | None, str | None]]:
-    environments = [
-        worker_environment(None, index, n_workers=n_workers, gpus=gpus, n_threads=1) for index in range(n_workers)
-    ]
+    environments = [worker_environment(None, index, gpus=gpus, n_threads=1) for index in range(n_workers)]
     return [(environment.get(VISIBLE_GPUS), environment.get(ASSIGNED_GPU)) for environment in environments]
 
 
@@ -173,7 +171,7 @@ def test_a_search_on_the_third_gpu_runs_on_the_third_gpu(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv(VISIBLE_GPUS, "5,6,7")
-    environment = worker_environment(None, 1, n_workers=2, gpus=worker_gpus("cuda:2"), n_threads=None)
+    environment = worker_environment(None, 1, gpus=worker_gpus("cuda:2"), n_threads=1)
     monkeypatch.setattr("os.environ", environment)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert environment[VISIBLE_GPUS] == "7"
@@ -186,4 +184,4 @@ def test_worker_gets_the_database_as_it_was_written_and_never_that_of_the_enviro
     monkeypatch.setenv(URL_VARIABLE, "sqlite:///other.db")
     written = "postgresql://$NAME:$WORD@host/x"
     for storage, expected in ((written, written), (None, "")):
-        assert worker_environment(storage, 0, n_workers=1, gpus=(), n_threads=1)[URL_VARIABLE] == expected
+        assert worker_environment(storage, 0, gpus=(), n_threads=1)[URL_VARIABLE] == expected
