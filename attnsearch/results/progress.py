@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attnsearch.search.handle import StudyHandle
 
 DONE = ("complete", "pruned")
-"""States that count towards the budget of a study."""
+"""States that always count towards the budget of a study."""
 UNFINISHED = ("running", "waiting", "paused")
 
 
@@ -31,7 +31,7 @@ class StudySummary:
     Attributes:
         state: "finished" with its budget or its patience spent, "running", "stopped" or "unreadable".
         states: state of a trial, as in `TrialRow` -> number of trials.
-        n_trials: budget of complete and pruned trials.
+        n_done, n_trials: trials that count towards the budget, see `is_done`, and the budget.
         best: number of the best trial; None while none is complete.
         values: objectives of the best trial.
         errors: objective that is a score of maps -> standard error of its value.
@@ -43,6 +43,7 @@ class StudySummary:
     study: str
     state: str
     states: Mapping[str, int] = field(default_factory=dict)
+    n_done: int = 0
     n_trials: int = 0
     objectives: tuple[str, ...] = ()
     best: int | None = None
@@ -52,34 +53,35 @@ class StudySummary:
     error: str | None = None
 
     @property
-    def n_done(self) -> int:
-        """Trials that count towards the budget."""
-        return sum(self.states.get(state, 0) for state in DONE)
-
-    @property
     def best_text(self) -> str:
         """The objectives of the best trial."""
         return ", ".join(f"{key} {value:.4g}" for key, value in zip(self.objectives, self.values, strict=False))
 
 
-def state_of(counts: Mapping[str, int], n_trials: int, *, is_stopped: bool) -> str:
+def is_done(trial: TrialRow | TrialProgress) -> bool:
+    """Whether a trial counts towards the budget: complete, pruned, or failed after it was compared at a rung."""
+    return trial.state in DONE or (trial.state == "fail" and trial.standing is not None)
+
+
+def state_of(trials: Iterable[TrialRow | TrialProgress], n_trials: int, *, is_stopped: bool) -> str:
     """The state of a study that can be read, as in `StudySummary`.
 
     Args:
-        counts: state of a trial -> number of trials.
-        n_trials: budget of complete and pruned trials.
+        n_trials: budget of the study.
         is_stopped: whether its patience has ended, so that no new trials start.
     """
-    if sum(counts.get(state, 0) for state in DONE) >= n_trials:
+    known = tuple(trials)
+    if sum(map(is_done, known)) >= n_trials:
         return "finished"
-    return "running" if "running" in counts else "finished" if is_stopped else "stopped"
+    is_running = any(trial.state == "running" for trial in known)
+    return "running" if is_running else "finished" if is_stopped else "stopped"
 
 
 @dataclass(frozen=True)
 class TrialProgress:
     """One trial; `value` is its best monitor so far, None before the first epoch; `seconds` are those it has run.
 
-    `standing` is where halving has paused or pruned it.
+    `standing` is the last rung that a paused, pruned or failed one has reached.
     """
 
     number: int
@@ -102,7 +104,7 @@ class StudyProgress:
     """A study.
 
     Attributes:
-        n_trials: budget of complete and pruned trials.
+        n_trials: budget of trials that are done.
         brackets: of a search with halving, those that are still to be opened included.
         seconds_left: None until an epoch has shown how long one takes.
     """
@@ -117,7 +119,7 @@ class StudyProgress:
     @property
     def n_done(self) -> int:
         """Trials that count towards the budget."""
-        return sum(trial.state in DONE for trial in self.trials)
+        return sum(map(is_done, self.trials))
 
     @property
     def n_paused(self) -> int:

@@ -17,7 +17,7 @@ from attnsearch.config.study import StudyConfig
 from attnsearch.errors import AttnSearchError, ConfigError, StoreError
 from attnsearch.files import settled_stamp
 from attnsearch.results.databases import is_plain_run
-from attnsearch.results.progress import UNFINISHED, StudyProgress, StudySummary, progress_of, state_of
+from attnsearch.results.progress import UNFINISHED, StudyProgress, StudySummary, is_done, progress_of, state_of
 from attnsearch.results.selection import Selection, selection_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
@@ -230,12 +230,12 @@ class StudyReader:
             rows, best, n_trials = self.rows, self.best_row(), self._n_trials
         except AttnSearchError as error:
             return StudySummary(*names, "unreadable", error=str(error))
-        counts = Counter(row.state for row in rows.trials)
         is_stopped = rows.stop is not None and rows.stop.holds(self.settings)
         return StudySummary(
             *names,
-            state_of(counts, n_trials, is_stopped=is_stopped),
-            states=counts,
+            state_of(rows.trials, n_trials, is_stopped=is_stopped),
+            states=Counter(row.state for row in rows.trials),
+            n_done=sum(map(is_done, rows.trials)),
             n_trials=n_trials,
             objectives=tuple(rows.objectives),
             best=None if best is None else best.number,

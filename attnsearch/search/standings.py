@@ -15,7 +15,7 @@ from attnsearch.store.inspection import database_content_errors
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a paused trial waits, or where one was pruned.
+    """Where a paused trial waits, or the last rung that a pruned or failed one has reached.
 
     Attributes:
         bracket, rung, place: from 1; the place among those that have reached the rung so far.
@@ -86,13 +86,13 @@ class BracketState:
 
 
 def standings_of(brackets: Sequence[Bracket]) -> dict[int, Standing]:
-    """Number of each paused or pruned trial that has reached a rung -> where it stands there."""
+    """Number of each paused, pruned or failed trial that has reached a rung -> where it stands there."""
     return {
         trial.number: Standing(bracket.number, rung, bracket.rungs[rung - 1].epoch, place, len(at_rung))
         for bracket in brackets
         for rung, at_rung in enumerate(bracket.at_rungs, start=1)
         for place, (trial, _) in enumerate(at_rung, start=1)
-        if len(trial.values) == rung and trial.status in ("paused", "pruned")
+        if len(trial.values) == rung and trial.status in ("paused", "pruned", "failed")
     }
 
 

@@ -51,7 +51,8 @@ class TrialRow:
     """One trial. `values` are the objectives of its best epoch, `metrics` all that was measured there.
 
     `values` of a paused or pruned trial are what it has reached so far, empty where not known. `error` is why it
-    failed, or why it waits after an attempt; `standing` is where halving has paused or pruned it.
+    failed, or why it waits after an attempt; `standing` is the last
+    rung that it has reached, unless it runs or is complete.
     """
 
     number: int

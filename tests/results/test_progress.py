@@ -27,10 +27,28 @@ def progress(n_trials: int, *trials: TrialProgress) -> StudyProgress:
 
 
 def test_patience_finishes_a_study_once_nothing_runs() -> None:
-    assert state_of({"complete": 3, "pruned": 1}, 4, is_stopped=False) == "finished"
-    assert state_of({"complete": 3, "fail": 1}, 4, is_stopped=False) == "stopped"
-    assert state_of({"complete": 3}, 4, is_stopped=True) == "finished"
-    assert state_of({"complete": 3, "running": 1}, 5, is_stopped=True) == "running"
+    pruned, failed = replace(DONE, state="pruned"), replace(DONE, state="fail")
+    assert state_of((DONE, DONE, pruned), 3, is_stopped=False) == "finished"
+    assert state_of((DONE, DONE, failed), 3, is_stopped=False) == "stopped"
+    assert state_of((DONE, DONE), 3, is_stopped=True) == "finished"
+    assert state_of((DONE, DONE, RUNNING), 4, is_stopped=True) == "running"
+
+
+def test_trial_that_fails_behind_a_rung_counts_towards_the_budget(open_tiny: Callable[..., StudyHandle]) -> None:
+    """As it does when trials are claimed; else a search that has ended would be called stopped."""
+    handle = open_tiny(n_trials=2, pruner={**HALVING["pruner"], "bracket_trials": 2, "n_finish": 1})
+    for accuracy in (0.5, 0.75):
+        play_leg(handle, {"val/accuracy": accuracy})
+    worker = Worker("here:1:a", None)
+    promoted = claim_next(handle, worker, started_at=0.0)
+    assert not isinstance(promoted, str)
+    with handle.store.exclusive():
+        handle.tell(promoted.trial, None, TrialState.FAIL)
+        handle.store.leases.release(promoted.trial.number, promoted.attempt, stalled=False)
+    assert claim_next(handle, worker, started_at=0.0) == "done"
+    now = snapshot(handle)
+    assert [view.state for view in now.trials] == ["pruned", "fail"]
+    assert (now.n_done, state_of(now.trials, 2, is_stopped=False)) == (2, "finished")
 
 
 class Clock:
