@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import ConfigError, DataError
@@ -151,10 +153,22 @@ class ResumeCheckpoint:
     def load_into(self, run: TrainingSetup, trial: TrainingState) -> None:
         """Puts weights, optimizer, schedule, records and best epoch back."""
         run.model.load_state_dict(self.content["model"])
-        run.optimizer.load_state_dict(self.content["optimizer"])
+        load_optimizer(run.optimizer, self.content["optimizer"])
         run.schedule.step_update(self.content["n_updates"])
         trial.records = [EpochRecord(**record) for record in self.content["records"]]
         trial.best_epoch = int(self.content["best_epoch"])
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Puts a state back, in the memory format of the parameters.
+
+    A fused kernel walks through memory and does not look at strides, so a state of another format would be mixed up.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,17 @@ import errno
 import math
 import os
 import shutil
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.loader import DataSource
@@ -20,7 +25,7 @@ from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.weights import read_checkpoint
 from attnsearch.store.layout import TrialLayout
 from attnsearch.training import state
-from attnsearch.training.state import TrainingState
+from attnsearch.training.state import TrainingState, load_optimizer
 from attnsearch.training.trainer import fit
 from attnsearch.types import EpochRecord, Split
 from tests.search.faults import wait_for
@@ -183,6 +188,26 @@ def test_a_broken_newest_falls_back_to_the_one_before(
     assert "resume.2.pt is broken and is passed over" in layout.log.read_text()
     assert list(layout.resumes()) == [3]
     assert_same_weights(folder, finished)
+
+
+@pytest.mark.parametrize(
+    "kind", [partial(torch.optim.Adam, fused=True), partial(torch.optim.SGD, momentum=0.9, fused=True)]
+)
+def test_optimizer_state_takes_the_memory_format_of_the_weights(kind: Callable[..., Optimizer]) -> None:
+    """What a checkpoint holds may have been trained in another one; the next update must be the same."""
+    own, other = (nn.Conv2d(3, 4, 3, bias=False) for _ in range(2))
+    other.load_state_dict(own.state_dict())
+    other.to(memory_format=torch.channels_last)
+    first, second = (kind(model.parameters(), lr=0.5) for model in (own, other))
+    gradient = torch.arange(108.0).reshape(4, 3, 3, 3) - 50
+    for parameter, optimizer in ((own.weight, first), (other.weight, second)):
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step()
+    load_optimizer(second, deepcopy(first.state_dict()))
+    for parameter, optimizer in ((own.weight, first), (other.weight, second)):
+        parameter.grad = torch.empty_like(parameter).copy_(gradient.flip(0))
+        optimizer.step()
+    torch.testing.assert_close(other.weight, own.weight)
 
 
 def test_a_disk_that_does_not_answer_costs_no_epoch(
