@@ -35,7 +35,7 @@ from attnsearch.search.context import ClaimedTrial, Worker
 from attnsearch.search.halving import Bracket, HalvingTrial, Value
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.patience import has_ended_early, is_failing, is_out_of_patience
-from attnsearch.search.samplers import build_sampler
+from attnsearch.search.samplers import sampler_of
 from attnsearch.search.slots import has_slot
 from attnsearch.search.study import ENDED_AT, RETURNED, attributes, constraint_values, derive_seed, take_trial
 from attnsearch.store.leases import HELD, Lease
@@ -67,7 +67,7 @@ def claim_next(handle: StudyHandle, worker: Worker, *, started_at: float) -> Cla
         if chosen == "wait":
             return "done" if has_ended_early(handle.study, config) else "wait"
         number = len(trials) if chosen is None else chosen.number
-        handle.study.sampler = build_sampler(config, seed=derive_seed(config.seed, "sampler", number))
+        handle.study.sampler = sampler_of(config, seed=derive_seed(config.seed, "sampler", number))
         trial = take_trial(handle.study, chosen) if chosen else _new_trial(handle, trials, brackets)
         attempt = handle.store.leases.claim(trial.number, worker.name, duration_s=config.lease_s)
         return _claimed(trial, attempt, brackets)

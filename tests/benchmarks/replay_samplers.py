@@ -7,17 +7,14 @@ surrogate, smoother than a training and never better than the best recorded curv
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from attnsearch.config.load import LoadedStudy, load_study
 from attnsearch.config.study import ChoiceParameter, Parameter
@@ -25,14 +22,13 @@ from attnsearch.search.brackets import (
     BRACKET,
     brackets_of,
     end_paused,
-    is_paused,
     open_brackets,
     pause_at,
     write_promotion,
     write_rung,
 )
 from attnsearch.search.halving import Value
-from attnsearch.search.samplers import build_sampler
+from attnsearch.search.samplers import build_sampler, sampler_of
 from attnsearch.search.space import suggest_settings
 from attnsearch.search.study import derive_seed, take_trial
 from tests.benchmarks.curves import FOLDER, Pool
@@ -77,41 +73,6 @@ def _squared(first: Any, second: Any) -> float:
     return 0.0 if first == second else 1.0
 
 
-class _SeeingStudy:
-    """A study whose paused trials appear as ones that their rung has ended; all else is that of the study itself."""
-
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def _get_trials(
-        self, deepcopy: bool = False, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = [copy.copy(trial) for trial in self._study._get_trials(deepcopy=deepcopy, use_cache=use_cache)]
-        for trial in filter(is_paused, trials):
-            trial.state = TrialState.PRUNED
-        return [trial for trial in trials if states is None or trial.state in states]
-
-
-class _SeeingSampler(BaseSampler):
-    """Another sampler that learns from paused trials too."""
-
-    def __init__(self, sampler: BaseSampler) -> None:
-        self._sampler = sampler
-
-    def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(_SeeingStudy(study), trial)  # type: ignore[arg-type]
-
-    def sample_relative(self, study: Any, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-        return self._sampler.sample_relative(_SeeingStudy(study), trial, search_space)  # type: ignore[arg-type]
-
-    def sample_independent(self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        seen: Any = _SeeingStudy(study)
-        return self._sampler.sample_independent(seen, trial, param_name, param_distribution)
-
-
 class _Search:
     """One search of one worker on the surrogate, with the package's brackets and samplers."""
 
@@ -151,8 +112,8 @@ class _Search:
         if not self._n_left():
             return None
         seed = derive_seed(self._config.seed, "sampler", self._config.n_trials - self._n_left())
-        sampler = build_sampler(self._config, seed=seed)
-        self._study.sampler = _SeeingSampler(sampler) if self._sees_paused else sampler
+        make = sampler_of if self._sees_paused else build_sampler
+        self._study.sampler = make(self._config, seed=seed)
         if self._config.pruner is None:
             trial = take_trial(self._study, None)
         else:

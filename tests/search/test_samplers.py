@@ -1,4 +1,4 @@
-"""Samplers repeat no draw, and do not learn from paused trials."""
+"""Samplers repeat no draw, and learn from paused trials."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from attnsearch.config.study import StudyConfig
+from attnsearch.search import samplers
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.samplers import build_sampler
+from attnsearch.search.samplers import build_sampler, sampler_of
 from attnsearch.search.study import derive_seed
 
 Open = Callable[..., StudyHandle]
@@ -45,27 +46,47 @@ def drawn(study: optuna.Study, config: StudyConfig, n: int = 40) -> float:
     """The mean of what the sampler draws next."""
     values = []
     for seed in range(n):
-        study.sampler = build_sampler(config, seed=seed)
+        study.sampler = sampler_of(config, seed=seed)
         trial = optuna.Trial(study, study._storage.create_new_trial(study._study_id))
         values.append(trial.suggest_float("x", 0.0, 1.0))
         study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
     return sum(values) / n
 
 
-def test_sampler_does_not_learn_from_paused_trials() -> None:
-    """Those that have ended lie around 0.9; as many paused ones at 0.1 change no draw, however good they look."""
+def test_sampler_learns_from_paused_trials() -> None:
+    """Those that have ended are the losers of their rung, around 0.1; the paused ones, around 0.9, are better."""
     config = config_of({"val/accuracy": "maximize"})
-    means = []
-    for n_paused in (0, 12):
-        study = optuna.create_study(direction="maximize")
-        for index in range(12):
-            add(study, 0.9 - 0.005 * index, TrialState.PRUNED, intermediate_values={1: 0.8}, user_attrs=reached(0.8))
-            add(study, 0.3 * index / 12, TrialState.COMPLETE, values=[0.1])
-        for index in range(n_paused):
-            values = {"intermediate_values": {1: 0.99}, "user_attrs": reached(0.99)}
-            add(study, 0.5 + 0.005 * index, TrialState.WAITING, **values)
-        means.append(drawn(study, config))
-    assert means[0] == means[1]
+    study = optuna.create_study(direction="maximize")
+    for index in range(12):
+        add(study, 0.1 + 0.005 * index, TrialState.PRUNED, intermediate_values={1: 0.1}, user_attrs=reached(0.1))
+        add(study, 0.9 - 0.005 * index, TrialState.WAITING, intermediate_values={1: 0.8}, user_attrs=reached(0.8))
+    assert drawn(study, config) > 0.7
+    ignorant = config.model_copy(update={"pruner": None})
+    assert drawn(study, ignorant) < 0.5
+
+
+def test_sampler_learns_from_paused_trials_of_several_objectives() -> None:
+    config = config_of({"val/accuracy": "maximize", "val/sparsity": "minimize"})
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for index in range(12):
+        add(study, 0.1 + 0.005 * index, TrialState.PRUNED, user_attrs=reached(0.1, 0.9))
+        add(study, 0.9 - 0.005 * index, TrialState.WAITING, user_attrs=reached(0.8, 0.2))
+    add(study, 0.85, TrialState.COMPLETE, values=[0.9, 0.1], user_attrs=reached(0.8, 0.2))
+    assert drawn(study, config) > 0.7
+
+
+def test_trials_appear_by_their_place_among_those_that_came_as_far() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    add(study, 0.5, TrialState.WAITING, user_attrs=reached(0.5, 0.5))
+    add(study, 0.5, TrialState.WAITING, user_attrs=reached(0.6, 0.4))
+    add(study, 0.5, TrialState.COMPLETE, values=[0.9, 0.1], user_attrs=reached(0.8, 0.2))
+    add(study, 0.5, TrialState.COMPLETE, values=[0.1, 0.9])
+    add(study, 0.5, TrialState.RUNNING)
+    seen = samplers._RankedStudy(study)._get_trials()
+    assert [trial.state.name for trial in seen] == ["PRUNED", "PRUNED", "COMPLETE", "COMPLETE", "RUNNING"]
+    assert [trial.intermediate_values for trial in seen[:2]] == [{1: 1.0}, {1: 0.0}]
+    assert [trial.values for trial in seen[2:4]] == [[0.0], [1.0]]
+    assert [trial.state.name for trial in study.trials] == ["WAITING", "WAITING", "COMPLETE", "COMPLETE", "RUNNING"]
 
 
 def config_of(objectives: dict[str, str]) -> StudyConfig:
