@@ -5,6 +5,7 @@
     PYTHONPATH=. python tests/benchmarks/replay.py workers
     PYTHONPATH=. python tests/benchmarks/replay.py patience
     PYTHONPATH=. python tests/benchmarks/replay.py samplers --orders 40
+    PYTHONPATH=. python tests/benchmarks/replay.py samplers photos --orders 40 --searches build/halving
 
 A study is 25 settings of a pool in random order, or all of a smaller pool. Loss: the best accuracy of all its
 settings, trained in full, minus that of the best trial that the rule trained to its end, in points. Orders of one pool
@@ -36,7 +37,7 @@ from attnsearch.search.patience import expected_best, next_gain
 from tests.benchmarks.curves import HAS_COSINE, NAMES, Pool, path_of, read_pool
 from tests.benchmarks.replay_plot import Point, plot
 from tests.benchmarks.replay_rules import Halving, Measured, Outcome, Rule, fewer_trials, rules_of, with_patience
-from tests.benchmarks.replay_samplers import print_samplers, random_study
+from tests.benchmarks.replay_samplers import pool_of_searches, print_samplers, random_study
 
 N_TRIALS, N_LONG = 25, 40
 LOST = 0.3
@@ -273,12 +274,16 @@ def main() -> None:
     parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("pools", nargs="*", default=[name for name in NAMES if path_of(name).exists()])
     parser.add_argument("--orders", type=int, default=200, help="of samplers: seeds")
+    parser.add_argument(
+        "--searches", type=Path, help="results of halving.py, whose trials without pruning are the pool"
+    )
     parser.add_argument("--plot", type=Path, help="an SVG file of the rules")
     parser.add_argument("--page", type=Path, help="a page on which the output stands, which is replaced there")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    pools = [read_pool(name) for name in arguments.pools]
+    searches: Path | None = arguments.searches
+    pools = [pool_of_searches(searches, name) if searches else read_pool(name) for name in arguments.pools]
     written = io.StringIO()
     with redirect_stdout(Both(sys.stdout, written)):
         found = COMMANDS[arguments.command](pools, arguments.orders)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from optuna.trial import TrialState
 
 from attnsearch.config.load import LoadedStudy, load_study
 from attnsearch.config.study import ChoiceParameter, Parameter
+from attnsearch.results.reader import load_study as load_study_results
 from attnsearch.search.brackets import (
     BRACKET,
     brackets_of,
@@ -31,7 +33,7 @@ from attnsearch.search.halving import Value
 from attnsearch.search.samplers import build_sampler, sampler_of
 from attnsearch.search.space import suggest_settings
 from attnsearch.search.study import derive_seed, take_trial
-from tests.benchmarks.curves import FOLDER, Pool
+from tests.benchmarks.curves import FOLDER, Curve, Pool
 
 N_NEIGHBOURS = 3
 N_TRIALS = 25
@@ -162,6 +164,25 @@ def random_study(pool: Pool, n_trials: int, seed: int) -> NDArray[np.float64]:
     return np.array(
         [surrogate.curve(suggest_settings(study.ask(), loaded.study.space)) for _ in range(n_trials)], dtype=np.float64
     )
+
+
+def pool_of_searches(results: Path, name: str) -> Pool:
+    """The trials of the searches without pruning that `halving.py` has run, as a pool.
+
+    A sampler has chosen most of them, so that this one knows more of where samplers look. Halves of validation are not
+    measured there: both are the whole, and every rung decides.
+    """
+    curves, measured = [], []
+    for folder in sorted(results.glob(f"*/{name}_none_*")):
+        study = load_study_results(folder)
+        accuracies = study.epochs.pivot(index="trial", columns="epoch", values="val/accuracy")
+        for trial in study.rows.complete:
+            accuracy = accuracies.loc[trial.number].to_numpy(dtype=np.float64)
+            measured.append(np.repeat(accuracy[:, None], 3, axis=1))
+            curves.append(Curve(trial.number, study.settings.seed, trial.params, (0, 0), (), (), trial.seconds))
+    if not curves:
+        raise SystemExit(f"{results} has no search {name} without pruning; run halving.py {name} --pruners none first")
+    return Pool(name, tuple(curves), np.stack(measured))
 
 
 def print_samplers(pools: Sequence[Pool], n_seeds: int) -> None:
