@@ -36,6 +36,7 @@ from attnsearch.cli.report import report
 from attnsearch.cli.retrieval import retrieval
 from attnsearch.cli.search import search
 from attnsearch.cli.show import show
+from attnsearch.cli.status import status
 from attnsearch.cli.train import train
 from attnsearch.cli.validate import validate
 from attnsearch.cli.visualize import visualize
@@ -78,6 +79,7 @@ app.command()(retrieval)
 app.command()(compare)
 app.command("list")(list_all)
 app.command()(show)
+app.command()(status)
 app.command()(validate)
 app.command()(dashboard)
 app.command()(visualize)
