@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from attnsearch.errors import AttnSearchError, DataError, StoreError, TransientStoreError
+from attnsearch.processes import ProcessName
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,8 @@ STALE_AFTER_S = 3600.0
 _MIB = 2**20
 _YOUNG_NS = 10**9
 T = TypeVar("T")
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]+(?:-\d+){3}|\d+)-[0-9a-f]{8}\.tmp(?:-wal|-shm|-journal)?")
+"""Those of version 0.1 have a process id alone."""
 
 
 @contextmanager
@@ -226,10 +228,10 @@ def atomic_write_array(path: Path, array: NDArray[Any], *, check: Check | None =
 def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
     """Removes temporary files, in `folder` and below, that a killed process left behind.
 
-    Those are the files of processes that this machine no longer runs, and old ones of any process.
+    Those are the files of processes that are known to have ended, and old ones of any process.
 
     Args:
-        older_than_s: seconds since the last write; a younger file of a running process may still be written.
+        older_than_s: seconds since the last write; a younger file may still be written, perhaps by another machine.
     Returns:
         What was removed.
     Raises:
@@ -240,24 +242,30 @@ def remove_stale_temporaries(folder: Path, *, older_than_s: float = STALE_AFTER_
 
 
 def remove_stale(paths: Iterable[Path], *, older_than_s: float = STALE_AFTER_S) -> list[Path]:
-    """Removes those of the paths that are temporary files of no running process, as `remove_stale_temporaries`."""
-    oldest = time.time() - older_than_s
+    """Removes those of the paths that are temporary files of ended processes, as `remove_stale_temporaries`."""
     temporary = [path for path in paths if is_temporary(path)]
-    stale = [path for path in temporary if _written(path) <= oldest or not is_running(writer_of(path))]
+    if not temporary:
+        return []
+    oldest = _now_on_disk(temporary[0].parent) - older_than_s
+    stale = [path for path in temporary if _written(path) <= oldest or _has_dead_writer(path)]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
 
 
-def is_running(pid: int) -> bool:
-    """Whether this machine runs a process of this id, of any user."""
+def _has_dead_writer(path: Path) -> bool:
+    writer = writer_of(path)
+    return writer is not None and writer.is_gone
+
+
+def _now_on_disk(folder: Path) -> float:
+    """The time that a file gets which is written now: that of a file server may differ from that of this machine."""
+    probe = temporary_path(folder / "now")
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        discard(probe)
 
 
 def _written(path: Path) -> float:
@@ -308,7 +316,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def temporary_path(path: Path) -> Path:
     """A fresh hidden name beside `path`, so that a rename never crosses file systems."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{ProcessName.of_this_process()}-{secrets.token_hex(4)}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
@@ -316,10 +324,10 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def writer_of(path: Path) -> int:
-    """Id of the process that made this temporary name; 0 for another name."""
+def writer_of(path: Path) -> ProcessName | None:
+    """The process that made this temporary name; None for another name, and for one of version 0.1."""
     match = _TEMPORARY.fullmatch(path.name)
-    return int(match[2]) if match else 0
+    return ProcessName.parse(match[2]) if match else None
 
 
 def meant_name(path: Path) -> str:

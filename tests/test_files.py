@@ -4,7 +4,9 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from attnsearch.files import (
     atomic_write_array,
     explain_os_error,
     free_bytes,
+    is_temporary,
     locked,
     make_folder,
     remove_stale_temporaries,
@@ -28,6 +31,7 @@ from attnsearch.files import (
     stamp_of,
     temporary_path,
 )
+from attnsearch.processes import ProcessName
 
 
 def raising(code: int) -> Callable[..., Any]:
@@ -163,13 +167,29 @@ def test_only_old_temporaries_are_removed(tmp_path: Path) -> None:
 def test_temporaries_of_dead_processes_go_at_once(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    dead = tmp_path / f".a.csv.{ended.pid}-0123abcd.tmp"
-    alive = temporary_path(tmp_path / "b.csv")
-    for path in (dead, alive):
+    own = ProcessName.of_this_process()
+    gone = replace(own, pid=ended.pid)
+    of_others = [
+        temporary_path(tmp_path / "b.csv"),
+        tmp_path / f".of_another_machine.{replace(gone, boot='00000000')}-0123abcd.tmp",
+        tmp_path / f".of_another_container.{replace(gone, namespace=1)}-0123abcd.tmp",
+        tmp_path / f".of_version_0.1.{ended.pid}-0123abcd.tmp",
+    ]
+    dead = [tmp_path / f".a.csv.{gone}-0123abcd.tmp", tmp_path / f".c.csv.{replace(own, start=1)}-0123abcd.tmp-wal"]
+    for path in (*dead, *of_others):
         path.write_text("half")
+    assert all(map(is_temporary, of_others))
 
-    assert remove_stale_temporaries(tmp_path) == [dead]
-    assert alive.exists()
+    assert remove_stale_temporaries(tmp_path) == dead
+    assert all(path.exists() for path in of_others)
+
+
+def test_age_of_a_temporary_is_judged_by_the_clock_of_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes beyond an hour by the clock of this machine, which is wrong."""
+    young = tmp_path / ".a.csv.00000000-1-1-1-0123abcd.tmp"
+    young.write_text("half")
+    monkeypatch.setattr(time, "time", lambda: young.stat().st_mtime + 4200)
+    assert remove_stale_temporaries(tmp_path) == []
 
 
 def test_lock_that_another_holds_is_named_with_the_mend(tmp_path: Path) -> None:

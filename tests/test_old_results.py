@@ -17,12 +17,14 @@ from attnsearch.search.plan import SearchPlan
 from attnsearch.search.trials import read_study
 from attnsearch.search.worker import run_worker
 from attnsearch.store.archive import read_archive
+from attnsearch.store.evaluation_log import log_test_evaluation, read_test_evaluations
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 from attnsearch.store.retention import large_files
-from attnsearch.store.study_files import log_test_evaluation, read_manifest, read_test_evaluations
+from attnsearch.store.study_files import read_manifest
 from attnsearch.store.trial_store import open_trial_records
 from attnsearch.store.urls import default_url
+from attnsearch.testing.stores import MemoryTrialStore
 
 
 @pytest.fixture
@@ -72,14 +74,9 @@ def test_what_is_written_again_replaces_the_file_of_version_0_1(layout: StudyLay
     ]
 
 
-def test_processes_of_both_versions_wait_for_the_same_lock(layout: StudyLayout) -> None:
-    names = (layout.test_evaluations.name, layout.test_evaluations_lock.name)
-    assert names == ("test_looks.csv", "test_looks.lock")
-    new = layout.shared.study("new")
-    assert (new.test_evaluations.name, new.test_evaluations_lock.name) == (
-        "test_evaluations.csv",
-        "test_evaluations.lock",
-    )
+def test_the_table_of_test_evaluations_keeps_its_name(layout: StudyLayout) -> None:
+    assert layout.test_evaluations.name == "test_looks.csv"
+    assert layout.shared.study("new").test_evaluations.name == "test_evaluations.csv"
 
 
 def test_files_of_a_trial(layout: StudyLayout) -> None:
@@ -108,7 +105,7 @@ def test_published_files_and_test_evaluations(layout: StudyLayout) -> None:
     assert manifest is not None
     assert all((layout.experiment_dir / name).exists() for name in manifest["files"])
     before = read_test_evaluations(layout)
-    log_test_evaluation(layout, 0, 2, "test")
+    log_test_evaluation(MemoryTrialStore(), layout, 0, 2, "test")
     assert [(line.trial, line.epoch) for line in read_test_evaluations(layout)] == [(1, 2), (0, 2)]
     assert read_test_evaluations(layout)[:1] == before
 
@@ -126,7 +123,7 @@ def test_search_continues_a_stopped_trial(layout: StudyLayout, monkeypatch: pyte
     stored = load_stored_study(layout.study_yaml)
     plan = SearchPlan.check(stored, layout.root)
     handle = plan.open()
-    run_worker(handle, Worker("here:1:a", None), plan.open_data(), started_at=0.0)
+    run_worker(handle, Worker("here:1:a", None), plan.open_data())
     trial = handle.trials()[2]
     assert trial.state.name == "COMPLETE"
     assert trial.user_attrs["epochs_run"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -29,6 +30,23 @@ def parse_workers(text: str) -> int:
         message = f"must be a whole number of at least 1 and at most {MAX_WORKERS}"
         raise ConfigError(f"--workers {message}, got {text[:80]!r}")
     return int(text)
+
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s?)?")
+_SECONDS = (86_400, 3600, 60, 1)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, from text such as `90`, `45m` or `3h50m`.
+
+    Raises:
+        ConfigError: another form, or no time at all.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    seconds = sum(int(part or 0) * unit for part, unit in zip(found.groups(), _SECONDS, strict=True)) if found else 0
+    if not seconds:
+        raise ConfigError(f"a time is written as 3h50m, 45m or 90s, got {text[:80]!r}")
+    return float(seconds)
 
 
 Overrides = Annotated[

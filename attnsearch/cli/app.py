@@ -69,7 +69,7 @@ def _options(
 app.command()(search)
 app.command()(confirm)
 app.command()(train)
-app.command(hidden=True)(worker)
+app.command()(worker)
 app.command()(evaluate)
 app.command()(faithfulness)
 app.command()(leakage)
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `attnsearch`; None takes those of the process.
     Returns:
-        0 done, 1 failed or environment, 2 what the user wrote, 130 interrupted.
+        0 done, 1 failed or environment, 2 what the user wrote, 75 a worker has more to do, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +14,9 @@ from attnsearch.cli._console import StopRequest, print_json, print_line, signals
 from attnsearch.cli._ending import outcome_values, summary_lines
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
 from attnsearch.errors import DONE, INTERRUPTED
+
+if TYPE_CHECKING:
+    from attnsearch.config.load import LoadedStudy
 
 
 def search(
@@ -22,6 +27,12 @@ def search(
     results: Results = RESULTS,
     storage: Storage = None,
     plugins: Plugins = None,
+    create_only: Annotated[
+        bool, typer.Option("--create-only", help="Check and create the study; `attnsearch worker` runs its trials.")
+    ] = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="Take part in a search that another machine has begun in this folder.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Search the hyperparameters of a study; started again, it continues where it stopped."""
@@ -29,7 +40,13 @@ def search(
 
     loaded = load_study(study, profile=profile, overrides=overrides or (), plugins=plugins or ())
     loaded = with_storage(loaded, storage, overrides or ())
+    if create_only:
+        return _create(loaded, results, as_json=as_json)
+    return _run(loaded, as_json=as_json, root=results, n_workers=workers, join=join)
 
+
+def _run(loaded: LoadedStudy, *, as_json: bool, **settings: Any) -> int:
+    """Searches with the settings of `run_and_confirm`, and says how it ended."""
     from attnsearch.cli._progress import watching
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.confirm import run_and_confirm  # imports torch
@@ -37,8 +54,7 @@ def search(
     started = time.monotonic()
     stop = StopRequest("stopping: running trials return to the queue; once more ends at once")
     with signals_to(stop.take), watching() as watcher:
-        settings: dict[str, Any] = {"n_workers": workers, "should_stop": stop.is_asked, "tick": watcher}
-        ended = run_and_confirm(loaded, root=results, is_fresh=True, **settings)
+        ended = run_and_confirm(loaded, is_fresh=True, should_stop=stop.is_asked, tick=watcher, **settings)
         watcher.refresh()
     reader = read_study(ended.plan.layout.study_dir, storage=loaded.study.storage)
     times = {"seconds": time.monotonic() - started, "processor_seconds": processor_seconds()}
@@ -47,6 +63,22 @@ def search(
     else:
         print_line("\n".join(summary_lines(reader, ended, times)))
     return INTERRUPTED if ended.outcome == "interrupted" else DONE
+
+
+def _create(loaded: LoadedStudy, results: Path, *, as_json: bool) -> int:
+    """Begins a study without running a trial, and says how its workers are started."""
+    from attnsearch.search.run import create_study_only  # imports torch
+    from attnsearch.store.urls import default_url, redact
+
+    plan = create_study_only(loaded, root=results)
+    layout, url = plan.layout, redact(plan.url)
+    option = "" if plan.url == default_url(layout) else f" --storage {shlex.quote(url)}"
+    command = f"attnsearch worker {shlex.quote(str(layout.study_dir))}{option}"
+    if as_json:
+        print_json({"study": layout.study, "folder": layout.study_dir, "storage": url, "worker": command})
+    else:
+        print_line(f"study {layout.study} is ready for workers on any machine that sees this folder:\n  {command}")
+    return DONE
 
 
 def processor_seconds() -> float:

@@ -1,27 +1,52 @@
-"""The command that a search starts: one of its workers."""
+"""The command that runs trials of a study: started by a search, by a cluster, or by hand."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attnsearch.cli._console import print_line
+from attnsearch.cli._console import print_line, report_error
+from attnsearch.cli._options import RESULTS, Overrides, Plugins, Results, Storage, parse_duration
 
 
 def worker(
-    study_yaml: Annotated[Path, typer.Argument(help="The study.yaml of the study's folder.")],
-    parent: Annotated[int, typer.Option("--parent", help="Process id of the search.")],
-    started_at: Annotated[float, typer.Option("--started-at", help="Start of the search, UTC seconds since 1970.")],
+    study: Annotated[str, typer.Argument(help="A study that was begun: NAME, EXPERIMENT/NAME or its folder.")],
+    overrides: Overrides = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End where only other workers have trials left, instead of waiting.")
+    ] = False,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            "--stop-after",
+            metavar="TIME",
+            parser=parse_duration,
+            show_default=False,
+            help="Return the trial to the queue after this time, such as 3h50m, and end with 75.",
+        ),
+    ] = None,
+    results: Results = RESULTS,
+    storage: Storage = None,
+    plugins: Plugins = None,
+    parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> int:
-    """Run trials for a search, which starts this command by itself.
+    """Run trials of a study that was begun, beside other workers on this and on other machines.
 
-    What it prints, the error that ended it, is what the search then reports: nobody reads its output before the end.
+    Of the settings only data.root and those of runtime may be given. What a worker of a search prints, the error that
+    ended it, is what the search then reports: nobody reads its output before the end.
     """
+    from attnsearch.results.reader import find_study
+
+    study_yaml = find_study(study, results).layout.study_yaml
+
+    from attnsearch.search.launchers import WorkerOrders
     from attnsearch.search.launchers.process import run_process  # imports torch
 
-    code, error = run_process(study_yaml, parent, started_at)
+    orders = WorkerOrders(study_yaml, tuple(overrides or ()), storage, parent, until_idle, stop_after)
+    code, error = run_process(orders)
+    if parent is None and error:
+        return report_error(error, code)
     if error:
         print_line(error)
     return code

@@ -252,6 +252,17 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
     return DataTables(listing.root, train.class_names, train, val, test if len(test) else None, val_hash)
 
 
+def tables_digest(tables: DataTables) -> str:
+    """SHA-256 of the ids and labels of all splits: the same wherever the data set lies."""
+    known = [table for table in (tables.train, tables.val, tables.test) if table is not None]
+    lines = [
+        f"{table.split}\t{label}\t{image_id}"
+        for table in known
+        for image_id, label in zip(table.image_ids, table.labels.tolist(), strict=True)
+    ]
+    return hash_text("\n".join(sorted(lines)))
+
+
 def _with_validation(listing: Listing, cfg: DataSettings) -> tuple[ListedImage, ...]:
     """The images, with a val split: images of each class, or whole identities with queries among their images.
 

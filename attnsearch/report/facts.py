@@ -18,9 +18,9 @@ from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.archive import read_rankings
+from attnsearch.store.evaluation_log import read_test_evaluations
 from attnsearch.store.image_scores import ScoreTable, has_scores
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.study_files import read_test_evaluations
 from attnsearch.types import SPLITS, AttentionArchive, Retrieval, Split
 
 if TYPE_CHECKING:

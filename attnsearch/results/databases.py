@@ -32,9 +32,10 @@ from attnsearch.search.trials import (
 )
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import best_epochs_in, read_csv
+from attnsearch.store.file_records import check_recorded
 from attnsearch.store.image_scores import has_scores, read_scores, scores_frame
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
-from attnsearch.store.trial_store import TrialRecords, check_recorded, open_trial_records
+from attnsearch.store.trial_store import TrialRecords, open_trial_records
 from attnsearch.store.urls import connection_url, redact, sqlite_path, url_named
 from attnsearch.types import BestEpochs
 
@@ -310,8 +311,7 @@ class DashboardStorage:
     """
 
     def __init__(self, storage: BaseStorage, experiment: ExperimentLayout) -> None:
-        self._storage = storage
-        self._experiment = experiment
+        self._storage, self._experiment = storage, experiment
         self._notes: FileCache[str] = FileCache(4096)
 
     def __getattr__(self, name: str) -> Any:

@@ -15,10 +15,17 @@ from attnsearch.data.built_folders import list_caches
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.errors import AttnSearchError
 from attnsearch.files import FileCache, lies_in, stamp_of
-from attnsearch.results.databases import StudyDatabases
+from attnsearch.results.databases import StudyDatabases, is_plain_run
 from attnsearch.search.trials import StudyRows
+from attnsearch.store.evaluation_log import (
+    log_test_evaluation,
+    new_evaluation,
+    read_test_evaluations,
+    write_evaluations,
+)
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.types import AttentionArchive
 
 if TYPE_CHECKING:
@@ -71,6 +78,18 @@ class SharedReads:
     scores: FileCache[ScoreTable] = field(default_factory=lambda: FileCache(64))
     has_maps: FileCache[bool] = field(default_factory=lambda: FileCache(100_000))
     score_summaries: FileCache[dict[str, float]] = field(default_factory=lambda: FileCache(10_000))
+
+    def log_test_evaluation(self, layout: StudyLayout, number: int, epoch: int) -> None:
+        """Counts an evaluation of a trial on the test split: the one time that a reader writes.
+
+        Raises:
+            StoreError: the database or the disk refuses.
+        """
+        if is_plain_run(layout):
+            write_evaluations(layout, [*read_test_evaluations(layout), new_evaluation(number, epoch, "test")])
+            return
+        with opened_trial_store(self.databases.url(layout), self.databases.rows(layout).uuid, layout) as store:
+            log_test_evaluation(store, layout, number, epoch, "test")
 
 
 def copy_of(layout: StudyLayout, image_id: str) -> Path | None:

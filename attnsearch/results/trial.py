@@ -25,7 +25,6 @@ from attnsearch.store.archive import has_archive, read_archive, read_rankings
 from attnsearch.store.epochs import read_csv, read_split_scores
 from attnsearch.store.image_scores import ScoreTable, best_scores, has_scores, read_scores
 from attnsearch.store.layout import ArchivePaths, PublishedLayout, TrialLayout
-from attnsearch.store.study_files import log_test_evaluation
 from attnsearch.types import SPLITS, AttentionArchive, Retrieval, Split
 
 if TYPE_CHECKING:
@@ -358,12 +357,8 @@ class TrialReader:
         return load_model(self.checkpoint, device=device, on_test=self.log_test_evaluation)
 
     def log_test_evaluation(self, epoch: int) -> None:
-        """Writes a line to the study's list of test evaluations: the one exception of a reader.
-
-        Raises:
-            StoreError: the disk refuses.
-        """
-        log_test_evaluation(self.study.layout, self.number, epoch, "test")
+        """Counts an evaluation on the test split, see `SharedReads.log_test_evaluation`."""
+        self.study.shared.log_test_evaluation(self.study.layout, self.number, epoch)
 
     def evaluate(self, split: Split = "val") -> dict[str, float]:
         """`split/metric` -> value of the best checkpoint on one split of its data set; imports torch.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -265,10 +264,14 @@ def write_promotion(trial: optuna.Trial) -> None:
     trial.set_user_attr(PAUSED, False)
 
 
-def end_paused(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Ends a paused trial as Optuna would one that its pruner ends. Needs the lock of the study."""
+def end_paused(study: optuna.Study, trial: FrozenTrial, *, at: float) -> None:
+    """Ends a paused trial as Optuna would one that its pruner ends. Needs the lock of the study.
+
+    Args:
+        at: now, UTC seconds since 1970 by the clock of the store.
+    """
     storage = study._storage
-    storage.set_trial_user_attr(trial._trial_id, ENDED_AT, time.time())
+    storage.set_trial_user_attr(trial._trial_id, ENDED_AT, at)
     storage.set_trial_user_attr(trial._trial_id, PAUSED, False)
     last = max(trial.intermediate_values, default=None)
     values = None if last is None else [trial.intermediate_values[last]]

@@ -37,7 +37,7 @@ Run = Callable[[LoadedStudy], SearchOutcome]
 
 
 def run_and_confirm(
-    loaded: LoadedStudy, *, n_workers: int | None = None, is_fresh: bool = False, **settings: Any
+    loaded: LoadedStudy, *, n_workers: int | None = None, is_fresh: bool = False, join: bool = False, **settings: Any
 ) -> SearchOutcome:
     """A search, and the confirmation that its settings ask for, once it has ended and its best trial is published.
 
@@ -46,6 +46,7 @@ def run_and_confirm(
     Args:
         n_workers: as for `run_study`.
         is_fresh: whether this process has done nothing but import, so that workers can be copies of it.
+        join: as for `run_study`; the machine that began the study confirms it.
         settings: others of `run_study`.
     """
 
@@ -53,9 +54,9 @@ def run_and_confirm(
         return run_study(study, n_workers=n_workers, **settings)
 
     with standing_by(loaded, n_workers) if is_fresh else nullcontext():
-        ended = run(loaded)
+        ended = run_study(loaded, n_workers=n_workers, join=join, **settings)
     asked = loaded.study.confirm
-    if asked is None or ended.outcome != "finished":
+    if asked is None or join or ended.outcome != "finished":
         return ended
     return replace(ended, outcome=confirm_study(ended.plan.loaded, ended.plan.layout, asked, run).outcome)
 

@@ -18,7 +18,7 @@ from attnsearch.errors import StoreError
 from attnsearch.files import make_folder
 from attnsearch.search.history import freeze_bounds
 from attnsearch.search.storage import RepeatingStorage
-from attnsearch.search.study import UUID, create_study, open_optuna_study
+from attnsearch.search.study import STARTED_AT, UUID, create_study, open_optuna_study
 from attnsearch.store.creation import create_database
 from attnsearch.store.database import Connections, connect_writer
 from attnsearch.store.inspection import inspect_database
@@ -42,7 +42,8 @@ def only_runner(layout: StudyLayout) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StoreError(
-            f"{layout.study_dir}: another process runs this study; wait for it, stop it, or choose another name="
+            f"{layout.study_dir}: another process runs this study; wait for it, stop it, take part in it with --join, "
+            "or choose another name="
         ) from None
     try:
         yield
@@ -105,6 +106,11 @@ class StudyHandle:
     database: Database
     study: optuna.Study
     store: TrialStore
+
+    @property
+    def started_at(self) -> float:
+        """When a person last started the study, by the clock of its store; failures before that do not count."""
+        return float(self.study.user_attrs.get(STARTED_AT, 0.0))
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Trials in some states, all where none is named."""

@@ -21,10 +21,10 @@ from attnsearch.files import disk_errors, make_folder
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.archive import read_archive
 from attnsearch.store.epochs import read_csv
+from attnsearch.store.file_records import describe_file
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.retrieval import n_explained
-from attnsearch.store.trial_store import describe_file
 from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from attnsearch.files import make_folder
 from attnsearch.search.handle import StudyHandle, create_handle, open_handle
 from attnsearch.search.space import check_models, extreme_experiments, extreme_settings, needed_cache_px, warnings_of
 from attnsearch.search.study import (
+    changes,
     check_unchanged,
     describe_difference,
     study_identity,
@@ -35,6 +37,8 @@ from attnsearch.store.urls import redact, url_named
 from attnsearch.training.setup import check_start
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
+MACHINE_SETTINGS = ("data.root=", "runtime.")
+"""How settings begin in which the machines of a study may differ."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,26 @@ class SearchPlan:
         return plan
 
     @classmethod
-    def reopen(cls, study_yaml: Path, *, storage: str | None) -> SearchPlan:
-        """The plan of a search that runs, from its study.yaml, as a worker needs it: nothing is checked or built again.
+    def reopen(cls, study_yaml: Path, *, storage: str | None, overrides: Sequence[str] = ()) -> SearchPlan:
+        """The plan of a study that was begun, from its study.yaml, for a worker: nothing is checked or built again.
 
         Args:
-            storage: the database as it was given; None is the experiment's own file.
+            storage: the database as it was given; None is the one that the study names, else the experiment's own file.
+            overrides: `key=value` settings of this machine.
         Raises:
-            ConfigError, DataError: the file or the data set cannot be used.
+            ConfigError: the file cannot be used, or a setting is not one of the machine.
+            DataError: the data set cannot be used.
         """
-        loaded = load_study(str(study_yaml))
+        others = [text for text in overrides if not text.startswith(MACHINE_SETTINGS)]
+        if others:
+            raise ConfigError(
+                f"{others[0]}: all workers of a study share its settings; only data.root and those of runtime may "
+                "differ between machines"
+            )
+        loaded = load_study(str(study_yaml), overrides=overrides)
         layout = layout_of(loaded, study_yaml.absolute().parents[2])
-        return cls._of(loaded, build_tables(loaded.experiment.data), layout, url_named(storage, layout))
+        named = loaded.study.storage if storage is None else storage
+        return cls._of(loaded, build_tables(loaded.experiment.data), layout, url_named(named or None, layout))
 
     @classmethod
     def _of(cls, loaded: LoadedStudy, tables: DataTables, layout: StudyLayout, url: str) -> SearchPlan:
@@ -128,7 +141,7 @@ class SearchPlan:
         return create_handle(self.loaded, self.layout, self.url, self.identity)
 
     def join(self) -> StudyHandle:
-        """The study that another process has opened, for one of its workers; nothing is made.
+        """The study that another process has begun, for one of its workers; nothing is made.
 
         Raises:
             ConfigError: it exists with other settings.
@@ -137,6 +150,21 @@ class SearchPlan:
         handle = open_handle(self.loaded, self.layout, self.url)
         check_unchanged(handle.study, self.identity)
         return handle
+
+    def machine_overrides(self) -> tuple[str, ...]:
+        """The `key=value` settings in which this machine differs from the one that began the study.
+
+        Raises:
+            ConfigError: it was not begun, or another setting differs; the difference is printed.
+        """
+        path = self.layout.study_yaml
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist: no study was begun there; leave --join out, or check --results")
+        before, now = (_plain_settings(loaded) for loaded in (load_study(str(path)), self.loaded))
+        found = {f"{key}={json.dumps(new)}": key for key, _, new in changes(before, now)}
+        if any(not text.startswith(MACHINE_SETTINGS) for text in found):
+            raise ConfigError(describe_difference(f"{path}: this study was begun with other settings", before, now))
+        return tuple(found)
 
     def _check_stored(self, storage: BaseStorage | None) -> None:
         """Compares the plan with what its database and its folder hold already."""
@@ -158,6 +186,12 @@ class SearchPlan:
         if stored.digest() != self.experiment.digest():
             head = f"{config}: this training was started with other settings"
             raise ConfigError(describe_difference(head, stored.identity(), self.experiment.identity()))
+
+
+def _plain_settings(loaded: LoadedStudy) -> dict[str, Any]:
+    """All settings but those of how a study is run, as plain values."""
+    study = loaded.study.model_dump(mode="json", exclude={"base", "overrides", "storage", "n_workers"})
+    return {**loaded.experiment.model_dump(mode="json"), "study": study}
 
 
 def layout_of(loaded: LoadedStudy, root: Path) -> StudyLayout:

@@ -17,16 +17,17 @@ from attnsearch.config.load import LoadedStudy, starts_from
 from attnsearch.data.loader import DataSource
 from attnsearch.data.thumbnails import write_thumbnails
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.files import atomic_path, atomic_write, disk_errors, make_folder, real_path
+from attnsearch.files import Check, atomic_path, atomic_write, disk_errors, make_folder, real_path
 from attnsearch.search.choice import best_trials
 from attnsearch.search.handle import StudyHandle, open_handle
 from attnsearch.search.trials import best_epoch
 from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
+from attnsearch.store.evaluation_log import EvaluationLog, log_test_evaluation
 from attnsearch.store.image_scores import best_scores, read_scores
 from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
 from attnsearch.store.retention import RemovableFile, large_files
-from attnsearch.store.study_files import MANIFEST_FORMAT, log_test_evaluation, read_manifest
+from attnsearch.store.study_files import MANIFEST_FORMAT, read_manifest
 from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)
@@ -101,18 +102,20 @@ class TrialToPublish:
         return replace(self, target=replace(self.target, directory=folder))
 
 
-def publish_study(handle: StudyHandle, data: DataSource) -> Path | None:
+def publish_study(handle: StudyHandle, data: DataSource, *, check: Check | None = None) -> Path | None:
     """Publishes the best trial, and each Pareto trial of a study with several objectives.
 
     Where the right sets are published already, nothing is evaluated again; else a second publication replaces the
-    first one whole. Each evaluation on the test split, one per published trial, is a line of `test_evaluations.csv`.
+    first one whole. Each evaluation on the test split, one per published trial, is counted in the database.
 
+    Args:
+        check: called before published files are replaced.
     Returns:
         The manifest, or None while no feasible trial is complete, and where trials of another study are repeated:
         nothing is chosen among those.
     """
     chosen = [] if handle.loaded.study.repeats else trials_to_publish(handle)
-    return publish(handle.layout, chosen, data) if chosen else None
+    return publish(handle.layout, chosen, data, log=handle.store, check=check) if chosen else None
 
 
 def trials_to_publish(handle: StudyHandle) -> list[TrialToPublish]:
@@ -130,8 +133,20 @@ def _to_publish(layout: StudyLayout, trial: FrozenTrial, *, is_flat: bool) -> Tr
     return TrialToPublish(number, epoch, layout.trial(number), target)
 
 
-def publish(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> Path:
-    """Makes the published sets of some trials of one study, then replaces those before them; the manifest is last."""
+def publish(
+    layout: StudyLayout,
+    chosen: Sequence[TrialToPublish],
+    data: DataSource,
+    *,
+    log: EvaluationLog,
+    check: Check | None = None,
+) -> Path:
+    """Makes the published sets of some trials of one study, then replaces those before them; the manifest is last.
+
+    Args:
+        log: where evaluations on the test split are counted.
+        check: as `publish_study`.
+    """
     sets = [one.described(layout) for one in chosen]
     if _is_published(layout, sets):
         discard_staged(layout)
@@ -140,8 +155,10 @@ def publish(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSou
     if names is None:
         discard_staged(layout)  # what a publication that was cut off has left there
         make_folder(layout.staging)
-        files = _write_sets(layout, [one.staged(layout) for one in chosen], data)
+        files = _write_sets(layout, [one.staged(layout) for one in chosen], data, log)
         names = finish_staging(layout, sets, files)
+    if check is not None:
+        check()
     return put_in_place(layout, names)
 
 
@@ -153,7 +170,9 @@ def _is_published(layout: StudyLayout, sets: Sequence[dict[str, Any]]) -> bool:
     return all((layout.experiment_dir / name).exists() for name in manifest["files"])
 
 
-def _write_sets(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource) -> list[Path]:
+def _write_sets(
+    layout: StudyLayout, chosen: Sequence[TrialToPublish], data: DataSource, log: EvaluationLog
+) -> list[Path]:
     """The files of all sets; a trial that has two of them is evaluated once, and its second set is a copy."""
     of_trial: dict[int, list[Path]] = {}
     files: list[Path] = []
@@ -161,6 +180,7 @@ def _write_sets(layout: StudyLayout, chosen: Sequence[TrialToPublish], data: Dat
         if one.number in of_trial:
             files += [_copy(path, one.target.directory) for path in of_trial[one.number]]
         else:
+            log_test_evaluation(log, layout, one.number, one.epoch, _split_of(data))
             of_trial[one.number] = publish_trial(layout, one, data)
             files += of_trial[one.number]
     return files
@@ -172,13 +192,17 @@ def _copy(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
+def _split_of(data: DataSource) -> Split:
+    """The split that a trial is published with."""
+    return "val" if data.tables.test is None else "test"
+
+
 def publish_trial(layout: StudyLayout, chosen: TrialToPublish, data: DataSource) -> list[Path]:
     """Writes one published set: scores of each split, maps and index of the test images, small copies of them."""
-    split: Split = "val" if data.tables.test is None else "test"
+    split = _split_of(data)
     if split == "val":
         logger.warning("%s has no test split: the published maps and scores are those of validation", layout.study)
     logger.info("publishing trial %d: %d %s images", chosen.number, len(data.tables.of(split)), split)
-    log_test_evaluation(layout, chosen.number, chosen.epoch, split)
     archive = chosen.target.archive(split)
     with Evaluation.open(chosen.trial.best, data) as evaluation:
         scores = _of_split(evaluation.run(split, archive=archive), f"{split}/") | evaluation.floors(split)

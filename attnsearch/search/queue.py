@@ -1,4 +1,4 @@
-"""The queue of a study: which trial is next, who holds it, and how one returns whose attempt has ended.
+"""The queue of a study: which trial is next, and how one pauses or returns whose worker ends.
 
 Whatever changes the queue does so under `store.exclusive`.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -35,32 +34,31 @@ from attnsearch.search.context import ClaimedTrial, Worker
 from attnsearch.search.halving import Bracket, HalvingTrial, Value
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.patience import has_ended_early, is_failing, is_out_of_patience
+from attnsearch.search.recovery import MAX_STALLED_ATTEMPTS, is_gone, return_trial, take_back_lost
 from attnsearch.search.samplers import sampler_of
 from attnsearch.search.slots import has_slot
-from attnsearch.search.study import ENDED_AT, RETURNED, attributes, constraint_values, derive_seed, take_trial
-from attnsearch.store.leases import HELD, Lease
+from attnsearch.search.study import attributes, constraint_values, derive_seed, take_trial
 from attnsearch.store.servers import repeated
 from attnsearch.types import HALVES, TrialResult
 
 logger = logging.getLogger(__name__)
 
-MAX_STALLED_ATTEMPTS = 3
-KILLED = "the worker was killed; often too little memory: lower train.batch_size or raise train.accumulation"
-
 
 @repeated
-def claim_next(handle: StudyHandle, worker: Worker, *, started_at: float) -> ClaimedTrial | Literal["done", "wait"]:
+def claim_next(handle: StudyHandle, worker: Worker) -> ClaimedTrial | Literal["done", "wait"]:
     """The next trial under a fresh lease; "wait" while running trials may still fill the budget, or wake paused ones.
 
-    With halving, paused trials that are surely not among those that continue end first.
+    Trials of lost workers return to the queue first. With halving, paused trials that are surely not among those that
+    continue end.
     """
     config = handle.loaded.study
     with handle.store.exclusive():
+        take_back_lost(handle, is_gone)
         trials, brackets = _end_decided(handle)
         held = handle.store.leases.held_by(worker.name)
         if held is not None:  # claimed before, but the answer was lost
             return _claimed(optuna.Trial(handle.study, trials[held.number]._trial_id), held.attempt, brackets)
-        if is_spent(trials, config) or is_failing(trials, since=started_at):
+        if is_spent(trials, config) or is_failing(trials, since=handle.started_at):
             return "done"
         has_room = has_slot(handle, worker.name, trials=trials)
         chosen = _choose(handle, trials, brackets) if has_room else "wait"
@@ -87,6 +85,11 @@ def is_over(handle: StudyHandle) -> bool:
     return is_spent(handle.trials(), config) or has_ended_early(handle.study, config)
 
 
+def has_failed(handle: StudyHandle) -> bool:
+    """Whether trials failed one after the other since a person last started the study."""
+    return is_failing(handle.trials(), since=handle.started_at)
+
+
 def _end_decided(handle: StudyHandle) -> tuple[list[FrozenTrial], list[Bracket]]:
     """All trials and brackets, once the paused ones that cannot continue have ended, without their checkpoints."""
     trials = handle.trials()
@@ -95,7 +98,7 @@ def _end_decided(handle: StudyHandle) -> tuple[list[FrozenTrial], list[Bracket]]
     if not numbers:
         return trials, brackets
     for number in numbers:
-        end_paused(handle.study, trials[number])
+        end_paused(handle.study, trials[number], at=handle.store.now())
     handle.remove_resumes(numbers)
     trials = handle.trials()
     return trials, _brackets(handle, trials)
@@ -178,7 +181,7 @@ def pause_trial(handle: StudyHandle, claim: ClaimedTrial, reached: TrialResult) 
     config, trial, leases = handle.loaded.study, claim.trial, handle.store.leases
     with handle.store.exclusive():
         leases.check(trial.number, claim.attempt)
-        for key, value in attributes(handle.layout, trial.number, reached).items():
+        for key, value in attributes(handle.layout, trial.number, reached, at=handle.store.now()).items():
             trial.set_user_attr(key, value)
         write_rung(trial, reached.epochs_run, _value_of(config, reached.metrics))
         handle.return_to_waiting(trial)
@@ -209,70 +212,3 @@ def return_to_queue(handle: StudyHandle, claim: ClaimedTrial, *, error: AttnSear
             logger.info("trial %d returns to the queue", number)
         else:
             return_trial(handle, claim.trial, stalled=stalled, reason=str(error))
-
-
-def return_trial(handle: StudyHandle, trial: FrozenTrial | optuna.Trial, *, stalled: int, reason: str) -> None:
-    """Makes the next claim continue a trial from its last epoch; its lease has ended. Needs `handle.store.exclusive`.
-
-    After three attempts in a row without a new epoch the trial fails, but only if other trials have finished epochs
-    since the first of them: otherwise the cause may be the machine.
-
-    Args:
-        stalled: attempts in a row that finished no new epoch, the last one included.
-        reason: what ended the last attempt, shown with the trial.
-    """
-    storage, elsewhere = handle.database.storage, handle.store.leases.n_epochs(without=trial.number)
-    before = trial.user_attrs.get(RETURNED, {}).get("epochs_elsewhere", elsewhere) if stalled > 1 else elsewhere
-    if stalled >= MAX_STALLED_ATTEMPTS and elsewhere > before:
-        _fail(handle, trial, f"{stalled} attempts in a row finished no epoch: {reason}")
-        return
-    note = {"reason": reason, "attempts": stalled, "epochs_elsewhere": before}
-    storage.set_trial_user_attr(trial._trial_id, RETURNED, note)
-    handle.return_to_waiting(trial)
-    logger.info("trial %d returns to the queue: %s", trial.number, reason)
-
-
-def _fail(handle: StudyHandle, trial: FrozenTrial | optuna.Trial, error: str) -> None:
-    logger.warning("trial %d failed: %s", trial.number, error)
-    for key, value in {"error": error, ENDED_AT: time.time()}.items():
-        handle.database.storage.set_trial_user_attr(trial._trial_id, key, value)
-    handle.study.tell(trial.number, state=TrialState.FAIL)
-
-
-@repeated
-def reclaim_lost_trials(handle: StudyHandle, *, is_dead: Callable[[str], bool]) -> list[int]:
-    """Takes back every running trial that no living worker holds.
-
-    Args:
-        is_dead: whether the process behind a worker's name is known to be gone; its leases need not run out.
-
-    Returns:
-        Numbers of the trials that were taken back.
-    """
-    with handle.store.exclusive():
-        seen = [(trial, handle.store.leases.of_trial(trial.number)) for trial in handle.trials(TrialState.RUNNING)]
-        return [
-            trial.number
-            for trial, lease in seen
-            if _is_lost(handle, lease, is_dead) and _take_back(handle, trial, lease)
-        ]
-
-
-def _is_lost(handle: StudyHandle, lease: Lease | None, is_dead: Callable[[str], bool]) -> bool:
-    """Whether no living worker holds the trial; ask and claim share a lock, so one without a lease died in between.
-
-    While the server was away nobody could renew a lease, so that one that ran out then may still be alive.
-    """
-    if lease is None or lease.state != HELD or is_dead(lease.worker):
-        return True
-    return lease.expires_at < handle.store.now() and not handle.store.was_away_within(handle.loaded.study.lease_s)
-
-
-def _take_back(handle: StudyHandle, trial: FrozenTrial, seen: Lease | None) -> bool:
-    """Whether it was still the attempt that was seen; the lock does not reach a search on another machine."""
-    try:
-        stalled = handle.store.leases.take_back(trial.number, seen.attempt if seen is not None else None)
-    except LeaseLost:
-        return False
-    return_trial(handle, trial, stalled=stalled, reason=KILLED)
-    return True

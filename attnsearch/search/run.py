@@ -6,27 +6,24 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from optuna.trial import TrialState
-
 from attnsearch.config.load import LoadedStudy
-from attnsearch.errors import SearchStopped, StoreError, TrialInterrupted
-from attnsearch.files import atomic_write, remove_stale_temporaries
+from attnsearch.data.loader import DataSource
+from attnsearch.errors import StoreError, TrialInterrupted
+from attnsearch.files import remove_stale_temporaries
+from attnsearch.search.conclusion import conclude, explain_end
 from attnsearch.search.handle import StudyHandle, only_runner
 from attnsearch.search.launchers import Launcher
 from attnsearch.search.launchers.local import launcher_of
 from attnsearch.search.launchers.local import standing_by as standing_by
-from attnsearch.search.patience import N_FAILED_TO_STOP, is_failing
-from attnsearch.search.plan import SearchPlan, study_file
-from attnsearch.search.publish import publish_study, removable
-from attnsearch.search.queue import is_over, reclaim_lost_trials
-from attnsearch.search.racing import race
+from attnsearch.search.launchers.process import worker_name
+from attnsearch.search.membership import begin_study, join_study
+from attnsearch.search.plan import SearchPlan
+from attnsearch.search.queue import is_over
+from attnsearch.search.recovery import reclaim_lost_trials
 from attnsearch.store.database import checkpoint_wal
-from attnsearch.store.retention import remove
-from attnsearch.store.study_files import write_classes
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ def run_study(
     n_workers: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     tick: Tick = lambda _handle: None,
-    progress: bool = False,
+    join: bool = False,
 ) -> SearchOutcome:
     """A whole search: checks, trials, a race of the best ones, publication of one, and retention if it is automatic.
 
@@ -61,36 +58,59 @@ def run_study(
         n_workers: processes; 0 runs the trials in this process, None means as the study says.
         should_stop: asked several times a second; once true, running trials return to the queue.
         tick: called as often, to show progress.
+        join: whether this machine takes part in a study that another one has begun.
 
     Raises:
         AttnSearchError: what stopped the study.
     """
+    plan, data = checked(loaded, root)
+    if join:
+        overrides, handle = plan.machine_overrides(), join_study(plan)
+        launcher = launcher_of(handle, data, n_workers, overrides=overrides)
+        return run_to_end(plan, handle, data, launcher, should_stop=should_stop, tick=tick)
+    with only_runner(plan.layout):
+        handle = begin_study(plan)
+        launcher = launcher_of(handle, data, n_workers)
+        return run_to_end(plan, handle, data, launcher, should_stop=should_stop, tick=tick)
+
+
+def create_study_only(loaded: LoadedStudy, *, root: Path) -> SearchPlan:
+    """Checks and begins a study without running a trial, for workers that are started one by one.
+
+    Raises:
+        AttnSearchError: a check of the start.
+    """
+    plan, _ = checked(loaded, root)
+    begin_study(plan).database.close()
+    return plan
+
+
+def checked(loaded: LoadedStudy, root: Path) -> tuple[SearchPlan, DataSource]:
+    """The plan of a study after all checks of a start, and its data."""
     plan = SearchPlan.check(loaded, root)
     for warning in plan.warnings:
         logger.warning(warning)
-    data = plan.open_data(progress=progress)
-    handle = plan.open()
-    with only_runner(plan.layout):
-        atomic_write(plan.layout.study_yaml, study_file(plan.loaded))
-        write_classes(plan.layout.classes_csv, plan.tables.class_names)
-        remove_stale_temporaries(plan.layout.study_dir)
-        launcher = launcher_of(handle, data, n_workers)
-        outcome = supervise(handle, launcher, should_stop=should_stop, tick=tick)
-        if outcome == "interrupted":
-            return SearchOutcome(plan, outcome, None)
-        try:
-            race(handle, data, check=partial(_raise_if, should_stop))
-        except TrialInterrupted:
-            return SearchOutcome(plan, "interrupted", None)
-        manifest = publish_study(handle, data)
-        if plan.study.retention.automatic:
-            remove(removable(handle))
-        return SearchOutcome(plan, outcome, manifest)
+    return plan, plan.open_data()
 
 
-def _raise_if(should_stop: Callable[[], bool]) -> None:
-    if should_stop():
-        raise TrialInterrupted
+def run_to_end(
+    plan: SearchPlan,
+    handle: StudyHandle,
+    data: DataSource,
+    launcher: Launcher,
+    *,
+    should_stop: Callable[[], bool],
+    tick: Tick,
+) -> SearchOutcome:
+    """The trials of a study that was opened, then what ends it."""
+    remove_stale_temporaries(plan.layout.study_dir)
+    outcome = supervise(handle, launcher, should_stop=should_stop, tick=tick)
+    if outcome == "interrupted":
+        return SearchOutcome(plan, outcome, None)
+    try:
+        return SearchOutcome(plan, outcome, conclude(handle, data, holder=worker_name(), should_stop=should_stop))
+    except TrialInterrupted:
+        return SearchOutcome(plan, "interrupted", None)
 
 
 def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[[], bool], tick: Tick) -> Outcome:
@@ -104,21 +124,20 @@ def supervise(handle: StudyHandle, launcher: Launcher, *, should_stop: Callable[
     reclaim_lost_trials(handle, is_dead=launcher.is_dead)
     if is_over(handle):
         return "finished"
-    started_at = time.time()
-    deadline = started_at + (handle.loaded.study.time_limit_s or float("inf"))
+    deadline = time.monotonic() + (handle.loaded.study.time_limit_s or float("inf"))
     try:
-        launcher.start(started_at)
+        launcher.start()
         # Asks first: a signal to the whole group has ended the workers too, and they are not to be replaced then.
-        while not should_stop() and time.time() < deadline and launcher.is_working():
+        while not should_stop() and time.monotonic() < deadline and launcher.is_working():
             tick(handle)
             time.sleep(TICK_S)
         if should_stop():
             return "interrupted"
         if is_over(handle):
             return "finished"
-        if time.time() >= deadline:
+        if time.monotonic() >= deadline:
             return "time_limit"
-        raise _explain_end(handle, started_at)
+        raise explain_end(handle)
     finally:
         launcher.stop()
         _tidy(handle, launcher)
@@ -133,17 +152,3 @@ def _tidy(handle: StudyHandle, launcher: Launcher) -> None:
         checkpoint_wal(handle.database.url)
     except StoreError as error:
         logger.warning("the next start cleans up what this one leaves: %s", error)
-
-
-def _explain_end(handle: StudyHandle, started_at: float) -> SearchStopped:
-    """Why all workers have ended though no stop was asked for and trials are left."""
-    study, trials = handle.loaded.study, handle.trials()
-    if is_failing(trials, since=started_at):
-        reasons = [f"trial {t.number}: {t.user_attrs['error']}" for t in trials if t.user_attrs.get("error")]
-        failed = f"{N_FAILED_TO_STOP} trials failed in a row ({'; '.join(reasons[-N_FAILED_TO_STOP:])})"
-        return SearchStopped(f"study {study.name!r} stopped: {failed}")
-    n_ended = len(handle.trials(TrialState.COMPLETE, TrialState.PRUNED))
-    return SearchStopped(
-        f"study {study.name!r} stopped: all workers ended by themselves after {n_ended} of "
-        f"{study.n_trials} trials; see {handle.layout.worker_logs}, then start the search again"
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +33,8 @@ SCORES_KEY = "evaluation.scores"
 OF_TRIAL, REPEAT = "of_trial", "repeat"
 """The hyperparameters of a trial that repeats one of another study: its number, and which repetition it is, from 0."""
 ENDED_AT = "ended_at"
+STARTED_AT = "attnsearch_started_at"
+"""The attribute of a study: when a person last started it, by the clock of its store."""
 STOPPED = "attnsearch_stopped"
 """The attribute of a study that its patience has ended: a `Stop`."""
 RETURNED = "returned"
@@ -306,8 +307,12 @@ def constraint_values(config: StudyConfig, metrics: Mapping[str, float]) -> dict
     return excess
 
 
-def attributes(layout: StudyLayout, number: int, ended: TrialResult) -> dict[str, object]:
-    """The user attributes of a trial that ended: columns of the dashboard's table, without metrics of `HALVES`."""
+def attributes(layout: StudyLayout, number: int, ended: TrialResult, *, at: float) -> dict[str, object]:
+    """The user attributes of a trial that ended: columns of the dashboard's table, without metrics of `HALVES`.
+
+    Args:
+        at: when it ended, UTC seconds since 1970 by the clock of the store.
+    """
     values: dict[str, object] = {
         "best_epoch": ended.best_epoch,
         "epochs_run": ended.epochs_run,
@@ -315,6 +320,6 @@ def attributes(layout: StudyLayout, number: int, ended: TrialResult) -> dict[str
         "images_per_s": round(ended.images_per_s, 1),
         **{key: value for key, value in ended.metrics.items() if math.isfinite(value) and not key.endswith(HALVES)},
         "folder": str(layout.trial(number).directory.relative_to(layout.root)),
-        ENDED_AT: time.time(),
+        ENDED_AT: at,
     }
     return {**values, "error": ended.error} if ended.error else values

@@ -6,6 +6,8 @@ What an error means for the trial and for the study is decided here, in `explain
 from __future__ import annotations
 
 import logging
+import random
+import time
 from contextlib import closing, suppress
 from dataclasses import replace
 
@@ -50,28 +52,50 @@ from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.5
+LONGEST_PAUSE_S, SHORTEST_PAUSE_S, _PART_OF_WAIT = 10.0, 0.5, 0.05
+"""Between two looks of a worker that waits for others; in between a part of the time that it has waited."""
+CLAIM_EVERY_S = 5.0
+"""How long after a claim that found nothing to do the next one follows, though no trial began or ended."""
 
 
-def run_worker(handle: StudyHandle, worker: Worker, data: DataSource, *, started_at: float) -> None:
+def run_worker(handle: StudyHandle, worker: Worker, data: DataSource, *, until_idle: bool = False) -> None:
     """Runs trials until the budget is spent, the study is failing, or a stop is asked for.
 
     Args:
         data: opened from the study's experiment; a trial that needs another one opens its own.
-        started_at: UTC seconds since 1970; failures before it do not count towards "three in a row".
+        until_idle: whether it ends as soon as it would have to wait for the trials of other workers.
 
     Raises:
         AttnSearchError: an error that is not the setting's; the trial is returned first. A `TransientError` may pass,
             and another worker may continue; after any other the study cannot.
     """
+    idle_since: float | None = None
     while not worker.stop.is_set() and not worker.is_orphan():
-        claim = claim_next(handle, worker, started_at=started_at)
-        if claim == "done":
+        claim = claim_next(handle, worker)
+        if claim == "done" or (claim == "wait" and until_idle):
             return
         if claim == "wait":
-            worker.stop.wait(POLL_S)
+            idle_since = idle_since or time.monotonic()
+            wait_for_others(handle, worker, idle_since=idle_since)
         else:
+            idle_since = None
             run_claim(handle, worker, claim, data)
+
+
+def wait_for_others(handle: StudyHandle, worker: Worker, *, idle_since: float) -> None:
+    """Returns once another worker has begun or ended a trial, or may be lost, or this one was asked to stop.
+
+    It looks without the lock of the study, and the less often the longer it has waited.
+
+    Args:
+        idle_since: when this worker had nothing to do any more, in seconds of `time.monotonic`.
+    """
+    claimed_at, seen = time.monotonic(), handle.store.leases.n_changes()
+    while not worker.stop.is_set() and not worker.is_orphan():
+        pause_s = _PART_OF_WAIT * (time.monotonic() - idle_since)
+        worker.stop.wait(min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, pause_s)) * random.uniform(0.8, 1.2))
+        if time.monotonic() - claimed_at > CLAIM_EVERY_S or handle.store.leases.n_changes() != seen:
+            return
 
 
 def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> None:
@@ -148,7 +172,7 @@ def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
     with handle.store.exclusive():
         if not handle.is_finished(trial):  # else it was told already, and only the answer was lost
             handle.store.leases.check(trial.number, claim.attempt)
-            for key, value in attributes(handle.layout, trial.number, ended).items():
+            for key, value in attributes(handle.layout, trial.number, ended, at=handle.store.now()).items():
                 trial.set_user_attr(key, value)
             if ended.state == "complete":
                 for name, excess in constraint_values(config, ended.metrics).items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, ExceptionContext, NullPool, create_engine, event
+from sqlalchemy import ColumnElement, Connection, Engine, ExceptionContext, NullPool, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import StoreError, TransientStoreError
@@ -19,6 +21,7 @@ from attnsearch.store.servers import (
     Connector,
     connector_of,
     raise_lost_connections,
+    repeated,
     server_errors,
 )
 from attnsearch.store.urls import driver_url, read_only_uri, redact, shown, sqlite_path
@@ -202,6 +205,27 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """
     with database_errors(engine), engine.begin() as connection:
         yield connection
+
+
+def clock_of(engine: Engine) -> Callable[[], float]:
+    """The clock that all processes of a database have in common, in UTC seconds since 1970.
+
+    It is the server's: those of its clients may differ by minutes. All processes on a file are of one machine.
+    """
+    return time.time if engine.dialect.name == "sqlite" else lambda: _asked_seconds(engine, func.clock_timestamp())
+
+
+def server_age_s(engine: Engine) -> float:
+    """Seconds since the server was started; infinite for a file."""
+    if engine.dialect.name == "sqlite":
+        return math.inf
+    return _asked_seconds(engine, func.clock_timestamp() - func.pg_postmaster_start_time())
+
+
+@repeated
+def _asked_seconds(engine: Engine, time_or_interval: ColumnElement[Any]) -> float:
+    with transaction(engine) as connection:
+        return float(connection.execute(select(func.extract("epoch", time_or_interval))).scalar_one())
 
 
 @contextlib.contextmanager

@@ -288,6 +288,11 @@ class StudyLayout:
         return self.study_dir / "data.csv"
 
     @property
+    def token(self) -> Path:
+        """Tells that this is the folder of the study in the database, which holds the same text."""
+        return self.study_dir / ".token"
+
+    @property
     def published_json(self) -> Path:
         """The manifest of the published files; written last."""
         return self.study_dir / "published.json"
@@ -310,11 +315,6 @@ class StudyLayout:
     def test_evaluations(self) -> Path:
         """One line for each time that a trial was evaluated on a split that search and training never see."""
         return _named(self.study_dir, "test_evaluations.csv", before="test_looks.csv")
-
-    @property
-    def test_evaluations_lock(self) -> Path:
-        """Held while a line is added to `test_evaluations`; named after it, so that version 0.1 waits for it too."""
-        return self.test_evaluations.with_suffix(".lock")
 
     @property
     def ask_lock(self) -> Path:

@@ -7,7 +7,6 @@ the server's own on PostgreSQL, files on SQLite.
 from __future__ import annotations
 
 import hashlib
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, case, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import LeaseLost, StoreError
 from attnsearch.files import locked
-from attnsearch.store.database import database_errors, open_writer, transaction
+from attnsearch.store.database import clock_of, database_errors, open_writer, transaction
 from attnsearch.store.layout import creation_lock_of
 from attnsearch.store.servers import repeated
 from attnsearch.store.tables import insert_into, leases_table
@@ -28,6 +27,8 @@ from attnsearch.store.urls import sqlite_path
 
 HELD, RELEASED, TAKEN = "held", "released", "taken"
 TIMEOUT_S = 120.0
+PUBLICATION = -1
+"""The number under which the one who publishes a study holds a lease; of no trial, and in no list of leases."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class Leases(ABC):
         Raises:
             StoreError: the database refuses.
         """
-        return self._change(number, lambda lease: lease.claimed(worker, self._clock() + duration_s)).attempt
+        expires_at = self._clock() + duration_s
+        return self._change(number, lambda lease: lease.claimed(worker, expires_at)).attempt
 
     def renew(self, number: int, attempt: int, *, duration_s: float, epoch: int | None = None) -> None:
         """Lengthens the lease to `duration_s` from now; one that ran out but was not taken back can be renewed.
@@ -125,9 +127,10 @@ class Leases(ABC):
             StoreError: the database refuses.
         """
 
+        expires_at = self._clock() + duration_s
+
         def renewed(lease: Lease) -> Lease:
-            last = max(lease.epoch, epoch or 0)
-            return replace(lease.held_in(attempt), expires_at=self._clock() + duration_s, epoch=last)
+            return replace(lease.held_in(attempt), expires_at=expires_at, epoch=max(lease.epoch, epoch or 0))
 
         self._change(number, renewed)
 
@@ -184,6 +187,10 @@ class Leases(ABC):
         """All leases of the study that are held."""
 
     @abstractmethod
+    def n_changes(self) -> int:
+        """A number that rises with each claim of a trial and with each end of an attempt."""
+
+    @abstractmethod
     def n_epochs(self, *, without: int | None = None) -> int:
         """Epochs that all trials of the study have finished so far, one trial left out if asked."""
 
@@ -196,16 +203,19 @@ class Leases(ABC):
         """Replaces the lease of a trial, or that of one never claimed, by what `change` makes of it; in one step."""
 
 
+_OF_TRIALS = leases_table.c.trial != PUBLICATION
+
+
 class SqlLeases(Leases):
     """`Leases` in a database.
 
     Args:
         engine: a writer's (`database.open_writer`); a reader's suffices for what changes nothing.
-        clock: UTC seconds since 1970.
+        clock: UTC seconds since 1970; None is the clock of the database.
     """
 
-    def __init__(self, engine: Engine, study_uuid: str, *, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(clock)
+    def __init__(self, engine: Engine, study_uuid: str, *, clock: Callable[[], float] | None = None) -> None:
+        super().__init__(clock or clock_of(engine))
         self._engine = engine
         self._study = study_uuid
 
@@ -213,16 +223,24 @@ class SqlLeases(Leases):
         return next(iter(self._read(leases_table.c.trial == number)), None)
 
     def held_by(self, worker: str) -> Lease | None:
-        return next(iter(self._read(leases_table.c.worker == worker, leases_table.c.state == HELD)), None)
+        return next((lease for lease in self.held() if lease.worker == worker), None)
 
     def held(self) -> list[Lease]:
-        return self._read(leases_table.c.state == HELD)
+        return self._read(_OF_TRIALS, leases_table.c.state == HELD)
+
+    @repeated
+    def n_changes(self) -> int:
+        table = leases_table.c
+        is_held = case((table.state == HELD, 1), else_=0)
+        query = select(func.coalesce(func.sum(2 * table.attempt - is_held), 0)).where(table.study == self._study)
+        with transaction(self._engine) as connection:
+            return int(connection.execute(query.where(_OF_TRIALS)).scalar_one())
 
     def n_epochs(self, *, without: int | None = None) -> int:
-        return sum(lease.epoch for lease in self._read() if lease.number != without)
+        return sum(lease.epoch for lease in self._read(_OF_TRIALS) if lease.number != without)
 
     def stalled(self) -> dict[int, int]:
-        return {lease.number: lease.stalled for lease in self._read(leases_table.c.stalled > 0)}
+        return {lease.number: lease.stalled for lease in self._read(_OF_TRIALS, leases_table.c.stalled > 0)}
 
     @repeated
     def _read(self, *conditions: ColumnElement[bool]) -> list[Lease]:

@@ -1,14 +1,11 @@
-"""The small files of a study: class names, the manifest of what is published, the test evaluations, the environment."""
+"""The small files of a study: class names, the manifest of what is published, a confirmation, the environment."""
 
 from __future__ import annotations
 
-import csv
 import json
 import platform
 import subprocess
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypedDict
@@ -16,15 +13,13 @@ from typing import Annotated, Any, Literal, TypedDict
 from pydantic import AfterValidator, Field
 
 import attnsearch
-from attnsearch.files import atomic_write, csv_text, disk_errors, locked
-from attnsearch.store.inspection import Content, content_errors, read_json
+from attnsearch.files import atomic_write, csv_text
+from attnsearch.store.inspection import Content, read_json
 from attnsearch.store.layout import StudyLayout
-from attnsearch.types import Split
 
 MANIFEST_FORMAT = 1
 CONFIRMATION_FORMAT = 1
 _MANIFEST_FIX = "delete it; the next `attnsearch search` publishes the study again"
-_LOG_TIMEOUT_S = 60
 _GIT_TIMEOUT_S = 10
 PACKAGES = (
     *("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pillow"),
@@ -72,44 +67,6 @@ def read_manifest(layout: StudyLayout) -> dict[str, Any] | None:
     if not layout.published_json.exists():
         return None
     return read_json(layout.published_json, _Manifest, version=MANIFEST_FORMAT, fix=_MANIFEST_FIX).model_dump()
-
-
-@dataclass(frozen=True)
-class LoggedEvaluation:
-    """One time that a trial was evaluated on images which search and training never see; `time` is ISO 8601, UTC."""
-
-    time: str
-    trial: int
-    epoch: int
-    split: str
-
-
-def log_test_evaluation(layout: StudyLayout, number: int, epoch: int, split: Split) -> None:
-    """Adds a line to the log of test evaluations; done before the split is opened, so that none goes unseen.
-
-    Raises:
-        StoreError: the disk refuses, or another process never ends its line.
-    """
-    path = layout.test_evaluations
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with locked(layout.test_evaluations_lock, timeout_s=_LOG_TIMEOUT_S):
-        with disk_errors(path):
-            before = path.read_text(encoding="utf-8") if path.exists() else "time,trial,epoch,split\n"
-        atomic_write(path, f"{before}{now},{number},{epoch},{split}\n")
-
-
-def read_test_evaluations(layout: StudyLayout) -> list[LoggedEvaluation]:
-    """What `log_test_evaluation` wrote, in that order.
-
-    Raises:
-        StoreError: the file is damaged.
-    """
-    path = layout.test_evaluations
-    if not path.is_file():
-        return []
-    with content_errors(path, "restore it from an `attnsearch export`"):
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        return [LoggedEvaluation(row["time"], int(row["trial"]), int(row["epoch"]), row["split"]) for row in rows]
 
 
 Verdict = Literal["separated", "not separated", "not confirmed"]

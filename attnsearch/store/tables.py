@@ -123,6 +123,17 @@ leases_table = _table(
     Column("state", String(8), nullable=False),  # held | released | taken
 )
 
+evaluations_table = _table(
+    "test_evaluations",
+    Column("study", String(36), primary_key=True),  # UUID
+    Column("n", Integer, primary_key=True, autoincrement=False),  # from 1
+    Column("time", String(20), nullable=False),  # ISO 8601, UTC
+    Column("trial", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("split", String(8), nullable=False),
+    Column("worker", String(200), nullable=False),
+)
+
 _COLUMN = " ".join(f"WHEN {index} THEN v.{name}" for index, name in enumerate(VALUES))
 VIEWS = {
     f"{PREFIX}epochs": f"""

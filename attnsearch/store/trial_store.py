@@ -6,21 +6,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, select
 
-from attnsearch.errors import StoreError
-from attnsearch.files import disk_errors
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.store.creation import create_database
-from attnsearch.store.database import Connections, open_reader, open_writer, transaction, url_of
+from attnsearch.store.database import Connections, clock_of, open_reader, open_writer, server_age_s, transaction, url_of
 from attnsearch.store.epoch_values import (
     clear_values,
     named_in,
@@ -33,8 +28,15 @@ from attnsearch.store.epoch_values import (
     read_values,
 )
 from attnsearch.store.epochs import best_epochs_in, epoch_rows
+from attnsearch.store.evaluation_log import (
+    EvaluationLog,
+    LoggedEvaluation,
+    insert_evaluations,
+    select_evaluations,
+)
+from attnsearch.store.file_records import FileRecord
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
-from attnsearch.store.inspection import database_content_errors, inspect_database, open_array
+from attnsearch.store.inspection import database_content_errors, inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import Leases, SqlLeases, creation_lock, require_lease, study_lock
 from attnsearch.store.servers import repeated
@@ -46,17 +48,6 @@ if TYPE_CHECKING:
 
 _OLD_KINDS = {"kept": "best"}
 """What version 0.1 called a kind of file -> its name now."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file: `path` is POSIX and relative to the experiment's folder; `shape` and `dtype` are of a `.npy` only."""
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    sha256: str
-    bytes: int
 
 
 class TrialRecords(Protocol):
@@ -103,7 +94,7 @@ class TrialRecords(Protocol):
         """
 
 
-class TrialStore(TrialRecords, Protocol):
+class TrialStore(TrialRecords, EvaluationLog, Protocol):
     """What the processes of one study write of its trials. Each write is idempotent: a second one changes nothing."""
 
     @property
@@ -115,10 +106,10 @@ class TrialStore(TrialRecords, Protocol):
         """Whether the server of the database does not answer just now; a file always does."""
 
     def was_away_within(self, seconds: float) -> bool:
-        """Whether the server was away at some time in the last `seconds`, so that no lease could be renewed."""
+        """Whether the server was away, or was started, in the last `seconds`, so that no lease could be renewed."""
 
     def now(self) -> float:
-        """UTC seconds since 1970, by the clock that leases expire by."""
+        """UTC seconds since 1970, by the clock that leases expire by; all machines of a study share it."""
 
     def exclusive(self) -> AbstractContextManager[object]:
         """The lock that every change of a trial's state is made under: ask and claim, tell, take back.
@@ -222,7 +213,7 @@ class SqlTrialStore(SqlTrialRecords):
 
     Args:
         layout: of the study's files, for the lock.
-        clock: UTC seconds since 1970.
+        clock: UTC seconds since 1970; None is the clock of the database.
     """
 
     def __init__(
@@ -231,18 +222,19 @@ class SqlTrialStore(SqlTrialRecords):
         study_uuid: str,
         layout: StudyLayout,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(connections.engine, study_uuid)
-        self._connections, self._lock_file, self.now = connections, layout.ask_lock, clock
-        self.leases: Leases = SqlLeases(connections.engine, study_uuid, clock=clock)
+        self._connections, self._lock_file = connections, layout.ask_lock
+        self.now = clock or clock_of(connections.engine)
+        self.leases: Leases = SqlLeases(connections.engine, study_uuid, clock=self.now)
 
     @property
     def is_away(self) -> bool:
         return self._connections.is_away
 
     def was_away_within(self, seconds: float) -> bool:
-        return self._connections.was_away_within(seconds)
+        return self._connections.was_away_within(seconds) or server_age_s(self._engine) < seconds
 
     def exclusive(self) -> AbstractContextManager[None]:
         return study_lock(self._engine, self._study, file=self._lock_file)
@@ -278,6 +270,15 @@ class SqlTrialStore(SqlTrialRecords):
         key = {"study": self._study, "trial": number}
         with self._writing(number, attempt) as connection:
             connection.execute(upsert(connection, artifacts_table), [{**key, **row} for row in rows])
+
+    @repeated
+    def read_evaluations(self) -> list[LoggedEvaluation]:
+        with self._reading() as connection:
+            return select_evaluations(connection, self._study)
+
+    def log_evaluations(self, new: Sequence[LoggedEvaluation]) -> None:
+        with transaction(self._engine) as connection:
+            insert_evaluations(connection, self._study, new)
 
     @contextmanager
     def _writing(self, number: int, attempt: int | None) -> Iterator[Connection]:
@@ -318,37 +319,3 @@ def opened_trial_store(url: str, study_uuid: str, layout: StudyLayout) -> Iterat
         yield SqlTrialStore(connections, study_uuid, layout)
     finally:
         connections.close()
-
-
-def describe_file(path: Path, experiment_dir: Path) -> FileRecord:
-    """Reads the file once and describes it.
-
-    Raises:
-        StoreError: it cannot be read.
-        ValueError: it lies outside the experiment's folder.
-    """
-    relative = path.relative_to(experiment_dir).as_posix()
-    digest, n_bytes = _sha256(path)
-    if path.suffix != ".npy":
-        return FileRecord(relative, (), "", digest, n_bytes)
-    array = open_array(path, "evaluate the trial again")
-    return FileRecord(relative, array.shape, str(array.dtype), digest, n_bytes)
-
-
-def _sha256(path: Path) -> tuple[str, int]:
-    """Checksum and size in bytes."""
-    with disk_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
-
-
-def check_recorded(path: Path, record: FileRecord | None) -> None:
-    """Checks that a file is still the one that was described; one that never was passes.
-
-    Raises:
-        StoreError: its content has changed since, or it cannot be read.
-    """
-    if record is not None and _sha256(path) != (record.sha256, record.bytes):
-        raise StoreError(
-            f"{path} is not the file that its trial was measured with (its checksum was {record.sha256[:12]}…), "
-            "restore it from an `attnsearch export`"
-        )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from attnsearch.metrics.registry import is_score
 from attnsearch.store.epochs import best_epochs_in, epoch_rows, epochs_frame
+from attnsearch.store.evaluation_log import LoggedEvaluation
+from attnsearch.store.file_records import FileRecord
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
-from attnsearch.store.leases import HELD, Lease, Leases
-from attnsearch.store.trial_store import FileRecord
+from attnsearch.store.leases import HELD, PUBLICATION, Lease, Leases
 from attnsearch.types import BestEpochs, EpochRecord
 
 if TYPE_CHECKING:
@@ -34,13 +35,19 @@ class MemoryLeases(Leases):
         return next((lease for lease in self.held() if lease.worker == worker), None)
 
     def held(self) -> list[Lease]:
-        return [lease for lease in self._leases.values() if lease.state == HELD]
+        return [lease for lease in self._of_trials() if lease.state == HELD]
+
+    def n_changes(self) -> int:
+        return sum(2 * lease.attempt - (lease.state == HELD) for lease in self._of_trials())
 
     def n_epochs(self, *, without: int | None = None) -> int:
-        return sum(lease.epoch for lease in self._leases.values() if lease.number != without)
+        return sum(lease.epoch for lease in self._of_trials() if lease.number != without)
 
     def stalled(self) -> dict[int, int]:
-        return {lease.number: lease.stalled for lease in self._leases.values() if lease.stalled}
+        return {lease.number: lease.stalled for lease in self._of_trials() if lease.stalled}
+
+    def _of_trials(self) -> list[Lease]:
+        return [lease for lease in self._leases.values() if lease.number != PUBLICATION]
 
     def _change(self, number: int, change: Callable[[Lease], Lease]) -> Lease:
         with self._lock:
@@ -65,6 +72,7 @@ class MemoryTrialStore:
         self._epochs: dict[tuple[int, int, str, str], float | None] = {}
         self._scores: dict[tuple[int, str], list[dict[str, Any]]] = {}
         self._artifacts: dict[int, dict[str, FileRecord]] = {}
+        self._evaluations: list[LoggedEvaluation] = []
 
     def was_away_within(self, seconds: float) -> bool:
         return self.is_away
@@ -117,6 +125,12 @@ class MemoryTrialStore:
             for number, files in sorted(self._artifacts.items())
             if numbers is None or number in numbers
         }
+
+    def log_evaluations(self, new: Sequence[LoggedEvaluation]) -> None:
+        self._evaluations += new
+
+    def read_evaluations(self) -> list[LoggedEvaluation]:
+        return list(self._evaluations)
 
     def _check(self, number: int, attempt: int | None) -> None:
         if attempt is not None:

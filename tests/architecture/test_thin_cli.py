@@ -13,7 +13,7 @@ ALLOWED = (
         "search.run",
         "search.confirm",
         "search.plan",
-        "search.launchers.process",
+        "search.launchers",
         "api",
         "config",
         "report",

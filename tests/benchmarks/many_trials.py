@@ -30,10 +30,10 @@ from attnsearch.config.load import resolved_study
 from attnsearch.metrics.registry import score_metrics
 from attnsearch.search.handle import StudyHandle, create_handle, open_handle
 from attnsearch.search.study import study_identity
+from attnsearch.store.file_records import FileRecord
 from attnsearch.store.image_scores import make_table
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.score_journal import ImageScore
-from attnsearch.store.trial_store import FileRecord
 from attnsearch.store.urls import default_url
 from attnsearch.types import EpochRecord
 from tests.explorer.built import loaded
@@ -164,7 +164,7 @@ def first_claim(folder: Path) -> float:
     layout, settings = study_in(folder)
     start = time.perf_counter()
     handle = open_handle(settings, layout, default_url(layout))
-    claimed = claim_next(handle, Worker("host:1:a", None), started_at=0.0)
+    claimed = claim_next(handle, Worker("host:1:a", None))
     seconds = time.perf_counter() - start
     assert not isinstance(claimed, str), claimed
     handle.database.close()

@@ -69,7 +69,7 @@ def main() -> None:
         plan = SearchPlan.check(load_study("br_npa_low_res", profile="demo", overrides=overrides), Path(folder))
         data, handle = plan.open_data(), plan.open()
         start = time.perf_counter()
-        run_worker(handle, Worker("here:0:a", None), data, started_at=0.0)
+        run_worker(handle, Worker("here:0:a", None), data)
         elapsed = time.perf_counter() - start
         handle.database.close()
     overhead = (elapsed - training.seconds + inside.seconds) / arguments.n_trials

@@ -23,10 +23,11 @@ from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint,
 from attnsearch.report.page import build_report
 from attnsearch.results.reader import find_experiments
 from attnsearch.search.trials import read_study
+from attnsearch.store.file_records import describe_file
 from attnsearch.store.image_scores import read_scores
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.trial_store import describe_file, open_trial_records, opened_trial_store
+from attnsearch.store.trial_store import open_trial_records, opened_trial_store
 from attnsearch.store.urls import default_url
 from attnsearch.tasks.base import restore_model
 from attnsearch.tasks.classification import LinearHeads

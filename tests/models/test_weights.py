@@ -16,6 +16,7 @@ from attnsearch.files import is_temporary, writer_of
 from attnsearch.models import build_model
 from attnsearch.models.backbones.resnet import build_resnet
 from attnsearch.models.weights import load_file, load_into, read_checkpoint, save_checkpoint
+from attnsearch.processes import ProcessName
 from attnsearch.tasks.classification import LinearHeads
 
 METADATA = {"class_names": '["a", "b"]', "config": "{}", "epoch": "3"}
@@ -230,7 +231,7 @@ def test_half_written_checkpoint_is_known_as_a_temporary_file(tmp_path):
     def find():
         (temporary,) = tmp_path.iterdir()
         assert is_temporary(temporary)
-        assert writer_of(temporary) == os.getpid()
+        assert writer_of(temporary) == ProcessName.of_this_process()
 
     save_checkpoint(tmp_path / "best.safetensors", nn.Linear(2, 2).state_dict(), METADATA, before_rename=find)
 

@@ -10,7 +10,7 @@ import torch
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.errors import ConfigError
 from attnsearch.results.checkpoints import find_checkpoint, find_trial, import_file, open_evaluation
-from attnsearch.store.study_files import read_test_evaluations
+from attnsearch.store.evaluation_log import read_test_evaluations
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ def test_trial_that_fails_behind_a_rung_counts_towards_the_budget(open_tiny: Cal
     for accuracy in (0.5, 0.75):
         play_leg(handle, {"val/accuracy": accuracy})
     worker = Worker("here:1:a", None)
-    promoted = claim_next(handle, worker, started_at=0.0)
+    promoted = claim_next(handle, worker)
     assert not isinstance(promoted, str)
     with handle.store.exclusive():
         handle.tell(promoted.trial, None, TrialState.FAIL)
         handle.store.leases.release(promoted.trial.number, promoted.attempt, stalled=False)
-    assert claim_next(handle, worker, started_at=0.0) == "done"
+    assert claim_next(handle, worker) == "done"
     now = snapshot(handle)
     assert [view.state for view in now.trials] == ["pruned", "fail"]
     assert (now.n_done, state_of(now.trials, 2, is_stopped=False)) == (2, "finished")
@@ -156,7 +156,7 @@ def test_promoted_trial_shows_its_last_epoch_and_the_time_of_all_legs(open_tiny:
     handle = open_tiny(n_trials=4, **HALVING)
     for accuracy in (0.5, 0.75, 0.25):
         play_leg(handle, {"val/accuracy": accuracy})
-    claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+    claim = claim_next(handle, Worker("here:1:a", None))
     assert not isinstance(claim, str)
     number = claim.trial.number
     handle.store.write_epochs(number, [validation(1, 0.75), validation(2, 0.875)], attempt=claim.attempt)

@@ -10,7 +10,8 @@ import pytest
 
 from attnsearch.errors import ConfigError, StoreError, UsageError
 from attnsearch.results.study import StudyReader
-from attnsearch.store.trial_store import describe_file, opened_trial_store
+from attnsearch.store.file_records import describe_file
+from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.store.urls import default_url
 from tests.explorer.built import CLASSES, Built, planted_maps, write_trial_scores
 

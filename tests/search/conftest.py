@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ import pytest
 from attnsearch.search.handle import StudyHandle, open_database
 from attnsearch.search.launchers import local
 from attnsearch.search.plan import layout_of
+from attnsearch.store import trial_store
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import default_url, sqlite_url
 from tests.search.studies import loaded_study, plan_of
@@ -48,6 +50,12 @@ def server_url(postgres_server: PostgresServer, server_tables: str) -> Iterator[
     """A database on the server with all tables and no study."""
     yield server_tables
     postgres_server.clear_tables("with_tables", TABLES_OF_STUDIES)
+
+
+@pytest.fixture(autouse=True)
+def server_that_has_run_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the tests was started just now, and leases that ran out since then would be left to their workers."""
+    monkeypatch.setattr(trial_store, "server_age_s", lambda _engine: math.inf)
 
 
 @pytest.fixture

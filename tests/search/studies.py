@@ -95,7 +95,7 @@ def play_leg(handle: StudyHandle, metrics: Mapping[str, float]) -> int:
         metrics: `val/name` -> what it reaches, in each of its epochs.
     """
     worker = Worker("here:1:a", None)
-    claim = claim_next(handle, worker, started_at=0.0)
+    claim = claim_next(handle, worker)
     assert not isinstance(claim, str)
     number, n_epochs = claim.trial.number, claim.pause_at or handle.loaded.experiment.train.epochs
     values = {key.removeprefix("val/"): value for key, value in metrics.items()}
@@ -111,7 +111,7 @@ def play_leg(handle: StudyHandle, metrics: Mapping[str, float]) -> int:
         pause_trial(handle, claim, reached)
         return number
     with handle.store.exclusive():
-        for key, value in attributes(handle.layout, number, reached).items():
+        for key, value in attributes(handle.layout, number, reached, at=handle.store.now()).items():
             claim.trial.set_user_attr(key, value)
         handle.tell(claim.trial, [metrics[key] for key in handle.loaded.study.objectives], TrialState.COMPLETE)
         handle.store.leases.release(number, claim.attempt, stalled=False)

@@ -30,7 +30,8 @@ from attnsearch.search.brackets import (
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.halving import Value
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.queue import claim_next, reclaim_lost_trials, return_to_queue
+from attnsearch.search.queue import claim_next, return_to_queue
+from attnsearch.search.recovery import reclaim_lost_trials
 from attnsearch.search.worker import run_claim, run_worker
 from attnsearch.store.leases import SqlLeases
 from attnsearch.types import TrialResult
@@ -98,7 +99,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
 
 
 def work(handle: StudyHandle) -> None:
-    run_worker(handle, Worker("here:1:a", None), PLAYED_DATA, started_at=0.0)
+    run_worker(handle, Worker("here:1:a", None), PLAYED_DATA)
 
 
 def lengths(handle: StudyHandle) -> dict[int, tuple[str, int]]:
@@ -177,7 +178,7 @@ def test_failure_before_the_first_rung_frees_the_place_and_a_later_one_counts(
 def test_lowered_budget_leaves_no_trial_waiting_for_ever(open_halving: Open, trainer: Trainer) -> None:
     handle = open_halving(n_trials=9)
     for name in ("a", "b", "c"):
-        claim = claim_next(handle, Worker(f"here:1:{name}", None), started_at=0.0)
+        claim = claim_next(handle, Worker(f"here:1:{name}", None))
         assert isinstance(claim, ClaimedTrial)
         run_claim(handle, Worker(f"here:1:{name}", None), claim, PLAYED_DATA)
     assert sum(map(is_paused, handle.trials())) == 3
@@ -188,7 +189,7 @@ def test_lowered_budget_leaves_no_trial_waiting_for_ever(open_halving: Open, tra
 
 def begin(handle: StudyHandle, n_trials: int) -> list[ClaimedTrial]:
     """Claims of as many new trials, each by a worker of its own."""
-    claims = [claim_next(handle, Worker(f"here:1:{index}", None), started_at=0.0) for index in range(n_trials)]
+    claims = [claim_next(handle, Worker(f"here:1:{index}", None)) for index in range(n_trials)]
     return [claim for claim in claims if isinstance(claim, ClaimedTrial)]
 
 
@@ -225,7 +226,7 @@ def test_trial_that_another_pruner_ended_keeps_nobody_waiting(
 
 def test_without_a_pruner_paused_trials_are_trained_to_the_end(open_halving: Open, trainer: Trainer) -> None:
     handle = open_halving(n_trials=3)
-    claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+    claim = claim_next(handle, Worker("here:1:a", None))
     assert isinstance(claim, ClaimedTrial)
     run_claim(handle, Worker("here:1:a", None), claim, PLAYED_DATA)
     assert is_paused(handle.trials()[0])
@@ -263,7 +264,7 @@ def test_several_workers_decide_as_one_would(open_halving: Open, trainer: Traine
         if name in claims:
             run_claim(handle, Worker(name, None), claims.pop(name), PLAYED_DATA)
         else:
-            claim = claim_next(handle, Worker(name, None), started_at=0.0)
+            claim = claim_next(handle, Worker(name, None))
             if isinstance(claim, ClaimedTrial):
                 claims[name] = claim
     assert lengths(handle) == expected
@@ -321,7 +322,7 @@ def test_kill_at_any_write_loses_and_repeats_nothing(
         reclaim_lost_trials(handle, is_dead=lambda worker: True)
         stalled = handle.store.leases.stalled()
         assert all(n <= 1 for n in stalled.values())
-        run_worker(handle, Worker("here:2:b", None), PLAYED_DATA, started_at=0.0)
+        run_worker(handle, Worker("here:2:b", None), PLAYED_DATA)
         assert lengths(handle) == expected, index
         assert all(trained == list(range(1, len(trained) + 1)) for trained in trainer.trained.values())
 
@@ -330,11 +331,11 @@ def test_kill_at_any_write_loses_and_repeats_nothing(
 def test_paused_trial_waits_and_is_promoted_from_its_rung(open_halving: Open, trainer: Trainer) -> None:
     handle = open_halving(n_trials=3)
     for _ in range(2):
-        claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+        claim = claim_next(handle, Worker("here:1:a", None))
         assert isinstance(claim, ClaimedTrial)
         assert (claim.pause_at, claim.n_rungs) == (2, 0)
         run_claim(handle, Worker("here:1:a", None), claim, PLAYED_DATA)
-    promoted = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+    promoted = claim_next(handle, Worker("here:1:a", None))
     assert isinstance(promoted, ClaimedTrial)
     frozen = handle.trials()[promoted.trial.number]
     assert frozen.state == TrialState.RUNNING
@@ -353,7 +354,7 @@ def test_damaged_attributes_are_refused() -> None:
 
 def test_undefined_values_and_endless_excess_can_be_stored(open_halving: Open) -> None:
     handle = open_halving(n_trials=2)
-    claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+    claim = claim_next(handle, Worker("here:1:a", None))
     assert isinstance(claim, ClaimedTrial)
     brackets.write_rung(claim.trial, 2, Value((math.nan,), math.inf))
     brackets.write_rung(claim.trial, 2, Value((0.5,)))  # a repetition
@@ -395,7 +396,7 @@ def paused(handle: StudyHandle) -> list[FrozenTrial]:
 def test_budget_counts_no_paused_trial(open_halving: Open, trainer: Trainer) -> None:
     handle = open_halving(n_trials=4)
     for _ in range(2):
-        claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+        claim = claim_next(handle, Worker("here:1:a", None))
         assert isinstance(claim, ClaimedTrial)
         run_claim(handle, Worker("here:1:a", None), claim, PLAYED_DATA)
     assert len(paused(handle)) == 2

@@ -24,7 +24,8 @@ from attnsearch.search.confirm import asked_or_begun, compare_repeats, confirm_s
 from attnsearch.search.run import SearchOutcome, run_study
 from attnsearch.search.study import derive_seed
 from attnsearch.search.trials import TrialRow
-from attnsearch.store.study_files import Confirmation, read_test_evaluations
+from attnsearch.store.evaluation_log import read_test_evaluations
+from attnsearch.store.study_files import Confirmation
 from tests.conftest import TINY
 from tests.documents import ROOT
 from tests.search.faults import wait_for

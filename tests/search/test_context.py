@@ -17,7 +17,8 @@ from attnsearch.errors import (
 from attnsearch.search import worker as module
 from attnsearch.search.context import SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.queue import claim_next, reclaim_lost_trials
+from attnsearch.search.queue import claim_next
+from attnsearch.search.recovery import reclaim_lost_trials
 from attnsearch.search.worker import run_claim
 from attnsearch.store.leases import HELD, RELEASED
 from attnsearch.types import EpochRecord, TrialResult
@@ -37,7 +38,7 @@ def record(epoch: int) -> EpochRecord:
 
 def context_of(handle: StudyHandle, clock: Callable[[], float] | None = None) -> SearchContext:
     worker = Worker("here:1:a", None)
-    claim = claim_next(handle, worker, started_at=0.0)
+    claim = claim_next(handle, worker)
     assert not isinstance(claim, str)
     own = {} if clock is None else {"clock": clock}
     return SearchContext(handle, worker, claim, seed=1, **own)
@@ -182,7 +183,7 @@ def breaking(at: int | None, *, is_committed: bool) -> Iterator[list[int]]:
 def run_all(handle: StudyHandle) -> None:
     """What a worker does until the study is done, and the supervisor beside it."""
     worker = Worker("here:1:a", None)
-    while (claim := claim_next(handle, worker, started_at=0.0)) != "done":
+    while (claim := claim_next(handle, worker)) != "done":
         if claim == "wait":
             reclaim_lost_trials(handle, is_dead=lambda name: False)
         else:

@@ -90,7 +90,7 @@ def test_workers_that_claim_at_once_keep_to_the_budget(open_tiny: Open, backend:
     def claim_all(index: int) -> int:
         own = open_handle(handle.loaded, layout_of(handle.loaded, roots[index]), handle.database.url)
         n_claims = 0
-        while claim_next(own, Worker(f"here:{index}:{n_claims}", None), started_at=0.0) not in ("wait", "done"):
+        while claim_next(own, Worker(f"here:{index}:{n_claims}", None)) not in ("wait", "done"):
             n_claims += 1
         own.database.close()
         return n_claims

@@ -84,7 +84,7 @@ def searched(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> StudyHandle:
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
     experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
     object.__setattr__(handle.loaded, "experiment", experiment)
-    run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data))
     return handle
 
 
@@ -129,7 +129,7 @@ def test_score_that_no_image_has_fails_no_trial(
     settings = {"train.epochs": 1, "model.stride_stage3": 1, "model.stride_stage4": 1, "runtime.n_threads": 1}
     experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_steps": 4})
     object.__setattr__(handle.loaded, "experiment", experiment)
-    run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data))
     (trial,) = handle.trials()
     assert trial.state.name == "COMPLETE", trial.user_attrs
     assert trial.values[1] == trial.user_attrs["val/relevance_gain"] == 0.0
@@ -171,11 +171,11 @@ def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr("attnsearch.evaluation.evaluation.Evaluation.score", stop)
-        claim = claim_next(handle, worker, started_at=0.0)
+        claim = claim_next(handle, worker)
         assert not isinstance(claim, str)
         run_claim(handle, worker, claim, open_data(handle.loaded.experiment.data))
     assert handle.trials()[0].state.name == "WAITING"
-    run_worker(handle, Worker("here:2:b", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    run_worker(handle, Worker("here:2:b", None), open_data(handle.loaded.experiment.data))
     assert handle.trials()[0].state.name == "COMPLETE"
     assert read_scores(handle.layout.trial(0).scores("val")).about["version"] == VERSION
 

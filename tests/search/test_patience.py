@@ -115,9 +115,10 @@ def test_workers_start_nothing_new_and_the_search_is_finished(open_tiny: Open, p
     for value in (0.5, 0.4, 0.3):
         handle.tell(handle.study.ask(), [value], TrialState.COMPLETE)
     running = handle.study.ask()
-    assert claim_next(handle, Worker("here:1:a", None), started_at=0.0) == "wait"
+    handle.store.leases.claim(running.number, "here:2:b", duration_s=60)
+    assert claim_next(handle, Worker("here:1:a", None)) == "wait"
     handle.tell(running, [0.2], TrialState.COMPLETE)
-    assert claim_next(handle, Worker("here:1:a", None), started_at=0.0) == "done"
+    assert claim_next(handle, Worker("here:1:a", None)) == "done"
     started = play([])
     launcher = WorkerPool(handle, n_workers=1)
     assert supervise(handle, launcher, should_stop=lambda: False, tick=lambda _handle: None) == "finished"
@@ -126,17 +127,17 @@ def test_workers_start_nothing_new_and_the_search_is_finished(open_tiny: Open, p
     assert stop is not None
     assert stop.patience == 2
     more = open_tiny(n_trials=9, patience=5)
-    assert claim_next(more, Worker("here:1:a", None), started_at=0.0) not in ("done", "wait")
+    assert claim_next(more, Worker("here:1:a", None)) not in ("done", "wait")
 
 
 def test_halving_ends_between_brackets(open_tiny: Open) -> None:
     handle = open_tiny(n_trials=6, patience=1, pruner={"name": "halving", "bracket_trials": 3, "first_epochs": 1})
     for value in (0.5, 0.4, 0.3):
-        claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+        claim = claim_next(handle, Worker("here:1:a", None))
         assert not isinstance(claim, str)
         handle.store.leases.release(claim.trial.number, claim.attempt, stalled=False)
         handle.tell(claim.trial, [value], TrialState.COMPLETE)
-    assert claim_next(handle, Worker("here:1:a", None), started_at=0.0) == "done"
+    assert claim_next(handle, Worker("here:1:a", None)) == "done"
     assert STOPPED in handle.study.user_attrs
 
 
@@ -146,7 +147,7 @@ def test_interrupted_trial_continues_though_patience_has_ended(open_tiny: Open) 
     for value in (0.5, 0.4):
         handle.tell(handle.study.ask(), [value], TrialState.COMPLETE)
     handle.return_to_waiting(waiting)
-    claim = claim_next(handle, Worker("here:1:a", None), started_at=0.0)
+    claim = claim_next(handle, Worker("here:1:a", None))
     assert not isinstance(claim, str)
     assert claim.trial.number == waiting.number
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from attnsearch.search.plan import study_file
 from attnsearch.search.publish import TrialToPublish, publish, publish_study, removable
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import MANIFEST_FORMAT
+from attnsearch.testing.stores import MemoryTrialStore
 from tests.search.studies import HALVING, loaded_study, play_leg
 
 Open = Callable[..., StudyHandle]
@@ -78,8 +80,7 @@ def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
         return [path]
 
     monkeypatch.setattr(module, "publish_trial", publish_trial)
-    unused: Any = None
-    publish_study(handle, unused)
+    publish_study(handle, UNUSED)
     assert looked_at == [0, 1]
     layout = handle.layout
     sets = [layout.published(2), layout.pareto(0, 2), layout.pareto(1, 2)]
@@ -87,7 +88,8 @@ def test_trial_of_the_flat_files_and_of_the_front_is_looked_at_once(
     assert len(json.loads(layout.published_json.read_text())["files"]) == 3
 
 
-UNUSED: Any = None
+UNUSED: Any = SimpleNamespace(tables=SimpleNamespace(test=None))
+"""Data without a test split."""
 
 
 class Killed(BaseException):
@@ -131,8 +133,8 @@ def published(layout: StudyLayout) -> dict[str, str]:
 
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_an_old_publication_is_replaced_whole(layout: StudyLayout, evaluated: list[int], epoch: int) -> None:
-    publish(layout, chosen(layout, 0), UNUSED)
-    publish(layout, chosen(layout, 1, epoch), UNUSED)
+    publish(layout, chosen(layout, 0), UNUSED, log=MemoryTrialStore())
+    publish(layout, chosen(layout, 1, epoch), UNUSED, log=MemoryTrialStore())
     assert evaluated == [0, 1]
     names = (f"modelhunt_epoch{epoch}_test.csv", f"imageshunt_epoch{epoch}_test.csv")
     expected = {*names, *(f"hunt/pareto/00001/{name}" for name in names)}
@@ -142,7 +144,7 @@ def test_an_old_publication_is_replaced_whole(layout: StudyLayout, evaluated: li
 def test_an_old_publication_stays_while_the_new_one_fails(
     layout: StudyLayout, evaluated: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(layout, chosen(layout, 0), UNUSED)
+    publish(layout, chosen(layout, 0), UNUSED, log=MemoryTrialStore())
     before, make = published(layout), module.publish_trial
 
     def fail(*arguments: Any) -> list[Path]:
@@ -151,9 +153,9 @@ def test_an_old_publication_stays_while_the_new_one_fails(
 
     monkeypatch.setattr(module, "publish_trial", fail)
     with pytest.raises(StoreError, match="full"):
-        publish(layout, chosen(layout, 1), UNUSED)
+        publish(layout, chosen(layout, 1), UNUSED, log=MemoryTrialStore())
     assert {path.relative_to(layout.experiment_dir).as_posix() for path in layout.published_files()} == set(before)
-    publish(layout, chosen(layout, 0), UNUSED)
+    publish(layout, chosen(layout, 0), UNUSED, log=MemoryTrialStore())
     assert published(layout) == before
     assert evaluated == [0, 1]
 
@@ -169,15 +171,15 @@ def test_a_publication_that_is_cut_off_is_finished_without_another_look(
                 raise Killed
         replace(source, target)
 
-    publish(layout, chosen(layout, 0), UNUSED)
+    publish(layout, chosen(layout, 0), UNUSED, log=MemoryTrialStore())
     moved: list[Path] = []
     replace = os.replace
     with monkeypatch.context() as killing:
         killing.setattr(os, "replace", replace_some)
         with pytest.raises(Killed):
-            publish(layout, chosen(layout, 1), UNUSED)
+            publish(layout, chosen(layout, 1), UNUSED, log=MemoryTrialStore())
     assert not layout.published_json.exists()
-    publish(layout, chosen(layout, 1), UNUSED)
+    publish(layout, chosen(layout, 1), UNUSED, log=MemoryTrialStore())
     assert evaluated == [0, 1]
     assert set(published(layout).values()) == {"trial 1"}
     assert len(published(layout)) == 4
@@ -192,8 +194,8 @@ def test_a_made_publication_of_another_trial_is_made_again(
     with monkeypatch.context() as killing:
         killing.setattr(module, "put_in_place", cut_off)
         with pytest.raises(Killed):
-            publish(layout, chosen(layout, 0), UNUSED)
-    publish(layout, chosen(layout, 1), UNUSED)
+            publish(layout, chosen(layout, 0), UNUSED, log=MemoryTrialStore())
+    publish(layout, chosen(layout, 1), UNUSED, log=MemoryTrialStore())
     assert evaluated == [0, 1]
     assert set(published(layout).values()) == {"trial 1"}
 
@@ -201,6 +203,6 @@ def test_a_made_publication_of_another_trial_is_made_again(
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"sets": 1}'])
 def test_a_damaged_manifest_of_made_files_counts_as_none(layout: StudyLayout, evaluated: list[int], text: str) -> None:
     atomic_write(layout.staged_json, text)
-    publish(layout, chosen(layout, 0), UNUSED)
+    publish(layout, chosen(layout, 0), UNUSED, log=MemoryTrialStore())
     assert evaluated == [0]
     assert len(published(layout)) == 4

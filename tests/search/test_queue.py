@@ -9,9 +9,11 @@ from optuna.trial import TrialState
 
 from attnsearch.search.context import ClaimedTrial, Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.queue import KILLED, claim_next, reclaim_lost_trials
+from attnsearch.search.queue import claim_next
+from attnsearch.search.recovery import KILLED, reclaim_lost_trials
 from attnsearch.search.study import RETURNED
 from attnsearch.search.trials import read_study
+from attnsearch.store import trial_store
 from attnsearch.store.database import Connections
 from tests.search.studies import ON_EACH_DATABASE
 
@@ -24,7 +26,7 @@ def test_last_attempt_before_a_trial_is_blamed_is_alone(open_tiny: Open) -> None
     other = claim_of(handle, "here:2:b")
     stall(handle, claim_of(handle, "here:3:c"))
     assert handle.store.leases.stalled() == {0: 2}
-    assert claim_next(handle, Worker("here:4:d", None), started_at=0.0) == "wait"
+    assert claim_next(handle, Worker("here:4:d", None)) == "wait"
     handle.study.tell(other.trial, 0.5)
     assert claim_of(handle, "here:4:d").trial.number == 0
 
@@ -36,7 +38,7 @@ def stall(handle: StudyHandle, claim: ClaimedTrial) -> None:
 
 
 def claim_of(handle: StudyHandle, name: str) -> ClaimedTrial:
-    claim = claim_next(handle, Worker(name, None), started_at=0.0)
+    claim = claim_next(handle, Worker(name, None))
     assert not isinstance(claim, str)
     return claim
 
@@ -44,12 +46,12 @@ def claim_of(handle: StudyHandle, name: str) -> ClaimedTrial:
 @ON_EACH_DATABASE
 def test_full_budget_of_running_trials_makes_others_wait(open_tiny: Open) -> None:
     handle = open_tiny(n_trials=1)
-    assert claim_next(handle, Worker("here:1:a", None), started_at=0.0) not in ("wait", "done")
-    assert claim_next(handle, Worker("here:2:b", None), started_at=0.0) == "wait"
+    assert claim_next(handle, Worker("here:1:a", None)) not in ("wait", "done")
+    assert claim_next(handle, Worker("here:2:b", None)) == "wait"
 
 
 def claim(handle: StudyHandle, name: str = "here:1:a") -> None:
-    assert not isinstance(claim_next(handle, Worker(name, None), started_at=0.0), str)
+    assert not isinstance(claim_next(handle, Worker(name, None)), str)
 
 
 def state(handle: StudyHandle) -> TrialState:
@@ -93,6 +95,18 @@ def test_lease_that_ran_out_while_the_server_was_away_is_left_to_its_worker(
     with monkeypatch.context() as outage:
         outage.setattr(Connections, "was_away_within", lambda _connections, seconds: seconds == 300.0)
         assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
+
+
+def test_lease_that_ran_out_before_the_server_was_started_again_is_left_to_its_worker(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = open_tiny(n_trials=1)
+    claim(handle)
+    handle.store.leases.renew(0, 1, duration_s=-1.0)
+    monkeypatch.setattr(trial_store, "server_age_s", lambda _engine: 299.0)
+    assert reclaim_lost_trials(handle, is_dead=lambda name: False) == []
+    monkeypatch.setattr(trial_store, "server_age_s", lambda _engine: 301.0)
     assert reclaim_lost_trials(handle, is_dead=lambda name: False) == [0]
 
 

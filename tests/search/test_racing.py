@@ -36,7 +36,7 @@ def searched(open_tiny: Callable[..., StudyHandle], source: None) -> tuple[Study
     experiment = with_settings(handle.loaded.experiment, {**settings, "evaluation.scores.n_images": 2})
     object.__setattr__(handle.loaded, "experiment", experiment)
     data = open_data(experiment.data)
-    run_worker(handle, Worker("here:1:a", None), data, started_at=0.0)
+    run_worker(handle, Worker("here:1:a", None), data)
     return handle, data
 
 
@@ -151,7 +151,7 @@ def test_without_an_objective_of_single_images_there_is_no_race(
 ) -> None:
     handle = open_tiny(n_trials=2)
     data = open_data(handle.loaded.experiment.data)
-    run_worker(handle, Worker("here:1:a", None), data, started_at=0.0)
+    run_worker(handle, Worker("here:1:a", None), data)
     assert race(handle, data) is None
     assert RACE not in handle.study.user_attrs
     assert journals(handle) == []

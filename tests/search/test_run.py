@@ -33,7 +33,9 @@ def test_trial_of_a_killed_search_goes_back_though_the_budget_is_spent(open_tiny
 
 def worker_command(folder: Path) -> list[str]:
     file = folder / "results/here/hunt/study.yaml"
-    return ["worker", str(file), "--parent", "0", "--started-at", "0"]
+    file.parent.mkdir(parents=True)
+    file.touch()
+    return ["worker", str(file), "--parent", "0"]
 
 
 def test_only_word_of_a_worker_is_the_error_that_ended_it(
@@ -43,7 +45,7 @@ def test_only_word_of_a_worker_is_the_error_that_ended_it(
         print("downloading")  # as a library would; nobody reads the pipe before the worker ends
         raise DataError("x.jpg is broken")
 
-    monkeypatch.setattr(process, "_work", work)
+    monkeypatch.setattr(process, "work", work)
     assert main(worker_command(tmp_path)) == 2
     written = capsys.readouterr()
     assert written.out == "x.jpg is broken\n"
@@ -51,7 +53,7 @@ def test_only_word_of_a_worker_is_the_error_that_ended_it(
 
 
 def test_worker_that_was_asked_to_stop_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(process, "_work", lambda *_arguments: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(process, "work", lambda *_arguments: os.kill(os.getpid(), signal.SIGTERM))
     assert main(worker_command(tmp_path)) == 130
 
 
@@ -62,7 +64,7 @@ def test_worker_ends_with_a_code_of_its_own_after_an_error_that_may_pass(
     def work(*_arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(process, "_work", work)
+    monkeypatch.setattr(process, "work", work)
     assert main(worker_command(tmp_path)) == 75
     assert capsys.readouterr().out in ("CUDA error: unknown error\n", "unexpected KeyError: 'oops'\n")
 
@@ -73,7 +75,7 @@ class EndedWorkers:
     def __init__(self, handle: StudyHandle, n_done: int) -> None:
         self._handle, self._n_done = handle, n_done
 
-    def start(self, started_at: float) -> None:
+    def start(self) -> None:
         for _ in range(self._n_done):
             self._handle.study.tell(self._handle.study.ask(), 0.5)
 

@@ -60,13 +60,13 @@ def sharing(loaded: LoadedStudy, setting: Any) -> LoadedStudy:
 
 
 def claimed(handle: StudyHandle, name: str) -> ClaimedTrial:
-    claim = claim_next(handle, Worker(name, None), started_at=0.0)
+    claim = claim_next(handle, Worker(name, None))
     assert isinstance(claim, ClaimedTrial)
     return claim
 
 
 def is_refused(handle: StudyHandle, name: str) -> bool:
-    return claim_next(handle, Worker(name, None), started_at=0.0) == "wait"
+    return claim_next(handle, Worker(name, None)) == "wait"
 
 
 def epoch_with_peak(peak_mb: float) -> EpochRecord:

@@ -76,8 +76,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
     return install
 
 
-def work(handle: StudyHandle, *, started_at: float = 0.0) -> None:
-    run_worker(handle, Worker("here:1:a", None), PLAYED_DATA, started_at=started_at)
+def work(handle: StudyHandle) -> None:
+    run_worker(handle, Worker("here:1:a", None), PLAYED_DATA)
 
 
 @ON_EACH_DATABASE
@@ -253,7 +253,7 @@ def test_interrupted_trial_continues_under_its_number_and_parameters(
     play(run)
     handle = open_tiny(n_trials=1)
     worker = Worker("here:1:a", None)
-    claim = claim_next(handle, worker, started_at=0.0)
+    claim = claim_next(handle, worker)
     assert not isinstance(claim, str)
     run_claim(handle, worker, claim, PLAYED_DATA)
     assert handle.trials()[0].state == TrialState.WAITING
@@ -275,7 +275,7 @@ def test_lost_lease_ends_nothing(open_tiny: Open, play: Callable[[Run], None]) -
         return result(val_accuracy=0.9)
 
     play(run)
-    claim = claim_next(handle, worker, started_at=0.0)
+    claim = claim_next(handle, worker)
     assert not isinstance(claim, str)
     run_claim(handle, worker, claim, PLAYED_DATA)
     assert handle.trials()[0].state == TrialState.RUNNING
@@ -295,7 +295,7 @@ def test_trial_that_another_attempt_has_ended_stays_as_it_is(open_tiny: Open, pl
         raise AssertionError("a trial that has ended takes no report")
 
     play(run)
-    claim = claim_next(handle, worker, started_at=0.0)
+    claim = claim_next(handle, worker)
     assert not isinstance(claim, str)
     run_claim(handle, worker, claim, PLAYED_DATA)
     assert handle.trials()[0].value == 0.4
@@ -359,7 +359,7 @@ def test_trial_builds_two_models_and_three_loaders(tmp_path: Path) -> None:
     plan = SearchPlan.check(load_study("br_npa_low_res", profile="demo", overrides=overrides), tmp_path)
     with counted_calls(steps) as counts:
         handle, data = plan.open(), plan.open_data()
-        run_worker(handle, Worker("here:1:a", None), data, started_at=0.0)
+        run_worker(handle, Worker("here:1:a", None), data)
     assert [trial.state for trial in handle.trials()] == [TrialState.COMPLETE]
     assert counts == {"models": 2, "loaders": 3, "checkpoints": 1, "epochs": 1}
     with counted_calls(steps) as counts:
@@ -387,11 +387,11 @@ def test_trial_whose_maps_found_a_full_disk_is_finished_without_training(
     handle = open_tiny(n_trials=1)
     monkeypatch.setattr(Evaluation, "run", fill_disk)
     with pytest.raises(StoreError, match=r"attMaps_val\.npy: No space left on device; .* prune-files"):
-        run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+        run_worker(handle, Worker("here:1:a", None), open_data(handle.loaded.experiment.data))
     assert (handle.trials()[0].state, trained) == (TrialState.WAITING, [1, 2])
 
     monkeypatch.setattr(Evaluation, "run", run)
-    run_worker(handle, Worker("here:2:b", None), open_data(handle.loaded.experiment.data), started_at=0.0)
+    run_worker(handle, Worker("here:2:b", None), open_data(handle.loaded.experiment.data))
     assert (handle.trials()[0].state, trained) == (TrialState.COMPLETE, [1, 2])
     assert handle.store.read_epochs()["epoch"].tolist() == [1, 2]
     assert not handle.layout.trial(0).resumes()

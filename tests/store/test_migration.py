@@ -19,11 +19,12 @@ from attnsearch.errors import StoreError
 from attnsearch.store import migration
 from attnsearch.store.creation import create_database
 from attnsearch.store.database import Connections, connect_writer, open_reader, open_writer, transaction
+from attnsearch.store.file_records import FileRecord
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import SqlLeases
 from attnsearch.store.tables import SCHEMA, schema_of
-from attnsearch.store.trial_store import FileRecord, SqlTrialStore, TrialRecords, open_trial_records, opened_trial_store
+from attnsearch.store.trial_store import SqlTrialStore, TrialRecords, open_trial_records, opened_trial_store
 from attnsearch.store.urls import sqlite_path
 from attnsearch.testing.store_contract import epoch_record, score_table
 

@@ -17,12 +17,13 @@ from sqlalchemy.dialects import postgresql
 from attnsearch.errors import ConnectionLost, ServerUnavailable, StoreError
 from attnsearch.store.creation import create_database
 from attnsearch.store.database import Connections, open_reader, open_writer, transaction, writer_arguments
+from attnsearch.store.file_records import FileRecord
 from attnsearch.store.inspection import inspect_database
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.leases import SqlLeases
 from attnsearch.store.servers import Connector, repeated
 from attnsearch.store.tables import meta_table
-from attnsearch.store.trial_store import FileRecord, SqlTrialStore
+from attnsearch.store.trial_store import SqlTrialStore
 from attnsearch.store.urls import parse_url
 from tests.postgres import PostgresServer
 

@@ -10,7 +10,6 @@ import platform
 import shutil
 import socket
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import (
     describe_environment,
     git_state,
-    log_test_evaluation,
     read_manifest,
-    read_test_evaluations,
     write_classes,
 )
 
@@ -61,37 +58,6 @@ def test_damaged_manifest_is_named_with_its_fix(layout: StudyLayout, changes: di
     write(layout, **changes)
     with pytest.raises(StoreError, match=r"published\.json cannot be read \((sets|files).*\), delete it; .*search"):
         read_manifest(layout)
-
-
-def test_evaluations_are_logged_in_order(layout: StudyLayout) -> None:
-    layout.study_dir.mkdir(parents=True)
-    assert read_test_evaluations(layout) == []
-    log_test_evaluation(layout, 3, 7, "test")
-    log_test_evaluation(layout, 1, 2, "val")
-    logged = read_test_evaluations(layout)
-    assert [(line.trial, line.epoch, line.split) for line in logged] == [(3, 7, "test"), (1, 2, "val")]
-    assert all(line.time.endswith("Z") for line in logged)
-
-
-def test_no_test_evaluation_is_lost_when_several_are_logged_at_once(layout: StudyLayout) -> None:
-    layout.study_dir.mkdir(parents=True)
-
-    def log(number: int) -> None:
-        for epoch in range(8):
-            log_test_evaluation(layout, number, epoch, "test")
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(log, range(4)))
-    logged = sorted((line.trial, line.epoch) for line in read_test_evaluations(layout))
-    assert logged == [(number, epoch) for number in range(4) for epoch in range(8)]
-    assert layout.test_evaluations.read_text().startswith("time,trial,epoch,split\n")
-
-
-def test_damaged_log_of_test_evaluations_is_named(layout: StudyLayout) -> None:
-    layout.study_dir.mkdir(parents=True)
-    layout.test_evaluations.write_text("time,trial,epoch,split\n2026-01-01T00:00:00Z,one,2,test\n")
-    with pytest.raises(StoreError, match=layout.test_evaluations.name):
-        read_test_evaluations(layout)
 
 
 def test_class_names_keep_their_order_and_spelling(tmp_path: Path) -> None:

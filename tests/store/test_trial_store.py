@@ -16,14 +16,9 @@ from sqlalchemy import Engine
 from attnsearch.errors import StoreError
 from attnsearch.store.database import Connections, connect_writer
 from attnsearch.store.epochs import best_epochs_in
+from attnsearch.store.file_records import check_recorded, describe_file
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.trial_store import (
-    SqlTrialStore,
-    check_recorded,
-    describe_file,
-    open_trial_records,
-    opened_trial_store,
-)
+from attnsearch.store.trial_store import SqlTrialStore, open_trial_records, opened_trial_store
 from attnsearch.testing.store_contract import OpenStore, TrialStoreContract, epoch_record
 
 

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class WorkerOrders:
+    """What one worker process runs.
+
+    Attributes:
+        study_yaml: of the folder of a study that was begun.
+        overrides: `key=value` settings of this machine, see `MACHINE_SETTINGS`.
+        storage: URL of the database; None is what the environment names, else the study.
+        parent: process id of the search that it belongs to: it ends with it, and leaves the publication to it. None for
+            a worker that was started by itself.
+        until_idle: whether it ends as soon as it would have to wait for the trials of others.
+        stop_after_s: seconds after which it returns its trial to the queue.
+    """
+
+    study_yaml: Path
+    overrides: tuple[str, ...] = ()
+    storage: str | None = None
+    parent: int | None = None
+    until_idle: bool = False
+    stop_after_s: float | None = None
 
 
 class Launcher(Protocol):
@@ -11,12 +35,8 @@ class Launcher(Protocol):
     Nothing runs before `start`; from then on `stop` ends all that was started, whatever error or signal came.
     """
 
-    def start(self, started_at: float) -> None:
-        """Starts all workers.
-
-        Args:
-            started_at: of the search, UTC seconds since 1970; failures before it do not count.
-        """
+    def start(self) -> None:
+        """Starts all workers."""
         ...
 
     def is_working(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -20,13 +19,12 @@ from attnsearch.config.load import LoadedStudy
 from attnsearch.data.loader import DataSource
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, n_cores, worker_gpus
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, SearchStopped, StoreError
-from attnsearch.files import is_running
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.launchers import Launcher
+from attnsearch.search.launchers import Launcher, WorkerOrders
 from attnsearch.search.launchers.process import STOP_SIGNALS, run_process, worker_name
 from attnsearch.search.launchers.standby import ForkedProcess, Orders, n_asked, take, workers_standing_by
-from attnsearch.search.queue import reclaim_lost_trials
+from attnsearch.search.recovery import is_gone, reclaim_lost_trials
 from attnsearch.search.slots import describe_sharing
 from attnsearch.search.worker import run_worker
 from attnsearch.types import URL_VARIABLE
@@ -37,12 +35,6 @@ RECOVER_EVERY_S = 5.0
 STOP_GRACE_S = 60.0
 PAUSES_S = (1.0, 5.0, 30.0)
 """Before an ended worker is replaced, by the number of workers before it that ended without progress."""
-
-
-def is_dead(name: str) -> bool:
-    """Whether the process behind a worker's name is known to be gone; one of another host never is."""
-    host, pid, _ = name.rsplit(":", 2)
-    return host == platform.node() and not is_running(int(pid))
 
 
 def standing_by(loaded: LoadedStudy, n_workers: int | None) -> AbstractContextManager[None]:
@@ -65,9 +57,9 @@ class InProcess:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="attnsearch-worker")
         self._work: Future[None] | None = None
 
-    def start(self, started_at: float) -> None:
+    def start(self) -> None:
         """Starts the thread."""
-        self._work = self._threads.submit(run_worker, self._handle, self._worker, self._data, started_at=started_at)
+        self._work = self._threads.submit(run_worker, self._handle, self._worker, self._data)
 
     def is_working(self) -> bool:
         """Whether the thread runs.
@@ -91,7 +83,7 @@ class InProcess:
         """As for other workers of this machine, but this one is gone when its thread has ended."""
         if worker == self._worker.name:
             return self._work is None or self._work.done()
-        return is_dead(worker)
+        return is_gone(worker)
 
 
 @dataclass
@@ -120,7 +112,7 @@ class WorkerProcess:
 
 
 def start_worker(
-    handle: StudyHandle, index: int, *, n_workers: int, gpus: Sequence[str], started_at: float
+    handle: StudyHandle, index: int, *, n_workers: int, gpus: Sequence[str], overrides: tuple[str, ...] = ()
 ) -> WorkerProcess:
     """Starts worker `index` in a session of its own, so that Ctrl-C reaches the supervisor alone.
 
@@ -128,21 +120,22 @@ def start_worker(
 
     Args:
         gpus: from `worker_gpus`.
-        started_at: of the search, UTC seconds since 1970.
+        overrides: settings of this machine.
     """
     study, n_threads = handle.loaded.study, handle.loaded.experiment.runtime.n_threads
     n_threads = n_threads or max(1, n_cores() // n_workers)
     environment = worker_environment(study.storage, index, gpus=gpus, n_threads=n_threads)
-    path, study_yaml = handle.layout.worker_log(index), handle.layout.study_yaml
-    process = take(Orders(study_yaml, started_at, environment, path, n_threads))
-    return WorkerProcess(index, process or _new_process(study_yaml, started_at, environment, path), path)
+    path = handle.layout.worker_log(index)
+    worker = WorkerOrders(handle.layout.study_yaml, overrides, parent=os.getpid())
+    process = take(Orders(worker, environment, path, n_threads))
+    return WorkerProcess(index, process or _new_process(worker, environment, path), path)
 
 
-def _new_process(study_yaml: Path, started_at: float, environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "attnsearch", "worker", str(study_yaml)]
+def _new_process(worker: WorkerOrders, environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "attnsearch", "worker", str(worker.study_yaml), *worker.overrides]
     with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
-            [*command, "--parent", str(os.getpid()), "--started-at", repr(started_at)],
+            [*command, "--parent", str(worker.parent)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -234,6 +227,7 @@ class WorkerPool:
 
     handle: StudyHandle
     n_workers: int
+    overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._gpus = worker_gpus(self.handle.loaded.experiment.runtime.device)
@@ -241,13 +235,8 @@ class WorkerPool:
         self._due: dict[int, float] = {}  # index of a worker that ended early -> when it is started again
         self._recovered_at = time.monotonic()
 
-    def start(self, started_at: float) -> None:
-        """Starts all workers.
-
-        Args:
-            started_at: of the search, UTC seconds since 1970.
-        """
-        self._started_at = started_at
+    def start(self) -> None:
+        """Starts all workers."""
         self._restarts = Restarts(self.handle.store.leases.n_epochs())
         sharing = self.handle.loaded.experiment.runtime.trials_per_device
         if sharing != 1 and self._gpus:
@@ -258,7 +247,7 @@ class WorkerPool:
     def _start(self, index: int) -> None:
         with signals_held():  # a process that was started is always known to `stop`
             self._workers[index] = start_worker(
-                self.handle, index, n_workers=self.n_workers, gpus=self._gpus, started_at=self._started_at
+                self.handle, index, n_workers=self.n_workers, gpus=self._gpus, overrides=self.overrides
             )
 
     def is_working(self) -> bool:
@@ -270,7 +259,7 @@ class WorkerPool:
         """
         ended = [worker for worker in self._workers.values() if worker.index not in self._due and worker.poll()]
         if ended or time.monotonic() - self._recovered_at > RECOVER_EVERY_S:
-            reclaim_lost_trials(self.handle, is_dead=is_dead)
+            reclaim_lost_trials(self.handle, is_dead=is_gone)
             self._recovered_at = time.monotonic()
         for worker in ended:
             self._plan_restart(worker, worker.poll() or DONE)
@@ -305,7 +294,7 @@ class WorkerPool:
 
     def is_dead(self, worker: str) -> bool:
         """Whether the process behind a worker's name is known to be gone."""
-        return is_dead(worker)
+        return is_gone(worker)
 
     def stop(self) -> None:
         """Ends all workers: by SIGTERM first, by force after a grace period or a second signal."""
@@ -331,8 +320,14 @@ def _reason(worker: WorkerProcess, code: int) -> str:
     return "asked to stop" if code == INTERRUPTED else f"exit code {code}, see {worker.log}"
 
 
-def launcher_of(handle: StudyHandle, data: DataSource, n_workers: int | None) -> Launcher:
-    """What runs the trials: this process, or worker processes, by default as many as the study says or as GPUs."""
+def launcher_of(
+    handle: StudyHandle, data: DataSource, n_workers: int | None, *, overrides: tuple[str, ...] = ()
+) -> Launcher:
+    """What runs the trials: this process, or worker processes, by default as many as the study says or as GPUs.
+
+    Args:
+        overrides: settings in which this machine differs from the one that began the study.
+    """
     if n_workers == 0:
         return InProcess(handle, data)
-    return WorkerPool(handle, n_workers=n_asked(handle.loaded, n_workers))
+    return WorkerPool(handle, n_asked(handle.loaded, n_workers), overrides)

@@ -8,13 +8,19 @@ import platform
 import secrets
 import signal
 import threading
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
+from attnsearch.processes import ProcessName
+from attnsearch.search.conclusion import conclude, explain_end
 from attnsearch.search.context import Worker
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.launchers import WorkerOrders
 from attnsearch.search.launchers.standby import imports_frozen
+from attnsearch.search.membership import join_study, seconds_left
 from attnsearch.search.plan import SearchPlan
+from attnsearch.search.queue import has_failed, is_over
 from attnsearch.search.slots import name_on_gpu
 from attnsearch.search.worker import run_worker
 from attnsearch.store.urls import hide
@@ -27,36 +33,73 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def worker_name() -> str:
     """The name of this process in the leases: host, process, a random part, which no two workers share, and its GPU."""
-    return name_on_gpu(f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}")
+    return name_on_gpu(f"{platform.node()}:{ProcessName.of_this_process()}:{secrets.token_hex(4)}")
 
 
-def run_process(study_yaml: Path, parent: int, started_at: float) -> tuple[int, str]:
-    """One worker process: joins the search that started it and runs trials until nothing is left to do.
+def run_process(orders: WorkerOrders) -> tuple[int, str]:
+    """One worker process: joins a study that was begun and runs trials until nothing is left to do.
 
     SIGINT and SIGTERM ask it to end; its trial returns to the queue.
 
-    Args:
-        parent: process id of the search; the worker ends when it is gone.
-        started_at: of the search, UTC seconds since 1970.
     Returns:
         The exit code, and in one line the error that ended the worker, empty without one: what the search reports.
     """
-    stop = threading.Event()
+    worker = Worker(worker_name(), orders.parent)
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda _signal, _frame: stop.set())
+        signal.signal(number, lambda _signal, _frame: worker.stop.set())
     try:
-        _work(study_yaml, Worker(worker_name(), parent, stop), started_at)
+        is_late = work(orders, worker)
     except Exception as error:
         logger.warning("this worker ends with an error", exc_info=True)
         return _explain(error)
-    return (INTERRUPTED if stop.is_set() else DONE), ""
+    return (TRANSIENT if is_late else INTERRUPTED if worker.stop.is_set() else DONE), ""
 
 
-def _work(study_yaml: Path, worker: Worker, started_at: float) -> None:
-    plan = SearchPlan.reopen(study_yaml, storage=os.environ.get(URL_VARIABLE))
-    handle = plan.join()
-    with imports_frozen(), closing(handle.database):
-        run_worker(handle, worker, plan.open_data(), started_at=started_at)
+def work(orders: WorkerOrders, worker: Worker) -> bool:
+    """The work of a worker, in any thread of any process; `worker.stop` ends it.
+
+    One that belongs to no search also ends the study: it publishes where no trial is left.
+
+    Returns:
+        Whether its time was up before the study was over.
+    Raises:
+        AttnSearchError: the study cannot be joined, or an error that is not one of a trial's setting.
+        SearchStopped: trials of the study failed one after the other.
+    """
+    plan = SearchPlan.reopen(
+        orders.study_yaml, storage=orders.storage or os.environ.get(URL_VARIABLE), overrides=orders.overrides
+    )
+    handle = join_study(plan)
+    with imports_frozen(), closing(handle.database), _time_limit(handle, worker, orders) as is_late:
+        data = plan.open_data()
+        run_worker(handle, worker, data, until_idle=orders.until_idle)
+        if orders.parent is None and not worker.stop.is_set():
+            if has_failed(handle):
+                raise explain_end(handle)
+            if is_over(handle):
+                conclude(handle, data, holder=worker.name, should_stop=worker.stop.is_set)
+        return is_late.is_set()
+
+
+@contextmanager
+def _time_limit(handle: StudyHandle, worker: Worker, orders: WorkerOrders) -> Iterator[threading.Event]:
+    """Asks a worker that belongs to no search to stop when its time, or that of the study, is up; set from then on."""
+    is_late = threading.Event()
+    limits = [orders.stop_after_s, seconds_left(handle)] if orders.parent is None else []
+    known = [limit for limit in limits if limit is not None]
+
+    def stop() -> None:
+        is_late.set()
+        worker.stop.set()
+
+    timer = threading.Timer(max(0.0, min(known, default=0.0)), stop)
+    timer.daemon = True
+    if known:
+        timer.start()
+    try:
+        yield is_late
+    finally:
+        timer.cancel()
 
 
 def _explain(error: Exception) -> tuple[int, str]:

@@ -25,10 +25,11 @@ import torch
 
 from attnsearch.config.load import LoadedStudy
 from attnsearch.device import n_cores, set_threads, worker_gpus
+from attnsearch.search.launchers import WorkerOrders
 from attnsearch.search.slots import workers_per_gpu
 
-RunWorker = Callable[[Path, int, float], tuple[int, str]]
-"""Runs a worker, given its study.yaml, the process id of the search and its start; returns what `run_process` does."""
+RunWorker = Callable[[WorkerOrders], tuple[int, str]]
+"""Runs a worker; returns what `run_process` does."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Orders:
     """What a waiting process is told.
 
     Attributes:
+        worker: what it runs.
         environment: all of it, as the process is to see it.
         log: gets what the process writes to stderr.
         n_threads: of torch; a variable would come too late.
     """
 
-    study_yaml: Path
-    started_at: float
+    worker: WorkerOrders
     environment: Mapping[str, str]
     log: Path
     n_threads: int
@@ -172,7 +173,7 @@ def _fork(run: RunWorker) -> _Waiting:
     earlier = [waiting.orders for waiting in _waiting]  # an end that a copy holds open would never be seen closed
     process = multiprocessing.get_context("fork").Process(
         target=_wait_for_orders,
-        args=(theirs, [ours, *earlier], (readable, writable), run, os.getpid()),
+        args=(theirs, [ours, *earlier], (readable, writable), run),
         name="attnsearch-worker",
     )
     sys.stdout.flush()
@@ -182,14 +183,8 @@ def _fork(run: RunWorker) -> _Waiting:
     return _Waiting(process, ours, os.fdopen(readable, encoding="utf-8", errors="replace"))
 
 
-def _wait_for_orders(
-    theirs: Connection, others: list[Connection], stdout: tuple[int, int], run: RunWorker, parent: int
-) -> None:
-    """The life of a forked process: in a session of its own, so that Ctrl-C reaches the search alone.
-
-    Args:
-        parent: process id of the search, which may end at any moment from the fork on.
-    """
+def _wait_for_orders(theirs: Connection, others: list[Connection], stdout: tuple[int, int], run: RunWorker) -> None:
+    """The life of a forked process: in a session of its own, so that Ctrl-C reaches the search alone."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -206,7 +201,7 @@ def _wait_for_orders(
     os.environ.clear()
     os.environ.update(orders.environment)
     set_threads(orders.n_threads)
-    code, error = run(orders.study_yaml, parent, orders.started_at)
+    code, error = run(orders.worker)
     os.write(1, error.encode())
     sys.exit(code)
 

@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def crew_of(handle: StudyHandle) -> WorkerPool:
     pool = WorkerPool(handle, n_workers=1)
-    pool.start(0.0)
+    pool.start()
     return pool
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from attnsearch.errors import INTERRUPTED
+from attnsearch.search.launchers import WorkerOrders
 from attnsearch.search.launchers import standby as module
 from attnsearch.search.launchers.standby import Orders, RunWorker, take, workers_standing_by
 from tests.search.studies import loaded_study
@@ -45,17 +46,17 @@ def closed_pipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Orders:
-    return Orders(tmp_path / "study.yaml", 5.5, {"GREETING": "hello"}, tmp_path / "worker.log", n_threads=2)
+    return Orders(WorkerOrders(tmp_path / "study.yaml"), {"GREETING": "hello"}, tmp_path / "worker.log", n_threads=2)
 
 
-def describe(study_yaml: Path, parent: int, started_at: float) -> tuple[int, str]:
+def describe(worker: WorkerOrders) -> tuple[int, str]:
     own_session = os.getsid(0) == os.getpid()
     os.write(2, b"a line of the log\n")
-    seen = (study_yaml.name, parent, started_at, own_session, torch.get_num_threads(), dict(os.environ))
+    seen = (worker.study_yaml.name, own_session, torch.get_num_threads(), dict(os.environ))
     return INTERRUPTED, repr(seen)
 
 
-def wait_for_ever(study_yaml: Path, parent: int, started_at: float) -> tuple[int, str]:
+def wait_for_ever(worker: WorkerOrders) -> tuple[int, str]:
     while True:
         signal.pause()
 
@@ -68,7 +69,7 @@ def test_worker_runs_its_orders_in_its_own_environment_session_and_log(orders: O
         assert process.stdout is not None
         words = process.stdout.read()
     assert process.poll() == INTERRUPTED
-    assert words == repr(("study.yaml", os.getpid(), 5.5, True, 2, {"GREETING": "hello"}))
+    assert words == repr(("study.yaml", True, 2, {"GREETING": "hello"}))
     assert orders.log.read_text() == "a line of the log\n"
 
 
