@@ -47,7 +47,7 @@ SlurmdTimeout=10
 KillWait=20
 GresTypes=gpu
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=2000 Gres=gpu:1
-PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 State=UP
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=2 State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 """
 _GPUS = "NodeName=n1 Name=gpu File=/dev/null Count=1\nNodeName=n2 Name=gpu File=/dev/zero Count=1\n"
@@ -94,7 +94,9 @@ class SlurmCluster:
         self._daemon("slurmctld", "slurmctld", "-D", "-c")
         for node in NODES:
             self.start_node(node)
-        self.wait_for(lambda: self.run("sinfo", "-h", "-N", "-p", PREEMPTED, "-o", "%T").split() == ["idle"] * len(NODES))
+        self.wait_for(
+            lambda: self.run("sinfo", "-h", "-N", "-p", PREEMPTED, "-o", "%T").split() == ["idle"] * len(NODES)
+        )
 
     def _start_munge(self) -> None:
         folder = self.folder / "munge"

@@ -23,7 +23,8 @@ def slurm(
     ] = None,
     memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Of each worker, as 32G.")] = None,
     time: Annotated[
-        str, typer.Option("--time", help="Limit of each worker; at its end it is queued again, until the study is over.")
+        str,
+        typer.Option("--time", help="Limit of each worker; at its end it is queued again, until the study is over."),
     ] = "4:00:00",
     partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Where to run.")] = None,
     sbatch: Annotated[

@@ -215,9 +215,7 @@ class RayPool:
         self._actors.clear()
 
 
-def run_on_ray(
-    request: RayRequest, *, should_stop: Callable[[], bool], tick: Callable[[StudyHandle], None]
-) -> None:
+def run_on_ray(request: RayRequest, *, should_stop: Callable[[], bool], tick: Callable[[StudyHandle], None]) -> None:
     """Runs workers on the cluster that this process is connected to until the study is over.
 
     Args:
@@ -260,9 +258,7 @@ def connected(address: str | None) -> Iterator[None]:
         ray = import_ray()
         started: dict[str, Any] = {} if address else {"object_store_memory": _OBJECT_STORE_BYTES}
         try:
-            ray.init(
-                address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **started
-            )
+            ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **started)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"--address {address}: {' '.join(str(error).split())}") from error
         try:

@@ -76,14 +76,18 @@ class SlurmJob:
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
             raise ConfigError(f"--memory must be a number with K, M, G or T, such as 32G, got {self.memory[:80]!r}")
         if "\\" in str(self.log):
-            raise ConfigError(f"{self.log.parent}: Slurm writes no logs below a folder with a backslash; use another folder")
+            raise ConfigError(
+                f"{self.log.parent}: Slurm writes no logs below a folder with a backslash; use another folder"
+            )
         for option in self.options:
             self._check_option(option)
 
     def _check_option(self, option: str) -> None:
         match = _OPTION.fullmatch(option)
         if match is None:
-            raise ConfigError(f"--sbatch must be one long option, such as --sbatch=--account=birds, got {option[:80]!r}")
+            raise ConfigError(
+                f"--sbatch must be one long option, such as --sbatch=--account=birds, got {option[:80]!r}"
+            )
         own = {name for name, _ in self._own_directives()}
         if match[1] in own | _RESERVED:
             raise ConfigError(f"--sbatch cannot change --{match[1]}, which `attnsearch slurm` sets by itself")
