@@ -71,6 +71,7 @@ class SlurmJob:
     options: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        seconds_of(self.time)
         if self.n_gpus < 0 or (self.n_cpus is not None and self.n_cpus < 1):
             raise ConfigError("a worker needs 0 or more GPUs and 1 or more CPUs; correct the numbers per worker")
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
