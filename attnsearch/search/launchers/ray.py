@@ -99,7 +99,7 @@ class RayWorker:
             self._process.terminate()
 
     def is_there(self) -> bool:
-        """An answer, which only an actor can give that has found a place."""
+        """An answer."""
         return True
 
 
@@ -179,7 +179,7 @@ class RayPool:
         for reference in ended:
             self._note_end(reference, self._actors.pop(reference))
         if ended and self._is_over:
-            self._leave_behind()
+            self._call("is_there")  # the study is over without those that are not
         if not self._actors and self._errors and not self._is_over:
             raise SearchStopped(f"all workers ended with an error, the last one with: {self._errors[-1]}")
         return bool(self._actors)
@@ -196,9 +196,9 @@ class RayPool:
             self._errors.append(hide(text.removeprefix("error: ")))
             logger.warning("a worker ended with exit code %d: %s", code, self._errors[-1])
 
-    def _leave_behind(self) -> None:
-        """Gives up actors that have no place on any node: the study is over without them."""
-        answers = {actor.is_there.remote(): reference for reference, actor in self._actors.items()}
+    def _call(self, method: str) -> None:
+        """Calls a method of all actors, and gives up those that have no place on any node: none of them answers."""
+        answers = {getattr(actor, method).remote(): reference for reference, actor in self._actors.items()}
         if answers:
             _, missing = self._ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_S)
             for answer in missing:
@@ -206,8 +206,7 @@ class RayPool:
 
     def stop(self) -> None:
         """Ends all workers; their trials return to the queue."""
-        for actor in self._actors.values():
-            actor.stop.remote()
+        self._call("stop")
         if self._actors:
             self._ray.wait(list(self._actors), num_returns=len(self._actors), timeout=STOP_S)
         for actor in self._actors.values():
@@ -226,19 +225,14 @@ def run_on_ray(request: RayRequest, *, should_stop: Callable[[], bool], tick: Ca
     """
     layout, pool = request.layout, RayPool(request)
     loaded = load_study(str(layout.study_yaml))
-    with closing_handle(open_handle(loaded, layout, url_named(request.storage, layout))) as handle:
+    handle = open_handle(loaded, layout, url_named(request.storage, layout))
+    with closing(handle.database):
         try:
             pool.start()
             while not should_stop() and pool.is_working():
                 tick(handle)
         finally:
             pool.stop()
-
-
-@contextmanager
-def closing_handle(handle: StudyHandle) -> Iterator[StudyHandle]:
-    with closing(handle.database):
-        yield handle
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from attnsearch.search.launchers.ray import RayWorker, connected, import_ray
 from tests.ray_cluster import ENVIRONMENT, RayCluster, running_ray
 from tests.search.faults import Harmed, wait_for
 
-N_TRIALS, N_EPOCHS = 2, 40
+N_TRIALS, N_EPOCHS = 2, 30
 
 
 class PlayedWorker(RayWorker):
