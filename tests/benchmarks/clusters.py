@@ -67,7 +67,7 @@ def run(name: str, cluster: SlurmCluster, url: str, folder: Path) -> list[str]:
     logs = "".join(harmed.layout.worker_log(f"{number}_{index}").read_text() for index in range(2))
     print(
         f"{name}: over after {time.monotonic() - began:.0f} s; attempts of the trials "
-        f"{[harmed.attempts(index) for index in range(3)]}; {logs.count('returns to the queue')} returned to the queue; "
+        f"{[harmed.attempts(index) for index in range(3)]}; {logs.count('returns to the queue')} were returned; "
         f"problems: {harmed.problems() or 'none'}",
         flush=True,
     )
