@@ -38,6 +38,7 @@ from attnsearch.cli.retrieval import retrieval
 from attnsearch.cli.search import search
 from attnsearch.cli.show import show
 from attnsearch.cli.slurm import slurm
+from attnsearch.cli.status import status
 from attnsearch.cli.train import train
 from attnsearch.cli.validate import validate
 from attnsearch.cli.visualize import visualize
@@ -82,6 +83,7 @@ app.command()(retrieval)
 app.command()(compare)
 app.command("list")(list_all)
 app.command()(show)
+app.command()(status)
 app.command()(validate)
 app.command()(dashboard)
 app.command()(visualize)

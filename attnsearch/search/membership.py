@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import attnsearch
@@ -23,11 +24,13 @@ from attnsearch.search.study import STARTED_AT, changes
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import write_classes
 from attnsearch.store.urls import network_file_system, sqlite_path
+from attnsearch.training.state import resumable_epoch
 
 TOKEN, COMMON = "attnsearch_token", "attnsearch_common"
 """Attributes of a study: what the file `.token` of its folder holds, and what its workers compare."""
 FOLDER_WAIT_S = 60.0
-"""How long a network file system may show an old state of a folder."""
+CHECKPOINT_WAIT_S = 90.0
+"""How long a network file system may show an old state of a folder, and of a file that is written again and again."""
 _LOOK_EVERY_S = 1.0
 
 
@@ -46,7 +49,8 @@ def begin_study(plan: SearchPlan) -> StudyHandle:
             another machine has it in an SQLite file.
     """
     handle = plan.open()
-    begin(handle, plan.tables)
+    with _closed_after_errors(handle):
+        begin(handle, plan.tables)
     atomic_write(plan.layout.study_yaml, study_file(plan.loaded))
     write_classes(plan.layout.classes_csv, plan.tables.class_names)
     return handle
@@ -60,8 +64,19 @@ def join_study(plan: SearchPlan) -> StudyHandle:
         StoreError: there is none, its files are not in this results folder, or its database cannot be used.
     """
     handle = plan.join()
-    require_member(handle, plan.tables)
+    with _closed_after_errors(handle):
+        require_member(handle, plan.tables)
     return handle
+
+
+@contextmanager
+def _closed_after_errors(handle: StudyHandle) -> Iterator[None]:
+    """A server counts the connections that nobody closes."""
+    try:
+        yield
+    except BaseException:
+        handle.database.close()
+        raise
 
 
 def begin(handle: StudyHandle, tables: DataTables) -> None:
@@ -133,6 +148,26 @@ def _stored_token(layout: StudyLayout) -> str | None:
             return layout.token.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
+
+
+def await_checkpoint(handle: StudyHandle, number: int, should_stop: Callable[[], bool]) -> None:
+    """Waits for the checkpoint of a trial that another machine has begun, which a network file system may show late.
+
+    The database may know one epoch more than the disk.
+
+    Raises:
+        StoreError: it does not come; the trial would begin again at its first epoch.
+    """
+    lease = handle.store.leases.of_trial(number)
+    needed = 0 if lease is None or sqlite_path(handle.database.url) is not None else lease.epoch - 1
+    deadline = time.monotonic() + CHECKPOINT_WAIT_S
+    while needed > 0 and resumable_epoch(handle.layout.trial(number)) < needed and not should_stop():
+        if time.monotonic() >= deadline:
+            raise StoreError(
+                f"{handle.layout.trial(number).directory} has no checkpoint of trial {number} from epoch {needed} on, "
+                "which another worker has written: check that this folder is the shared one and its disk is whole"
+            )
+        time.sleep(_LOOK_EVERY_S)
 
 
 def require_one_machine(handle: StudyHandle) -> None:

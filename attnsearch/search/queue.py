@@ -1,4 +1,4 @@
-"""The queue of a study: which trial is next, and how one pauses or returns whose worker ends.
+"""The queue of a study: which trial is next, and how one ends, pauses or returns.
 
 Whatever changes the queue does so under `store.exclusive`.
 """
@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 import optuna
@@ -37,7 +38,14 @@ from attnsearch.search.patience import has_ended_early, is_failing, is_out_of_pa
 from attnsearch.search.recovery import MAX_STALLED_ATTEMPTS, is_gone, return_trial, take_back_lost
 from attnsearch.search.samplers import sampler_of
 from attnsearch.search.slots import has_slot
-from attnsearch.search.study import attributes, constraint_values, derive_seed, take_trial
+from attnsearch.search.study import (
+    attributes,
+    constraint_values,
+    derive_seed,
+    objective_values,
+    take_trial,
+    undefined_objective,
+)
 from attnsearch.store.servers import repeated
 from attnsearch.types import HALVES, TrialResult
 
@@ -195,6 +203,29 @@ def _value_of(config: StudyConfig, metrics: Mapping[str, float]) -> Value:
     excess = sum(max(0.0, one) for one in constraint_values(config, metrics).values())
     half_a, half_b = (metrics.get(f"{config.monitor}{half}", math.nan) for half in HALVES)
     return Value(objectives, excess, (half_a, half_b) if math.isfinite(half_a + half_b) else None)
+
+
+@repeated
+def tell_trial(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
+    """The one place where a trial ends: attributes for the dashboard, constraints, state and values."""
+    config, trial = handle.loaded.study, claim.trial
+    values = objective_values(config, ended)
+    if values is None and ended.state == "complete":
+        ended = replace(ended, state="failed", error=undefined_objective(config, ended))
+    with handle.store.exclusive():
+        if not handle.is_finished(trial):  # else it was told already, and only the answer was lost
+            handle.store.leases.check(trial.number, claim.attempt)
+            for key, value in attributes(handle.layout, trial.number, ended, at=handle.store.now()).items():
+                trial.set_user_attr(key, value)
+            if ended.state == "complete":
+                for name, excess in constraint_values(config, ended.metrics).items():
+                    trial.set_constraint(name, excess)
+            state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+            handle.tell(trial, values if ended.state == "complete" else None, state[ended.state])
+        handle.store.leases.release(trial.number, claim.attempt, stalled=False)
+    outcome = {"complete": f"complete with {values}", "pruned": "pruned", "failed": f"failed: {ended.error}"}
+    logger.info("trial %d: %s", trial.number, outcome[ended.state])
+    handle.remove_resumes([trial.number])
 
 
 @repeated

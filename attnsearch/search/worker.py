@@ -9,10 +9,8 @@ import logging
 import random
 import time
 from contextlib import closing, suppress
-from dataclasses import replace
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
 
 from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.loader import DataSource
@@ -30,6 +28,7 @@ from attnsearch.errors import (
 from attnsearch.files import atomic_write, explain_os_error
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.membership import await_checkpoint
 from attnsearch.search.objective import (
     IMAGES_AT_RUNGS,
     attach_images,
@@ -37,16 +36,11 @@ from attnsearch.search.objective import (
     list_files,
     list_scores,
 )
-from attnsearch.search.queue import claim_next, pause_trial, return_to_queue
+from attnsearch.search.queue import claim_next, pause_trial, return_to_queue, tell_trial
 from attnsearch.search.space import trial_experiment
 from attnsearch.search.study import (
-    attributes,
     chooses_by_scores,
-    constraint_values,
-    objective_values,
-    undefined_objective,
 )
-from attnsearch.store.servers import repeated
 from attnsearch.training.trainer import fit
 from attnsearch.types import TrialResult
 
@@ -111,7 +105,7 @@ def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: Da
         if ended.state == "paused":
             pause_trial(handle, claim, ended)
         else:
-            _tell(handle, claim, ended)
+            tell_trial(handle, claim, ended)
     except (LeaseLost, UpdateFinishedTrialError):  # the second: the attempt that took over has ended the trial too
         logger.warning(
             "trial %d was taken over by another worker; this attempt (%d) ends", claim.trial.number, claim.attempt
@@ -147,6 +141,7 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
     config = trial_experiment(claim.trial, handle.loaded)
     layout = handle.layout.trial(number)
     with closing(SearchContext(handle, worker, claim, seed=config.seed)) as context:
+        await_checkpoint(handle, number, worker.stop.is_set)
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
         source = data.serving(config.data)
         result = fit(config, context, data=source)
@@ -162,32 +157,9 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
     return result
 
 
-@repeated
-def _tell(handle: StudyHandle, claim: ClaimedTrial, ended: TrialResult) -> None:
-    """The one place where a trial ends: attributes for the dashboard, constraints, state and values."""
-    config, trial = handle.loaded.study, claim.trial
-    values = objective_values(config, ended)
-    if values is None and ended.state == "complete":
-        ended = replace(ended, state="failed", error=undefined_objective(config, ended))
-    with handle.store.exclusive():
-        if not handle.is_finished(trial):  # else it was told already, and only the answer was lost
-            handle.store.leases.check(trial.number, claim.attempt)
-            for key, value in attributes(handle.layout, trial.number, ended, at=handle.store.now()).items():
-                trial.set_user_attr(key, value)
-            if ended.state == "complete":
-                for name, excess in constraint_values(config, ended.metrics).items():
-                    trial.set_constraint(name, excess)
-            state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-            handle.tell(trial, values if ended.state == "complete" else None, state[ended.state])
-        handle.store.leases.release(trial.number, claim.attempt, stalled=False)
-    outcome = {"complete": f"complete with {values}", "pruned": "pruned", "failed": f"failed: {ended.error}"}
-    logger.info("trial %d: %s", trial.number, outcome[ended.state])
-    handle.remove_resumes([trial.number])
-
-
 def _tell_failed(handle: StudyHandle, claim: ClaimedTrial, reason: str) -> None:
     with suppress(LeaseLost, UpdateFinishedTrialError):
-        _tell(handle, claim, _failed(reason))
+        tell_trial(handle, claim, _failed(reason))
 
 
 def _failed(reason: str) -> TrialResult:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from attnsearch.errors import LeaseLost, StoreError
 from attnsearch.files import locked
-from attnsearch.store.database import clock_of, database_errors, open_writer, transaction
+from attnsearch.store.database import clock_of, database_errors, open_reader, open_writer, transaction
 from attnsearch.store.layout import creation_lock_of
 from attnsearch.store.servers import repeated
 from attnsearch.store.tables import insert_into, leases_table
@@ -263,6 +263,24 @@ class SqlLeases(Leases):
                 row = leases_table.c.study == self._study, leases_table.c.trial == number
                 connection.execute(update(leases_table).where(*row).values(_row(self._study, after)))
             return after
+
+
+def held_leases(url: str, study_uuid: str) -> list[tuple[Lease, float]]:
+    """The leases in force of a study by worker, that of its publication last, each with the seconds until it runs out.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    engine = open_reader(url)
+    try:
+        leases, now = SqlLeases(engine, study_uuid), clock_of(engine)()
+        publication = leases.of_trial(PUBLICATION)
+        held = sorted(leases.held(), key=lambda lease: (lease.worker, lease.number))
+        if publication is not None and publication.state == HELD:
+            held.append(publication)
+        return [(lease, lease.expires_at - now) for lease in held]
+    finally:
+        engine.dispose()
 
 
 def require_lease(connection: Connection, study_uuid: str, number: int, attempt: int) -> None:

@@ -256,6 +256,19 @@ def read_resume(trial: TrainingState) -> ResumeCheckpoint | None:
     return None
 
 
+def resumable_epoch(layout: TrialLayout) -> int:
+    """The last epoch of the newest whole resume checkpoint, from 1; 0 where there is none.
+
+    Raises:
+        StoreError: the disk or the system refuses.
+    """
+    for path in layout.resumes().values():
+        content = _load(path)
+        if content is not None:
+            return max((int(record["epoch"]) for record in content["records"]), default=0)
+    return 0
+
+
 def _load(path: Path) -> dict[str, Any] | None:
     """The content, or None of a broken file; torch itself does not compare checksums.
 

@@ -20,15 +20,23 @@ from sqlalchemy import select
 from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.errors import StoreError
 from attnsearch.files import is_temporary
+from attnsearch.processes import ProcessName
 from attnsearch.search.trials import StudyRows, read_study
 from attnsearch.store.database import open_reader, transaction
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.layout import StudyLayout
-from attnsearch.store.leases import HELD
+from attnsearch.store.leases import HELD, Lease
 from attnsearch.store.tables import leases_table
 from attnsearch.store.urls import sqlite_url
 
 PATIENCE_S = 300.0
+_MAIN = """
+import sys, time
+real, ahead_s = time.time, %r
+time.time = lambda: real() + ahead_s
+from attnsearch.__main__ import main
+sys.exit(main())
+"""
 T = TypeVar("T")
 
 
@@ -82,19 +90,34 @@ class Harmed:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "study.yaml").write_text(to_yaml({**values, **study}))
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words: str, machine: str | None = None) -> subprocess.Popen[bytes]:
         """Starts, or starts again, the search."""
-        return self._start("search", "study.yaml", *words)
+        return self._start("search", "study.yaml", *words, machine=machine)
 
     def start_training(self) -> subprocess.Popen[bytes]:
         """Starts, or starts again, the training."""
         return self._start("train", "train.yaml")
 
-    def _start(self, *words: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "attnsearch", *words]
+    def _start(self, *words: str, machine: str | None = None, clock_s: float = 0.0) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _MAIN % clock_s, *words]
+        if machine is not None:
+            rename = ["bash", "-c", f'hostname {machine}; exec "$@"', "_"]
+            command = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", *rename, *command]
         environment = {**os.environ, "ATTNSEARCH_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
         with (self.folder / "search.log").open("ab") as log:
             return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
+
+    def start_worker(self, *words: str, machine: str | None = None, clock_s: float = 0.0) -> subprocess.Popen[bytes]:
+        """Starts a worker of the study, which was begun.
+
+        Args:
+            machine: the host name of a PID namespace of its own, which is a machine as far as processes can tell.
+            clock_s: by how many seconds its clock is ahead.
+        """
+        return self._start("worker", self.name, *self._named_storage(), *words, machine=machine, clock_s=clock_s)
+
+    def _named_storage(self) -> tuple[str, ...]:
+        return () if self.server is None else ("--storage", self.server)
 
     def finish(self, search: subprocess.Popen[bytes]) -> int:
         """Waits for the end of a search; its exit code."""
@@ -104,15 +127,22 @@ class Harmed:
         return read_study(self.url, self.name)
 
     def held(self) -> list[tuple[int, int, int]]:
-        """(trial, epoch, process id) of every lease in force."""
-        table = leases_table
-        query = select(table.c.trial, table.c.epoch, table.c.worker).where(table.c.state == HELD)
+        """(trial, epoch, process id) of every lease of a trial in force."""
+        leases = [lease for lease in self.leases() if lease.state == HELD]
+        processes = [(lease, ProcessName.of_worker(lease.worker)) for lease in leases]
+        return [(lease.number, lease.epoch, process.pid) for lease, process in processes if process is not None]
+
+    def leases(self) -> list[Lease]:
+        """The last lease of each trial that was claimed."""
         try:
             with transaction(open_reader(self.url)) as connection:
-                found = connection.execute(query).all()
+                rows = connection.execute(select(leases_table).where(leases_table.c.trial >= 0)).mappings().all()
         except StoreError:  # database or tables do not exist yet
             return []
-        return [(trial, epoch, int(worker.rsplit(":", 2)[1])) for trial, epoch, worker in found]
+        return [
+            Lease(row["trial"], **{key: value for key, value in row.items() if key not in ("study", "trial")})
+            for row in rows
+        ]
 
     def in_mid_trial(self, beyond: Mapping[int, int] | None = None) -> tuple[int, int, int]:
         """(trial, epoch, process id) of a worker in a trial of which one epoch at least is on the disk, and not all.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from attnsearch.data import DataTables
 from attnsearch.data.tables import ImageTable, tables_digest
@@ -17,7 +18,7 @@ from attnsearch.errors import ConfigError, StoreError
 from attnsearch.processes import ProcessName
 from attnsearch.search import membership as module
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.membership import begin, require_member, require_one_machine, seconds_left
+from attnsearch.search.membership import await_checkpoint, begin, require_member, require_one_machine, seconds_left
 from tests.search.studies import ON_EACH_DATABASE
 
 Open = Callable[..., StudyHandle]
@@ -139,3 +140,39 @@ def test_sqlite_on_a_network_file_system_is_for_one_machine(
         require_one_machine(handle)
     handle.store.leases.renew(0, 1, duration_s=-1)
     require_one_machine(handle)
+
+
+@pytest.fixture
+def on_server(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> StudyHandle:
+    """A study as if it were on a server, with a trial that has finished five epochs."""
+    handle = open_tiny()
+    attempt = handle.store.leases.claim(0, "other:1:a", duration_s=60)
+    handle.store.leases.renew(0, attempt, duration_s=60, epoch=5)
+    monkeypatch.setattr(module, "sqlite_path", lambda _url: None)
+    return handle
+
+
+def save_resume(handle: StudyHandle, epoch: int) -> None:
+    path = handle.layout.trial(0).resume(1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"format": 2, "records": [{"epoch": number} for number in range(1, epoch + 1)]}, path)
+
+
+def test_a_checkpoint_that_a_network_file_system_shows_late_is_waited_for(
+    on_server: StudyHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = iter([2, 4, 5])  # the database may know one epoch more than the disk
+    monkeypatch.setattr(time, "sleep", lambda _seconds: save_resume(on_server, next(shown)))
+    await_checkpoint(on_server, 0, lambda: False)
+    assert list(shown) == [5]
+
+
+def test_a_lost_checkpoint_is_an_error_and_no_new_beginning(
+    on_server: StudyHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_WAIT_S", 0.0)
+    save_resume(on_server, 3)
+    with pytest.raises(StoreError, match="no checkpoint of trial 0 from epoch 4 on"):
+        await_checkpoint(on_server, 0, lambda: False)
+    await_checkpoint(on_server, 0, lambda: True)  # asked to stop, it looks no more
+    await_checkpoint(on_server, 1, lambda: False)  # nobody has begun this one
