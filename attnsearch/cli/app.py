@@ -32,10 +32,12 @@ from attnsearch.cli.faithfulness import faithfulness
 from attnsearch.cli.leakage import leakage
 from attnsearch.cli.list import list_all
 from attnsearch.cli.prune_files import prune_files
+from attnsearch.cli.ray import ray
 from attnsearch.cli.report import report
 from attnsearch.cli.retrieval import retrieval
 from attnsearch.cli.search import search
 from attnsearch.cli.show import show
+from attnsearch.cli.slurm import slurm
 from attnsearch.cli.status import status
 from attnsearch.cli.train import train
 from attnsearch.cli.validate import validate
@@ -71,6 +73,8 @@ app.command()(search)
 app.command()(confirm)
 app.command()(train)
 app.command()(worker)
+app.command()(slurm)
+app.command()(ray)
 app.command()(evaluate)
 app.command()(faithfulness)
 app.command()(leakage)

@@ -325,7 +325,8 @@ class StudyLayout:
         """Held by the one process that runs the study."""
         return self.study_dir / "run.lock"
 
-    def worker_log(self, index: int) -> Path:
+    def worker_log(self, index: int | str) -> Path:
+        """The log of a worker process by its number, or on a cluster by what its scheduler calls it."""
         return self.study_dir / f"worker{index}.log"
 
     @property

@@ -27,6 +27,7 @@ ALLOWED = (
         "cli._console",
         "cli._ending",
         "cli._options",
+        "cli._placing",
         "cli._progress",
         "cli._scores",
     ),

@@ -9,9 +9,9 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
-from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
+from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError, TrialInterrupted
 from attnsearch.processes import ProcessName
 from attnsearch.search.conclusion import conclude, explain_end
 from attnsearch.search.context import Worker
@@ -48,20 +48,19 @@ def run_process(orders: WorkerOrders) -> tuple[int, str]:
     for number in STOP_SIGNALS:
         signal.signal(number, lambda _signal, _frame: worker.stop.set())
     try:
-        is_late = work(orders, worker)
+        return work(orders, worker), ""
     except Exception as error:
         logger.warning("this worker ends with an error", exc_info=True)
         return _explain(error)
-    return (TRANSIENT if is_late else INTERRUPTED if worker.stop.is_set() else DONE), ""
 
 
-def work(orders: WorkerOrders, worker: Worker) -> bool:
+def work(orders: WorkerOrders, worker: Worker) -> int:
     """The work of a worker, in any thread of any process; `worker.stop` ends it.
 
-    One that belongs to no search also ends the study: it publishes where no trial is left.
+    One that belongs to no search also ends the study: it publishes where no trial, or no time of the study, is left.
 
     Returns:
-        Whether its time was up before the study was over.
+        The exit code: `DONE`, `INTERRUPTED`, or `TRANSIENT` where its own time was up before the study was over.
     Raises:
         AttnSearchError: the study cannot be joined, or an error that is not one of a trial's setting.
         SearchStopped: trials of the study failed one after the other.
@@ -70,34 +69,42 @@ def work(orders: WorkerOrders, worker: Worker) -> bool:
         orders.study_yaml, storage=orders.storage or os.environ.get(URL_VARIABLE), overrides=orders.overrides
     )
     handle = join_study(plan)
-    with imports_frozen(), closing(handle.database), _time_limit(handle, worker, orders) as is_late:
+    with imports_frozen(), closing(handle.database), _time_limit(handle, worker, orders) as ended_by:
         data = plan.open_data()
         run_worker(handle, worker, data, until_idle=orders.until_idle)
+        has_ended_study = ended_by == [DONE]
+        if has_ended_study:
+            worker.stop = threading.Event()  # a signal may still end what follows
         if orders.parent is None and not worker.stop.is_set():
             if has_failed(handle):
                 raise explain_end(handle)
-            if is_over(handle):
-                conclude(handle, data, holder=worker.name, should_stop=worker.stop.is_set)
-        return is_late.is_set()
+            if has_ended_study or is_over(handle):
+                with suppress(TrialInterrupted):
+                    conclude(handle, data, holder=worker.name, should_stop=worker.stop.is_set)
+        return TRANSIENT if TRANSIENT in ended_by else INTERRUPTED if worker.stop.is_set() else DONE
 
 
 @contextmanager
-def _time_limit(handle: StudyHandle, worker: Worker, orders: WorkerOrders) -> Iterator[threading.Event]:
-    """Asks a worker that belongs to no search to stop when its time, or that of the study, is up; set from then on."""
-    is_late = threading.Event()
-    limits = [orders.stop_after_s, seconds_left(handle)] if orders.parent is None else []
-    known = [limit for limit in limits if limit is not None]
+def _time_limit(handle: StudyHandle, worker: Worker, orders: WorkerOrders) -> Iterator[list[int]]:
+    """Asks a worker that belongs to no search to stop when its time, or that of the study, is up.
+
+    Yields:
+        From then on with one exit code: `TRANSIENT` after its own time, `DONE` after that of the study.
+    """
+    ended_by: list[int] = []
+    limits = [(seconds_left(handle), DONE), (orders.stop_after_s, TRANSIENT)] if orders.parent is None else []
+    limit_s, code = min(((limit, code) for limit, code in limits if limit is not None), default=(None, DONE))
 
     def stop() -> None:
-        is_late.set()
+        ended_by.append(code)
         worker.stop.set()
 
-    timer = threading.Timer(max(0.0, min(known, default=0.0)), stop)
+    timer = threading.Timer(max(0.0, limit_s or 0.0), stop)
     timer.daemon = True
-    if known:
+    if limit_s is not None:
         timer.start()
     try:
-        yield is_late
+        yield ended_by
     finally:
         timer.cancel()
 

@@ -1,0 +1,176 @@
+"""Actors of Ray that keep workers running, alone and on a local cluster that loses a node."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnsearch.errors import DONE, FAILED, INTERRUPTED, TRANSIENT, ConfigError
+from attnsearch.search.launchers import ray as module
+from attnsearch.search.launchers.ray import RayWorker, connected, import_ray
+from tests.ray_cluster import ENVIRONMENT, RayCluster, running_ray
+from tests.search.faults import Harmed, wait_for
+
+N_TRIALS, N_EPOCHS = 2, 30
+
+
+class PlayedWorker(RayWorker):
+    """An actor outside of Ray whose worker is a Python program."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        super().__init__(("-c", program, str(folder / "turns")), {"GREETING": "hello"}, folder / "worker.log")
+
+
+@pytest.fixture(autouse=True)
+def without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor pauses: nobody asks Ray outside of an actor."""
+    monkeypatch.setattr(module, "_assigned_gpus", lambda: {"ATTNSEARCH_ASSIGNED_GPU": "3"})
+    monkeypatch.setattr(module, "PAUSES_AFTER_S", (0.0, 0.0, 0.0))
+
+
+ENDING_WITH = """
+import os, sys
+from pathlib import Path
+turns = Path(sys.argv[1])
+codes = {codes}
+n = len(turns.read_text()) if turns.exists() else 0
+turns.write_text("x" * (n + 1))
+print(os.environ["GREETING"], os.environ["ATTNSEARCH_ASSIGNED_GPU"], n)
+sys.exit(codes[n]) if codes[n] >= 0 else os.kill(os.getpid(), -codes[n])
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected", "n_turns"),
+    [
+        ([DONE], DONE, 1),
+        ([FAILED], FAILED, 1),
+        ([INTERRUPTED], INTERRUPTED, 1),
+        ([TRANSIENT, DONE], DONE, 2),
+        ([-signal.SIGKILL, TRANSIENT, DONE], DONE, 3),
+        ([TRANSIENT] * 4, TRANSIENT, 4),
+    ],
+)
+def test_worker_is_started_again_where_that_may_help(
+    codes: list[int], expected: int, n_turns: int, tmp_path: Path
+) -> None:
+    ended = PlayedWorker(ENDING_WITH.format(codes=list(map(int, codes))), tmp_path).run()
+    assert ended == (expected, f"hello 3 {n_turns - 1}")
+    assert len((tmp_path / "turns").read_text()) == n_turns
+
+
+def test_worker_that_ran_for_long_may_end_early_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORT_S", 0.0)
+    codes = [TRANSIENT] * 6 + [DONE]
+    assert PlayedWorker(ENDING_WITH.format(codes=codes), tmp_path).run()[0] == DONE
+
+
+def test_stop_ends_the_worker_and_starts_none_again(tmp_path: Path) -> None:
+    program = "import signal, sys; signal.signal(15, lambda *_: sys.exit(130)); print('ready', flush=True); "
+    actor = PlayedWorker(program + "signal.pause()", tmp_path)
+    ends: list[Any] = []
+    thread = threading.Thread(target=lambda: ends.append(actor.run()))
+    thread.start()
+    wait_for(lambda: ((tmp_path / "worker.log").exists() and (tmp_path / "worker.log").read_text()) or None)
+    actor.stop()
+    thread.join(60)
+    assert ends == [(INTERRUPTED, "ready")]
+    assert actor.run() == (INTERRUPTED, "")
+
+
+def test_message_names_the_extra_where_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"attnsearch\[ray\]"):
+        import_ray()
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
+    """A cluster that the commands of this process may join."""
+    pytest.importorskip("ray", reason="no Ray (pip install 'attnsearch[ray]')")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with running_ray() as running:
+        yield running
+
+
+def start(harmed: Harmed, *words: str) -> subprocess.Popen[bytes]:
+    return harmed._start("ray", "victim", "--storage", str(harmed.server), *words)
+
+
+def states(harmed: Harmed) -> list[str]:
+    return [trial.state for trial in harmed.rows().trials]
+
+
+@pytest.mark.slow
+def test_study_ends_after_a_node_is_lost(cluster: RayCluster, tmp_path: Path, postgres_url: str) -> None:
+    """Before that, of three workers with half a GPU each two find a place, and Ctrl-C returns their trials."""
+    harmed = Harmed(tmp_path, N_TRIALS, N_EPOCHS, server=postgres_url)
+    harmed.write(lease_s=8, n_images=64)
+    assert harmed.finish(harmed.start("--create-only")) == 0
+    cluster.add_node()
+    words = ["--address", cluster.address, "--cpus-per-worker", "0.5", "--gpus-per-worker", "0.5"]
+
+    search = start(harmed, "--workers", "3", *words)
+    wait_for(lambda: states(harmed) == ["running"] * 2 or None)
+    logs = sorted(path.name for path in harmed.layout.study_dir.glob("worker_ray*.log"))
+    assert len(logs) == 2
+    search.send_signal(signal.SIGINT)
+    assert harmed.finish(search) == INTERRUPTED
+    assert states(harmed) == ["waiting"] * 2
+
+    cluster.add_node()
+    search = start(harmed, "--workers", "2", *words)
+    wait_for(lambda: states(harmed) == ["running"] * 2 or None)
+    time.sleep(1.0)  # some epochs
+    cluster.lose_node()
+    assert harmed.finish(search) == DONE
+    assert harmed.problems() == []
+    assert sorted(map(harmed.attempts, range(N_TRIALS))) in ([2, 3], [3, 3])
+    assert harmed.layout.published_json.exists()
+
+
+@pytest.mark.slow
+def test_cluster_of_a_command_listens_on_this_machine_only() -> None:
+    """In a process of its own: Ray reads its environment when it is imported."""
+    pytest.importorskip("ray", reason="no Ray (pip install 'attnsearch[ray]')")
+    program = """
+import os
+from attnsearch.search.launchers.ray import connected
+with connected(None):
+    import ray
+    @ray.remote
+    def place():
+        return ray.util.get_node_ip_address()
+    assert ray.get(place.options(num_cpus=0.1).remote()) == "127.0.0.1"
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+    listening = [line.split() for path in ("tcp", "tcp6") for line in open(f"/proc/net/{path}").readlines()[1:]]
+    pids = [pid for pid in os.listdir("/proc") if pid.isdecimal() and "ray" in open(f"/proc/{pid}/cmdline").read()]
+    sockets = set()
+    for pid in [*pids, str(os.getpid())]:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                sockets.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+            except OSError:
+                pass
+    own = [line[1] for line in listening if line[3] == "0A" and f"socket:[{line[9]}]" in sockets]
+    assert len(own) > 4, own
+    assert all(address.partition(":")[0].endswith("0100007F") for address in own), own
+assert "RAY_AUTH_TOKEN" not in os.environ
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_address_that_nobody_answers_is_named() -> None:
+    pytest.importorskip("ray", reason="no Ray (pip install 'attnsearch[ray]')")
+    with pytest.raises(ConfigError, match="--address not an address"), connected("not an address"):
+        pass
