@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from attnsearch.config.data import DataConfig
+from attnsearch.data.built_folders import CACHE_VARIABLE
+from attnsearch.data.cache import is_cached
+from attnsearch.data.loader import DataSource, open_data
 from attnsearch.data.tables import DataTables, ImageTable, fixed_subset
 
 
@@ -21,11 +27,6 @@ class Counts:
     val: int
     test: int
     identities: int = 2
-
-
-def count_images(tables: DataTables) -> Counts:
-    """All there are; 0 of a test split that is missing."""
-    return Counts(len(tables.train), len(tables.val), 0 if tables.test is None else len(tables.test))
 
 
 def cut_tables(tables: DataTables, counts: Counts) -> DataTables:
@@ -50,3 +51,19 @@ def _first_identities(table: ImageTable, counts: Counts) -> ImageTable:
 
 def _fewer(table: ImageTable, n_images: int) -> ImageTable:
     return table if n_images >= len(table) else table.take(fixed_subset(table, max(1, n_images)))
+
+
+def open_some(cfg: DataConfig, tables: DataTables, counts: Counts, *, cache: Path) -> DataSource:
+    """The data set where its images are decoded, else so many of them, which are decoded now.
+
+    From here on this process builds caches in a folder of its own.
+
+    Raises:
+        DataError, StoreError: as `open_data`.
+    """
+    if not is_cached(tables, cfg.cached):
+        os.environ[CACHE_VARIABLE] = str(cache)
+        tables = cut_tables(tables, counts)
+    source = open_data(cfg, tables=tables)
+    os.environ[CACHE_VARIABLE] = str(cache)
+    return source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, replace
 
@@ -31,6 +30,7 @@ class StoredForecast(Content):
         processor_factor: processor seconds for each second of a trial.
     """
 
+    format: int = FORECAST_FORMAT
     epoch_s: float = Field(gt=0)
     end_s: float = Field(ge=0)
     processor_factor: float = Field(ge=0)
@@ -43,8 +43,7 @@ def write_forecast(layout: StudyLayout, found: StudyForecast) -> None:
         StoreError: the disk refuses.
     """
     if layout.study_dir.is_dir():
-        values = {"format": FORECAST_FORMAT, **as_stored(found).model_dump()}
-        atomic_write(layout.forecast_json, json.dumps(values, indent=1) + "\n")
+        atomic_write(layout.forecast_json, as_stored(found).model_dump_json(indent=1) + "\n")
 
 
 def as_stored(found: StudyForecast) -> StoredForecast:
@@ -78,7 +77,6 @@ class StudyOutlook:
         n_workers: that the time left is for.
         epoch_s: seconds of an epoch, as the trials of the study took on average, else by the dry run.
         end_s: seconds of a trial beside its epochs: maps, scores, checkpoints.
-        seconds_left: None where neither a trial nor a dry run has shown how long an epoch takes.
         worker_seconds: of all workers so far.
         processor_seconds: likewise, by the dry run; None without one.
         correction: seconds of an epoch by those of the dry run; None without one, or before the first epoch.
@@ -89,10 +87,17 @@ class StudyOutlook:
     n_workers: int
     epoch_s: float | None
     end_s: float
-    seconds_left: float | None
     worker_seconds: float
-    processor_seconds: float | None
-    correction: float | None
+    processor_seconds: float | None = None
+    correction: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """For all workers together; None where neither a trial nor a dry run has shown how long an epoch takes."""
+        if self.epoch_s is None:
+            return None
+        ends_s = _n_complete_left(self.progress) * self.end_s
+        return (self.epochs_left * self.epoch_s + ends_s) / self.n_workers
 
 
 def outlook(
@@ -107,25 +112,30 @@ def outlook(
         ConfigError, StoreError: the study or the forecast cannot be read.
     """
     foretold = foretold or read_forecast(study.layout)
-    progress = with_brackets(study)
-    n_running = sum(trial.state == "running" for trial in progress.trials)
-    n_workers = max(1, n_running if n_workers is None else n_workers)
-    observed_s = observed_epoch_s(progress.trials)
-    epoch_s = observed_s or (foretold.epoch_s if foretold else None)
-    end_s = _end_s(study, foretold)
-    epochs_left, n_ends = progress.epochs_left(_n_epochs(study)), _n_complete_left(progress)
-    worker_seconds = sum(trial.seconds for trial in progress.trials)
-    worker_seconds += end_s * sum(trial.state == "complete" for trial in progress.trials)
-    return StudyOutlook(
+    progress, end_s = with_brackets(study), _end_s(study, foretold)
+    epoch_s = observed_epoch_s(progress.trials)
+    found = StudyOutlook(
         progress=progress,
-        epochs_left=epochs_left,
-        n_workers=n_workers,
+        epochs_left=progress.epochs_left(_n_epochs(study)),
+        n_workers=max(1, _n_in(progress, "running") if n_workers is None else n_workers),
         epoch_s=epoch_s,
         end_s=end_s,
-        seconds_left=None if epoch_s is None else (epochs_left * epoch_s + n_ends * end_s) / n_workers,
-        worker_seconds=worker_seconds,
-        processor_seconds=foretold.processor_factor * worker_seconds if foretold else None,
-        correction=observed_s / foretold.epoch_s if foretold and observed_s else None,
+        worker_seconds=sum(trial.seconds for trial in progress.trials) + end_s * _n_in(progress, "complete"),
+    )
+    return found if foretold is None else _compared(found, foretold)
+
+
+def _n_in(progress: StudyProgress, state: str) -> int:
+    return sum(trial.state == state for trial in progress.trials)
+
+
+def _compared(found: StudyOutlook, foretold: StoredForecast) -> StudyOutlook:
+    """With what a dry run tells; its seconds of an epoch count where no trial has shown any."""
+    return replace(
+        found,
+        epoch_s=found.epoch_s or foretold.epoch_s,
+        processor_seconds=foretold.processor_factor * found.worker_seconds,
+        correction=found.epoch_s and found.epoch_s / foretold.epoch_s,
     )
 
 

@@ -126,7 +126,7 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StudySchedule:
     """What the trials of a study run, if all goes as its pruner plans.
 
     Attributes:
@@ -149,20 +149,20 @@ class Schedule:
         return sum(leg.n_trials for leg in self.legs if leg.end is None)
 
 
-def schedule_of(loaded: LoadedStudy) -> Schedule:
+def schedule_of(loaded: LoadedStudy) -> StudySchedule:
     """The schedule of a whole study: that of halving, else all trials in full, since no other saving is known before.
 
     Early stopping, patience and the pruners that judge by curves may end trials or the search sooner.
     """
     n_trials = loaded.study.n_trials
     if loaded.study.halving is None:
-        return Schedule((Leg(n_trials),))
+        return StudySchedule((Leg(n_trials),))
     planned = planned_brackets(loaded, n_left=max(0, n_trials - len(loaded.study.enqueue)))
     brackets = [Bracket(number, one.n_trials, one.rungs, ()) for number, one in enumerate(planned, start=1)]
     n_others = n_trials - sum(bracket.n_trials for bracket in brackets)
     legs = [*([Leg(n_others)] if n_others else []), *(leg for bracket in brackets for leg in _legs_of(bracket))]
     n_paused = max((bracket.n_trials for bracket in brackets), default=0)
-    return Schedule(tuple(legs), n_paused, chooses_by_scores(loaded.study))
+    return StudySchedule(tuple(legs), n_paused, chooses_by_scores(loaded.study))
 
 
 def _legs_of(bracket: Bracket) -> Iterator[Leg]:
@@ -205,8 +205,9 @@ class StudyForecast:
 
     Attributes:
         draws: trials at random settings, which the totals are made of.
-        largest, smallest: trials at two corners of the space; memory is that of the largest.
-        total: time of the search from its start to its end.
+        largest, smallest: trials at range limits, where they need most and least.
+        preparation: imports and checks of the search, and the decoding of images.
+        total: time of the search from its start to its end, that of the preparation included.
         unpruned: the same if all trials were trained to their end.
         memory_bytes: of one worker, at most; `gpu_bytes` likewise, 0 without a GPU.
     """
@@ -217,6 +218,7 @@ class StudyForecast:
     draws: tuple[TrialCost, ...]
     largest: TrialCost
     smallest: TrialCost
+    preparation: Cost
     total: Cost
     unpruned: Cost
     memory_bytes: int
@@ -256,7 +258,7 @@ def forecast_of(loaded: LoadedStudy, measured: Trials, preparation: Cost, *, n_w
         n_workers: processes that run trials.
     """
     schedule = schedule_of(loaded)
-    whole = Schedule((Leg(loaded.study.n_trials),))
+    whole = StudySchedule((Leg(loaded.study.n_trials),))
     once = preparation + max((one.decoding for one in measured.all), key=lambda cost: cost.seconds)
     return StudyForecast(
         study=loaded.study.name,
@@ -265,6 +267,7 @@ def forecast_of(loaded: LoadedStudy, measured: Trials, preparation: Cost, *, n_w
         draws=measured.draws,
         largest=measured.largest,
         smallest=measured.smallest,
+        preparation=once,
         total=once + _total(loaded, measured.draws, schedule, n_workers),
         unpruned=once + _total(loaded, measured.draws, whole, n_workers),
         memory_bytes=max(one.memory_bytes for one in measured.all),
@@ -273,7 +276,7 @@ def forecast_of(loaded: LoadedStudy, measured: Trials, preparation: Cost, *, n_w
     )
 
 
-def _total(loaded: LoadedStudy, draws: Sequence[TrialCost], schedule: Schedule, n_workers: int) -> Cost:
+def _total(loaded: LoadedStudy, draws: Sequence[TrialCost], schedule: StudySchedule, n_workers: int) -> Cost:
     """The workers from their start to the end of the last trial, and what follows."""
     n_working = min(n_workers, schedule.n_trials)
     taken = cycle(draws)
@@ -291,7 +294,7 @@ def n_published(loaded: LoadedStudy) -> int:
     return 0 if loaded.study.repeats else 1
 
 
-def _disk(loaded: LoadedStudy, draws: Sequence[TrialCost], schedule: Schedule, n_workers: int) -> StudyBytes:
+def _disk(loaded: LoadedStudy, draws: Sequence[TrialCost], schedule: StudySchedule, n_workers: int) -> StudyBytes:
     retention, n_trials = loaded.study.retention, schedule.n_trials
     mean = {name: sum(getattr(draw.bytes, name) for draw in draws) / len(draws) for name in vars(draws[0].bytes)}
     n_resumes = n_trials if retention.resume else min(n_trials, max(schedule.n_unfinished, n_workers))

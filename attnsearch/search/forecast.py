@@ -1,7 +1,7 @@
 """What a search will cost, before it starts: short trials at some settings of its space, each in a process of its own.
 
-Limits, above all memory, are those of the largest corner of the space, which is measured first and alone. Totals are
-those of random settings that fill the space evenly, measured as many at a time as workers will run.
+Memory is that of the largest setting, which is measured first and alone. Totals are those of random settings that fill
+the space evenly, measured as many at a time as workers will run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from attnsearch.config.load import LoadedStudy
 from attnsearch.device import anonymous_mb, memory_bytes, worker_gpus
 from attnsearch.errors import ConfigError, OutOfMemory, StoreError
 from attnsearch.files import bytes_below, free_bytes
-from attnsearch.search.corners import Setting, corner, draw_settings
 from attnsearch.search.costs import Cost, StudyForecast, TrialCost, Trials, forecast_of
+from attnsearch.search.extremes import Setting, draw_settings, extreme_setting
 from attnsearch.search.launchers.local import threads_of_worker, worker_environment
 from attnsearch.search.launchers.standby import n_asked
-from attnsearch.search.measure import Order, measure
+from attnsearch.search.measure import MeasureOrder, measure_trial
 from attnsearch.search.objective import IMAGES_AT_RUNGS
 from attnsearch.search.plan import SearchPlan
 from attnsearch.search.study import chooses_by_scores
@@ -71,38 +71,43 @@ class _Measurements:
     folder: Path
 
     def trials(self) -> Trials:
-        """The largest corner alone, then the others side by side.
+        """The largest setting alone, then the others side by side.
 
         Raises:
-            ConfigError: workers at the largest corner need more memory than there is.
+            ConfigError: workers at the largest setting need more memory than there is.
         """
         loaded = self.plan.loaded
-        largest, smallest = (corner(loaded, self.plan.tables, is_largest=one) for one in (True, False))
-        has_smaller = smallest.settings != largest.settings
-        others = [*([smallest] if has_smaller else []), *draw_settings(loaded, n=N_DRAWS)]
+        largest, smallest = (extreme_setting(loaded, self.plan.tables, is_largest=one) for one in (True, False))
+        drawn = draw_settings(loaded, n=N_DRAWS)
         logger.info("measuring the largest setting, %s", largest.description)
         first = self._measure([largest], n_parallel=1)[0]
         require_memory(first, n_workers=self.n_workers)
-        logger.info("measuring %d other settings", len(others))
-        found = self._measure(others, n_parallel=min(self.n_workers, len(others)))
-        return Trials(tuple(found[has_smaller:]), first, found[0] if has_smaller else first)
+        known = {largest.description: first}
+        others = {one.description: one for one in (smallest, *drawn) if one.description not in known}
+        if others:
+            logger.info("measuring %d other settings", len(others))
+            found = self._measure([*others.values()], n_parallel=min(self.n_workers, len(others)))
+            known |= zip(others, found, strict=True)
+        return Trials(tuple(known[one.description] for one in drawn), first, known[smallest.description])
 
     def _measure(self, settings: Sequence[Setting], *, n_parallel: int) -> list[TrialCost]:
         """What each setting costs; each process is a new one, a copy of one that has imported the package alone."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([measure.__module__])
+        context.set_forkserver_preload([measure_trial.__module__])
         with ProcessPoolExecutor(n_parallel, mp_context=context, max_tasks_per_child=1) as pool:
-            running = [
-                (one, pool.submit(measure, self._order(one, index % n_parallel))) for index, one in enumerate(settings)
-            ]
-            with _explained(settings[0]):
-                return [future.result() for _, future in running]
+            orders = [self._order(one, index % n_parallel) for index, one in enumerate(settings)]
+            running = [pool.submit(measure_trial, order) for order in orders]
+            found = []
+            for setting, future in zip(settings, running, strict=True):
+                with _explained(setting):
+                    found.append(future.result())
+            return found
 
-    def _order(self, setting: Setting, index: int) -> Order:
+    def _order(self, setting: Setting, index: int) -> MeasureOrder:
         loaded = self.plan.loaded
         n_threads = threads_of_worker(loaded, n_workers=self.n_workers)
         is_scored = loaded.study.halving is not None and chooses_by_scores(loaded.study)
-        return Order(
+        return MeasureOrder(
             experiment=setting.experiment.model_dump_json(),
             settings=setting.settings,
             tables=self.plan.tables,

@@ -21,10 +21,8 @@ from attnsearch.config.evaluation import DEFAULT_N_IMAGES
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_experiment, with_settings
 from attnsearch.config.study import Scalar
-from attnsearch.data.built_folders import CACHE_VARIABLE
-from attnsearch.data.cache import is_cached
-from attnsearch.data.loader import DataSource, open_data
-from attnsearch.data.sample import Counts, cut_tables
+from attnsearch.data.loader import DataSource
+from attnsearch.data.sample import Counts, cut_tables, open_some
 from attnsearch.data.tables import DataTables
 from attnsearch.device import anonymous_mb, device_bytes, evaluation_batch_size, pick_device, set_threads
 from attnsearch.evaluation.score_archive import CHUNK_IMAGES
@@ -45,7 +43,7 @@ _MB = 10**6
 
 
 @dataclass(frozen=True)
-class Order:
+class MeasureOrder:
     """What is to be measured.
 
     Attributes:
@@ -66,7 +64,7 @@ class Order:
     n_at_rung: int = 0
 
 
-def measure(order: Order) -> TrialCost:
+def measure_trial(order: MeasureOrder) -> TrialCost:
     """Measures one trial; for a process that does nothing else.
 
     Raises:
@@ -79,7 +77,7 @@ def measure(order: Order) -> TrialCost:
     set_threads(order.n_threads)
     experiment = _calm(load_experiment(json.loads(order.experiment)))
     with memory_watched(pick_device(experiment.runtime.device)) as peak:
-        source, decoding = _open_some(experiment, order)
+        source, decoding = _open(experiment, order)
         short = _Short(experiment, source, order.folder)
         few = short.few()
         first = short.perform(few, n_epochs=1)
@@ -128,22 +126,14 @@ def _first_of_a_process(first: Performance, second: Performance) -> Cost:
     return (first.leg + first.epoch + first.end - (second.leg + epoch + end)).at_least_zero()
 
 
-def _open_some(experiment: ExperimentConfig, order: Order) -> tuple[DataSource, Cost]:
-    """The data set where it is decoded, else some of it, with what decoding all of it will cost.
-
-    From here on the process builds caches beside the folder of the order alone.
-    """
-    tables, is_there = order.tables, is_cached(order.tables, experiment.data.cached)
-    own_cache = str(order.folder.parent / "cache")
-    if not is_there:
-        n_train = max(MAX_DECODED, 4 * experiment.train.batch_size)
-        tables = cut_tables(tables, Counts(n_train, MAX_DECODED, MAX_DECODED, _n_identities(experiment)))
-        os.environ[CACHE_VARIABLE] = own_cache
+def _open(experiment: ExperimentConfig, order: MeasureOrder) -> tuple[DataSource, Cost]:
+    """The data set, or some of it where it is not decoded, with what decoding all of it will cost."""
+    n_train = max(MAX_DECODED, 4 * experiment.train.batch_size)
+    counts = Counts(n_train, MAX_DECODED, MAX_DECODED, _n_identities(experiment))
     begun = now()
-    source = open_data(experiment.data, tables=tables)
-    decoding = Cost() if is_there else _n_images(order.tables) / _n_images(tables) * (now() - begun)
-    os.environ[CACHE_VARIABLE] = own_cache
-    return source, decoding
+    source = open_some(experiment.data, order.tables, counts, cache=order.folder.parent / "cache")
+    factor = _n_images(order.tables) / _n_images(source.tables)
+    return source, factor * (now() - begun)
 
 
 def _n_images(tables: DataTables) -> int:

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import optuna
-
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.config.load import study_of_one
-from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.loader import DataSource
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.files import atomic_write, bytes_below, make_folder
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.costs import Cost
-from attnsearch.search.handle import StudyHandle, create_handle
-from attnsearch.search.launchers.process import worker_name
+from attnsearch.search.footprint import Sizes, sizes_of
+from attnsearch.search.handle import StudyHandle
 from attnsearch.search.objective import attach_images, list_files, list_scores, score_trial
+from attnsearch.search.plan import SearchPlan
 from attnsearch.search.publish import TrialToPublish, publish_trial
 from attnsearch.search.queue import claim_next
-from attnsearch.search.study import attributes, study_identity
-from attnsearch.store.database import checkpoint_wal
-from attnsearch.store.image_scores import has_scores, read_scores
-from attnsearch.store.layout import StudyLayout, TrialLayout
-from attnsearch.store.urls import default_url
+from attnsearch.store.layout import TrialLayout
 from attnsearch.training.trainer import fit
 from attnsearch.types import EpochRecord, TrialResult
-
-N_COPIES = 8
-"""Trials that are copied into the database, whose pages one alone does not fill."""
-MAX_COPIED_EPOCHS = 100
 
 
 def now() -> Cost:
@@ -63,32 +51,6 @@ class Steps:
     def beyond(self, n: int) -> Cost:
         """What a loop of n steps costs more than this one."""
         return (n - self.n) * self.step
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of the files of a short trial.
-
-    Attributes:
-        arrays, index: of the archive of validation, what retention may remove and what stays.
-        scores: tables and curves; `journal` is what goes after the search.
-        per_epoch: of the files that grow by the epoch.
-        fixed: of the other ones, images for the dashboard included.
-        published, thumbnails: of the publication.
-        database: rows of a trial of all its epochs.
-    """
-
-    weights: int
-    resume: int
-    arrays: int
-    index: int
-    scores: int
-    journal: int
-    per_epoch: float
-    fixed: int
-    published: int
-    thumbnails: int
-    database: int
 
 
 @dataclass(frozen=True)
@@ -195,7 +157,6 @@ class Rehearsal:
     def perform(self, context: ClockedContext) -> Performance:
         """Trains, evaluates and publishes, as a worker and the end of a search do."""
         begun = now()
-        atomic_write(self.layout.config, to_yaml(self.experiment.model_dump(mode="json")))
         result = fit(self.experiment, context, data=self.source)
         trained = now()
         archive, score = self._evaluate(context)
@@ -216,7 +177,7 @@ class Rehearsal:
             archive=archive,
             score=score,
             publication=published - complete,
-            sizes=self._sizes(context.records, result, files),
+            sizes=sizes_of(self.handle, context.records[-2:], result, files),
         )
 
     def _last_epoch(self, context: ClockedContext) -> tuple[Cost, list[Cost], list[Cost]]:
@@ -248,49 +209,6 @@ class Rehearsal:
         epoch, number = result.best_epoch, self.claim.trial.number
         return TrialToPublish(number, epoch, self.layout, self.handle.layout.published(epoch))
 
-    def _sizes(self, records: Sequence[EpochRecord], result: TrialResult, published: Sequence[Path]) -> Sizes:
-        layout, scores = self.layout, self.layout.scores("val")
-        archive = layout.archive("val")
-        index = set(archive.all) - set(archive.large)
-        growing = bytes_of([layout.epochs_csv, layout.log])
-        return Sizes(
-            weights=bytes_of([layout.best]),
-            resume=bytes_of(layout.resumes().values()),
-            arrays=bytes_of(archive.large),
-            index=bytes_of(index),
-            scores=bytes_of([scores.table, scores.curves, scores.about]),
-            journal=bytes_of([scores.journal]),
-            per_epoch=growing / max(1, result.epochs_run),
-            fixed=bytes_of([layout.config, *self.handle.layout.artifacts.iterdir()]),
-            published=bytes_of(published),
-            thumbnails=bytes_below(self.handle.layout.thumbnails),
-            database=self._database_bytes(records, result),
-        )
-
-    def _database_bytes(self, records: Sequence[EpochRecord], result: TrialResult) -> int:
-        """What a whole trial adds to the database, by the growth with trials that are copied into it."""
-        n_epochs = min(MAX_COPIED_EPOCHS, self.experiment.train.epochs)
-        before = self._database_size()
-        for _ in range(N_COPIES):
-            self._copy(records[-2:], result, n_epochs)
-        return round((self._database_size() - before) / N_COPIES * self.experiment.train.epochs / n_epochs)
-
-    def _database_size(self) -> int:
-        checkpoint_wal(self.handle.database.url)
-        return self.handle.layout.database.stat().st_size
-
-    def _copy(self, last: Sequence[EpochRecord], result: TrialResult, n_epochs: int) -> None:
-        """Adds a complete trial of so many epochs, each with the values of the last one."""
-        number, store, scores = len(self.handle.trials()), self.handle.store, self.layout.scores("val")
-        values = attributes(self.handle.layout, number, result, at=store.now())
-        reports = dict.fromkeys(range(n_epochs), 0.5)
-        self.handle.study.add_trial(optuna.create_trial(value=0.5, user_attrs=values, intermediate_values=reports))
-        epochs = [replace(record, epoch=epoch) for epoch in range(1, n_epochs + 1) for record in last]
-        store.write_epochs(number, epochs, attempt=None)
-        store.write_artifacts(number, store.read_artifacts([0])[0], attempt=None)
-        if has_scores(scores):
-            store.write_scores(number, read_scores(scores), attempt=None)
-
 
 def perform(experiment: ExperimentConfig, source: DataSource, folder: Path, portion: Portion) -> Performance:
     """Runs a short trial on all images of a source.
@@ -300,19 +218,10 @@ def perform(experiment: ExperimentConfig, source: DataSource, folder: Path, port
     Raises:
         AttnSearchError: the setting does not work, or data, disk or device cannot be used.
     """
-    loaded, tables = study_of_one(experiment), source.tables
-    layout = StudyLayout(folder, experiment.experiment, experiment.name)
-    identity = study_identity(loaded, val_hash=tables.val_hash, class_names=tables.class_names)
-    make_folder(layout.study_dir)
-    handle, worker = create_handle(loaded, layout, default_url(layout), identity), Worker(worker_name(), None)
+    handle, worker = SearchPlan.of_one(experiment, source.tables, folder).open(), Worker("dry run", None)
     with closing(handle.database):
         claim = claim_next(handle, worker)
         assert isinstance(claim, ClaimedTrial)  # nobody else knows the study
         claim = replace(claim, pause_at=portion.n_epochs)
         with closing(ClockedContext(handle, worker, claim, seed=experiment.seed)) as context:
             return Rehearsal(handle, claim, experiment, source, portion).perform(context)
-
-
-def bytes_of(paths: Iterable[Path]) -> int:
-    """Of the files that exist."""
-    return sum(path.stat().st_size for path in paths if path.is_file())

@@ -1,4 +1,4 @@
-"""Settings of a space that show what its trials cost: the largest, the smallest, and some that fill it evenly."""
+"""Settings that show what trials of a study cost: the largest, the smallest, and some that fill the space evenly."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Setting:
         return ", ".join(f"{key}={value}" for key, value in self.settings.items()) or "the base"
 
 
-def corner(loaded: LoadedStudy, tables: DataTables, *, is_largest: bool) -> Setting:
-    """The corner of a space where a trial needs most, or least.
+def extreme_setting(loaded: LoadedStudy, tables: DataTables, *, is_largest: bool) -> Setting:
+    """Range limits at which a trial needs most, or least.
 
     One hyperparameter after the other takes the limit with the most images times pixels at once, then with the most
     weights, then with the most epochs, given those before it. A
@@ -44,13 +44,14 @@ def corner(loaded: LoadedStudy, tables: DataTables, *, is_largest: bool) -> Sett
     """
     n_classes, chosen = len(tables.class_names), Setting({}, loaded.experiment)
     if loaded.study.repeats is not None:
-        fitting = [_with(loaded, dict(one)) for one in loaded.study.repeats.settings]
-        return _extreme([one for one in fitting if one is not None], n_classes, is_largest=is_largest)
+        repeated = [_with(loaded, dict(one)) for one in loaded.study.repeats.settings]
+        known = [one for one in repeated if one is not None]
+        return _extreme(known, n_classes, is_largest=is_largest) if known else chosen
     for key, parameter in loaded.study.space.items():
         if is_active(parameter, chosen.settings):
             limits = [_with(loaded, {**chosen.settings, key: value}) for value in parameter.limits()]
-            fitting = [one for one in limits if one is not None]
-            chosen = _extreme(fitting, n_classes, is_largest=is_largest) if fitting else chosen
+            known = [one for one in limits if one is not None]
+            chosen = _extreme(known, n_classes, is_largest=is_largest) if known else chosen
     return chosen
 
 
