@@ -185,7 +185,7 @@ class StudyBytes:
 
     Attributes:
         resume: resume checkpoints at one time, at most, with those that are being written.
-        peak: all of it before retention removes anything.
+        peak: at one moment, at most, before retention removes anything.
         left: once retention was applied, as it is after the search or by `attnsearch prune-files`.
     """
 
@@ -295,27 +295,30 @@ def n_published(loaded: LoadedStudy) -> int:
 
 
 def _disk(loaded: LoadedStudy, draws: Sequence[TrialCost], schedule: StudySchedule, n_workers: int) -> StudyBytes:
-    retention, n_trials = loaded.study.retention, schedule.n_trials
+    retention, n_trials, n_complete = loaded.study.retention, schedule.n_trials, schedule.n_complete
     mean = {name: sum(getattr(draw.bytes, name) for draw in draws) / len(draws) for name in vars(draws[0].bytes)}
-    n_resumes = n_trials if retention.resume else min(n_trials, max(schedule.n_unfinished, n_workers))
-    n_with_maps = n_trials if schedule.scores_rungs else schedule.n_complete
-    database, tables = n_trials * mean["database"], n_trials * mean["tables"]
-    resume = (n_resumes + min(n_workers, n_trials)) * mean["resume"]
-    published = n_published(loaded) * sum(draw.published_bytes for draw in draws) / len(draws)
-    stay = database + tables + published
-    kept_resumes = n_trials * mean["resume"] if retention.resume else 0.0
-    n_kept = min(n_trials, retention.best_k)
-    values = {
-        "database": database,
+    n_running, n_with_maps = min(n_workers, n_trials), n_trials if schedule.scores_rungs else n_complete
+    n_unfinished = min(n_trials, max(schedule.n_unfinished, n_running))
+    n_resumes = n_trials if retention.resume else n_unfinished
+    parts = {
+        "database": n_trials * mean["database"],
         "weights": n_trials * mean["weights"],
-        "resume": resume,
+        "resume": (n_resumes + n_running) * mean["resume"],
         "maps": n_with_maps * mean["maps"],
-        "tables": tables,
-        "published": published,
-        "peak": stay + resume + n_trials * mean["weights"] + n_with_maps * (mean["maps"] + mean["journal"]),
-        "left": stay + kept_resumes + n_kept * mean["weights"] + min(n_kept, n_with_maps) * mean["maps"],
+        "tables": n_complete * mean["tables"],
+        "published": n_published(loaded) * sum(draw.published_bytes for draw in draws) / len(draws),
     }
-    return StudyBytes(**{name: round(value) for name, value in values.items()})
+    of_all, of_ends = parts["database"] + parts["weights"], parts["maps"] + parts["tables"]
+    journals, kept_resumes = n_complete * mean["journal"], n_trials * mean["resume"] if retention.resume else 0.0
+    moments = (
+        of_all + (1 - n_unfinished / n_trials) * (of_ends + journals) + parts["resume"],  # most trials wait or train
+        of_all + of_ends + journals + max(kept_resumes, n_running * mean["resume"]),  # the last ones are evaluated
+        of_all + of_ends + kept_resumes + parts["published"],
+    )
+    n_kept = min(n_trials, retention.best_k)
+    kept = n_kept * mean["weights"] + min(n_kept, n_with_maps) * mean["maps"] + kept_resumes
+    left = parts["database"] + parts["tables"] + parts["published"] + kept
+    return StudyBytes(**{name: round(value) for name, value in (parts | {"peak": max(moments), "left": left}).items()})
 
 
 def _mean(costs: Sequence[Cost]) -> Cost:

@@ -10,10 +10,9 @@ import logging
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,11 +96,10 @@ class _Measurements:
         with ProcessPoolExecutor(n_parallel, mp_context=context, max_tasks_per_child=1) as pool:
             orders = [self._order(one, index % n_parallel) for index, one in enumerate(settings)]
             running = [pool.submit(measure_trial, order) for order in orders]
-            found = []
-            for setting, future in zip(settings, running, strict=True):
-                with _explained(setting):
-                    found.append(future.result())
-            return found
+            try:
+                return [_result(setting, future) for setting, future in zip(settings, running, strict=True)]
+            finally:
+                pool.shutdown(cancel_futures=True)  # where one fails, nobody waits for the others
 
     def _order(self, setting: Setting, index: int) -> MeasureOrder:
         loaded = self.plan.loaded
@@ -122,15 +120,14 @@ class _Measurements:
         return worker_gpus(self.plan.experiment.runtime.device)
 
 
-@contextmanager
-def _explained(setting: Setting) -> Iterator[None]:
-    """Says which setting does not fit into memory.
+def _result(setting: Setting, future: Future[TrialCost]) -> TrialCost:
+    """What was measured.
 
     Raises:
-        ConfigError: one does not.
+        ConfigError: the setting does not fit into memory.
     """
     try:
-        yield
+        return future.result()
     except OutOfMemory as error:
         raise ConfigError(f"space: {setting.description} runs out of memory ({error}); {_SMALLER}") from error
     except BrokenProcessPool as error:

@@ -5,9 +5,9 @@
 Each case is a search of the demo profile: five of one trial at range limits of image size, width, batch size and model
 family, and one study of eight trials with halving and two workers. The dry run comes first, then the search itself, as
 a process of its own. Processor time is that of all processes, without the imports and checks at the start, which both
-have in common; memory is the private memory of the largest worker, looked at 50 times a second; disk is what lies in
-the results folder at most. A ratio is forecast by measured. Other work on the machine makes all times longer, by how
-much the load average before and after tells: wall time means something on an idle machine alone.
+have in common; memory is the private memory of the largest worker, and disk what lies in the results folder, both at
+most and looked at 50 times a second. A ratio is forecast by measured. Other work on the machine makes all times longer,
+by how much the load average before and after tells: wall time means something on an idle machine alone.
 """
 
 from __future__ import annotations
@@ -83,16 +83,13 @@ def searched(study: str, overrides: list[str], log: Path) -> Measured:
 
 def watch(pid: int, results: Path, measured: Measured, is_over: threading.Event) -> None:
     """Keeps the largest private memory of any worker and the most bytes in the folder."""
-    n_looks = 0
     while not is_over.wait(LOOK_EVERY_S):
         for child in children(pid):
             measured.memory_mb = max(measured.memory_mb, private_mb(child))
-        n_looks += 1
-        if n_looks % 10 == 0:
-            try:
-                measured.disk_mb = max(measured.disk_mb, bytes_below(results) / 1e6)
-            except FileNotFoundError:  # a temporary file got its name meanwhile
-                continue
+        try:
+            measured.disk_mb = max(measured.disk_mb, bytes_below(results) / 1e6)
+        except FileNotFoundError:  # a temporary file got its name meanwhile
+            continue
 
 
 def children(pid: int) -> list[int]:

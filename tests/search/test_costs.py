@@ -85,7 +85,8 @@ def test_disk_holds_resume_checkpoints_of_running_trials_only() -> None:
     disk = forecast_of(loaded_study(n_trials=6), measured(trial_cost()), Cost(), n_workers=2).disk
     assert (disk.weights, disk.maps, disk.tables, disk.database, disk.published) == (600, 60, 30, 6, 7)
     assert disk.resume == (2 + 2) * 300  # those that stay, and those that are being written
-    assert disk.peak == 600 + 60 + 6 * 2 + 30 + 6 + 7 + 1200
+    done = 100 + 1 + 10 + 5 + 2
+    assert disk.peak == 4 * done + 2 * (100 + 1) + 1200  # two train and write their checkpoints
     assert disk.left == 5 * (100 + 10) + 30 + 6 + 7  # the best five keep weights and maps
 
 
@@ -93,12 +94,14 @@ def test_disk_holds_resume_checkpoints_of_paused_trials() -> None:
     loaded = loaded_study(n_trials=8, **HALVING)  # two brackets of four
     disk = forecast_of(loaded, measured(trial_cost()), Cost(), n_workers=1).disk
     assert disk.resume == (4 + 1) * 300
-    assert disk.maps == 4 * 10  # of the trials that are trained to their end
+    assert (disk.maps, disk.tables) == (4 * 10, 4 * 5)  # of the trials that are trained to their end
+    assert disk.peak == 8 * 101 + 2 * 17 + 5 * 300  # of one bracket two are complete, of the other one all wait
 
 
 def test_kept_resume_checkpoints_stay() -> None:
     loaded = loaded_study(n_trials=3, retention={"resume": True})
     disk = forecast_of(loaded, measured(trial_cost()), Cost(), n_workers=1).disk
+    assert disk.peak == 2 * (100 + 1 + 10 + 5 + 2) + (100 + 1) + 4 * 300
     assert (disk.resume, disk.left) == ((3 + 1) * 300, 3 * (300 + 100 + 10 + 5 + 1) + 7)
 
 
@@ -118,3 +121,9 @@ def test_memory_is_that_of_the_hungriest_trial() -> None:
 def test_differences_of_measurements_are_not_negative() -> None:
     assert (Cost(1, 2) - Cost(2, 1)).at_least_zero() == Cost(0, 1)
     assert replace(trial_cost(), epochs=4).whole.seconds == 45
+
+
+def test_publication_follows_when_resume_checkpoints_are_gone() -> None:
+    trial = trial_cost(published_bytes=10_000)
+    disk = forecast_of(loaded_study(n_trials=1), measured(trial), Cost(), n_workers=1).disk
+    assert disk.peak == 100 + 1 + 10 + 5 + 10_000

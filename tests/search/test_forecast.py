@@ -69,7 +69,7 @@ def test_too_little_disk_is_refused_with_the_numbers(
     monkeypatch.setattr(module, "free_bytes", lambda path: 100)
     with pytest.raises(StoreError, match=r"hunt: 4 trials \(n_trials\) need up to 0\.00 GB.*0\.00 GB are free"):
         forecast(plan.loaded, tmp_path, n_workers=1)
-    needed = 4 * 100 + 4 * 10 + 4 * 2 + 4 * 5 + 4 * 1 + 7 + 2 * 300  # see `BYTES`
+    needed = 3 * (100 + 10 + 2 + 5 + 1) + 100 + 1 + 2 * 300  # see `BYTES`
     monkeypatch.setattr(module, "free_bytes", lambda path: needed)
     assert forecast(plan.loaded, tmp_path, n_workers=1).disk.peak == needed
 
@@ -78,9 +78,9 @@ def test_what_a_study_has_written_is_not_needed_again(
     plan: SearchPlan, asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan.layout.study_dir.mkdir(parents=True)
-    (plan.layout.study_dir / "trial").write_bytes(b"x" * 1079)
+    (plan.layout.study_dir / "trial").write_bytes(b"x" * 1055)
     monkeypatch.setattr(module, "free_bytes", lambda path: 0)
-    assert forecast(plan.loaded, tmp_path, n_workers=1).disk.peak == 1079
+    assert forecast(plan.loaded, tmp_path, n_workers=1).disk.peak == 1055
 
 
 def test_too_little_memory_is_refused_before_the_other_settings(
@@ -124,6 +124,9 @@ class InThisProcess:
 
     def __exit__(self, *arguments: object) -> None:
         return None
+
+    def shutdown(self, *, cancel_futures: bool) -> None:
+        assert cancel_futures
 
     def submit(self, run: object, order: object) -> InThisProcess:
         self.run, self.order = run, order
