@@ -284,6 +284,7 @@ def classify_device_error(error: BaseException) -> AttnSearchError | None:
 
 
 _STATUS, _MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
+_CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _MB = 1e6
 
 
@@ -316,10 +317,19 @@ def anonymous_mb() -> float:
 
 def free_memory_bytes() -> int | None:
     """Memory that can be taken without swapping; None where the system does not tell."""
-    if not _MEMORY.exists():
-        return None
-    lines = (line.split() for line in _MEMORY.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
+    return _memory_line("MemAvailable:")
+
+
+def memory_bytes() -> int:
+    """All memory of this machine, or of the container that this process is in."""
+    there = _memory_line("MemTotal:") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _CONTAINER_MEMORY.read_text().strip() if _CONTAINER_MEMORY.exists() else "max"
+    return min(there, int(limit)) if limit.isdecimal() else there
+
+
+def _memory_line(name: str) -> int | None:
+    lines = _MEMORY.read_text().splitlines() if _MEMORY.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
 
 
 def device_bytes(device: torch.device) -> int:

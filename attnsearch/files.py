@@ -96,6 +96,11 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing_ancestor(path)).free
 
 
+def bytes_below(folder: Path) -> int:
+    """Of all files in a folder and those below it; 0 where it is missing."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def require_free_bytes(path: Path, n_bytes: int) -> None:
     """Checks before a long write that it can end.
 

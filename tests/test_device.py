@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -287,3 +288,21 @@ def test_held_memory_grows_with_what_is_held() -> None:
     held = torch.ones(16_000_000)  # 64 MB, written to
     assert device.peak_mb(torch.device("cpu")) - before == pytest.approx(64, abs=8)
     del held
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1000000", 1_000_000), ("max", 2048 * 1024), (None, 2048 * 1024)])
+def test_memory_is_that_of_the_container(
+    limit: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(device, "_CONTAINER_MEMORY", tmp_path / "memory.max")
+    (tmp_path / "meminfo").write_text("MemTotal:  2048 kB\nMemAvailable:  1024 kB\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+    assert device.memory_bytes() == expected
+    assert device.free_memory_bytes() == 1024 * 1024
+
+
+def test_memory_is_known_where_linux_does_not_tell_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_MEMORY", tmp_path / "none")
+    assert device.memory_bytes() > 10**8

@@ -227,3 +227,11 @@ def test_a_file_that_was_just_written_has_another_stamp_each_time(tmp_path: Path
     assert settled_stamp(path) != settled_stamp(path)
     os.utime(path, (1, 1))
     assert settled_stamp(path) == stamp_of(path)
+
+
+def test_bytes_of_a_folder_are_those_of_all_files_below(tmp_path: Path) -> None:
+    assert files.bytes_below(tmp_path / "missing") == 0
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "b").write_bytes(b"12345")
+    (tmp_path / "a").write_bytes(b"12")
+    assert files.bytes_below(tmp_path) == 7

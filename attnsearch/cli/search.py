@@ -12,6 +12,7 @@ import typer
 
 from attnsearch.cli._console import StopRequest, print_json, print_line, signals_to
 from attnsearch.cli._ending import outcome_values, summary_lines
+from attnsearch.cli._forecast import say_cost
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
 from attnsearch.errors import DONE, INTERRUPTED
 
@@ -33,6 +34,9 @@ def search(
     join: Annotated[
         bool, typer.Option("--join", help="Take part in a search that another machine has begun in this folder.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the study will cost, by short trials, and write nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Search the hyperparameters of a study; started again, it continues where it stopped."""
@@ -40,6 +44,8 @@ def search(
 
     loaded = load_study(study, profile=profile, overrides=overrides or (), plugins=plugins or ())
     loaded = with_storage(loaded, storage, overrides or ())
+    if dry_run:
+        return say_cost(loaded, results, n_workers=workers, as_json=as_json)
     if create_only:
         return _create(loaded, results, as_json=as_json)
     return _run(loaded, as_json=as_json, root=results, n_workers=workers, join=join)

@@ -61,10 +61,13 @@ def status_lines(found: StudyStatus) -> list[str]:
     left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"
     on = f" on {counted(len(found.machines), 'machine')}" if found.workers else ""
     tests = counted(found.n_test_evaluations, "evaluation")
+    factor = found.correction
+    compared = "" if factor is None else f", epochs take {factor:.2f} times as long as in the dry run"
     return [
         f"study {found.study}: {found.state}, {trials}",
         f"  now        {counted(len(found.workers), 'worker')}{on}{speed}{left}",
-        f"  cost       {found.worker_seconds / SECONDS_PER_HOUR:.2f} worker hours so far, {tests} on test",
+        f"  cost       {found.worker_seconds / SECONDS_PER_HOUR:.2f} worker hours so far{compared}",
+        f"  test       {tests}",
     ]
 
 

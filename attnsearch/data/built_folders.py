@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 CacheKind = Literal["pixels", "masks", "synthetic", "near_duplicates"]
 KINDS: tuple[CacheKind, ...] = ("pixels", "masks", "synthetic", "near_duplicates")
-_VARIABLE = "ATTNSEARCH_CACHE"
+CACHE_VARIABLE = "ATTNSEARCH_CACHE"
 _ABOUT = "about.json"
 
 
@@ -41,7 +41,7 @@ def cache_dir() -> Path:
     Raises:
         StoreError: it cannot be made.
     """
-    folder = Path(os.environ.get(_VARIABLE) or "~/.cache/attnsearch").expanduser().absolute()
+    folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/attnsearch").expanduser().absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -92,6 +92,11 @@ def build_once(
     except OSError as error:
         raise StoreError(f"{folder} cannot be written ({error}); {_elsewhere()}") from error
     return folder
+
+
+def has_built(kind: CacheKind, key: str) -> bool:
+    """Whether a folder is there; `build_once` also looks whether it can be used."""
+    return (cache_dir() / kind / key).is_dir()
 
 
 def digest_of_files(heading: str, files: Iterable[tuple[str, Path]]) -> tuple[str, list[str]]:
@@ -210,4 +215,4 @@ def _size_of(folder: Path) -> int:
 
 
 def _elsewhere() -> str:
-    return f"free some space, or point {_VARIABLE} to a folder on another disk"
+    return f"free some space, or point {CACHE_VARIABLE} to a folder on another disk"

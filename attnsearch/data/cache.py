@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.data.built_folders import CacheKind, build_once, check_free_space, digest_of_files
+from attnsearch.data.built_folders import CacheKind, build_once, check_free_space, digest_of_files, has_built
 from attnsearch.data.images import decode_mask, decode_resized
 from attnsearch.data.listing import name_lines
 from attnsearch.data.tables import DataTables, ImageTable, places_of
@@ -71,14 +71,8 @@ def open_cache(tables: DataTables, resizing: Resizing, *, progress: bool = False
         DataError: lists the images that are missing or cannot be read.
         StoreError: the cache does not fit on its disk or cannot be written.
     """
-    files = sorted(
-        (image_id, path)
-        for table in tables.present()
-        for image_id, path in zip(table.image_ids, table.paths, strict=True)
-    )
-    side = _written_size(resizing)
-    heading = f"{_VERSION}\n{tables.root}\n{side}\n{resizing.rule}\n"
-    fingerprint, missing = digest_of_files(heading, files)
+    side, files = _written_size(resizing), _files_of(tables)
+    fingerprint, missing = _fingerprint(tables, resizing, files)
     _check_usable(missing, n_files=len(files), kind="images")
     paths = [path for _, path in files]
     shape = (len(paths), *resizing.size_hw, 3)
@@ -90,6 +84,28 @@ def open_cache(tables: DataTables, resizing: Resizing, *, progress: bool = False
 
     arrays = _built("pixels", fingerprint, build)
     return PixelCache(*arrays, tuple(image_id for image_id, _ in files), resizing, fingerprint)
+
+
+def is_cached(tables: DataTables, resizing: Resizing) -> bool:
+    """Whether `open_cache` finds the pixels; it decodes all images where it does not."""
+    fingerprint, _ = _fingerprint(tables, resizing, _files_of(tables))
+    return has_built("pixels", _folder_name(fingerprint))
+
+
+def _files_of(tables: DataTables) -> list[tuple[str, Path]]:
+    """(id, path) of the images of all splits, sorted."""
+    named = (zip(table.image_ids, table.paths, strict=True) for table in tables.present())
+    return sorted(file for files in named for file in files)
+
+
+def _fingerprint(tables: DataTables, resizing: Resizing, files: list[tuple[str, Path]]) -> tuple[str, list[str]]:
+    """What names the cache, and a message for each file that does not exist."""
+    heading = f"{_VERSION}\n{tables.root}\n{_written_size(resizing)}\n{resizing.rule}\n"
+    return digest_of_files(heading, files)
+
+
+def _folder_name(fingerprint: str) -> str:
+    return fingerprint[:32]
 
 
 def open_masks(table: ImageTable, root: Path, resizing: Resizing) -> PixelArray:
@@ -121,7 +137,7 @@ def _built(
     kind: CacheKind, fingerprint: str, build: Callable[[Path], dict[str, str | int | float]]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pixels and sizes of a cache, built first if it is missing or broken."""
-    folder = build_once(kind, fingerprint[:32], build, is_whole=lambda folder: _read(folder) is not None)
+    folder = build_once(kind, _folder_name(fingerprint), build, is_whole=lambda folder: _read(folder) is not None)
     arrays = _read(folder)
     assert arrays is not None  # build_once has just tried it
     return arrays

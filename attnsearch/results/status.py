@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from attnsearch.config.load import load_stored_study
 from attnsearch.processes import ProcessName
-from attnsearch.results.progress import StudyProgress, TrialProgress, state_of
+from attnsearch.results.forecast import outlook
+from attnsearch.results.progress import TrialProgress, state_of
 from attnsearch.results.study import StudyReader
-from attnsearch.search.brackets import all_brackets
 from attnsearch.store.evaluation_log import read_test_evaluations
 from attnsearch.store.leases import PUBLICATION, Lease, held_leases
 
@@ -43,9 +42,12 @@ class StudyStatus:
     Attributes:
         state: as in `StudySummary`.
         n_waiting: trials that were interrupted or enqueued.
-        epochs_per_hour: of all workers together, at the speed of the trials so far; None before the first epoch.
-        seconds_left: at that speed, with as many workers as now; None where nobody works, or before the first epoch.
-        worker_seconds: that trials have run so far, of all workers together.
+        epochs_per_hour: of all workers together, at the speed of the trials so far, else of the dry run; None where
+            nobody works, or neither is known.
+        seconds_left: at that speed, with as many workers as now.
+        worker_seconds: that trials have taken so far, of all workers together.
+        processor_seconds: likewise, by the last dry run; None without one.
+        correction: seconds of an epoch by those of the dry run; None without one, or before the first epoch.
         n_test_evaluations: how often trials were evaluated on the test split.
     """
 
@@ -59,6 +61,8 @@ class StudyStatus:
     epochs_per_hour: float | None
     seconds_left: float | None
     worker_seconds: float
+    processor_seconds: float | None
+    correction: float | None
     n_test_evaluations: int
 
     @property
@@ -73,13 +77,12 @@ def status_of(study: StudyReader) -> StudyStatus:
     Raises:
         ConfigError, StoreError: the study cannot be read.
     """
-    progress = _with_brackets(study)
+    rest = outlook(study)
+    progress, rows = rest.progress, study.rows
     workers = _workers(study, progress.trials)
     n_training = sum(worker.trial is not None and worker.lease_s > 0 for worker in workers)
-    speed = _epochs_per_second(progress.trials) * n_training
-    rows = study.rows
+    rest = replace(rest, n_workers=max(1, n_training))
     is_stopped = rows.stop is not None and rows.stop.holds(study.settings)
-    n_left = progress.epochs_left(study.experiment.train.epochs)
     return StudyStatus(
         study=study.name,
         state=state_of(rows.trials, progress.n_trials, is_stopped=is_stopped),
@@ -88,18 +91,13 @@ def status_of(study: StudyReader) -> StudyStatus:
         n_paused=progress.n_paused,
         n_waiting=[trial.state for trial in progress.trials].count("waiting"),
         workers=workers,
-        epochs_per_hour=3600 * speed or None,
-        seconds_left=n_left / speed if speed else None,
-        worker_seconds=sum(trial.seconds for trial in progress.trials),
+        epochs_per_hour=n_training * 3600 / rest.epoch_s if rest.epoch_s and n_training else None,
+        seconds_left=rest.seconds_left if n_training else None,
+        worker_seconds=rest.worker_seconds,
+        processor_seconds=rest.processor_seconds,
+        correction=rest.correction,
         n_test_evaluations=sum(one.split == "test" for one in read_test_evaluations(study.layout)),
     )
-
-
-def _with_brackets(study: StudyReader) -> StudyProgress:
-    databases, layout = study.shared.databases, study.layout
-    stored = databases.study(layout)
-    brackets = all_brackets(stored, stored.get_trials(deepcopy=False), load_stored_study(layout.study_yaml))
-    return replace(study.progress(), brackets=tuple(brackets))
 
 
 def _workers(study: StudyReader, trials: Sequence[TrialProgress]) -> tuple[WorkerStatus, ...]:
@@ -120,10 +118,3 @@ def _worker(lease: Lease, lease_s: float, trial: TrialProgress | None) -> Worker
         n_epochs=0 if trial is None else trial.n_epochs,
         lease_s=lease_s,
     )
-
-
-def _epochs_per_second(trials: Sequence[TrialProgress]) -> float:
-    """Of one worker, over all trials that have finished an epoch; 0 before the first."""
-    begun = [trial for trial in trials if trial.epoch]
-    seconds = sum(trial.seconds for trial in begun)
-    return sum(trial.epoch for trial in begun) / seconds if seconds else 0.0

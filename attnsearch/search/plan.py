@@ -16,6 +16,7 @@ from attnsearch.config.load import (
     load_experiment,
     load_study,
     resolved_study,
+    study_of_one,
     with_settings,
 )
 from attnsearch.config.study import StudyConfig
@@ -111,6 +112,17 @@ class SearchPlan:
         layout = layout_of(loaded, study_yaml.absolute().parents[2])
         named = loaded.study.storage if storage is None else storage
         return cls._of(loaded, build_tables(loaded.experiment.data), layout, url_named(named or None, layout))
+
+    @classmethod
+    def of_one(cls, experiment: ExperimentConfig, tables: DataTables, root: Path) -> SearchPlan:
+        """The plan of one trial, which is the experiment as it stands, in its own file; nothing is checked.
+
+        Args:
+            root: the results folder.
+        """
+        loaded = study_of_one(experiment)
+        layout = layout_of(loaded, root)
+        return cls._of(loaded, tables, layout, url_named(None, layout))
 
     @classmethod
     def _of(cls, loaded: LoadedStudy, tables: DataTables, layout: StudyLayout, url: str) -> SearchPlan:

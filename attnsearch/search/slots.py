@@ -15,7 +15,7 @@ from attnsearch.search.handle import StudyHandle
 
 MOST_PER_GPU = 8
 """Trials that `auto` lets train on one GPU: more of them gain nothing that a larger batch would not."""
-_MARGIN, _PROCESS_MB, _KEPT_FREE = 1.25, 700.0, 0.05
+_MARGIN, PROCESS_MB, _KEPT_FREE = 1.25, 700.0, 0.05
 """What fragments of memory add to a measured peak, what CUDA takes for each process, and what nobody gets."""
 _RECENT_TRIALS = 64
 _MPS_VARIABLE, _MPS_DEFAULT = "CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"  # NVIDIA's own
@@ -36,7 +36,7 @@ def n_slots(peaks_mb: Collection[float], *, gpu_mb: float) -> int:
     largest = max(peaks_mb, default=0.0)
     if not largest > 0:
         return 1
-    fitting = gpu_mb * (1 - _KEPT_FREE) // (_MARGIN * largest + _PROCESS_MB)
+    fitting = gpu_mb * (1 - _KEPT_FREE) // (_MARGIN * largest + PROCESS_MB)
     return max(1, min(MOST_PER_GPU, int(fitting)))
 
 

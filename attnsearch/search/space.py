@@ -73,7 +73,7 @@ def suggest_settings(trial: optuna.Trial, space: Space) -> Settings:
     """One value for every hyperparameter whose condition holds, sampled in the order of the study file."""
     settings: Settings = {}
     for key, parameter in space.items():
-        if _is_active(parameter, settings):
+        if is_active(parameter, settings):
             settings[key] = _suggest(trial, key, parameter)
     return settings
 
@@ -102,7 +102,7 @@ def _suggest(trial: optuna.Trial, key: str, parameter: Parameter) -> Scalar:
     return trial.suggest_categorical(key, parameter.choices)
 
 
-def _is_active(parameter: Parameter, settings: Mapping[str, Scalar]) -> bool:
+def is_active(parameter: Parameter, settings: Mapping[str, Scalar]) -> bool:
     return all(parent in settings and settings[parent] in values for parent, values in parameter.when.items())
 
 

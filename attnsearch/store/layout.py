@@ -239,11 +239,7 @@ class ExperimentLayout:
 
 @dataclass(frozen=True)
 class StudyLayout:
-    """The files of one study.
-
-    Raises:
-        ConfigError: a name that cannot be a folder.
-    """
+    """The files of one study; a name that cannot be a folder is a ConfigError."""
 
     root: Path
     experiment: str
@@ -300,6 +296,10 @@ class StudyLayout:
     @property
     def confirmation_json(self) -> Path:
         return self.study_dir / "confirmation.json"
+
+    @property
+    def forecast_json(self) -> Path:
+        return self.study_dir / "forecast.json"
 
     @property
     def staging(self) -> Path:

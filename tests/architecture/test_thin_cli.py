@@ -26,6 +26,7 @@ ALLOWED = (
         "metrics.registry",
         "cli._console",
         "cli._ending",
+        "cli._forecast",
         "cli._options",
         "cli._placing",
         "cli._progress",

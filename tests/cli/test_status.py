@@ -11,14 +11,15 @@ from attnsearch.results.status import StudyStatus, WorkerStatus
 from tests.cli.conftest import Run
 
 WORKER = WorkerStatus("node1", 4711, "GPU-7", 3, 5, 20, 240.0)
-STATUS = StudyStatus("CUB/hunt", "running", 7, 25, 4, 1, (WORKER,), 360.0, 1800.0, 9000.0, 2)
+STATUS = StudyStatus("CUB/hunt", "running", 7, 25, 4, 1, (WORKER,), 360.0, 1800.0, 9000.0, 16_000.0, 1.25, 2)
 
 
 def test_status_reads_as_sentences() -> None:
     assert status_lines(STATUS) == [
         "study CUB/hunt: running, 7 of 25 trials done, 4 paused, 1 waiting",
         "  now        1 worker on 1 machine, 360 epochs per hour, about 30 min left",
-        "  cost       2.50 worker hours so far, 2 evaluations on test",
+        "  cost       2.50 worker hours so far, epochs take 1.25 times as long as in the dry run",
+        "  test       2 evaluations",
     ]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from attnsearch.config.data import FolderData
 from attnsearch.data import DataTables, build_tables, built_folders, cache
 from attnsearch.data.built_folders import cache_dir, clear_cache, list_caches
-from attnsearch.data.cache import PixelCache, open_cache, open_masks
+from attnsearch.data.cache import PixelCache, is_cached, open_cache, open_masks
 from attnsearch.data.images import decode_resized
 from attnsearch.errors import DataError, StoreError
 from attnsearch.geometry import Resizing
@@ -320,3 +320,11 @@ def test_a_changed_mask_is_decoded_again_and_a_broken_one_is_named(small_tree: P
     files[3].write_bytes(b"no image")
     with pytest.raises(DataError, match=f"1 of 9 masks cannot be used.*{files[3].name}: is not an image"):
         opened_masks(small_tree)
+
+
+def test_it_is_known_whether_images_are_decoded(small_tree: Path) -> None:
+    found, resizing = tables(small_tree), Resizing((8, 8), "squash")
+    assert not is_cached(found, resizing)
+    open_cache(found, resizing)
+    assert is_cached(found, resizing)
+    assert not is_cached(found, Resizing((16, 16), "squash"))

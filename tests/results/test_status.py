@@ -69,8 +69,8 @@ def test_time_left_is_of_the_workers_that_are_heard_of(open_tiny: Open) -> None:
     found = look(handle)
     assert found.epochs_per_hour is not None
     assert found.seconds_left is not None
-    assert found.epochs_per_hour == pytest.approx(3600 * 5 / found.worker_seconds)
-    assert found.seconds_left == pytest.approx(3 * 3600 / found.epochs_per_hour)
+    assert found.epochs_per_hour == pytest.approx(3600)  # of the trials that have ended
+    assert found.seconds_left == pytest.approx(3, abs=0.5)  # and no time worth mentioning at the end of a trial
     handle.store.leases.renew(2, 1, duration_s=-1)
     silent = look(handle)
     assert silent.workers[0].lease_s < 0

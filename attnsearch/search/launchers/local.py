@@ -122,13 +122,17 @@ def start_worker(
         gpus: from `worker_gpus`.
         overrides: settings of this machine.
     """
-    study, n_threads = handle.loaded.study, handle.loaded.experiment.runtime.n_threads
-    n_threads = n_threads or max(1, n_cores() // n_workers)
+    study, n_threads = handle.loaded.study, threads_of_worker(handle.loaded, n_workers=n_workers)
     environment = worker_environment(study.storage, index, gpus=gpus, n_threads=n_threads)
     path = handle.layout.worker_log(index)
     worker = WorkerOrders(handle.layout.study_yaml, overrides, parent=os.getpid())
     process = take(Orders(worker, environment, path, n_threads))
     return WorkerProcess(index, process or _new_process(worker, environment, path), path)
+
+
+def threads_of_worker(loaded: LoadedStudy, *, n_workers: int) -> int:
+    """Threads of torch in each worker: as the experiment says, or an equal fraction of the cores."""
+    return loaded.experiment.runtime.n_threads or max(1, n_cores() // n_workers)
 
 
 def _new_process(worker: WorkerOrders, environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
