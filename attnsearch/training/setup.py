@@ -178,7 +178,7 @@ def build_run(trial: TrainingState) -> TrainingSetup:
     teacher = None
     if config.train.teacher is not None:
         teacher = load_teacher(config.train.teacher, tables, arithmetic)
-    return TrainingSetup(config, task, model, arithmetic, optimizer, schedule, train, val, teacher)
+    return TrainingSetup(config, task, model, arithmetic, optimizer, schedule, train, val, teacher, trial.ranks)
 
 
 def _open_loaders(trial: TrainingState, task: Task, model: AttentionModel) -> tuple[BatchLoader, BatchLoader]:
