@@ -27,8 +27,17 @@ def train(
 ) -> int:
     """Train one experiment, as a study of one trial; started again, it continues where it stopped."""
     from attnsearch.config.load import load_experiment, study_of_one
+    from attnsearch.search.launchers.torchrun import TorchrunPlace
 
+    place = TorchrunPlace.find()
+    if place is not None:
+        place.take_gpu()
+        overrides = [*(overrides or ()), f"runtime.devices_per_trial={place.n_ranks}"]
     experiment = load_experiment(config, profile=profile, overrides=overrides or (), plugins=plugins or ())
+    if place is not None and place.rank > 0:
+        from attnsearch.search.launchers.devices import follow  # imports torch
+
+        return follow()
 
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.run import run_study

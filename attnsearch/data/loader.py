@@ -220,6 +220,8 @@ class BatchLoader:
         else:
             rows, views = np.arange(len(self.table)), self._centre_views()
         places, wholes, chunks = split_epoch(self.sizes(), share)
+        if not chunks:
+            return
         frames = [self._frame(rows[whole], views.take(whole)) for whole in wholes]
         rows, views = rows[places], views.take(places)
         sent, pinned_rows = self._send(rows, views), self._transfer.pinned(rows)

@@ -28,6 +28,7 @@ from attnsearch.errors import (
 from attnsearch.files import atomic_write, explain_os_error
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.launchers.devices import fit_together
 from attnsearch.search.objective import (
     IMAGES_AT_RUNGS,
     attach_images,
@@ -45,7 +46,6 @@ from attnsearch.search.study import (
     undefined_objective,
 )
 from attnsearch.store.servers import repeated
-from attnsearch.training.trainer import fit
 from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
     with closing(SearchContext(handle, worker, claim, seed=config.seed)) as context:
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
         source = data.serving(config.data)
-        result = fit(config, context, data=source)
+        result = fit_together(config, context, data=source, ranks=worker.ranks)
         if result.state == "complete":
             result = evaluate_best(config, result, layout, source, check=context.check)
             list_files(handle, number, attempt)

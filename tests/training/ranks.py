@@ -100,7 +100,9 @@ def run_case(folder: Path, name: str, case: Mapping[str, Any], ranks: Ranks) -> 
         left: dict[str, Any] = {}
         try:
             if ranks.rank == 0:
-                context = RecordingContext(folder / "cases" / case.get("directory", name), attempt=case.get("attempt", 1))
+                context = RecordingContext(
+                    folder / "cases" / case.get("directory", name), attempt=case.get("attempt", 1)
+                )
                 context.prune_after = case.get("prune_after")
                 result = fit(config, context, data=open_data(config.data), ranks=ranks)
                 left = {"metrics": dict(result.metrics), "state": result.state}

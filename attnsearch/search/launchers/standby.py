@@ -24,8 +24,8 @@ from typing import IO
 import torch
 
 from attnsearch.config.load import LoadedStudy
-from attnsearch.device import n_cores, set_threads, worker_gpus
-from attnsearch.search.slots import workers_per_gpu
+from attnsearch.device import n_cores, set_threads
+from attnsearch.search.slots import gpu_groups, workers_per_gpu
 
 RunWorker = Callable[[Path, int, float], tuple[int, str]]
 """Runs a worker, given its study.yaml, the process id of the search and its start; returns what `run_process` does."""
@@ -139,12 +139,16 @@ def take(orders: Orders) -> ForkedProcess | None:
 
 
 def n_asked(loaded: LoadedStudy, n_workers: int | None) -> int:
-    """Workers of a study where nothing else is said: as many as the study says, or as trials may train on its GPUs."""
+    """Workers of a study where nothing else is said: as many as the study says, or as trials may train on its GPUs.
+
+    Raises:
+        ConfigError: as `gpu_groups`.
+    """
     asked = loaded.study.n_workers if n_workers is None else n_workers
     if asked is not None:
         return asked
     runtime = loaded.experiment.runtime
-    n_gpus = len(worker_gpus(runtime.device))
+    n_gpus = len(gpu_groups(runtime))
     return n_gpus * workers_per_gpu(runtime.trials_per_device, n_cores=n_cores(), n_gpus=n_gpus) if n_gpus else 1
 
 
