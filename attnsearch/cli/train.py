@@ -29,15 +29,13 @@ def train(
     from attnsearch.config.load import load_experiment, study_of_one
     from attnsearch.search.launchers.torchrun import TorchrunPlace
 
-    place = TorchrunPlace.find()
-    if place is not None:
-        place.take_gpu()
-        overrides = [*(overrides or ()), f"runtime.devices_per_trial={place.n_ranks}"]
-    experiment = load_experiment(config, profile=profile, overrides=overrides or (), plugins=plugins or ())
-    if place is not None and place.rank > 0:
-        from attnsearch.search.launchers.devices import follow  # imports torch
+    place = TorchrunPlace.take()
+    overrides = [*(overrides or ()), *place.overrides]
+    experiment = load_experiment(config, profile=profile, overrides=overrides, plugins=plugins or ())
+    if place.rank > 0:
+        from attnsearch.search.launchers.devices import follow_orders  # imports torch
 
-        return follow()
+        return follow_orders()
 
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.run import run_study

@@ -236,8 +236,8 @@ class RuntimeSettings(Settings):
         1,
         ge=1,
         le=64,
-        description="Devices that each trial trains on: a batch is worked on in accumulation x devices parts, which the "
-        "devices take in turn. Each is a process with a GPU of its own, or on a processor with n_threads threads. It "
+        description="Devices that each trial trains on: a batch is worked on in accumulation x devices parts, which "
+        "they take in turn. Each is a process with a GPU of its own, or on a processor with n_threads threads. It "
         "computes what one device does with as many times the accumulation, to rounding.",
     )
 
@@ -343,7 +343,8 @@ class ExperimentConfig(Settings):
         if n_devices > 1 and not self.can_train_in(self.train.accumulation * n_devices):
             raise ValueError(
                 f"runtime.devices_per_trial {n_devices} x train.accumulation {self.train.accumulation} must divide "
-                f"train.batch_size {self.train.batch_size} into parts that model and task can train on; change one of them"
+                f"train.batch_size {self.train.batch_size} into parts that model and task can train on; change one of "
+                "the three"
             )
         return self
 

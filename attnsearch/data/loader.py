@@ -30,7 +30,7 @@ from attnsearch.data.cache import PixelCache, open_cache, open_masks
 from attnsearch.data.device_views import DeviceViews, gather, send_views
 from attnsearch.data.images import decode_mask
 from attnsearch.data.rand_augment import SentOperations, rand_augment, send_operations
-from attnsearch.data.shares import Frame, Share, split_epoch
+from attnsearch.data.shares import BatchFrame, Share, split_epoch
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.data.transfer import Sent, Transfer, prefetched, resident_pixels
 from attnsearch.data.views import Views, centre_views, random_views
@@ -232,11 +232,11 @@ class BatchLoader:
         for chunk, raw in zip(chunks, read, strict=True):
             yield self._finish(raw, pinned_rows[chunk], sent.take(chunk))
 
-    def _frame(self, rows: NDArray[np.int64], views: Views) -> Frame:
+    def _frame(self, rows: NDArray[np.int64], views: Views) -> BatchFrame:
         """That of a whole batch; asked here, where the answer costs no wait."""
         windows, shown_hw = views.windows, self._shown_hw(rows, views)
         canvas_hw = self._cfg.image_hw if windows is None else tuple(windows.sizes_hw.max(axis=0).tolist())
-        return Frame(canvas_hw, shown_hw is not None and not bool((shown_hw == canvas_hw).all()))
+        return BatchFrame(canvas_hw, shown_hw is not None and not bool((shown_hw == canvas_hw).all()))
 
     def batch(self, rows: NDArray[np.int64], *, with_masks: bool = False) -> Batch:
         """One evaluation batch of some rows (B,) of the split, in that order.
@@ -278,7 +278,7 @@ class BatchLoader:
             return views.windows.sizes_hw
         return geometry.padded_hw(self._sizes_hw[rows], self._cfg.image_hw)
 
-    def _read(self, rows: NDArray[np.int64], views: Views, frame: Frame, with_masks: bool) -> _RawBatch:
+    def _read(self, rows: NDArray[np.int64], views: Views, frame: BatchFrame, with_masks: bool) -> _RawBatch:
         """The part done ahead, on the prefetch thread: bytes from disk to the device, and what is drawn by image."""
         pixels = masks = None
         if self._resident is None:
@@ -306,7 +306,7 @@ class BatchLoader:
             return None
         return send_operations(views.seeds, self._cfg.rand_augment, canvas_hw, self._transfer)
 
-    def _read_masks(self, rows: NDArray[np.int64], views: Views, frame: Frame) -> NDArray[np.uint8]:
+    def _read_masks(self, rows: NDArray[np.int64], views: Views, frame: BatchFrame) -> NDArray[np.uint8]:
         if self._masks is not None:
             return self._shown(self._masks.pixels[..., None], rows, views, frame)[..., 0]
         assert self.table.mask_paths is not None
@@ -314,7 +314,7 @@ class BatchLoader:
         return self._shown(masks[..., None], np.arange(len(rows)), views, frame)[..., 0]
 
     def _shown(
-        self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, frame: Frame
+        self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, frame: BatchFrame
     ) -> NDArray[np.uint8]:
         """What the views show of cached pixels (M, ·, ·, C): (B, H, W, C)."""
         if views.windows is None and self._is_exact:
@@ -377,8 +377,7 @@ class BatchLoader:
         return shown if padding is None else shown & ~padding
 
 
-_HALF = 127
-"""Bytes above it are more than half of a pixel."""
+_HALF = 127  # bytes above it are more than half of a pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,7 +392,7 @@ class _RawBatch:
     """
 
     rows: NDArray[np.int64]
-    frame: Frame
+    frame: BatchFrame
     pixels: Sent | None
     masks: Sent | None
     with_masks: bool

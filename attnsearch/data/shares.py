@@ -13,7 +13,7 @@ Share = Callable[[int, int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Frame:
+class BatchFrame:
     """What all images of a batch have in common, also those that another process reads.
 
     Attributes:

@@ -28,7 +28,7 @@ from attnsearch.errors import (
 from attnsearch.files import atomic_write, explain_os_error
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.launchers.devices import fit_together
+from attnsearch.search.launchers.devices import fit_together, joined_devices
 from attnsearch.search.objective import (
     IMAGES_AT_RUNGS,
     attach_images,
@@ -64,14 +64,15 @@ def run_worker(handle: StudyHandle, worker: Worker, data: DataSource, *, started
         AttnSearchError: an error that is not the setting's; the trial is returned first. A `TransientError` may pass,
             and another worker may continue; after any other the study cannot.
     """
-    while not worker.stop.is_set() and not worker.is_orphan():
-        claim = claim_next(handle, worker, started_at=started_at)
-        if claim == "done":
-            return
-        if claim == "wait":
-            worker.stop.wait(POLL_S)
-        else:
-            run_claim(handle, worker, claim, data)
+    with joined_devices(handle.loaded.experiment.runtime) as worker.ranks:
+        while not worker.stop.is_set() and not worker.is_orphan():
+            claim = claim_next(handle, worker, started_at=started_at)
+            if claim == "done":
+                return
+            if claim == "wait":
+                worker.stop.wait(POLL_S)
+            else:
+                run_claim(handle, worker, claim, data)
 
 
 def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> None:

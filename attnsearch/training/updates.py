@@ -29,16 +29,15 @@ class UpdateSum:
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._ranks = ranks
-        is_shared = ranks.n_ranks > 1
-        norms = [one for one in model.modules() if is_shared and isinstance(one, _BatchNorm)]
-        moving = [norm for norm in norms if norm.training and norm.track_running_stats]
-        averages = [(norm.running_mean, norm.running_var, norm.num_batches_tracked) for norm in moving]
-        self._parameters = [one for one in model.parameters() if is_shared and one.requires_grad]
-        self._statistics = [value for mean, variance, _ in averages for value in (mean, variance) if value is not None]
-        self._kept = [kept for norm in moving for kept in [_fraction_kept(norm)] * 2]
-        self._counts = [count for _, _, count in averages if count is not None]
+        trained = model if ranks.n_ranks > 1 else nn.Module()  # which is empty
+        norms = [one for one in trained.modules() if isinstance(one, _BatchNorm)]
         of_norms = {id(buffer) for norm in norms for buffer in norm.buffers()}
-        self._others = [one for one in model.buffers() if is_shared and id(one) not in of_norms]
+        self._parameters = [one for one in trained.parameters() if one.requires_grad]
+        self._statistics, self._kept = _moving_averages(norms)
+        self._counts = [
+            norm.num_batches_tracked for norm in norms if norm.training and norm.num_batches_tracked is not None
+        ]
+        self._others = [one for one in trained.buffers() if id(one) not in of_norms]
         self._before: list[Tensor] = []
         self._n_parts = 0
         self._presence: dict[tuple[bool, ...], Tensor] = {}
@@ -105,11 +104,22 @@ def _pieces_of(flat: Tensor, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
     return (part.view(piece.shape) for part, piece in zip(parts, pieces, strict=True))
 
 
-def _fraction_kept(norm: _BatchNorm) -> float:
-    """What a part of a batch leaves of the statistics before it."""
-    if norm.momentum is None:
-        raise ConfigError(
-            "a batch norm of this model has momentum None, and averages over all batches: it cannot train on several "
-            "devices; give it a momentum, or set runtime.devices_per_trial=1"
-        )
-    return 1.0 - float(norm.momentum)
+def _moving_averages(norms: Sequence[_BatchNorm]) -> tuple[list[Tensor], list[float]]:
+    """The running means and variances that training moves, and what a part of a batch leaves of each.
+
+    Raises:
+        ConfigError: a batch norm has no momentum.
+    """
+    averages: list[Tensor] = []
+    kept: list[float] = []
+    for norm in norms:
+        if not norm.training or norm.running_mean is None or norm.running_var is None:
+            continue
+        if norm.momentum is None:
+            raise ConfigError(
+                "a batch norm of this model has momentum None, and averages over all batches: it cannot train on "
+                "several devices; give it a momentum, or set runtime.devices_per_trial=1"
+            )
+        averages += [norm.running_mean, norm.running_var]
+        kept += [1.0 - norm.momentum] * 2
+    return averages, kept

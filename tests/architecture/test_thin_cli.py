@@ -14,6 +14,8 @@ ALLOWED = (
         "search.confirm",
         "search.plan",
         "search.launchers.process",
+        "search.launchers.devices",
+        "search.launchers.torchrun",
         "api",
         "config",
         "report",

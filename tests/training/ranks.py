@@ -33,12 +33,12 @@ def start_ranks(folder: Path, n_ranks: int, cases: Mapping[str, Any]) -> list[su
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, "-m", "tests.training.ranks", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [*command, str(rank), str(n_ranks)], env=environment, stderr=(folder / f"stderr.{rank}").open("wb")
-        )
-        for rank in range(n_ranks)
-    ]
+    processes = []
+    for rank in range(n_ranks):
+        with (folder / f"stderr.{rank}").open("wb") as log:
+            words = [*command, str(rank), str(n_ranks)]
+            processes.append(subprocess.Popen(words, env=environment, stderr=log))
+    return processes
 
 
 def run_ranks(folder: Path, n_ranks: int, cases: Mapping[str, Any]) -> list[int]:

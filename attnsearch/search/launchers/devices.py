@@ -54,7 +54,7 @@ def joined_devices(runtime: RuntimeSettings) -> Iterator[Ranks]:
     Raises:
         RankLost: a process ended before it joined.
     """
-    if TorchrunPlace.find() is not None:
+    if TorchrunPlace.find().n_ranks > 1:
         with _leading(join_torchrun()) as ranks:
             yield ranks
     elif runtime.devices_per_trial > 1:
@@ -165,7 +165,7 @@ def follow_process(folder: Path, rank: int, n_ranks: int, *, parent: int) -> int
     """
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _sign_of(folder, rank).touch()
-    return follow(lambda: join_ranks(folder / "ranks", rank, n_ranks))
+    return follow_orders(lambda: join_ranks(folder / "ranks", rank, n_ranks))
 
 
 def _end_with(parent: int) -> None:
@@ -175,7 +175,7 @@ def _end_with(parent: int) -> None:
     os._exit(TRANSIENT)
 
 
-def follow(join: Callable[[], Ranks] = join_torchrun) -> int:
+def follow_orders(join: Callable[[], Ranks] = join_torchrun) -> int:
     """Does what the first rank orders, until that lets this one go or ends; returns the exit code.
 
     Signals are for the first rank, which ends all.

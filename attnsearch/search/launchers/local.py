@@ -24,7 +24,6 @@ from attnsearch.files import is_running
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import Launcher
-from attnsearch.search.launchers.devices import joined_devices
 from attnsearch.search.launchers.process import STOP_SIGNALS, run_process, worker_name
 from attnsearch.search.launchers.standby import ForkedProcess, Orders, n_asked, take, workers_standing_by
 from attnsearch.search.queue import reclaim_lost_trials
@@ -68,11 +67,7 @@ class InProcess:
 
     def start(self, started_at: float) -> None:
         """Starts the thread."""
-        self._work = self._threads.submit(self._run, started_at)
-
-    def _run(self, started_at: float) -> None:
-        with joined_devices(self._handle.loaded.experiment.runtime) as self._worker.ranks:
-            run_worker(self._handle, self._worker, self._data, started_at=started_at)
+        self._work = self._threads.submit(run_worker, self._handle, self._worker, self._data, started_at=started_at)
 
     def is_working(self) -> bool:
         """Whether the thread runs.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
 from attnsearch.search.context import Worker
-from attnsearch.search.launchers.devices import joined_devices
 from attnsearch.search.launchers.standby import imports_frozen
 from attnsearch.search.plan import SearchPlan
 from attnsearch.search.slots import name_on_gpu
@@ -56,8 +55,7 @@ def run_process(study_yaml: Path, parent: int, started_at: float) -> tuple[int, 
 def _work(study_yaml: Path, worker: Worker, started_at: float) -> None:
     plan = SearchPlan.reopen(study_yaml, storage=os.environ.get(URL_VARIABLE))
     handle = plan.join()
-    runtime = handle.loaded.experiment.runtime
-    with imports_frozen(), closing(handle.database), joined_devices(runtime) as worker.ranks:
+    with imports_frozen(), closing(handle.database):
         run_worker(handle, worker, plan.open_data(), started_at=started_at)
 
 

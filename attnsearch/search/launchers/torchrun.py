@@ -10,30 +10,42 @@ from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS
 
 @dataclass(frozen=True)
 class TorchrunPlace:
-    """The place of this process among those that torchrun has started.
+    """The place of this process among those that torchrun has started; the first and only one where it has not.
 
     Attributes:
         index: of the process on this machine.
     """
 
-    rank: int
-    n_ranks: int
-    index: int
+    rank: int = 0
+    n_ranks: int = 1
+    index: int = 0
 
     @classmethod
-    def find(cls) -> TorchrunPlace | None:
-        """None where torchrun has not started this process, or has started it alone."""
+    def find(cls) -> TorchrunPlace:
+        """That of this process."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
-            return None
-        rank, n_ranks, index = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return cls(rank, n_ranks, index) if n_ranks > 1 else None
+            return cls()
+        return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
-    def take_gpu(self) -> None:
-        """Makes one GPU visible to this process, by its number on this machine; to be called before any is used."""
+    @classmethod
+    def take(cls) -> TorchrunPlace:
+        """That of this process, which from now on sees one GPU alone; to be called before any is used."""
+        place = cls.find()
+        if place.n_ranks > 1:
+            place._take_gpu()
+        return place
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Settings that follow from it."""
+        return (f"runtime.devices_per_trial={self.n_ranks}",) if self.n_ranks > 1 else ()
+
+    def _take_gpu(self) -> None:
         import torch
 
         if torch.version.cuda is None:
             return
         listed = os.environ.get(VISIBLE_GPUS)
-        names = [str(self.index)] * (self.index + 1) if listed is None else [one.strip() for one in listed.split(",")]
-        os.environ[VISIBLE_GPUS] = os.environ[ASSIGNED_GPU] = names[self.index] if self.index < len(names) else ""
+        names = [str(number) for number in range(self.n_ranks)] if listed is None else listed.split(",")
+        own = names[self.index].strip() if self.index < len(names) else ""
+        os.environ[VISIBLE_GPUS] = os.environ[ASSIGNED_GPU] = own
