@@ -33,7 +33,7 @@ def train(
     overrides = [*(overrides or ()), *place.overrides]
     experiment = load_experiment(config, profile=profile, overrides=overrides, plugins=plugins or ())
     if place.rank > 0:
-        from attnsearch.search.launchers.devices import follow_orders  # imports torch
+        from attnsearch.search.launchers.orders import follow_orders  # imports torch
 
         return follow_orders()
 

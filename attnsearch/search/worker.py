@@ -28,7 +28,7 @@ from attnsearch.errors import (
 from attnsearch.files import atomic_write, explain_os_error
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.launchers.devices import fit_together, joined_devices
+from attnsearch.search.launchers.orders import fit_together, spread_over
 from attnsearch.search.objective import (
     IMAGES_AT_RUNGS,
     attach_images,
@@ -64,15 +64,14 @@ def run_worker(handle: StudyHandle, worker: Worker, data: DataSource, *, started
         AttnSearchError: an error that is not the setting's; the trial is returned first. A `TransientError` may pass,
             and another worker may continue; after any other the study cannot.
     """
-    with joined_devices(handle.loaded.experiment.runtime) as worker.ranks:
-        while not worker.stop.is_set() and not worker.is_orphan():
-            claim = claim_next(handle, worker, started_at=started_at)
-            if claim == "done":
-                return
-            if claim == "wait":
-                worker.stop.wait(POLL_S)
-            else:
-                run_claim(handle, worker, claim, data)
+    while not worker.stop.is_set() and not worker.is_orphan():
+        claim = claim_next(handle, worker, started_at=started_at)
+        if claim == "done":
+            return
+        if claim == "wait":
+            worker.stop.wait(POLL_S)
+        else:
+            run_claim(handle, worker, claim, data)
 
 
 def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> None:
@@ -126,15 +125,16 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
     with closing(SearchContext(handle, worker, claim, seed=config.seed)) as context:
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
         source = data.serving(config.data)
+        spread = spread_over(worker.ranks, config, layout)
         result = fit_together(config, context, data=source, ranks=worker.ranks)
         if result.state == "complete":
-            result = evaluate_best(config, result, layout, source, check=context.check)
+            result = evaluate_best(config, result, context, source, spread=spread)
             list_files(handle, number, attempt)
             list_scores(handle, claim.trial, attempt)
             attach_images(handle, claim.trial, source, check=context.check)
         elif result.state == "paused" and chooses_by_scores(handle.loaded.study):
             few = IMAGES_AT_RUNGS[min(claim.n_rungs, 1)]
-            result = evaluate_best(config, result, layout, source, check=context.check, n_images=few)
+            result = evaluate_best(config, result, context, source, spread=spread, n_images=few)
         context.flush()
     return result
 

@@ -3,8 +3,8 @@
 Each batch is worked on in parts, as with `train.accumulation`; the processes, called ranks, take them in turn. Each of
 them holds the whole model and makes every update, from the sum of all gradients, so that all have the same weights.
 
-All ranks run the same program and meet in collectives. Before each of them they exchange one word, whether any of them
-has failed: a rank that fails, wherever that is, says so with its next word, all the others hear it with theirs, and all
+All ranks run the same program and meet in collectives. Before each of them they exchange one word: whether any rank has
+failed. A rank that fails, wherever that is, gives that word at once, the others hear it with their next one, and all
 raise the same error. So nobody waits for a rank that has left, and out of memory on one leads to smaller parts on all.
 The word goes from processor to processor: a GPU need not be waited for, as it would be for a word among its gradients.
 """

@@ -15,6 +15,7 @@ ALLOWED = (
         "search.plan",
         "search.launchers.process",
         "search.launchers.devices",
+        "search.launchers.orders",
         "search.launchers.torchrun",
         "api",
         "config",

@@ -1,50 +1,33 @@
 """The processes of a trial on several devices: a worker starts those that follow it, or torchrun has started all.
 
-Rank 0 is the worker itself. The others get orders from it, one after the other, until it ends.
+The first one is the worker itself. The others get orders from it, one after the other, until it ends.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from attnsearch import plugins
-from attnsearch.config.experiment import ExperimentConfig, RuntimeSettings
-from attnsearch.data.loader import DataSource, open_data
+from attnsearch.config.experiment import RuntimeSettings
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, set_threads
-from attnsearch.errors import DONE, TRANSIENT, RankLost
+from attnsearch.errors import TRANSIENT, RankLost
+from attnsearch.search.launchers.orders import follow_orders
 from attnsearch.search.launchers.torchrun import TorchrunPlace
 from attnsearch.training.parallel import ALONE, START_S, Ranks, join_ranks, join_torchrun, leave_ranks
-from attnsearch.training.trainer import fit, follow_epochs
-from attnsearch.types import TrialContext, TrialResult
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-
-
-def fit_together(config: ExperimentConfig, context: TrialContext, *, data: DataSource, ranks: Ranks) -> TrialResult:
-    """`fit` on all ranks: orders the others to train along.
-
-    Raises:
-        As `fit`, and what prevents another rank from it.
-    """
-    ranks.exchange({"plugins": list(config.plugins), "settings": config.model_dump_json()})
-    with ranks.together():
-        pass  # the others open the data
-    return fit(config, context, data=data, ranks=ranks)
 
 
 @contextmanager
@@ -135,7 +118,7 @@ def _sign_of(folder: Path, rank: int) -> Path:
 def _watched(followers: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Ends this process where another one has ended and GPUs are used.
 
-    Without GPUs a broken connection says so. NCCL waits for a lost process for ever, in a call that nothing interrupts;
+    Without GPUs the broken connection raises an error. NCCL waits for a lost process for ever, in a call that nothing interrupts;
     so the trial is left to the search, which continues it after its last epoch.
     """
     is_over = threading.Event()
@@ -173,41 +156,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_S)
     os._exit(TRANSIENT)
-
-
-def follow_orders(join: Callable[[], Ranks] = join_torchrun) -> int:
-    """Does what the first rank orders, until that lets this one go or ends; returns the exit code.
-
-    Signals are for the first rank, which ends all.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    ranks, data = join(), None
-    try:
-        while (order := ranks.exchange()[0]) is not None:
-            data = _obey(order, ranks, data)
-    except RankLost as error:
-        logger.info("%s", error)
-        return TRANSIENT
-    finally:
-        leave_ranks()
-    return DONE
-
-
-def _obey(order: Mapping[str, Any], ranks: Ranks, data: DataSource | None) -> DataSource | None:
-    """Trains a trial along, or fails with all; returns the data set, which is kept open for the next one.
-
-    Raises:
-        RankLost: nobody is there to train with.
-    """
-    try:
-        with ranks.together():
-            plugins.load(order["plugins"])
-            config = ExperimentConfig.model_validate_json(order["settings"])
-            data = open_data(config.data) if data is None else data.serving(config.data)
-        follow_epochs(config, data=data, ranks=ranks)
-    except RankLost:
-        raise
-    except Exception as error:
-        logger.info("this trial ends here too: %s: %s", type(error).__name__, error)
-    return data

@@ -24,11 +24,10 @@ from attnsearch.files import is_running
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import Launcher
-from attnsearch.search.launchers.process import STOP_SIGNALS, run_process, worker_name
+from attnsearch.search.launchers.process import STOP_SIGNALS, run_on_devices, run_process, worker_name
 from attnsearch.search.launchers.standby import ForkedProcess, Orders, n_asked, take, workers_standing_by
 from attnsearch.search.queue import reclaim_lost_trials
 from attnsearch.search.slots import describe_sharing, gpu_groups
-from attnsearch.search.worker import run_worker
 from attnsearch.types import URL_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class InProcess:
 
     def start(self, started_at: float) -> None:
         """Starts the thread."""
-        self._work = self._threads.submit(run_worker, self._handle, self._worker, self._data, started_at=started_at)
+        self._work = self._threads.submit(run_on_devices, self._handle, self._worker, self._data, started_at=started_at)
 
     def is_working(self) -> bool:
         """Whether the thread runs.

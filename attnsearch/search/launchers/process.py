@@ -11,8 +11,11 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+from attnsearch.data.loader import DataSource
 from attnsearch.errors import DONE, INTERRUPTED, TRANSIENT, AttnSearchError, TransientError
 from attnsearch.search.context import Worker
+from attnsearch.search.handle import StudyHandle
+from attnsearch.search.launchers.devices import joined_devices
 from attnsearch.search.launchers.standby import imports_frozen
 from attnsearch.search.plan import SearchPlan
 from attnsearch.search.slots import name_on_gpu
@@ -56,7 +59,17 @@ def _work(study_yaml: Path, worker: Worker, started_at: float) -> None:
     plan = SearchPlan.reopen(study_yaml, storage=os.environ.get(URL_VARIABLE))
     handle = plan.join()
     with imports_frozen(), closing(handle.database):
-        run_worker(handle, worker, plan.open_data(), started_at=started_at)
+        run_on_devices(handle, worker, plan.open_data(), started_at=started_at)
+
+
+def run_on_devices(handle: StudyHandle, worker: Worker, data: DataSource, *, started_at: float) -> None:
+    """`run_worker` with the processes of all devices that a trial of the study trains on.
+
+    Raises:
+        AttnSearchError: as `run_worker`, and a process that ended before it joined.
+    """
+    with joined_devices(handle.loaded.experiment.runtime) as worker.ranks:
+        run_worker(handle, worker, data, started_at=started_at)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
