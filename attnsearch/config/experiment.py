@@ -196,6 +196,12 @@ class TrainSettings(Settings):
         False, description="Out of memory: halve the parts of a batch and continue, instead of failing the trial."
     )
     teacher: TeacherSettings | None = Field(None, description="Teacher for distillation.")
+    shared_batch_norm: bool = Field(
+        False,
+        description="Whether batch norms see the images that all devices of a trial work on at a time, instead of those "
+        "of one part; each of them then waits for all devices. Without runtime.devices_per_trial nothing changes.",
+        exclude_if=lambda is_shared: not is_shared,  # files and digests are older than this field
+    )
 
     @model_validator(mode="after")
     def _accumulation_divides(self) -> TrainSettings:

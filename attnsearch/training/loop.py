@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.transfer import HostCopy
 from attnsearch.device import Arithmetic, peak_mb, seed_torch, start_peak
-from attnsearch.errors import NonFiniteLoss
+from attnsearch.errors import ConfigError, NonFiniteLoss
 from attnsearch.models.base import AttentionModel
 from attnsearch.tasks.base import Meter, PassMetrics, Task
 from attnsearch.training.distillation import Teacher
@@ -121,17 +121,36 @@ class _SharedBatch:
 
 def _shared_batches(run: TrainingSetup, epoch: int, accumulation: int) -> Iterator[_SharedBatch]:
     """The batches of an epoch of training; images of other ranks are not read."""
-    part_images = run.config.train.batch_size // accumulation
+    parts_of = partial(_parts_of, run, accumulation)
 
     def own(_index: int, n_images: int) -> NDArray[np.int64]:
         places = np.arange(n_images)
-        return np.concatenate([places[:0], *(places[part] for part in run.task.parts(n_images, part_images)[turns])])
+        return np.concatenate([places[:0], *(places[part] for part in parts_of(n_images)[turns])])
 
     turns = slice(run.ranks.rank, None, run.ranks.n_ranks)
     batches = run.train.epoch(epoch, own)
     for n_images in run.train.sizes():
-        parts = list(enumerate(run.task.parts(n_images, part_images)))
+        parts = list(enumerate(parts_of(n_images)))
         yield _SharedBatch(_cut(next(batches), parts[turns], n_images) if parts[turns] else [], len(parts))
+
+
+def _parts_of(run: TrainingSetup, accumulation: int, n_images: int) -> list[slice]:
+    """The parts of a batch of so many images; where batch norms are shared, as many on each rank.
+
+    Raises:
+        ConfigError: a short batch has too few images for that.
+    """
+    train = run.config.train
+    if not train.shared_batch_norm or run.ranks.n_ranks == 1:
+        return run.task.parts(n_images, train.batch_size // accumulation)
+    if n_images < accumulation:
+        raise ConfigError(
+            f"train.shared_batch_norm needs images for all {accumulation} parts of each batch, and the last one has "
+            f"{n_images}; change train.batch_size {train.batch_size}"
+        )
+    return [
+        slice(part * n_images // accumulation, (part + 1) * n_images // accumulation) for part in range(accumulation)
+    ]
 
 
 def _cut(batch: Batch, parts: list[tuple[int, slice]], n_images: int) -> list[_Part]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnsearch.errors import ConfigError
+from attnsearch.training.batch_norm import is_shared
 from attnsearch.training.parallel import Ranks
 
 
@@ -30,13 +31,12 @@ class UpdateSum:
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._ranks = ranks
         trained = model if ranks.n_ranks > 1 else nn.Module()  # which is empty
-        norms = [one for one in trained.modules() if isinstance(one, _BatchNorm)]
-        of_norms = {id(buffer) for norm in norms for buffer in norm.buffers()}
+        all_norms = [one for one in trained.modules() if isinstance(one, _BatchNorm)]
+        norms = [norm for norm in all_norms if norm.training and not is_shared(norm)]
+        of_norms = {id(buffer) for norm in all_norms for buffer in norm.buffers()}
         self._parameters = [one for one in trained.parameters() if one.requires_grad]
         self._statistics, self._kept = _moving_averages(norms)
-        self._counts = [
-            norm.num_batches_tracked for norm in norms if norm.training and norm.num_batches_tracked is not None
-        ]
+        self._counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
         self._others = [one for one in trained.buffers() if id(one) not in of_norms]
         self._before: list[Tensor] = []
         self._n_parts = 0
@@ -105,7 +105,7 @@ def _pieces_of(flat: Tensor, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _moving_averages(norms: Sequence[_BatchNorm]) -> tuple[list[Tensor], list[float]]:
-    """The running means and variances that training moves, and what a part of a batch leaves of each.
+    """The running means and variances, and what a part of a batch leaves of each.
 
     Raises:
         ConfigError: a batch norm has no momentum.
@@ -113,7 +113,7 @@ def _moving_averages(norms: Sequence[_BatchNorm]) -> tuple[list[Tensor], list[fl
     averages: list[Tensor] = []
     kept: list[float] = []
     for norm in norms:
-        if not norm.training or norm.running_mean is None or norm.running_var is None:
+        if norm.running_mean is None or norm.running_var is None:
             continue
         if norm.momentum is None:
             raise ConfigError(

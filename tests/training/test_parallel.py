@@ -69,11 +69,18 @@ def failing_of(**train: Any) -> dict[str, Any]:
     return config_of(FAMILIES["br_npa"], n_parts=2, train={"batch_size": 12, **train})
 
 
+def shared_norms(**train: Any) -> dict[str, Any]:
+    """Nothing is drawn in training, so that the parts of a batch do not matter but for batch norm."""
+    return config_of({"name": "br_npa", **RESNET}, n_parts=2, train={"shared_batch_norm": True, **train})
+
+
 CASES_OF_TWO: dict[str, dict[str, Any]] = {
     "reid": {"config": reid_of()},
     "reid_uneven": {"config": reid_of(train={"epochs": 2, "accumulation": 2, "batch_size": 12})},
     "many_scales": {"config": many_scales()},
     "one_validation_batch": {"config": config_of(FAMILIES["loupe"], n_parts=2, data={"n_val_per_class": 2})},
+    "shared_norms": {"config": shared_norms()},
+    "shared_norms_halved": {"config": shared_norms(batch_size=12, halve_on_oom=True), "harm": "memory:1:3"},
     "halved": {"config": failing_of(halve_on_oom=True), "harm": "memory:1:3"},
     "too_large": {"config": failing_of(), "harm": "memory:1:3"},
     "no_number": {"config": failing_of(), "harm": "loss:1:2"},
@@ -228,6 +235,24 @@ def test_memory_that_runs_out_on_one_rank_halves_the_parts_on_all(
     assert two["state"] == "complete"
     assert two["metrics"]["train/accumulation"] == 4
     assert largest_gap(two["models"][-1], one["models"][-1]) <= WEIGHTS_ATOL["sgd"]
+
+
+@pytest.mark.slow
+def test_shared_batch_norms_see_the_whole_batch(
+    ranks_of: Callable[[int], Path], alone: Callable[..., dict[str, Any]]
+) -> None:
+    one, two = alone("shared_norms", shared_norms()), outcome(ranks_of(2), "shared_norms")
+    for found, expected in zip(two["models"], one["models"], strict=True):
+        assert largest_gap(found, expected) <= WEIGHTS_ATOL["sgd"]
+        assert_same_statistics(found, expected, rtol=1e-5)
+    assert measured(two) == pytest.approx(measured(one), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_between_shared_batch_norms_fails_all(ranks_of: Callable[[int], Path]) -> None:
+    two = outcome(ranks_of(2), "shared_norms_halved")
+    assert two["state"] == "complete"
+    assert two["metrics"]["train/accumulation"] == 4
 
 
 @pytest.mark.slow

@@ -118,8 +118,8 @@ def _sign_of(folder: Path, rank: int) -> Path:
 def _watched(followers: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Ends this process where another one has ended and GPUs are used.
 
-    Without GPUs the broken connection raises an error. NCCL waits for a lost process for ever, in a call that nothing interrupts;
-    so the trial is left to the search, which continues it after its last epoch.
+    Without GPUs the broken connection raises an error. NCCL waits for a lost process for ever, in a call that nothing
+    interrupts; so the trial is left to the search, which continues it after its last epoch.
     """
     is_over = threading.Event()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -20,6 +21,7 @@ from attnsearch.files import is_running
 from attnsearch.search.launchers import devices
 from attnsearch.search.launchers.devices import joined_devices
 from attnsearch.store.epochs import read_csv
+from attnsearch.store.image_scores import read_scores
 from attnsearch.store.layout import StudyLayout
 from attnsearch.training.parallel import ALONE
 from tests.conftest import TINY
@@ -27,6 +29,7 @@ from tests.documents import ROOT
 from tests.search.faults import wait_for
 
 STUDY = ("br_npa_low_res", "--profile", "demo", *TINY, "runtime.devices_per_trial=2")
+TRAINING = (*STUDY[:-1], "name=br_npa_low_res", "data.n_val_per_class=10", "runtime.n_threads=1")
 TIMES = ("seconds", "images_per_s", "peak_memory_mb")
 
 
@@ -90,16 +93,28 @@ def test_a_search_trains_each_trial_on_two_devices(folder: Path) -> None:
     assert not processes_of(folder, "follow")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a training that a worker and its follower have shared."""
+    folder = tmp_path_factory.mktemp("trained")
+    run("attnsearch", "train", *TRAINING, "runtime.devices_per_trial=2", cwd=folder)
+    return folder
+
+
 @pytest.mark.slow
-def test_torchrun_and_a_worker_with_a_follower_train_alike(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    other = tmp_path_factory.mktemp("torchrun")
-    config = (*STUDY[:-1], "name=br_npa_low_res")
-    run("attnsearch", "train", *config, "runtime.devices_per_trial=2", cwd=folder)
+def test_torchrun_trains_as_a_worker_with_a_follower_does(trained: Path, folder: Path) -> None:
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "attnsearch", "train")
-    run(*torchrun, *config, cwd=other)
-    pd.testing.assert_frame_equal(curve(other), curve(folder))
+    run(*torchrun, *TRAINING, cwd=folder)
+    pd.testing.assert_frame_equal(curve(folder), curve(trained))
+
+
+@pytest.mark.slow
+def test_scores_that_two_devices_share_are_those_of_one(trained: Path, folder: Path) -> None:
+    run("attnsearch", "train", *TRAINING, "train.accumulation=2", cwd=folder)
+    one, two = (read_scores(layout_in(place).trial(0).scores("val")) for place in (folder, trained))
+    assert one.image_ids == two.image_ids
+    assert len(one.image_ids) > 8  # more than one chunk
+    np.testing.assert_allclose(two.curves, one.curves, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
