@@ -10,6 +10,7 @@
     ├── SearchStopped      a search that cannot continue                      exit code 1
     ├── TransientError     another attempt may not meet it                    exit code 1
     │   ├── DeviceError          a GPU that failed, or that others fill
+    │   ├── RankLost             a process of a trial on several devices that ended
     │   ├── TransientStoreError  (a StoreError too) an I/O or database error that may pass
     │   │   └── ConnectionLost
     │   └── UnexpectedError      any other exception
@@ -82,6 +83,10 @@ class TransientError(AttnSearchError):
 
 class DeviceError(TransientError):
     """The device failed, or other processes fill it; not because of the setting."""
+
+
+class RankLost(TransientError):
+    """A process that trains the same model on another device has ended, or does not answer."""
 
 
 class TransientStoreError(StoreError, TransientError):

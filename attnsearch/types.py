@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,11 @@ Fill = Literal["mean", "black", "white", "blur"]
 """What replaces a removed cell; `mean` is ImageNet's mean colour, 0 after normalisation."""
 DELETION_CELLS = 4
 """Cells along each side of an image, of which `data.cell_deletion` deletes one, and IDSDS each in turn."""
+
+
+Spread = Callable[[Callable[[slice], Any], Sequence[slice], Callable[[Any], None], Any], None]
+"""Measures chunks of images in several processes, given what measures one here, the chunks, what keeps the scores of
+each chunk, in their order, and the settings of the scores."""
 
 
 @dataclass(frozen=True)

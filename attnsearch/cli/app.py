@@ -29,6 +29,7 @@ from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.evaluate import evaluate
 from attnsearch.cli.export import export
 from attnsearch.cli.faithfulness import faithfulness
+from attnsearch.cli.follow import follow
 from attnsearch.cli.leakage import leakage
 from attnsearch.cli.list import list_all
 from attnsearch.cli.prune_files import prune_files
@@ -75,6 +76,7 @@ app.command()(train)
 app.command()(worker)
 app.command()(slurm)
 app.command()(ray)
+app.command(hidden=True)(follow)
 app.command()(evaluate)
 app.command()(faithfulness)
 app.command()(leakage)

@@ -27,8 +27,15 @@ def train(
 ) -> int:
     """Train one experiment, as a study of one trial; started again, it continues where it stopped."""
     from attnsearch.config.load import load_experiment, study_of_one
+    from attnsearch.search.launchers.torchrun import TorchrunPlace
 
-    experiment = load_experiment(config, profile=profile, overrides=overrides or (), plugins=plugins or ())
+    place = TorchrunPlace.take()
+    overrides = [*(overrides or ()), *place.overrides]
+    experiment = load_experiment(config, profile=profile, overrides=overrides, plugins=plugins or ())
+    if place.rank > 0:
+        from attnsearch.search.launchers.orders import follow_orders  # imports torch
+
+        return follow_orders()
 
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.run import run_study

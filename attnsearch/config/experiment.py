@@ -196,6 +196,12 @@ class TrainSettings(Settings):
         False, description="Out of memory: halve the parts of a batch and continue, instead of failing the trial."
     )
     teacher: TeacherSettings | None = Field(None, description="Teacher for distillation.")
+    shared_batch_norm: bool = Field(
+        False,
+        description="Whether batch norms see the images that all devices of a trial work on at a time, not of one "
+        "part; each of them then waits for all devices. Without runtime.devices_per_trial nothing changes.",
+        exclude_if=lambda is_shared: not is_shared,  # files and digests are older than this field
+    )
 
     @model_validator(mode="after")
     def _accumulation_divides(self) -> TrainSettings:
@@ -232,6 +238,23 @@ class RuntimeSettings(Settings):
         "lets in as many as fit by the largest peak memory that trials of the study have measured, with a margin; 1 "
         "starts one worker per GPU, and takes n_workers at its word.",
     )
+    devices_per_trial: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Devices that each trial trains on: a batch is worked on in accumulation x devices parts, which "
+        "they take in turn. Each is a process with a GPU of its own, or on a processor with n_threads threads. It "
+        "computes what one device does with as many times the accumulation, to rounding.",
+    )
+
+    @model_validator(mode="after")
+    def _trials_share_or_are_shared(self) -> RuntimeSettings:
+        if self.devices_per_trial > 1 and self.trials_per_device != 1:
+            raise ValueError(
+                f"trials_per_device must be 1 where devices_per_trial is {self.devices_per_trial}, got "
+                f"{self.trials_per_device}; a trial has several devices, or several trials have one"
+            )
+        return self
 
 
 class ExperimentConfig(Settings):
@@ -317,6 +340,17 @@ class ExperimentConfig(Settings):
             raise ValueError(
                 f"model {self.model.name} with these settings must train at least {least} images at once, got train."
                 f"batch_size {self.train.batch_size} with accumulation {self.train.accumulation}; lower accumulation"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_device_has_a_part(self) -> ExperimentConfig:
+        n_devices = self.runtime.devices_per_trial
+        if n_devices > 1 and not self.can_train_in(self.train.accumulation * n_devices):
+            raise ValueError(
+                f"runtime.devices_per_trial {n_devices} x train.accumulation {self.train.accumulation} must divide "
+                f"train.batch_size {self.train.batch_size} into parts that model and task can train on; change one of "
+                "the three"
             )
         return self
 

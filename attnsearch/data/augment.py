@@ -40,15 +40,23 @@ def cut(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, cfg: D
     return out
 
 
-def resample(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, cfg: DataSettings) -> NDArray[np.uint8]:
+def resample(
+    pixels: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    views: Views,
+    cfg: DataSettings,
+    *,
+    canvas_hw: tuple[int, int],
+) -> NDArray[np.uint8]:
     """Crops and flips of resized images, where a view is not a copy of cached pixels.
 
     Args:
         pixels: (M, cached height, cached width, C) memory map.
+        canvas_hw: H and W for windows of several sizes, at least those of the largest.
 
     Returns:
-        (B, H, W, C) uint8; for windows of several sizes H and W are the largest, and what lies beyond a window is 0.
-        What becomes of an image does not depend on the others of its batch.
+        (B, H, W, C) uint8; what lies beyond a window is 0. What becomes of an image does not depend on the others of
+        its batch.
 
     Source: Pillow `Image.resize(BILINEAR)`, which is antialiased. As in torchvision's `resized_crop` a window is first
         cut out of whole pixels, and reads none outside of it.
@@ -56,7 +64,7 @@ def resample(pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, c
     if views.windows is None:
         return cut(resize(pixels[rows], cfg.resized_hw), np.arange(len(rows)), views, cfg)
     sizes = views.windows.sizes_hw
-    out = np.zeros((len(rows), *sizes.max(axis=0), pixels.shape[3]), dtype=np.uint8)
+    out = np.zeros((len(rows), *canvas_hw, pixels.shape[3]), dtype=np.uint8)
     for index, (row, box, (height, width)) in enumerate(zip(rows, views.windows.boxes, sizes, strict=True)):
         (left, right), (top, bottom) = (
             _whole_pixels(ends, side) for ends, side in zip(box.reshape(2, 2).T, pixels.shape[2:0:-1], strict=True)

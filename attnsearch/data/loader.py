@@ -30,6 +30,7 @@ from attnsearch.data.cache import PixelCache, open_cache, open_masks
 from attnsearch.data.device_views import DeviceViews, gather, send_views
 from attnsearch.data.images import decode_mask
 from attnsearch.data.rand_augment import SentOperations, rand_augment, send_operations
+from attnsearch.data.shares import BatchFrame, Share, split_epoch
 from attnsearch.data.tables import DataTables, ImageTable, build_tables
 from attnsearch.data.transfer import Sent, Transfer, prefetched, resident_pixels
 from attnsearch.data.views import Views, centre_views, random_views
@@ -197,13 +198,19 @@ class BatchLoader:
 
     def __len__(self) -> int:
         """Batches in one epoch."""
-        return -(-self.n_images // self.batch_size)
+        return len(self.sizes())
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def sizes(self) -> list[int]:
+        """Images of each batch of an epoch."""
+        return [min(self.batch_size, self.n_images - start) for start in range(0, self.n_images, self.batch_size)]
+
+    def epoch(self, epoch: int, share: Share | None = None) -> Iterator[Batch]:
         """The batches of an epoch (from 1), on the device but for `rows`; the last one may be short.
 
         Training leaves out a last batch of one image, which batch norm could not train on.
 
+        Args:
+            share: which images of each batch are read, padded as all; a batch with none is left out. None reads all.
         Raises:
             DataError: a mask cannot be read.
         """
@@ -212,12 +219,24 @@ class BatchLoader:
             views = random_views(self._sizes_hw, self._cfg, seed=self._order.seed, epoch=epoch, rows=rows)
         else:
             rows, views = np.arange(len(self.table)), self._centre_views()
+        places, wholes, chunks = split_epoch(self.sizes(), share)
+        if not chunks:
+            return
+        frames = [self._frame(rows[whole], views.take(whole)) for whole in wholes]
+        rows, views = rows[places], views.take(places)
         sent, pinned_rows = self._send(rows, views), self._transfer.pinned(rows)
-        starts = range(0, self.n_images, self.batch_size)
-        chunks = [slice(start, min(start + self.batch_size, self.n_images)) for start in starts]  # places in the epoch
-        read = prefetched(lambda chunk: self._read(rows[chunk], views.take(chunk), self._with_masks), chunks)
+        read = prefetched(
+            lambda one: self._read(rows[one[0]], views.take(one[0]), one[1], self._with_masks),
+            zip(chunks, frames, strict=True),
+        )
         for chunk, raw in zip(chunks, read, strict=True):
             yield self._finish(raw, pinned_rows[chunk], sent.take(chunk))
+
+    def _frame(self, rows: NDArray[np.int64], views: Views) -> BatchFrame:
+        """That of a whole batch; asked here, where the answer costs no wait."""
+        windows, shown_hw = views.windows, self._shown_hw(rows, views)
+        canvas_hw = self._cfg.image_hw if windows is None else tuple(windows.sizes_hw.max(axis=0).tolist())
+        return BatchFrame(canvas_hw, shown_hw is not None and not bool((shown_hw == canvas_hw).all()))
 
     def batch(self, rows: NDArray[np.int64], *, with_masks: bool = False) -> Batch:
         """One evaluation batch of some rows (B,) of the split, in that order.
@@ -230,7 +249,7 @@ class BatchLoader:
         if with_masks:
             self._require_masks(self._order)
         views = self._centre_views().take(rows)
-        raw = self._read(rows, views, with_masks)
+        raw = self._read(rows, views, self._frame(rows, views), with_masks)
         return self._finish(raw, self._transfer.pinned(rows), self._send(rows, views))
 
     def _training_rows(self, order: TrainingOrder, *, epoch: int) -> NDArray[np.int64]:
@@ -259,23 +278,21 @@ class BatchLoader:
             return views.windows.sizes_hw
         return geometry.padded_hw(self._sizes_hw[rows], self._cfg.image_hw)
 
-    def _read(self, rows: NDArray[np.int64], views: Views, with_masks: bool) -> _RawBatch:
+    def _read(self, rows: NDArray[np.int64], views: Views, frame: BatchFrame, with_masks: bool) -> _RawBatch:
         """The part done ahead, on the prefetch thread: bytes from disk to the device, and what is drawn by image."""
-        is_resident = self._resident is not None
-        pixels = None if is_resident else self._shown(self._cache.pixels, self._cache_rows[rows], views)
-        masks = None
+        pixels = masks = None
+        if self._resident is None:
+            pixels = self._transfer.send(self._shown(self._cache.pixels, self._cache_rows[rows], views, frame))
         if with_masks and self._resident_masks is None:
-            masks = self._transfer.send(self._read_masks(rows, views))
-        canvas_hw = self._cfg.image_hw if pixels is None else (pixels.shape[1], pixels.shape[2])
+            masks = self._transfer.send(self._read_masks(rows, views, frame))
         return _RawBatch(
             rows,
-            canvas_hw,
-            None if pixels is None else self._transfer.send(pixels),
+            frame,
+            pixels,
             masks,
             with_masks,
-            self._draw_noise(views, canvas_hw),
-            self._draw_operations(views, canvas_hw),
-            self._is_padded(rows, views, canvas_hw),
+            self._draw_noise(views, frame.canvas_hw),
+            self._draw_operations(views, frame.canvas_hw),
         )
 
     def _draw_noise(self, views: Views, canvas_hw: tuple[int, int]) -> Sent | None:
@@ -289,29 +306,25 @@ class BatchLoader:
             return None
         return send_operations(views.seeds, self._cfg.rand_augment, canvas_hw, self._transfer)
 
-    def _is_padded(self, rows: NDArray[np.int64], views: Views, canvas_hw: tuple[int, int]) -> bool:
-        """Whether any image leaves a part of the canvas empty; asked here, where the answer costs no wait."""
-        shown_hw = self._shown_hw(rows, views)
-        return shown_hw is not None and not bool((shown_hw == canvas_hw).all())
-
-    def _read_masks(self, rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
+    def _read_masks(self, rows: NDArray[np.int64], views: Views, frame: BatchFrame) -> NDArray[np.uint8]:
         if self._masks is not None:
-            return self._shown(self._masks.pixels[..., None], rows, views)[..., 0]
+            return self._shown(self._masks.pixels[..., None], rows, views, frame)[..., 0]
         assert self.table.mask_paths is not None
         masks = np.stack([decode_mask(self.table.mask_paths[row], self._cache.resizing) for row in rows])
-        return self._shown(masks[..., None], np.arange(len(rows)), views)[..., 0]
+        return self._shown(masks[..., None], np.arange(len(rows)), views, frame)[..., 0]
 
-    def _shown(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views) -> NDArray[np.uint8]:
+    def _shown(
+        self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], views: Views, frame: BatchFrame
+    ) -> NDArray[np.uint8]:
         """What the views show of cached pixels (M, ·, ·, C): (B, H, W, C)."""
-        is_exact = views.windows is None and self._is_exact
-        return (cut if is_exact else resample)(pixels, rows, views, self._cfg)
+        if views.windows is None and self._is_exact:
+            return cut(pixels, rows, views, self._cfg)
+        return resample(pixels, rows, views, self._cfg, canvas_hw=frame.canvas_hw)
 
     def _finish(self, raw: _RawBatch, rows: Tensor, views: DeviceViews) -> Batch:
         """The part on the device."""
-        padding = None
-        if raw.is_padded:
-            assert views.shown_hw is not None
-            padding = padding_mask(views.shown_hw, raw.canvas_hw)
+        shown_hw = views.shown_hw if raw.frame.is_padded else None
+        padding = None if shown_hw is None else padding_mask(shown_hw, raw.frame.canvas_hw)
         return Batch(
             images=self._images(raw, views, padding),
             labels=self._labels[views.rows],
@@ -360,12 +373,11 @@ class BatchLoader:
         shown = masks > _HALF
         for hidden in (views.erased, views.deleted):
             if hidden is not None:
-                shown &= ~erased_mask(hidden, raw.canvas_hw)
+                shown &= ~erased_mask(hidden, raw.frame.canvas_hw)
         return shown if padding is None else shown & ~padding
 
 
-_HALF = 127
-"""Bytes above it are more than half of a pixel."""
+_HALF = 127  # bytes above it are more than half of a pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,18 +386,15 @@ class _RawBatch:
 
     Attributes:
         rows: (B,) of the split.
-        canvas_hw: of the images.
         pixels: (B, H, W, 3) bytes of what is seen, or None where they are on the device already.
         masks: (B, H, W) bytes, likewise, or None where there are none.
         noise: (B, 3, H, W), or None where nothing is erased.
-        is_padded: whether any image is smaller than the canvas.
     """
 
     rows: NDArray[np.int64]
-    canvas_hw: tuple[int, int]
+    frame: BatchFrame
     pixels: Sent | None
     masks: Sent | None
     with_masks: bool
     noise: Sent | None
     operations: SentOperations | None
-    is_padded: bool

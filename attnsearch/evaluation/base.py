@@ -34,7 +34,7 @@ from attnsearch.models.checkpoint import ModelCheckpoint, check_camera_names, ch
 from attnsearch.store.archive import ArchiveWriter
 from attnsearch.store.layout import ArchivePaths
 from attnsearch.tasks.base import Meter, Task, build_task, restore_model
-from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split
+from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split, Spread
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +95,14 @@ def build_for_inference(checkpoint: ModelCheckpoint, config: ExperimentConfig) -
 
 @dataclass(frozen=True, eq=False)
 class ModelOnData(InferenceModel):
-    """An inference model on an opened data set of the same classes; it has one loader per split."""
+    """An inference model on an opened data set of the same classes; it has one loader per split.
+
+    Attributes:
+        spread: over which processes the scores of its images are measured; None is this one alone.
+    """
 
     data: DataSource
+    spread: Spread | None = None
     _loaders: dict[Split, BatchLoader] = field(default_factory=dict, repr=False)
 
     @classmethod

@@ -153,7 +153,7 @@ def score_archive(
     """
     validated: Mapping[str, Any] = {} if of_validation is None else of_validation.about
     chosen = validated.get("iou_thresholds", {})
-    scoring = _Scoring.start(opened, archive, settings, validated.get("temperature"))
+    scoring = ArchiveScoring.start(opened, archive, settings, validated.get("temperature"))
     about = scoring.about(chosen)
     if has_scores(scores) and (stored := read_scores(scores)).digest == about["digest"]:
         return stored
@@ -189,13 +189,13 @@ def score_baselines(
         ConfigError: as `score_archive` and `baseline_saliency`.
         DataError, StoreError: as `score_archive`.
     """
-    scoring = _Scoring.start(opened, archive, settings)
+    scoring = ArchiveScoring.start(opened, archive, settings)
     for name in names:  # a baseline that this model cannot have fails at once, and not after the others
         scoring.score(slice(1), baseline=name)
     return {name: _score_baseline(scoring, name) for name in names}
 
 
-def _score_baseline(scoring: _Scoring, name: str) -> ScoreTable:
+def _score_baseline(scoring: ArchiveScoring, name: str) -> ScoreTable:
     steps = with_bar(scoring.chunks, f"Scoring {name}", n_steps=len(scoring.chunks), force=False)
     rows = [score for chunk in steps for score in scoring.score(chunk, baseline=name)]
     rows, thresholds = finish_scores(rows, scoring.archived.split, {})
@@ -257,7 +257,7 @@ def _without_nan(parts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str
 
 
 @dataclass(frozen=True, eq=False)
-class _Scoring:
+class ArchiveScoring:
     """One scoring of n images: the model on its data, and an archive of them.
 
     Attributes:
@@ -280,7 +280,7 @@ class _Scoring:
         archive: ArchivePaths,
         settings: ScoreSettings | None,
         temperature: float | None = None,
-    ) -> _Scoring:
+    ) -> ArchiveScoring:
         """Of an archive that fits the checkpoint and its data; one of validation has its own temperature."""
         settings = opened.config.evaluation.scores if settings is None else settings
         archived = read_archive(archive)
@@ -377,13 +377,23 @@ class _Scoring:
         return scores
 
 
-def _score_rest(scoring: _Scoring, journal: ScoreJournal, *, check: Callable[[], None]) -> dict[str, ImageScore]:
+def _score_rest(scoring: ArchiveScoring, journal: ScoreJournal, *, check: Callable[[], None]) -> dict[str, ImageScore]:
     """Image id -> score of all images; those that the journal lacks are measured and added to it."""
     done = journal.read()
     missing = [chunk for chunk in scoring.chunks if not done.keys() >= set(scoring.ids[chunk])]
-    for chunk in with_bar(missing, "Scoring the saliency", n_steps=len(missing), force=False):
+
+    def score(chunk: slice) -> list[ImageScore]:
         check()
-        scores = scoring.score(chunk)
+        return scoring.score(chunk)
+
+    def keep(scores: list[ImageScore]) -> None:
         journal.append(scores)
-        done |= {score.image_id: score for score in scores}
+        done.update({score.image_id: score for score in scores})
+
+    spread = scoring.opened.spread
+    if spread is not None and missing:
+        spread(score, missing, keep, scoring.settings)
+        return done
+    for chunk in with_bar(missing, "Scoring the saliency", n_steps=len(missing), force=False):
+        keep(score(chunk))
     return done

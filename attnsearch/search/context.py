@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnsearch.errors import TrialInterrupted
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.study import build_pruner
+from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.types import Direction, EpochRecord
 
 CURVE = "monitor_curve"
@@ -37,11 +38,16 @@ def boot_clock() -> float:
 
 @dataclass
 class Worker:
-    """One worker process: its name in the leases, the parent it belongs to, and whether it was asked to stop."""
+    """One worker process: its name in the leases, the parent it belongs to, and whether it was asked to stop.
+
+    Attributes:
+        ranks: the processes that train its trials, of which it is the first.
+    """
 
     name: str
     parent_pid: int | None
     stop: threading.Event = field(default_factory=threading.Event)
+    ranks: Ranks = ALONE
 
     def is_orphan(self) -> bool:
         """Whether the supervisor that started this worker is gone."""

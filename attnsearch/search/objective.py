@@ -25,7 +25,7 @@ from attnsearch.store.file_records import describe_file
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
 from attnsearch.store.layout import TrialLayout
 from attnsearch.store.retrieval import n_explained
-from attnsearch.types import TrialResult
+from attnsearch.types import Spread, TrialContext, TrialResult
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +103,10 @@ def _without_nan(values: Mapping[str, float]) -> dict[str, float]:
 def evaluate_best(
     config: ExperimentConfig,
     result: TrialResult,
-    layout: TrialLayout,
+    context: TrialContext,
     data: DataSource,
     *,
-    check: Callable[[], None],
+    spread: Spread | None = None,
     n_images: int | None = None,
 ) -> TrialResult:
     """Archives the maps of the best checkpoint on validation, scores them, and adds these scores.
@@ -114,6 +114,7 @@ def evaluate_best(
     What the record of the best epoch holds stays as it is: the objective is the number that the CSV shows.
 
     Args:
+        spread: over which processes the scores are measured; the maps are archived here alone.
         n_images: as in `score_trial`.
     Raises:
         OutOfMemory: the maps do not fit, which is an error of the setting.
@@ -121,7 +122,9 @@ def evaluate_best(
         ConfigError, DataError, StoreError: as `Evaluation`.
     """
     try:
-        with Evaluation.open(layout.best, data, config=config) as evaluation:
+        layout, check = TrialLayout(context.directory), context.check
+        with Evaluation.open(layout.best, data, config=config) as opened:
+            evaluation = replace(opened, spread=spread)
             measured = evaluation.run("val", archive=layout.archive("val"), check=check)
             measured |= score_trial(evaluation, layout, check=check, n_images=n_images)
     except OutOfMemory as error:

@@ -10,7 +10,9 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from attnsearch.device import ASSIGNED_GPU, device_bytes, pick_device
+from attnsearch.config.experiment import RuntimeSettings
+from attnsearch.device import ASSIGNED_GPU, device_bytes, pick_device, worker_gpus
+from attnsearch.errors import ConfigError
 from attnsearch.search.handle import StudyHandle
 
 MOST_PER_GPU = 8
@@ -43,6 +45,22 @@ def n_slots(peaks_mb: Collection[float], *, gpu_mb: float) -> int:
 def workers_per_gpu(setting: TrialsPerDevice, *, n_cores: int, n_gpus: int) -> int:
     """Worker processes to start for each GPU; with `auto` as many as may ever train there, if each has a core."""
     return setting if setting != "auto" else max(1, min(MOST_PER_GPU, n_cores // n_gpus))
+
+
+def gpu_groups(runtime: RuntimeSettings) -> tuple[str, ...]:
+    """The GPUs that workers are spread over, none on a processor; those of one worker are separated by commas.
+
+    Raises:
+        ConfigError: a GPU that this machine does not have, or fewer of them than a trial asks for.
+    """
+    gpus, n_devices = worker_gpus(runtime.device), runtime.devices_per_trial
+    if 0 < len(gpus) < n_devices:
+        raise ConfigError(
+            f"runtime.devices_per_trial is {n_devices}, and runtime.device {runtime.device!r} has {len(gpus)} GPUs "
+            "here; lower it, or set runtime.device=auto or cpu"
+        )
+    starts = range(0, len(gpus) - n_devices + 1, n_devices)
+    return tuple(",".join(gpus[start : start + n_devices]) for start in starts)
 
 
 def name_on_gpu(name: str) -> str:

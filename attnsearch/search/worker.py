@@ -28,6 +28,7 @@ from attnsearch.errors import (
 from attnsearch.files import atomic_write, explain_os_error
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.launchers.orders import fit_together, spread_over
 from attnsearch.search.membership import await_checkpoint
 from attnsearch.search.objective import (
     IMAGES_AT_RUNGS,
@@ -41,7 +42,6 @@ from attnsearch.search.space import trial_experiment
 from attnsearch.search.study import (
     chooses_by_scores,
 )
-from attnsearch.training.trainer import fit
 from attnsearch.types import TrialResult
 
 logger = logging.getLogger(__name__)
@@ -144,15 +144,16 @@ def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSou
         await_checkpoint(handle, number, worker.stop.is_set)
         atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
         source = data.serving(config.data)
-        result = fit(config, context, data=source)
+        spread = spread_over(worker.ranks, config, layout)
+        result = fit_together(config, context, data=source, ranks=worker.ranks)
         if result.state == "complete":
-            result = evaluate_best(config, result, layout, source, check=context.check)
+            result = evaluate_best(config, result, context, source, spread=spread)
             list_files(handle, number, attempt)
             list_scores(handle, claim.trial, attempt)
             attach_images(handle, claim.trial, source, check=context.check)
         elif result.state == "paused" and chooses_by_scores(handle.loaded.study):
             few = IMAGES_AT_RUNGS[min(claim.n_rungs, 1)]
-            result = evaluate_best(config, result, layout, source, check=context.check, n_images=few)
+            result = evaluate_best(config, result, context, source, spread=spread, n_images=few)
         context.flush()
     return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -73,6 +73,12 @@ class Meter(Protocol):
     def loss(self) -> float:
         """The mean loss so far. One device sync."""
 
+    def sums(self) -> dict[str, Tensor]:
+        """All that was added so far, by name: tensors that add up to those of a pass over more images."""
+
+    def load(self, sums: Mapping[str, Tensor]) -> None:
+        """Puts sums of several meters of one pass in the place of its own ones."""
+
     def scores(self) -> PassMetrics:
         """All that was measured. One device sync.
 
@@ -84,6 +90,9 @@ class Meter(Protocol):
     @property
     def retrieval(self) -> Retrieval | None:
         """The ranked gallery of each query, once `scores` was called; None where nothing is retrieved."""
+
+
+_TERM, _METRIC = "term/", "metric/"
 
 
 class RunningSums:
@@ -120,6 +129,23 @@ class RunningSums:
     def add_metric(self, name: str, of_batch: Tensor) -> None:
         """Adds a batch's sum over images, a scalar."""
         _accumulate(self._metrics, name, of_batch.double())
+
+    def sums(self) -> dict[str, Tensor]:
+        """All that was added so far, by name."""
+        counts = {"n_images": self.n_images, "n_with_loss": self._n_with_loss}
+        return {
+            **{name: torch.as_tensor(count, dtype=torch.float64) for name, count in counts.items()},
+            **{f"{_TERM}{name}": value for name, value in self._terms.items()},
+            **{f"{_METRIC}{name}": value for name, value in self._metrics.items()},
+        }
+
+    def load(self, sums: Mapping[str, Tensor]) -> None:
+        """Puts other sums in the place of its own ones."""
+        self.n_images, self._n_with_loss = int(sums["n_images"]), sums["n_with_loss"]
+        self._terms, self._metrics = (
+            {name.removeprefix(kind): value for name, value in sums.items() if name.startswith(kind)}
+            for kind in (_TERM, _METRIC)
+        )
 
     def add_sparsity(self, output: AttentionOutput) -> None:
         """Adds the sparsity of the maps, or of the norm where there is no other map; nothing without them."""
@@ -295,9 +321,9 @@ class Task(ABC):
         """
         return shuffled(table, seed=seed, epoch=epoch)
 
-    def split(self, batch: Batch, part_images: int) -> Iterator[Batch]:
+    def parts(self, n_images: int, part_images: int) -> list[slice]:
         """Parts of a batch of at most `part_images` images, whose gradients add up to that of the whole."""
-        return equal_parts(batch, part_images)
+        return equal_parts(n_images, part_images)
 
 
 def shuffled(table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -305,14 +331,12 @@ def shuffled(table: ImageTable, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.argsort(np.random.default_rng((seed, epoch, 0)).random(len(table)), kind="stable")
 
 
-def equal_parts(batch: Batch, part_images: int) -> Iterator[Batch]:
+def equal_parts(n_images: int, part_images: int) -> list[slice]:
     """Parts of at most `part_images` images, as equal as can be, so that none has one image alone if it can be avoided.
 
     Where `part_images` is 2 and the number of images is odd, one part has three.
     """
-    n_images = len(batch.labels)
     n_parts = math.ceil(n_images / part_images)
     if part_images > 1:
         n_parts = max(1, min(n_parts, n_images // 2))
-    for index in range(n_parts):
-        yield batch.take(slice(index * n_images // n_parts, (index + 1) * n_images // n_parts))
+    return [slice(index * n_images // n_parts, (index + 1) * n_images // n_parts) for index in range(n_parts)]

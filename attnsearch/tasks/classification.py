@@ -136,9 +136,9 @@ class ClassificationMeter(RunningSums):
     ) -> None:
         super().__init__()
         self._in_training = in_training
-        self._seen, self._hits = (torch.zeros(n_classes, dtype=torch.float64, device=device) for _ in range(2))
         self._halves = None if halves is None else torch.from_numpy(halves).to(device)
-        self._half_seen, self._half_hits = (torch.zeros(2, dtype=torch.float64, device=device) for _ in range(2))
+        sizes = {"seen": n_classes, "hits": n_classes, "half_seen": 2, "half_hits": 2}
+        self._counts = {name: torch.zeros(n, dtype=torch.float64, device=device) for name, n in sizes.items()}
 
     @torch.no_grad()
     def add(self, batch: Batch, output: AttentionOutput, terms: Mapping[str, Tensor]) -> None:
@@ -157,8 +157,8 @@ class ClassificationMeter(RunningSums):
             hits = (logits.argmax(dim=1) == batch.labels).double()
             self.add_metric(name, hits.sum())
             if name == "accuracy" and not self._in_training:
-                self._hits.index_add_(0, batch.labels, hits)
-                self._seen.index_add_(0, batch.labels, torch.ones_like(hits))
+                self._counts["hits"].index_add_(0, batch.labels, hits)
+                self._counts["seen"].index_add_(0, batch.labels, torch.ones_like(hits))
                 self._add_halves(batch, hits)
         self.add_sparsity(output)
 
@@ -166,8 +166,17 @@ class ClassificationMeter(RunningSums):
         """Adds the hits (B,) of a batch to those of the halves."""
         if self._halves is not None:
             halves = self._halves[batch.rows.to(self._halves.device, non_blocking=True)]  # (B,)
-            self._half_hits.index_add_(0, halves, hits)
-            self._half_seen.index_add_(0, halves, torch.ones_like(hits))
+            self._counts["half_hits"].index_add_(0, halves, hits)
+            self._counts["half_seen"].index_add_(0, halves, torch.ones_like(hits))
+
+    def sums(self) -> dict[str, Tensor]:
+        """All that was added so far, by name."""
+        return {**super().sums(), **self._counts}
+
+    def load(self, sums: Mapping[str, Tensor]) -> None:
+        """Puts other sums in the place of its own ones."""
+        super().load(sums)
+        self._counts = {name: sums[name] for name in self._counts}
 
     def scores(self) -> PassMetrics:
         """All means. One device sync.
@@ -175,8 +184,10 @@ class ClassificationMeter(RunningSums):
         Raises:
             ValueError: no batch was added.
         """
-        per_class = (self._hits / self._seen).nanmean()  # classes that do not occur are 0 / 0
-        terms, metrics, (class_accuracy, *of_halves) = self.means(per_class, *(self._half_hits / self._half_seen))
+        counts = self._counts
+        per_class = (counts["hits"] / counts["seen"]).nanmean()  # classes that do not occur are 0 / 0
+        halves = counts["half_hits"] / counts["half_seen"]  # (2,)
+        terms, metrics, (class_accuracy, *of_halves) = self.means(per_class, *halves)
         if not self._in_training:
             metrics["mean_class_accuracy"] = class_accuracy
         if self._halves is not None:

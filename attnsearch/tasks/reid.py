@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -338,10 +338,9 @@ class ReidTask(Task):
         k = self.settings.images_per_identity
         return identity_batches(table, batch_size=batch_size, images_per_identity=k, seed=seed, epoch=epoch)
 
-    def split(self, batch: Batch, part_images: int) -> Iterator[Batch]:
+    def parts(self, n_images: int, part_images: int) -> list[slice]:
         """Parts of `part_images` images, which are whole identities; triplets are found within a part."""
-        for start in range(0, len(batch.labels), part_images):
-            yield batch.take(slice(start, start + part_images))
+        return [slice(start, min(start + part_images, n_images)) for start in range(0, n_images, part_images)]
 
 
 def _mirrored(batch: Batch) -> Batch:

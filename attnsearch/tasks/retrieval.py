@@ -66,6 +66,17 @@ class RetrievalMeter(RunningSums):
             self._n_embedded += len(batch.rows)
         self.add_sparsity(output)
 
+    def sums(self) -> dict[str, Tensor]:
+        """All that was added so far, by name; features that were not embedded here are 0."""
+        n_embedded = torch.tensor(self._n_embedded, dtype=torch.float64)
+        features = {} if self._features is None else {"features": self._features}
+        return {**super().sums(), "n_embedded": n_embedded, **features}
+
+    def load(self, sums: Mapping[str, Tensor]) -> None:
+        """Puts other sums in the place of its own ones."""
+        super().load(sums)
+        self._n_embedded, self._features = int(sums["n_embedded"]), sums.get("features")
+
     def scores(self) -> PassMetrics:
         """All that was measured; the ranked gallery is in `retrieval` then.
 
@@ -92,7 +103,7 @@ def put_rows(features: Tensor | None, rows: Tensor, embeddings: Tensor, *, n_row
         n_rows: N.
     """
     if features is None:
-        features = torch.empty(n_rows, embeddings.shape[1], device=embeddings.device)
+        features = torch.zeros(n_rows, embeddings.shape[1], device=embeddings.device)
     return features.index_copy_(0, rows.to(features.device, non_blocking=True), embeddings.float())
 
 

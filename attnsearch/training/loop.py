@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -17,10 +20,12 @@ from torch.optim import Optimizer
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.data.transfer import HostCopy
 from attnsearch.device import Arithmetic, peak_mb, seed_torch, start_peak
-from attnsearch.errors import NonFiniteLoss
+from attnsearch.errors import ConfigError, NonFiniteLoss
 from attnsearch.models.base import AttentionModel
-from attnsearch.tasks.base import PassMetrics, Task
+from attnsearch.tasks.base import Meter, PassMetrics, Task
 from attnsearch.training.distillation import Teacher
+from attnsearch.training.parallel import ALONE, Ranks
+from attnsearch.training.updates import UpdateSum
 from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
 
 if TYPE_CHECKING:
@@ -50,43 +55,112 @@ class TrainingSetup:
     train: BatchLoader
     val: BatchLoader
     teacher: Teacher | None = None
+    ranks: Ranks = ALONE
 
 
 def train_epoch(run: TrainingSetup, epoch: int, *, accumulation: int, check: Callable[[], None]) -> EpochRecord:
     """One pass over the training images, one update per batch.
 
     A batch is worked on in `accumulation` parts, whose gradients add up, weighted by their images, to that of the
-    whole batch. All randomness depends on (seed, epoch) alone.
+    whole batch. The ranks take the parts in turn. All randomness depends on (seed, epoch), that of a part also on its
+    batch and its number in it, so that it does not matter which rank works on it.
 
     Args:
         epoch: from 1.
         check: called before each update; what it raises ends the epoch.
+    Returns:
+        The record of the whole pass, the same on all ranks; times and memory are those of rank 0.
     Raises:
         NonFiniteLoss: the mean loss became NaN or infinite.
     """
-    seed_torch(run.config.seed, epoch, "train")
     set_training_mode(run)
     watch = Stopwatch(run.arithmetic.device)
     meter = run.task.meter(run.train.table, run.arithmetic.device, in_training=True)
     lr = learning_rate(run.optimizer)
     watch_loss = LossWatch(run, epoch)
-    for index, batch in enumerate(run.train.epoch(epoch)):
+    update_sum = UpdateSum(run.model, run.ranks)
+    for index, shared in enumerate(_shared_batches(run, epoch, accumulation)):
         check()
         run.optimizer.zero_grad(set_to_none=True)
-        for part in run.task.split(batch, run.config.train.batch_size // accumulation):
-            output, terms = forward(run, part)
-            fraction = len(part.labels) / len(batch.labels)
-            torch.autograd.backward(torch.stack(list(terms.values())).sum() * fraction)
-            meter.add(part, output, terms)
+        update_sum.begin()
+        for part in shared.parts:
+            update_sum.skip_to(part.number)
+            seed_torch(run.config.seed, epoch, "train", index, part.number)
+            output, terms = forward(run, part.batch)
+            torch.autograd.backward(torch.stack(list(terms.values())).sum() * part.fraction)
+            meter.add(part.batch, output, terms)
+        update_sum.finish(shared.n_parts)
         if run.config.train.clip_norm is not None:
             clip_grad_norm_(run.model.parameters(), run.config.train.clip_norm)
         run.optimizer.step()
         run.schedule.step_update((epoch - 1) * len(run.train) + index + 1)
         if (index + 1) % CHECK_LOSS_EVERY == 0:
             watch_loss.look(meter.mean_loss())
-    scores = meter.scores()
-    watch_loss.end(scores.loss)
-    return watch.record(scores, split="train", epoch=epoch, lr=lr)
+    run.ranks.merge(meter, run.arithmetic.device)
+    record = _record(run, meter, watch, split="train", epoch=epoch, lr=lr)
+    watch_loss.end(record.loss)
+    return record
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a batch: its number from 0, its images, and which fraction of the batch these are."""
+
+    number: int
+    batch: Batch
+    fraction: float
+
+
+@dataclass(frozen=True)
+class _SharedBatch:
+    """The parts of a batch that this rank works on, and how many there are on all ranks."""
+
+    parts: list[_Part]
+    n_parts: int
+
+
+def _shared_batches(run: TrainingSetup, epoch: int, accumulation: int) -> Iterator[_SharedBatch]:
+    """The batches of an epoch of training; images of other ranks are not read."""
+    parts_of = partial(_parts_of, run, accumulation)
+
+    def own(_index: int, n_images: int) -> NDArray[np.int64]:
+        places = np.arange(n_images)
+        return np.concatenate([places[:0], *(places[part] for part in parts_of(n_images)[turns])])
+
+    turns = slice(run.ranks.rank, None, run.ranks.n_ranks)
+    batches = run.train.epoch(epoch, own)
+    for n_images in run.train.sizes():
+        parts = list(enumerate(parts_of(n_images)))
+        yield _SharedBatch(_cut(next(batches), parts[turns], n_images) if parts[turns] else [], len(parts))
+
+
+def _parts_of(run: TrainingSetup, accumulation: int, n_images: int) -> list[slice]:
+    """The parts of a batch of so many images; where batch norms are shared, as many on each rank.
+
+    Raises:
+        ConfigError: a short batch has too few images for that.
+    """
+    train = run.config.train
+    if not train.shared_batch_norm or run.ranks.n_ranks == 1:
+        return run.task.parts(n_images, train.batch_size // accumulation)
+    if n_images < accumulation:
+        raise ConfigError(
+            f"train.shared_batch_norm needs images for all {accumulation} parts of each batch, and the last one has "
+            f"{n_images}; change train.batch_size {train.batch_size}"
+        )
+    return [
+        slice(part * n_images // accumulation, (part + 1) * n_images // accumulation) for part in range(accumulation)
+    ]
+
+
+def _cut(batch: Batch, parts: list[tuple[int, slice]], n_images: int) -> list[_Part]:
+    """Numbered parts of a batch of so many images, cut from those images of it that are in one of them."""
+    sizes = [part.stop - part.start for _, part in parts]
+    ends = np.cumsum(sizes).tolist()
+    return [
+        _Part(number, batch.take(slice(end - size, end)), size / n_images)
+        for (number, _), size, end in zip(parts, sizes, ends, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -95,25 +169,39 @@ def validate_epoch(
 ) -> EpochRecord:
     """One pass over the validation images in the arithmetic of training, so that evaluation can repeat its numbers.
 
-    Metrics are those of the task's meter, the leading one also on two fixed halves of the images.
+    Metrics are those of the task's meter, the leading one also on two fixed halves of the images. The ranks take the
+    batches in turn.
 
     Args:
         epoch: from 1; validation after it.
-        n_batches: only so many, to see what is measured.
+        n_batches: only so many on each rank, to see what is measured.
+    Returns:
+        As `train_epoch`.
     Raises:
         NonFiniteLoss: the mean loss is NaN or infinite, though batches have a loss, or an embedding is.
     """
     run.model.eval()
     watch = Stopwatch(run.arithmetic.device)
     meter = run.task.meter(run.val.table, run.arithmetic.device, in_halves=True)
-    for batch in islice(run.val.epoch(epoch), n_batches):
+    for batch in islice(run.val.epoch(epoch, partial(_whole_batches, run.ranks)), n_batches):
         check()
         output, terms = _forward_in_validation(run, batch)
         meter.add(batch, output, terms)
+    run.ranks.merge(meter, run.arithmetic.device)
+    lr = learning_rate(run.optimizer)
     if meter.has_loss:
-        _require_finite(meter.loss(), split="val", epoch=epoch, lr=learning_rate(run.optimizer))
-    scores = meter.scores()
-    return watch.record(scores, split="val", epoch=epoch, lr=learning_rate(run.optimizer))
+        _require_finite(meter.loss(), split="val", epoch=epoch, lr=lr)
+    return _record(run, meter, watch, split="val", epoch=epoch, lr=lr)
+
+
+def _whole_batches(ranks: Ranks, index: int, n_images: int) -> NDArray[np.int64]:
+    """All images of the batches that are this rank's turn."""
+    return np.arange(n_images if index % ranks.n_ranks == ranks.rank else 0)
+
+
+def _record(run: TrainingSetup, meter: Meter, watch: Stopwatch, *, split: Split, epoch: int, lr: float) -> EpochRecord:
+    """The record of a pass whose meters are merged, made by rank 0 for all ranks."""
+    return EpochRecord(**run.ranks.first(lambda: asdict(watch.record(meter.scores(), split=split, epoch=epoch, lr=lr))))
 
 
 def forward(run: TrainingSetup, batch: Batch) -> tuple[AttentionOutput, dict[str, Tensor]]:

@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from attnsearch.config.experiment import ExperimentConfig
-from attnsearch.errors import ConfigError, DataError
+from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.files import atomic_path, disk_errors, explain_os_error
 from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint, write_model_checkpoint
 from attnsearch.models.weights import check_declared_sizes
 from attnsearch.store.epochs import named_values
 from attnsearch.store.layout import TrialLayout
+from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.training.writer import copy_to_cpu
 from attnsearch.types import EpochRecord, TrialContext, TrialResult
 
@@ -46,7 +47,8 @@ class TrainingState:
     """The state of a trial between two epochs, but for the weights.
 
     Attributes:
-        accumulation: parts that a batch is worked on in; grows where memory runs out and that is allowed.
+        accumulation: parts that a batch is worked on in, by all ranks together; grows where memory runs out and that is
+            allowed. A trial that continues on another number of devices keeps it, so that it computes the same.
         records: of all finished epochs, training before validation.
         best_epoch: whose weights lie in the best checkpoint, from 1; 0 while there is none.
         patient_from: epoch from which early stopping counts, where the best epoch before it was lost.
@@ -56,6 +58,7 @@ class TrainingState:
     context: TrialContext
     data: DataSource
     accumulation: int
+    ranks: Ranks = ALONE
     records: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
     patient_from: int = 0
@@ -267,6 +270,18 @@ def resumable_epoch(layout: TrialLayout) -> int:
         if content is not None:
             return max((int(record["epoch"]) for record in content["records"]), default=0)
     return 0
+
+
+def reread_resume(path: Path) -> ResumeCheckpoint:
+    """The resume checkpoint that another rank has just read.
+
+    Raises:
+        StoreError: it is not there or not whole here.
+    """
+    content = _load(path)
+    if content is None:
+        raise StoreError(f"{path} is whole for one process of the trial and broken for another; check the file system")
+    return ResumeCheckpoint(path, content)
 
 
 def _load(path: Path) -> dict[str, Any] | None:

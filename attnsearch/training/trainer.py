@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,18 @@ from attnsearch.files import disk_errors, make_folder
 from attnsearch.progress import logging_to
 from attnsearch.store.epochs import write_csv
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
+from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.training.setup import build_run
 from attnsearch.training.state import (
     Checkpoints,
+    ResumeCheckpoint,
     TrainingState,
     copy_checkpoints,
     flatten,
     look_up,
     read_resume,
     repair_best,
+    reread_resume,
 )
 from attnsearch.training.writer import BackgroundWriter
 from attnsearch.types import EpochRecord, TrialContext, TrialResult
@@ -53,7 +56,7 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) -> TrialResult:
+def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource, ranks: Ranks = ALONE) -> TrialResult:
     """Trains one model, or continues where an earlier attempt of the same trial stopped.
 
     Writes into `context.directory`: log, resume and best checkpoint, per-epoch CSV. Everything random derives from
@@ -62,34 +65,75 @@ def fit(config: ExperimentConfig, context: TrialContext, *, data: DataSource) ->
     Args:
         context: gets each epoch and decides whether to stop; after a resume, `report` gets all epochs again.
         data: opened from `config.data`, or a source that serves it.
+        ranks: of which this is rank 0; all others are in `follow_epochs`.
     Returns:
         The result of the best epoch, "complete" or, where the context ended the trial, "pruned", or "paused" where it
-        continues in a later call. Its metrics have `train/accumulation` where memory forced another one.
+        continues in a later call. Its metrics have `train/accumulation` where a batch was worked on in other parts than
+        the config says, because of the memory or of several devices.
     Raises:
         ConfigError, DataError, StoreError: the settings, the images or the disk cannot be used.
         NonFiniteLoss, OutOfMemory: the setting does not work.
         DeviceError: the device failed, or other processes fill it.
+        RankLost: the process of another rank has ended.
         TrialError: the monitor was undefined in all epochs.
         TrialInterrupted, LeaseLost: from the context.
     """
-    trial = TrainingState(config, context, data, accumulation=config.train.accumulation)
-    device = pick_device(config.runtime.device)
-    with log_to(trial.layout.log):
-        while True:
-            try:
-                with device_errors():
-                    run_epochs(trial)
-                return trial.result("complete")
-            except TrialPruned:
-                return trial.result("pruned")
-            except TrialPaused:
-                return trial.result("paused")
-            except OutOfMemory:
-                pass
-            finally:
-                release_memory(device)
-            # Outside of `except`, so that the error no longer holds on to the tensors of the failed step.
+    trial = TrainingState(config, context, data, accumulation=config.train.accumulation * ranks.n_ranks, ranks=ranks)
+    with ranks.together(), log_to(trial.layout.log):
+        try:
+            while not _fits(trial, run_epochs):
+                _halve_parts(trial)
+        except TrialPruned:
+            return trial.result("pruned")
+        except TrialPaused:
+            return trial.result("paused")
+        return trial.result("complete")
+
+
+def follow_epochs(config: ExperimentConfig, *, data: DataSource, ranks: Ranks) -> None:
+    """Trains along with rank 0, which alone writes, records and decides.
+
+    Raises:
+        As `fit`; what ends the training of rank 0 ends this one too, but for what it calls pruned or paused.
+    """
+    accumulation = config.train.accumulation * ranks.n_ranks
+    trial = TrainingState(config, _Unheard(), data, accumulation=accumulation, ranks=ranks)
+    with ranks.together(), suppress(TrialPruned, TrialPaused):
+        while not _fits(trial, _train_along):
             _halve_parts(trial)
+
+
+class _Unheard:
+    """The `TrialContext` of all ranks but the first, which write nothing and decide nothing."""
+
+    number = attempt = seed = 0
+    directory = Path()
+
+    def check(self) -> None: ...
+
+    def record(self, records: list[EpochRecord]) -> None: ...
+
+    def report(self, value: float, epoch: int) -> None: ...
+
+    def should_prune(self) -> bool:
+        return False
+
+    def should_pause(self, epoch: int) -> bool:
+        return False
+
+
+def _fits(trial: TrainingState, train: Callable[[TrainingState], None]) -> bool:
+    """Trains to the end; returns whether the memory was enough, on all ranks."""
+    try:
+        with trial.ranks.together(), device_errors():
+            trial.ranks.place(pick_device(trial.config.runtime.device))
+            train(trial)
+        return True
+    except OutOfMemory:
+        pass
+    finally:
+        release_memory()
+    return False  # outside of `except`, so that the error no longer holds on to the tensors of the failed step
 
 
 def run_epochs(trial: TrainingState) -> None:
@@ -101,7 +145,7 @@ def run_epochs(trial: TrainingState) -> None:
     Raises:
         TrialPruned, TrialPaused: the context ended the trial, or has it wait; all is written.
     """
-    run = _start(trial)
+    run = _resume(trial)
     _publish(trial, range(1, trial.epoch + 1))
     with BackgroundWriter(trial.context.check) as writer:
         while trial.is_unfinished():
@@ -117,29 +161,77 @@ def run_epochs(trial: TrainingState) -> None:
         raise TrialError(f"monitor {trial.config.monitor!r} was undefined (NaN) in all {trial.epoch} epochs")
 
 
-def _start(trial: TrainingState) -> TrainingSetup:
-    """The run at the state of the resume checkpoint, or at its beginning where there is none."""
-    trial.records, trial.best_epoch = [], 0
+def _train_along(trial: TrainingState) -> None:
+    """The same on another rank than 0: nothing is written, and what ends the trial early comes from rank 0."""
+    run = _join(trial)
+    while trial.is_unfinished():
+        epoch = trial.epoch + 1
+        train = train_epoch(run, epoch, accumulation=trial.accumulation, check=trial.context.check)
+        val = validate_epoch(run, epoch, check=trial.context.check)
+        trial.add(_with_changes(trial, train), val)
+
+
+def _resume(trial: TrainingState) -> TrainingSetup:
+    """The run at the state of the resume checkpoint, or at its beginning where there is none, on all ranks."""
     resume = read_resume(trial)
+    run = _start(trial, resume)
+    device = describe_device(run.arithmetic.device)
+    n_ranks = trial.ranks.n_ranks
+    logger.info(
+        "trial %d, attempt %d on %s%s, %s",
+        *(trial.context.number, trial.context.attempt, f"{n_ranks} x " if n_ranks > 1 else "", device),
+        run.arithmetic.precision,
+    )
+    if resume is not None and repair_best(run, trial):
+        logger.info("resumes after epoch %d from %s", trial.epoch, resume.path.name)
+    elif resume is not None:
+        logger.warning("%s of epoch %d is lost, training starts again", trial.layout.best, trial.best_epoch)
+        resume = None
+        run = _start(trial, None)
+    started = {key: getattr(trial, key) for key in _DECIDED_AT_START}
+    trial.ranks.exchange({"resume": None if resume is None else str(resume.path), **started})
+    _check_monitor(run, trial)
+    return run
+
+
+#: What rank 0 knows of a trial that the resume checkpoint alone does not tell.
+_DECIDED_AT_START = ("accumulation", "best_epoch", "patient_from")
+
+
+def _join(trial: TrainingState) -> TrainingSetup:
+    """The run as rank 0 starts it."""
+    started = trial.ranks.exchange()[0]
+    resume = None if started["resume"] is None else reread_resume(Path(started["resume"]))
+    trial.accumulation = started["accumulation"]
+    run = _start(trial, resume)
+    for key in _DECIDED_AT_START:
+        setattr(trial, key, started[key])
+    _check_monitor(run, trial)
+    return run
+
+
+def _start(trial: TrainingState, resume: ResumeCheckpoint | None) -> TrainingSetup:
+    """The run at the state of a resume checkpoint, or at its beginning."""
+    trial.records, trial.best_epoch = [], 0
     if resume is not None:
         trial.accumulation = max(trial.accumulation, resume.accumulation)
     run = build_run(trial)
-    device = describe_device(run.arithmetic.device)
-    logger.info(
-        "trial %d, attempt %d on %s, %s", trial.context.number, trial.context.attempt, device, run.arithmetic.precision
-    )
     if resume is not None:
         resume.load_into(run, trial)
-        if repair_best(run, trial):
-            logger.info("resumes after epoch %d from %s", trial.epoch, resume.path.name)
-            return run
-        logger.warning("%s of epoch %d is lost, training starts again", trial.layout.best, trial.best_epoch)
-        trial.records, trial.best_epoch = [], 0
-        run = build_run(trial)
-    if trial.config.monitor not in {f"val/{name}" for name in ("loss", *run.task.metrics(run.val.table))}:
+    return run
+
+
+def _check_monitor(run: TrainingSetup, trial: TrainingState) -> None:
+    """Validates a batch where the monitor is none that all models of the task have.
+
+    Raises:
+        ConfigError: it is not measured.
+    """
+    if trial.epoch == 0 and trial.config.monitor not in {
+        f"val/{name}" for name in ("loss", *run.task.metrics(run.val.table))
+    }:
         probe = validate_epoch(run, 1, check=trial.context.check, n_batches=1)
         look_up(flatten([probe]), trial.config.monitor)
-    return run
 
 
 def _publish(trial: TrainingState, new_epochs: range) -> None:

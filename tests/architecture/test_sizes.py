@@ -6,7 +6,7 @@ import ast
 
 from tests.architecture.sources import Function, functions, modules
 
-MAX_MODULES = 176
+MAX_MODULES = 179
 GROWING = ("models", "data", "tasks", "cli", "search.launchers")
 """Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command."""
 MAX_FILE = 400
@@ -20,7 +20,7 @@ MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
     *("results/full_scores.py", "results/study.py", "results/visualize.py"),
     *("results/trial.py", "evaluation/evaluation.py", "evaluation/scorer.py", "evaluation/score_archive.py"),
-    *("search/space.py", "search/publish.py"),
+    *("search/space.py", "search/publish.py", "training/setup.py"),
 }
 MAX_OF_MANY = 20
 BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.comprehension, ast.Assert)

@@ -59,7 +59,10 @@ class Resident:
     def __len__(self) -> int:
         return self.n_batches
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def sizes(self) -> list[int]:
+        return [len(self.batch.labels)] * self.n_batches
+
+    def epoch(self, epoch: int, share: object = None) -> Iterator[Batch]:
         return iter([self.batch] * self.n_batches)
 
 

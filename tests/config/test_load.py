@@ -369,3 +369,28 @@ def test_what_a_stored_study_starts_from_is_read_without_its_plugins(tmp_path: P
         text.replace("name: br_npa\n", f"name: {model}\n").replace("base:\n", "base:\n  plugins: [absent.py]\n")
     )
     assert [Path(name).name for name in starts_from(path)] == ["best.safetensors", "teacher.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["train.batch_size=16", "runtime.devices_per_trial=3"],
+            "devices_per_trial 3 x train.accumulation 1 must divide",
+        ),
+        (
+            ["runtime.devices_per_trial=2", "runtime.trials_per_device=2"],
+            "trials_per_device must be 1 where devices_per_trial is 2, got 2",
+        ),
+    ],
+)
+def test_devices_of_a_trial_have_whole_parts_and_no_other_trial(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_experiment("br_npa_low_res", profile="demo", overrides=overrides)
+
+
+def test_the_number_of_devices_is_no_part_of_the_digest() -> None:
+    one, two = (
+        load_experiment("br_npa_low_res", profile="demo", overrides=[f"runtime.devices_per_trial={n}"]) for n in (1, 2)
+    )
+    assert one.digest() == two.digest()

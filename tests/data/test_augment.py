@@ -21,7 +21,8 @@ def square(n_images: int) -> NDArray[np.int64]:
 
 def resampled(images: NDArray[np.uint8], views: Views, cfg: FolderData) -> NDArray[np.int64]:
     """(B, H, W, C) of each image in its place."""
-    return resample(images, np.arange(len(images)), views, cfg).astype(np.int64)
+    canvas_hw = cfg.image_hw if views.windows is None else tuple(views.windows.sizes_hw.max(axis=0).tolist())
+    return resample(images, np.arange(len(images)), views, cfg, canvas_hw=canvas_hw).astype(np.int64)
 
 
 def texture(n_images: int, side: int) -> NDArray[np.uint8]:
@@ -123,7 +124,7 @@ def test_crops_show_black_beyond_the_image(ratio: float, is_resampled: bool) -> 
     views = random_views(square(8), cfg, seed=0, epoch=1)
     assert (views.x < 0).any()
     assert (views.x > cfg.resized_hw[1] - 16).any()
-    shown = (resample if is_resampled else cut)(pixels, np.arange(8), views, cfg)
+    shown = resampled(pixels, views, cfg) if is_resampled else cut(pixels, np.arange(8), views, cfg)
     for index in range(8):
         expected = padded_by_hand(pixels[index], views.x[index], views.y[index], (24, 16), 5)
         if views.is_mirrored[index]:

@@ -91,8 +91,8 @@ class Trainer:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """Stands in for training and evaluation."""
     played = Trainer()
-    monkeypatch.setattr(module, "fit", lambda config, context, data: played(config, context))
-    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check, n_images=None: ended)
+    monkeypatch.setattr(module, "fit_together", lambda config, context, data, ranks: played(config, context))
+    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, context, source, spread, n_images=None: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
     monkeypatch.setattr(module, "attach_images", lambda *arguments, check: None)
     return played
@@ -161,13 +161,13 @@ def test_failure_before_the_first_rung_frees_the_place_and_a_later_one_counts(
     handle = open_halving(n_trials=4)
     best = max(range(1, 5), key=lambda number: worth(number, 2))
 
-    def failing(config: ExperimentConfig, context: SearchContext, data: Any) -> TrialResult:
+    def failing(config: ExperimentConfig, context: SearchContext, data: Any, ranks: Any) -> TrialResult:
         n_rungs = len(handle.trials()[context.number].user_attrs.get(RUNG_VALUES, []))
         if (context.number == 0 and not n_rungs) or (context.number == best and n_rungs):
             raise NonFiniteLoss("train/loss became nan")
         return trainer(config, context)
 
-    monkeypatch.setattr(module, "fit", failing)
+    monkeypatch.setattr(module, "fit_together", failing)
     work(handle)
     states = {trial.number: trial.state.name for trial in handle.trials()}
     assert states[0] == states[best] == "FAIL"
@@ -215,7 +215,7 @@ def test_trial_that_another_pruner_ended_keeps_nobody_waiting(
     other = open_halving(n_trials=4, pruner={"name": "median"})
     pruned = TrialResult("pruned", 1, 1, {"val/accuracy": 0.1}, seconds=1.0, images_per_s=9.0)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", lambda config, context, data: pruned)
+        patch.setattr(module, "fit_together", lambda config, context, data, ranks: pruned)
         (claim,) = begin(other, 1)
         run_claim(other, Worker("here:1:a", None), claim, PLAYED_DATA)
     again = open_halving(n_trials=4)

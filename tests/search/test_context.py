@@ -137,7 +137,7 @@ def test_outage_beyond_the_patience_ends_the_trial(open_tiny: Open, postgres_ser
     context.close()
 
 
-def train_two_epochs(_config: Any, context: SearchContext, data: Any) -> TrialResult:
+def train_two_epochs(_config: Any, context: SearchContext, data: Any, ranks: Any) -> TrialResult:
     """Two epochs that measure nothing."""
     records = []
     for epoch in (1, 2):
@@ -152,8 +152,8 @@ def train_two_epochs(_config: Any, context: SearchContext, data: Any) -> TrialRe
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "fit", train_two_epochs)
-    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
+    monkeypatch.setattr(module, "fit_together", train_two_epochs)
+    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, context, source, spread: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
     monkeypatch.setattr(module, "attach_images", lambda *arguments, check: None)
 

@@ -25,8 +25,8 @@ from attnsearch.search.objective import SETTINGS, attach_images, evaluate_best
 from attnsearch.search.queue import claim_next
 from attnsearch.search.worker import run_claim, run_worker
 from attnsearch.store.image_scores import ScoreTable, read_scores
-from attnsearch.store.layout import TrialLayout
 from tests.search.studies import loaded_study
+from tests.tiny import RecordingContext
 
 
 def test_evaluation_that_runs_out_of_memory_is_a_fault_of_the_setting(
@@ -38,7 +38,7 @@ def test_evaluation_that_runs_out_of_memory_is_a_fault_of_the_setting(
     monkeypatch.setattr(module.Evaluation, "open", open_evaluation)
     unused: Any = None
     with pytest.raises(OutOfMemory, match=r"7 GB wanted.*larger train\.accumulation"):
-        evaluate_best(loaded_study().experiment, unused, TrialLayout(tmp_path), unused, check=lambda: None)
+        evaluate_best(loaded_study().experiment, unused, RecordingContext(tmp_path), unused)
 
 
 class Killed(BaseException):

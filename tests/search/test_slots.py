@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from attnsearch.config.experiment import RuntimeSettings
 from attnsearch.config.load import LoadedStudy
 from attnsearch.device import ASSIGNED_GPU
+from attnsearch.errors import ConfigError
 from attnsearch.search import slots
 from attnsearch.search.context import ClaimedTrial, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers.process import worker_name
 from attnsearch.search.launchers.standby import n_asked
 from attnsearch.search.queue import claim_next, return_to_queue
-from attnsearch.search.slots import describe_sharing, gpu_of, has_mps, n_slots, workers_per_gpu
+from attnsearch.search.slots import describe_sharing, gpu_groups, gpu_of, has_mps, n_slots, workers_per_gpu
 from attnsearch.types import EpochRecord
 
 Open = Callable[..., StudyHandle]
@@ -118,9 +120,9 @@ def test_workers_are_started_for_the_trials_of_each_gpu(open_tiny: Open, monkeyp
     module = "attnsearch.search.launchers.standby"
     monkeypatch.setattr(f"{module}.n_cores", lambda: 8)
     loaded = replace_workers(open_tiny(n_trials=9).loaded, None)
-    monkeypatch.setattr(f"{module}.worker_gpus", lambda _device: ())
+    monkeypatch.setattr("attnsearch.search.slots.worker_gpus", lambda _device: ())
     assert n_asked(sharing(loaded, 4), None) == 1
-    monkeypatch.setattr(f"{module}.worker_gpus", lambda _device: ("0", "1"))
+    monkeypatch.setattr("attnsearch.search.slots.worker_gpus", lambda _device: ("0", "1"))
     assert [n_asked(sharing(loaded, setting), None) for setting in (1, 3, "auto")] == [2, 6, 8]
     assert n_asked(sharing(loaded, 3), 5) == 5
     assert n_asked(sharing(replace_workers(loaded, 4), 3), None) == 4
@@ -137,3 +139,20 @@ def test_mps_is_seen_by_its_pipe_and_reported(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "control").touch()
     assert has_mps()
     assert describe_sharing("auto") == "runtime.trials_per_device auto: their kernels run side by side under MPS"
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "n_devices", "groups"),
+    [(0, 2, ()), (4, 2, ("0,1", "2,3")), (5, 2, ("0,1", "2,3")), (3, 1, ("0", "1", "2"))],
+)
+def test_each_worker_has_the_gpus_of_one_trial(
+    monkeypatch: pytest.MonkeyPatch, n_gpus: int, n_devices: int, groups: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(slots, "worker_gpus", lambda _device: tuple(map(str, range(n_gpus))))
+    assert gpu_groups(RuntimeSettings(devices_per_trial=n_devices)) == groups
+
+
+def test_fewer_gpus_than_a_trial_asks_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "worker_gpus", lambda _device: ("0",))
+    with pytest.raises(ConfigError, match=r"devices_per_trial is 2, and runtime\.device 'auto' has 1 GPUs here"):
+        gpu_groups(RuntimeSettings(devices_per_trial=2))

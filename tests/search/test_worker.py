@@ -68,9 +68,9 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
     """Puts a function in the place of training and evaluation."""
 
     def install(run: Run) -> None:
-        monkeypatch.setattr(module, "fit", lambda config, context, data: run(config, context))
+        monkeypatch.setattr(module, "fit_together", lambda config, context, data, ranks: run(config, context))
 
-    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, layout, source, check: ended)
+    monkeypatch.setattr(module, "evaluate_best", lambda config, ended, context, source, spread: ended)
     monkeypatch.setattr(module, "list_files", lambda *arguments: None)
     monkeypatch.setattr(module, "attach_images", lambda *arguments, check: None)
     return install

@@ -22,7 +22,7 @@ def test_parts_are_as_equal_as_can_be(n_images: int, part_images: int, sizes: li
     padding = torch.zeros(n_images, 1, 1, dtype=torch.bool)
     ids = tuple(map(str, range(n_images)))
     whole = Batch(images, torch.arange(n_images) % 2, ids, torch.arange(n_images), padding)
-    parts = list(equal_parts(whole, part_images))
+    parts = [whole.take(part) for part in equal_parts(n_images, part_images)]
     assert [len(part.labels) for part in parts] == sizes
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     assert torch.equal(torch.cat([part.rows for part in parts]), whole.rows)

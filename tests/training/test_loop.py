@@ -60,9 +60,12 @@ class Fixed:
     )
 
     def __len__(self) -> int:
-        return math.ceil(11 / self.batch_size)
+        return len(self.sizes())
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def sizes(self) -> list[int]:
+        return [min(self.batch_size, 11 - start) for start in range(0, 11, self.batch_size)]
+
+    def epoch(self, epoch: int, share: object = None) -> Iterator[Batch]:
         images = torch.sin(torch.arange(11 * 3 * 4 * 4, dtype=torch.float32)).view(11, 3, 4, 4) * self.scale
         whole = Batch(images, torch.arange(11) % 2, tuple(map(str, range(11))), torch.arange(11))
         for start in range(0, 11, self.batch_size):

@@ -17,16 +17,16 @@ from pathlib import Path
 
 from attnsearch.config.load import LoadedStudy
 from attnsearch.data.loader import DataSource
-from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, n_cores, worker_gpus
+from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, n_cores
 from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, ConfigError, SearchStopped, StoreError
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import Launcher, WorkerOrders
+from attnsearch.search.launchers.devices import run_on_devices
 from attnsearch.search.launchers.process import STOP_SIGNALS, run_process, worker_name
 from attnsearch.search.launchers.standby import ForkedProcess, Orders, n_asked, take, workers_standing_by
 from attnsearch.search.recovery import is_gone, reclaim_lost_trials
-from attnsearch.search.slots import describe_sharing
-from attnsearch.search.worker import run_worker
+from attnsearch.search.slots import describe_sharing, gpu_groups
 from attnsearch.types import URL_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class InProcess:
 
     def start(self) -> None:
         """Starts the thread."""
-        self._work = self._threads.submit(run_worker, self._handle, self._worker, self._data)
+        self._work = self._threads.submit(run_on_devices, self._handle, self._worker, self._data)
 
     def is_working(self) -> bool:
         """Whether the thread runs.
@@ -119,7 +119,7 @@ def start_worker(
     It is one that stands by where there is one left, else a new process of the command `worker`.
 
     Args:
-        gpus: from `worker_gpus`.
+        gpus: from `gpu_groups`.
         overrides: settings of this machine.
     """
     study, n_threads = handle.loaded.study, threads_of_worker(handle.loaded, n_workers=n_workers)
@@ -155,7 +155,7 @@ def worker_environment(storage: str | None, index: int, *, gpus: Sequence[str], 
     Args:
         storage: the database as the person who started the search wrote it, for the worker to expand; None is the
             experiment's own file, whatever the environment of the search names.
-        gpus: from `worker_gpus`; workers are spread over them in turn, and each sees its own alone.
+        gpus: from `gpu_groups`; workers are spread over them in turn, and each sees its own alone.
     """
     own = {URL_VARIABLE: storage or "", "OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)}
     environment = {**os.environ, **own}
@@ -234,7 +234,7 @@ class WorkerPool:
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._gpus = worker_gpus(self.handle.loaded.experiment.runtime.device)
+        self._gpus = gpu_groups(self.handle.loaded.experiment.runtime)
         self._workers: dict[int, WorkerProcess] = {}
         self._due: dict[int, float] = {}  # index of a worker that ended early -> when it is started again
         self._recovered_at = time.monotonic()

@@ -17,12 +17,12 @@ from attnsearch.search.conclusion import conclude, explain_end
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers import WorkerOrders
+from attnsearch.search.launchers.devices import run_on_devices
 from attnsearch.search.launchers.standby import imports_frozen
 from attnsearch.search.membership import join_study, seconds_left
 from attnsearch.search.plan import SearchPlan
 from attnsearch.search.queue import has_failed, is_over
 from attnsearch.search.slots import name_on_gpu
-from attnsearch.search.worker import run_worker
 from attnsearch.store.urls import hide
 from attnsearch.types import URL_VARIABLE
 
@@ -71,7 +71,7 @@ def work(orders: WorkerOrders, worker: Worker) -> int:
     handle = join_study(plan)
     with imports_frozen(), closing(handle.database), _time_limit(handle, worker, orders) as ended_by:
         data = plan.open_data()
-        run_worker(handle, worker, data, until_idle=orders.until_idle)
+        run_on_devices(handle, worker, data, until_idle=orders.until_idle)
         has_ended_study = ended_by == [DONE]
         if has_ended_study:
             worker.stop = threading.Event()  # a signal may still end what follows

@@ -24,9 +24,11 @@ from typing import IO
 import torch
 
 from attnsearch.config.load import LoadedStudy
-from attnsearch.device import n_cores, set_threads, worker_gpus
+from attnsearch.device import n_cores, set_threads
 from attnsearch.search.launchers import WorkerOrders
-from attnsearch.search.slots import workers_per_gpu
+from attnsearch.search.slots import gpu_groups, workers_per_gpu
+
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 RunWorker = Callable[[WorkerOrders], tuple[int, str]]
 """Runs a worker; returns what `run_process` does."""
@@ -140,12 +142,16 @@ def take(orders: Orders) -> ForkedProcess | None:
 
 
 def n_asked(loaded: LoadedStudy, n_workers: int | None) -> int:
-    """Workers of a study where nothing else is said: as many as the study says, or as trials may train on its GPUs."""
+    """Workers of a study where nothing else is said: as many as the study says, or as trials may train on its GPUs.
+
+    Raises:
+        ConfigError: as `gpu_groups`.
+    """
     asked = loaded.study.n_workers if n_workers is None else n_workers
     if asked is not None:
         return asked
     runtime = loaded.experiment.runtime
-    n_gpus = len(worker_gpus(runtime.device))
+    n_gpus = len(gpu_groups(runtime))
     return n_gpus * workers_per_gpu(runtime.trials_per_device, n_cores=n_cores(), n_gpus=n_gpus) if n_gpus else 1
 
 
@@ -177,7 +183,11 @@ def _fork(run: RunWorker) -> _Waiting:
         name="attnsearch-worker",
     )
     sys.stdout.flush()
-    process.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)  # until the copy no longer has the handlers of this process
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     theirs.close()
     os.close(writable)
     return _Waiting(process, ours, os.fdopen(readable, encoding="utf-8", errors="replace"))
@@ -186,8 +196,9 @@ def _fork(run: RunWorker) -> _Waiting:
 def _wait_for_orders(theirs: Connection, others: list[Connection], stdout: tuple[int, int], run: RunWorker) -> None:
     """The life of a forked process: in a session of its own, so that Ctrl-C reaches the search alone."""
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _HELD_BACK:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     for other in others:
         other.close()
     readable, writable = stdout

@@ -41,7 +41,7 @@ def played(
         plan = SimpleNamespace(open_data=lambda: None)
         monkeypatch.setattr(module.SearchPlan, "reopen", lambda *_args, **_settings: plan)
         monkeypatch.setattr(module, "join_study", lambda _plan: handle)
-        monkeypatch.setattr(module, "run_worker", lambda _handle, worker, _data, *, until_idle: run(worker))
+        monkeypatch.setattr(module, "run_on_devices", lambda _handle, worker, _data, *, until_idle: run(worker))
         return lambda orders=ORDERS: work(orders, Worker("here:1:a", orders.parent))
 
     return make

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from attnsearch.errors import INTERRUPTED
+from attnsearch.search import slots
 from attnsearch.search.launchers import WorkerOrders
 from attnsearch.search.launchers import standby as module
 from attnsearch.search.launchers.standby import Orders, RunWorker, take, workers_standing_by
@@ -139,7 +140,7 @@ def test_gpus_are_counted_by_another_process(monkeypatch: pytest.MonkeyPatch, fo
     def count(_setting: str) -> tuple[str, ...]:
         return ("0", "1") if os.getpid() != here else ()
 
-    monkeypatch.setattr(module, "worker_gpus", count)
+    monkeypatch.setattr(slots, "worker_gpus", count)
     with workers_standing_by(loaded_study(), None, describe):
         assert len(forked()) == 2
 
@@ -150,7 +151,7 @@ def test_no_gpu_is_counted_where_the_study_says_how_many_workers(
     def count(_setting: str) -> tuple[str, ...]:
         raise AssertionError("this process has asked for GPUs and cannot be copied any more")
 
-    monkeypatch.setattr(module, "worker_gpus", count)
+    monkeypatch.setattr(slots, "worker_gpus", count)
     loaded = loaded_study()
     loaded = replace(loaded, study=loaded.study.model_copy(update={"n_workers": 2}))
     with workers_standing_by(loaded, None, describe):
