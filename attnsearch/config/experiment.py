@@ -180,7 +180,9 @@ class TrainSettings(Settings):
     epochs: int = Field(50, ge=1, le=100_000, description="Number of epochs.")
     batch_size: int = Field(16, ge=2, description="Images per optimizer update.")
     accumulation: int = Field(
-        1, ge=1, description="Parts that a batch is worked on in, to save memory; must divide batch_size."
+        1,
+        ge=1,
+        description="Parts that a batch is worked on in by each device, to save memory; must divide batch_size.",
     )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer.")
     schedule: ScheduleSettings = Field(ScheduleSettings(), description="Learning-rate schedule.")
@@ -198,8 +200,8 @@ class TrainSettings(Settings):
     teacher: TeacherSettings | None = Field(None, description="Teacher for distillation.")
     shared_batch_norm: bool = Field(
         False,
-        description="Whether batch norms see the images that all devices of a trial work on at a time, not of one "
-        "part; each of them then waits for all devices. Without runtime.devices_per_trial nothing changes.",
+        description="Whether batch norms see the images that all devices of a trial work on at a time, instead of "
+        "those of one part; each then waits for all devices. Without runtime.devices_per_trial nothing changes.",
         exclude_if=lambda is_shared: not is_shared,  # files and digests are older than this field
     )
 

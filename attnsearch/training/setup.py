@@ -19,7 +19,6 @@ from attnsearch.models import build_model
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.weights import is_checkpoint
 from attnsearch.tasks.base import Task, build_task
-from attnsearch.training.batch_norm import share_batch_norms
 from attnsearch.training.distillation import load_teacher, read_teacher
 from attnsearch.training.loop import Schedule, TrainingSetup
 from attnsearch.training.state import TrainingState
@@ -165,8 +164,6 @@ def build_run(trial: TrainingState) -> TrainingSetup:
     arithmetic.place_model(model)
     if config.runtime.compile:
         model.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
-    if config.train.shared_batch_norm:
-        share_batch_norms(model, trial.ranks)
     freeze_backbone(model, config.train.optimizer)
     optimizer = build_optimizer(model, config.train.optimizer)
     train, val = _open_loaders(trial, task, model)

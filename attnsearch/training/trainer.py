@@ -16,6 +16,7 @@ from attnsearch.errors import OutOfMemory, TrialError, TrialPaused, TrialPruned
 from attnsearch.files import disk_errors, make_folder
 from attnsearch.progress import logging_to
 from attnsearch.store.epochs import write_csv
+from attnsearch.training.batch_norm import share_batch_norms
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.training.setup import build_run
@@ -216,6 +217,8 @@ def _start(trial: TrainingState, resume: ResumeCheckpoint | None) -> TrainingSet
     if resume is not None:
         trial.accumulation = max(trial.accumulation, resume.accumulation)
     run = build_run(trial)
+    if trial.config.train.shared_batch_norm:
+        share_batch_norms(run.model, trial.ranks)
     if resume is not None:
         resume.load_into(run, trial)
     return run

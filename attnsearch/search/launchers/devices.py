@@ -21,7 +21,7 @@ import torch
 from attnsearch.config.experiment import RuntimeSettings
 from attnsearch.data.loader import DataSource
 from attnsearch.device import ASSIGNED_GPU, VISIBLE_GPUS, set_threads
-from attnsearch.errors import TRANSIENT, RankLost
+from attnsearch.errors import TRANSIENT, ConfigError, RankLost
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers.orders import follow_orders
@@ -49,9 +49,16 @@ def joined_devices(runtime: RuntimeSettings) -> Iterator[Ranks]:
     """The ranks that train the trials of this process, which is the first of them, during the block.
 
     Raises:
+        ConfigError: torchrun has started this process, but not to train.
         RankLost: a process ended before it joined.
     """
-    if TorchrunPlace.find().n_ranks > 1:
+    place = TorchrunPlace.find()
+    if place.n_ranks not in (1, runtime.devices_per_trial):
+        raise ConfigError(
+            f"torchrun has started {place.n_ranks} processes, which can share an `attnsearch train` alone; start a "
+            f"search without it, with runtime.devices_per_trial={place.n_ranks}"
+        )
+    if place.n_ranks > 1:
         with _leading(join_torchrun()) as ranks:
             yield ranks
     elif runtime.devices_per_trial > 1:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from attnsearch.config.experiment import RuntimeSettings
-from attnsearch.errors import RankLost
+from attnsearch.errors import ConfigError, RankLost
 from attnsearch.processes import is_running
 from attnsearch.search.launchers import devices
 from attnsearch.search.launchers.devices import joined_devices
@@ -159,6 +159,13 @@ def test_ctrl_c_returns_a_trial_on_two_devices(folder: Path) -> None:
 def test_a_trial_on_one_device_starts_no_process() -> None:
     with joined_devices(RuntimeSettings()) as ranks:
         assert ranks is ALONE
+
+
+def test_torchrun_is_for_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"3 processes.*devices_per_trial=3"), joined_devices(RuntimeSettings()):
+        pass
 
 
 def test_a_process_that_ends_before_it_joins_is_no_reason_to_wait(
