@@ -74,7 +74,7 @@ class TrialCost:
         epoch: one epoch with its checkpoints and its rows in the database.
         end: once it is complete: maps, scores, checksums and images.
         rung: each time that it pauses, where a score of maps decides who continues.
-        worker: once for each worker, such as what only the first trial of a process computes.
+        worker: once for each process: what it opens, and what only the first trial of a process computes.
         publication: of one trial after the search.
         race: of one trial that is scored on more images after the search.
         decoding: of all images into the cache; zero where they are there.
@@ -277,13 +277,16 @@ def forecast_of(loaded: LoadedStudy, measured: Trials, preparation: Cost, *, n_w
 
 
 def _total(loaded: LoadedStudy, draws: Sequence[TrialCost], schedule: StudySchedule, n_workers: int) -> Cost:
-    """The workers from their start to the end of the last trial, and what follows."""
+    """The workers from their start to the end of the last trial, and what follows.
+
+    The process that searches counts as one more: it makes the database, evaluates the best trial and reads the results.
+    """
     n_working = min(n_workers, schedule.n_trials)
     taken = cycle(draws)
     costs = [next(taken).of_leg(leg) for leg in schedule.legs for _ in range(leg.n_trials)]
     worker = _mean([draw.worker for draw in draws])
-    wall = worker.seconds + makespan([cost.seconds for cost in costs], n_working)
-    processor = n_working * worker.processor_seconds + sum(cost.processor_seconds for cost in costs)
+    wall = 2 * worker.seconds + makespan([cost.seconds for cost in costs], n_working)
+    processor = (n_working + 1) * worker.processor_seconds + sum(cost.processor_seconds for cost in costs)
     n_racing = min(MAX_RACING, schedule.n_complete) if chooses_by_scores(loaded.study) else 0
     after = n_published(loaded) * _mean([draw.publication for draw in draws])
     return Cost(wall, processor) + after + n_racing * _mean([draw.race for draw in draws])

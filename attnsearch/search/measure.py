@@ -23,7 +23,7 @@ from attnsearch.config.load import load_experiment, with_settings
 from attnsearch.config.study import Scalar
 from attnsearch.data.loader import DataSource
 from attnsearch.data.sample import Counts, cut_tables, open_some
-from attnsearch.data.tables import DataTables
+from attnsearch.data.tables import DataTables, build_tables
 from attnsearch.device import anonymous_mb, device_bytes, evaluation_batch_size, pick_device, set_threads
 from attnsearch.evaluation.score_archive import CHUNK_IMAGES
 from attnsearch.search.costs import Cost, TrialBytes, TrialCost
@@ -77,6 +77,7 @@ def measure_trial(order: MeasureOrder) -> TrialCost:
     set_threads(order.n_threads)
     experiment = _calm(load_experiment(json.loads(order.experiment)))
     with memory_watched(pick_device(experiment.runtime.device)) as peak:
+        listing = _listing(experiment)
         source, decoding = _open(experiment, order)
         short = _Short(experiment, source, order.folder)
         few = short.few()
@@ -95,7 +96,7 @@ def measure_trial(order: MeasureOrder) -> TrialCost:
         epoch=done.epoch + whole.more_of_epoch(done),
         end=done.end + whole.more_of_end(done, whole.chunks),
         rung=done.end + whole.more_of_end(done, _chunks(order.n_at_rung)) if order.n_at_rung else Cost(),
-        worker=_first_of_a_process(first, done),
+        worker=listing + first.opening + _first_of_a_process(first, done),
         publication=whole.published_factor * done.publication,
         race=max(0, whole.raced_chunks - whole.chunks) * done.score.step,
         decoding=decoding,
@@ -134,6 +135,13 @@ def _open(experiment: ExperimentConfig, order: MeasureOrder) -> tuple[DataSource
     source = open_some(experiment.data, order.tables, counts, cache=order.folder.parent / "cache")
     factor = _n_images(order.tables) / _n_images(source.tables)
     return source, factor * (now() - begun)
+
+
+def _listing(experiment: ExperimentConfig) -> Cost:
+    """Of the images, which each worker lists."""
+    begun = now()
+    build_tables(experiment.data)
+    return now() - begun
 
 
 def _n_images(tables: DataTables) -> int:

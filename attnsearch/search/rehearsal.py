@@ -58,6 +58,7 @@ class Performance:
     """What was measured of a short trial.
 
     Attributes:
+        opening: of the database, which is made.
         begin: from its claim to the end of its first epoch.
         epoch: the last one, with what lies between two epochs where there is more than one.
         finish: after the last epoch until its checkpoints are written.
@@ -67,6 +68,7 @@ class Performance:
     """
 
     n_epochs: int
+    opening: Cost
     begin: Cost
     epoch: Cost
     finish: Cost
@@ -148,6 +150,7 @@ class Rehearsal:
     experiment: ExperimentConfig
     source: DataSource
     portion: Portion
+    opening: Cost
 
     @property
     def layout(self) -> TrialLayout:
@@ -167,6 +170,7 @@ class Rehearsal:
         epoch = end - (context.ended[-2][0] if len(context.ended) > 1 else train[0])
         return Performance(
             n_epochs=len(context.ended),
+            opening=self.opening,
             begin=context.ended[0][0] - begun,
             epoch=epoch,
             finish=trained - end,
@@ -218,10 +222,12 @@ def perform(experiment: ExperimentConfig, source: DataSource, folder: Path, port
     Raises:
         AttnSearchError: the setting does not work, or data, disk or device cannot be used.
     """
-    handle, worker = SearchPlan.of_one(experiment, source.tables, folder).open(), Worker("dry run", None)
+    begun, worker = now(), Worker("dry run", None)
+    handle = SearchPlan.of_one(experiment, source.tables, folder).open()
+    opening = now() - begun
     with closing(handle.database):
         claim = claim_next(handle, worker)
         assert isinstance(claim, ClaimedTrial)  # nobody else knows the study
         claim = replace(claim, pause_at=portion.n_epochs)
         with closing(ClockedContext(handle, worker, claim, seed=experiment.seed)) as context:
-            return Rehearsal(handle, claim, experiment, source, portion).perform(context)
+            return Rehearsal(handle, claim, experiment, source, portion, opening).perform(context)

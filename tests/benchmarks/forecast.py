@@ -36,10 +36,9 @@ CASES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("intr, batch 16", "intr_cub", ONE),
     ("cnn 96 px, batch 64, no scores", "cnn", (*ONE, "train.batch_size=64", "evaluation.scores.families=[]")),
     ("study of 8, halving, 2 workers", "br_npa_low_res",
-     ("n_trials=8", "n_workers=2", "enqueue=[]", "pruner=halving", "pruner.first_epochs=2",
-      "space={train.optimizer.lr: {kind: float, low: 1e-3, high: 5e-3, log: true}, "
-      "train.batch_size: {kind: int, low: 8, high: 32, log: true}, "
-      "model.width: {kind: choice, choices: [0.25, 0.5]}}")),
+     ("n_trials=8", "n_workers=2", "enqueue=[]", "pruner={name: halving, first_epochs: 2}",
+      "space.train.batch_size={kind: int, low: 8, high: 32, log: true}",
+      "space.model.width={kind: choice, choices: [0.25, 0.5]}")),
 )  # fmt: skip
 ALLOWED = {"processor s": 0.2, "memory MB": 0.2, "disk MB": 0.2, "wall s": 0.3}
 LOOK_EVERY_S = 0.02

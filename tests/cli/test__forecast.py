@@ -22,7 +22,7 @@ def found(**study: object) -> StudyForecast:
 def test_totals_are_lines_for_people() -> None:
     lines = "\n".join(forecast_lines(found(n_trials=4), None))
     assert "trial      25 s, 12 s of processor time on average" in lines
-    assert "study      61 s, 60 s of processor time; early stopping" in lines  # 6 + 1 + 2 x 25 + 4
+    assert "study      62 s, 61 s of processor time; early stopping" in lines  # 6 + 2 x 1 + 2 x 25 + 4
     assert "up to 1 KB for each worker\n" in lines
     assert "so far" not in lines
 
@@ -37,7 +37,7 @@ def test_trials_of_the_study_correct_what_is_said() -> None:
 
 def test_values_for_machines_are_plain_numbers() -> None:
     values = json.loads(json.dumps(forecast_values(found(n_trials=4), REST)))
-    assert values["total"] == {"seconds": 61.0, "processor_seconds": 60.0}
+    assert values["total"] == {"seconds": 62.0, "processor_seconds": 61.0}
     assert values["draws"][0]["bytes"]["weights"] == 100
     assert values["so_far"]["correction"] == 1.25
     assert "so_far" not in forecast_values(found(), None)

@@ -37,15 +37,15 @@ def test_cost_of_a_leg_is_that_of_its_epochs() -> None:
 
 def test_total_is_that_of_all_trials_by_all_workers() -> None:
     found = forecast_of(loaded_study(n_trials=5), measured(trial_cost()), Cost(6, 6), n_workers=2)
-    assert found.total.processor_seconds == 6 + 2 * 1 + 5 * 12.5 + 2
-    assert found.total.seconds == 6 + 1 + 3 * 25 + 4  # the last of five runs alone
+    assert found.total.processor_seconds == 6 + (2 + 1) * 1 + 5 * 12.5 + 2
+    assert found.total.seconds == 6 + 2 * 1 + 3 * 25 + 4  # the last of five runs alone
     assert found.unpruned == found.total
     assert found.trial == Cost(25, 12.5)
 
 
 def test_workers_that_get_no_trial_cost_nothing() -> None:
     found = forecast_of(loaded_study(n_trials=1), measured(trial_cost()), Cost(), n_workers=8)
-    assert found.total.processor_seconds == 1 + 12.5 + 2
+    assert found.total.processor_seconds == 2 * 1 + 12.5 + 2
 
 
 def test_halving_costs_the_epochs_of_its_rungs() -> None:
@@ -53,8 +53,8 @@ def test_halving_costs_the_epochs_of_its_rungs() -> None:
     loaded = loaded_study(n_trials=4, **HALVING)
     assert schedule_of(loaded).legs == (Leg(4, 0, 1), Leg(2, 1, None))
     found = forecast_of(loaded, measured(trial_cost()), Cost(), n_workers=1)
-    assert found.total.processor_seconds == 1 + 6 * (1 + 5) + 2 * 1.5 + 2
-    assert found.unpruned.processor_seconds == 1 + 4 * 12.5 + 2
+    assert found.total.processor_seconds == 2 * 1 + 6 * (1 + 5) + 2 * 1.5 + 2
+    assert found.unpruned.processor_seconds == 2 * 1 + 4 * 12.5 + 2
 
 
 def test_enqueued_trials_stand_outside_of_brackets() -> None:
@@ -65,7 +65,7 @@ def test_enqueued_trials_stand_outside_of_brackets() -> None:
 def test_totals_are_those_of_the_draws_in_turn() -> None:
     slow = trial_cost(epoch=Cost(20, 10))
     found = forecast_of(loaded_study(n_trials=3), measured(trial_cost(), slow), Cost(), n_workers=1)
-    assert found.total.processor_seconds == 1 + 12.5 + 22.5 + 12.5 + 2
+    assert found.total.processor_seconds == 2 * 1 + 12.5 + 22.5 + 12.5 + 2
     assert found.recorded_s == 9
 
 

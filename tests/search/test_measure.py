@@ -33,6 +33,7 @@ def performance(*, n_batches: int, extra: Cost) -> Performance:
     epoch = Cost(1, 1) + n_batches * Cost(1, 1) + n_batches * Cost(2, 2)
     return Performance(
         n_epochs=1,
+        opening=Cost(),
         begin=epoch + extra,
         epoch=epoch,
         finish=Cost(),
