@@ -61,17 +61,19 @@ def run(name: str, cluster: SlurmCluster, url: str, folder: Path) -> list[str]:
 
     def is_over() -> bool:
         cluster.start_at_once(number)
-        return set(cluster.states(number).values()) == {"COMPLETED"}
+        return not {"PENDING", "RUNNING", "COMPLETING"} & set(cluster.states(number).values())
 
     cluster.wait_for(is_over, patience_s=PATIENCE_S)
     logs = "".join(harmed.layout.worker_log(f"{number}_{index}").read_text() for index in range(2))
+    problems = harmed.problems()
     print(
         f"{name}: over after {time.monotonic() - began:.0f} s; attempts of the trials "
         f"{[harmed.attempts(index) for index in range(3)]}; {logs.count('returns to the queue')} were returned; "
-        f"problems: {harmed.problems() or 'none'}",
+        f"problems: {problems or 'none'}; elements: "
+        f"{sorted(cluster.states(number).values())}",
         flush=True,
     )
-    return harmed.problems()
+    return problems
 
 
 def main() -> int:
