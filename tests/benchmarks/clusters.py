@@ -25,6 +25,8 @@ from tests.slurm import SlurmCluster, missing, running_cluster
 
 PATIENCE_S = 900.0
 NODE_LOST = "n1"
+SETTLED_S = 10.0
+"""A node that comes back is told to end its old jobs, and would end those with the same number that start at once."""
 Event = Callable[[SlurmCluster, str], None]
 
 
@@ -37,9 +39,10 @@ def node(cluster: SlurmCluster, number: str) -> None:
     cluster.kill_node(NODE_LOST)
     cluster.wait_for(lambda: "PENDING" in cluster.states(number).values())
     cluster.start_node(NODE_LOST)
+    time.sleep(SETTLED_S)
 
 
-EVENTS: dict[str, tuple[Event, int]] = {"limit": (limit, 400), "node": (node, 60)}
+EVENTS: dict[str, tuple[Event, int]] = {"limit": (limit, 250), "node": (node, 120)}
 """What happens in mid-trial, and the epochs of a trial."""
 
 
