@@ -45,6 +45,7 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 ReturnToService=2
 SlurmdTimeout=10
 KillWait=20
+MinJobAge=3600
 GresTypes=gpu
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=2000 Gres=gpu:1
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=2 State=UP
@@ -154,13 +155,15 @@ class SlurmCluster:
                     self.run("scontrol", "update", f"JobId={job}_{element}", "StartTime=now")
 
     def kill_node(self, node: str) -> None:
-        """Ends the daemon of a node and all that it has started, as a power cut would."""
-        top = self.daemons.pop(node)
-        steps = [pid for pid in _all_pids() if f"{self.folder}/spool-{node}" in _words(pid) or _is_of_node(pid, node)]
-        for pid in [top.pid, *_with_descendants([top.pid, *steps])]:
+        """Ends the daemon of a node and all that it has started, as a power cut would: nothing reports any end."""
+        daemon = self.daemons.pop(node)
+        marks = {f"SLURM_CONF={self.folder}/slurm.conf", f"SLURMD_NODENAME={node}"}
+        jobs = [pid for pid in _all_pids() if marks <= _variables(pid)]
+        steps = {parent for pid in jobs if (parent := _parent(pid)) not in (*jobs, 0, 1)}  # these would report
+        for pid in (daemon.pid, *steps, *jobs):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        top.wait()
+        daemon.wait()
 
     def wait_for(self, is_true: object, patience_s: float = PATIENCE_S) -> None:
         """Returns once a function is true.
@@ -198,30 +201,20 @@ def _all_pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
 
 
-def _words(pid: int) -> str:
+def _variables(pid: int) -> set[str]:
+    """The environment of a process; empty where it has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+        return set(Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0"))
     except OSError:
-        return ""
+        return set()
 
 
-def _is_of_node(pid: int, node: str) -> bool:
-    """Whether a process is a batch step, or one of its children, on this node."""
+def _parent(pid: int) -> int:
+    """The process that started one; 0 where that has ended."""
     try:
-        return f"SLURMD_NODENAME={node}" in Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
-        return False
-
-
-def _with_descendants(pids: list[int]) -> list[int]:
-    parents: dict[int, int] = {}
-    for pid in _all_pids():
-        with contextlib.suppress(OSError, IndexError):
-            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    found = list(pids)
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid and child not in found]
-    return found
+        return 0
 
 
 def _neighbouring_ports(n_ports: int) -> list[int]:

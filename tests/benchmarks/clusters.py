@@ -25,6 +25,8 @@ from tests.slurm import SlurmCluster, missing, running_cluster
 
 PATIENCE_S = 900.0
 NODE_LOST = "n1"
+SETTLED_S = 10.0
+"""A node that comes back is told to end its old jobs, and would end those with the same number that start at once."""
 Event = Callable[[SlurmCluster, str], None]
 
 
@@ -37,9 +39,10 @@ def node(cluster: SlurmCluster, number: str) -> None:
     cluster.kill_node(NODE_LOST)
     cluster.wait_for(lambda: "PENDING" in cluster.states(number).values())
     cluster.start_node(NODE_LOST)
+    time.sleep(SETTLED_S)
 
 
-EVENTS: dict[str, tuple[Event, int]] = {"limit": (limit, 400), "node": (node, 60)}
+EVENTS: dict[str, tuple[Event, int]] = {"limit": (limit, 250), "node": (node, 120)}
 """What happens in mid-trial, and the epochs of a trial."""
 
 
@@ -61,17 +64,19 @@ def run(name: str, cluster: SlurmCluster, url: str, folder: Path) -> list[str]:
 
     def is_over() -> bool:
         cluster.start_at_once(number)
-        return set(cluster.states(number).values()) == {"COMPLETED"}
+        return not {"PENDING", "RUNNING", "COMPLETING"} & set(cluster.states(number).values())
 
     cluster.wait_for(is_over, patience_s=PATIENCE_S)
     logs = "".join(harmed.layout.worker_log(f"{number}_{index}").read_text() for index in range(2))
+    problems = harmed.problems()
     print(
         f"{name}: over after {time.monotonic() - began:.0f} s; attempts of the trials "
         f"{[harmed.attempts(index) for index in range(3)]}; {logs.count('returns to the queue')} were returned; "
-        f"problems: {harmed.problems() or 'none'}",
+        f"problems: {problems or 'none'}; elements: "
+        f"{sorted(cluster.states(number).values())}",
         flush=True,
     )
-    return harmed.problems()
+    return problems
 
 
 def main() -> int:

@@ -175,6 +175,8 @@ class RayPool:
         Raises:
             SearchStopped: all workers ended with an error.
         """
+        if not self._actors:
+            return False
         ended, _ = self._ray.wait(list(self._actors), num_returns=len(self._actors), timeout=POLL_S)
         for reference in ended:
             self._note_end(reference, self._actors.pop(reference))

@@ -38,8 +38,12 @@ while kill -0 "$worker" 2>/dev/null; do # it was the trap that ended `wait`
     code=$?
 done
 
-# 75: there is more to do, but not in this time. Slurm itself requeues what it has preempted and what a node has lost.
-[ "$code" != 75 ] || scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+# 75: there is more to do, but not in this time. Also 130, SIGTERM, where it came at the time limit: not after scancel.
+# What was preempted, or lost with its node, Slurm itself requeues.
+me="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+if [ "$code" = 75 ] || {{ [ "$code" = 130 ] && [ "$(squeue --noheader --format=%r --job="$me")" = TimeLimit ]; }}; then
+    scontrol requeue "$me"
+fi
 exit "$code"
 """
 
@@ -97,7 +101,7 @@ class SlurmJob:
     def stop_after_s(self) -> int:
         """Seconds after which a worker returns its trial, before its time limit: imports and files take some."""
         limit_s = seconds_of(self.time)
-        return limit_s - min(LONGEST_MARGIN_S, max(SHORTEST_MARGIN_S, limit_s // 20))
+        return limit_s - min(LONGEST_MARGIN_S, max(SHORTEST_MARGIN_S, limit_s // 10))
 
     def _own_directives(self) -> Iterator[tuple[str, str | None]]:
         """(name, value) of what stands in the script."""

@@ -7,19 +7,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from attnsearch.errors import DONE, FAILED, INTERRUPTED, TRANSIENT, ConfigError
+from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, TRANSIENT, ConfigError, SearchStopped
 from attnsearch.search.launchers import ray as module
-from attnsearch.search.launchers.ray import RayWorker, connected, import_ray
+from attnsearch.search.launchers.ray import RayPool, RayRequest, RayWorker, import_ray
+from attnsearch.store.layout import StudyLayout
 from tests.ray_cluster import ENVIRONMENT, RayCluster, running_ray
 from tests.search.faults import Harmed, wait_for
 
 N_TRIALS, N_EPOCHS = 2, 30
+NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="no Ray (pip install 'attnsearch[ray]')")
+"""Ray itself is imported in other processes only: the threads that it starts are no good to tests that fork."""
 
 
 class PlayedWorker(RayWorker):
@@ -86,6 +91,101 @@ def test_stop_ends_the_worker_and_starts_none_again(tmp_path: Path) -> None:
     assert actor.run() == (INTERRUPTED, "")
 
 
+class PlayedRay:
+    """A cluster whose actors end as they are told; one that is told nothing has no place on any node."""
+
+    def __init__(self, ends: list[Any]) -> None:
+        self.ends, self.options, self.n_actors, self.killed = ends, dict[str, Any](), 0, list[int]()
+        self.exceptions = SimpleNamespace(RayError=ConnectionError)
+
+    def remote(self, _kind: type) -> Any:
+        def make(*_args: Any) -> Any:
+            index, self.n_actors = self.n_actors, self.n_actors + 1
+            calls = {
+                name: SimpleNamespace(remote=lambda name=name: (name, index)) for name in ("run", "is_there", "stop")
+            }
+            return SimpleNamespace(index=index, **calls)
+
+        def options(**settings: Any) -> Any:
+            self.options = settings
+            return SimpleNamespace(remote=make)
+
+        return SimpleNamespace(options=options)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 1.0, "GPU": 1.0}}]
+
+    def wait(self, references: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        assert num_returns == len(references)
+        ended = [one for one in references if self.ends[one[1]] is not None]
+        return ended, [one for one in references if one not in ended]
+
+    def get(self, reference: tuple[str, int]) -> Any:
+        if isinstance(end := self.ends[reference[1]], Exception):
+            raise end
+        return end
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor.index)
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[PlayedRay, RayPool]]:
+    def make(*ends: Any, n_gpus: float = 0.5) -> tuple[PlayedRay, RayPool]:
+        played = PlayedRay(list(ends))
+        monkeypatch.setattr(module, "import_ray", lambda: played)
+        layout = StudyLayout(tmp_path, "here", "hunt")
+        pool = RayPool(RayRequest(layout, ("-m", "attnsearch"), None, len(ends), n_gpus=n_gpus, n_cpus=0.25))
+        pool.start()
+        return played, pool
+
+    return make
+
+
+def test_actors_may_come_back_for_ever(play: Callable[..., tuple[PlayedRay, RayPool]]) -> None:
+    played, _ = play((DONE, ""))
+    assert {played.options[name] for name in ("max_restarts", "max_task_retries")} == {-1}
+    assert (played.options["num_gpus"], played.options["num_cpus"]) == (0.5, 0.25)
+
+
+def test_study_that_is_over_waits_for_no_place(play: Callable[..., tuple[PlayedRay, RayPool]]) -> None:
+    played, pool = play((DONE, ""), None, (FAILED, "error: no such folder"))
+    assert not pool.is_working()
+    assert sorted(played.killed) == [0, 1, 2]
+
+
+def test_others_continue_after_an_error_on_one_node(
+    play: Callable[..., tuple[PlayedRay, RayPool]], caplog: pytest.LogCaptureFixture
+) -> None:
+    played, pool = play(None, ConnectionError("no module named attnsearch"))
+    assert pool.is_working()
+    assert "no module named attnsearch" in caplog.text
+    played.ends[0] = (DONE, "")
+    assert not pool.is_working()
+
+
+def test_error_of_all_workers_is_raised(play: Callable[..., tuple[PlayedRay, RayPool]]) -> None:
+    _, pool = play((MISUSED, "error: data.root: no such folder"), (FAILED, "error: disk"))
+    with pytest.raises(SearchStopped, match="with: disk"):
+        pool.is_working()
+
+
+def test_stop_gives_up_what_has_no_place(play: Callable[..., tuple[PlayedRay, RayPool]]) -> None:
+    played, pool = play(None, None)
+    pool.stop()
+    assert played.killed == [0, 1]
+    assert not pool.is_working()
+
+
+def test_worker_that_fits_no_node_is_told_about(
+    play: Callable[..., tuple[PlayedRay, RayPool]], caplog: pytest.LogCaptureFixture
+) -> None:
+    play(None, n_gpus=1.0)
+    assert caplog.text == ""
+    play(None, n_gpus=2.0)
+    assert "--gpus-per-worker 0" in caplog.text
+
+
 def test_message_names_the_extra_where_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"attnsearch\[ray\]"):
@@ -95,7 +195,6 @@ def test_message_names_the_extra_where_ray_is_missing(monkeypatch: pytest.Monkey
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
     """A cluster that the commands of this process may join."""
-    pytest.importorskip("ray", reason="no Ray (pip install 'attnsearch[ray]')")
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with running_ray() as running:
@@ -110,6 +209,7 @@ def states(harmed: Harmed) -> list[str]:
     return [trial.state for trial in harmed.rows().trials]
 
 
+@NEEDS_RAY
 @pytest.mark.slow
 def test_study_ends_after_a_node_is_lost(cluster: RayCluster, tmp_path: Path, postgres_url: str) -> None:
     """Before that, of three workers with half a GPU each two find a place, and Ctrl-C returns their trials."""
@@ -138,10 +238,10 @@ def test_study_ends_after_a_node_is_lost(cluster: RayCluster, tmp_path: Path, po
     assert harmed.layout.published_json.exists()
 
 
+@NEEDS_RAY
 @pytest.mark.slow
 def test_cluster_of_a_command_listens_on_this_machine_only() -> None:
     """In a process of its own: Ray reads its environment when it is imported."""
-    pytest.importorskip("ray", reason="no Ray (pip install 'attnsearch[ray]')")
     program = """
 import os
 from attnsearch.search.launchers.ray import connected
@@ -170,7 +270,9 @@ assert "RAY_AUTH_TOKEN" not in os.environ
     assert done.returncode == 0, done.stderr
 
 
+@NEEDS_RAY
+@pytest.mark.slow
 def test_address_that_nobody_answers_is_named() -> None:
-    pytest.importorskip("ray", reason="no Ray (pip install 'attnsearch[ray]')")
-    with pytest.raises(ConfigError, match="--address not an address"), connected("not an address"):
-        pass
+    program = "from attnsearch.search.launchers.ray import connected\nwith connected('not an address'): pass"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert "ConfigError: --address not an address: " in done.stderr

@@ -13,6 +13,7 @@ import pytest
 from attnsearch.errors import ConfigError
 from attnsearch.search.launchers.placement import worker_words
 from attnsearch.search.launchers.slurm import SlurmJob, seconds_of, submit
+from attnsearch.types import URL_VARIABLE
 from tests.search.faults import Harmed
 from tests.slurm import PREEMPTING, SlurmCluster, missing, running_cluster
 
@@ -95,9 +96,27 @@ def test_time_is_read_as_slurm_does(time: str, seconds: int) -> None:
     assert seconds_of(time) == seconds
 
 
-@pytest.mark.parametrize(("time", "seconds"), [("4:00:00", 13_800), ("2", 60), ("1:00:00", 3420), ("7-0", 604_200)])
+@pytest.mark.parametrize(("time", "seconds"), [("4:00:00", 13_800), ("2", 60), ("1:00:00", 3240), ("7-0", 604_200)])
 def test_workers_stop_before_their_limit(time: str, seconds: int) -> None:
     assert job(time=time).stop_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "is_requeued"),
+    [(0, "None", False), (1, "None", False), (75, "None", True), (130, "None", False), (130, "TimeLimit", True)],
+)
+def test_element_is_requeued_where_time_was_missing(code: int, reason: str, is_requeued: bool, tmp_path: Path) -> None:
+    for name, line in {"squeue": f"echo {reason}", "scontrol": f'echo "$@" > {tmp_path}/requeued'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    given = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3", "SLURM_CPUS_ON_NODE": "1", URL_VARIABLE: "x"}
+    environment = {**given, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    script = job().script(["bash", "-c", f"exit {code}"])
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "requeued").exists() == is_requeued
+    if is_requeued:
+        assert (tmp_path / "requeued").read_text() == "requeue 17_3\n"
 
 
 def test_without_slurm_the_message_names_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
