@@ -126,7 +126,7 @@ OTHER_MACHINE = f"other:{replace(ProcessName.of_this_process(), boot='00000000')
     (OTHER_MACHINE, None, False),
     (f"other:{ProcessName.of_this_process()}:01ab", "nfs4", False),
     ("other:17:01ab", "nfs4", False),
-])  # fmt: skip
+], ids=["network", "local", "same machine", "version 0.1"])  # fmt: skip
 def test_sqlite_on_a_network_file_system_is_for_one_machine(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch, worker: str, kind: str | None, is_refused: bool
 ) -> None:
