@@ -30,6 +30,10 @@ STARTING = {
     "search",
     "confirm",
     "train",
+    "worker",
+    "slurm",
+    "ray",
+    "extend",
     "validate",
     "data make",
     "data check",
@@ -37,10 +41,11 @@ STARTING = {
     "data cache",
     "weights import",
 }
-"""They read what the person who runs them has written, and no results of somebody else."""
+"""They read what the person who runs them has written, or go on with a study of theirs, and no results of others."""
 READERS: Mapping[str, tuple[str, ...]] = {
     "list": ("list --json", "list"),
     "show": ("show hunt", "show hunt --json"),
+    "status": ("status hunt", "status hunt --json"),
     "evaluate": ("evaluate hunt", "evaluate hunt --trial 0", "evaluate here/hunt/trials/00000/best.safetensors"),
     "faithfulness": ("faithfulness hunt --trial 0",),
     "leakage": ("leakage hunt --trial 0",),
