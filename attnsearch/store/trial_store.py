@@ -31,8 +31,9 @@ from attnsearch.store.epoch_values import (
     read_best_epochs,
     read_old_epochs,
     read_values,
+    scorings_in,
 )
-from attnsearch.store.epochs import best_epochs_in, epoch_rows
+from attnsearch.store.epochs import best_epochs_in, epoch_cells, epoch_rows
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
 from attnsearch.store.inspection import database_content_errors, inspect_database, open_array
 from attnsearch.store.layout import StudyLayout
@@ -166,6 +167,15 @@ class TrialStore(TrialRecords, Protocol):
             StoreError: the database refuses.
         """
 
+    def write_copy(self, number: int, epochs: pd.DataFrame, scores: pd.DataFrame) -> None:
+        """Writes what was measured of a trial of another study, for one that has its place in this study.
+
+        Args:
+            epochs, scores: the rows of that trial, as `read_epochs` and `read_scores` of its study return them.
+        Raises:
+            StoreError: the database refuses.
+        """
+
 
 class SqlTrialRecords:
     """`TrialRecords` in a database.
@@ -278,6 +288,16 @@ class SqlTrialStore(SqlTrialRecords):
         key = {"study": self._study, "trial": number}
         with self._writing(number, attempt) as connection:
             connection.execute(upsert(connection, artifacts_table), [{**key, **row} for row in rows])
+
+    @repeated
+    def write_copy(self, number: int, epochs: pd.DataFrame, scores: pd.DataFrame) -> None:
+        rows, scorings = epoch_cells(epochs), scorings_in(scores)
+        with self._writing(number, None) as connection:
+            study = numbered_study(connection, self._study)
+            ids = numbered_metrics(connection, named_in([*rows, *(row for scoring in scorings for row in scoring)]))
+            put_values(connection, study, number, rows, ids)
+            for scoring in scorings:
+                put_scores(connection, study, number, scoring, ids)
 
     @contextmanager
     def _writing(self, number: int, attempt: int | None) -> Iterator[Connection]:
