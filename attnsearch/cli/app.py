@@ -28,6 +28,7 @@ from attnsearch.cli.confusion import confusion
 from attnsearch.cli.dashboard import dashboard
 from attnsearch.cli.evaluate import evaluate
 from attnsearch.cli.export import export
+from attnsearch.cli.extend import extend
 from attnsearch.cli.faithfulness import faithfulness
 from attnsearch.cli.follow import follow
 from attnsearch.cli.leakage import leakage
@@ -72,6 +73,7 @@ def _options(
 
 app.command()(search)
 app.command()(confirm)
+app.command()(extend)
 app.command()(train)
 app.command()(worker)
 app.command()(slurm)

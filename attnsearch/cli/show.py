@@ -41,7 +41,8 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
 def print_trials(rows: StudyRows, errors: Errors) -> None:
     """The table of trials; the best ones carry a star, failed and paused ones a line below."""
     keys = list(dict.fromkeys(key for trial in rows.trials for key in trial.params))
-    columns = ("trial", "state", *rows.objectives, "best epoch", *short_names(keys), "time")
+    imported = ("imported from",) if any(trial.imported_from for trial in rows.trials) else ()
+    columns = ("trial", "state", *rows.objectives, "best epoch", *short_names(keys), "time", *imported)
     print_table(
         columns, [_cells(trial, rows, keys, errors) for trial in rows.trials], title=f"study {rows.name} (* best)"
     )
@@ -88,8 +89,9 @@ def _values(trial: TrialRow, rows: StudyRows, errors: Errors) -> list[str]:
 def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str], errors: Errors) -> Sequence[str]:
     values = _values(trial, rows, errors)
     star = "*" if trial.number in rows.best else ""
-    best_epoch = str(trial.best_epoch or "-")
-    return (f"{trial.number}{star}", trial.state, *values, best_epoch, *_params(trial, keys), duration(trial.seconds))
+    measured = (*values, str(trial.best_epoch or "-"), *_params(trial, keys), duration(trial.seconds))
+    imported = (trial.imported_from or "-",) if any(one.imported_from for one in rows.trials) else ()
+    return (f"{trial.number}{star}", trial.state, *measured, *imported)
 
 
 def _params(trial: TrialRow, keys: Iterable[str]) -> list[str]:

@@ -145,6 +145,7 @@ def trial_values(trial: TrialRow, rows: StudyRows, *, has_maps: bool) -> dict[st
         "seconds": plain(trial.seconds),
         "error": trial.error,
         "standing": None if trial.standing is None else str(trial.standing),
+        "imported_from": trial.imported_from,
         "started": plain(trial.started),
         "maps": has_maps,
     }

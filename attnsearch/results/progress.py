@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attnsearch.search.handle import StudyHandle
 
 DONE = ("complete", "pruned")
-"""States that always count towards the budget of a study."""
+"""States of trials that count towards the budget of the study that has run them."""
 UNFINISHED = ("running", "waiting", "paused")
 
 
@@ -59,8 +59,12 @@ class StudySummary:
 
 
 def is_done(trial: TrialRow | TrialProgress) -> bool:
-    """Whether a trial counts towards the budget: complete, pruned, or failed after it was compared at a rung."""
-    return trial.state in DONE or (trial.state == "fail" and trial.standing is not None)
+    """Whether a trial counts towards the budget: complete, pruned, or failed after it was compared at a rung.
+
+    One that another study has run does not.
+    """
+    is_counted = trial.state in DONE or (trial.state == "fail" and trial.standing is not None)
+    return is_counted and not trial.imported_from
 
 
 def state_of(trials: Iterable[TrialRow | TrialProgress], n_trials: int, *, is_stopped: bool) -> str:
@@ -92,6 +96,7 @@ class TrialProgress:
     seconds: float
     error: str | None = None
     standing: Standing | None = None
+    imported_from: str = ""
 
     @property
     def is_unfinished(self) -> bool:
@@ -173,6 +178,7 @@ def progress_of(
             seconds=_seconds(row),
             error=row.error,
             standing=row.standing,
+            imported_from=row.imported_from,
         )
         for row in rows
     )

@@ -105,7 +105,8 @@ class StudyReader:
             Columns `state`, `is_best`, `is_feasible`; a column per hyperparameter by its dotted key; a column per
             `split/metric` at the best epoch, the objectives first, those of test where the trial is published;
             `split/score_se`, `_low` and `_high`: standard error and 95 % interval of the mean score over images;
-            `best_epoch`, `epochs_run`, `seconds`, `error`, `rung`, `place`, `n_at_rung`. `.attrs`: `objectives`.
+            `best_epoch`, `epochs_run`, `seconds`, `error`, `rung`, `place`, `n_at_rung`, `imported_from`. `.attrs`:
+            `objectives`.
         Raises:
             ConfigError, StoreError: the study cannot be read.
         """
@@ -134,6 +135,7 @@ class StudyReader:
             trial.score_summary(),
             {"best_epoch": row.best_epoch, "epochs_run": row.epochs_run, "seconds": row.seconds, "error": row.error},
             {} if row.standing is None else row.standing.cells,
+            {"imported_from": row.imported_from} if row.imported_from else {},
         )
 
     @property

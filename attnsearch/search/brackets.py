@@ -31,7 +31,7 @@ from attnsearch.search.halving import (
     rungs_of,
     settled_rungs,
 )
-from attnsearch.search.study import ENDED_AT
+from attnsearch.search.study import ENDED_AT, IMPORTED_FROM
 
 BRACKETS = "brackets"
 """The user attribute of a study with the brackets that have been opened, in order: trials and rungs of each."""
@@ -104,7 +104,7 @@ def brackets_of(study: optuna.Study, trials: Sequence[FrozenTrial], *, n_left: i
 
 
 def n_finished(trials: Sequence[FrozenTrial], config: StudyConfig) -> int:
-    """Trials that count against the budget: complete and pruned ones.
+    """Trials that count against the budget: complete and pruned ones, but none that another study has run.
 
     Failed ones count too where settings are repeated, and where they had been compared with others at a rung.
     """
@@ -113,6 +113,7 @@ def n_finished(trials: Sequence[FrozenTrial], config: StudyConfig) -> int:
         trial.state in ended
         or (trial.state == TrialState.FAIL and bool(config.repeats or RUNG_VALUES in trial.user_attrs))
         for trial in trials
+        if IMPORTED_FROM not in trial.user_attrs
     )
 
 

@@ -110,5 +110,5 @@ def explain_end(handle: StudyHandle) -> SearchStopped:
     n_ended = len(handle.trials(TrialState.COMPLETE, TrialState.PRUNED))
     return SearchStopped(
         f"study {study.name!r} stopped: all workers ended by themselves after {n_ended} of "
-        f"{study.n_trials} trials; see {handle.layout.worker_logs}, then start the search again"
+        f"{study.n_trials} trials; see {handle.layout.worker_log('*')}, then start the search again"
     )

@@ -1,6 +1,6 @@
 """Ends a search whose last trials failed or improved nothing, and estimates what more would bring. Needs no torch.
 
-Gains are judged by the trials that count against the budget, complete and pruned ones, as they ended.
+Gains are judged by the complete and pruned trials as they ended; those of another study are no idle ones.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def why_stopped(rows: StudyRows, patience: int) -> str | None:
     index = _last_gain(history)
     finished = _finished(rows)
     after = [trial.number for trial in finished].index(history.trials[index])
-    n_idle = len(finished) - 1 - after
+    n_idle = sum(not trial.imported_from for trial in finished[after + 1 :])
     if n_idle < patience:
         return None
     what = f"best {history.measure} {history.values[index]:.4g} of trial {history.trials[index]}"

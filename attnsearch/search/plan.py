@@ -28,6 +28,7 @@ from attnsearch.search.handle import StudyHandle, create_handle, open_handle
 from attnsearch.search.space import check_models, extreme_experiments, extreme_settings, needed_cache_px, warnings_of
 from attnsearch.search.study import (
     changes,
+    check_imported,
     check_unchanged,
     describe_difference,
     study_identity,
@@ -70,8 +71,8 @@ class SearchPlan:
         Args:
             root: the results folder.
         Raises:
-            ConfigError: a range limit of the space does not work, a study that a checkpoint is taken from is missing or
-                has no complete trial, or the study exists with other settings.
+            ConfigError: a range limit of the space does not work, the package of a logger is missing, a study that a
+                checkpoint is taken from is missing or has no complete trial, or the study exists with other settings.
             DataError: the data set cannot be used, or not with the teacher or the backbone that the trials start from.
             StoreError: the database is foreign, corrupt or newer.
         """
@@ -142,25 +143,31 @@ class SearchPlan:
         """
         return open_data(self.experiment.data, tables=self.tables, progress=progress)
 
-    def open(self) -> StudyHandle:
+    def open(self, *, is_import: bool = False) -> StudyHandle:
         """The study in its database, made where it is missing.
 
+        Args:
+            is_import: whether trials of another study are to be imported.
         Raises:
-            ConfigError: it exists with other settings.
+            ConfigError: it exists with other settings, or an import of trials was cut off.
             StoreError: folder or database cannot be written.
         """
         make_folder(self.layout.study_dir)
-        return create_handle(self.loaded, self.layout, self.url, self.identity)
+        handle = create_handle(self.loaded, self.layout, self.url, self.identity)
+        if not is_import:
+            check_imported(handle.study)
+        return handle
 
     def join(self) -> StudyHandle:
         """The study that another process has begun, for one of its workers; nothing is made.
 
         Raises:
-            ConfigError: it exists with other settings.
+            ConfigError: it exists with other settings, or an import of trials was cut off.
             StoreError: there is none, or its database cannot be used.
         """
         handle = open_handle(self.loaded, self.layout, self.url)
         check_unchanged(handle.study, self.identity)
+        check_imported(handle.study)
         return handle
 
     def machine_overrides(self) -> tuple[str, ...]:

@@ -1,7 +1,4 @@
-"""The search space: samples the settings of a trial, and is checked at all its limits before anything is written.
-
-The checks: settings, models, metrics, scores and what these need of the data.
-"""
+"""The search space: samples the settings of a trial, and is checked at all its limits before anything is written."""
 
 from __future__ import annotations
 
@@ -103,6 +100,7 @@ def _suggest(trial: optuna.Trial, key: str, parameter: Parameter) -> Scalar:
 
 
 def is_active(parameter: Parameter, settings: Mapping[str, Scalar]) -> bool:
+    """Whether the conditions of a hyperparameter hold under the values of those above it."""
     return all(parent in settings and settings[parent] in values for parent, values in parameter.when.items())
 
 
@@ -173,15 +171,16 @@ def enqueue_problems(study: StudyConfig) -> list[str]:
     problems = []
     for index, point in enumerate(study.enqueue):
         for key, value in point.items():
-            if not _contains(study.space[key], value):
+            if not holds(study.space[key], value):
                 problems.append(
                     f"study {study.name}: enqueue[{index}].{key}: "
-                    f"must lie in its range {_range(study.space[key])}, got {value!r}"
+                    f"must lie in its range {range_text(study.space[key])}, got {value!r}"
                 )
     return problems
 
 
-def _contains(parameter: Parameter, value: Scalar) -> bool:
+def holds(parameter: Parameter, value: Scalar) -> bool:
+    """Whether a value is one of those that a hyperparameter can have."""
     if isinstance(parameter, ChoiceParameter):
         return value in parameter.choices
     if isinstance(value, bool | str | None) or (isinstance(parameter, IntParameter) and isinstance(value, float)):
@@ -189,7 +188,8 @@ def _contains(parameter: Parameter, value: Scalar) -> bool:
     return distribution(parameter)._contains(value)
 
 
-def _range(parameter: Parameter) -> str:
+def range_text(parameter: Parameter) -> str:
+    """The values of a hyperparameter, for messages."""
     if isinstance(parameter, ChoiceParameter):
         return str(list(parameter.choices))
     return f"{parameter.low} to {parameter.high}"
@@ -220,7 +220,7 @@ def check_models(limits: Sequence[tuple[str, ExperimentConfig]], *, n_classes: i
         limits: (description, experiment), the base first.
         metrics: keys that the study needs.
     Raises:
-        ConfigError: a backbone, a weights file, a device or a metric that does not exist or fit; one line per problem.
+        ConfigError: a backbone, weights, a device, a logger or a metric that is missing or does not fit; a line each.
     """
     task = limits[0][1].task.name
     problems = [problem for key in metrics if (problem := _metric_problem(key, task))]

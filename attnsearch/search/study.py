@@ -35,6 +35,10 @@ OF_TRIAL, REPEAT = "of_trial", "repeat"
 ENDED_AT = "ended_at"
 STARTED_AT = "attnsearch_started_at"
 """The attribute of a study: when a person last started it, by the clock of its store."""
+IMPORTED_FROM = "imported_from"
+"""The user attribute of a trial that another study has run: that trial as `EXPERIMENT/STUDY:NUMBER`."""
+EXTENDS = "attnsearch_extends"
+"""The attribute of a study that has the trials of another one: its name, its UUID and the numbers of the trials."""
 STOPPED = "attnsearch_stopped"
 """The attribute of a study that its patience has ended: a `Stop`."""
 RETURNED = "returned"
@@ -165,13 +169,40 @@ def check_unchanged(study: optuna.Study, identity: Mapping[str, Any], layout: St
     stored = study.user_attrs.get(IDENTITY)
     if stored is None:
         return
-    # A study begun before trials were scored has no such key; none of its objectives can be a score.
-    expected = {key: value for key, value in identity.items() if key != SCORES_KEY or key in stored}
+    expected = _comparable(stored, identity)
     if stored != expected:
         _check_name(study.study_name, stored, identity)
         path = layout and (layout.trial(0).config if _is_training(stored) else layout.study_yaml)
         head = f"{path or f'study {study.study_name!r}'}: this {_kind(stored)} was started with other settings"
         raise ConfigError(describe_difference(head, _as_typed(stored), _as_typed(expected)))
+
+
+def changed_settings(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    """(dotted key, stored value, value now) wherever two identities differ, by the keys that a command line takes."""
+    return changes(_as_typed(stored), _as_typed(_comparable(stored, identity)))
+
+
+def _comparable(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without what a study that was begun before trials were scored lacks: no objective is a score."""
+    return {key: value for key, value in identity.items() if key != SCORES_KEY or key in stored}
+
+
+def check_imported(study: optuna.Study) -> None:
+    """Checks that a study has all trials of the one that it extends.
+
+    Raises:
+        ConfigError: the import was cut off.
+    """
+    extends = study.user_attrs.get(EXTENDS)
+    if extends is None:
+        return
+    trials, n_wanted = study.get_trials(deepcopy=False), len(extends["trials"])
+    n_imported = sum(IMPORTED_FROM in trial.user_attrs for trial in trials)
+    if n_imported < n_wanted:
+        raise ConfigError(
+            f"study {study.study_name!r} has {n_imported} of {n_wanted} trials of {extends['study']}; continue the "
+            f"import with `attnsearch extend {extends['study']}` and the file of this study"
+        )
 
 
 def _check_name(name: str, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

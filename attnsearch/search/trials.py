@@ -21,6 +21,7 @@ from attnsearch.search.standings import Standing, standings_of
 from attnsearch.search.storage import TrialStorage, without_collector
 from attnsearch.search.study import (
     IDENTITY,
+    IMPORTED_FROM,
     RETURNED,
     UUID,
     Bounds,
@@ -51,8 +52,8 @@ class TrialRow:
     """One trial. `values` are the objectives of its best epoch, `metrics` all that was measured there.
 
     `values` of a paused or pruned trial are what it has reached so far, empty where not known. `error` is why it
-    failed, or why it waits after an attempt; `standing` is the last
-    rung that it has reached, unless it runs or is complete.
+    failed, or why it waits after an attempt; `standing` is the last rung that it has reached, unless it runs or is
+    complete; `imported_from` is the trial of another study that it is a copy of, as `EXPERIMENT/STUDY:NUMBER`.
     """
 
     number: int
@@ -69,6 +70,7 @@ class TrialRow:
     started: datetime | None
     ended: datetime | None
     standing: Standing | None = None
+    imported_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,12 @@ class StudyRows:
 def read_storage(url: str, *, has_reports: bool = True) -> optuna.storages.BaseStorage:
     """Optuna's storage for looking only: it blocks no worker and writes nothing.
 
-    Pages that nobody asks for are not looked at: a large file takes seconds.
-
     Args:
         has_reports: whether trials are read with what they reported of their epochs.
     Raises:
         StoreError: no such database, or one that is not ours.
     """
-    inspect_database(url, must_exist=True, is_thorough=False)
+    inspect_database(url, must_exist=True, is_thorough=False)  # all pages of a large file would take seconds
     return open_read_storage(url, has_reports=has_reports)
 
 
@@ -359,6 +359,7 @@ def _row_of(
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         standing=standing,
+        imported_from=_text(f"{IMPORTED_FROM} of trial {number}", attributes.get(IMPORTED_FROM, "")),
     )
 
 

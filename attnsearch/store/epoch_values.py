@@ -135,6 +135,17 @@ def put_scores(
     )
 
 
+def scorings_in(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """The rows of each scoring of one trial, as `put_scores` takes them, from the table of `read_scores`."""
+    scorings: dict[str, list[dict[str, Any]]] = {}
+    for cells in frame.drop(columns="trial").to_dict("records"):
+        counts = {name: int(cells[name]) for name in ("n_images", "n_undefined", "version")}
+        means = {name: None if cells[name] != cells[name] else cells[name] for name in ("value", "standard_error")}
+        row = {**{str(name): value for name, value in cells.items()}, **counts, **means}
+        scorings.setdefault(row["digest"], []).append(row)
+    return list(scorings.values())
+
+
 def read_old_epochs(
     connection: Connection, uuid: str, numbers: Collection[int] | None, metrics: Collection[str] | None = None
 ) -> pd.DataFrame:

@@ -43,6 +43,18 @@ def epochs_frame(rows: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
     return frame.astype({name: "int64" if name in ("trial", "epoch") else "float64" for name in columns})
 
 
+def epoch_cells(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `epoch_rows` that a wide table of one trial was made of; an undefined value has none."""
+    keys = [str(key) for key in frame.columns if key not in ("trial", "epoch")]
+    named = [(key, *key.split("/", 1)) for key in keys]
+    return [
+        {"epoch": int(row["epoch"]), "split": split, "metric": metric, "value": float(row[key])}
+        for row in frame.to_dict("records")
+        for key, split, metric in named
+        if not math.isnan(row[key])
+    ]
+
+
 def best_epochs_in(frame: pd.DataFrame, metrics: Sequence[str]) -> BestEpochs:
     """All epochs of a wide table, which has a column `trial`, where some metrics are defined."""
     measured = frame.reindex(columns=["trial", *metrics]).dropna()

@@ -140,6 +140,11 @@ class TrialLayout:
         """Maps, norms and index of the best epoch on one split."""
         return ArchivePaths.of(self.directory, f"_{split}")
 
+    def kept_files(self) -> list[Path]:
+        """All files but those that only an unfinished trial needs."""
+        unfinished = {*self.resumes().values(), *self.directory.glob("scores_*.part")}
+        return [path for path in sorted(self.directory.rglob("*")) if path.is_file() and path not in unfinished]
+
     def exported_arrays(self) -> list[Path]:
         """Features and ranks of re-identification, those that exist, of archives and of `attnsearch retrieval`."""
         return sorted(path for kind in ("features", "ranks") for path in self.directory.glob(f"{kind}_*.npy"))
@@ -169,11 +174,7 @@ class TrialLayout:
 
 @dataclass(frozen=True)
 class ExperimentLayout:
-    """The folder whose studies share one database: `<root>/<experiment>`.
-
-    Raises:
-        ConfigError: a name that cannot be a folder.
-    """
+    """The folder whose studies share one database: `<root>/<experiment>`; ConfigError for an unusable name."""
 
     root: Path
     experiment: str
@@ -326,13 +327,12 @@ class StudyLayout:
         return self.study_dir / "run.lock"
 
     def worker_log(self, index: int | str) -> Path:
-        """The log of a worker process by its number, or on a cluster by what its scheduler calls it."""
+        """The log of a worker process by its number, or on a cluster by what its scheduler calls it; `*` is all."""
         return self.study_dir / f"worker{index}.log"
 
-    @property
-    def worker_logs(self) -> Path:
-        """The logs of all worker processes, as a pattern for a message."""
-        return self.study_dir / "worker*.log"
+    def logged(self, logger: str) -> Path:
+        """The folder of one logger, such as `mlflow`; what lies in it is the logger's own."""
+        return self.study_dir / "logs" / logger
 
     @property
     def thumbnails(self) -> Path:

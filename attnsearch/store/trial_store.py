@@ -26,8 +26,9 @@ from attnsearch.store.epoch_values import (
     read_best_epochs,
     read_old_epochs,
     read_values,
+    scorings_in,
 )
-from attnsearch.store.epochs import best_epochs_in, epoch_rows
+from attnsearch.store.epochs import best_epochs_in, epoch_cells, epoch_rows
 from attnsearch.store.evaluation_log import (
     EvaluationLog,
     LoggedEvaluation,
@@ -157,6 +158,15 @@ class TrialStore(TrialRecords, EvaluationLog, Protocol):
             StoreError: the database refuses.
         """
 
+    def write_copy(self, number: int, epochs: pd.DataFrame, scores: pd.DataFrame) -> None:
+        """Writes what was measured of a trial of another study, for one that has its place in this study.
+
+        Args:
+            epochs, scores: the rows of that trial, as `read_epochs` and `read_scores` of its study return them.
+        Raises:
+            StoreError: the database refuses.
+        """
+
 
 class SqlTrialRecords:
     """`TrialRecords` in a database.
@@ -279,6 +289,16 @@ class SqlTrialStore(SqlTrialRecords):
     def log_evaluations(self, new: Sequence[LoggedEvaluation]) -> None:
         with transaction(self._engine) as connection:
             insert_evaluations(connection, self._study, new)
+
+    @repeated
+    def write_copy(self, number: int, epochs: pd.DataFrame, scores: pd.DataFrame) -> None:
+        rows, scorings = epoch_cells(epochs), scorings_in(scores)
+        with self._writing(number, None) as connection:
+            study = numbered_study(connection, self._study)
+            ids = numbered_metrics(connection, named_in([*rows, *(row for scoring in scorings for row in scoring)]))
+            put_values(connection, study, number, rows, ids)
+            for scoring in scorings:
+                put_scores(connection, study, number, scoring, ids)
 
     @contextmanager
     def _writing(self, number: int, attempt: int | None) -> Iterator[Connection]:

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.metrics.registry import is_score
-from attnsearch.store.epochs import best_epochs_in, epoch_rows, epochs_frame
+from attnsearch.store.epoch_values import scorings_in
+from attnsearch.store.epochs import best_epochs_in, epoch_cells, epoch_rows, epochs_frame
 from attnsearch.store.evaluation_log import LoggedEvaluation
 from attnsearch.store.file_records import FileRecord
 from attnsearch.store.image_scores import ScoreTable, best_epoch_rows, score_rows, scores_frame
@@ -118,6 +119,11 @@ class MemoryTrialStore:
         if files:
             self._check(number, attempt)
             self._artifacts.setdefault(number, {}).update(files)
+
+    def write_copy(self, number: int, epochs: pd.DataFrame, scores: pd.DataFrame) -> None:
+        self._put_epochs(number, epoch_cells(epochs))
+        for rows in scorings_in(scores):
+            self._scores[number, rows[0]["digest"]] = rows
 
     def read_artifacts(self, numbers: Collection[int] | None = None) -> dict[int, dict[str, FileRecord]]:
         return {

@@ -6,9 +6,9 @@ import ast
 
 from tests.architecture.sources import Function, functions, modules
 
-MAX_MODULES = 179
-GROWING = ("models", "data", "tasks", "cli", "search.launchers")
-"""Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command."""
+MAX_MODULES = 180
+GROWING = ("models", "data", "tasks", "cli", "search.launchers", "loggers")
+"""Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command, a logger."""
 MAX_FILE = 400
 MAX_FUNCTION = 40
 P90_FUNCTION = 16

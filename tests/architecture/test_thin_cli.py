@@ -12,6 +12,7 @@ ALLOWED = (
         "results",
         "search.run",
         "search.confirm",
+        "search.extend",
         "search.plan",
         "search.launchers",
         "api",

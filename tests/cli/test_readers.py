@@ -41,7 +41,7 @@ STARTING = {
     "data cache",
     "weights import",
 }
-"""They read what the person who runs them has written, or go on with a study of theirs, and no results of others."""
+"""They read what the person who runs them has written, or continue a study of theirs, and no results of others."""
 READERS: Mapping[str, tuple[str, ...]] = {
     "list": ("list --json", "list"),
     "show": ("show hunt", "show hunt --json"),

@@ -20,9 +20,10 @@ from attnsearch.store.file_records import check_recorded, describe_file
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.trial_store import SqlTrialStore, open_trial_records, opened_trial_store
 from attnsearch.testing.store_contract import OpenStore, TrialStoreContract, epoch_record
+from tests.store.copies import CopyContract
 
 
-class TestSqlTrialStore(TrialStoreContract):
+class TestSqlTrialStore(CopyContract, TrialStoreContract):
     @pytest.fixture
     def open_store(self, engine: Engine, url: str, layout: StudyLayout) -> OpenStore:
         layout.study_dir.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,10 @@ import pytest
 
 from attnsearch.testing.store_contract import OpenStore, TrialStoreContract
 from attnsearch.testing.stores import MemoryTrialStore
+from tests.store.copies import CopyContract
 
 
-class TestMemoryTrialStore(TrialStoreContract):
+class TestMemoryTrialStore(CopyContract, TrialStoreContract):
     @pytest.fixture
     def open_store(self) -> OpenStore:
         return lambda study_uuid, **clock: MemoryTrialStore(**clock)

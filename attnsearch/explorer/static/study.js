@@ -34,7 +34,7 @@ function makeColumns() {
   columns = [
     { key: "ticked", label: "", value: () => null, cell: checkbox },
     { key: "trial", label: "trial", isNumber: true, value: (trial) => trial.number, cell: trialLink },
-    { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? trial.standing ?? "" }, trial.state) },
+    { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? trial.standing ?? trial.imported_from }, trial.imported_from ? `${trial.state}, imported` : trial.state) },
     ...objectives.map((key) => ({ ...metricColumn(key), value: (trial) => trial.values[key] ?? null, cell: (trial) => withError(trial, key) })),
     ...others.map((key) => ({ ...metricColumn(key), value: (trial) => trial.metrics[key] ?? null })),
     ...study.params.map((key, index) => ({ key, label: names[index], isNumber: study.trials.some((trial) => typeof trial.params[key] === "number"), value: (trial) => trial.params[key] ?? null })),
