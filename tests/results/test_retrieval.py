@@ -110,7 +110,7 @@ def test_a_test_evaluation_is_logged(trial: TrialReader) -> None:
     path = trial.study.layout.test_evaluations
     n_lines = len(path.read_text().splitlines())
     write_retrieval_report(trial, "test", RankingChoice(), ())
-    assert path.read_text().splitlines()[n_lines].split(",")[1:] == ["0", str(trial.row.best_epoch), "test"]
+    assert path.read_text().splitlines()[n_lines].split(",")[1:4] == ["0", str(trial.row.best_epoch), "test"]
 
 
 def test_a_classifier_is_refused(finished_run: Path) -> None:

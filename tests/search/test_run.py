@@ -12,8 +12,9 @@ import pytest
 
 from attnsearch.cli import main
 from attnsearch.errors import DataError, DeviceError, SearchStopped
+from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
-from attnsearch.search.launchers import process
+from attnsearch.search.launchers import WorkerOrders, process
 from attnsearch.search.launchers.local import WorkerPool
 from attnsearch.search.run import supervise
 
@@ -53,7 +54,11 @@ def test_only_word_of_a_worker_is_the_error_that_ended_it(
 
 
 def test_worker_that_was_asked_to_stop_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(process, "work", lambda *_arguments: os.kill(os.getpid(), signal.SIGTERM))
+    def work(_orders: WorkerOrders, worker: Worker) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 130 if worker.stop.wait(60) else 0
+
+    monkeypatch.setattr(process, "work", work)
     assert main(worker_command(tmp_path)) == 130
 
 
