@@ -33,6 +33,7 @@ from attnsearch.cli.faithfulness import faithfulness
 from attnsearch.cli.follow import follow
 from attnsearch.cli.leakage import leakage
 from attnsearch.cli.list import list_all
+from attnsearch.cli.log import log
 from attnsearch.cli.prune_files import prune_files
 from attnsearch.cli.ray import ray
 from attnsearch.cli.report import report
@@ -92,6 +93,7 @@ app.command()(validate)
 app.command()(dashboard)
 app.command()(visualize)
 app.command()(report)
+app.command()(log)
 app.command()(export)
 app.command("prune-files")(prune_files)
 app.add_typer(data.app, name="data")

@@ -10,6 +10,7 @@ from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Registered, Setting
 from attnsearch.config.data import DataConfig
 from attnsearch.config.evaluation import ScoreSettings, all_families
 from attnsearch.config.model import DcalSettings, ModelConfig
+from attnsearch.loggers.base import LoggerName
 from attnsearch.metrics.registry import better_direction, is_score
 from attnsearch.types import Direction, Distance
 
@@ -247,6 +248,13 @@ class RuntimeSettings(Settings):
         description="Devices that each trial trains on: a batch is worked on in accumulation x devices parts, which "
         "they take in turn. Each is a process with a GPU of its own, or on a processor with n_threads threads. It "
         "computes what one device does with as many times the accumulation, to rounding.",
+    )
+    loggers: tuple[LoggerName, ...] = Field(
+        (),
+        description="Programs that hear of each epoch and of the end of a trial: `tensorboard`, `mlflow`, `trackio`, "
+        "`wandb` (offline). They write below logs/ of the study, by a package that "
+        "`pip install 'attnsearch[NAME]'` brings; one that fails is a warning.",
+        exclude_if=lambda loggers: not loggers,
     )
 
     @model_validator(mode="after")

@@ -17,8 +17,12 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.errors import TrialInterrupted
+from attnsearch.files import atomic_write
 from attnsearch.search.handle import StudyHandle
+from attnsearch.search.logs import TrialLog
 from attnsearch.search.study import build_pruner
 from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.types import Direction, EpochRecord
@@ -79,6 +83,7 @@ class SearchContext:
         claim: ClaimedTrial,
         *,
         seed: int,
+        log: TrialLog | None = None,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
         self.number = claim.trial.number
@@ -87,12 +92,20 @@ class SearchContext:
         self.directory = handle.layout.trial(self.number).directory
         self._pause_at = claim.pause_at
         self._handle, self._worker, self._trial, self._clock = handle, worker, claim.trial, clock
+        self._log, self._records = log, list[EpochRecord]()
         self._lease_s = handle.loaded.study.lease_s
         self._verified_at = clock()
         self._curve = self._stored_curve()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"trial {self.number}")
         self._pending: list[Future[None]] = []
         self._taking = threading.Lock()
+
+    def begin(self, config: ExperimentConfig) -> None:
+        """Writes the settings of the trial, and starts its loggers."""
+        path = self._handle.layout.trial(self.number).config
+        atomic_write(path, to_yaml(config.model_dump(mode="json")), check=self.check)
+        if self._log is not None:
+            self._log.start(config)
 
     def close(self) -> None:
         """Drops what is not written yet."""
@@ -122,7 +135,7 @@ class SearchContext:
         self._lease_s = max(
             self._handle.loaded.study.lease_s, SLOWEST_EPOCHS_PER_LEASE * max(seconds.values(), default=0.0)
         )
-        so_far = list(records)
+        self._records = so_far = list(records)
         self._submit(lambda: self._write(so_far))
         self._settle()
         if self._worker.is_orphan():
@@ -131,8 +144,10 @@ class SearchContext:
     def report(self, value: float, epoch: int) -> None:
         """Tells the study the monitor after an epoch; a resumed trial repeats nothing.
 
-        A study with several objectives is told nothing: Optuna keeps no curves of those.
+        A study with several objectives is told nothing: Optuna keeps no curves of those. Loggers hear of the epoch now
+        that the database and the CSV have it.
         """
+        self._tell_loggers()
         step = epoch - 1
         if step in self._curve or len(self._handle.loaded.study.objectives) > 1:
             return
@@ -143,6 +158,12 @@ class SearchContext:
         else:
             self._submit(lambda: self._trial.report(value, step))
         self._settle()
+
+    def _tell_loggers(self) -> None:
+        log, so_far = self._log, self._records
+        if log is not None:
+            self._submit(lambda: log.hear(so_far))  # after the database, also where that is away
+            self._settle()
 
     def should_prune(self) -> bool:
         """Whether the pruner would end the trial now; not while the server is away, where it cannot be asked."""

@@ -26,6 +26,7 @@ from attnsearch.data.synthetic.birds import class_codes
 from attnsearch.data.tables import DataTables, ImageTable, explained_rows, fixed_subset
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, TrialError, suggest
+from attnsearch.loggers.base import check_loggers
 from attnsearch.metrics.base import Metric
 from attnsearch.metrics.part_codes import undefined_by_codes
 from attnsearch.metrics.registry import RETRIEVAL_RULES, all_metrics, find_metric, is_metric, is_raw, is_score
@@ -226,6 +227,7 @@ def check_models(limits: Sequence[tuple[str, ExperimentConfig]], *, n_classes: i
     problems = [problem for key in metrics if (problem := _metric_problem(key, task))]
     try:
         worker_gpus(limits[0][1].runtime.device)
+        check_loggers(limits[0][1].runtime.loggers)
     except ConfigError as error:
         problems.append(str(error))
     seen: set[str] = set()

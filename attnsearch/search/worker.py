@@ -12,7 +12,6 @@ from contextlib import closing, suppress
 
 from optuna.exceptions import UpdateFinishedTrialError
 
-from attnsearch.config.yaml_layers import to_yaml
 from attnsearch.data.loader import DataSource
 from attnsearch.device import classify_device_error
 from attnsearch.errors import (
@@ -25,10 +24,11 @@ from attnsearch.errors import (
     UnexpectedError,
     UsageError,
 )
-from attnsearch.files import atomic_write, explain_os_error
+from attnsearch.files import explain_os_error
 from attnsearch.search.context import ClaimedTrial, SearchContext, Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.launchers.orders import fit_together, spread_over
+from attnsearch.search.logs import TrialLog
 from attnsearch.search.membership import await_checkpoint
 from attnsearch.search.objective import (
     IMAGES_AT_RUNGS,
@@ -100,8 +100,14 @@ def run_claim(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: Da
             fixed study has no other setting to try, so it ends with any error of its trial, which the next start
             continues.
     """
+    with closing(TrialLog(handle, claim.trial)) as log:
+        _run_logged(handle, worker, claim, data, log)
+
+
+def _run_logged(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource, log: TrialLog) -> None:
+    """As `run_claim`; what the log hears of the end is read from the database once this has returned."""
     try:
-        ended = _run(handle, worker, claim, data)
+        ended = _run(handle, worker, claim, data, log)
         if ended.state == "paused":
             pause_trial(handle, claim, ended)
         else:
@@ -136,13 +142,13 @@ def explain_error(error: Exception, handle: StudyHandle) -> AttnSearchError:
     return classify_device_error(error) or UnexpectedError(f"unexpected {type(error).__name__}: {text}")
 
 
-def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource) -> TrialResult:
+def _run(handle: StudyHandle, worker: Worker, claim: ClaimedTrial, data: DataSource, log: TrialLog) -> TrialResult:
     number, attempt = claim.trial.number, claim.attempt
     config = trial_experiment(claim.trial, handle.loaded)
     layout = handle.layout.trial(number)
-    with closing(SearchContext(handle, worker, claim, seed=config.seed)) as context:
+    with closing(SearchContext(handle, worker, claim, seed=config.seed, log=log)) as context:
         await_checkpoint(handle, number, worker.stop.is_set)
-        atomic_write(layout.config, to_yaml(config.model_dump(mode="json")), check=context.check)
+        context.begin(config)
         source = data.serving(config.data)
         spread = spread_over(worker.ranks, config, layout)
         result = fit_together(config, context, data=source, ranks=worker.ranks)

@@ -53,6 +53,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "retrieval": ("retrieval hunt", "retrieval here/hunt/trials/00000/best.safetensors"),
     "compare": ("compare hunt:0,1",),
     "visualize": ("visualize hunt", "visualize hunt:0 --kind parts"),
+    "log": ("log hunt --to tensorboard",),
     "report": ("report --to report.html .",),
     "dashboard": ("dashboard --port 0 .", "dashboard --port 0 --allow-edit ."),
     "export": ("export here --to copy.zip",),
