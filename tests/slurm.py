@@ -20,7 +20,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "squeue")
 NODES = ("n1", "n2")
-PATIENCE_S = 60.0
+PATIENCE_S, SETTLED_S = 60.0, 3.0
 PREEMPTING, PREEMPTED = "high", "low"
 """The partitions; jobs of the second one are requeued where the first one needs their node."""
 
@@ -71,10 +71,13 @@ class SlurmCluster:
 
     Attributes:
         folder: of all files of the cluster, which other accounts may enter.
+        daemons: by the name of their node or program.
+        waiting: element -> since when `start_at_once` has seen it wait, in seconds of `time.monotonic`.
     """
 
     folder: Path
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -148,9 +151,15 @@ class SlurmCluster:
         return {name.rpartition("_")[2]: state for name, state in map(str.split, lines)}
 
     def start_at_once(self, job: str) -> None:
-        """Spares requeued elements the two minutes that Slurm makes them wait."""
+        """Spares requeued elements most of the two minutes that Slurm makes them wait; to be called again and again.
+
+        A node that still ends the job of before would end one with the same number that starts in the same second.
+        """
         for element, state in self.states(job).items():
-            if state == "PENDING":
+            since = self.waiting.setdefault(f"{job}_{element}", time.monotonic())
+            if state != "PENDING":
+                del self.waiting[f"{job}_{element}"]
+            elif time.monotonic() - since > SETTLED_S:
                 with contextlib.suppress(RuntimeError):  # it has begun in between
                     self.run("scontrol", "update", f"JobId={job}_{element}", "StartTime=now")
 

@@ -159,8 +159,12 @@ def test_one_element_is_requeued_and_a_cancelled_job_stays_ended(
     array = job(log=folder / "worker%A_%a.log")
     number = submit(array.script(["bash", str(folder / "worker")]), storage="postgresql://h/d")
     slurm.wait_for(lambda: slurm.states(number) == {"0": "PENDING", "1": "RUNNING"})
-    slurm.start_at_once(number)
-    slurm.wait_for(lambda: "again on GPU 0" in (folder / f"worker{number}_0.log").read_text())
+
+    def is_back() -> bool:
+        slurm.start_at_once(number)
+        return "again on GPU 0" in (folder / f"worker{number}_0.log").read_text()
+
+    slurm.wait_for(is_back)
     slurm.run("scancel", number)
     slurm.wait_for(lambda: set(slurm.states(number).values()) == {"CANCELLED"})
     for index in range(2):
