@@ -72,6 +72,19 @@ def test_a_publication_that_was_killed_is_taken_over(open_tiny: Open, published:
     assert len(published) == is_dead
 
 
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_what_a_killed_worker_left_half_written_is_removed(
+    open_tiny: Open, published: list[str], is_dead: bool
+) -> None:
+    handle = open_tiny()
+    process = ProcessName.of_this_process()
+    writer = replace(process, start=1) if is_dead else process
+    path = handle.layout.study_dir / f".resume.1.pt.{writer}-0123abcd.tmp"
+    path.touch()
+    conclude(handle, PLAYED_DATA, holder="here")
+    assert path.exists() != is_dead
+
+
 def test_one_whose_lease_was_taken_replaces_nothing(
     open_tiny: Open, published: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
