@@ -244,7 +244,11 @@ class StudyConfig(Settings):
         "monitor and cannot have several objectives.",
     )
     n_trials: int = Field(
-        25, ge=1, le=MAX_TRIALS, description="Total of complete and pruned trials, over all starts of the study."
+        25,
+        ge=1,
+        le=MAX_TRIALS,
+        description="Total of complete and pruned trials, over all starts of the study; those that `attnsearch extend` "
+        "has imported do not count.",
     )
     patience: int | None = Field(
         None,

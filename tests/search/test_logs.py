@@ -1,4 +1,4 @@
-"""Loggers hear of each epoch after database and CSV, once, and none of their errors touches a trial."""
+"""Loggers hear of each epoch after database and CSV, once, and no problem of theirs touches a trial."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_loggers_hear_the_numbers_of_the_database_after_it_and_the_csv(fake: typ
         assert process.run.settings["train.optimizer.lr"] == trial.params["train.optimizer.lr"]
 
 
-def test_faults_of_loggers_are_one_warning_for_each_trial(
+def test_problems_of_loggers_are_one_warning_for_each_trial(
     fake: type[FakeProcess], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.problem = "it did not end within 60 s and was killed"
