@@ -97,8 +97,12 @@ def free_bytes(path: Path) -> int:
 
 
 def bytes_below(folder: Path) -> int:
-    """Of all files in a folder and those below it; 0 where it is missing."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Of all files in a folder and those below it; 0 where it is missing. What is removed meanwhile does not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def require_free_bytes(path: Path, n_bytes: int) -> None:

@@ -39,8 +39,7 @@ def extreme_setting(loaded: LoadedStudy, tables: DataTables, *, is_largest: bool
     """Range limits at which a trial needs most, or least.
 
     One hyperparameter after the other takes the limit with the most images times pixels at once, then with the most
-    weights, then with the most epochs, given those before it. A
-    limit that does not fit those before it is passed over.
+    weights, then with the most epochs, given those before it. A limit that does not fit those before it is passed over.
     """
     n_classes, chosen = len(tables.class_names), Setting({}, loaded.experiment)
     if loaded.study.repeats is not None:
