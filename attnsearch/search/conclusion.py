@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import LeaseLost, SearchStopped, StoreError, TrialInterrupted
-from attnsearch.files import remove_stale_temporaries
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.patience import N_FAILED_TO_STOP
 from attnsearch.search.publish import publish_study, removable
@@ -50,7 +49,7 @@ def conclude(
                 raise TrialInterrupted
             check()
 
-        remove_stale_temporaries(handle.layout.study_dir)  # of workers that were killed
+        handle.remove_leftovers()
         try:
             race(handle, data, check=check_both)
             manifest = publish_study(handle, data, check=check)

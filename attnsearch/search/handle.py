@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from attnsearch.config.load import LoadedStudy
 from attnsearch.errors import StoreError
-from attnsearch.files import make_folder
+from attnsearch.files import make_folder, remove_stale_temporaries
 from attnsearch.search.history import freeze_bounds
 from attnsearch.search.storage import RepeatingStorage
 from attnsearch.search.study import STARTED_AT, UUID, create_study, open_optuna_study
@@ -137,6 +137,15 @@ class StudyHandle:
         """
         if not self.loaded.study.retention.resume:
             remove_resumes(numbers, self.layout)
+
+    def remove_leftovers(self) -> None:
+        """Deletes what killed processes have left: resume checkpoints of finished trials, and half-written files.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        self.remove_resumes([trial.number for trial in self.trials() if trial.state.is_finished()])
+        remove_stale_temporaries(self.layout.study_dir)
 
 
 def create_handle(loaded: LoadedStudy, layout: StudyLayout, url: str, identity: Mapping[str, Any]) -> StudyHandle:

@@ -147,8 +147,7 @@ def _tidy(handle: StudyHandle, launcher: Launcher) -> None:
     """Leaves database and folder as a next start wants them; that start does it where the store refuses now."""
     try:
         reclaim_lost_trials(handle, is_dead=launcher.is_dead)
-        handle.remove_resumes([trial.number for trial in handle.trials() if trial.state.is_finished()])
-        remove_stale_temporaries(handle.layout.study_dir)
+        handle.remove_leftovers()
         checkpoint_wal(handle.database.url)
     except StoreError as error:
         logger.warning("the next start cleans up what this one leaves: %s", error)

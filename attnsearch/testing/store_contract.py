@@ -76,7 +76,7 @@ class LeasesContract:
     @pytest.fixture
     def open_store(self) -> OpenStore:
         """Opens the store of a study by its UUID, with a `clock`; all on one database, empty at first."""
-        raise NotImplementedError
+        raise NotImplementedError("give this suite a fixture `open_store`")
 
     @pytest.fixture
     def store(self, open_store: OpenStore, clock: StoppedClock) -> TrialStore:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from attnsearch.errors import TrialInterrupted
+from attnsearch.files import atomic_write
 from attnsearch.processes import ProcessName
 from attnsearch.search import conclusion as module
 from attnsearch.search.conclusion import conclude
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.leases import PUBLICATION
-from tests.search.studies import ON_EACH_DATABASE, PLAYED_DATA
+from tests.search.studies import ON_EACH_DATABASE, PLAYED_DATA, play_leg
 
 Open = Callable[..., StudyHandle]
 
@@ -83,6 +84,18 @@ def test_what_a_killed_worker_left_half_written_is_removed(
     path.touch()
     conclude(handle, PLAYED_DATA, holder="here")
     assert path.exists() != is_dead
+
+
+def test_resume_checkpoint_that_a_killed_worker_left_behind_its_finished_trial_is_removed(
+    open_tiny: Open, published: list[str]
+) -> None:
+    handle = open_tiny()
+    number = play_leg(handle, {"val/accuracy": 0.5})
+    resumes = [handle.layout.trial(one).resume(1) for one in (number, number + 1)]  # the second one is not finished
+    for path in resumes:
+        atomic_write(path, "weights")
+    conclude(handle, PLAYED_DATA, holder="here")
+    assert [path.exists() for path in resumes] == [False, True]
 
 
 def test_one_whose_lease_was_taken_replaces_nothing(

@@ -144,6 +144,7 @@ def test_a_follower_ends_with_its_worker(folder: Path) -> None:
         os.kill(parent, signal.SIGKILL)
         wait_for(lambda: None if is_running(follower) else True, patience_s=30)
         search.communicate(timeout=30)
+    assert not processes_of(folder, "follow")
 
 
 @pytest.mark.slow
