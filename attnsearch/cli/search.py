@@ -14,7 +14,7 @@ from attnsearch.cli._console import StopRequest, print_json, print_line, signals
 from attnsearch.cli._ending import outcome_values, summary_lines
 from attnsearch.cli._forecast import say_cost
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
-from attnsearch.errors import DONE, INTERRUPTED
+from attnsearch.errors import DONE, INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy
@@ -42,6 +42,8 @@ def search(
     """Search the hyperparameters of a study; started again, it continues where it stopped."""
     from attnsearch.config.load import load_study, with_storage
 
+    if create_only + join + dry_run > 1:
+        raise ConfigError("--create-only, --join and --dry-run exclude each other; give one of them")
     loaded = load_study(study, profile=profile, overrides=overrides or (), plugins=plugins or ())
     loaded = with_storage(loaded, storage, overrides or ())
     if dry_run:

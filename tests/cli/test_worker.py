@@ -63,6 +63,13 @@ def test_the_command_that_a_created_study_names_runs_it_to_its_publication(study
     assert len(read_test_evaluations(reader.layout)) == 1
 
 
+@pytest.mark.parametrize("others", [["--join"], ["--dry-run"], ["--join", "--dry-run"]])
+def test_a_search_does_one_thing_at_a_time(study: Path, capsys: Captured, others: list[str]) -> None:
+    assert main(["search", str(study), "--create-only", *others]) == 2
+    assert "--create-only, --join and --dry-run exclude each other" in capsys.readouterr().err
+    assert not Path("results").exists()
+
+
 def test_a_worker_takes_no_settings_but_those_of_its_machine(study: Path, capsys: Captured) -> None:
     words = create(study, capsys)
     assert main([*words, "train.epochs=9"]) == 2
