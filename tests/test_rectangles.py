@@ -13,7 +13,7 @@ from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.data.loader import BatchLoader, crop_boxes, open_data
 from attnsearch.evaluation.evaluation import Evaluation, load_model
 from attnsearch.store.archive import read_archive
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.trainer import fit
 from attnsearch.types import IMAGENET_MEAN, IMAGENET_STD
 from tests.tiny import ConfigMaker, RecordingContext, frozen_imports, one_thread, picture_root, tiny_config

@@ -20,7 +20,7 @@ from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.search.space import check_scores
 from attnsearch.store.archive import read_archive
 from attnsearch.store.epochs import read_csv
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.trainer import fit
 from attnsearch.types import HALVES
 from tests.tiny import RecordingContext

@@ -32,7 +32,7 @@ from attnsearch.models import build_model
 from attnsearch.models.base import AttentionModel
 from attnsearch.models.checkpoint import ModelCheckpoint, check_camera_names, check_class_names, read_model_checkpoint
 from attnsearch.store.archive import ArchiveWriter
-from attnsearch.store.layout import ArchivePaths
+from attnsearch.store.trial_layout import ArchivePaths
 from attnsearch.tasks.base import Meter, Task, build_task, restore_model
 from attnsearch.types import AttentionArchive, AttentionOutput, Batch, Split, Spread
 

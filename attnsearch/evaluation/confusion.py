@@ -26,7 +26,7 @@ from attnsearch.metrics.classification import (
 )
 from attnsearch.metrics.complexity import entropy, gini, sparsity
 from attnsearch.progress import with_bar
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.types import AttentionArchive, Split
 
 COMBINED = "combined"

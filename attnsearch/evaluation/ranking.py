@@ -21,7 +21,7 @@ from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, RankingScores, camera_matrix, group_means, score_intervals
 from attnsearch.metrics.statistics import SEED, Floats, Interval
 from attnsearch.store.image_scores import ScoreTable
-from attnsearch.store.layout import TrialLayout, TrialTable
+from attnsearch.store.trial_layout import TrialLayout, TrialTable
 from attnsearch.types import MatchRule, Retrieval, Split
 
 FLOORS = ("floor_random", "floor_histogram", "floor_untrained")

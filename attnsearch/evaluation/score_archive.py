@@ -27,8 +27,8 @@ from attnsearch.metrics.removal import curve_fractions
 from attnsearch.progress import with_bar
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable, has_scores, make_table, read_scores, write_score_files
-from attnsearch.store.layout import ArchivePaths, ScorePaths
 from attnsearch.store.score_journal import ImageScore, ScoreJournal
+from attnsearch.store.trial_layout import ArchivePaths, ScorePaths
 from attnsearch.tasks.base import Target
 from attnsearch.types import AttentionArchive, Split
 

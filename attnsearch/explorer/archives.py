@@ -22,7 +22,7 @@ from attnsearch.metrics.registry import score_metrics
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_archive, read_archive_without_maps
 from attnsearch.store.image_scores import ScoreTable
-from attnsearch.store.layout import ArchivePaths
+from attnsearch.store.trial_layout import ArchivePaths
 from attnsearch.types import AttentionArchive, Split
 
 _BRIGHT = 127

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 COOKIE = "attnsearch_token"
+EXPERIMENT_COOKIE = "attnsearch_experiment"
+"""Which experiment optuna-dashboard shows in this browser."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PREFIX = "/attention"
 """Where the explorer lies beside optuna-dashboard."""

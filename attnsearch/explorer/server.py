@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import json
 import logging
 import socket
 import sys
@@ -15,19 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import optuna_dashboard
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
-from werkzeug.utils import redirect
-from werkzeug.wrappers import Response
 
-from attnsearch.errors import AttnSearchError, ConfigError, StoreError
-from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token, without_scripts
+from attnsearch.errors import AttnSearchError, ConfigError
+from attnsearch.explorer.dashboards import Dashboards
+from attnsearch.explorer.security import LOOPBACK, PREFIX, Guard, new_token
 from attnsearch.explorer.views import create_explorer
-from attnsearch.files import stamp_of
-from attnsearch.results.databases import DashboardStorage, StudyDatabases, artifact_store
+from attnsearch.results.databases import StudyDatabases
 from attnsearch.results.reader import Results
 from attnsearch.results.shared import SharedReads
-from attnsearch.search.handle import open_database
 from attnsearch.store.layout import ExperimentLayout
 
 if TYPE_CHECKING:
@@ -51,7 +46,7 @@ class RunningServer:
 
     Attributes:
         url: of the explorer, with the token if one is needed.
-        dashboard_of: the experiment that optuna-dashboard shows at the root; None if there is no database.
+        dashboard_of: the experiment that optuna-dashboard shows at first; None if there is no database.
         token: what a browser must show first, or None.
     """
 
@@ -72,7 +67,7 @@ def open_server(
     """Binds the address and builds both apps; no request is answered before `serve_forever`.
 
     Args:
-        experiments: what is shown; optuna-dashboard shows the one whose database was written last.
+        experiments: what is shown; optuna-dashboard shows first the one whose database was written last.
         host: an address of this machine; anything but the loopback asks for a token.
         port: 0 takes a free one.
         allow_edit: lets optuna-dashboard change studies.
@@ -108,19 +103,15 @@ def build_app(
     allow_edit: bool = False,
     storage: str | None = None,
 ) -> tuple[WSGIApplication, str | None]:
-    """Dashboard, explorer and guard as one WSGI app, and the experiment that optuna-dashboard shows."""
+    """Dashboards, explorer and guard as one WSGI app, and the experiment that optuna-dashboard shows first."""
     results = Results(experiments, SharedReads(StudyDatabases(storage)))
     for study in results:
         with suppress(AttnSearchError):  # its page shows the error
             study.rows  # noqa: B018  read now, so that the first page of a large study is not slow
-    newest = _written_last(results)
-    root: WSGIApplication = redirect(f"{PREFIX}/")
-    if newest is not None:
-        dashboard = _with_reason(_dashboard(results, newest, allow_edit=allow_edit), results, newest)
-        root = _unless_deleted(without_scripts(dashboard, newest), newest)
-    explorer = create_explorer(results, dashboard_of=None if newest is None else newest.experiment)
-    guarded = Guard(_dispatch(root, explorer), hosts=hosts, token=token, allow_edit=allow_edit)
-    return guarded, None if newest is None else newest.experiment
+    dashboards = Dashboards(results, allow_edit=allow_edit)
+    explorer = create_explorer(results, dashboards_of=dashboards.names)
+    guarded = Guard(_dispatch(dashboards, explorer), hosts=hosts, token=token, allow_edit=allow_edit)
+    return guarded, dashboards.first
 
 
 def _dispatch(root: WSGIApplication, explorer: WSGIApplication) -> WSGIApplication:
@@ -131,76 +122,6 @@ def _dispatch(root: WSGIApplication, explorer: WSGIApplication) -> WSGIApplicati
         return (explorer if is_below else root)(environ, start_response)
 
     return call
-
-
-def _unless_deleted(app: WSGIApplication, experiment: ExperimentLayout) -> WSGIApplication:
-    """Answers with one line where results were deleted while they are open."""
-    gone = Response(f"the results of {experiment.experiment} are no longer there\n", status=410, mimetype="text/plain")
-
-    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        return (app if experiment.directory.is_dir() else gone)(environ, start_response)
-
-    return call
-
-
-def _with_reason(app: WSGIApplication, results: Results, experiment: ExperimentLayout) -> WSGIApplication:
-    """Answers with the reason where optuna-dashboard fails, not with its `internal server error` and a traceback."""
-
-    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        has_failed = False
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            nonlocal has_failed
-            has_failed = status.startswith("500")
-            return (lambda _: None) if has_failed else start_response(status, headers, exc_info)
-
-        try:
-            body = app(environ, start)
-        except Exception:
-            has_failed = True
-            logger.debug("optuna-dashboard failed at %s", environ["PATH_INFO"], exc_info=True)
-        if not has_failed:
-            return body
-        reason = json.dumps({"reason": _error_in(results, experiment)})  # as optuna-dashboard's own pages expect it
-        return Response(reason, status=503, mimetype="application/json")(environ, start_response)
-
-    return call
-
-
-def _error_in(results: Results, experiment: ExperimentLayout) -> str:
-    for layout in experiment.studies():
-        try:
-            results.shared.databases.rows(layout)
-        except AttnSearchError as error:
-            return str(error)
-    return f"optuna-dashboard cannot show {experiment.database}; the explorer at {PREFIX}/ may"
-
-
-def _dashboard(results: Results, experiment: ExperimentLayout, *, allow_edit: bool) -> WSGIApplication:
-    """optuna-dashboard on a cached storage, which can write only with `allow_edit`."""
-    databases = results.shared.databases
-    url = databases.shared_url(experiment)
-    storage = open_database(url).storage if allow_edit else databases.storage(url)
-    app = optuna_dashboard.wsgi(DashboardStorage(storage, experiment), artifact_store=artifact_store(experiment))
-    app.config["catchall"] = False  # Bottle would print a traceback and answer with another one
-    logging.getLogger(optuna_dashboard.__name__).addHandler(logging.NullHandler())  # and so would its JSON pages
-    typed: WSGIApplication = app
-    return typed
-
-
-def _written_last(results: Results) -> ExperimentLayout | None:
-    """The experiment whose database can be read and was written last; None where no database can be read."""
-    readable = [one for one in results.experiments.values() if one.studies() and _has_database(results, one)]
-    return max(readable, key=lambda one: (stamp_of(one.database)[0][1], one.experiment), default=None)
-
-
-def _has_database(results: Results, experiment: ExperimentLayout) -> bool:
-    try:
-        results.shared.databases.storage(results.shared.databases.shared_url(experiment))
-    except StoreError as error:
-        logger.warning("%s: %s", experiment.experiment, error)
-        return False
-    return True
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -21,9 +21,14 @@ from attnsearch.types import Split
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """The results that the pages of one server show, and what was read of them."""
+    """The results that the pages of one server show, and what was read of them.
+
+    Attributes:
+        dashboards_of: the experiments that optuna-dashboard can show beside them.
+    """
 
     results: Results
+    dashboards_of: frozenset[str] = frozenset()
     archives: Archives = field(default_factory=Archives)
     images: Images = field(default_factory=Images)
     studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))

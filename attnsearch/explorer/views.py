@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from flask import Blueprint, Flask, Response, render_template, request
+from flask import Blueprint, Flask, Response, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
 from attnsearch.explorer.archives import NO_SCORES, ImageScores, OpenArchive, image_scores
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.retrieval_views import retrieval_pages
-from attnsearch.explorer.security import API, PREFIX
+from attnsearch.explorer.security import API, EXPERIMENT_COOKIE, PREFIX
 from attnsearch.explorer.serialize import (
     epochs_values,
     image_title,
@@ -54,11 +57,11 @@ MAX_DIGITS = 10
 pages = Blueprint("attention", __name__, url_prefix=PREFIX)
 
 
-def create_explorer(results: Results, *, dashboard_of: str | None = None) -> Flask:
+def create_explorer(results: Results, *, dashboards_of: Collection[str] = ()) -> Flask:
     """The attention explorer below `/attention`.
 
     Args:
-        dashboard_of: the experiment that optuna-dashboard shows at the root of the same server, if it does.
+        dashboards_of: the experiments that optuna-dashboard can show at the root of the same server.
     """
     here = Path(__file__).parent
     app = Flask(
@@ -69,8 +72,8 @@ def create_explorer(results: Results, *, dashboard_of: str | None = None) -> Fla
     )
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first map and objective stay the first
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.extensions["site"] = Site(results)
-    app.jinja_env.globals["dashboard_of"] = dashboard_of
+    app.extensions["site"] = Site(results, frozenset(dashboards_of))
+    app.jinja_env.globals["dashboards_of"] = dashboards_of
     app.jinja_env.filters |= {"title_of": title_of, "summary_of": summary_of}
     for blueprint in (pages, retrieval_pages):
         app.register_blueprint(blueprint)
@@ -111,6 +114,16 @@ def _error_page(text: str, code: int) -> Response:
 def studies() -> str:
     """All studies."""
     return render_template("studies.html", studies=[summary_values(study) for study in site().results])
+
+
+@pages.get("/optuna/<experiment>")
+def optuna_dashboard(experiment: str) -> BaseResponse:
+    """optuna-dashboard on an experiment, which a cookie names from here on."""
+    if experiment not in site().dashboards_of:
+        raise ConfigError(f"optuna-dashboard shows no experiment {experiment!r}: its database cannot be read")
+    answer = redirect("/dashboard")
+    answer.set_cookie(EXPERIMENT_COOKIE, quote(experiment, safe=""), httponly=True, samesite="Strict")
+    return answer
 
 
 @pages.get("/study/<experiment>/<study>")

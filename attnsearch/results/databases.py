@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -12,20 +11,17 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from attnsearch.config.load import load_stored_experiment
 from attnsearch.errors import AttnSearchError, StoreError
-from attnsearch.files import FileCache, lies_in, settled_stamp, stamp_of
+from attnsearch.files import FileCache, settled_stamp, stamp_of
 from attnsearch.search.trials import (
     StudyRows,
     TrialRow,
     find_own,
     is_measured,
-    is_own,
     read_storage,
     reader_url,
     rows_of,
@@ -34,9 +30,10 @@ from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import best_epochs_in, read_csv
 from attnsearch.store.file_records import check_recorded
 from attnsearch.store.image_scores import has_scores, read_scores, scores_frame
-from attnsearch.store.layout import ExperimentLayout, StudyLayout, TrialLayout
+from attnsearch.store.layout import ExperimentLayout, StudyLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.store.trial_store import TrialRecords, open_trial_records
-from attnsearch.store.urls import connection_url, redact, sqlite_path, url_named
+from attnsearch.store.urls import connection_url, sqlite_path, url_named
 from attnsearch.types import BestEpochs
 
 if TYPE_CHECKING:
@@ -44,11 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CONSTRAINTS = "constraints"
 ASK_AGAIN_S = 5.0
 """Seconds until a database that could not be read is tried again."""
-MAX_NOTES = 100
-"""Best trials, and newest ones, that get a note: for each trial optuna-dashboard looks through all notes."""
 
 
 class NoCopyStorage:
@@ -301,100 +295,3 @@ def _with_slashes(frame: pd.DataFrame) -> pd.DataFrame:
         return f"{split}/{metric}" if split in ("train", "val", "test") else f"train/{name}"
 
     return frame.rename(columns={name: renamed(str(name)) for name in frame.columns if name != "epoch"})
-
-
-class DashboardStorage:
-    """A storage whose studies and trials have their YAML as notes, where nobody wrote another one.
-
-    optuna-dashboard keeps notes among the system attributes of the study: `dashboard:<trial id>:note_str:0` and
-    `note_ver`. All else goes to the storage behind.
-    """
-
-    def __init__(self, storage: BaseStorage, experiment: ExperimentLayout) -> None:
-        self._storage, self._experiment = storage, experiment
-        self._notes: FileCache[str] = FileCache(4096)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_all_studies(self) -> list[Any]:
-        """As the storage behind, with notes."""
-        studies = [copy.copy(study) for study in self._storage.get_all_studies()]
-        for study in studies:
-            study.system_attrs = self._with_notes(study.study_name, study._study_id, study.system_attrs)
-        return studies
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """As the storage behind, with notes."""
-        attributes = self._storage.get_study_system_attrs(study_id)
-        return self._with_notes(self._storage.get_study_name_from_id(study_id), study_id, attributes)
-
-    def get_all_trials(self, *args: Any, **settings: Any) -> list[FrozenTrial]:
-        """As the storage behind, with constraints where optuna-dashboard 0.21 looks for them.
-
-        It reads the key of older Optunas, would call every trial feasible, and the best one the wrong one.
-        """
-        return [_with_constraints(trial) for trial in self._storage.get_all_trials(*args, **settings)]
-
-    def _with_notes(self, name: str, study_id: int, attributes: dict[str, Any]) -> dict[str, Any]:
-        layout = next((layout for layout in self._experiment.studies() if layout.study == name), None)
-        if layout is None or not is_own(self._storage.get_study_user_attrs(study_id), layout):
-            return attributes  # a database that several experiments share may hold another one's study of this name
-        notes: dict[int | None, str] = {None: self._note(layout.study_yaml)}
-        for trial in noted(
-            self._storage.get_all_trials(study_id, deepcopy=False), is_minimized=self._is_minimized(study_id)
-        ):
-            notes[trial._trial_id] = self._note(layout.trial(trial.number).config, _explorer_link(layout, trial.number))
-        added: dict[str, Any] = {}
-        for trial_id, text in notes.items():
-            prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
-            if text and f"{prefix}note_ver" not in attributes:
-                added |= {f"{prefix}note_ver": 1, f"{prefix}note_str:0": text}
-        return {**attributes, **added}
-
-    def _is_minimized(self, study_id: int) -> bool:
-        """Whether less is better of the first objective."""
-        return self._storage.get_study_directions(study_id)[0] == StudyDirection.MINIMIZE
-
-    def _note(self, path: Path, above: str = "") -> str:
-        """The file as a block of code; empty where it is missing, or a link out of the experiment."""
-        is_there = lies_in(path, self._experiment.directory)
-        return self._notes.get(path, stamp_of(path), lambda: above + _block(path)) if is_there else ""
-
-
-def artifact_store(experiment: ExperimentLayout) -> FileSystemArtifactStore | None:
-    """The files that are attached to the trials of an experiment; None where there are none."""
-    return FileSystemArtifactStore(experiment.artifacts) if experiment.artifacts.is_dir() else None
-
-
-def noted(trials: list[FrozenTrial], *, is_minimized: bool) -> list[FrozenTrial]:
-    """All trials, or of many the best by the first objective and the newest."""
-    if len(trials) <= 2 * MAX_NOTES:
-        return trials
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.values]
-    ranked = sorted(complete, key=lambda trial: trial.values[0], reverse=not is_minimized)
-    chosen = {trial.number: trial for trial in [*ranked[:MAX_NOTES], *trials[-MAX_NOTES:]]}
-    return list(chosen.values())
-
-
-def _with_constraints(trial: FrozenTrial) -> FrozenTrial:
-    if not trial.constraints or _CONSTRAINTS in trial.system_attrs:
-        return trial
-    copied = copy.copy(trial)
-    copied.system_attrs = {**trial.system_attrs, _CONSTRAINTS: list(trial.constraints.values())}
-    return copied
-
-
-def _block(path: Path) -> str:
-    text = redact(path.read_text(encoding="utf-8", errors="replace"))
-    fence = "`" * 3
-    while fence in text:
-        fence += "`"
-    return f"{fence}yaml\n{text}\n{fence}\n"
-
-
-def _explorer_link(layout: StudyLayout, number: int) -> str:
-    return f"[Images of this trial](/attention/trial/{layout.experiment}/{layout.study}/{number})\n\n"
-
-
-BaseStorage.register(DashboardStorage)  # it answers all of a storage's calls through the one behind

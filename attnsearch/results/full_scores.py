@@ -31,8 +31,9 @@ from attnsearch.store.image_scores import (
     remove_journal,
     write_areas,
 )
-from attnsearch.store.layout import ArchivePaths, ScorePaths, StudyLayout
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retrieval import n_explained
+from attnsearch.store.trial_layout import ArchivePaths, ScorePaths
 from attnsearch.store.trial_store import opened_trial_store
 from attnsearch.types import Split
 

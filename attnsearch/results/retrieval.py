@@ -14,9 +14,9 @@ from attnsearch.config.load import with_overrides, with_settings
 from attnsearch.evaluation.ranking import Reranking, RetrievalReport, write_tables
 from attnsearch.results.checkpoints import open_evaluation, require_task, train_again
 from attnsearch.results.trial import TrialReader
-from attnsearch.store.layout import ArchivePaths, TrialLayout
 from attnsearch.store.names import name_problem
 from attnsearch.store.retrieval import has_ranks, write_retrieval
+from attnsearch.store.trial_layout import ArchivePaths, TrialLayout
 from attnsearch.types import Distance, Split
 
 if TYPE_CHECKING:

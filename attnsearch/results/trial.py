@@ -24,7 +24,7 @@ from attnsearch.search.trials import TrialRow
 from attnsearch.store.archive import has_archive, read_archive, read_rankings
 from attnsearch.store.epochs import read_csv, read_split_scores
 from attnsearch.store.image_scores import ScoreTable, best_scores, has_scores, read_scores
-from attnsearch.store.layout import ArchivePaths, PublishedLayout, TrialLayout
+from attnsearch.store.trial_layout import ArchivePaths, PublishedLayout, TrialLayout
 from attnsearch.types import SPLITS, AttentionArchive, Retrieval, Split
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from attnsearch.search.plan import SearchPlan, study_file
 from attnsearch.search.space import Settings, distribution, holds, is_active, range_text
 from attnsearch.search.study import EXTENDS, IDENTITY, IMPORTED_FROM, RETURNED, UUID, changed_settings
 from attnsearch.search.trials import open_to_read
-from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.study_files import write_classes
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.store.trial_store import TrialRecords, open_trial_records
 
 OWN_KEYS = {"name", "data.cache_px"}

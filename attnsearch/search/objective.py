@@ -23,8 +23,8 @@ from attnsearch.store.archive import read_archive
 from attnsearch.store.epochs import read_csv
 from attnsearch.store.file_records import describe_file
 from attnsearch.store.image_scores import ScoreTable, has_scores, read_scores
-from attnsearch.store.layout import TrialLayout
 from attnsearch.store.retrieval import n_explained
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.types import Spread, TrialContext, TrialResult
 
 logger = logging.getLogger(__name__)

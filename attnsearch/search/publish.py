@@ -25,9 +25,10 @@ from attnsearch.store.archive import has_archive, read_archive
 from attnsearch.store.epochs import read_csv, write_metrics_row
 from attnsearch.store.evaluation_log import EvaluationLog, log_test_evaluation
 from attnsearch.store.image_scores import best_scores, read_scores
-from attnsearch.store.layout import PublishedLayout, StudyLayout, TrialLayout
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.retention import RemovableFile, large_files
 from attnsearch.store.study_files import MANIFEST_FORMAT, read_manifest
+from attnsearch.store.trial_layout import PublishedLayout, TrialLayout
 from attnsearch.types import Split
 
 logger = logging.getLogger(__name__)

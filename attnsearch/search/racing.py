@@ -26,8 +26,8 @@ from attnsearch.search.choice import RACE, Race, current_ties, is_feasible, stor
 from attnsearch.search.handle import StudyHandle
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable, best_scores, has_scores, read_scores, remove_journal
-from attnsearch.store.layout import TrialLayout
 from attnsearch.store.retrieval import n_explained
+from attnsearch.store.trial_layout import TrialLayout
 
 logger = logging.getLogger(__name__)
 

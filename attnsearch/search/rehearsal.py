@@ -20,7 +20,7 @@ from attnsearch.search.objective import attach_images, list_files, list_scores, 
 from attnsearch.search.plan import SearchPlan
 from attnsearch.search.publish import TrialToPublish, publish_trial
 from attnsearch.search.queue import claim_next
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.trainer import fit
 from attnsearch.types import EpochRecord, TrialResult
 

@@ -30,7 +30,6 @@ from attnsearch.files import (
     temporary_path,
 )
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
-from attnsearch.store.layout import ArchivePaths
 from attnsearch.store.retrieval import (
     RetrievalAbout,
     about_retrieval,
@@ -39,6 +38,7 @@ from attnsearch.store.retrieval import (
     read_retrieval,
     write_retrieval,
 )
+from attnsearch.store.trial_layout import ArchivePaths
 from attnsearch.types import AttentionArchive, Retrieval, Split
 
 COLUMNS = (

@@ -23,7 +23,8 @@ from attnsearch.files import (
     remove_stale,
     temporary_path,
 )
-from attnsearch.store.layout import SIDE_FILES, STAGING, ExperimentLayout, is_live_state, is_resume_checkpoint
+from attnsearch.store.layout import SIDE_FILES, STAGING, ExperimentLayout, is_live_state
+from attnsearch.store.trial_layout import is_resume_checkpoint
 from attnsearch.store.urls import default_url, read_only_uri, redact, sqlite_path
 
 Add = Callable[[Path, str], object]

@@ -23,8 +23,9 @@ from attnsearch.files import Check, atomic_write, atomic_write_array, csv_text, 
 from attnsearch.metrics.gains import LEAST_MEAN_DROP, TERMS, gain_terms, image_gains, influence_values, is_term
 from attnsearch.metrics.registry import find_metric, is_score
 from attnsearch.store.inspection import Content, content_errors, open_array, read_json
-from attnsearch.store.layout import Curve, ScorePaths, StudyLayout, TrialLayout
+from attnsearch.store.layout import Curve, StudyLayout
 from attnsearch.store.score_journal import RENAMED, ImageScore
+from attnsearch.store.trial_layout import ScorePaths, TrialLayout
 from attnsearch.types import Split
 
 if TYPE_CHECKING:

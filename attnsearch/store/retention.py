@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnsearch.files import disk_errors
-from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.types import SPLITS
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from attnsearch.errors import StoreError
 from attnsearch.files import Check, atomic_write, atomic_write_array, csv_text
 from attnsearch.store.inspection import Content, content_errors, open_array
-from attnsearch.store.layout import ArchivePaths
+from attnsearch.store.trial_layout import ArchivePaths
 from attnsearch.types import AttentionArchive, Distance, MatchRule, Retrieval
 
 COLUMNS = (

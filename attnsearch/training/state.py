@@ -28,7 +28,7 @@ from attnsearch.files import atomic_path, disk_errors, explain_os_error
 from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint, write_model_checkpoint
 from attnsearch.models.weights import check_declared_sizes
 from attnsearch.store.epochs import named_values
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.training.writer import copy_to_cpu
 from attnsearch.types import EpochRecord, TrialContext, TrialResult

@@ -8,9 +8,17 @@ from collections.abc import Iterator
 
 from tests.architecture.sources import Module, modules
 
-OPTUNA = ("search", "results", "explorer.server")
+OPTUNA = ("search", "results", "explorer.dashboards")
 """The last one serves Optuna's own dashboard."""
-MAY_NAME_FILES = ("store.layout", "config.yaml_reader", "data", "testing", "models.weights", "cli._console")
+MAY_NAME_FILES = (
+    "store.layout",
+    "store.trial_layout",
+    "config.yaml_reader",
+    "data",
+    "testing",
+    "models.weights",
+    "cli._console",
+)
 """Modules that spell names of files by themselves: the layout of results, and files that are no results."""
 MAY_LOOK_FOR_FILES = ("files", "store.export", "store.inspection", "figures.selection")
 """Modules that look for files that are no results: temporary ones, Optuna's scripts, images of a user's folder."""

@@ -26,7 +26,7 @@ from attnsearch.evaluation.score_archive import score_archive
 from attnsearch.metrics.statistics import mean_interval
 from attnsearch.results.reader import load_study
 from attnsearch.store.image_scores import ScoreTable
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 
 GAINS = ("relevance_gain", "decision_gain")
 OF_FLOORS = ScoreSettings(families=("faithfulness",), n_images=128)

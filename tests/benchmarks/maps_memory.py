@@ -25,7 +25,7 @@ def collect_and_print(n_images: int) -> None:
     from attnsearch.evaluation.evaluation import Evaluation
     from attnsearch.models import build_model
     from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
-    from attnsearch.store.layout import TrialLayout
+    from attnsearch.store.trial_layout import TrialLayout
     from attnsearch.tasks.classification import LinearHeads
 
     per_class = n_images // CLASSES

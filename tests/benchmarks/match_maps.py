@@ -31,7 +31,7 @@ from attnsearch.metrics.statistics import mean_interval
 from attnsearch.models import build_model
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.tasks.base import build_task
 from attnsearch.training.trainer import fit
 from tests.tiny import RecordingContext

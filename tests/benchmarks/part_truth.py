@@ -34,7 +34,7 @@ from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.files import atomic_write
 from attnsearch.metrics.registry import higher_is_better
 from attnsearch.store.epochs import read_csv
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 
 EXPERIMENT = "truth"
 CHEAP = ("faithfulness", "localisation", "complexity", "road", "idsds")

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from attnsearch.results import full_scores
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 
 
 def main(root: Path, study: str, trial: int, overrides: list[str]) -> None:

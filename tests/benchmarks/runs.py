@@ -15,7 +15,7 @@ from scipy import stats
 
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_study, with_settings
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 
 
 @dataclass(frozen=True)

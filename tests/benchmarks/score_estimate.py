@@ -34,7 +34,8 @@ from attnsearch.metrics.gains import TERMS, influence_values
 from attnsearch.metrics.racing import contenders
 from attnsearch.metrics.statistics import mean_interval
 from attnsearch.store.archive import read_archive
-from attnsearch.store.layout import ExperimentLayout, TrialLayout
+from attnsearch.store.layout import ExperimentLayout
+from attnsearch.store.trial_layout import TrialLayout
 
 GAINS = ("relevance_gain", "decision_gain")
 EVEN_STEPS = 16

@@ -20,7 +20,7 @@ from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.models import build_model, checkpoint
 from attnsearch.models.checkpoint import ModelCheckpoint, write_model_checkpoint
 from attnsearch.store.archive import read_archive
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.tasks.classification import LinearHeads
 from attnsearch.training.trainer import fit
 from tests.tiny import ConfigMaker, RecordingContext

@@ -14,7 +14,7 @@ from attnsearch.data.loader import DataSource
 from attnsearch.errors import MISUSED, AttnSearchError, DataError, UsageError
 from attnsearch.evaluation.evaluation import Evaluation, TrainedModel, load_model
 from attnsearch.store.archive import read_archive
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.trainer import fit
 from attnsearch.types import AttentionArchive
 from tests.tiny import ConfigMaker, RecordingContext

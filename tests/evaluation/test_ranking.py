@@ -27,7 +27,7 @@ from attnsearch.evaluation.ranking import (
     write_tables,
 )
 from attnsearch.metrics.retrieval import RankingScores
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.tasks.retrieval import rank_split
 from attnsearch.types import MatchRule, Retrieval
 from tests.tasks.test_retrieval import worked_example

@@ -22,7 +22,8 @@ from attnsearch.evaluation.retrieval import embed_split, rank_gallery, rerank_sc
 from attnsearch.metrics.retrieval import random_mean_average_precision, ranking_scores, rerank
 from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint
 from attnsearch.store.archive import read_archive
-from attnsearch.store.layout import StudyLayout, TrialLayout
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_layout import TrialLayout
 
 
 def trial_of(results: Path, study: str) -> TrialLayout:

@@ -27,7 +27,7 @@ from attnsearch.evaluation.score_archive import scored_ids
 from attnsearch.metrics.gains import influence_values
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable, read_scores
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.trainer import fit
 from tests.tiny import ConfigMaker, RecordingContext, reid_config
 

@@ -30,7 +30,8 @@ from attnsearch.config.validation import validate
 from attnsearch.config.yaml_layers import Layer
 from attnsearch.data.tables import ImageTable
 from attnsearch.store.archive import ArchiveWriter
-from attnsearch.store.layout import ArchivePaths, StudyLayout
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_layout import ArchivePaths
 from attnsearch.tasks.retrieval import rank_split
 from attnsearch.types import AttentionArchive, EpochRecord, Retrieval, Split
 from tests.explorer.built import SPACE, Built, fill_database, write_copies

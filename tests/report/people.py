@@ -6,7 +6,7 @@ import html
 import re
 
 from attnsearch.report.page import Report
-from attnsearch.store.layout import ArchivePaths
+from attnsearch.store.trial_layout import ArchivePaths
 from tests.explorer.built import Built
 
 

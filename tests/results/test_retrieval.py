@@ -13,7 +13,7 @@ from attnsearch.results.reader import load_study
 from attnsearch.results.retrieval import RankingChoice, how_to_rank_again, write_retrieval_report
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.archive import read_rankings
-from attnsearch.store.layout import ArchivePaths
+from attnsearch.store.trial_layout import ArchivePaths
 from attnsearch.types import Split
 
 TABLES = ("rankings", "ranked_queries", "identities", "cameras", "camera_matrix")

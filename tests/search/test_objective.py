@@ -182,7 +182,7 @@ def test_killed_scoring_goes_on_without_training_again(open_tiny: Open, monkeypa
 
 def test_nothing_is_scored_where_nothing_is_asked_for(tmp_path: Path) -> None:
     from attnsearch.search.objective import score_trial
-    from attnsearch.store.layout import TrialLayout
+    from attnsearch.store.trial_layout import TrialLayout
 
     config = with_settings(loaded_study().experiment, {"evaluation.scores.families": []})
     evaluation: Any = SimpleNamespace(config=config)  # it is asked for nothing else

@@ -24,7 +24,8 @@ from attnsearch.store.archive import (
     read_archive_without_maps,
     read_rankings,
 )
-from attnsearch.store.layout import ArchivePaths, StudyLayout
+from attnsearch.store.layout import StudyLayout
+from attnsearch.store.trial_layout import ArchivePaths
 from attnsearch.types import AttentionArchive
 from tests.explorer.built_reid import build_reid
 

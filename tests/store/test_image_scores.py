@@ -19,8 +19,9 @@ from attnsearch.store.image_scores import (
     write_areas,
     write_score_files,
 )
-from attnsearch.store.layout import ScorePaths, StudyLayout, TrialLayout
+from attnsearch.store.layout import StudyLayout
 from attnsearch.store.score_journal import ImageScore, ScoreJournal
+from attnsearch.store.trial_layout import ScorePaths, TrialLayout
 
 ABOUT = {
     **{"version": 1, "digest": "d1", "settings": {"n_steps": 2}, "checkpoint": {"epoch": 3}},

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnsearch.errors import RankLost
 from attnsearch.store.epochs import read_csv
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.parallel import ALONE
 from tests.tiny import reid_config
 from tests.training.ranks import outcome, run_case, run_ranks

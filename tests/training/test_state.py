@@ -23,7 +23,7 @@ from attnsearch.data.loader import DataSource
 from attnsearch.errors import ConfigError, StoreError, TransientStoreError
 from attnsearch.models.checkpoint import read_model_checkpoint
 from attnsearch.models.weights import read_checkpoint
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training import state
 from attnsearch.training.state import TrainingState, load_optimizer
 from attnsearch.training.trainer import fit

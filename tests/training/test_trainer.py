@@ -31,7 +31,7 @@ from attnsearch.errors import (
 from attnsearch.files import is_temporary
 from attnsearch.models.weights import read_checkpoint
 from attnsearch.store.epochs import read_csv
-from attnsearch.store.layout import TrialLayout
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training import loop, trainer
 from attnsearch.training.trainer import fit, log_to
 from attnsearch.types import EpochRecord

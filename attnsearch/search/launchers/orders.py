@@ -16,8 +16,8 @@ from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import DONE, TRANSIENT, RankLost
 from attnsearch.evaluation.evaluation import Evaluation
 from attnsearch.evaluation.score_archive import ArchiveScoring
-from attnsearch.store.layout import TrialLayout
 from attnsearch.store.score_journal import ImageScore
+from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.parallel import Ranks, join_torchrun, leave_ranks
 from attnsearch.training.trainer import fit, follow_epochs
 from attnsearch.types import Spread, TrialContext, TrialResult
