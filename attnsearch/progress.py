@@ -12,6 +12,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def with_bar(steps: Iterable[T], label: str, *, n_steps: int, force: bool) -> Iterable[T]:
     """The steps, with a bar if it is forced or stderr is a terminal."""
     if not (force or sys.stderr.isatty()):

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import duration
+from attnsearch.progress import duration
 from attnsearch.results.uncertainty import with_error
 from attnsearch.types import SPLITS
 

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import counted, duration, print_json, print_line, print_table, size
+from attnsearch.cli._console import counted, print_json, print_line, print_table, size
 from attnsearch.errors import DONE
+from attnsearch.progress import duration
 
 if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from attnsearch.cli._console import duration, number
+from attnsearch.cli._console import number
+from attnsearch.progress import duration
 from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import counted, duration, number, print_json, print_line, print_table
+from attnsearch.cli._console import counted, number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
 from attnsearch.metrics.registry import all_metrics
+from attnsearch.progress import duration
 from attnsearch.results.uncertainty import with_error
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import counted, duration, print_json, print_line, print_table
+from attnsearch.cli._console import counted, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
+from attnsearch.progress import duration
 
 if TYPE_CHECKING:
     from attnsearch.results.status import StudyStatus, WorkerStatus

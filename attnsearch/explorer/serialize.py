@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from attnsearch.explorer.archives import ImageScores, OpenArchive
 from attnsearch.metrics.registry import all_metrics, better_direction, metric_of, title_of
+from attnsearch.results.quality import Quality
 from attnsearch.results.selection import Selection
 from attnsearch.results.study import StudyReader
 from attnsearch.search.standings import BracketState
@@ -52,8 +53,16 @@ def summary_values(study: StudyReader) -> dict[str, Any]:
         "values": list(row.values),
         "errors": plain(dict(row.errors)),
         "best": row.best,
+        "answer": None if row.answer is None else quality_values(row.answer),
+        "faithfulness": None if row.faithfulness is None else quality_values(row.faithfulness),
         "is_run": study.is_plain_run,
     }
+
+
+def quality_values(found: Quality) -> dict[str, Any]:
+    """A number of the best trial beside its floors, and the same as a line of text."""
+    values: dict[str, Any] = plain(found.fields)
+    return {**values, "name": found.name, "text": found.text, "floor": plain({"floor": found.floor})["floor"]}
 
 
 def metric_values(keys: Iterable[str]) -> dict[str, dict[str, str]]:

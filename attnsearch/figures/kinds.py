@@ -28,7 +28,6 @@ _HEAD = re.compile(r"(?:layer_\d+/(?P<whose>\w+)/|cls_)head_(?P<number>\d+)")
 _LAYER = re.compile(r"layer_(?P<layer>\d+)/predicted/mean|rollout_(?P<blocks>\d+)")
 _NEEDED = {"heads": _HEAD, "layers": _LAYER, "patches": re.compile("local_patches")}
 """Figure type -> names of the maps that it shows."""
-_RANKS = ("first", "second", "third")
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +260,7 @@ def caption_of(explanations: Sequence[ImageMaps]) -> str:
 
 def legend_of_parts(explanation: ImageMaps) -> list[tuple[str, str]]:
     """Colours and names of the parts that are drawn."""
-    n_parts = min(len(explanation.maps), len(raster.PART_COLOURS))
-    return [(raster.PART_COLOURS[index], f"{_RANKS[index]} map") for index in range(n_parts)]
+    return list(zip(raster.PART_COLOURS, explanation.maps, strict=False))
 
 
 def _overlay(context: FigureContext) -> list[PanelRow]:

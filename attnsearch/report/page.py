@@ -27,7 +27,8 @@ from attnsearch.evaluation.compare import (
 from attnsearch.evaluation.ranking import matrix_of, query_table, scores_of
 from attnsearch.files import atomic_write
 from attnsearch.metrics.classification import confusion_matrix, most_confused
-from attnsearch.metrics.registry import is_raw, score_metrics, title_of
+from attnsearch.metrics.registry import better_direction, is_raw, metric_of, score_metrics, title_of
+from attnsearch.progress import duration
 from attnsearch.report import charts
 from attnsearch.report.facts import StudyFacts, commands, read_facts
 from attnsearch.report.sheets import RankSheets, Sheet, rank_sheets, sample_sheets
@@ -98,6 +99,8 @@ def _template() -> Template:
         "number": four_digits,
         "p": p_value,
         "signed": signed,
+        "duration": duration,
+        "meaning": meaning_of,
         "title": title_of,
         "with_error": with_error,
     }
@@ -246,7 +249,9 @@ class _Page:
                 entries, notes = entries[:1], [str(error)]
         comparison = compare(entries, metrics_of(entries, ()))
         levels = _by_metric(comparison.levels)
-        chart = self.chart(f"{what}-{name}", f"Means and intervals of {what}", charts.draw_levels, levels)
+        chart = None  # of one study it would show nothing that its table does not
+        if len(entries) > 1:
+            chart = self.chart(f"{what}-{name}", f"Means and intervals of {what}", charts.draw_levels, levels)
         return {
             "levels": levels,
             "pairs": _by_metric([pair for pair in comparison.pairs if not is_raw(pair.metric)]),
@@ -315,6 +320,7 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
     values = {} if best is None else dict(zip(facts.rows.objectives, best.values, strict=False))
     return {
         "facts": facts,
+        "quality": facts.reader.summary().quality,
         "model": "" if facts.config is None else facts.config.model.name,
         "n_done": sum(trial.state in ("complete", "pruned") for trial in facts.rows.trials),
         "n_paused": facts.states().get("paused", 0),
@@ -322,7 +328,7 @@ def summary_row(facts: StudyFacts) -> dict[str, Any]:
         "values": values,
         "errors": {} if best is None else facts.value_errors.get(best.number, {}),
         "val": {} if best is None else {key.removeprefix("val/"): value for key, value in best.metrics.items()},
-        "hours": f"{sum(trial.seconds for trial in facts.rows.trials) / 3600:.1f}",
+        "time": duration(sum(trial.seconds for trial in facts.rows.trials)),
     }
 
 
@@ -359,6 +365,12 @@ def trial_table(facts: StudyFacts) -> dict[str, Any]:
 def four_digits(value: float | None) -> str:
     """A number with four digits; `–` where it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def meaning_of(key: str) -> str:
+    """What a metric is, in a line, and which way is better; empty for one that is not registered."""
+    metric = metric_of(key)
+    return "" if metric is None else f"{metric.summary}; {better_direction(key)} is better"
 
 
 def signed(value: float) -> str:

@@ -18,7 +18,7 @@ MAX_PARAMETERS = 6
 MAX_WITH_MANY_PARAMETERS = 2
 MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
-    *("results/full_scores.py", "results/study.py", "results/visualize.py"),
+    *("report/page.py", "results/full_scores.py", "results/study.py", "results/visualize.py"),
     *("results/trial.py", "evaluation/evaluation.py", "evaluation/scorer.py", "evaluation/score_archive.py"),
     *("search/space.py", "search/publish.py", "training/setup.py"),
 }

@@ -9,6 +9,7 @@ from tests.architecture.test_owners import is_in
 
 ALLOWED = (
     *(
+        "progress",
         "results",
         "search.run",
         "search.confirm",
@@ -21,6 +22,7 @@ ALLOWED = (
         "explorer.server",
     ),
     *(
+        "progress",
         "errors",
         "types",
         "plugins",

@@ -101,7 +101,7 @@ def test_scores_become_intervals_and_tests(copied: Built) -> None:
     write_faithfulness(first, load_study(first.study_dir).best.number, 0.3)
     write_faithfulness(run, 0, 0.1)
     page = build_report(first.experiment_dir).html
-    assert '<th title="relevance_gain">relevance gain (LeRF - MoRF)</th>' in page
+    assert '<th title="relevance_gain">relevance gain (LeRF - MoRF)<span' in page
     pair = re.search(r"<td>hunt</td><td>run</td>\s*<td class=\"n\">([+-][\d.]+)</td>", page)
     expected = 0.2 + 0.1 * (np.sin(np.arange(6) * 1.3).mean() - np.sin(np.arange(6) * 1.1).mean())
     assert pair is not None
@@ -192,7 +192,7 @@ def of_people(people_runs: Path) -> Report:
 
 def test_retrieval_has_scores_with_intervals_beside_its_floors(of_people: Report, people_runs: Path) -> None:
     trial = load_study(people_runs / "people" / "cnn_people").best
-    row = re.search(r'<th title="mAP">mAP</th>(.*?)</tr>', of_people.html, flags=re.DOTALL)
+    row = re.search(r'<th title="mAP">mAP<span.*?</th>(.*?)</tr>', of_people.html, flags=re.DOTALL)
     assert row is not None
     interval = mean_interval(trial.query_table("test").values["mAP"])
     shown = [float(value) for value in re.findall(r"\d\.\d+", row[1])[:3]]

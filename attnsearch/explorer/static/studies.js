@@ -7,6 +7,11 @@ const REFRESH_MS = 10000;
 const state = new State({ sort: "", down: "", q: "" });
 let studies = pageData("studies");
 
+/** A value whose tooltip has its interval, its test value and its floors. */
+function withText(quality) {
+  return quality ? el("span", { title: `${quality.name} ${quality.text}` }, formatNumber(quality.value)) : "–";
+}
+
 const columns = [
   { key: "study", label: "study", value: (row) => row.study, cell: (row) => el("a", { href: pathTo("study", row.experiment, row.study) }, row.study) },
   { key: "experiment", label: "experiment", value: (row) => row.experiment },
@@ -15,6 +20,9 @@ const columns = [
   { key: "paused", label: "paused", isNumber: true, value: (row) => row.n_paused ?? null, cell: (row) => formatNumber(row.n_paused || null) },
   { key: "failed", label: "failed", isNumber: true, value: (row) => row.n_failed ?? null, cell: (row) => formatNumber(row.n_failed || null) },
   { key: "best", label: "best value", isNumber: true, value: (row) => row.values?.[0] ?? null, cell: (row) => formatWithError(row.values?.[0], row.errors?.[row.objectives?.[0]]) },
+  { key: "answer", label: "accuracy or mAP", isNumber: true, value: (row) => row.answer?.value ?? null, cell: (row) => withText(row.answer) },
+  { key: "gain", label: "relevance gain", isNumber: true, value: (row) => row.faithfulness?.value ?? null, cell: (row) => row.best === null || row.error ? "–" : row.faithfulness ? withText(row.faithfulness) : "not scored" },
+  { key: "floor", label: "its floor", isNumber: true, value: (row) => row.faithfulness?.floor ?? null, cell: (row) => formatNumber(row.faithfulness?.floor) },
   { key: "objective", label: "objective", value: (row) => (row.objectives ?? []).join(", "), cell: (row) => row.error ? el("span", { class: "error" }, row.error) : row.titles.join(", ") },
   { key: "maps", label: "", value: () => null, cell: (row) => row.best === null || row.error ? "" : el("a", { href: pathTo("trial", row.experiment, row.study, row.best) }, `maps of trial ${row.best}`) },
 ];
