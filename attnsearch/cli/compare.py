@@ -21,7 +21,9 @@ def compare(
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="A,B", help="By default all that were scored for all of them.")
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="Names the files of the comparison.")] = "trials",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Names the files of the comparison; by default those of its trials.")
+    ] = None,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from attnsearch.data.tables import places_of
 from attnsearch.errors import ConfigError, suggest
-from attnsearch.figures.plots import draw_tests
+from attnsearch.figures.plots import ModelTests, draw_tests
 from attnsearch.files import atomic_path, atomic_write, csv_text
 from attnsearch.metrics.registry import better_direction, find_metric, higher_is_better, is_metric
 from attnsearch.metrics.statistics import (
@@ -27,6 +29,8 @@ from attnsearch.metrics.statistics import (
 )
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.store.layout import ExperimentLayout
+
+_MAX_STEM = 80
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,33 +259,44 @@ def _aligned(entry: ScoredTrial, first: ScoredTrial, metric: str) -> NDArray[np.
 
 
 def write_comparison(
-    comparison: Comparison, entries: Sequence[ScoredTrial], layout: ExperimentLayout, name: str
+    comparison: Comparison, entries: Sequence[ScoredTrial], layout: ExperimentLayout, name: str | None
 ) -> list[Path]:
-    """Writes both tables, and BR-NPA's figure of the paired tests for each metric.
+    """Writes both tables, and BR-NPA's figure of the paired tests, a panel for each metric.
 
+    Args:
+        name: of the files; None is `comparison_name` of the trials.
     Raises:
         StoreError: the disk refuses.
     """
     names = [entry.name for entry in entries]
-    paths = [layout.comparison(name), layout.comparison_pairs(name)]
+    stem = name or comparison_name(names)
+    paths = [layout.comparison(stem), layout.comparison_pairs(stem)]
     atomic_write(paths[0], _csv(comparison.levels, MetricMean))
     atomic_write(paths[1], _csv(comparison.pairs, PairedDifference))
-    for metric in comparison.alphas:
-        means = {level.name: level.mean for level in comparison.levels if level.metric == metric}
-        if any(np.isnan(mean) for mean in means.values()):
-            continue
-        path = layout.tests_figure(name, metric)
+    tests = [tests for metric in comparison.alphas if (tests := _tests(comparison, metric, names)) is not None]
+    if tests and len(names) > 1:
+        path = layout.tests_figure(stem)
         with atomic_path(path) as temporary:
-            draw_tests(
-                names,
-                [means[name] for name in names],
-                comparison.p_values(metric, names),
-                temporary,
-                metric=metric,
-                direction=better_direction(f"val/{metric}", "maximize"),
-            )
+            draw_tests(names, tests, temporary)
         paths.append(path)
     return paths
+
+
+def comparison_name(trials: Sequence[str]) -> str:
+    """A name for the files of a comparison: those of its trials, or of many the first ones and a digest of all."""
+    whole = "_vs_".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", trial) for trial in trials)
+    if len(whole) <= _MAX_STEM:
+        return whole
+    return f"{whole[: _MAX_STEM - 9]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _tests(comparison: Comparison, metric: str, names: Sequence[str]) -> ModelTests | None:
+    """What the figure shows of a metric; None where a mean is undefined."""
+    means = {level.name: level.mean for level in comparison.levels if level.metric == metric}
+    if any(np.isnan(mean) for mean in means.values()):
+        return None
+    direction = better_direction(f"val/{metric}", "maximize")
+    return ModelTests(metric, direction, [means[name] for name in names], comparison.p_values(metric, names))
 
 
 def _csv(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archiv
 from attnsearch.figures.grid import Grid, Panel, PanelRow, Style, equally_high
 from attnsearch.figures.kinds import DrawStyle, caption_of, draw_cell, scale_of
 from attnsearch.figures.panels import Sheets
-from attnsearch.metrics.registry import find_metric, leading_metric
+from attnsearch.metrics.registry import find_metric, leading_metric, title_of
 from attnsearch.types import AttentionArchive, Direction
 
 if TYPE_CHECKING:
@@ -119,47 +120,65 @@ def _cell(explanation: Explanation) -> Panel:
     return draw_cell(explanation, image, DrawStyle(), as_parts=False, title=explanation.true or "")
 
 
-def draw_tests(
-    names: Sequence[str],
-    means: Sequence[float],
-    p_values: NDArray[np.float64],
-    path: Path,
-    *,
-    metric: str,
-    direction: Direction,
-) -> None:
-    """A circle for each pair of models, as a PNG: its size tells the significance, its colour the difference.
+@dataclass(frozen=True, eq=False)
+class ModelTests:
+    """The tests between M models in one metric.
 
-    The worst model comes first.
+    Attributes:
+        direction: of the metric; larger is better for `maximize`.
+        means: of the models.
+        p_values: (M, M), symmetric; NaN where a test is undefined: its circle is small.
+    """
+
+    metric: str
+    direction: Direction
+    means: Sequence[float]
+    p_values: NDArray[np.float64]
+
+
+def draw_tests(names: Sequence[str], tests: Sequence[ModelTests], path: Path) -> None:
+    """A circle for each pair of models and metric, as a PNG: large where they differ, coloured by how much.
+
+    Each metric has a panel, in which the worst model comes first.
 
     Args:
         names: of M models.
-        p_values: (M, M), symmetric; NaN where a test is undefined: its circle is small.
-        metric: its name, with the unit of the colours.
-        direction: of the metric; larger is better for `maximize`.
     Raises:
-        ValueError: fewer than two models.
-    Source: BR-NPA (Gomez et al. 2022), released code `TristanGomez44/br_npa` code/processResults.py. Differences: the
-        p-values come from the caller, corrected or not; equal means do not divide by zero.
+        ValueError: fewer than two models, or no metric.
+    Source: BR-NPA (Gomez et al. 2022), released code `TristanGomez44/br_npa` code/processResults.py. Differences: all
+        metrics in one figure; the p-values come from the caller, corrected or not; equal means do not divide by zero.
     """
-    if len(names) < 2:
-        raise ValueError(f"a comparison needs two models, got {len(names)}")
-    sign = 1.0 if direction == "maximize" else -1.0
-    order = sorted(range(len(names)), key=lambda index: (sign * means[index], names[index]))
-    gaps = np.array([[abs(means[i] - means[j]) for j in order] for i in order])
-    figure = Figure(figsize=(1.2 + 0.7 * len(names) + 1.2, 0.8 + 0.7 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    if len(names) < 2 or not tests:
+        raise ValueError(f"a comparison needs two models and a metric, got {len(names)} and {len(tests)}")
+    n_columns = min(3, len(tests))
+    n_rows = -(-len(tests) // n_columns)
+    side_in = 1.2 + 0.5 * len(names) + 0.11 * max(map(len, names))
+    figure = Figure(figsize=(side_in * n_columns, side_in * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, squeeze=False)
+    for axes in grid.flat[len(tests) :]:
+        axes.set_visible(False)
+    for axes, one in zip(grid.flat, tests, strict=False):
+        _draw_panel(figure, axes, names, one)
+    figure.supxlabel(f"large circle: p < {ALPHA:g}", fontsize="medium")
+    figure.savefig(path, dpi=110, format="png", bbox_inches="tight", pad_inches=0.1)  # else long names are cut off
+
+
+def _draw_panel(figure: Figure, axes: Axes, names: Sequence[str], tests: ModelTests) -> None:
+    sign = 1.0 if tests.direction == "maximize" else -1.0
+    order = sorted(range(len(names)), key=lambda index: (sign * tests.means[index], names[index]))
+    gaps = np.array([[abs(tests.means[i] - tests.means[j]) for j in order] for i in order])
     colours = ScalarMappable(Normalize(0.0, float(gaps.max()) or 1.0), matplotlib.colormaps[_COLOURS])
     for column, i in enumerate(order):
         for row, j in list(enumerate(order))[column:]:
-            radius = _LARGE if p_values[i, j] < ALPHA else _SMALL
+            radius = _LARGE if tests.p_values[i, j] < ALPHA else _SMALL
             axes.add_patch(Circle((column, row), radius, color=colours.to_rgba(gaps[column, row])))
-        axes.text(column, column - 0.5, names[i], rotation=45, ha="left", va="bottom", parse_math=False)
     axes.set_yticks(range(len(names)), [names[index] for index in order], parse_math=False)
-    axes.set_xticks([])
+    axes.set_xticks(
+        range(len(names)), [names[index] for index in order], rotation=45, ha="right", rotation_mode="anchor",
+        parse_math=False,
+    )  # fmt: skip
     axes.tick_params(length=0)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")  # the first row at the top
-    axes.set_xlabel(f"large circle: p < {ALPHA:g}")
+    axes.set_title(title_of(tests.metric))
     axes.spines[:].set_visible(False)
-    figure.colorbar(colours, ax=axes, label=f"difference of {metric}", shrink=0.8)
-    figure.savefig(path, dpi=150, format="png", bbox_inches="tight")  # else long names would be cut off
+    figure.colorbar(colours, ax=axes, label="difference", shrink=0.8)

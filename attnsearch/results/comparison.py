@@ -46,13 +46,14 @@ class SavedComparison:
     files: tuple[Path, ...]
 
 
-def compare_sources(sources: Sequence[str], metrics: Sequence[str], *, name: str, root: Path) -> SavedComparison:
-    """Compares the trials that the sources name, and writes `compare_<name>.csv`, its pairs and a figure per metric.
+def compare_sources(sources: Sequence[str], metrics: Sequence[str], *, name: str | None, root: Path) -> SavedComparison:
+    """Compares the trials that the sources name, and writes `compare_<name>.csv`, its pairs and a figure.
 
     Args:
         sources: `STUDY` is its published trial; `STUDY:1,2` are the trials 1 and 2, on validation; an experiment is all
             of its studies that are scored.
         metrics: empty for all that every trial has.
+        name: None is `comparison_name` of the trials.
     Raises:
         ConfigError: an unknown source or metric, or scores that were measured differently.
         StoreError: scores cannot be read, or the disk refuses.

@@ -120,10 +120,11 @@ class MatchFigures:
         style = self.sheets.style
         for explanation in explain_matches(self.model.inference, firsts, seconds, method=self.look.method):
             assert explanation.match is not None
-            other = explanation.match.image_id.replace("/", "__")
-            name = f"{explanation.image_id}_and_{other}_by_{self.look.method}"
+            query = file_name(explanation.image_id, style)
+            other = file_name(explanation.match.image_id.replace("/", "__"), style)
+            name = f"{query.stem}_and_{other.stem}_by_{self.look.method}{query.suffix}"
             grid = explanation.grid(PAIR, style, self.look)
-            yield self.sheets.write(grid, self.folder / PAIR / file_name(name, style))
+            yield self.sheets.write(grid, self.folder / PAIR / query.with_name(name))
 
     def _queries(self) -> list[int]:
         """The rows of the chosen queries in the split.
@@ -184,6 +185,11 @@ def _how_chosen(selection: ImageSelection) -> str:
 
 
 def file_name(image_id: str, style: Style) -> Path:
-    """The id with its own suffix, so that `a.png` and `a.jpg` do not meet, and with its folders."""
-    parts = PurePosixPath(image_id).parts
-    return Path(*parts[:-1], f"{parts[-1]}.{style.format}")
+    """The id with its folders and the ending of the figure alone: `a.jpg` is `a.png`.
+
+    Other endings stay in the name, so that `a.jpg` and `a.png` do not meet: `a.png` is `a_png.png`.
+    """
+    image = PurePosixPath(image_id)
+    ending = image.suffix.lower()
+    kept = "" if ending == ".jpg" else ending.replace(".", "_")
+    return Path(image.parent, f"{image.stem}{kept}.{style.format}")

@@ -78,8 +78,8 @@ class ExperimentLayout:
         """A row per pair of models and metric."""
         return self.directory / f"compare_{name}_pairs.csv"
 
-    def tests_figure(self, name: str, metric: str) -> Path:
-        return self.figures / f"ttest_{name}_{metric}.png"
+    def tests_figure(self, name: str) -> Path:
+        return self.figures / f"ttest_{name}.png"
 
     def study(self, name: str) -> StudyLayout:
         return StudyLayout(self.root, self.experiment, name)

@@ -26,7 +26,7 @@ def test_comparison_says_what_a_reader_must_know(run: Run, results: Path) -> Non
         (study, metric) for metric in ("deletion", "gini") for study in STUDIES
     ]
     assert all(float(row["low"]) <= float(row["mean"]) <= float(row["high"]) for row in levels)
-    assert shared.tests_figure("two", "deletion").read_bytes().startswith(b"\x89PNG")
+    assert shared.tests_figure("two").read_bytes().startswith(b"\x89PNG")
 
 
 def test_experiment_stands_for_its_scored_studies(run: Run) -> None:

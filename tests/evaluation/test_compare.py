@@ -12,7 +12,14 @@ import pytest
 from scipy import stats
 
 from attnsearch.errors import ConfigError
-from attnsearch.evaluation.compare import ScoredTrial, check_comparable, compare, metrics_of, write_comparison
+from attnsearch.evaluation.compare import (
+    ScoredTrial,
+    check_comparable,
+    compare,
+    comparison_name,
+    metrics_of,
+    write_comparison,
+)
 from attnsearch.store.image_scores import make_table
 from attnsearch.store.layout import ExperimentLayout
 from attnsearch.store.score_journal import ImageScore
@@ -96,9 +103,18 @@ def test_metrics_without_any_value_are_passed_over() -> None:
 def test_tables_and_figure_are_written(tmp_path: Path) -> None:
     entries, layout = [entry("a", A), entry("b", B)], ExperimentLayout(tmp_path, "here")
     paths = write_comparison(compare(entries, ["deletion"]), entries, layout, "two")
-    assert [path.name for path in paths] == ["compare_two.csv", "compare_two_pairs.csv", "ttest_two_deletion.png"]
+    assert [path.name for path in paths] == ["compare_two.csv", "compare_two_pairs.csv", "ttest_two.png"]
     (row,) = csv.DictReader(paths[1].read_text().splitlines())
     assert float(row["difference"]) == pytest.approx(np.mean(A) - np.mean(B))
+
+
+def test_files_are_named_by_their_trials() -> None:
+    assert comparison_name(["br_npa:3", "study/loupe:1"]) == "br_npa_3_vs_study_loupe_1"
+    many = [f"br_npa_low_res:{number}" for number in range(100)]
+    name = comparison_name(many)
+    assert len(name) == 80
+    assert name.startswith("br_npa_low_res_0_vs_br_npa_low_res_1_vs_")
+    assert name != comparison_name([*many[:-1], "br_npa_low_res:100"])
 
 
 def test_sparser_maps_are_the_better_ones() -> None:

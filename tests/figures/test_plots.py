@@ -16,7 +16,7 @@ from PIL import Image
 
 from attnsearch.data.tables import ImageTable
 from attnsearch.figures import plots
-from attnsearch.figures.plots import contact_sheet, draw_curves, draw_tests, write_contact_sheet
+from attnsearch.figures.plots import ModelTests, contact_sheet, draw_curves, draw_tests, write_contact_sheet
 from attnsearch.types import AttentionArchive, Direction
 from tests.matches import ranked_split
 
@@ -34,13 +34,13 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 @pytest.mark.parametrize(("direction", "order"), [("maximize", ["a", "c", "b"]), ("minimize", ["b", "c", "a"])])
 def test_worst_model_comes_first(drawn: list[Figure], direction: Direction, order: list[str], tmp_path: Path) -> None:
-    draw_tests(NAMES, MEANS, P_VALUES, tmp_path / "x.png", metric="deletion", direction=direction)
+    draw_tests(NAMES, [ModelTests("deletion", direction, MEANS, P_VALUES)], tmp_path / "x.png")
     labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
     assert labels == order
 
 
 def test_circles_are_large_where_models_differ_and_coloured_by_how_much(drawn: list[Figure], tmp_path: Path) -> None:
-    draw_tests(NAMES, MEANS, P_VALUES, tmp_path / "x.png", metric="deletion", direction="maximize")
+    draw_tests(NAMES, [ModelTests("deletion", "maximize", MEANS, P_VALUES)], tmp_path / "x.png")
     circles = {tuple(map(int, patch.center)): patch for patch in drawn[0].axes[0].patches if isinstance(patch, Circle)}
     assert {place: circle.radius for place, circle in circles.items()} == {
         (0, 0): 0.1, (0, 1): 0.1, (0, 2): 0.3, (1, 1): 0.1, (1, 2): 0.1, (2, 2): 0.1,
@@ -52,13 +52,33 @@ def test_circles_are_large_where_models_differ_and_coloured_by_how_much(drawn: l
 
 
 def test_equal_models_can_be_drawn(tmp_path: Path) -> None:
-    draw_tests(("a", "b"), (0.5, 0.5), np.ones((2, 2)), tmp_path / "x.png", metric="gini", direction="maximize")
+    draw_tests(("a", "b"), [ModelTests("gini", "maximize", (0.5, 0.5), np.ones((2, 2)))], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_model_is_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 1"):
-        draw_tests(("a",), (0.5,), np.ones((1, 1)), tmp_path / "x.png", metric="gini", direction="maximize")
+        draw_tests(("a",), [ModelTests("gini", "maximize", (0.5,), np.ones((1, 1)))], tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("n_metrics", [1, 2, 7])
+def test_nothing_is_cut_off_at_the_edges(tmp_path: Path, n_metrics: int) -> None:
+    """Names of 40 letters leave white edges, and none of their ink is lost: every figure shows as much per name."""
+    names = tuple(letter * 40 for letter in "WMQ")
+    metrics = ("relevance_gain", "gini", "deletion", "insertion", "energy_in_mask", "pointing_hit", "sparsity")
+    tests = [ModelTests(metric, "maximize", MEANS, P_VALUES) for metric in metrics[:n_metrics]]
+    draw_tests(names, tests, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        ink = np.asarray(image.convert("L"))
+    edges = (ink[:3], ink[-3:], ink[:, :3], ink[:, -3:])
+    assert [int(edge.min()) for edge in edges] == [255] * 4
+    assert ink.min() < 64
+
+
+def test_all_metrics_of_a_comparison_are_panels_of_one_figure(drawn: list[Figure], tmp_path: Path) -> None:
+    tests = [ModelTests(metric, "maximize", MEANS, P_VALUES) for metric in ("gini", "relevance_gain")]
+    draw_tests(NAMES, tests, tmp_path / "x.png")
+    assert [axes.get_title() for axes in drawn[0].axes[:2]] == ["Gini coefficient", "relevance gain (LeRF - MoRF)"]
 
 
 def test_level_is_that_of_the_figure() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from attnsearch.config.data import ReidFolderData
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.figures.grid import Style
 from attnsearch.figures.rankings import Rankings
 from attnsearch.figures.ranks import rank_list
 from attnsearch.results import explained, match_figures
@@ -182,10 +183,22 @@ def test_pairs_are_of_the_nearest_image_and_the_nearest_match(run: Path, tmp_pat
     paths = visualize(run, tmp_path, kind="pair", images=[query], file_format="svg")
     others = [retrieval.image_ids[one.row] for one in (nearest, match)]
     folder = tmp_path / f"{RUN}-0/pair"
-    assert paths == [folder / f"{query}_and_{other.replace('/', '__')}_by_occlusion.svg" for other in others]
+    assert paths == [
+        folder / f"{query.removesuffix('.jpg')}_and_{without_jpg(other)}_by_occlusion.svg" for other in others
+    ]
     for path, one, verdict in zip(paths, (nearest, match), ("✗ other identity", "✓ same identity"), strict=True):
         assert f">cosine {one.cosine:.3f}, {verdict}<" in path.read_text()
         assert "what the cosine loses without each cell" in path.read_text()
+
+
+def without_jpg(image_id: str) -> str:
+    return image_id.replace("/", "__").removesuffix(".jpg")
+
+
+def test_saved_figures_have_one_ending() -> None:
+    style = Style(format="png")
+    names = [str(match_figures.file_name(name, style)) for name in ("hat/0.jpg", "hat/0.png", "hat/0.JPEG", "a.b.jpg")]
+    assert names == ["hat/0.png", "hat/0_png.png", "hat/0_jpeg.png", "a.b.png"]
 
 
 def test_any_two_images_are_compared(run: Path, tmp_path: Path, retrieval: Retrieval) -> None:
@@ -193,11 +206,9 @@ def test_any_two_images_are_compared(run: Path, tmp_path: Path, retrieval: Retri
     best = run / BEST
     mine = str(tmp_path / "mine.png")
     paths = visualize(run, tmp_path / "to", str(best), kind="pair", images=[mine], other=retrieval.image_ids[0])
-    assert [path.name for path in paths] == [
-        f"mine.png_and_{retrieval.image_ids[0].replace('/', '__')}_by_occlusion.png"
-    ]
+    assert [path.name for path in paths] == [f"mine_png_and_{without_jpg(retrieval.image_ids[0])}_by_occlusion.png"]
     (of_query,) = visualize(run, tmp_path / "to", kind="pair", worst=1, other=mine)
-    assert of_query.name.endswith("_and_mine.png_by_occlusion.png")
+    assert of_query.name.endswith("_and_mine_png_by_occlusion.png")
     shutil.copy(mine, tmp_path / "two.png")
     with pytest.raises(ConfigError, match="must be one image, got a folder of"):
         visualize(run, tmp_path / "to", kind="pair", other=str(tmp_path))
@@ -235,6 +246,6 @@ def test_overlays_of_queries_say_whom_they_were_taken_for(run: Path, tmp_path: P
     nearest = rank_list(Rankings(retrieval), retrieval.image_ids.index(query)).images[0]
     assert not nearest.is_match
     (path,) = visualize(run, tmp_path, kind="overlay", worst=1, file_format="svg")
-    assert path.name == f"{Path(query).name}.svg"
+    assert path.name == f"{Path(query).stem}.svg"
     identity = retrieval.identities[retrieval.labels[nearest.row]]
     assert f"✗ {identity}, cosine {nearest.cosine:.2f}" in path.read_text()

@@ -73,7 +73,7 @@ def test_any_image_can_be_asked_about(finished_run: Path, tmp_path: Path) -> Non
     for name in ("a.png", "b.png"):
         Image.new("RGB", (50, 30), (200, 80, 10)).save(folder / name)
     visualize(finished_run, tmp_path / "to", images=[str(folder)])
-    assert drawn(tmp_path / "to") == [f"{RUN}-0/overlay/{name}.png" for name in ("a.png", "b.png")]
+    assert drawn(tmp_path / "to") == [f"{RUN}-0/overlay/{name}.png" for name in ("a_png", "b_png")]
 
 
 def test_only_the_selected_images_are_opened(
