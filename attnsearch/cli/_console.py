@@ -159,11 +159,6 @@ def number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def floor_lines(floors: Mapping[str, float]) -> list[str]:
-    """What retrieval measures without a trained model, in one line; none in classification."""
-    return [f"  floors     {', '.join(f'{key} {number(value)}' for key, value in floors.items())}"] if floors else []
-
-
 def counted(n: int, noun: str) -> str:
     """`1 trial`, `3 trials`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import duration, floor_lines, number
+from attnsearch.cli._console import duration
 from attnsearch.results.uncertainty import with_error
 from attnsearch.types import SPLITS
 
@@ -71,12 +71,15 @@ def _best(study: StudyReader) -> list[TrialReader]:
 
 
 def _best_values(trial: TrialReader) -> dict[str, Any]:
+    from attnsearch.results.quality import known_quality
+
     row = trial.row
     return {
         "trial": trial.number,
         **dict.fromkeys(("best_epoch", "kept_epoch"), row.best_epoch),  # the second is its name until 0.3
         **{"values": trial.values, "value_errors": trial.value_errors, "params": row.params},
         "test": _test_metrics(trial),
+        "quality": [one.fields for one in known_quality(trial)],
     }
 
 
@@ -86,13 +89,15 @@ def _test_metrics(trial: TrialReader) -> dict[str, float]:
 
 
 def _best_lines(trial: TrialReader) -> list[str]:
-    values, tests, errors = trial.values, _test_metrics(trial), trial.value_errors
-    text = ", ".join(f"{key} {with_error(value, errors.get(key))}" for key, value in values.items())
-    names = [name for name in tests if name in [key.partition("/")[2] for key in values]]
-    test = "".join(f", test/{name} {number(tests[name])}" for name in names)
+    """The trial, its values of objectives that are no line of their own, and accuracy and maps beside their floors."""
+    from attnsearch.results.quality import known_quality, quality_lines
+
+    found, errors = known_quality(trial), trial.value_errors
+    others = {key: value for key, value in trial.values.items() if key not in {f"val/{one.metric}" for one in found}}
+    text = ", ".join(f"{key} {with_error(value, errors.get(key))}" for key, value in others.items())
+    best = f"  best       trial {trial.number}, epoch {trial.row.best_epoch}{': ' if text else ''}{text}"
     params = "  ".join(f"{key}={value}" for key, value in trial.params.items())
-    best = f"  best       trial {trial.number}, epoch {trial.row.best_epoch}: {text}{test}"
-    return [best, f"             {params}", *floor_lines(trial.floors())]
+    return [best, f"             {params}", *(f"  {line}" for line in quality_lines(found))]
 
 
 def _published(study: StudyReader) -> list[Path]:

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import number, print_json, print_line, print_table
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage
-from attnsearch.results.uncertainty import with_error
+from attnsearch.errors import AttnSearchError
 
 if TYPE_CHECKING:
     from attnsearch.config.yaml_reader import Kind
     from attnsearch.results.progress import StudySummary
+    from attnsearch.results.study import StudyReader
 
 KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
+PLURALS = {"study": "studies", "config": "configs", "profile": "profiles"}
+OTHERS = {"paused": "paused", "fail": "failed"}
+COLUMNS = ("study", "trials", "model", "data", "best", "gain", "floor")
 
 
 def list_all(results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
     """List the studies and configs that can be run, and the studies in the results."""
     from attnsearch.results.reader import studies_in  # imports Optuna
 
-    files, studies = known_files(), [study.summary() for study in studies_in(results, storage=storage)]
+    files, studies = known_files(), [(study, study.summary()) for study in studies_in(results, storage=storage)]
     if as_json:
-        for row in (*files, *map(_json_row, studies)):
+        for row in (*files, *(_json_row(summary) for _, summary in studies)):
             print_json(row)
         return
-    print_table(("name", "kind", "file"), [(row["name"], row["kind"], row["file"]) for row in files], title="to run")
-    readable = [_cells(study) for study in studies if study.error is None]
-    print_table(("study", "state", "trials", "paused", "failed", "best"), readable, title=f"in {results}")
-    for study in studies:
-        if study.error is not None:
-            print_line(f"{study.experiment}/{study.study}: {_one_line(study.error)}")
+    print_names(files)
+    rows = [_cells(study, summary) for study, summary in studies if summary.error is None]
+    if rows:
+        print_table(COLUMNS, rows, title=f"\nin {results}")
+    for _, summary in studies:
+        if summary.error is not None:
+            print_line(f"{summary.experiment}/{summary.study}: {_one_line(summary.error)}")
+
+
+def print_names(files: Sequence[Mapping[str, str]]) -> None:
+    """What can be run, a paragraph for each kind; where the files lie is in the JSON."""
+    for kind, plural in PLURALS.items():
+        names = ", ".join(row["name"] for row in files if row["kind"] == kind)
+        print_line(fill(f"{plural}: {names}", width=80, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def known_files() -> list[dict[str, str]]:
@@ -46,29 +60,46 @@ def known_files() -> list[dict[str, str]]:
 def _json_row(study: StudySummary) -> dict[str, Any]:
     place = {"experiment": study.experiment, "study": study.study, "state": study.state}
     if study.error is not None:
-        return {**place, "trials": None, "paused": None, "failed": None, "best": None, "error": _one_line(study.error)}
-    best = next(iter(study.values), None)
+        unknown = dict.fromkeys(("trials", "paused", "failed", "best"))
+        return {**place, **unknown, "quality": [], "error": _one_line(study.error)}
     return {
         **place,
         "trials": _done(study),
         "paused": _count(study, "paused"),
         "failed": _count(study, "fail"),
-        "best": best,
+        "best": next(iter(study.values), None),
         "errors": study.errors,
+        "quality": [one.fields for one in study.quality],
         "error": None,
     }
 
 
-def _cells(study: StudySummary) -> tuple[str, ...]:
-    first = next(zip(study.objectives, study.values, strict=False), None)
-    best = number(None) if first is None else with_error(first[1], study.errors.get(first[0]))
+def _cells(study: StudyReader, summary: StudySummary) -> tuple[str, ...]:
+    answer, gain = summary.answer, summary.faithfulness
     return (
-        f"{study.experiment}/{study.study}",
-        study.state,
-        _done(study),
-        *(_count(study, state) for state in ("paused", "fail")),
-        best,
+        study.name,
+        _trials(summary),
+        *_parts(study),
+        number(None) if answer is None else f"{answer.metric} {answer.value:.3f}",
+        "not scored" if gain is None else f"{gain.value:.3f}",
+        number(None) if gain is None or not gain.floors else f"{gain.floor:.2g}",
     )
+
+
+def _trials(summary: StudySummary) -> str:
+    """How many are done, and what became of the others."""
+    others = [f"{n} {shown}" for state, shown in OTHERS.items() if (n := summary.states.get(state, 0))]
+    state = [] if summary.state == "finished" else [summary.state]
+    return ", ".join([" ".join([_done(summary), *state]), *others])
+
+
+def _parts(study: StudyReader) -> tuple[str, str]:
+    """Model and data set; dashes where a plugin that names them is missing."""
+    try:
+        experiment = study.experiment
+    except AttnSearchError:
+        return "-", "-"
+    return experiment.model.name, experiment.data.name
 
 
 def _done(study: StudySummary) -> str:

@@ -20,6 +20,7 @@ Errors = Mapping[int, Mapping[str, float]]
 def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show every trial of a study: state, objectives, best epoch, hyperparameters, time."""
     from attnsearch.results.halving import brackets_in, leader_lines
+    from attnsearch.results.quality import known_quality, quality_lines
     from attnsearch.results.reader import find_study  # imports Optuna
 
     reader = find_study(study, results, storage=storage)
@@ -33,6 +34,9 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
     if len(rows.objectives) > 1 and rows.best:
         print_front(rows, [trial.row for trial in reader.front], errors)
         print_importances(reader.importances())
+    for best in rows.best[:1]:
+        quality = (f"  {line}" for line in quality_lines(known_quality(reader.trial(best))))
+        print_line("\n".join([f"trial {best}, on validation:", *quality]))
     leading = (f"leading: {line}" for line in leader_lines(reader))
     for line in (*map(str, brackets_in(reader)), *leading, *reader.selection().lines):
         print_line(line)

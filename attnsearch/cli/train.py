@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, floor_lines, number, print_json, print_line, signals_to
+from attnsearch.cli._console import StopRequest, number, print_json, print_line, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage
 from attnsearch.errors import DONE, INTERRUPTED
 
@@ -65,11 +65,13 @@ def _values(trial: TrialReader) -> dict[str, Any]:
 
 def _lines(trial: TrialReader) -> list[str]:
     """What a training ended with, and where its files lie."""
+    from attnsearch.results.quality import known_quality, quality_lines
+
     layout, row = trial.study.layout, trial.row
     metrics = ", ".join(f"{key} {number(value)}" for key, value in trial.measured().items() if key.startswith("val/"))
     return [
         f"{layout.study}: best epoch {row.best_epoch} of {row.epochs_run}: {metrics}",
-        *floor_lines(trial.floors()),
+        *(f"  {line}" for line in quality_lines(known_quality(trial))),
         f"  published  {layout.experiment_dir}",
         f"  all files  {layout.study_dir}",
     ]

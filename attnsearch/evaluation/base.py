@@ -169,11 +169,13 @@ class ModelOnData(InferenceModel):
         return self.loader(split).epoch(self.checkpoint.epoch)
 
 
-def untrained(opened: ModelOnData) -> ModelOnData:
-    """The same model with the random weights that a training from scratch starts from."""
+def untrained(opened: ModelOnData, *, seed: int | None = None) -> ModelOnData:
+    """The same model with the random weights that a training from scratch starts from, by default of its own seed."""
     config = opened.config
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)  # not that of a GPU, which nothing would put back
+        torch.default_generator.manual_seed(
+            config.seed if seed is None else seed
+        )  # not that of a GPU, which nothing would put back
         model = build_model(config.model, build_task(config.task).heads(len(opened.class_names)), load_weights=False)
     return replace(opened, model=opened.arithmetic.place_model(model).eval())
 

@@ -19,6 +19,7 @@ from attnsearch.config.evaluation import DEFAULT_N_IMAGES, VERSION, ScoreSetting
 from attnsearch.data.tables import ImageTable, explained_rows, fixed_subset, places_of
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
+from attnsearch.evaluation.archive_checks import RANKED, check_compatible, check_same_images
 from attnsearch.evaluation.base import ModelOnData
 from attnsearch.evaluation.final_scores import finish_scores
 from attnsearch.evaluation.scorer import SaliencyScorer, archive_scores, ground_truth
@@ -30,92 +31,9 @@ from attnsearch.store.image_scores import ScoreTable, has_scores, make_table, re
 from attnsearch.store.score_journal import ImageScore, ScoreJournal
 from attnsearch.store.trial_layout import ArchivePaths, ScorePaths
 from attnsearch.tasks.base import Target
-from attnsearch.types import AttentionArchive, Split
+from attnsearch.types import AttentionArchive, Batch, GroundTruth
 
 logger = logging.getLogger(__name__)
-
-VIEW = ("image_size_px", "crop_ratio", "resize")
-"""Settings of the data that say what a model sees of an image."""
-UNTOUCHED = "untouched_score"
-"""What is followed of the untouched images."""
-RANKED = "ap_relevance_gain.untouched"
-"""The same of the average precision: cosines of other images may differ too little to tell them."""
-MAX_GAP = 0.25
-"""Between what is followed of an untouched image and what the archive holds, for the same image at any precision."""
-
-
-def check_compatible(opened: ModelOnData, archived: AttentionArchive, paths: ArchivePaths) -> None:
-    """Checks that an archive is of an opened checkpoint, and of this split of its data.
-
-    Raises:
-        ConfigError: it is of another checkpoint, has no saliency, or was made of other crops or other synthetic birds.
-        DataError: the split has other images or other classes.
-    """
-    checkpoint = opened.checkpoint
-    digest = checkpoint.config.digest()
-    if (archived.epoch, archived.config_digest) != (checkpoint.epoch, digest):
-        raise ConfigError(
-            f"{paths.about} is of epoch {archived.epoch} of the settings {archived.config_digest[:8]}, and "
-            f"{checkpoint.path} of epoch {checkpoint.epoch} of {digest[:8]}; archive the checkpoint again"
-        )
-    if archived.saliency is None:
-        raise ConfigError(f"{paths.about} has no saliency, which is what is scored; the model makes no maps")
-    _check_view(opened, paths)
-    _check_images(archived, opened.table(archived.split), paths)
-
-
-def _check_view(opened: ModelOnData, paths: ArchivePaths) -> None:
-    """Maps lie where the crop of the training put them, and the names of synthetic birds do not tell their looks."""
-    data, trained_on = opened.config.data, opened.checkpoint.config.data
-    drawn = [key for key in data.drawn_by if not key.endswith("_per_class")]  # how many there are, their names show
-    for key in (*VIEW, *(drawn if data.name == trained_on.name else ())):
-        if getattr(data, key) != getattr(trained_on, key):
-            raise ConfigError(
-                f"data.{key}: is {getattr(data, key)}, and {paths.about} was made with {getattr(trained_on, key)}; "
-                "leave it as the trial was trained"
-            )
-
-
-def _check_images(archived: AttentionArchive, table: ImageTable, paths: ArchivePaths) -> None:
-    if missing := sorted(set(archived.image_ids) - set(table.image_ids)):
-        raise DataError(
-            f"{paths.images} has {len(missing)} images that the {table.split} split lacks, the first is "
-            f"{missing[0]!r}; use the data set that the trial was trained on"
-        )
-    if archived.retrieval is not None and archived.retrieval.image_ids != table.image_ids:
-        raise DataError(
-            f"{paths.features} is of other images than the {table.split} split; use the data set that the trial was "
-            "trained on, or archive the checkpoint again"
-        )
-    labels = table.labels[places_of(archived.image_ids, table.image_ids)]
-    if len(other := np.flatnonzero(labels != archived.labels)):
-        image_id, names = archived.image_ids[other[0]], table.class_names
-        raise DataError(
-            f"{paths.images} has {len(other)} images of other classes than the {table.split} split, the first is "
-            f"{image_id!r}, {names[archived.labels[other[0]]]!r} there and {names[labels[other[0]]]!r} here; use the "
-            "data set that the trial was trained on"
-        )
-
-
-def check_same_images(
-    scores: Sequence[ImageScore], archived: NDArray[np.floating[Any]], split: Split, *, column: str = UNTOUCHED
-) -> None:
-    """Untouched images must get the numbers (B,) of the archive.
-
-    Arithmetic moves them far less than the limit.
-
-    Raises:
-        DataError: most of these images get another one, so they are not the images of the archive.
-    """
-    untouched = [score.values[column] for score in scores if column in score.values]
-    gaps = [abs(p - q) for p, q in zip(untouched, archived, strict=False) if math.isfinite(p)]
-    if gaps and float(np.median(gaps)) > MAX_GAP:
-        what = "average precisions" if column == RANKED else "probabilities"
-        raise DataError(
-            f"{split} images such as {scores[0].image_id!r} get other {what} than in the archive (median gap "
-            f"{np.median(gaps):.2f}), so their pixels differ; use the data set that the trial was trained on"
-        )
-
 
 CHUNK_IMAGES = 8
 """Images whose scores are written at once; a kill loses at most so many."""
@@ -192,10 +110,11 @@ def score_baselines(
     scoring = ArchiveScoring.start(opened, archive, settings)
     for name in names:  # a baseline that this model cannot have fails at once, and not after the others
         scoring.score(slice(1), baseline=name)
-    return {name: _score_baseline(scoring, name) for name in names}
+    return {name: score_baseline(scoring, name) for name in names}
 
 
-def _score_baseline(scoring: ArchiveScoring, name: str) -> ScoreTable:
+def score_baseline(scoring: ArchiveScoring, name: str) -> ScoreTable:
+    """The scores of a baseline map on the images of a scoring."""
     steps = with_bar(scoring.chunks, f"Scoring {name}", n_steps=len(scoring.chunks), force=False)
     rows = [score for chunk in steps for score in scoring.score(chunk, baseline=name)]
     rows, thresholds = finish_scores(rows, scoring.archived.split, {})
@@ -359,12 +278,16 @@ class ArchiveScoring:
         known = {name: reasons[name] for name in missing if name in reasons}
         return {"reasons": known} if known else {}
 
+    def images(self, chunk: slice, *, with_masks: bool) -> tuple[Batch, GroundTruth]:
+        """A range of the images (B) with the ground truth of their parts."""
+        rows, has_masks = self.rows[chunk], self.table.mask_paths is not None
+        batch = self.opened.loader(self.archived.split).batch(rows, with_masks=with_masks and has_masks)
+        return batch, ground_truth(batch, self.table, self.archived.crop_boxes[self.places[chunk]])
+
     def score(self, chunk: slice, *, baseline: str | None = None) -> list[ImageScore]:
         """The scores of a range of the images (B), of the archive's saliency or of a baseline."""
         rows, places = self.rows[chunk], self.places[chunk]
-        with_masks = self.table.mask_paths is not None and self.scorer.needs_masks(baseline)
-        batch = self.opened.loader(self.archived.split).batch(rows, with_masks=with_masks)
-        truth = ground_truth(batch, self.table, self.archived.crop_boxes[places])
+        batch, truth = self.images(chunk, with_masks=self.scorer.needs_masks(baseline))
         assert self.archived.saliency is not None
         saliency = torch.from_numpy(np.array(self.archived.saliency[places]))  # (B, h, w)
         scores = self.scorer.score(batch, saliency, self.target.take(chunk), truth, baseline=baseline)

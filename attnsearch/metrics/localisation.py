@@ -50,7 +50,7 @@ def rank_in_region(saliency: Tensor, regions: Tensor) -> Tensor:
 
     Source: Arras et al. 2022 (CLEVR-XAI), relevance rank accuracy, on cells.
     """
-    touched = _touched(saliency, regions)  # (B, h, w)
+    touched = touched_cells(saliency, regions)  # (B, h, w)
     n_touched = touched.sum(dim=(1, 2))
     is_top = removal_ranks(saliency) < n_touched[:, None, None]
     fraction = (is_top & touched).sum(dim=(1, 2)) / n_touched.clamp_min(1)
@@ -116,8 +116,8 @@ def part_consistency(inside: Tensor, labels: Tensor) -> float:
     return sum(keeps) / len(keeps) if keeps else float("nan")
 
 
-def _touched(saliency: Tensor, regions: Tensor) -> Tensor:
-    """(B, h, w) bool: cells with at least one pixel of the region."""
+def touched_cells(saliency: Tensor, regions: Tensor) -> Tensor:
+    """(B, h, w) bool: cells of the grid of maps (B, h, w) with at least one pixel of the region (B, H, W)."""
     rows, columns = saliency.shape[1:]
     cells = torch.arange(rows * columns, device=regions.device).view(1, rows, columns)
     cell_of = upscale_cells(cells, _size(regions)).flatten()  # (H * W,)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from attnsearch.errors import AttnSearchError
+from attnsearch.results.quality import ANSWERS, GAINS, Quality, known_quality
+from attnsearch.results.uncertainty import known_errors
 from attnsearch.search.brackets import all_brackets
 from attnsearch.search.standings import Standing, standings_of
-from attnsearch.search.trials import TrialRow, rows_of_trials
+from attnsearch.search.trials import StudyRows, TrialRow, rows_of_trials
+from attnsearch.store.layout import StudyLayout
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from attnsearch.config.study import StudyConfig
+    from attnsearch.results.trial import TrialReader
     from attnsearch.search.halving import Bracket
     from attnsearch.search.handle import StudyHandle
 
@@ -35,6 +42,7 @@ class StudySummary:
         best: number of the best trial; None while none is complete.
         values: objectives of the best trial.
         errors: objective that is a score of maps -> standard error of its value.
+        quality: accuracy, faithfulness and localisation of the best trial beside their floors.
         n_best: trials on the Pareto front.
         error: why the study cannot be read.
     """
@@ -49,13 +57,65 @@ class StudySummary:
     best: int | None = None
     values: tuple[float, ...] = ()
     errors: Mapping[str, float] = field(default_factory=dict)
+    quality: tuple[Quality, ...] = ()
     n_best: int = 0
     error: str | None = None
+
+    @property
+    def answer(self) -> Quality | None:
+        """The accuracy, or mAP, of the best trial."""
+        return next((one for one in self.quality if one.metric in ANSWERS), None)
+
+    @property
+    def faithfulness(self) -> Quality | None:
+        """How faithful the maps of the best trial are; None where they were not scored."""
+        return next((one for one in self.quality if one.metric in GAINS), None)
 
     @property
     def best_text(self) -> str:
         """The objectives of the best trial."""
         return ", ".join(f"{key} {value:.4g}" for key, value in zip(self.objectives, self.values, strict=False))
+
+
+class ListedStudy(Protocol):
+    """What is asked of a study, as `StudyReader`."""
+
+    @property
+    def layout(self) -> StudyLayout: ...
+    @property
+    def rows(self) -> StudyRows: ...
+    @property
+    def settings(self) -> StudyConfig: ...
+    def best_row(self) -> TrialRow | None: ...
+    def trial(self, number: int) -> TrialReader: ...
+
+
+def summary_of_study(study: ListedStudy, n_trials_of: Callable[[], int]) -> StudySummary:
+    """One row of a list of studies; the reason where it cannot be read.
+
+    Args:
+        n_trials_of: the budget, which may be unreadable too.
+    """
+    names = study.layout.experiment, study.layout.study
+    try:
+        rows, best, n_trials = study.rows, study.best_row(), n_trials_of()
+    except AttnSearchError as error:
+        return StudySummary(*names, "unreadable", error=str(error))
+    is_stopped = rows.stop is not None and rows.stop.holds(study.settings)
+    trial = None if best is None else study.trial(best.number)
+    return StudySummary(
+        *names,
+        state_of(rows.trials, n_trials, is_stopped=is_stopped),
+        states=Counter(row.state for row in rows.trials),
+        n_done=sum(map(is_done, rows.trials)),
+        n_trials=n_trials,
+        objectives=tuple(rows.objectives),
+        best=None if best is None else best.number,
+        values=() if best is None else best.values,
+        errors={} if trial is None else known_errors(trial, rows.objectives),
+        quality=() if trial is None else tuple(known_quality(trial)),
+        n_best=len(rows.best),
+    )
 
 
 def is_done(trial: TrialRow | TrialProgress) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import ChainMap, Counter
+from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import load_stored_settings, load_stored_study
 from attnsearch.config.study import StudyConfig
-from attnsearch.errors import AttnSearchError, ConfigError, StoreError
+from attnsearch.errors import ConfigError, StoreError
 from attnsearch.files import settled_stamp
 from attnsearch.results.databases import is_plain_run
-from attnsearch.results.progress import UNFINISHED, StudyProgress, StudySummary, is_done, progress_of, state_of
+from attnsearch.results.progress import UNFINISHED, StudyProgress, StudySummary, progress_of, summary_of_study
 from attnsearch.results.selection import Selection, selection_of
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.trial import TrialReader
-from attnsearch.results.uncertainty import ErrorsOf, known_errors, value_errors
+from attnsearch.results.uncertainty import ErrorsOf, value_errors
 from attnsearch.search.pareto import Reliability, front_of, importances, reliability
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.inspection import database_content_errors
@@ -227,24 +227,7 @@ class StudyReader:
 
     def summary(self) -> StudySummary:
         """How far the study is and what its best trial reached; why not, where it cannot be read."""
-        names = self.layout.experiment, self.layout.study
-        try:
-            rows, best, n_trials = self.rows, self.best_row(), self._n_trials
-        except AttnSearchError as error:
-            return StudySummary(*names, "unreadable", error=str(error))
-        is_stopped = rows.stop is not None and rows.stop.holds(self.settings)
-        return StudySummary(
-            *names,
-            state_of(rows.trials, n_trials, is_stopped=is_stopped),
-            states=Counter(row.state for row in rows.trials),
-            n_done=sum(map(is_done, rows.trials)),
-            n_trials=n_trials,
-            objectives=tuple(rows.objectives),
-            best=None if best is None else best.number,
-            values=() if best is None else best.values,
-            errors={} if best is None else known_errors(self.trial(best.number), rows.objectives),
-            n_best=len(rows.best),
-        )
+        return summary_of_study(self, lambda: self._n_trials)
 
     def progress(self) -> StudyProgress:
         """What each trial does at this moment.

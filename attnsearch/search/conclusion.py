@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from attnsearch.data.loader import DataSource
 from attnsearch.errors import LeaseLost, SearchStopped, StoreError, TrialInterrupted
+from attnsearch.search.floors import measure_missing_floors
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.patience import N_FAILED_TO_STOP
 from attnsearch.search.publish import publish_study, removable
@@ -53,6 +54,7 @@ def conclude(
         try:
             race(handle, data, check=check_both)
             manifest = publish_study(handle, data, check=check)
+            measure_missing_floors(handle, data, check=check_both)
             if handle.loaded.study.retention.automatic:
                 remove(removable(handle))
         except LeaseLost:

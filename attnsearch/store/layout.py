@@ -155,6 +155,11 @@ class StudyLayout:
         return self.study_dir / "forecast.json"
 
     @property
+    def floors_json(self) -> Path:
+        """What metrics of validation reach without any information, by the grid of the maps."""
+        return self.study_dir / "floors_val.json"
+
+    @property
     def staging(self) -> Path:
         """Where a publication is made before it replaces the one before it."""
         return self.study_dir / STAGING

@@ -38,5 +38,7 @@ def test_search_with_a_complete_trial_names_the_best_instead(tmp_path: Path) -> 
     ended: Any = SimpleNamespace(outcome="interrupted", plan=SimpleNamespace(url=default_url(layout)))
     lines = summary_lines(study, ended, TIMES)
     assert lines[0] == "study hunt: interrupted; trials: 1 paused, 1 complete, 1 pruned"
-    assert lines[1].startswith("  best       trial 1, epoch 2: val/accuracy 0.8")
+    assert lines[1].startswith("  best       trial 1, epoch 2")
+    assert lines[3].startswith("  accuracy  0.8")
+    assert lines[4] == "  maps       not scored"
     assert outcome_values(study, ended, TIMES)["leading"] is None
