@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -177,6 +177,23 @@ def fixed_queries(table: ImageTable, n_queries: int | None) -> list[int]:
         row for row in np.flatnonzero(table.is_query).tolist() if seen_with.get(labels[row], set()) - {keys[row]}
     ]
     return _stratified(table, queries)[:n_queries]
+
+
+def spread_rows(table: ImageTable, n_images: int) -> list[int]:
+    """A few rows of a split, the same for every trial, in the order of their classes; queries in re-identification.
+
+    Each is of another class while there are classes, of many those that lie evenly between the first and the last.
+    """
+    if table.is_query is not None:
+        return sorted(fixed_queries(table, n_images))
+    of_class: dict[int, list[int]] = defaultdict(list)
+    for row in _stratified(table, np.arange(len(table))):
+        of_class[int(table.labels[row])].append(row)
+    if len(of_class) >= n_images:
+        chosen = np.linspace(0, len(of_class) - 1, n_images).round().astype(int)
+        return [of_class[sorted(of_class)[place]][0] for place in chosen]
+    in_turns = [row for turn in zip_longest(*of_class.values()) for row in turn if row is not None]
+    return sorted(in_turns[:n_images], key=lambda row: (int(table.labels[row]), row))
 
 
 def fixed_halves(table: ImageTable) -> NDArray[np.int64]:

@@ -66,7 +66,7 @@ def quality_values(found: Quality) -> dict[str, Any]:
 
 
 def metric_values(keys: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Name of each metric -> how pages show it: `label`, one line of `summary` and the `better` direction.
+    """Name of each metric -> how pages show it: `label`, one line of `summary`, the `better` direction and its group.
 
     Args:
         keys: `split/name`, or bare names.
@@ -77,9 +77,15 @@ def metric_values(keys: Iterable[str]) -> dict[str, dict[str, str]]:
             "label": title_of(name),
             "summary": summary_of(name),
             "better": better_direction(f"val/{name}", "maximize"),
+            "group": _group_of(name),
         }
         for name in names
     }
+
+
+def _group_of(name: str) -> str:
+    metric = metric_of(name)
+    return "other" if metric is None else metric.group.replace("_", " ")
 
 
 def summary_of(key: str) -> str:

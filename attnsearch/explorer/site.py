@@ -32,6 +32,7 @@ class Site:
     archives: Archives = field(default_factory=Archives)
     images: Images = field(default_factory=Images)
     studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
+    importances: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
 
 
 class TrialArchive(NamedTuple):
@@ -54,6 +55,17 @@ def study_of(experiment: str, study: str) -> StudyReader:
         ConfigError: there is none.
     """
     return site().results.find(experiment, study)
+
+
+def known_trial(experiment: str, study: str, number: int) -> TrialReader:
+    """A trial by its names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    trial = study_of(experiment, study).trial(number)
+    trial.row  # noqa: B018  which raises
+    return trial
 
 
 def split_of(splits: Collection[str]) -> str:

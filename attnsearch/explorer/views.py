@@ -15,6 +15,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
 from attnsearch.explorer.archives import NO_SCORES, ImageScores, OpenArchive, image_scores
+from attnsearch.explorer.film import film_values
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.retrieval_views import retrieval_pages
 from attnsearch.explorer.security import API, EXPERIMENT_COOKIE, PREFIX
@@ -25,7 +26,6 @@ from attnsearch.explorer.serialize import (
     map_values,
     score_values,
     selection_values,
-    study_values,
     summary_of,
     summary_values,
     trial_values,
@@ -36,17 +36,17 @@ from attnsearch.explorer.site import (
     answer_image,
     answer_json,
     image_id_at,
+    known_trial,
     open_archive,
     site,
     split_of,
     study_of,
 )
+from attnsearch.explorer.studies import importance_values, page_of_study
 from attnsearch.metrics.registry import title_of
-from attnsearch.results.halving import brackets_in
 from attnsearch.results.reader import Results
-from attnsearch.results.study import StudyReader
-from attnsearch.results.uncertainty import known_errors, with_error
-from attnsearch.search.standings import BracketState
+from attnsearch.results.uncertainty import with_error
+from attnsearch.store.film import read_film_images
 
 MAX_COMPARED = 24
 POLICY = (
@@ -130,40 +130,13 @@ def optuna_dashboard(experiment: str) -> BaseResponse:
 def study(experiment: str, study: str) -> str:
     """The trials of a study: table, Pareto plot, learning curves."""
     reader = study_of(experiment, study)
-    return render_template("study.html", layout=reader.layout, values=_study_values(reader))
+    return render_template("study.html", layout=reader.layout, values=page_of_study(reader))
 
 
 @pages.get("/api/study/<experiment>/<study>")
 def study_json(experiment: str, study: str) -> Response:
     """The same for the script of the page, while a study runs."""
-    return answer_json(_study_values(study_of(experiment, study)))
-
-
-def _study_values(study: StudyReader) -> dict[str, Any]:
-    rows = study.rows
-    with_maps = frozenset(study.numbers_with_maps())
-    errors = study.value_errors(known_errors)
-    stamp = (rows, with_maps, errors)
-
-    def make() -> dict[str, Any]:
-        monitor, brackets = _monitor_of(study), _brackets_of(study)
-        return study_values(study.layout, rows, errors, with_maps=with_maps, monitor=monitor, brackets=brackets)
-
-    return site().studies.get(study.layout, stamp, make)
-
-
-def _monitor_of(study: StudyReader) -> str | None:
-    try:
-        return study.monitor[0]
-    except AttnSearchError:
-        return None  # the settings are broken; what was measured can be shown
-
-
-def _brackets_of(study: StudyReader) -> list[BracketState]:
-    try:
-        return brackets_in(study)
-    except AttnSearchError:
-        return []  # likewise
+    return answer_json(page_of_study(study_of(experiment, study)))
 
 
 @pages.get("/api/selection/<experiment>/<study>")
@@ -178,6 +151,30 @@ def epochs_json(experiment: str, study: str) -> Response:
     reader = study_of(experiment, study)
     numbers = [int(word) for word in request.args.get("trials", "").split(",") if word.isascii() and word.isdecimal()]
     return answer_json(epochs_values(reader.epochs_of(numbers)))
+
+
+@pages.get("/api/importances/<experiment>/<study>")
+def importances_json(experiment: str, study: str) -> Response:
+    """Objective -> hyperparameter -> how much it matters; empty with few trials."""
+    return answer_json(importance_values(study_of(experiment, study)))
+
+
+@pages.get("/api/film/<experiment>/<study>/<int:number>")
+def film_json(experiment: str, study: str, number: int) -> Response:
+    """The film strip of a trial, or only the frames after an epoch."""
+    word = request.args.get("after", "0")
+    after = int(word) if word.isascii() and word.isdecimal() and len(word) < MAX_DIGITS else 0
+    return answer_json(film_values(known_trial(experiment, study, number), after=after))
+
+
+@pages.get("/film-picture/<experiment>/<study>/<int:number>/<int:index>")
+def film_picture(experiment: str, study: str, number: int, index: int) -> Response:
+    """One of the images of a film strip: `px` is the longer side, 0 the original."""
+    reader = known_trial(experiment, study, number)
+    images = read_film_images(reader.files)
+    if index >= len(images):
+        raise ConfigError(f"the film of trial {number} shows {len(images)} images, there is no image {index}")
+    return answer_image(reader, "val", images[index].image_id)
 
 
 @pages.get("/trial/<experiment>/<study>/<int:number>")

@@ -145,7 +145,8 @@ def state_of(trials: Iterable[TrialRow | TrialProgress], n_trials: int, *, is_st
 class TrialProgress:
     """One trial; `value` is its best monitor so far, None before the first epoch; `seconds` are those it has run.
 
-    `standing` is the last rung that a paused, pruned or failed one has reached.
+    `best_epoch` is the first epoch with that value, 0 before it. `standing` is the last rung that a paused, pruned or
+    failed one has reached.
     """
 
     number: int
@@ -157,6 +158,7 @@ class TrialProgress:
     error: str | None = None
     standing: Standing | None = None
     imported_from: str = ""
+    best_epoch: int = 0
 
     @property
     def is_unfinished(self) -> bool:
@@ -223,25 +225,35 @@ def progress_of(
         monitor, direction: the metric that the best epoch is chosen by, and its better direction.
         n_epochs: of a trial whose number of epochs is not searched.
     """
-    last, values = {}, {}
+    last, best = {}, {}
     for number, table in epochs.groupby("trial"):
         last[number] = int(table["epoch"].max())
-        if monitor in table:
-            values[number] = float(table[monitor].max() if direction == "maximize" else table[monitor].min())
+        best[number] = _best_in(table, monitor, direction)
     return tuple(
         TrialProgress(
             number=row.number,
             state=row.state,
             epoch=last.get(row.number, row.epochs_run),
             n_epochs=int(row.params.get("train.epochs", n_epochs)),
-            value=values.get(row.number, row.metrics.get(monitor)),
+            value=best[row.number][1] if row.number in best else row.metrics.get(monitor),
             seconds=_seconds(row),
             error=row.error,
             standing=row.standing,
             imported_from=row.imported_from,
+            best_epoch=best[row.number][0] if row.number in best else row.best_epoch,
         )
         for row in rows
     )
+
+
+def _best_in(epochs: pd.DataFrame, monitor: str, direction: str) -> tuple[int, float | None]:
+    """The first of the best epochs of a trial, and its value; 0 and None where the monitor is undefined in all."""
+    measured = epochs.dropna(subset=[monitor]).sort_values("epoch") if monitor in epochs else epochs.iloc[:0]
+    if measured.empty:
+        return 0, None
+    values = measured[monitor]
+    place = int(values.argmax() if direction == "maximize" else values.argmin())
+    return int(measured["epoch"].iloc[place]), float(values.iloc[place])
 
 
 def _seconds(row: TrialRow) -> float:

@@ -79,7 +79,7 @@ def status_of(study: StudyReader) -> StudyStatus:
     """
     rest = outlook(study)
     progress, rows = rest.progress, study.rows
-    workers = _workers(study, progress.trials)
+    workers = workers_of(study, progress.trials)
     n_training = sum(worker.trial is not None and worker.lease_s > 0 for worker in workers)
     rest = replace(rest, n_workers=max(1, n_training))
     is_stopped = rows.stop is not None and rows.stop.holds(study.settings)
@@ -100,7 +100,12 @@ def status_of(study: StudyReader) -> StudyStatus:
     )
 
 
-def _workers(study: StudyReader, trials: Sequence[TrialProgress]) -> tuple[WorkerStatus, ...]:
+def workers_of(study: StudyReader, trials: Sequence[TrialProgress]) -> tuple[WorkerStatus, ...]:
+    """Who holds a trial of a study at this moment, by name.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
     of_number = {trial.number: trial for trial in trials}
     held = held_leases(study.shared.databases.url(study.layout), study.rows.uuid)
     return tuple(_worker(lease, lease_s, of_number.get(lease.number)) for lease, lease_s in held)

@@ -14,6 +14,7 @@ RetrievalTable = Literal["rankings", "cameras", "identities", "camera_matrix", "
 TrialTable = Literal["confusion", "classes", "maps", "leakage"] | RetrievalTable
 """What the tables that are made of a trial hold."""
 _RESUME = re.compile(r"resume\.(\d+)\.pt")
+_FRAME = re.compile(r"([1-9]\d{0,8})\.npy")
 
 
 def named_file(folder: Path, name: str, *, before: str) -> Path:
@@ -121,6 +122,21 @@ class TrialLayout:
         files = self.directory.iterdir() if self.directory.is_dir() else ()
         checkpoints = {int(match[1]): file for file in files if (match := _RESUME.fullmatch(file.name))}
         return dict(sorted(checkpoints.items(), reverse=True))
+
+    @property
+    def film_images(self) -> Path:
+        """Which images the film strip shows."""
+        return self.directory / "film" / "images.csv"
+
+    def film_frame(self, epoch: int) -> Path:
+        """Their saliency after an epoch, from 1."""
+        return self.film_images.with_name(f"{epoch}.npy")
+
+    def film_epochs(self) -> list[int]:
+        """The epochs whose frames lie there, ascending."""
+        folder = self.film_images.parent
+        files = folder.iterdir() if folder.is_dir() else ()
+        return sorted(int(match[1]) for file in files if (match := _FRAME.fullmatch(file.name)))
 
     def archive(self, split: Split) -> ArchivePaths:
         """Maps, norms and index of the best epoch on one split."""

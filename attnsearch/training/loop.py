@@ -30,6 +30,7 @@ from attnsearch.types import AttentionOutput, Batch, EpochRecord, Split
 
 if TYPE_CHECKING:
     from attnsearch.data.loader import BatchLoader
+    from attnsearch.training.film import FilmFrame
 
 #: Updates between two looks at the loss, each of which reads what the look before it has asked for.
 CHECK_LOSS_EVERY = 50
@@ -165,7 +166,12 @@ def _cut(batch: Batch, parts: list[tuple[int, slice]], n_images: int) -> list[_P
 
 @torch.no_grad()
 def validate_epoch(
-    run: TrainingSetup, epoch: int, *, check: Callable[[], None], n_batches: int | None = None
+    run: TrainingSetup,
+    epoch: int,
+    *,
+    check: Callable[[], None],
+    n_batches: int | None = None,
+    film: FilmFrame | None = None,
 ) -> EpochRecord:
     """One pass over the validation images in the arithmetic of training, so that evaluation can repeat its numbers.
 
@@ -175,6 +181,7 @@ def validate_epoch(
     Args:
         epoch: from 1; validation after it.
         n_batches: only so many on each rank, to see what is measured.
+        film: gets the saliency of its images.
     Returns:
         As `train_epoch`.
     Raises:
@@ -187,7 +194,11 @@ def validate_epoch(
         check()
         output, terms = _forward_in_validation(run, batch)
         meter.add(batch, output, terms)
-    run.ranks.merge(meter, run.arithmetic.device)
+        if film is not None:
+            film.add(batch, output, run.model)
+    for summed in (meter, film):
+        if summed is not None:
+            run.ranks.merge(summed, run.arithmetic.device)
     lr = learning_rate(run.optimizer)
     if meter.has_loss:
         _require_finite(meter.loss(), split="val", epoch=epoch, lr=lr)

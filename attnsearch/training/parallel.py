@@ -15,11 +15,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,6 @@ from attnsearch import errors
 from attnsearch.device import classify_device_error
 from attnsearch.errors import AttnSearchError, ConfigError, RankLost, UnexpectedError
 from attnsearch.files import explain_os_error
-from attnsearch.tasks.base import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,16 @@ START_S = 600.0
 _PATIENCE = timedelta(days=365)
 """How long they wait for a word: while rank 0 scores a trial or waits for one, the others have nothing to do."""
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+class Summed(Protocol):
+    """What adds up over the images of a pass, such as a meter."""
+
+    def sums(self) -> dict[str, Tensor]:
+        """All that was added so far, by name."""
+
+    def load(self, sums: Mapping[str, Tensor]) -> None:
+        """Puts the sums of all ranks in the place of its own ones."""
 
 
 class Ranks:
@@ -80,8 +89,8 @@ class Ranks:
     def add(self, tensor: Tensor) -> None:
         """Makes a tensor of the same shape on all ranks their sum, in place."""
 
-    def merge(self, meter: Meter, device: torch.device) -> None:
-        """Makes a meter that of all images that the ranks have measured."""
+    def merge(self, part: Summed, device: torch.device) -> None:
+        """Makes what was found in the images of this rank that of the images of all ranks."""
 
 
 ALONE = Ranks()
@@ -131,8 +140,8 @@ class RankGroup(Ranks):
         with self._connected():
             dist.all_reduce(tensor, group=self._sums if tensor.is_cuda else None)
 
-    def merge(self, meter: Meter, device: torch.device) -> None:
-        sums = meter.sums()
+    def merge(self, part: Summed, device: torch.device) -> None:
+        sums = part.sums()
         described = {name: (list(tensor.shape), str(tensor.dtype)) for name, tensor in sums.items()}
         known = {name: kind for names in self.exchange(described) for name, kind in names.items()}
         for name, (shape, dtype) in known.items():
@@ -140,7 +149,7 @@ class RankGroup(Ranks):
                 sums[name] = torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
             sums[name] = sums[name].to(device)
             self.add(sums[name])
-        meter.load({name: sums[name] for name in known})
+        part.load({name: sums[name] for name in known})
 
     def _say(self, error: Exception | None) -> None:
         """The word that precedes each collective.

@@ -27,7 +27,7 @@ from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.files import atomic_path, disk_errors, explain_os_error
 from attnsearch.models.checkpoint import ModelCheckpoint, read_model_checkpoint, write_model_checkpoint
 from attnsearch.models.weights import check_declared_sizes
-from attnsearch.store.epochs import named_values
+from attnsearch.store.epochs import named_values, write_csv
 from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.training.writer import copy_to_cpu
@@ -110,6 +110,14 @@ class TrainingState:
     def is_unfinished(self) -> bool:
         """Whether epochs are left to train."""
         return self.epoch < self.config.train.epochs and not self.is_exhausted()
+
+    def write_csv(self) -> None:
+        """Writes the table of all epochs.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        write_csv(self.layout.epochs_csv, self.records, check=self.context.check)
 
     def result(self, state: Literal["complete", "pruned", "paused"]) -> TrialResult:
         """The row that ends or pauses the trial: values of the best epoch, time of all epochs in whatever attempt."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.device import describe_device, device_errors, pick_device, release_memory
 from attnsearch.errors import OutOfMemory, TrialError, TrialPaused, TrialPruned
-from attnsearch.files import disk_errors, make_folder
+from attnsearch.files import Check, disk_errors, make_folder
 from attnsearch.progress import logging_to
-from attnsearch.store.epochs import write_csv
 from attnsearch.training.batch_norm import share_batch_norms
+from attnsearch.training.film import FilmFrame, film_rows, start_film
 from attnsearch.training.loop import TrainingSetup, train_epoch, validate_epoch
 from attnsearch.training.parallel import ALONE, Ranks
 from attnsearch.training.setup import build_run
@@ -147,16 +147,20 @@ def run_epochs(trial: TrainingState) -> None:
         TrialPruned, TrialPaused: the context ended the trial, or has it wait; all is written.
     """
     run = _resume(trial)
+    start_film(trial.layout, trial.data.under(trial.config.data), check=trial.context.check)
+    shown = film_rows(run.val.table)
     _publish(trial, range(1, trial.epoch + 1))
     with BackgroundWriter(trial.context.check) as writer:
         while trial.is_unfinished():
             epoch = trial.epoch + 1
             train = train_epoch(run, epoch, accumulation=trial.accumulation, check=writer.check)
-            val = validate_epoch(run, epoch, check=writer.check)
+            film = FilmFrame(shown)
+            val = validate_epoch(run, epoch, check=writer.check, film=film)
             is_best = trial.add(_with_changes(trial, train), val)
             line = _epoch_line(trial, train, val, is_best=is_best)
             # no name here keeps the copies longer than it takes to write them
-            writer.write(partial(_write, copy_checkpoints(run, trial, is_best=is_best), trial.context, line))
+            checkpoints = partial(copy_checkpoints, run, trial, is_best=is_best)
+            writer.write(partial(_write, film.writer(trial.layout, epoch), checkpoints(), trial.context, line))
             _publish(trial, range(epoch, epoch + 1))
     if not trial.best_epoch:
         raise TrialError(f"monitor {trial.config.monitor!r} was undefined (NaN) in all {trial.epoch} epochs")
@@ -165,10 +169,11 @@ def run_epochs(trial: TrainingState) -> None:
 def _train_along(trial: TrainingState) -> None:
     """The same on another rank than 0: nothing is written, and what ends the trial early comes from rank 0."""
     run = _join(trial)
+    shown = film_rows(run.val.table)
     while trial.is_unfinished():
         epoch = trial.epoch + 1
         train = train_epoch(run, epoch, accumulation=trial.accumulation, check=trial.context.check)
-        val = validate_epoch(run, epoch, check=trial.context.check)
+        val = validate_epoch(run, epoch, check=trial.context.check, film=FilmFrame(shown))
         trial.add(_with_changes(trial, train), val)
 
 
@@ -242,7 +247,7 @@ def _publish(trial: TrainingState, new_epochs: range) -> None:
     if not trial.records:
         return
     trial.context.record(trial.records)
-    write_csv(trial.layout.epochs_csv, trial.records, check=trial.context.check)
+    trial.write_csv()
     for epoch in new_epochs:
         trial.context.report(trial.monitored(epoch), epoch)
     if trial.context.should_prune():
@@ -277,8 +282,12 @@ def _halve_parts(trial: TrainingState) -> None:
     logger.warning("%s; the epoch starts again with accumulation %d", said, trial.accumulation)
 
 
-def _write(checkpoints: Checkpoints, context: TrialContext, line: str) -> None:
-    """Writes the files of an epoch, then its line of the log: a line says that the epoch is safe."""
+def _write(write_frame: Callable[[Check], None], checkpoints: Checkpoints, context: TrialContext, line: str) -> None:
+    """Writes the files of an epoch, then its line of the log: a line says that the epoch is safe.
+
+    The frame of the film comes first: an epoch that training does not repeat has one.
+    """
+    write_frame(context.check)
     checkpoints.write(context)
     logger.info(line)
 

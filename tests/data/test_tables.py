@@ -11,7 +11,15 @@ import pytest
 
 from attnsearch.config.data import FolderData, ReidFolderData
 from attnsearch.data.listing import Listing
-from attnsearch.data.tables import DataTables, build_from_listing, build_tables, fixed_queries, fixed_subset
+from attnsearch.data.tables import (
+    DataTables,
+    ImageTable,
+    build_from_listing,
+    build_tables,
+    fixed_queries,
+    fixed_subset,
+    spread_rows,
+)
 from attnsearch.errors import UsageError
 from attnsearch.types import MatchRule
 from tests.data.test_identities import images_of
@@ -125,3 +133,21 @@ def test_more_images_include_the_fewer() -> None:
 def test_classes_have_nothing_to_retrieve(small_tree: Path) -> None:
     with pytest.raises(UsageError, match="train holds classes and no identities"):
         fixed_queries(build_tables(FolderData(root=str(small_tree))).train, None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "classes"),
+    [((9, 1, 2), [0, 0, 1, 2]), ((2, 2, 2, 2, 2, 2, 2), [0, 2, 4, 6]), ((1, 1), [0, 1]), ((30, 3), [0, 0, 1, 1])],
+)
+def test_a_few_rows_are_spread_over_the_classes(sizes: tuple[int, ...], classes: list[int]) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    ids = tuple(f"{label}/{row}.jpg" for row, label in enumerate(labels))
+    table = ImageTable("val", tuple(map(str, range(len(sizes)))), ids, tuple(map(Path, ids)), labels)
+    rows = spread_rows(table, 4)
+    assert labels[rows].tolist() == classes
+    assert len(set(rows)) == len(rows)
+
+
+def test_a_few_rows_of_identities_are_queries() -> None:
+    test = tables_of().of("test")
+    assert spread_rows(test, 3) == sorted(fixed_queries(test, 3))

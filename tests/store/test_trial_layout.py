@@ -47,3 +47,15 @@ def test_resumes_are_those_that_exist_latest_attempt_first(layout: StudyLayout) 
     temporary_path(trial.resume(11)).touch()
 
     assert list(trial.resumes().items()) == [(attempt, trial.resume(attempt)) for attempt in (10, 2, 1)]
+
+
+def test_frames_of_the_film_are_those_of_epochs(layout: StudyLayout) -> None:
+    trial = layout.trial(0)
+    assert trial.film_epochs() == []
+    trial.film_images.parent.mkdir(parents=True)
+    for epoch in (2, 10, 1):
+        trial.film_frame(epoch).touch()
+    for path in (trial.film_images, temporary_path(trial.film_frame(3)), trial.film_frame(0)):
+        path.touch()
+    assert relative(layout, trial.film_frame(10)) == "CUB/br_npa/trials/00000/film/10.npy"
+    assert trial.film_epochs() == [1, 2, 10]

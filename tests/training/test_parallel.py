@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnsearch.errors import RankLost
 from attnsearch.store.epochs import read_csv
+from attnsearch.store.film import read_film_frame, read_film_images
 from attnsearch.store.trial_layout import TrialLayout
 from attnsearch.training.parallel import ALONE
 from tests.tiny import reid_config
@@ -162,6 +165,25 @@ def accumulated(name: str, n_parts: int) -> dict[str, Any]:
     optimizer = {"optimizer": {"name": "adamw", "lr": 1e-4}} if name == "adamw" else {}
     model = FAMILIES["br_npa" if name == "adamw" else name]
     return config_of(model, n_parts=n_parts, accumulation=n_parts, train=optimizer)
+
+
+def film_of(place: Path, name: str) -> NDArray[np.float32]:
+    """(2, 8, h, w) the frames of a case of two epochs."""
+    layout = TrialLayout(place / "cases" / name)
+    assert layout.film_epochs() == [1, 2]
+    return np.stack([read_film_frame(layout, epoch, len(read_film_images(layout))) for epoch in (1, 2)])
+
+
+@pytest.mark.slow
+def test_the_film_has_the_images_of_all_ranks(
+    ranks_of: Callable[[int], Path], alone: Callable[..., dict[str, Any]], folder: Path
+) -> None:
+    alone("br_npa_2", accumulated("br_npa", 2))
+    alone("reid", reid_of(train={"epochs": 2, "accumulation": 2}))
+    for name, single in (("br_npa", "br_npa_2"), ("reid", "reid")):
+        found, expected = film_of(ranks_of(2), name), film_of(folder / "alone", single)
+        assert (found.max(axis=(2, 3)) > 0).all()  # no image is missing
+        np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02 * expected.max())
 
 
 @pytest.mark.slow

@@ -66,6 +66,11 @@ def assert_same(found: Any, expected: Any, place: str = "") -> None:
         assert torch.equal(found, expected) if isinstance(expected, Tensor) else found == expected, place
 
 
+def film_of(directory: Path) -> dict[str, bytes]:
+    """Name of each file of the film strip -> its content; none may be half written or left over."""
+    return {path.name: path.read_bytes() for path in TrialLayout(directory).film_images.parent.iterdir()}
+
+
 def stop_at(n_checks: int, error: type[Exception] = TrialInterrupted) -> Callable[[], None]:
     """Raises at the n-th check, from 0, and at all later ones, as a stop and a lost lease do."""
     calls = iter(range(10_000))
@@ -98,7 +103,9 @@ def test_a_run_leaves_its_files(uninterrupted: RecordingContext, three_epochs: E
         "epochs.csv",
         "best.safetensors",
         "resume.1.pt",
+        "film",
     }
+    assert layout.film_epochs() == [1, 2, 3]
     assert [(record.epoch, record.split) for record in uninterrupted.records] == [
         (epoch, split) for epoch in (1, 2, 3) for split in ("train", "val")
     ]
@@ -134,6 +141,7 @@ def test_resuming_equals_not_stopping(
     assert timeless(context.records) == timeless(uninterrupted.records)
     assert context.reports == uninterrupted.reports
     assert list(TrialLayout(tmp_path).resumes()) == [2]
+    assert film_of(tmp_path) == film_of(uninterrupted.directory)
     assert_same(final_state(tmp_path, 2), final_state(uninterrupted.directory, 1))
     assert_same(read_checkpoint(TrialLayout(tmp_path).best), read_checkpoint(TrialLayout(uninterrupted.directory).best))
 
@@ -231,6 +239,7 @@ def test_a_trial_that_paused_twice_ends_as_one_that_did_not(
     result = fit(three_epochs, context, data=data)
     assert result.state == "complete"
     assert timeless(context.records) == timeless(uninterrupted.records)
+    assert film_of(tmp_path) == film_of(uninterrupted.directory)
     assert_same(final_state(tmp_path, 4), final_state(uninterrupted.directory, 1))
     assert_same(read_checkpoint(TrialLayout(tmp_path).best), read_checkpoint(TrialLayout(uninterrupted.directory).best))
 
