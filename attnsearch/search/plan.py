@@ -20,7 +20,7 @@ from attnsearch.config.load import (
     with_settings,
 )
 from attnsearch.config.study import StudyConfig
-from attnsearch.data import DataTables, build_tables
+from attnsearch.data import DataTables, build_tables, data_errors
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import ConfigError
 from attnsearch.files import make_folder
@@ -86,7 +86,7 @@ class SearchPlan:
             check_start(experiment, tables)
         metrics = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]
         check_models(limits, n_classes=len(tables.class_names), metrics=metrics)
-        warnings = warnings_of(loaded, tables)
+        warnings = [*data_errors(loaded.experiment.data, tables), *warnings_of(loaded, tables)]
         loaded = _with_cache_size(loaded, limits)
         plan = replace(cls._of(loaded, tables, layout, url), limits=tuple(limits), warnings=tuple(warnings))
         plan._check_stored(storage)
