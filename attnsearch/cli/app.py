@@ -21,6 +21,7 @@ from attnsearch.cli._console import (
     report_interruption,
     report_unexpected,
 )
+from attnsearch.cli._hints import with_hint
 from attnsearch.cli._options import with_plugins
 from attnsearch.cli.compare import compare
 from attnsearch.cli.confirm import confirm
@@ -38,7 +39,7 @@ from attnsearch.cli.prune_files import prune_files
 from attnsearch.cli.ray import ray
 from attnsearch.cli.report import report
 from attnsearch.cli.retrieval import retrieval
-from attnsearch.cli.search import search
+from attnsearch.cli.search import demo, search
 from attnsearch.cli.show import show
 from attnsearch.cli.slurm import slurm
 from attnsearch.cli.status import status
@@ -72,6 +73,7 @@ def _options(
     """Hyper-parameter search for interpretable fine-grained image classifiers."""
 
 
+app.command()(demo)
 app.command()(search)
 app.command()(confirm)
 app.command()(extend)
@@ -117,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible(), records_redacted(), logging_to_stderr():
             return _run(words or ["--help"])
     except typer.TyperException as error:  # a wrong option or argument
-        return report_error(error.format_message().replace(": Value error, ", ": "), MISUSED)
+        return report_error(with_hint(error.format_message().replace(": Value error, ", ": "), words), MISUSED)
     except AttnSearchError as error:
         return report_error(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

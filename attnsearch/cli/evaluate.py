@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli._console import number, print_json, print_table
+from attnsearch.cli._console import number, print_json, print_table, say
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
 from attnsearch.types import Split
 
@@ -24,10 +24,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the best checkpoint of a trial, or of a file, on a split."""
-    from attnsearch.results.checkpoints import find_trial, is_file_name, open_evaluation
+    from attnsearch.results.checkpoints import describe_source, find_trial, is_file_name, open_evaluation
 
     source = Path(study) if is_file_name(study) else find_trial(study, trial, results, storage)
     with open_evaluation(source, split, overrides or ()) as evaluation:
+        say(f"evaluating {describe_source(source, evaluation, split)}")
         scores = evaluation.run(split)
         scores |= {f"{split}/{name}": value for name, value in evaluation.floors(split).items()}
     if as_json:

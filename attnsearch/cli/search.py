@@ -13,13 +13,40 @@ import typer
 from attnsearch.cli._console import StopRequest, print_json, print_line, signals_to
 from attnsearch.cli._ending import outcome_values, summary_lines
 from attnsearch.cli._forecast import say_cost
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
+from attnsearch.cli._options import (
+    RESULTS,
+    AsJson,
+    Overrides,
+    Plugins,
+    Profile,
+    Results,
+    Storage,
+    Workers,
+    setting_options,
+)
 from attnsearch.errors import DONE, INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy
 
 
+DEMO = "br_npa_low_res"
+"""The study that `attnsearch demo`, and `bash shell/train.sh --demo`, searches under the profile `demo`."""
+
+
+@setting_options("n_trials", "device", "seed")
+def demo(
+    overrides: Overrides = None, workers: Workers = None, results: Results = RESULTS, as_json: AsJson = False
+) -> int:
+    """Search a study of synthetic birds in some minutes, without a GPU: everything that a search writes, on small images."""
+    from attnsearch.config.load import load_study
+
+    return _run(
+        load_study(DEMO, profile="demo", overrides=overrides or ()), as_json=as_json, root=results, n_workers=workers
+    )
+
+
+@setting_options("n_trials", "device", "seed")
 def search(
     study: Annotated[str, typer.Argument(help="A file of studies/ by its bare name, or a path.")],
     overrides: Overrides = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnsearch.cli._console import StopRequest, floor_lines, number, print_json, print_line, signals_to
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, setting_options
 from attnsearch.errors import DONE, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SHOWN = ("state", "best_epoch", "epochs_run", "seconds", "images_per_s", "error")
 
 
+@setting_options("device", "seed")
 def train(
     config: Annotated[str, typer.Argument(help="A file of configs/ by its bare name, or a path.")],
     overrides: Overrides = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnsearch.cli._console import counted, print_line
-from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
+from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage, setting_options
 
 if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@setting_options("n_trials", "device", "seed")
 def validate(
     name: Annotated[str, typer.Argument(help="A study or config by its bare name, or a path; a study wins.")],
     overrides: Overrides = None,

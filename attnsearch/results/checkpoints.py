@@ -118,6 +118,13 @@ def open_evaluation(
     return evaluation
 
 
+def describe_source(source: TrialReader | Path, evaluation: Evaluation, split: Split) -> str:
+    """`br_npa_low_res, trial 3, epoch 7, 320 val images`."""
+    is_file = isinstance(source, Path)
+    name = source.name if is_file else f"{source.study.layout.study}, trial {source.number}"
+    return f"{name}, epoch {evaluation.stored.epoch}, {len(evaluation.data.tables.of(split))} {split} images"
+
+
 def import_file(
     family: Family, path: Path, experiment: ExperimentConfig, *, classes: Path | None, held_out: bool, to: Path
 ) -> int:
