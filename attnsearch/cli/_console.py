@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNPOLLED_S = 5.0
+COMMAND_VARIABLE = "ATTNSEARCH_COMMAND"
+"""Holds the command of a script that has started this process."""
 Handler = Callable[[int, FrameType | None], None]
 _own_stdout: TextIO | None = None
 
@@ -144,6 +148,12 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key, or the whole key where several end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 20 min`."""
     if seconds < 100:
@@ -169,6 +179,11 @@ def report_error(text: str, code: int) -> int:
         fitting = fitted(line if line.startswith(" ") else f"error: {line}", sys.stderr)
         print(fitting.replace("error:", head, 1) if fitting.startswith("error:") else fitting, file=sys.stderr)
     return code
+
+
+def command_text(words: Sequence[str]) -> str:
+    """The command that a person gave: a script of the checkout names itself."""
+    return os.environ.get(COMMAND_VARIABLE, "").strip() or shlex.join(["attnsearch", *words])
 
 
 def report_interruption(code: int) -> int:

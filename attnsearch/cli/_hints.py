@@ -37,7 +37,7 @@ def with_hint(message: str, words: Sequence[str]) -> str:
         hint = _INSTEAD.get(option[1]) or _setting(option[1], words)
     else:
         hint = ""
-    return f"{message}; {hint}" if hint else message
+    return f"{message.rstrip('.')}; {hint}" if hint else message
 
 
 def _setting(option: str, words: Sequence[str]) -> str:

@@ -24,7 +24,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the best checkpoint of a trial, or of a file, on a split."""
-    from attnsearch.results.checkpoints import describe_source, find_trial, is_file_name, open_evaluation
+    from attnsearch.results.names import is_file_name, require_folder_of
+
+    if not is_file_name(study):
+        require_folder_of(study, results)
+    from attnsearch.results.checkpoints import describe_source, find_trial, open_evaluation
 
     source = Path(study) if is_file_name(study) else find_trial(study, trial, results, storage)
     with open_evaluation(source, split, overrides or ()) as evaluation:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, print_json, print_line, signals_to
+from attnsearch.cli._console import StopRequest, print_json, print_line, say, signals_to
 from attnsearch.cli._ending import outcome_values, summary_lines
 from attnsearch.cli._forecast import say_cost
 from attnsearch.cli._options import (
@@ -38,7 +38,7 @@ DEMO = "br_npa_low_res"
 def demo(
     overrides: Overrides = None, workers: Workers = None, results: Results = RESULTS, as_json: AsJson = False
 ) -> int:
-    """Search a study of synthetic birds in some minutes, without a GPU: everything that a search writes, on small images."""
+    """Search a study of synthetic birds in some minutes, without a GPU: all that a search writes."""
     from attnsearch.config.load import load_study
 
     return _run(
@@ -82,6 +82,7 @@ def search(
 
 def _run(loaded: LoadedStudy, *, as_json: bool, **settings: Any) -> int:
     """Searches with the settings of `run_and_confirm`, and says how it ended."""
+    say(f"checking {loaded.study.name}, data {loaded.experiment.data.name}")
     from attnsearch.cli._progress import watching
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.confirm import run_and_confirm  # imports torch
@@ -97,6 +98,8 @@ def _run(loaded: LoadedStudy, *, as_json: bool, **settings: Any) -> int:
         print_json(outcome_values(reader, ended, times))
     else:
         print_line("\n".join(summary_lines(reader, ended, times)))
+        if ended.outcome == "interrupted" and reader.rows.best and ended.published is None:
+            print_line("  published  not published yet")
     return INTERRUPTED if ended.outcome == "interrupted" else DONE
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, floor_lines, number, print_json, print_line, signals_to
+from attnsearch.cli._console import StopRequest, floor_lines, number, print_json, print_line, say, signals_to
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, setting_options
 from attnsearch.errors import DONE, INTERRUPTED
 
@@ -38,6 +38,7 @@ def train(
 
         return follow_orders()
 
+    say(f"checking {experiment.name}, data {experiment.data.name}")
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.run import run_study
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnsearch.cli._console import counted, print_line
+from attnsearch.cli._console import counted, print_line, say
 from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage, setting_options
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def validate(
 
     path = find_file(name, ("studies", "configs"))
     loaded = _load(str(path), profile, overrides or (), storage)
+    say(f"checking {loaded.study.name}, data {loaded.experiment.data.name}")
 
     from attnsearch.search.plan import SearchPlan  # imports torch
 

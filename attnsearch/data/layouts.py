@@ -29,6 +29,8 @@ LAYOUTS = (
     "the columns filename, label and perhaps split"
 )
 
+_NO_IMAGES = "correct the path; to begin without these images: --profile demo, or --profile photos data.root=FOLDER"
+
 
 @dataclass(frozen=True)
 class FoundImages:
@@ -217,10 +219,10 @@ def near_name(path: Path) -> str:
         return "; a variable in it is not set, or is in a results folder, where none is expanded: write data.root="
     parent = next(folder for folder in path.parents if folder.is_dir())
     if parent != path.parent:
-        return f" ({parent} exists, {path.relative_to(parent).parts[0]} in it does not); correct the path"
+        return f" ({parent} exists, {path.relative_to(parent).parts[0]} in it does not); {_NO_IMAGES}"
     names = {name.lower(): name for name in sub_folders(parent)}
     near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.6)
-    return f"; did you mean {parent / names[near[0]]}?" if near else "; correct the path"
+    return f"; did you mean {parent / names[near[0]]}?" if near else f"; {_NO_IMAGES}"
 
 
 def sub_folders(folder: Path) -> tuple[str, ...]:

@@ -9,6 +9,11 @@ from attnsearch.errors import ConfigError, suggest
 from attnsearch.store.layout import ExperimentLayout, StudyLayout
 
 
+def is_file_name(source: str) -> bool:
+    """Whether a source names a checkpoint file rather than a study."""
+    return source.endswith(".safetensors")
+
+
 def require_folder_of(name: str, root: Path) -> None:
     """Refuses the name of a study that no folder has, before what reads studies is imported.
 

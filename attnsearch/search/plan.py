@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,8 @@ from attnsearch.search.trials import best_checkpoint, find_stored, open_stored
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import redact, url_named
 from attnsearch.training.setup import check_start
+
+logger = logging.getLogger(__name__)
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
 MACHINE_SETTINGS = ("data.root=", "runtime.")
@@ -82,6 +85,7 @@ class SearchPlan:
         loaded = find_checkpoints(loaded, layout, storage)
         limits = extreme_experiments(loaded)
         tables = build_tables(loaded.experiment.data)
+        logger.info("%d classes, %s images", len(tables.class_names), "/".join(str(len(t)) for t in tables.present()))
         for _, experiment in limits:
             check_start(experiment, tables)
         metrics = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]

@@ -123,8 +123,11 @@ class TrialLayout:
 
     @property
     def best(self) -> Path:
-        """The weights of the best epoch."""
         return _named(self.directory, "best.safetensors", before="kept.safetensors")
+
+    @property
+    def progress(self) -> Path:
+        return self.directory / "progress.json"
 
     def resume(self, attempt: int) -> Path:
         """The state from which the next attempt continues; each attempt writes its own."""
@@ -142,7 +145,7 @@ class TrialLayout:
 
     def kept_files(self) -> list[Path]:
         """All files but those that only an unfinished trial needs."""
-        unfinished = {*self.resumes().values(), *self.directory.glob("scores_*.part")}
+        unfinished = {self.progress, *self.resumes().values(), *self.directory.glob("scores_*.part")}
         return [path for path in sorted(self.directory.rglob("*")) if path.is_file() and path not in unfinished]
 
     def exported_arrays(self) -> list[Path]:
@@ -252,7 +255,6 @@ class StudyLayout:
 
     @property
     def shared(self) -> ExperimentLayout:
-        """The files of all studies of the experiment."""
         return ExperimentLayout(self.root, self.experiment)
 
     @property
@@ -309,7 +311,6 @@ class StudyLayout:
 
     @property
     def staged_json(self) -> Path:
-        """The manifest of a publication that is made and not yet in place."""
         return self.staging / "published.json"
 
     @property
@@ -387,7 +388,6 @@ def creation_lock_of(database: Path) -> Path:
 
 
 def copy_of_version(database: Path, schema: int) -> Path:
-    """An SQLite file as it was before its tables were brought to the next version."""
     return database.with_name(f"{database.name}.schema{schema}")
 
 
