@@ -221,6 +221,14 @@ def atomic_write(path: Path, content: str | bytes, *, check: Check | None = None
         temporary.write_bytes(data)
 
 
+def replace_passing(path: Path, content: str) -> None:
+    """Replaces a file that is out of date in seconds, where the disk lets it; does not wait until it lies there."""
+    with suppress(OSError):
+        temporary = temporary_path(path)
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(path)
+
+
 def atomic_write_array(path: Path, array: NDArray[Any], *, check: Check | None = None) -> None:
     """Writes a `.npy` file, never pickled.
 

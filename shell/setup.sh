@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sourced by the other scripts: goes to the checkout and sets PYTHON.
-# The first time it creates .venv and installs the package into it; again whenever setup.cfg has changed.
+# The first time it creates .venv and installs the package into it, with the extra that EXTRA names, such as [test]; again
+# whenever setup.cfg has changed.
 # With ATTNSEARCH_VENV=FOLDER that environment is used as it is: nothing is installed, the checkout's code runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,11 +12,12 @@ if [[ -n "${ATTNSEARCH_VENV:-}" ]]; then
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 else
     PYTHON="$PWD/.venv/bin/python"
-    stamp=.venv/installed
+    stamp=".venv/installed${EXTRA:-}"
     if [[ ! -x "$PYTHON" || ! -f "$stamp" || "$(cksum <setup.cfg)" != "$(<"$stamp")" ]]; then
-        echo "setting up .venv: installs attnsearch, PyTorch and the rest (minutes, some GB; only this once)" >&2
+        echo "setting up .venv: installs attnsearch${EXTRA:-}, PyTorch and the rest (minutes, some GB; only this once)" >&2
+        echo "without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves most of it" >&2
         python3 -m venv .venv
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+        "$PYTHON" -m pip install --disable-pip-version-check --editable ".${EXTRA:-}"
         cksum <setup.cfg >"$stamp"
     fi
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: bash shell/train.sh NAME [--demo] [key=value ...] [options of `attnsearch search`]
+# usage: bash shell/train.sh NAME [--demo] [key=value ...] [options of `attnsearch search`], or bash shell/train.sh --demo
 # Searches the settings of the study NAME; started again, it continues where it stopped.
 # --demo takes synthetic birds and a small backbone: some minutes. Paths are relative to the checkout, results/ is there.
 set -euo pipefail
@@ -8,6 +8,9 @@ if [[ $# -eq 0 ]]; then
     exit 2
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+ATTNSEARCH_COMMAND="$(printf '%q ' bash shell/train.sh "$@")"
+export ATTNSEARCH_COMMAND
+if [[ "$1" == --demo && "${2:--}" =~ ^-|= ]]; then exec "$PYTHON" -m attnsearch demo "${@:2}"; fi
 
 words=()
 for word in "$@"; do

@@ -88,15 +88,22 @@ def test_first_use_sets_up_and_the_second_is_quick(tmp_path: Path) -> None:
     (checkout / "setup.cfg").write_text("[metadata]\n")
     settings = {"PATH": f"{fake.parent}:{os.environ['PATH']}", "LOG": str(log), "ATTNSEARCH_VENV": ""}
 
-    def asked() -> list[str]:
+    def asked(script: str = "train.sh", *words: str) -> list[str]:
         log.write_text("")
-        done = run(checkout / "shell/train.sh", "cnn", "--demo", "n_trials=1", cwd=tmp_path, **settings)
+        words = words or ("cnn", "--demo", "n_trials=1")
+        done = run(checkout / "shell" / script, *words, cwd=tmp_path, **settings)
         assert done.returncode == 0, done.stderr
         return [" ".join(line.split()[1:]) for line in log.read_text().splitlines()]
 
     search = "-m attnsearch search cnn --profile demo n_trials=1"
-    install = "-m pip install --quiet --disable-pip-version-check --editable .[test]"
+    install = "-m pip install --disable-pip-version-check --editable ."
     assert asked() == ["-m venv .venv", install, search]
     assert asked() == [search]
     (checkout / "setup.cfg").write_text("[metadata]\nname = changed\n")
     assert asked() == ["-m venv .venv", install, search]
+    assert asked("train.sh", "--demo") == ["-m attnsearch demo"]
+    assert asked("train.sh", "--demo", "n_trials=1", "--json") == ["-m attnsearch demo n_trials=1 --json"]
+    assert asked("train.sh", "--demo", "cnn") == ["-m attnsearch search --profile demo cnn"]
+    tests = asked("test.sh", "-q")
+    assert tests[:2] == ["-m venv .venv", f"{install}[test]"]
+    assert asked("test.sh", "-q") == tests[2:]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -17,18 +19,21 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from attnsearch.cli._style import RED, fitted, is_terminal, painted, painted_state, terminal_width
+from attnsearch.cli._table import table_lines
 from attnsearch.progress import logging_to
 
 logger = logging.getLogger(__name__)
 
-MAX_STYLED = 500
-"""Rows of a table up to which a terminal gets it in colours and wrapped: of many rows that takes seconds."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNPOLLED_S = 5.0
+COMMAND_VARIABLE = "ATTNSEARCH_COMMAND"
+"""Holds the command of a script that has started this process."""
 Handler = Callable[[int, FrameType | None], None]
 _own_stdout: TextIO | None = None
 
@@ -41,7 +46,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.write(fitted(self.format(record), sys.stderr) + "\n")
         except Exception:
             self.handleError(record)
 
@@ -111,47 +116,21 @@ def _plain(value: Any) -> Any:
 
 
 def print_line(text: str) -> None:
-    """One line of plain text, at once: a pipe would hold it back."""
-    print(text, file=_stdout(), flush=True)
+    """Plain text, at once: a pipe would hold it back."""
+    file = _stdout()
+    print(fitted(text, file), file=file, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """A table; into a pipe it is as wide as it needs to be."""
-    lines, file = list(rows), _stdout()
-    if not file.isatty() or len(lines) > MAX_STYLED:
-        print("\n".join(_plain_table(columns, lines, title)), file=file, flush=True)
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for row in lines:
-        table.add_row(*row)
-    Console(file=file, markup=False, highlight=False).print(table)
+    """A table; into a pipe it is as wide as it needs to be, and a terminal gets states in colours."""
+    file = _stdout()
+    width, paint = (terminal_width(), partial(painted_state, file=file)) if is_terminal(file) else (None, str)
+    print("\n".join(table_lines(columns, list(rows), title=title, width=width, paint=paint)), file=file, flush=True)
 
 
-def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> Iterator[str]:
-    """The lines of a table, as wide as it needs to be."""
-    texts = [columns, *rows]
-    spaces = [max(map(_width, column)) for column in zip(*texts, strict=True)]
-    lines = [
-        "   ".join(text + " " * (space - _width(text)) for text, space in zip(row, spaces, strict=True)).rstrip()
-        for row in texts
-    ]
-    yield from [] if title is None else [title]
-    yield from ("", f"  {lines[0]}", f" {'─' * (sum(spaces) + 3 * len(spaces) - 1)}")
-    yield from (f"  {line}" for line in lines[1:])
-    yield ""
-
-
-def _width(text: str) -> int:
-    """The cells of a terminal that a text takes."""
-    if text.isascii() and text.isprintable():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
+def say(text: str) -> None:
+    """A line on stderr about what begins now, at once, so that nobody waits before an empty screen."""
+    print(fitted(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def number(value: float | None) -> str:
@@ -162,6 +141,12 @@ def number(value: float | None) -> str:
 def counted(n: int, noun: str) -> str:
     """`1 trial`, `3 trials`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key, or the whole key where several end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
 def size(n_bytes: int) -> str:
@@ -176,9 +161,16 @@ def report_error(text: str, code: int) -> int:
     """Prints `error: …` on stderr, one line per problem, details indented below; returns the code."""
     from attnsearch.store.urls import hide
 
+    head = painted("error:", RED, sys.stderr)
     for line in hide(text).splitlines():
-        print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
+        fitting = fitted(line if line.startswith(" ") else f"error: {line}", sys.stderr)
+        print(fitting.replace("error:", head, 1) if fitting.startswith("error:") else fitting, file=sys.stderr)
     return code
+
+
+def command_text(words: Sequence[str]) -> str:
+    """The command that a person gave: a script of the checkout names itself."""
+    return os.environ.get(COMMAND_VARIABLE, "").strip() or shlex.join(["attnsearch", *words])
 
 
 def report_interruption(code: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,8 +99,47 @@ def with_plugins(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, plugins: list[str], **named: Any) -> Any:  # they are imported already
         return command(*args, **named)
 
-    option = inspect.Parameter("plugins", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins)
-    signature = inspect.Signature([*parameters.values(), option])
+    return _with_parameters(command, run, {"plugins": Plugins})
+
+
+SETTINGS = {"n_trials": "n_trials", "device": "runtime.device", "seed": "seed"}
+"""Name of an option -> the setting that it is another way to write."""
+_SETTING_OPTIONS = {
+    "n_trials": Annotated[
+        int | None, typer.Option("--n-trials", metavar="N", help="As n_trials=N.", show_default=False)
+    ],
+    "device": Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="As runtime.device=NAME.", show_default=False)
+    ],
+    "seed": Annotated[int | None, typer.Option("--seed", metavar="N", help="As seed=N.", show_default=False)],
+}
+
+
+def setting_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a command options that are settings: each becomes an override, behind those that are written."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def run(*args: Any, **named: Any) -> Any:
+            given = {name: named.pop(name, None) for name in names}
+            more = [f"{SETTINGS[name]}={value}" for name, value in given.items() if value is not None]
+            return command(*args, **named | {"overrides": [*(named.get("overrides") or ()), *more]})
+
+        return _with_parameters(command, run, {name: _SETTING_OPTIONS[name] for name in names})
+
+    return decorate
+
+
+def _with_parameters(
+    command: Callable[..., Any], run: Callable[..., Any], options: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """The function that wraps a command, with the command's parameters and those of more options."""
+    parameters = inspect.signature(command, eval_str=True).parameters
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in options.items()
+    ]
+    signature = inspect.Signature([*parameters.values(), *more])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
     return run

@@ -8,17 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from attnsearch.cli._console import number
+from attnsearch.cli._console import number, say, short_names
 from attnsearch.progress import duration
 from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher
 
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 20
+STYLES = {
+    "complete": "green",
+    "running": "cyan",
+    "waiting": "yellow",
+    "paused": "yellow",
+    "pruned": "dim",
+    "fail": "red",
+}
 
 
 @contextmanager
@@ -41,9 +50,12 @@ class LiveView:
         self._live = Live(console=Console(stderr=True), auto_refresh=False, redirect_stdout=False)
 
     def show(self, snapshot: StudyProgress) -> None:
-        """Redraws."""
+        """Redraws; the first time it also says which trials continue."""
+        if not self._live.is_started:
+            for line in resumed(snapshot):
+                say(line)
         self._live.start()
-        self._live.update(build_table(snapshot), refresh=True)
+        self._live.update(build_view(snapshot), refresh=True)
 
     def close(self) -> None:
         """Leaves the last table on the screen."""
@@ -57,24 +69,54 @@ class LineView:
         self._shown: dict[int, TrialProgress] | None = None
 
     def show(self, snapshot: StudyProgress) -> None:
-        """Logs what differs from the last snapshot; of the first one, only what has begun and is not over."""
+        """Logs what differs from the last snapshot; of the first one, which trials continue."""
+        for line in resumed(snapshot) if self._shown is None else ():
+            logger.info("%s", line)
         for view in snapshot.trials:
             before = (self._shown or {}).get(view.number)
             is_new = before is None or (view.state, view.epoch) != (before.state, before.epoch)
-            is_old_news = self._shown is None and not view.is_unfinished
+            is_old_news = self._shown is None and (view.epoch > 0 or not view.is_unfinished)
             if is_new and not is_old_news and (view.state, view.epoch) != ("waiting", 0):
                 logger.info("trial %d %s", view.number, describe(view, snapshot))
         self._shown = {view.number: view for view in snapshot.trials}
 
 
+def resumed(snapshot: StudyProgress) -> list[str]:
+    """A line for each trial that continues where it stopped: `resuming trial 0 (epoch 11 of 30)`."""
+    begun = [view for view in snapshot.trials if view.state in ("running", "waiting") and view.epoch]
+    return [f"resuming trial {view.number} (epoch {view.epoch + 1} of {view.n_epochs})" for view in begun]
+
+
+def build_view(snapshot: StudyProgress) -> Group:
+    """The headline, the table, and what the running trials do at this moment."""
+    running = [Text(running_line(view), style="dim") for view in snapshot.trials if view.state == "running"]
+    return Group(Text(headline(snapshot), style="bold"), build_table(snapshot), *running[:MAX_ROWS])
+
+
+def running_line(view: TrialProgress) -> str:
+    """`trial 1: step 31 of 50, 412 images/s, lr 0.002, dropout 0.4`."""
+    steps = view.steps
+    now = [f"step {steps.step} of {steps.n_steps}, {steps.images_per_s:.0f} images/s"] if steps else []
+    names = short_names(list(view.params))
+    values = [number(value) if isinstance(value, float) else str(value) for value in view.params.values()]
+    settings = [f"{name} {value}" for name, value in zip(names, values, strict=True)]
+    return f"trial {view.number}: {', '.join([*now, *settings]) or 'begins'}"
+
+
 def build_table(snapshot: StudyProgress) -> Table:
-    """The last trials of a study, and all that are not over."""
-    table = Table(title=headline(snapshot), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    """The last trials of a study, and all that are not over; narrow enough for 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD)
     for name in ("trial", "state", "epoch", f"best {snapshot.monitor}", "time"):
-        table.add_column(name, justify="left" if name == "state" else "right")
+        table.add_column(name, justify="left" if name == "state" else "right", overflow="fold")
     older = [view for view in snapshot.trials[:-MAX_ROWS] if view.is_unfinished]
     for view in (*older, *snapshot.trials[-MAX_ROWS:]):
-        table.add_row(str(view.number), _state(view), _epoch(view), number(view.value), duration(view.seconds))
+        table.add_row(
+            str(view.number),
+            Text(_state(view), style=STYLES.get(view.state, "")),
+            _epoch(view),
+            number(view.value),
+            duration(view.seconds),
+        )
     return table
 
 

@@ -12,6 +12,7 @@ import typer
 from attnsearch import __version__
 from attnsearch.cli import data, weights
 from attnsearch.cli._console import (
+    command_text,
     interruptible,
     libraries_to_stderr,
     logging_to_stderr,
@@ -20,8 +21,11 @@ from attnsearch.cli._console import (
     report_error,
     report_interruption,
     report_unexpected,
+    say,
 )
+from attnsearch.cli._hints import with_hint
 from attnsearch.cli._options import with_plugins
+from attnsearch.cli._style import FAINT, is_terminal, painted
 from attnsearch.cli.compare import compare
 from attnsearch.cli.confirm import confirm
 from attnsearch.cli.confusion import confusion
@@ -38,7 +42,7 @@ from attnsearch.cli.prune_files import prune_files
 from attnsearch.cli.ray import ray
 from attnsearch.cli.report import report
 from attnsearch.cli.retrieval import retrieval
-from attnsearch.cli.search import search
+from attnsearch.cli.search import demo, search
 from attnsearch.cli.show import show
 from attnsearch.cli.slurm import slurm
 from attnsearch.cli.status import status
@@ -51,7 +55,6 @@ from attnsearch.errors import DONE, FAILED, INTERRUPTED, MISUSED, AttnSearchErro
 app = typer.Typer(
     name="attnsearch",
     help="Hyper-parameter search for interpretable fine-grained image classifiers.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -72,6 +75,7 @@ def _options(
     """Hyper-parameter search for interpretable fine-grained image classifiers."""
 
 
+app.command()(demo)
 app.command()(search)
 app.command()(confirm)
 app.command()(extend)
@@ -104,6 +108,28 @@ for group in (app, data.app, weights.app):
         command.callback = with_plugins(libraries_to_stderr()(command.callback))
 
 
+CONTINUING = ("search", "train", "demo", "confirm", "faithfulness")
+"""Commands that continue where they stopped when they are given again."""
+SLOW = (
+    *(
+        "confirm",
+        "extend",
+        "evaluate",
+        "faithfulness",
+        "leakage",
+        "confusion",
+        "retrieval",
+        "compare",
+        "show",
+        "status",
+    ),
+    *("list", "visualize", "report", "export", "data", "dashboard", "log"),
+)
+"""Commands that import much before they say anything; a search says by itself what it checks."""
+COMPLETION_VARIABLE = "_ATTNSEARCH_COMPLETE"
+"""Set by a shell that asks for completions."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -113,11 +139,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 failed or environment, 2 what the user wrote, 75 a worker has more to do, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    code = _ended(words)
+    if code == INTERRUPTED and words[0] in CONTINUING:
+        say(f"to go on: {command_text(words)}")
+    return code
+
+
+def _ended(words: list[str]) -> int:
+    """Runs one command; the exit code, whatever it raises."""
     try:
         with interruptible(), records_redacted(), logging_to_stderr():
+            _announce(words)
             return _run(words or ["--help"])
     except typer.TyperException as error:  # a wrong option or argument
-        return report_error(error.format_message().replace(": Value error, ", ": "), MISUSED)
+        return report_error(with_hint(error.format_message().replace(": Value error, ", ": "), words), MISUSED)
     except AttnSearchError as error:
         return report_error(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -129,9 +164,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report_unexpected(error, FAILED)
 
 
+def _announce(words: Sequence[str]) -> None:
+    """Says at once what begins, where somebody looks and importing what it needs takes seconds."""
+    is_slow = words and words[0] in SLOW and not {"--help", "-h"} & {*words}
+    if is_slow and is_terminal(sys.stderr):
+        named = [word for word in words[:2] if not word.startswith("-")]
+        say(painted(f"{' '.join(named)} ..", FAINT, sys.stderr))
+
+
 def _run(words: list[str]) -> int:
     """Runs one command as typer does, but leaves Ctrl-C and all errors to the caller."""
     command = typer.main.get_command(app)
+    if COMPLETION_VARIABLE in os.environ:
+        return int(command.main(words, prog_name="attnsearch", standalone_mode=False) or DONE)
     try:
         with command.make_context("attnsearch", words) as context:
             return int(command.invoke(context) or DONE)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnsearch.cli._console import print_json, print_line, print_table, report_error, size
+from attnsearch.cli._console import print_json, print_line, print_table, size
+from attnsearch.cli._data_card import print_numbers, print_problems, write_card
 from attnsearch.cli._options import AsJson, Overrides
 from attnsearch.errors import DONE, MISUSED, ConfigError
 
 if TYPE_CHECKING:
     from attnsearch.config.data import DataConfig, SyntheticData
-    from attnsearch.data.listing import DataProblem
 
 
 def data_settings(data: str, overrides: Iterable[str]) -> DataConfig:
@@ -54,8 +54,6 @@ def synthetic_settings(overrides: Iterable[str]) -> SyntheticData:
 
 app = typer.Typer(help="Make, check and organize data sets, and manage the cache of decoded images.")
 
-MAX_NOTES = 3
-
 Target = Annotated[Path, typer.Argument(help="A new folder.")]
 
 
@@ -77,40 +75,27 @@ def check(
         ),
     ],
     overrides: Overrides = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the card with a contact sheet as one page.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Open every image and list everything that is wrong with a data set."""
+    """Open every image, show what the data set holds, and list everything that is wrong with it."""
     from attnsearch.data.check import check_data
 
     found = check_data(data_settings(data, overrides or ()))
-    counted = found.identities
+    if html is not None:
+        write_card(found, html)
     if as_json:
-        for values in [*([counted.values()] if counted else ()), *map(vars, found.problems)]:
+        numbers = [counted.values() for counted in (found.identities, found.card) if counted]
+        for values in [*numbers, *map(vars, found.problems)]:
             print_json(values)
     else:
-        if counted:
-            print_table(counted.columns(), counted.rows(), title=counted.title)
-            print_line("\n".join(f"{name}: {count}" for name, count in counted.counts().items()))
+        print_numbers(found)
         print_problems(found.problems)
+        if html is not None:
+            print_line(f"written: {html}")
     return MISUSED if any(problem.is_error for problem in found.problems) else DONE
-
-
-def print_problems(problems: Sequence[DataProblem]) -> None:
-    """Notes, and on stderr every error."""
-    notes: dict[str, list[str]] = {}
-    for problem in problems:
-        if not problem.is_error:
-            notes.setdefault(problem.kind, []).append(problem.message)
-    for messages in notes.values():
-        for message in messages[:MAX_NOTES]:
-            print_line(f"note: {message}")
-        if len(messages) > MAX_NOTES:
-            print_line(f"note: the same holds for {len(messages) - MAX_NOTES} more images; --json lists all")
-    errors = [problem.message for problem in problems if problem.is_error]
-    if errors:
-        report_error("\n".join(errors), MISUSED)
-    else:
-        print_line("every image can be used")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli._console import counted, number, print_json, print_line, print_table
+from attnsearch.cli._console import number, print_json, print_line, print_table, say
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
 from attnsearch.types import Split
 
@@ -24,18 +24,22 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the best checkpoint of a trial, or of a file, on a split."""
-    from attnsearch.results.checkpoints import find_trial, is_file_name, open_evaluation
+    from attnsearch.results.names import is_file_name, require_folder_of
+
+    if not is_file_name(study) and storage is None:
+        require_folder_of(study, results)
+    from attnsearch.results.checkpoints import describe_source, find_trial, open_evaluation
     from attnsearch.results.quality import known_quality, quality_lines
 
     source = Path(study) if is_file_name(study) else find_trial(study, trial, results, storage)
     with open_evaluation(source, split, overrides or ()) as evaluation:
+        title = describe_source(source, evaluation, split)
+        say(f"evaluating {title}")
         scores = evaluation.run(split)
         scores |= {f"{split}/{name}": value for name, value in evaluation.floors(split).items()}
-        title = f"epoch {evaluation.checkpoint.epoch}, {counted(len(evaluation.table(split)), f'{split} image')}"
     if as_json:
         print_json(scores)
         return
-    name = source.name if isinstance(source, Path) else f"{source.study.name}, trial {source.number}"
-    print_table(("metric", "value"), [(key, number(value)) for key, value in scores.items()], title=f"{name}, {title}")
+    print_table(("metric", "value"), [(key, number(value)) for key, value in scores.items()], title=title)
     if not isinstance(source, Path):
         print_line("\n".join(["on validation, beside the floors:", *quality_lines(known_quality(source))]))

@@ -43,7 +43,8 @@ def retrieval(
     as_json: AsJson = False,
 ) -> None:
     """Rank the galleries of a re-identification study: mAP and CMC, cameras, identities, branches, floors."""
-    from attnsearch.results.checkpoints import find_published, is_file_name
+    from attnsearch.results.checkpoints import find_published
+    from attnsearch.results.names import is_file_name
     from attnsearch.results.retrieval import RankingChoice, write_retrieval_report
 
     source = Path(study) if is_file_name(study) else find_published(study, trial, results, storage)

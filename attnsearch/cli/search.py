@@ -10,16 +10,43 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, print_json, print_line, signals_to
+from attnsearch.cli._console import StopRequest, print_json, print_line, say, signals_to
 from attnsearch.cli._ending import outcome_values, summary_lines
 from attnsearch.cli._forecast import say_cost
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, Workers
+from attnsearch.cli._options import (
+    RESULTS,
+    AsJson,
+    Overrides,
+    Plugins,
+    Profile,
+    Results,
+    Storage,
+    Workers,
+    setting_options,
+)
 from attnsearch.errors import DONE, INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy
 
 
+DEMO = "br_npa_low_res"
+"""The study that `attnsearch demo`, and `bash shell/train.sh --demo`, searches under the profile `demo`."""
+
+
+@setting_options("n_trials", "device", "seed")
+def demo(
+    overrides: Overrides = None, workers: Workers = None, results: Results = RESULTS, as_json: AsJson = False
+) -> int:
+    """Search a study of synthetic birds in some minutes, without a GPU: all that a search writes."""
+    from attnsearch.config.load import load_study
+
+    return _run(
+        load_study(DEMO, profile="demo", overrides=overrides or ()), as_json=as_json, root=results, n_workers=workers
+    )
+
+
+@setting_options("n_trials", "device", "seed")
 def search(
     study: Annotated[str, typer.Argument(help="A file of studies/ by its bare name, or a path.")],
     overrides: Overrides = None,
@@ -55,6 +82,7 @@ def search(
 
 def _run(loaded: LoadedStudy, *, as_json: bool, **settings: Any) -> int:
     """Searches with the settings of `run_and_confirm`, and says how it ended."""
+    say(f"checking {loaded.study.name}, data {loaded.experiment.data.name}")
     from attnsearch.cli._progress import watching
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.confirm import run_and_confirm  # imports torch
@@ -70,6 +98,8 @@ def _run(loaded: LoadedStudy, *, as_json: bool, **settings: Any) -> int:
         print_json(outcome_values(reader, ended, times))
     else:
         print_line("\n".join(summary_lines(reader, ended, times)))
+        if ended.outcome == "interrupted" and reader.rows.best and ended.published is None:
+            print_line("  published  not published yet")
     return INTERRUPTED if ended.outcome == "interrupted" else DONE
 
 

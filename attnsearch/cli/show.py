@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import counted, number, print_json, print_line, print_table
+from attnsearch.cli._console import counted, number, print_json, print_line, print_table, short_names
 from attnsearch.cli._options import RESULTS, AsJson, Results, Storage, StudyArgument
 from attnsearch.metrics.registry import all_metrics
 from attnsearch.progress import duration
@@ -102,12 +102,6 @@ def _cells(trial: TrialRow, rows: StudyRows, keys: Iterable[str], errors: Errors
 def _params(trial: TrialRow, keys: Iterable[str]) -> list[str]:
     values = [trial.params.get(key, "-") for key in keys]
     return [number(value) if isinstance(value, float) else str(value) for value in values]
-
-
-def short_names(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key, or the whole key where several end alike."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
 def trial_fields(trial: TrialRow, rows: StudyRows) -> dict[str, Any]:

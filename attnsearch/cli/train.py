@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, number, print_json, print_line, signals_to
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage
+from attnsearch.cli._console import StopRequest, number, print_json, print_line, say, signals_to
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, setting_options
 from attnsearch.errors import DONE, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SHOWN = ("state", "best_epoch", "epochs_run", "seconds", "images_per_s", "error")
 
 
+@setting_options("device", "seed")
 def train(
     config: Annotated[str, typer.Argument(help="A file of configs/ by its bare name, or a path.")],
     overrides: Overrides = None,
@@ -37,6 +38,7 @@ def train(
 
         return follow_orders()
 
+    say(f"checking {experiment.name}, data {experiment.data.name}")
     from attnsearch.results.reader import load_study as read_study
     from attnsearch.search.run import run_study
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnsearch.cli._console import counted, print_line
-from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage
+from attnsearch.cli._console import counted, print_line, say
+from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage, setting_options
 
 if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@setting_options("n_trials", "device", "seed")
 def validate(
     name: Annotated[str, typer.Argument(help="A study or config by its bare name, or a path; a study wins.")],
     overrides: Overrides = None,
@@ -31,6 +32,7 @@ def validate(
 
     path = find_file(name, ("studies", "configs"))
     loaded = _load(str(path), profile, overrides or (), storage)
+    say(f"checking {loaded.study.name}, data {loaded.experiment.data.name}")
 
     from attnsearch.search.plan import SearchPlan  # imports torch
 

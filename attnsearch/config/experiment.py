@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attnsearch.config.base import DEVICE, METRIC_KEY, NAME, Registered, Settings, digest_of, register_part
 from attnsearch.config.data import DataConfig
+from attnsearch.config.data_folder import NamedByFolder
 from attnsearch.config.evaluation import ScoreSettings, all_families
 from attnsearch.config.model import DcalSettings, ModelConfig
 from attnsearch.loggers.base import LoggerName
@@ -267,11 +268,11 @@ class RuntimeSettings(Settings):
         return self
 
 
-class ExperimentConfig(Settings):
+class ExperimentConfig(NamedByFolder):
     """One run. `attnsearch train FILE` repeats it from the file that each trial folder holds."""
 
     name: Name = Field(description="Name of the run, and of its files in the results folder.")
-    experiment: Name = Field("default", description="Folder under results/ that comparable studies share.")
+    experiment: Name = Field("default", description="Folder under results/; `auto` is the name of `data.root`.")
     seed: int = Field(1, ge=0, le=2**31 - 1, description="Seed of weights, order and augmentation.")
     monitor: MetricKey = Field(
         "val/accuracy", description="The one metric that decides which epoch is the best, and that stops and prunes."

@@ -19,8 +19,8 @@ from attnsearch.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-CacheKind = Literal["pixels", "masks", "synthetic", "near_duplicates"]
-KINDS: tuple[CacheKind, ...] = ("pixels", "masks", "synthetic", "near_duplicates")
+CacheKind = Literal["pixels", "masks", "synthetic", "near_duplicates", "checks"]
+KINDS: tuple[CacheKind, ...] = ("pixels", "masks", "synthetic", "near_duplicates", "checks")
 CACHE_VARIABLE = "ATTNSEARCH_CACHE"
 _ABOUT = "about.json"
 

@@ -1,13 +1,15 @@
-"""Opens all images of a data set, compares its splits, and counts its identities."""
+"""Opens all images of a data set, makes its card, compares its splits, and counts its identities."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,25 +17,35 @@ from numpy.typing import NDArray
 
 from attnsearch import geometry
 from attnsearch.config.data import DataConfig
-from attnsearch.config.images import as_setting
+from attnsearch.data.built_folders import build_once, digest_of_files
+from attnsearch.data.card import DataCard, count_enlarged, count_splits, count_unused, same_photos
 from attnsearch.data.identity_numbers import PARTS, Part, PartNumbers, Spread, part_numbers
 from attnsearch.data.images import decode_resized
 from attnsearch.data.listing import (
     DataProblem,
     ListedImage,
     Listing,
-    count_phrase,
     is_file,
     is_utf8,
     list_images,
-    name_lines,
     unmatched_queries,
 )
-from attnsearch.data.near_duplicates import MIN_CORRELATION, correlations, near_duplicates, near_pairs, thumbnail
+from attnsearch.data.near_duplicates import (
+    LOOK_CORRELATION,
+    MIN_CORRELATION,
+    correlations,
+    near_duplicates,
+    near_pairs,
+    thumbnail,
+)
 from attnsearch.data.tables import DataTables, build_from_listing
 from attnsearch.errors import DataError
 from attnsearch.progress import with_bar
-from attnsearch.types import SPLITS, MatchRule, Split
+from attnsearch.types import MatchRule
+
+_ERRORS = "errors.json"
+_VERSION = 1
+"""Raised when the same files would give other errors."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +127,19 @@ def _text(value: int | Spread) -> str:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """The problems of a data set, and in re-identification what is counted, if it could be listed."""
+    """The problems of a data set, and what is counted, if it could be listed: a card, or identities."""
 
     problems: list[DataProblem]
     identities: IdentityCheck | None = None
+    card: DataCard | None = None
 
 
 def check_data(cfg: DataConfig, *, progress: bool = False) -> DataCheck:
     """Decodes every image and compares the splits.
 
     Returns:
-        All problems: first those of the layout, then unreadable files, duplicates across splits, near-duplicates, and
-        images smaller than the crop, which recipes of re-identification enlarge. None where there are none.
+        All problems: first those of the layout, then unreadable files, and images that show the same. None where there
+        are none.
 
     Raises:
         StoreError: synthetic images cannot be written.
@@ -137,28 +150,95 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> DataCheck:
         return DataCheck([DataProblem("layout", cfg.name, str(error))])
     problems = list(listing.problems)
     images: Sequence[ListedImage] = listing.images
-    if not any(problem.is_error for problem in problems):
-        try:
-            images = _with_splits(images, build_from_listing(replace(listing, problems=()), cfg))
-        except DataError as error:
-            problems.append(DataProblem("layout", str(listing.root), str(error)))
+    try:
+        images = _with_splits(listing, cfg)
+    except DataError as error:
+        problems.append(DataProblem("layout", str(listing.root), str(error)))
     present = [image for image in images if is_utf8(image.image_id) and is_file(image.path)]  # others: see `problems`
     is_compared = listing.match_rule is not None or not cfg.drawn_by
     files = _check_files(present, cfg, with_thumbnails=is_compared)
     checked = list(with_bar(files, "Checking images", n_steps=len(present), force=progress))
     problems += _unreadable(checked)
     readable = [file for file in checked if not file.problem]
-    problems += _duplicates(readable)
-    if listing.match_rule is None:
-        return DataCheck([*problems, *_near_duplicates(readable), *_small(readable, cfg)])
-    near = _near_train(readable)
-    return DataCheck([*problems, *near], _count(cfg.name, listing, images, readable, n_near_train=len(near)))
+    if listing.match_rule is not None:
+        near = _near_train(readable)
+        counted = _count(cfg.name, listing, images, readable, n_near_train=len(near))
+        return DataCheck([*problems, *_duplicates(readable), *near], counted)
+    card = _card(cfg, listing, readable)
+    return DataCheck(problems, card=card) if card is None else DataCheck([*problems, *card.problems()], card=card)
 
 
-def _with_splits(images: Sequence[ListedImage], tables: DataTables) -> list[ListedImage]:
-    """The images under the splits that they are used in, held-out ones included."""
+def data_errors(cfg: DataConfig, tables: DataTables) -> tuple[str, ...]:
+    """The errors of a check of photographs in classes that building its tables does not find, such as copies.
+
+    They are kept until a file, or the split or class of one, changes. None of images that a program has drawn.
+
+    Raises:
+        StoreError: the cache cannot be written.
+    """
+    if cfg.drawn_by or tables.train.match_rule is not None:
+        return ()
+    files = [
+        (f"{table.split}\n{table.class_names[label]}\n{image_id}", path)
+        for table in tables.present()
+        for image_id, path, label in zip(table.image_ids, table.paths, table.labels.tolist(), strict=True)
+    ]
+    key, _ = digest_of_files(f"{_VERSION}\n{tables.root}\n", sorted(files))
+
+    def build(folder: Path) -> dict[str, str | int | float]:
+        errors = [problem.message for problem in check_data(cfg).problems if problem.is_error]
+        (folder / _ERRORS).write_text(json.dumps(errors), encoding="utf-8")
+        return {"root": str(tables.root), "n_images": len(files), "n_errors": len(errors)}
+
+    folder = build_once("checks", key[:32], build, is_whole=lambda folder: _read_errors(folder) is not None)
+    return _read_errors(folder) or ()
+
+
+def _read_errors(folder: Path) -> tuple[str, ...] | None:
+    """What was kept, or None where it is damaged."""
+    try:
+        return tuple(map(str, json.loads((folder / _ERRORS).read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _card(cfg: DataConfig, listing: Listing, checked: Sequence[_CheckedImage]) -> DataCard | None:
+    """The card of the images that can be read; None where none of train is."""
+    images, sizes_hw = [file.image for file in checked], [file.size_hw for file in checked]
+    if not any(image.split == "train" for image in images):
+        return None
+    return DataCard(
+        name=cfg.name,
+        root=str(listing.root),
+        splits=count_splits(images, sizes_hw),
+        unused=count_unused(listing),
+        enlarged=count_enlarged(sizes_hw, cfg),
+        alike=same_photos(images, _alike(checked)),
+        images=tuple(images),
+    )
+
+
+def _alike(checked: Sequence[_CheckedImage]) -> Iterator[tuple[int, int, float]]:
+    """Rows of two images that look alike, or are of the same bytes, and their correlation."""
+    if all(file.thumbnail is not None for file in checked):
+        yield from near_pairs(_thumbnails(checked), above=LOOK_CORRELATION)
+    first: dict[bytes, int] = {}
+    for row, file in enumerate(checked):
+        if (other := first.setdefault(file.digest, row)) != row:
+            yield other, row, 1.0
+
+
+def _with_splits(listing: Listing, cfg: DataConfig) -> list[ListedImage]:
+    """The images under the splits that they are used in, held-out ones included; as listed where there are errors.
+
+    Raises:
+        DataError: nothing can be held out.
+    """
+    if any(problem.is_error for problem in listing.problems):
+        return list(listing.images)
+    tables = build_from_listing(replace(listing, problems=()), cfg)
     split_of = {image_id: table.split for table in tables.present() for image_id in table.image_ids}
-    return [replace(image, split=split_of[image.image_id]) for image in images]
+    return [replace(image, split=split_of[image.image_id]) for image in listing.images]
 
 
 def _check_files(images: Sequence[ListedImage], cfg: DataConfig, *, with_thumbnails: bool) -> Iterator[_CheckedImage]:
@@ -198,51 +278,10 @@ def _duplicates(checked: Iterable[_CheckedImage]) -> Iterator[DataProblem]:
             yield DataProblem("duplicate", images[0].image_id, message)
 
 
-def _small(checked: Iterable[_CheckedImage], cfg: DataConfig) -> Iterator[DataProblem]:
-    for file in checked:
-        height, width = file.size_hw
-        if height < cfg.image_hw[0] or width < cfg.image_hw[1]:
-            message = (
-                f"{file.image.path} has {height} x {width} pixels (height x width) and is enlarged to "
-                f"{as_setting(cfg.resized_hw)}; train with a lower data.image_size_px or remove it"
-            )
-            yield DataProblem("small", file.image.image_id, message, is_error=False)
-
-
 def _thumbnails(checked: Iterable[_CheckedImage]) -> NDArray[np.uint8]:
     """(N, D)."""
     rows = [file.thumbnail for file in checked if file.thumbnail is not None]
     return np.stack(rows) if rows else np.zeros((0, 1), dtype=np.uint8)
-
-
-def _near_duplicates(checked: Sequence[_CheckedImage]) -> list[DataProblem]:
-    """Pairs of images that nearly equal each other, a warning for each two splits, or one split, that hold some.
-
-    Files of the same bytes in two splits are left to `_duplicates`. None where there are no thumbnails.
-    """
-    of_splits: dict[tuple[Split, Split], list[str]] = defaultdict(list)
-    where: dict[tuple[Split, Split], str] = {}
-    for row, other, value in near_pairs(_thumbnails(checked)):
-        first, second = sorted((checked[row], checked[other]), key=lambda file: SPLITS.index(file.image.split))
-        key = (first.image.split, second.image.split)
-        if key[0] == key[1] or first.digest != second.digest:
-            where.setdefault(key, second.image.image_id)
-            of_splits[key].append(f"{first.image.image_id} and {second.image.image_id} (correlation {value:.3f})")
-    return [
-        DataProblem("near_duplicate", where[key], _near_message(*key, of_splits[key]), is_error=False)
-        for key in sorted(of_splits, key=lambda key: [SPLITS.index(split) for split in key])
-    ]
-
-
-def _near_message(first: Split, second: Split, pairs: Sequence[str]) -> str:
-    """What is wrong with near-duplicates of a split, or of two, and what to do."""
-    pairs_are = count_phrase(len(pairs), "pair of images shows", "pairs of images show")
-    if first == second:
-        return f"{first}: {pairs_are} nearly the same, which counts twice; remove one of each:{name_lines(pairs)}"
-    return (
-        f"{first} and {second}: {pairs_are} nearly the same, which makes the scores of {second} too good; remove one "
-        f"of each, or move both into one split:{name_lines(pairs)}"
-    )
 
 
 def _near_train(checked: Sequence[_CheckedImage]) -> list[DataProblem]:

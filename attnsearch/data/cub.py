@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.config.data import CubData
-from attnsearch.data.folder import near_name
+from attnsearch.data.layouts import near_name
 from attnsearch.data.listing import ListedImage, Listing, size_problems
 from attnsearch.errors import DataError, StoreError
 from attnsearch.files import new_folder, require_free_bytes

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from attnsearch.config.data import DukeData, Market1501Data, ReidData
-from attnsearch.data.folder import sub_folders
+from attnsearch.data.layouts import CUB_LIST, sub_folders
 from attnsearch.data.reid_folder import IMAGES_CSV, NEEDED_FOLDERS
 from attnsearch.data.reid_names import MARKET_FOLDERS, image_names
 from attnsearch.data.reid_sets import PUBLISHED, Published
 from attnsearch.errors import DataError
-
-CUB_LIST = "images.txt"
 
 
 def detected_name(folder: Path) -> str:

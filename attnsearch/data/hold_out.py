@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from attnsearch.data.listing import ListedImage
 from attnsearch.errors import DataError
+from attnsearch.types import Split
 
 
 def hash_text(text: str) -> str:
@@ -39,8 +40,8 @@ class HoldOut:
         return self.near.get(image.image_id, image.image_id)
 
 
-def hold_out_images(images: Sequence[ListedImage], settings: HoldOut) -> tuple[ListedImage, ...]:
-    """Moves a fraction of each class from train to val, at least one image and never all.
+def hold_out_images(images: Sequence[ListedImage], settings: HoldOut, *, to: Split = "val") -> tuple[ListedImage, ...]:
+    """Moves a fraction of each class from train to another split, at least one image and never all.
 
     Without near-duplicates the images of the lowest hashes of seed and id go. A group of near-duplicates goes as a
     whole, or stays where a class would lose more than its fraction.
@@ -59,7 +60,7 @@ def hold_out_images(images: Sequence[ListedImage], settings: HoldOut) -> tuple[L
     for name, of_class in groups.items():
         if not held.counts[name]:
             held.add_smallest(of_class, sizes, name)
-    return tuple(replace(image, split="val") if image.image_id in held.ids else image for image in images)
+    return tuple(replace(image, split=to) if image.image_id in held.ids else image for image in images)
 
 
 Group = tuple[ListedImage, ...]
@@ -100,7 +101,7 @@ def _checked_sizes(train: Sequence[ListedImage]) -> dict[str, int]:
         if sizes[image.class_name] == 1:
             raise DataError(
                 f"class {image.class_name} has 1 training image ({image.image_id}), too few to hold out "
-                "validation images; add images or a val folder"
+                "images for other splits; add images, or folders of all splits"
             )
     return sizes
 

@@ -31,6 +31,11 @@ ProblemKind = Literal[
     "near_duplicate",
     "no_match",
     "count",
+    "split",
+    "nested",
+    "case",
+    "unused",
+    "few_images",
 ]
 _SHOWN = 20
 
@@ -85,6 +90,8 @@ class Listing:
         problems: errors where no tables can be made, and warnings.
         match_rule: which images of the query's identity are no match, in re-identification; None in classification.
         camera_names: of all splits, in the order of `ImageTable.cameras`; empty where cameras are not known.
+        folders: what was looked through for images, where other files are of interest.
+        is_split: whether the data set says which images are of which split, validation apart.
     """
 
     root: Path
@@ -94,6 +101,8 @@ class Listing:
     point_names: tuple[str, ...] = ()
     match_rule: MatchRule | None = None
     camera_names: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
+    is_split: bool = True
 
     @classmethod
     def of(
@@ -247,7 +256,19 @@ def class_problems(root: Path, classes: Mapping[Split, Sequence[str]]) -> list[D
         if only := "; ".join(f"only in {name}: {', '.join(sorted(side))}" for name, side in sides.items() if side):
             message = f"{root}: train and {split} must hold the same classes, but {only}; add or remove those"
             problems.append(DataProblem("class_in_one_split", str(root), message))
-    return problems
+    return [*problems, *_case_problems(root, {name for names in classes.values() for name in names})]
+
+
+def _case_problems(root: Path, names: Iterable[str]) -> list[DataProblem]:
+    """A note on classes whose names are the same but for capital letters, which some disks cannot hold apart."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        spellings[name.casefold()].append(name)
+    same = [" and ".join(found) for found in spellings.values() if len(found) > 1]
+    if not same:
+        return []
+    message = f"{root}: names of classes differ in case only; rename those that are one class:{name_lines(same)}"
+    return [DataProblem("case", str(root), message, is_error=False)]
 
 
 def size_problems(

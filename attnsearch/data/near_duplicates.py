@@ -24,8 +24,11 @@ logger = logging.getLogger(__name__)
 THUMBNAIL_PX = 32
 MIN_CORRELATION = 0.98
 """Re-compressed, scaled and brightened copies lie above it, and few other pairs; crops and mirror images lie below."""
+LOOK_CORRELATION = 0.95
+"""Pairs between the two are worth a look: some are one scene or one object, most are not one photograph."""
 _CELL_PX = 4
 _BLOCK = 512
+_TILE = 4096
 _CHUNK = 64
 _ROUNDING = 1e-4
 _PAIRS = "pairs.npy"
@@ -68,19 +71,30 @@ def near_duplicates(images: Thumbnails, others: Thumbnails) -> Iterator[tuple[in
                 yield start + int(row), *found
 
 
-def near_pairs(images: Thumbnails) -> Iterator[tuple[int, int, float]]:
-    """All rows i < j of images (N, D) that nearly equal each other, and their correlation; bounded as above."""
+def near_pairs(images: Thumbnails, *, above: float = MIN_CORRELATION) -> Iterator[tuple[int, int, float]]:
+    """All rows i < j of images (N, D) that correlate by more than a limit, and their correlation; bounded as above.
+
+    Products are made of 512 x 4096 images at a time, whatever N is.
+    """
     blocks = [_bounds(_normalised(images[start : start + _BLOCK])) for start in range(0, len(images), _BLOCK)]
     bounds = np.concatenate(blocks) if blocks else np.zeros((0, 1), dtype=np.float32)
     for start in range(0, len(images), _BLOCK):
-        at_most = bounds[start : start + _BLOCK] @ bounds[start:].T
-        is_candidate = np.triu(at_most > MIN_CORRELATION - _ROUNDING, k=1)
-        rows, columns = np.flatnonzero(is_candidate.any(axis=1)), np.flatnonzero(is_candidate.any(axis=0))
-        for first in range(0, len(columns), _BLOCK):
-            some = columns[first : first + _BLOCK]
-            values = correlations(images[start + rows], images[start + some])
-            for row, column in np.argwhere((values > MIN_CORRELATION) & (rows[:, None] < some)).tolist():
-                yield start + int(rows[row]), start + int(some[column]), float(values[row, column])
+        for other in range(start, len(images), _TILE):
+            at_most = bounds[start : start + _BLOCK] @ bounds[other : other + _TILE].T
+            is_candidate = np.triu(at_most > above - _ROUNDING, k=1 + start - other)
+            rows, columns = (start + np.flatnonzero(is_candidate.any(axis=1)), np.flatnonzero(is_candidate.any(axis=0)))
+            yield from _pairs_of(images, rows, other + columns, above)
+
+
+def _pairs_of(
+    images: Thumbnails, rows: NDArray[np.int64], columns: NDArray[np.int64], above: float
+) -> Iterator[tuple[int, int, float]]:
+    """Those of some rows (n,) and columns (m,), both ascending, whose images correlate by more than a limit."""
+    for first in range(0, len(columns), _BLOCK):
+        some = columns[first : first + _BLOCK]
+        values = correlations(images[rows], images[some])
+        for row, column in np.argwhere((values > above) & (rows[:, None] < some)).tolist():
+            yield int(rows[row]), int(some[column]), float(values[row, column])
 
 
 def groups_of(n_images: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

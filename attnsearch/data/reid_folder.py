@@ -11,9 +11,10 @@ from pathlib import Path
 
 from attnsearch.config.data import ReidFolderData
 from attnsearch.data.csv_table import read_rows
-from attnsearch.data.folder import MASKS, image_files, near_name, sub_folders, with_masks
+from attnsearch.data.folder import with_masks
 from attnsearch.data.hold_out import HoldOut
 from attnsearch.data.identities import choose_queries, hold_out_identities
+from attnsearch.data.layouts import MASKS, image_files, near_name, sub_folders
 from attnsearch.data.listing import DataProblem, ListedImage, Listing, count_phrase, missing_files, name_lines
 from attnsearch.data.near_duplicates import near_groups
 from attnsearch.data.reid_names import JUNK, MARKET_FOLDERS, MARKET_STYLE, inner_path, list_named

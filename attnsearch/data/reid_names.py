@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnsearch.data.folder import SUFFIXES, with_masks
+from attnsearch.data.folder import with_masks
 from attnsearch.data.identity_numbers import DISTRACTORS, Part
+from attnsearch.data.layouts import SUFFIXES
 from attnsearch.data.listing import DataProblem, ListedImage, Listing, count_phrase, name_lines
 from attnsearch.errors import DataError
 from attnsearch.types import Split

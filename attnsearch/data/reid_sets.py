@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnsearch.config.data import DukeData, Market1501Data, Msmt17Data, ReidData, Veri776Data
-from attnsearch.data.folder import near_name
 from attnsearch.data.identity_numbers import Part, part_numbers
+from attnsearch.data.layouts import near_name
 from attnsearch.data.listing import DataProblem, ListedImage, Listing, missing_files
 from attnsearch.data.reid_names import MARKET_FOLDERS, SPLIT_OF, NameForm, inner_path, list_named
 from attnsearch.errors import DataError

@@ -20,11 +20,14 @@ from attnsearch.data.identities import choose_queries, hold_out_identities
 from attnsearch.data.listing import ListedImage, Listing, list_images
 from attnsearch.data.near_duplicates import near_groups
 from attnsearch.errors import DataError, UsageError
+from attnsearch.files import atomic_write, csv_text
 from attnsearch.types import SPLITS, MatchRule, Split
 
 logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
+
+SPLIT_LIST = "split.csv"
 
 _OPTIONAL_COLUMNS = ("boxes", "points", "cameras", "groups", "is_query", "possible")
 """Arrays (N, ...) of a split, or None."""
@@ -104,7 +107,11 @@ class ImageTable:
 
 @dataclass(frozen=True, eq=False)
 class DataTables:
-    """The splits of a data set; `val_hash` tells whether two runs validate on the same images."""
+    """The splits of a data set; `val_hash` tells whether two runs validate on the same images.
+
+    Attributes:
+        is_split: whether the data set itself says which images are of which split, validation apart.
+    """
 
     root: Path
     class_names: tuple[str, ...]
@@ -112,6 +119,7 @@ class DataTables:
     val: ImageTable
     test: ImageTable | None
     val_hash: str
+    is_split: bool = True
 
     def of(self, split: Split) -> ImageTable:
         """The table of a split.
@@ -131,6 +139,21 @@ class DataTables:
     def present(self) -> tuple[ImageTable, ...]:
         """The tables that exist, in the order train, val, test."""
         return tuple(table for table in (self.train, self.val, self.test) if table is not None)
+
+    def write_split(self, folder: Path) -> None:
+        """Writes which image is of which split, where the data set itself does not say so.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if self.is_split:
+            return
+        rows = [
+            (image_id, table.class_names[label], table.split)
+            for table in self.present()
+            for image_id, label in zip(table.image_ids, table.labels.tolist(), strict=True)
+        ]
+        atomic_write(folder / SPLIT_LIST, csv_text([("filename", "label", "split"), *rows]))
 
 
 def places_of(image_ids: Sequence[str], listed: Sequence[str]) -> NDArray[np.int64]:
@@ -266,12 +289,14 @@ def build_from_listing(listing: Listing, cfg: DataSettings) -> DataTables:
     images = _with_validation(listing, cfg)
     train, val, test = (_table(listing, [i for i in images if i.split == split], split) for split in SPLITS)
     val_hash = hash_ids(val.image_ids if val.is_query is None else marked_ids(val.image_ids, val.is_query))
-    return DataTables(listing.root, train.class_names, train, val, test if len(test) else None, val_hash)
+    return DataTables(
+        listing.root, train.class_names, train, val, test if len(test) else None, val_hash, is_split=listing.is_split
+    )
 
 
 def tables_digest(tables: DataTables) -> str:
     """SHA-256 of the ids and labels of all splits: the same wherever the data set lies."""
-    known = [table for table in (tables.train, tables.val, tables.test) if table is not None]
+    known = tables.present()
     lines = [
         f"{table.split}\t{label}\t{image_id}"
         for table in known

@@ -13,7 +13,7 @@ from typing import Any
 from torchvision import datasets
 
 from attnsearch.config.data import AircraftData, CarsData, FlowersData, PetsData, TorchvisionData
-from attnsearch.data.folder import near_name
+from attnsearch.data.layouts import near_name
 from attnsearch.data.listing import ListedImage, Listing, size_problems
 from attnsearch.errors import DataError
 from attnsearch.types import Split

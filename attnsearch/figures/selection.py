@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnsearch.data.folder import SUFFIXES
+from attnsearch.data.layouts import SUFFIXES
 from attnsearch.data.tables import ImageTable
 from attnsearch.errors import ConfigError, suggest
 from attnsearch.metrics.classification import confusion_matrix, most_confused

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.errors import ConfigError
+from attnsearch.results.names import is_file_name
 from attnsearch.results.reader import find_study
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 _COMMAND_OF = {"classification": "confusion", "reid": "retrieval"}
 """Task -> the command that analyses what its models answer."""
 _EPOCH = re.compile(r"_best_epoch(\d+)")
-
-
-def is_file_name(source: str) -> bool:
-    """Whether a source names a checkpoint file rather than a study."""
-    return source.endswith(".safetensors")
 
 
 def find_trial(source: str, trial: int | None, root: Path, storage: str | None = None) -> TrialReader:
@@ -130,6 +126,12 @@ def open_evaluation(
     if isinstance(source, TrialReader) and split == "test":
         source.log_test_evaluation(stored.epoch)
     return evaluation
+
+
+def describe_source(source: TrialReader | Path, evaluation: Evaluation, split: Split) -> str:
+    """`br_npa_low_res, trial 3, epoch 7, 320 val images`."""
+    name = source.name if isinstance(source, Path) else f"{source.study.layout.study}, trial {source.number}"
+    return f"{name}, epoch {evaluation.checkpoint.epoch}, {len(evaluation.table(split))} {split} images"
 
 
 def import_file(

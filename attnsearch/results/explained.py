@@ -15,7 +15,8 @@ from attnsearch.errors import ConfigError, DataError, StoreError
 from attnsearch.figures.explanation import Explanation, ImageToDraw, from_archive
 from attnsearch.figures.kinds import needs_model
 from attnsearch.figures.selection import ImageIndex, images_at
-from attnsearch.results.checkpoints import find_trial, is_file_name
+from attnsearch.results.checkpoints import find_trial
+from attnsearch.results.names import is_file_name
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.image_scores import ScoreTable
 from attnsearch.types import AttentionArchive, Split

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from attnsearch.errors import AttnSearchError
@@ -142,11 +144,31 @@ def state_of(trials: Iterable[TrialRow | TrialProgress], n_trials: int, *, is_st
 
 
 @dataclass(frozen=True)
+class EpochSteps:
+    """How far the epoch (from 1) of a running trial is: steps that are done, of how many, and images per second."""
+
+    epoch: int
+    step: int
+    n_steps: int
+    images_per_s: float
+
+
+def read_steps(path: Path) -> EpochSteps | None:
+    """What a trial in training tells of itself; None between epochs, and of what cannot be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        numbers = {name: int(values[name]) for name in ("epoch", "step", "n_steps")}
+        return EpochSteps(**numbers, images_per_s=float(values["images_per_s"]))
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+
+
+@dataclass(frozen=True)
 class TrialProgress:
     """One trial; `value` is its best monitor so far, None before the first epoch; `seconds` are those it has run.
 
     `best_epoch` is the first epoch with that value, 0 before it. `standing` is the last rung that a paused, pruned or
-    failed one has reached.
+    failed one has reached. `steps` are of the epoch that runs.
     """
 
     number: int
@@ -159,6 +181,8 @@ class TrialProgress:
     standing: Standing | None = None
     imported_from: str = ""
     best_epoch: int = 0
+    params: Mapping[str, object] = field(default_factory=dict)
+    steps: EpochSteps | None = None
 
     @property
     def is_unfinished(self) -> bool:
@@ -241,6 +265,7 @@ def progress_of(
             standing=row.standing,
             imported_from=row.imported_from,
             best_epoch=best[row.number][0] if row.number in best else row.best_epoch,
+            params=row.params,
         )
         for row in rows
     )
@@ -321,4 +346,11 @@ def snapshot(handle: StudyHandle) -> StudyProgress:
         direction=config.monitor_direction,
         n_epochs=loaded.experiment.train.epochs,
     )
+    trials = tuple(_with_steps(trial, handle.layout) for trial in trials)
     return StudyProgress(config.name, config.monitor, trials, config.n_trials, tuple(brackets))
+
+
+def _with_steps(trial: TrialProgress, layout: StudyLayout) -> TrialProgress:
+    """A running trial with the steps of the epoch behind its last one; a file that a killed process left is older."""
+    steps = read_steps(layout.trial(trial.number).progress) if trial.state == "running" else None
+    return replace(trial, steps=steps) if steps and steps.epoch == trial.epoch + 1 else trial

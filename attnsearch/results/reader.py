@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from attnsearch.errors import ConfigError, StoreError, suggest
 from attnsearch.results.databases import StudyDatabases, is_plain_run
+from attnsearch.results.names import none_in, unknown_study
 from attnsearch.results.shared import SharedReads
 from attnsearch.results.study import StudyReader
 from attnsearch.store.layout import ExperimentLayout, StudyLayout, study_folder
@@ -110,9 +111,7 @@ class Results:
         if matching:
             names = ", ".join(study.name for study in matching)
             raise ConfigError(f"study {name!r} exists in several experiments, write one of: {names}")
-        hint = suggest(name, [text for study in studies for text in (study.name, study.layout.study)])
-        known = ", ".join(study.name for study in studies) or _none_in(self.folder)
-        raise ConfigError(f"no study {name!r} in {self.folder}{hint}; known: {known}")
+        raise unknown_study(name, [study.name for study in studies], self.folder)
 
 
 def studies_in(root: Path, *, storage: str | None = None) -> Results:
@@ -188,7 +187,7 @@ def find_experiment(name: str, root: Path) -> ExperimentLayout:
         raise ConfigError(f"there is no folder {root.absolute()}; go to where you searched, or name it")
     known = list(experiments_in(root))
     raise ConfigError(
-        f"no experiment {name!r} in {root}{suggest(name, known)}; known: {', '.join(known) or _none_in(root)}"
+        f"no experiment {name!r} in {root}{suggest(name, known)}; known: {', '.join(known) or none_in(root)}"
     )
 
 
@@ -256,9 +255,3 @@ def _plain_runs(experiment: ExperimentLayout) -> list[StudyLayout]:
         if is_plain_run(layout):
             layouts.append(layout)
     return layouts
-
-
-def _none_in(root: Path) -> str:
-    if root.is_dir():
-        return "none"
-    return f"none, as there is no folder {root.absolute()}; go to where you searched, or write --results DIR"

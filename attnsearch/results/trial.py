@@ -66,8 +66,9 @@ class TrialReader:
         for row in self.study.rows.trials:
             if row.number == self.number:
                 return row
-        study = self.study.layout.study
-        raise ConfigError(f"study {study!r} has no trial {self.number}; `attnsearch show {study}` lists all")
+        study, numbers = self.study.layout.study, [row.number for row in self.study.rows.trials]
+        known = f" ({min(numbers)} to {max(numbers)})" if numbers else ""
+        raise ConfigError(f"study {study!r} has no trial {self.number}{known}; `attnsearch show {study}` lists all")
 
     def _lacks(self, what: str) -> ConfigError:
         """The error that the trial lacks something.

@@ -53,6 +53,7 @@ def begin_study(plan: SearchPlan) -> StudyHandle:
         begin(handle, plan.tables)
     atomic_write(plan.layout.study_yaml, study_file(plan.loaded))
     write_classes(plan.layout.classes_csv, plan.tables.class_names)
+    plan.tables.write_split(plan.layout.study_dir)
     return handle
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from attnsearch.config.load import (
     with_settings,
 )
 from attnsearch.config.study import StudyConfig
-from attnsearch.data import DataTables, build_tables
+from attnsearch.data import DataTables, build_tables, data_errors
 from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import ConfigError
 from attnsearch.files import make_folder
@@ -37,6 +38,8 @@ from attnsearch.search.trials import best_checkpoint, find_stored, open_stored
 from attnsearch.store.layout import StudyLayout
 from attnsearch.store.urls import redact, url_named
 from attnsearch.training.setup import check_start
+
+logger = logging.getLogger(__name__)
 
 TEACHER, WEIGHTS = "train.teacher.checkpoint", "model.weights"
 MACHINE_SETTINGS = ("data.root=", "runtime.")
@@ -82,11 +85,12 @@ class SearchPlan:
         loaded = find_checkpoints(loaded, layout, storage)
         limits = extreme_experiments(loaded)
         tables = build_tables(loaded.experiment.data)
+        logger.info("%d classes, %s images", len(tables.class_names), "/".join(str(len(t)) for t in tables.present()))
         for _, experiment in limits:
             check_start(experiment, tables)
         metrics = [*loaded.study.objectives, loaded.study.monitor, *loaded.study.constraints]
         check_models(limits, n_classes=len(tables.class_names), metrics=metrics)
-        warnings = warnings_of(loaded, tables)
+        warnings = [*data_errors(loaded.experiment.data, tables), *warnings_of(loaded, tables)]
         loaded = _with_cache_size(loaded, limits)
         plan = replace(cls._of(loaded, tables, layout, url), limits=tuple(limits), warnings=tuple(warnings))
         plan._check_stored(storage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,10 @@ EXTENDS = "attnsearch_extends"
 """The attribute of a study that has the trials of another one: its name, its UUID and the numbers of the trials."""
 STOPPED = "attnsearch_stopped"
 """The attribute of a study that its patience has ended: a `Stop`."""
+_OF_DATA = {"classes", "validation split"}
+"""What differs between two studies of the same settings with other data."""
+_SHOWN_CLASSES = 3
+_HASH = re.compile(r"[0-9a-f]{64}")
 RETURNED = "returned"
 """The user attribute of a trial that was returned: reason, attempts in a row, epochs of the other trials before."""
 
@@ -172,9 +177,19 @@ def check_unchanged(study: optuna.Study, identity: Mapping[str, Any], layout: St
     expected = _comparable(stored, identity)
     if stored != expected:
         _check_name(study.study_name, stored, identity)
+        if {"classes"} <= {key for key in expected if stored.get(key) != expected[key]} <= _OF_DATA:
+            raise ConfigError(_other_classes(stored, expected, layout))
         path = layout and (layout.trial(0).config if _is_training(stored) else layout.study_yaml)
         head = f"{path or f'study {study.study_name!r}'}: this {_kind(stored)} was started with other settings"
         raise ConfigError(describe_difference(head, _as_typed(stored), _as_typed(expected)))
+
+
+def _other_classes(stored: Mapping[str, Any], expected: Mapping[str, Any], layout: StudyLayout | None) -> str:
+    """That a study was begun with another data set, and what to do."""
+    place = layout.experiment_dir if layout else f"the experiment {experiment_of(stored)!r}"
+    names = [name for name in stored["classes"] if name not in expected["classes"]] or stored["classes"]
+    more = ", .." if len(names) > _SHOWN_CLASSES else ""
+    return f"{place} holds other classes ({', '.join(names[:_SHOWN_CLASSES])}{more}); add experiment=NAME"
 
 
 def changed_settings(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
@@ -280,7 +295,8 @@ def describe_difference(head: str, stored: Any, given: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    is_hash = isinstance(value, str) and _HASH.fullmatch(value) is not None
+    return f"{value[:8]}.." if is_hash else json.dumps(value, ensure_ascii=False)
 
 
 def changes(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]:

@@ -113,6 +113,11 @@ class TrialLayout:
         """The weights of the best epoch."""
         return named_file(self.directory, "best.safetensors", before="kept.safetensors")
 
+    @property
+    def progress(self) -> Path:
+        """How far the running epoch is; gone between epochs."""
+        return self.directory / "progress.json"
+
     def resume(self, attempt: int) -> Path:
         """The state from which the next attempt continues; each attempt writes its own."""
         return self.directory / f"resume.{attempt}.pt"
@@ -144,7 +149,7 @@ class TrialLayout:
 
     def kept_files(self) -> list[Path]:
         """All files but those that only an unfinished trial needs."""
-        unfinished = {*self.resumes().values(), *self.directory.glob("scores_*.part")}
+        unfinished = {self.progress, *self.resumes().values(), *self.directory.glob("scores_*.part")}
         return [path for path in sorted(self.directory.rglob("*")) if path.is_file() and path not in unfinished]
 
     def exported_arrays(self) -> list[Path]:

@@ -31,6 +31,7 @@ from attnsearch.training.state import (
     repair_best,
     reread_resume,
 )
+from attnsearch.training.step_progress import StepProgress
 from attnsearch.training.writer import BackgroundWriter
 from attnsearch.types import EpochRecord, TrialContext, TrialResult
 
@@ -151,9 +152,11 @@ def run_epochs(trial: TrainingState) -> None:
     shown = film_rows(run.val.table)
     _publish(trial, range(1, trial.epoch + 1))
     with BackgroundWriter(trial.context.check) as writer:
+        steps = StepProgress(trial.layout.progress, writer.check)
         while trial.is_unfinished():
             epoch = trial.epoch + 1
-            train = train_epoch(run, epoch, accumulation=trial.accumulation, check=writer.check)
+            with steps.epoch(epoch, n_steps=len(run.train), batch_size=run.config.train.batch_size) as check:
+                train = train_epoch(run, epoch, accumulation=trial.accumulation, check=check)
             film = FilmFrame(shown)
             val = validate_epoch(run, epoch, check=writer.check, film=film)
             is_best = trial.add(_with_changes(trial, train), val)

@@ -28,6 +28,7 @@ ALLOWED = (
         "plugins",
         "metrics.registry",
         "cli._console",
+        "cli._data_card",
         "cli._ending",
         "cli._forecast",
         "cli._options",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from attnsearch.cli.app import main
-from attnsearch.cli.data import data_settings, print_problems
-from attnsearch.data.listing import DataProblem
+from attnsearch.cli.data import data_settings
 from attnsearch.errors import ConfigError
+from tests.data.conftest import write_image
 from tests.data.test_reid_sets import DUKE, MARKET, write_named
 
 
@@ -70,11 +70,27 @@ def test_what_cannot_be_read_is_told(
     assert message in capsys.readouterr().err
 
 
-def test_notes_of_each_sort_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    few = [DataProblem("count", "a", "other numbers", is_error=False)]
-    print_problems([*(DataProblem("small", str(n), f"{n} is small", is_error=False) for n in range(5)), *few])
-    assert capsys.readouterr().out.splitlines() == [
-        *(f"note: {n} is small" for n in range(3)),
-        "note: the same holds for 2 more images; --json lists all",
-        *("note: other numbers", "every image can be used"),
-    ]
+def test_a_card_is_shown_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNSEARCH_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "clothes"
+    for number in range(22):
+        write_image(root / ("hat" if number < 12 else "shoe") / f"{number}.jpg")
+    page = tmp_path / "card.html"
+    assert main(["data", "check", str(root), "--html", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "\ntrain            16        2  shoe 7    hat 9" in shown
+    assert "has no splits: each class is split 70/10/20" in shown
+    assert "validation has 2 images: one image is 50 points of accuracy" in shown
+    assert shown.splitlines()[-1] == f"written: {page}"
+    assert "data:image/jpeg" in page.read_text()
+    assert main(["data", "check", str(root), "--json"]) == 0
+    card, *problems = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (card["kind"], card["n_images"], card["splits"]["test"]["n_images"]) == ("card", 22, 4)
+    assert [problem["kind"] for problem in problems] == ["split", "few_images"]
+
+
+def test_a_page_needs_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(tmp_path / "none"), "--html", str(tmp_path / "card.html")]) == 2
+    assert "only data sets of classes whose images can be read have a card" in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_digests_of_shipped_files_never_change(key: str) -> None:
     file, _, profile = key.partition(" --profile ")
     kind, name = file.split("/")
     overrides = ["train.optimizer.decay_norms=false", "train.schedule.per_epoch=false"]
-    overrides += ["data.root=x"] if profile == "photos" else []
+    overrides += ["data.root=photos"] if profile == "photos" else []
     if kind == "configs":
         assert load_experiment(name, overrides=overrides).digest() == DIGESTS[key]
     else:
@@ -171,7 +171,7 @@ def test_digests_of_shipped_files_never_change(key: str) -> None:
 @pytest.mark.parametrize("key", [key for key in DIGESTS if key.endswith(("demo", "photos"))])
 def test_profiles_keep_their_digests_without_overrides(key: str) -> None:
     name, _, profile = key.removeprefix("studies/").partition(" --profile ")
-    overrides = ["data.root=x"] if profile == "photos" else []
+    overrides = ["data.root=photos"] if profile == "photos" else []
     assert load_study(name, profile=profile, overrides=overrides).experiment.digest() == DIGESTS[key]
 
 

@@ -330,7 +330,8 @@ def test_study_validates_at_every_limit_of_its_space(path: Path, profile: str | 
 def test_profile_never_mixes_with_a_real_study(path: Path, profile: str) -> None:
     overrides = OVERRIDES.get(profile, [])
     profiled = load_study(str(path), profile=profile, overrides=overrides).experiment
-    assert profiled.experiment == (profile if profiled.task.name == "classification" else f"{profile}_reid")
+    name = {"demo": "demo", "photos": "images"}[profile]  # the folder of the photographs
+    assert profiled.experiment == (name if profiled.task.name == "classification" else f"{profile}_reid")
     assert not load_study(str(path)).experiment.experiment.startswith(profile)
 
 

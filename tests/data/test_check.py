@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.config.data import FolderData, ReidFolderData
+from attnsearch.config.data import FolderData, ReidFolderData, SyntheticData
 from attnsearch.data import build_tables
-from attnsearch.data.check import check_data
+from attnsearch.data.check import check_data, data_errors
 from attnsearch.errors import DataError
+from tests.data.conftest import write_image
 
 
 def problems_of(root: Path, **settings: object) -> list[tuple[str, str, bool]]:
     values = {"image_size_px": 16, "crop_ratio": 1.0, **settings}
     problems = check_data(FolderData(root=str(root), **values)).problems  # type: ignore[arg-type]
-    return [(problem.kind, problem.where, problem.is_error) for problem in problems]
+    return [(one.kind, one.where, one.is_error) for one in problems if one.kind != "few_images"]
 
 
 def test_a_sound_data_set_has_no_problems(make_tree: Callable[..., Path]) -> None:
@@ -39,15 +40,8 @@ def test_every_kind_of_problem_is_found_in_one_pass(make_tree: Callable[..., Pat
         ("empty_class", str(root / "train/empty"), True),
         ("unreadable", "train/a/0.jpg", True),
         ("unreadable", "train/a/1.jpg", True),
-        ("duplicate", "train/b/0.jpg", True),
+        ("duplicate", "test/b/7.jpg", True),
     ]
-
-
-def test_images_smaller_than_the_crop_are_a_warning(make_tree: Callable[..., Path]) -> None:
-    root = make_tree({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1}, size_hw=(12, 40))
-    ids = ["train/a/0.jpg", "train/b/0.jpg", "val/a/0.jpg", "val/b/0.jpg"]
-    assert problems_of(root) == [("small", image_id, False) for image_id in ids]
-    assert problems_of(root, image_size_px=16, crop_ratio=1.0)[0][1] == "train/a/0.jpg"
 
 
 def copy_of(source: Path, target: Path) -> None:
@@ -61,28 +55,77 @@ def test_a_copy_is_not_held_out_of_train_without_its_original(make_tree: Callabl
         copy_of(root / f"train/a/{index}.jpg", root / f"train/a/copy {index}.jpg")
     for seed in range(5):
         ((kind, where, is_error),) = problems_of(root, val_share=0.3, split_seed=seed)[:1]
-        assert (kind, is_error) == ("near_duplicate", False)
+        assert (kind, is_error) == ("duplicate", False)
         tables = build_tables(FolderData(root=str(root), image_size_px=16, val_share=0.3, split_seed=seed))
         held = {name.replace("copy ", "") for name in tables.val.image_ids}
         assert not held & {name.replace("copy ", "") for name in tables.train.image_ids}
         assert where.startswith("train/a/copy")
 
 
-def test_near_duplicates_across_and_within_splits_are_named_in_pairs(make_tree: Callable[..., Path]) -> None:
+def test_copies_are_grouped_by_what_they_spoil(make_tree: Callable[..., Path]) -> None:
     root = make_tree({f"{split}/{name}": 3 for split in ("train", "val", "test") for name in "ab"}, size_hw=(16, 16))
     copy_of(root / "train/a/0.jpg", root / "test/b/9.jpg")
     copy_of(root / "train/a/1.jpg", root / "test/a/8.jpg")
+    copy_of(root / "train/a/1.jpg", root / "val/a/8.jpg")
     copy_of(root / "val/a/1.jpg", root / "val/a/7.jpg")
     shutil.copy(root / "train/b/0.jpg", root / "val/b/6.jpg")
-    problems = check_data(FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)).problems
-    duplicate, across, within = problems
-    assert duplicate.kind == "duplicate"
-    assert (across.kind, across.is_error, within.kind, within.is_error) == ("near_duplicate", False) * 2
-    assert across.message.startswith("train and test: 2 pairs of images show nearly the same")
-    assert "remove one of each, or move both into one split" in across.message
-    assert "\n  train/a/0.jpg and test/b/9.jpg (correlation 0.9" in across.message
-    assert within.message.startswith("val: 1 pair of images shows nearly the same, which counts twice; remove one of ")
-    assert "val/a/1.jpg and val/a/7.jpg" in within.message
+    cfg = FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
+    in_classes, across, within, few = check_data(cfg).problems
+    assert [in_classes.is_error, across.is_error, within.is_error] == [True, True, False]
+    assert in_classes.message == (
+        "1 photograph is there more than once, in two classes, so that a label is wrong; keep one of each:\n"
+        "  train/a/0.jpg =\n    test/b/9.jpg"
+    )
+    assert across.message.startswith("2 photographs are there more than once, across splits, which makes scores too")
+    assert "train/a/1.jpg =\n    val/a/8.jpg =\n    test/a/8.jpg" in across.message
+    assert "train/b/0.jpg =\n    val/b/6.jpg" in across.message
+    assert within.message.endswith("val/a/1.jpg =\n    val/a/7.jpg")
+    assert few.kind == "few_images"
+
+
+def test_images_of_one_colour_are_compared_by_their_bytes(make_tree: Callable[..., Path]) -> None:
+    root = make_tree({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2}, size_hw=(16, 16))
+    for name in ("train/a/grey.png", "val/a/grey.png"):
+        Image.new("RGB", (16, 16), "grey").save(root / name)
+    Image.new("RGB", (16, 16), "red").save(root / "val/b/red.png")
+    assert problems_of(root) == [("duplicate", "val/a/grey.png", True)]
+
+
+def test_errors_of_a_check_are_kept_until_a_file_changes(
+    make_tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_tree({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2}, size_hw=(16, 16))
+    copy_of(root / "train/a/0.jpg", root / "val/a/0.jpg")
+    cfg = FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
+    (error,) = data_errors(cfg, build_tables(cfg))
+    assert "across splits" in error
+    monkeypatch.setattr("attnsearch.data.check.check_data", lambda _cfg: pytest.fail("computed again"))
+    assert data_errors(cfg, build_tables(cfg)) == (error,)
+    monkeypatch.undo()
+    write_image(root / "val/a/0.jpg", (20, 20))
+    assert data_errors(cfg, build_tables(cfg)) == ()
+
+
+def test_synthetic_images_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnsearch.data.check.check_data", lambda _cfg: pytest.fail("compared"))
+    cfg = SyntheticData(n_classes=2, n_train_per_class=2, n_val_per_class=1, n_test_per_class=1)
+    assert data_errors(cfg, build_tables(cfg)) == ()
+
+
+CLOTHING = Path(__file__).parents[3] / "shared/data/clothing-small"
+
+
+def test_the_one_photograph_of_two_classes_among_thousands_is_found() -> None:
+    root = Path(os.environ.get("ATTNSEARCH_CLOTHING", CLOTHING))
+    if not root.is_dir():
+        pytest.skip(
+            f"no clothing-small at {root}: set ATTNSEARCH_CLOTHING to github.com/alexeygrigorev/clothing-dataset-small"
+        )
+    card = check_data(FolderData(root=str(root))).card
+    assert card is not None
+    (group,) = card.same
+    assert [image.image_id[:21] for image in group.images] == ["train/shorts/6075b4a5", "train/skirt/637a56e4-"]
+    assert group.place == "in two classes"
 
 
 def test_a_class_of_copies_cannot_be_held_out(make_tree: Callable[..., Path]) -> None:

@@ -109,8 +109,8 @@ def test_a_missing_parent_is_named(tmp_path: Path) -> None:
 
 
 def test_a_root_without_train_lists_what_it_holds(make_tree: MakeTree) -> None:
-    with pytest.raises(DataError, match=r"no train folder \(sub-folders: crow, wren\)"):
-        tables(make_tree({"crow": 1, "wren": 1}))
+    with pytest.raises(DataError, match=r"no train folder \(sub-folders: crow, test\); the layout must be one of: "):
+        tables(make_tree({"crow": 1, "test/wren": 1}))
 
 
 def test_the_train_folder_itself_names_the_folder_above(small_tree: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.data.folder import SUFFIXES
 from attnsearch.data.images import FORMATS, decode_mask, decode_resized, open_upright
+from attnsearch.data.layouts import SUFFIXES
 from attnsearch.data.tables import ImageTable
 from attnsearch.data.thumbnails import write_thumbnails
 from attnsearch.errors import DataError, LeaseLost

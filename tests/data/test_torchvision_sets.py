@@ -80,7 +80,7 @@ def test_lists_become_tables_with_a_held_out_share(name: str, tmp_path: Path) ->
     assert (len(tables.train), len(tables.val), len(tables.of("test"))) == (6, 2, 4)
     assert tables.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert all(path.is_file() for table in tables.present() for path in table.paths)
-    assert not [problem for problem in check_data(cfg).problems if problem.kind != "small"]
+    assert not [problem for problem in check_data(cfg).problems if problem.kind != "few_images"]
 
 
 def test_the_folder_of_the_data_set_itself_is_a_root_too(tmp_path: Path) -> None:

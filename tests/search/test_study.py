@@ -164,3 +164,13 @@ def test_study_that_chooses_by_scores_keeps_to_their_version(
         return
     with pytest.raises(ConfigError, match=r"evaluation\.scores\.version: was \d+, is 99"):
         check_unchanged(handle.study, identity_of(handle.loaded))
+
+
+def test_other_data_under_the_same_settings_are_told_in_one_line(open_tiny: Open) -> None:
+    handle = open_tiny()
+    other = {**identity_of(handle.loaded, val_hash="0" * 64), "classes": ["x", "y"]}
+    names = handle.study.user_attrs[IDENTITY]["classes"]
+    with pytest.raises(ConfigError) as caught:
+        check_unchanged(handle.study, other, handle.layout)
+    assert str(caught.value).startswith(f"{handle.layout.experiment_dir} holds other classes ({names[0]}")
+    assert str(caught.value).endswith("); add experiment=NAME")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from attnsearch.data.folder import MASKS
+from attnsearch.data.layouts import MASKS
 from attnsearch.progress import with_bar
 
 J = TypeVar("J")
