@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich import box
@@ -69,16 +69,23 @@ class LineView:
         self._shown: dict[int, TrialProgress] | None = None
 
     def show(self, snapshot: StudyProgress) -> None:
-        """Logs what differs from the last snapshot; of the first one, which trials continue."""
-        for line in resumed(snapshot) if self._shown is None else ():
+        """Logs what differs from the last snapshot, and at first which trials continue."""
+        continued, shown = ([], self._shown) if self._shown is not None else (resumed(snapshot), _of_before(snapshot))
+        for line in (*continued, *self._news(snapshot, shown)):
             logger.info("%s", line)
-        for view in snapshot.trials:
-            before = (self._shown or {}).get(view.number)
-            is_new = before is None or (view.state, view.epoch) != (before.state, before.epoch)
-            is_old_news = self._shown is None and (view.epoch > 0 or not view.is_unfinished)
-            if is_new and not is_old_news and (view.state, view.epoch) != ("waiting", 0):
-                logger.info("trial %d %s", view.number, describe(view, snapshot))
         self._shown = {view.number: view for view in snapshot.trials}
+
+    @staticmethod
+    def _news(snapshot: StudyProgress, shown: Mapping[int, TrialProgress]) -> Iterator[str]:
+        for view in snapshot.trials:
+            before, now = shown.get(view.number), (view.state, view.epoch)
+            if now != ("waiting", 0) and (before is None or now != (before.state, before.epoch)):
+                yield f"trial {view.number} {describe(view, snapshot)}"
+
+
+def _of_before(snapshot: StudyProgress) -> dict[int, TrialProgress]:
+    """The trials of a first snapshot that were begun before this search."""
+    return {view.number: view for view in snapshot.trials if view.epoch > 0 or not view.is_unfinished}
 
 
 def resumed(snapshot: StudyProgress) -> list[str]:

@@ -11,8 +11,9 @@ import numpy as np
 from attnsearch.config.data import DataConfig
 from attnsearch.data.built_folders import CACHE_VARIABLE
 from attnsearch.data.cache import is_cached
+from attnsearch.data.fixed_rows import fixed_subset
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.data.tables import DataTables, ImageTable, fixed_subset
+from attnsearch.data.tables import DataTables, ImageTable
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.fixed_rows import fixed_subset
 from attnsearch.data.loader import BatchLoader, DataSource, crop_boxes
-from attnsearch.data.tables import DataTables, ImageTable, fixed_subset
+from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.data.transfer import HostCopy, Transfer
 from attnsearch.device import (
     Arithmetic,

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attnsearch.data.fixed_rows import fixed_subset
 from attnsearch.data.loader import BatchLoader
 from attnsearch.data.synthetic.birds import N_VARIANTS, PARTS
 from attnsearch.data.synthetic.canvas import masks_of_numbers
 from attnsearch.data.synthetic.redraw import BirdRedraw
-from attnsearch.data.tables import fixed_subset
 from attnsearch.device import device_errors
 from attnsearch.evaluation.base import ModelOnData, untrained
 from attnsearch.evaluation.explain import open_images

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from attnsearch.config.evaluation import DEFAULT_N_IMAGES, VERSION, ScoreSettings
-from attnsearch.data.tables import ImageTable, explained_rows, fixed_subset, places_of
+from attnsearch.data.fixed_rows import explained_rows, fixed_subset
+from attnsearch.data.tables import ImageTable, places_of
 from attnsearch.device import device_errors
 from attnsearch.errors import ConfigError, DataError
 from attnsearch.evaluation.archive_checks import RANKED, check_compatible, check_same_images

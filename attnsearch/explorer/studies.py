@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnsearch.config.load import load_stored_study
+from attnsearch.config.load import load_stored_study, without_variables
 from attnsearch.errors import AttnSearchError
 from attnsearch.explorer.serialize import plain, study_values
 from attnsearch.explorer.site import site
@@ -62,9 +62,10 @@ def _facts_of(study: StudyReader) -> dict[str, str]:
     dates = [one for trial in trials for one in (trial.started, trial.ended) if one is not None]
     when = {} if not dates else {"from": plain(min(dates)), "to": plain(max(dates))}
     try:
-        config = study.trial(0).config if study.is_plain_run else load_stored_study(study.layout.study_yaml).experiment
+        stored = study.trial(0).config if study.is_plain_run else load_stored_study(study.layout.study_yaml).experiment
     except AttnSearchError:
         return when
+    config = without_variables(stored)
     root = "" if config.data.root_path is None else f" ({config.data.root_path.name})"
     size = " x ".join(map(str, dict.fromkeys(config.data.image_hw)))
     return {"model": config.model.name, "data": f"{config.data.name}{root}, {size} px", **when}

@@ -22,8 +22,9 @@ from attnsearch.config.study import (
     Scalar,
     StudyConfig,
 )
+from attnsearch.data.fixed_rows import explained_rows, fixed_subset
 from attnsearch.data.synthetic.birds import class_codes
-from attnsearch.data.tables import DataTables, ImageTable, explained_rows, fixed_subset
+from attnsearch.data.tables import DataTables, ImageTable
 from attnsearch.device import worker_gpus
 from attnsearch.errors import ConfigError, TrialError, suggest
 from attnsearch.loggers.base import check_loggers
@@ -391,8 +392,7 @@ def _data_problem(key: str, metric: Metric, data: DataSettings, val: ImageTable)
 def _codes_problem(key: str, data: SyntheticData) -> str | None:
     """One line for a score that the classes of synthetic birds leave undefined."""
     name = key.partition("/")[2]
-    reason = undefined_by_codes(class_codes(data.n_classes, data.n_differing_parts)).get(name)
-    if reason is None:
+    if (reason := undefined_by_codes(class_codes(data.n_classes, data.n_differing_parts)).get(name)) is None:
         return None
     return (
         f"{key}: is undefined with data.n_classes {data.n_classes} and data.n_differing_parts "

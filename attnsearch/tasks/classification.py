@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attnsearch.config.evaluation import TargetChoice
 from attnsearch.config.experiment import ClassificationSettings
-from attnsearch.data.tables import fixed_halves
+from attnsearch.data.fixed_rows import fixed_halves
 from attnsearch.tasks.base import PassMetrics, RunningSums, SoftTargets, Task
 from attnsearch.types import HALVES, AttentionArchive, AttentionOutput, Batch, Followed, HeadOutput, Need
 

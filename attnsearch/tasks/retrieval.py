@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnsearch.config.evaluation import TargetChoice
-from attnsearch.data.tables import fixed_halves, places_of
+from attnsearch.data.fixed_rows import fixed_halves
+from attnsearch.data.tables import places_of
 from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.registry import RETRIEVAL_RULES
 from attnsearch.metrics.retrieval import RankingLabels, distances, rank_features

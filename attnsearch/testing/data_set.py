@@ -6,9 +6,10 @@ import pytest
 
 from attnsearch import plugins
 from attnsearch.config.images import DataSettings
+from attnsearch.data.fixed_rows import fixed_queries
 from attnsearch.data.images import decode_resized
 from attnsearch.data.listing import Listing, list_images
-from attnsearch.data.tables import build_tables, fixed_queries
+from attnsearch.data.tables import build_tables
 from attnsearch.geometry import Resizing
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from attnsearch.data.fixed_rows import spread_rows
 from attnsearch.data.loader import DataSource, crop_boxes
-from attnsearch.data.tables import ImageTable, spread_rows
+from attnsearch.data.tables import ImageTable
 from attnsearch.data.transfer import HostCopy
 from attnsearch.files import Check
 from attnsearch.models.base import AttentionModel

@@ -20,7 +20,8 @@ MAX_INNER_IMPORTS = 14
 MANY_INNER_IMPORTS = {
     *("report/page.py", "results/full_scores.py", "results/study.py", "results/visualize.py"),
     *("results/trial.py", "evaluation/evaluation.py", "evaluation/scorer.py", "evaluation/score_archive.py"),
-    *("search/space.py", "search/publish.py", "training/setup.py"),
+    *("search/space.py", "search/publish.py", "training/setup.py", "training/trainer.py", "results/explained.py"),
+    "evaluation/base.py",
 }
 MAX_OF_MANY = 20
 BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.comprehension, ast.Assert)

@@ -17,7 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from attnsearch.config.data import Market1501Data, Msmt17Data, ReidData
-from attnsearch.data.tables import build_tables, fixed_queries, fixed_subset
+from attnsearch.data.fixed_rows import fixed_queries, fixed_subset
+from attnsearch.data.tables import build_tables
 
 N_KEPT = 1000
 """Images of a split whose maps are kept, in the timing of their choice."""

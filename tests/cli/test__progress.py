@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from attnsearch.cli._progress import LineView, build_table, headline
-from attnsearch.results.progress import StudyProgress, TrialProgress
+from attnsearch.cli._progress import LineView, build_table, build_view, headline, resumed, running_line
+from attnsearch.results.progress import EpochSteps, StudyProgress, TrialProgress
 from attnsearch.search.standings import Standing
 
 RUNNING = TrialProgress(number=1, state="running", epoch=2, n_epochs=8, value=0.5, seconds=31.0)
@@ -38,7 +38,7 @@ def test_paused_trial_says_where_it_waits(caplog: pytest.LogCaptureFixture) -> N
         "trial 2 pruned at epoch 2, rung 1, place 5 of 9, best val/accuracy 0.5, 31 s; study hunt: 1 of 4 trials done",
     ]
     table = build_table(replace(SNAPSHOT, trials=(PAUSED,)))
-    assert list(table.columns[1].cells) == ["paused, place 5 of 9"]
+    assert list(map(str, table.columns[1].cells)) == ["paused, place 5 of 9"]
 
 
 def test_table_has_a_row_for_each_trial() -> None:
@@ -64,10 +64,32 @@ def test_lines_tell_what_is_new_and_nothing_twice(caplog: pytest.LogCaptureFixtu
     view.show(replace(SNAPSHOT, trials=(DONE, replace(RUNNING, epoch=3))))
     view.show(replace(SNAPSHOT, trials=(DONE, failed)))
     assert caplog.messages == [
-        "trial 1 running, epoch 2/8, best val/accuracy 0.5",
+        "resuming trial 1 (epoch 3 of 8)",
         "trial 1 running, epoch 3/8, best val/accuracy 0.5",
         "trial 1 failed: loss became NaN",
     ]
+
+
+def test_a_trial_that_begins_is_news() -> None:
+    view, begun = LineView(), replace(RUNNING, epoch=0, value=None)
+    assert resumed(replace(SNAPSHOT, trials=(DONE, begun))) == []
+    assert [line.split(",")[0] for line in view._news(replace(SNAPSHOT, trials=(begun,)), {})] == ["trial 1 running"]
+
+
+def test_running_trials_tell_their_steps_and_hyperparameters() -> None:
+    busy = replace(
+        RUNNING,
+        params={"train.optimizer.lr": 0.00213, "model.n_vectors": 3},
+        steps=EpochSteps(epoch=3, step=31, n_steps=50, images_per_s=411.7),
+    )
+    assert running_line(busy) == "trial 1: step 31 of 50, 412 images/s, lr 0.00213, n_vectors 3"
+    assert running_line(RUNNING) == "trial 1: begins"
+    console = Console(file=io.StringIO(), width=80)
+    console.print(build_view(replace(SNAPSHOT, trials=(DONE, busy))))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == "study hunt: 1 of 4 trials done, about 6 min left"
+    assert lines[-1] == running_line(busy)
+    assert max(map(len, lines)) <= 80
 
 
 def test_end_of_a_trial_is_a_line_with_the_progress(caplog: pytest.LogCaptureFixture) -> None:

@@ -27,6 +27,7 @@ from tests.test_docs import verbs
 
 SECRET = "hunter2-token-of-the-reader"
 STARTING = {
+    "demo",
     "search",
     "confirm",
     "train",

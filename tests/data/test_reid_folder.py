@@ -13,10 +13,11 @@ from PIL import Image
 
 from attnsearch.config.data import ReidFolderData
 from attnsearch.data.check import check_data
+from attnsearch.data.fixed_rows import fixed_queries
 from attnsearch.data.listing import ListedImage, Listing
 from attnsearch.data.reid_folder import list_images
 from attnsearch.data.reid_names import list_market_folders
-from attnsearch.data.tables import build_tables, fixed_queries
+from attnsearch.data.tables import build_tables
 from attnsearch.errors import DataError
 from tests.data.conftest import write_image
 from tests.data.test_reid_sets import MARKET, write_named

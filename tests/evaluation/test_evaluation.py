@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from attnsearch.config.experiment import ExperimentConfig
+from attnsearch.data.fixed_rows import fixed_halves, fixed_subset
 from attnsearch.data.loader import DataSource, crop_boxes
-from attnsearch.data.tables import ImageTable, fixed_halves, fixed_subset
+from attnsearch.data.tables import ImageTable
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import base
 from attnsearch.evaluation.evaluation import Evaluation

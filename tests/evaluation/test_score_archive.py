@@ -18,8 +18,8 @@ import pytest
 from attnsearch.config.evaluation import ScoreSettings
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_settings
+from attnsearch.data.fixed_rows import fixed_subset
 from attnsearch.data.loader import DataSource, open_data
-from attnsearch.data.tables import fixed_subset
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import score_archive as module
 from attnsearch.evaluation.evaluation import Evaluation

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from attnsearch.data.tables import ImageTable, fixed_halves
+from attnsearch.data.fixed_rows import fixed_halves
+from attnsearch.data.tables import ImageTable
 from attnsearch.errors import NonFiniteLoss, UsageError
 from attnsearch.metrics.retrieval import distances, ranking_scores
 from attnsearch.tasks.retrieval import (

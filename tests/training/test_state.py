@@ -272,7 +272,7 @@ def test_a_full_disk_is_a_store_error_and_leaves_the_old_checkpoint(
     monkeypatch.setattr(state.torch, "save", lambda content, file: save(content, Full()))
     with pytest.raises(StoreError, match=r"resume\.1\.pt: No space left on device"):
         fit(tiny_config(), RecordingContext(tmp_path), data=data)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epochs.csv", "log.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epochs.csv", "film", "log.txt"]
 
 
 def test_a_best_checkpoint_knows_its_run(finished: Path, config: ExperimentConfig, data: DataSource) -> None:
