@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# usage: bash shell/train.sh NAME [--demo] [key=value ...] [options of `attnsearch search`], or bash shell/train.sh --demo
-# Searches the settings of the study NAME; started again, it continues where it stopped.
-# --demo takes synthetic birds and a small backbone: some minutes. Paths are relative to the checkout, results/ is there.
+# usage: bash shell/train.sh --demo, or bash shell/train.sh NAME [--demo] [key=value ...] [options of `attnsearch search`]
+# Searches the hyperparameters of the study NAME; started again, it continues where it stopped.
+# --demo takes synthetic birds and a small backbone: two minutes. Paths are relative to the checkout, results/ is there.
 set -euo pipefail
 if [[ $# -eq 0 ]]; then
     sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" >&2

@@ -37,7 +37,13 @@ def test_script_parses_is_short_and_stops_at_errors(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["train.sh NAME", "get_dauc_scores.sh NAME", "get_iauc_scores.sh NAME", "process_results.sh EXP"]
+    "words",
+    [
+        "train.sh --demo, or bash shell/train.sh NAME",
+        "get_dauc_scores.sh NAME",
+        "get_iauc_scores.sh NAME",
+        "process_results.sh EXP",
+    ],
 )
 def test_scripts_without_a_name_show_their_usage(tmp_path: Path, words: str) -> None:
     done = run(ROOT / "shell" / words.split()[0], cwd=tmp_path)

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -171,6 +172,14 @@ def report_error(text: str, code: int) -> int:
 def command_text(words: Sequence[str]) -> str:
     """The command that a person gave: a script of the checkout names itself."""
     return os.environ.get(COMMAND_VARIABLE, "").strip() or shlex.join(["attnsearch", *words])
+
+
+def program() -> str:
+    """How this program is started from here: `attnsearch` where the shell finds it, else by this Python."""
+    if shutil.which("attnsearch"):
+        return "attnsearch"
+    python, here = Path(sys.executable), Path.cwd()
+    return f"{shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))} -m attnsearch"
 
 
 def report_interruption(code: int) -> int:

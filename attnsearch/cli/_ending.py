@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnsearch.cli._console import program
 from attnsearch.progress import duration
 from attnsearch.results.uncertainty import with_error
 from attnsearch.types import SPLITS
@@ -55,7 +56,7 @@ def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, flo
         *(f"  selected   {line}" for line in end_lines(study)),
         *(f"  published  {_shown(path)}" for path in _published(study)),
         f"  all files  {_shown(layout.study_dir)}",
-        f"  dashboard  attnsearch dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",
+        f"  dashboard  {program()} dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",
         f"  or         optuna-dashboard {redact(url)}{_artifact_option(layout.artifacts)}",
         f"  time       {duration(times['seconds'])}, {times['processor_seconds']:.0f} s of processor time",
     ]

@@ -102,6 +102,8 @@ def with_plugins(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_parameters(command, run, {"plugins": Plugins})
 
 
+PORT = 8080
+"""Where `attnsearch dashboard` serves unless another port is named."""
 SETTINGS = {"n_trials": "n_trials", "device": "runtime.device", "seed": "seed"}
 """Name of an option -> the setting that it is another way to write."""
 _SETTING_OPTIONS = {

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnsearch.cli._options import RESULTS, Storage
+from attnsearch.cli._options import PORT, RESULTS, Storage
 
 
 def dashboard(
@@ -15,7 +15,7 @@ def dashboard(
     host: Annotated[str, typer.Option("--host", help="Another address than this machine's own asks for a token.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = PORT,
     allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let optuna-dashboard change studies.")] = False,
     storage: Storage = None,
 ) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, print_json, print_line, say, signals_to
+from attnsearch.cli._console import StopRequest, print_json, print_line, program, say, signals_to
 from attnsearch.cli._ending import outcome_values, summary_lines
 from attnsearch.cli._forecast import say_cost
 from attnsearch.cli._options import (
+    PORT,
     RESULTS,
     AsJson,
     Overrides,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy
 
 
-DEMO = "br_npa_low_res"
+DEMO = "first_search"
 """The study that `attnsearch demo`, and `bash shell/train.sh --demo`, searches under the profile `demo`."""
 
 
@@ -41,9 +42,24 @@ def demo(
     """Search a study of synthetic birds in some minutes, without a GPU: all that a search writes."""
     from attnsearch.config.load import load_study
 
-    return _run(
-        load_study(DEMO, profile="demo", overrides=overrides or ()), as_json=as_json, root=results, n_workers=workers
-    )
+    loaded = load_study(DEMO, profile="demo", overrides=overrides or ())
+    code = _run(loaded, as_json=as_json, root=results, n_workers=workers)
+    if code == DONE and not as_json:
+        _show_demo(loaded, results)
+    return code
+
+
+def _show_demo(loaded: LoadedStudy, results: Path) -> None:
+    """Draws what the best trial has learned, and says where to look on."""
+    from attnsearch.results.overview import write_overview
+    from attnsearch.results.reader import load_study as read_study
+
+    study = read_study(results / loaded.experiment.experiment / loaded.study.name)
+    picture = study.layout.shared.overview
+    write_overview(study.best, picture)
+    print_line(f"  picture    {picture}")
+    print_line(f"  explorer   http://127.0.0.1:{PORT}/attention/study/{study.layout.experiment}/{study.layout.study}")
+    print_line(f"             while this runs: {program()} dashboard {shlex.quote(str(results))}")
 
 
 @setting_options("n_trials", "device", "seed")

@@ -78,6 +78,11 @@ class ExperimentLayout:
         """A row per pair of models and metric."""
         return self.directory / f"compare_{name}_pairs.csv"
 
+    @property
+    def overview(self) -> Path:
+        """The picture with which the demo ends."""
+        return self.directory / "overview.png"
+
     def tests_figure(self, name: str) -> Path:
         return self.figures / f"ttest_{name}.png"
 
