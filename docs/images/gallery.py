@@ -36,21 +36,21 @@ INK, FAINT = "#1f2328", "#59636e"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder of the experiment")
-    parser.add_argument("--image", type=int, default=0, help="number of the bird of the test split")
+    parser.add_argument("--images", type=int, nargs="+", default=(57, 130), help="rows of the test split")
     parser.add_argument("--to", type=Path, default=HERE)
     arguments = parser.parse_args()
     results = at.load_results(arguments.results)
     trials = {name: results.study(name).best for name in (*HERO, "dcal")}
-    birds = [bird_of(trials["cnn"], index) for index in (arguments.image, -1 - arguments.image)]
+    birds = [bird_of(trials["cnn"], row) for row in arguments.images]
     explained = {name: trial.model().explain(birds) for name, trial in trials.items()}
     draw_hero(trials, {name: explained[name][0] for name in HERO}).savefig(arguments.to / "hero.png", dpi=200)
     for name, (study, kind) in FAMILIES.items():
         stack([one.save(arguments.to / f"{name}_{i}.png", kind, dpi=130) for i, one in enumerate(explained[study])])
 
 
-def bird_of(trial: at.TrialReader, index: int) -> Path:
+def bird_of(trial: at.TrialReader, row: int) -> Path:
     """The file of an image of the test split, by its row in the archive."""
-    image_id = trial.images("test")["image_id"].iloc[index]
+    image_id = trial.images("test").index[row]
     path = trial.original(image_id, "test")
     if path is None:
         raise SystemExit(f"{image_id}: the data set of {trial.name} is no longer there")
@@ -66,7 +66,7 @@ def draw_hero(trials: dict[str, at.TrialReader], explained: dict[str, Explanatio
         one.set_axis_off()
     first = next(iter(explained.values()))
     axes[0].imshow(first.image)
-    caption(axes[0], "a bird of the test split", "8 classes, 192 px", "")
+    caption(axes[0], "Image", "of 8 classes of birds", "")
     for one, (name, explanation) in zip(axes[1:], explained.items(), strict=True):
         explanation.plot(ax=one)
         one.set_title("")
