@@ -1,7 +1,7 @@
 """Hyper-parameter search for interpretable fine-grained vision models: what Python code uses, imported on use.
 
 `import attnsearch as at` imports neither torch nor pandas; each name below does so when it is first used. The names of
-`__all__` are the public ones, described in README.md, "From Python".
+`__all__` are the public ones, described in docs/reference/api.md.
 """
 
 from importlib import import_module

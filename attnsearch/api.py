@@ -43,6 +43,7 @@ def run_search(
 
     Args:
         study: a file of `studies/` by its bare name, a path, or the settings of a study.
+        profile: a file of `configs/profiles/`, merged over the study, such as `demo`.
         overrides: settings of the study or its experiment by dotted key, such as `{"n_trials": 8}`.
         results: the folder of all results.
         workers: processes; 0 runs the trials in this one, None means as the study says, and 0 where this script or
@@ -76,8 +77,12 @@ def run_training(
 
     Args:
         config: a file of `configs/` by its bare name, a path, or the settings of an experiment.
+        profile: a file of `configs/profiles/`, merged over the experiment, such as `demo`.
         overrides: settings by dotted key, such as `{"train.epochs": 20}`.
-        results, plugins, data, storage: as `run_search`.
+        results: the folder of all results.
+        plugins: modules with models, data sets or metrics.
+        data: a table with the columns `path`, `label`, `split` and perhaps `mask`, in place of the experiment's data set.
+        storage: URL of the database; None is the experiment's own file.
     Raises:
         AttnSearchError: what ended the training.
     """

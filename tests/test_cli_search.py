@@ -128,7 +128,7 @@ def test_files_of_a_search_are_documented_and_its_database_opens(searched: Path)
 
 
 def test_the_example_of_the_python_api_reads_a_search(searched: Path) -> None:
-    (example,) = [code for code in blocks(ROOT / "README.md", "python") if "at.load_results" in code]
+    (example,) = [code for code in blocks(ROOT / "docs/guide/python.md", "python") if "at.load_results" in code]
     checks = """
 assert trial.number == study.best.number
 assert 0 < len(e.top(5)) <= 5

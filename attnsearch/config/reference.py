@@ -1,7 +1,7 @@
 """Writes `configs/README.md`, the list of all keys, out of the settings classes.
 
 `python -m attnsearch.config.reference > configs/README.md` writes the file after a change of the settings;
-`python -m attnsearch.config.reference README.md results/README.md` rewrites the tables of metrics in other files.
+`python -m attnsearch.config.reference docs/reference/metrics.md results/README.md` rewrites the tables of metrics in other files.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ What `monitor`, `objectives` and `constraints` may name, as `val/NAME` or `train
 """
 SCORE_HEAD = """\
 Measured of the saliency of the best checkpoint alone: `objectives` and `constraints` may name them, as `val/NAME`, and
-`monitor` may not. Each one is described in [results/README.md](../results/README.md). Raw areas (`deletion`,
+`monitor` may not. Each one is described in `results/README.md`. Raw areas (`deletion`,
 `insertion`) compare maps of one model, not models: optimise `relevance_gain` or `deletion_gain`.
 """
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

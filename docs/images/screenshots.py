@@ -2,10 +2,10 @@
 
     bash shell/train.sh br_npa_high_res --demo
     attnsearch faithfulness demo/br_npa_high_res n_images=64
-    PYTHONPATH=. python tests/benchmarks/screenshots.py results/demo
+    python docs/images/screenshots.py results/demo
 
 Starts the dashboard on a results folder, opens the page of one study and that of one image in the system's Chromium,
-and writes `study.png` and `image.png` into `screenshots` beside this script. Fails if a page logs an error or a request
+and writes `study.png` and `image.png` beside this script. Fails if a page logs an error or a request
 fails.
 """
 
@@ -27,7 +27,7 @@ from playwright.sync_api import sync_playwright
 from attnsearch.explorer.server import open_server
 from attnsearch.results.reader import find_experiments
 
-HERE = Path(__file__).parent / "screenshots"
+HERE = Path(__file__).parent
 WIDTH_PX, STUDY_HEIGHT_PX, IMAGE_HEIGHT_PX = 1280, 1080, 1200
 MAX_KB = 300
 N_COLOURS = 256
