@@ -37,6 +37,7 @@ export class Chart {
     }
     this.box.setAttribute("role", "img");
     this.box.setAttribute("aria-label", `${label} by epoch: ${drawn.map(lastOf).join("; ")}`);
+    this.box.dataset.points = data[1].filter(Number.isFinite).length;
     const shape = JSON.stringify([label, isLog, lines.map((line) => [line.name, line.colour, line.isDashed])]);
     if (shape === this.shape) this.plot.setData(data, !this.isZoomed);
     else this.make(drawn, data, { label, isLog, shape });
@@ -54,8 +55,7 @@ export class Chart {
     this.plot = null;
     this.shape = "";
     this.isZoomed = false;
-    this.box.removeAttribute("role");
-    this.box.removeAttribute("aria-label");
+    for (const name of ["role", "aria-label", "data-points"]) this.box.removeAttribute(name);
     this.box.replaceChildren(...(instead ? [instead] : []));
   }
 

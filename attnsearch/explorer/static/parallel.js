@@ -7,6 +7,7 @@ import { ticks } from "./plot.js";
 const HEIGHT = 330;
 const [TOP, BOTTOM, SIDE] = [46, 18, 56];
 const AXIS_PX = 118; // the least distance of two axes
+const LABEL = 24; // letters
 const LEAST_BRUSH = 0.015;
 const LOG_FROM = 100; // a range over so many times its lower end has a logarithmic axis
 
@@ -59,7 +60,7 @@ export function drawParallel(box, trials, axes, { valueOf, brushes, colourKey, s
     line.style.stroke = colourOf(colourAxis?.place(valueOf(trial, colourKey)));
     svg.append(line);
   }
-  axes.forEach((axis, index) => svg.append(axisGroup(axis, x(index), y, { brush: brushes[axis.key], raise: index % 2, onBrush: (range) => onBrush({ ...brushes, [axis.key]: range }) })));
+  axes.forEach((axis, index) => svg.append(axisGroup(axis, x(index), y, { anchor: index === 0 ? "start" : index === axes.length - 1 ? "end" : "middle", edge: index === 0 ? -SIDE + 4 : index === axes.length - 1 ? SIDE - 4 : 0, brush: brushes[axis.key], raise: index % 2, onBrush: (range) => onBrush({ ...brushes, [axis.key]: range }) })));
   box.replaceChildren(svg);
 }
 
@@ -70,10 +71,10 @@ function colourOf(place) {
   return `rgb(${TABLES.viridis.slice(at, at + 3).join(",")})`;
 }
 
-function axisGroup(axis, at, y, { brush, raise, onBrush }) {
+function axisGroup(axis, at, y, { anchor, edge, brush, raise, onBrush }) {
   const group = el("svg:g", { class: "axis-group" },
     el("svg:line", { x1: at, x2: at, y1: y(0), y2: y(1), class: "rule strong" }),
-    el("svg:text", { x: at, y: raise ? 14 : 30, class: "axis", "text-anchor": "middle" }, axis.label),
+    el("svg:text", { x: at + edge, y: raise ? 14 : 30, class: "axis", "text-anchor": anchor }, axis.label.length > LABEL ? `${axis.label.slice(0, LABEL - 1)}…` : axis.label, el("svg:title", {}, axis.label)),
     ...axis.marks.flatMap(([place, text]) => [
       el("svg:line", { x1: at - 4, x2: at, y1: y(place), y2: y(place), class: "rule strong" }),
       el("svg:text", { x: at - 7, y: y(place) + 4, class: "tick halo", "text-anchor": "end" }, text),

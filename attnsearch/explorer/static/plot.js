@@ -25,12 +25,13 @@ export function ticks(low, high, n = 5) {
   return places;
 }
 
-/** Ticks of a logarithmic axis whose range is in powers of ten: 1, 2 and 5 of each, or round powers where that is many. */
+/** Ticks of a logarithmic axis whose range is in powers of ten: 1, 2 and 5 of each, whole powers of a wide range. */
 function logTicks(low, high) {
   const powers = Array.from({ length: Math.floor(high) - Math.floor(low) + 1 }, (_, index) => Math.floor(low) + index);
   const factors = high - low > 3 ? [1] : [1, 2, 5];
   const places = powers.flatMap((power) => factors.map((factor) => Number((factor * 10 ** power).toPrecision(6))));
-  return places.filter((value) => Math.log10(value) >= low && Math.log10(value) <= high);
+  const inside = places.filter((value) => Math.log10(value) >= low && Math.log10(value) <= high);
+  return inside.length > 2 ? inside : ticks(10 ** low, 10 ** high);
 }
 
 /** One axis: its ticks, and value -> place in [0, 1]. */

@@ -38,20 +38,20 @@ const axis = (key) => (key.includes("/") ? axisOf(study.about, key) : key);
 const isActive = () => study.live.trials.length > 0 || study.trials.some((trial) => trial.state === "running");
 const numeric = () => ["trial", ...new Set([...objectives, ...study.metrics]), ...study.params.filter((key) => isNumeric(study, key))];
 
-/** The trials whose curves are drawn: the ticked ones, at first those that run and the best. */
+/** The trials whose curves are drawn: the ticked ones, at first the best, the selected one and those that run. */
 function ticked() {
   const chosen = state.get("ticked");
   if (chosen.length) return chosen.filter((word) => word !== NONE).map(Number);
   const running = study.trials.filter((trial) => trial.state === "running").map((trial) => trial.number);
-  const best = [study.live.best ?? bestSoFar(study)?.number].filter(Number.isInteger);
-  return [...new Set([...best, ...running])].slice(0, MAX_LINES);
+  const first = [study.live.best ?? bestSoFar(study)?.number, selected()?.number].filter(Number.isInteger);
+  return [...new Set([...first, ...running])].slice(0, MAX_LINES);
 }
 
 const colourOf = (number) => LINE_COLOURS[ticked().indexOf(number) % LINE_COLOURS.length];
 
 /** The selected trial: the one in the URL, else the best, also of those that run. */
 function selected() {
-  const number = state.get("point") === "" ? (study.live.best ?? bestSoFar(study)?.number ?? ticked()[0]) : Number(state.get("point"));
+  const number = state.get("point") === "" ? (study.live.best ?? bestSoFar(study)?.number ?? study.trials.find((trial) => trial.state === "running")?.number) : Number(state.get("point"));
   return study.trials.find((trial) => trial.number === number);
 }
 
@@ -154,6 +154,8 @@ function drawChart() {
 function pick(key) {
   state.set({ point: key }, { isStep: true });
   drawChart();
+  drawTrials();
+  drawCurves();
   showPreview();
   showFilm();
 }

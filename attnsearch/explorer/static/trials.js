@@ -32,7 +32,7 @@ function trialLink(study, trial, query) {
 }
 
 function stateBadge(trial) {
-  const epochs = trial.n_epochs ? ` ${trial.epoch}/${trial.n_epochs}` : "";
+  const epochs = trial.state === "running" && trial.n_epochs ? ` ${trial.epoch}/${trial.n_epochs}` : "";
   const hint = trial.error ?? trial.standing ?? (trial.imported_from || (epochs ? `epoch ${trial.epoch} of ${trial.n_epochs}` : null));
   return el("span", { class: `badge ${trial.state}`, title: hint }, trial.imported_from ? `${trial.state}, imported` : `${trial.state}${epochs}`);
 }
