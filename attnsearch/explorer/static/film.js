@@ -121,12 +121,12 @@ export class Film {
   }
 
   drawStrip(epochs) {
-    const box = byId("strip").parentElement;
+    const box = byId("film-strip").parentElement;
     const isAtEnd = box.scrollLeft + box.clientWidth >= box.scrollWidth - 4;
     const images = this.isWhole ? this.images : this.images.slice(0, FEW_ROWS);
     const head = el("tr", {}, el("th", { scope: "col" }, "epoch"), ...epochs.map((epoch) => el("th", { scope: "col", "data-epoch": epoch }, String(epoch))));
     const rows = images.map((image, index) => el("tr", {}, el("th", { scope: "row", title: image.id }, image.true), ...epochs.map((epoch) => el("td", { "data-epoch": epoch, onclick: () => this.go(epoch) }, this.tile(index, epoch)))));
-    byId("strip").replaceChildren(el("thead", {}, head), el("tbody", {}, ...rows));
+    byId("film-strip").replaceChildren(el("thead", {}, head), el("tbody", {}, ...rows));
     if (this.isRunning && isAtEnd) box.scrollLeft = box.scrollWidth;
   }
 
@@ -143,7 +143,7 @@ export class Film {
     this.scrubber.value = epoch;
     this.scrubber.setAttribute("aria-valuetext", `epoch ${epoch} of ${this.last}`);
     byId("epoch-value").textContent = `${epoch} of ${this.last}${epoch === this.bestEpoch ? ", best" : ""}`;
-    for (const cell of byId("strip").querySelectorAll("[data-epoch]")) cell.classList.toggle("shown", Number(cell.dataset.epoch) === epoch);
+    for (const cell of byId("film-strip").querySelectorAll("[data-epoch]")) cell.classList.toggle("shown", Number(cell.dataset.epoch) === epoch);
     const figures = this.images.map((image, index) => {
       const canvas = el("canvas", { role: "img", "aria-label": `${image.id}, epoch ${epoch}` });
       fit(canvas, image.size, LARGE_PX, LARGE_PX, 1.5);
