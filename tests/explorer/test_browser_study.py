@@ -88,13 +88,15 @@ def search(tmp_path: Path) -> Iterator[Search]:
 
 def violations(page: Any) -> list[str]:
     """The serious and critical ones that axe-core finds."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is missing: pip install .[test]")
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-core is missing: pip install .[test]"
+    )
     found = axe.Axe().run(page).response["violations"]
     return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
 
 
 def test_the_page_follows_a_search_that_is_killed_and_goes_on(browser: Any, search: Search) -> None:
-    """Without a click the table, the curve and the film strip have the same epoch; after a kill none is lost or double."""
+    """Without a click the table, the curve and the film strip have the same epoch; a kill loses and doubles none."""
     search.wait_for_frame(1)
     with serving(Built(search.folder / "results", search.folder, search.layout)) as served:
         watched = Watched(browser, base_of(served))

@@ -35,12 +35,12 @@ export class Chart {
       this.remove(el("p", { class: "quiet" }, lines.length ? "No epoch has ended yet." : "Tick trials in the table to see their curves."));
       return;
     }
-    this.box.setAttribute("role", "img");
-    this.box.setAttribute("aria-label", `${label} by epoch: ${drawn.map(lastOf).join("; ")}`);
-    this.box.dataset.points = data[1].filter(Number.isFinite).length;
     const shape = JSON.stringify([label, isLog, lines.map((line) => [line.name, line.colour, line.isDashed])]);
     if (shape === this.shape) this.plot.setData(data, !this.isZoomed);
     else this.make(drawn, data, { label, isLog, shape });
+    this.box.setAttribute("role", "img");
+    this.box.setAttribute("aria-label", `${label} by epoch: ${drawn.map(lastOf).join("; ")}`);
+    this.box.dataset.points = data[1].filter(Number.isFinite).length;
   }
 
   make(lines, data, { label, isLog, shape }) {

@@ -374,5 +374,4 @@ window.addEventListener("popstate", () => {
 });
 bindPage();
 drawAll();
-document.body.dataset.ready = "1";
 window.setTimeout(refresh, isActive() ? RUNNING_MS : ENDED_MS);
