@@ -8,7 +8,7 @@ import { fit, loadImage, paint, tableName } from "./paint.js";
 const [TILE_PX, LARGE_PX] = [56, 170];
 const FEW_ROWS = 3;
 const FEW_CELLS = 8; // a map with fewer rows or columns is shown cell by cell
-const VIEW = { opacity: 0.85, colours: "auto", contour: 0, isUniform: false };
+const VIEW = { opacity: 0.55, colours: "auto", contour: 0, isUniform: true };
 
 /** The maps of a frame, one for each image: {h, w, values}. */
 export function mapsOf(frame) {
@@ -17,6 +17,12 @@ export function mapsOf(frame) {
   return Array.from({ length: levels.length / size }, (_, index) => ({
     h: frame.h, w: frame.w, values: Float32Array.from(levels.subarray(index * size, (index + 1) * size), (level) => (level / 255) * frame.high),
   }));
+}
+
+/** The model's view as an image of its own. */
+function alone({ box: [left, top, right, bottom] }) {
+  const [width, height] = [right - left, bottom - top];
+  return { size: [height, width], box: [0, 0, width, height] };
 }
 
 export class Film {
@@ -92,11 +98,24 @@ export class Film {
     this.drawEpoch();
   }
 
-  paint(canvas, index, epoch) {
+  smoothOf(map) {
+    return Math.min(map.h, map.w) >= FEW_CELLS;
+  }
+
+  /** The map alone, in the colours of the bar. */
+  paintTile(canvas, index, epoch) {
+    const map = this.frames.get(epoch)[index];
+    const { size, box } = alone(this.images[index]);
+    fit(canvas, size, TILE_PX, TILE_PX);
+    paint(canvas, { size, box, image: null, map }, { ...VIEW, opacity: 1, smooth: this.smoothOf(map) }, { scale: this.scale });
+  }
+
+  /** The map over its photograph. */
+  paintLarge(canvas, index, epoch) {
     const image = this.images[index];
     const map = this.frames.get(epoch)[index];
-    const smooth = Math.min(map.h, map.w) >= FEW_CELLS;
-    paint(canvas, { size: image.size, image: this.photos[index], ...onImage(map, image.size, image.box) }, { ...VIEW, smooth }, { scale: this.scale });
+    fit(canvas, image.size, LARGE_PX, LARGE_PX, 1.5);
+    paint(canvas, { size: image.size, image: this.photos[index], ...onImage(map, image.size, image.box) }, { ...VIEW, smooth: this.smoothOf(map) }, { scale: this.scale });
   }
 
   get scale() {
@@ -132,8 +151,7 @@ export class Film {
 
   tile(index, epoch) {
     const canvas = el("canvas", { role: "img", "aria-label": `${this.images[index].true}, epoch ${epoch}` });
-    fit(canvas, this.images[index].size, TILE_PX, TILE_PX);
-    this.paint(canvas, index, epoch);
+    this.paintTile(canvas, index, epoch);
     return canvas;
   }
 
@@ -146,8 +164,7 @@ export class Film {
     for (const cell of byId("film-strip").querySelectorAll("[data-epoch]")) cell.classList.toggle("shown", Number(cell.dataset.epoch) === epoch);
     const figures = this.images.map((image, index) => {
       const canvas = el("canvas", { role: "img", "aria-label": `${image.id}, epoch ${epoch}` });
-      fit(canvas, image.size, LARGE_PX, LARGE_PX, 1.5);
-      this.paint(canvas, index, epoch);
+      this.paintLarge(canvas, index, epoch);
       return el("figure", { title: image.id }, canvas, el("figcaption", {}, image.true));
     });
     byId("frames").replaceChildren(...figures);

@@ -32,6 +32,7 @@ const film = new Film();
 let brushes = {};
 let drawnLines = [[], []];
 let isAllRows = false;
+let curvesTurn = 0; // of the latest request, so that an earlier answer that comes late draws nothing
 
 const title = (key) => titleOfKey(study, key);
 const axis = (key) => (key.includes("/") ? axisOf(study.about, key) : key);
@@ -210,8 +211,11 @@ function linesOf(epochs, numbers, key, names) {
 
 async function drawCurves() {
   const numbers = ticked();
+  curvesTurn += 1;
+  const turn = curvesTurn;
   try {
     const epochs = numbers.length ? await getJson(pathTo("api", "epochs", study.experiment, study.study), { trials: numbers.join(",") }) : {};
+    if (turn !== curvesTurn) return;
     const names = [...new Set(Object.values(epochs).flatMap((one) => Object.keys(one)))].filter((name) => name !== "epoch");
     const known = names.length ? names : [state.get("curve"), state.get("curve2")];
     charts.forEach((chart, index) => {
