@@ -32,7 +32,7 @@ SEARCH = (
     *("data.n_train_per_class=16", "data.n_val_per_class=8", "data.n_test_per_class=4"),
 )
 STUDY = "/attention/study/here/hunt"
-TILES = "[...document.querySelectorAll('#film-strip tbody tr')].map((row) => row.querySelectorAll('canvas').length)"
+TILES = "[...document.querySelectorAll('#film-strip tbody tr')].map((row) => row.querySelectorAll('td canvas').length)"
 EPOCHS = "[...document.querySelectorAll('#film-strip thead [data-epoch]')].map((one) => Number(one.dataset.epoch))"
 IN_STEP = f"""(() => {{
   const epoch = Number(/running (\\d+)\\/{N_EPOCHS}/.exec(document.getElementById('table').textContent)?.[1]);

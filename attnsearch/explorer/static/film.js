@@ -5,7 +5,7 @@ import { onImage } from "./field.js";
 import { byId, el, formatNumber, getJson, pathTo, withQuery } from "./page.js";
 import { fit, loadImage, paint, tableName } from "./paint.js";
 
-const [TILE_PX, LARGE_PX] = [56, 170];
+const [PHOTO_PX, TILE_PX, LARGE_PX] = [40, 56, 170];
 const FEW_ROWS = 3;
 const FEW_CELLS = 8; // a map with fewer rows or columns is shown cell by cell
 const VIEW = { opacity: 0.55, colours: "auto", contour: 0, isUniform: true };
@@ -144,9 +144,18 @@ export class Film {
     const isAtEnd = box.scrollLeft + box.clientWidth >= box.scrollWidth - 4;
     const images = this.isWhole ? this.images : this.images.slice(0, FEW_ROWS);
     const head = el("tr", {}, el("th", { scope: "col" }, "epoch"), ...epochs.map((epoch) => el("th", { scope: "col", "data-epoch": epoch }, String(epoch))));
-    const rows = images.map((image, index) => el("tr", {}, el("th", { scope: "row", title: image.id }, image.true), ...epochs.map((epoch) => el("td", { "data-epoch": epoch, onclick: () => this.go(epoch) }, this.tile(index, epoch)))));
+    const rows = images.map((image, index) => el("tr", {}, el("th", { scope: "row", title: image.id }, this.photo(index), image.true), ...epochs.map((epoch) => el("td", { "data-epoch": epoch, onclick: () => this.go(epoch) }, this.tile(index, epoch)))));
     byId("film-strip").replaceChildren(el("thead", {}, head), el("tbody", {}, ...rows));
     if (this.isRunning && isAtEnd) box.scrollLeft = box.scrollWidth;
+  }
+
+  /** An image without a map, small. */
+  photo(index) {
+    const canvas = el("canvas", { "aria-hidden": "true" });
+    const { size, box } = this.images[index];
+    fit(canvas, size, PHOTO_PX, PHOTO_PX);
+    paint(canvas, { size, box, image: this.photos[index], map: null }, VIEW);
+    return canvas;
   }
 
   tile(index, epoch) {
