@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnsearch.cli._console import number, print_json, print_line, print_table, print_written
-from attnsearch.cli._options import RESULTS, AsJson, Results
+from attnsearch.cli._options import RESULTS, AsJson, Results, Sources
 from attnsearch.metrics.registry import better_direction
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    studies: Annotated[
-        list[str], typer.Argument(help="Two or more: STUDY is its published trial, STUDY:7 or STUDY:1,2,3 name trials.")
-    ],
+    studies: Sources,
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="A,B", help="By default all that were scored for all of them.")
     ] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from attnsearch.cli._console import number, print_json, print_line, print_table, print_written
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage, StudyOrFile
 from attnsearch.types import Distance
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ N_SHOWN = 10
 
 
 def retrieval(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY|FILE", help="A study or run in the results, or a .safetensors file.")
-    ],
+    study: StudyOrFile,
     overrides: Overrides = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the published one.")] = None,
     split: Annotated[
