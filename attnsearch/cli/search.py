@@ -22,6 +22,7 @@ from attnsearch.cli._options import (
     Profile,
     Results,
     Storage,
+    StudyToSearch,
     Workers,
     setting_options,
 )
@@ -55,16 +56,16 @@ def _show_demo(loaded: LoadedStudy, results: Path) -> None:
     from attnsearch.results.reader import load_study as read_study
 
     study = read_study(results / loaded.experiment.experiment / loaded.study.name)
-    picture = study.layout.shared.overview
-    write_overview(study.best, picture)
-    print_line(f"  picture    {picture}")
+    image = study.layout.shared.overview
+    write_overview(study.best, image)
+    print_line(f"  image      {image}")
     print_line(f"  explorer   http://127.0.0.1:{PORT}/attention/study/{study.layout.experiment}/{study.layout.study}")
     print_line(f"             while this runs: {program()} dashboard {shlex.quote(str(results))}")
 
 
 @setting_options("n_trials", "device", "seed")
 def search(
-    study: Annotated[str, typer.Argument(help="A file of studies/ by its bare name, or a path.")],
+    study: StudyToSearch,
     overrides: Overrides = None,
     profile: Profile = None,
     workers: Workers = None,
