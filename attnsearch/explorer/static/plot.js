@@ -83,16 +83,24 @@ export function scatter(box, points, { xName, yName, isFront, onPick, height = 3
   if (isFront && front.length > 1) {
     svg.append(el("svg:polyline", { points: front.map((one) => `${x(one.x)},${y(one.y)}`).join(" "), class: "front" }));
   }
-  const isMany = shown.length > MANY_POINTS;
-  for (const one of [...shown].sort((a, b) => a.isBest - b.isBest || a.isSelected - b.isSelected)) {
-    const isSmall = isMany && !one.isBest && !one.isSelected;
-    svg.append(isSmall ? dot(one, x(one.x), y(one.y)) : point(one, x(one.x), y(one.y), { xName, yName, onPick }));
+  const isSmall = (one) => shown.length > MANY_POINTS && !one.isBest && !one.isSelected;
+  svg.append(dots(svg, shown.filter(isSmall).map((one) => [x(one.x), y(one.y), one.key]), onPick));
+  for (const one of shown.filter((one) => !isSmall(one)).sort((a, b) => a.isBest - b.isBest || a.isSelected - b.isSelected)) {
+    svg.append(point(one, x(one.x), y(one.y), { xName, yName, onPick }));
   }
-  if (isMany) svg.addEventListener("click", (event) => event.target.matches(".dot.small") && onPick(event.target.dataset.key));
   box.replaceChildren(svg);
 }
 
-const dot = (one, cx, cy) => el("svg:circle", { cx, cy, r: 3, class: "dot small", "data-key": one.key });
+/** Many points as one path, which is drawn at once; a click picks the nearest one. */
+function dots(svg, places, onPick) {
+  const path = el("svg:path", { class: "dots", "stroke-linecap": "round", "data-n": places.length, d: places.map(([x, y]) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("") });
+  path.addEventListener("click", (event) => {
+    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    const far = ([x, y]) => Math.hypot(x - at.x, y - at.y);
+    onPick(places.reduce((best, one) => (far(one) < far(best) ? one : best))[2]);
+  });
+  return path;
+}
 
 function point(one, cx, cy, { xName, yName, onPick }) {
   const name = `${one.name}: ${yName} ${formatNumber(one.y)}, ${xName} ${formatNumber(one.x)}${one.isBest ? ", best" : ""}${one.isRunning ? ", running" : ""}`;
