@@ -5,7 +5,7 @@ import { el, formatNumber } from "./page.js";
 const MARGIN = { left: 62, right: 14, top: 12, bottom: 44 };
 /** After Okabe and Ito, for colour-blind readers; each has a contrast of at least 3 with the light and with the dark sheet. */
 export const LINE_COLOURS = ["#0072b2", "#d55e00", "#009070", "#b8609a", "#a67400", "#3a8bd0", "#8a6fe0", "#737d8c"];
-const MANY_POINTS = 400; // above which only the best and the selected ones are reached by the keyboard
+const MANY_POINTS = 400; // above which lines have no marks, and only the best and the selected trials are reached by the keyboard
 
 /** The range of some values with a margin on both sides. */
 function paddedRange(values) {
@@ -138,7 +138,7 @@ export function lines(box, series, { yLabel, counted = "epoch", height = 280 }) 
     for (const run of segmentsOf(one)) {
       const points = run.map(([at, value]) => `${x(at)},${y(value)}`).join(" ");
       svg.append(el("svg:polyline", { points, class: "line", stroke: one.colour, "stroke-dasharray": one.isDashed ? "5 4" : null }));
-      for (const [at, value] of run) {
+      for (const [at, value] of run.length > MANY_POINTS ? [] : run) {
         svg.append(el("svg:circle", { cx: x(at), cy: y(value), r: 2.6, fill: one.colour }, el("svg:title", {}, `${one.name}, ${counted} ${at}: ${formatNumber(value)}`)));
       }
     }
