@@ -166,15 +166,16 @@ def _findings(one: TrialArchive, answers: Answers, others: Others) -> list[Findi
 
 
 def _misplaced(answers: Answers) -> Finding:
-    name = answers.energy_name
-    if not np.isnan(answers.hits).all():
-        order = f"the least {title_of(name)} first" if name else "the most confident first"
-        text = f"Predicted correctly, but the most salient cell lies beside the object; {order}."
-    elif name:
-        text = f"Predicted correctly, the least {title_of(name)} first; there is no pointing game of these images."
-    else:
+    name, rows = answers.energy_name, answers.misplaced()
+    n_misses = int(answers.is_miss.sum())
+    whose = "image has its" if n_misses == 1 else "images have their"
+    misses = f"{n_misses} correct {whose} most salient cell beside the object"
+    if np.isnan(answers.hits).all():
+        misses = "There is no pointing game of these images"
+    text = f"{misses}; then the correct ones with the least {title_of(name)}." if name else f"{misses}."
+    if np.isnan(answers.hits).all() and name is None:
         text = "Nothing tells where the object is: there are no masks, boxes or pointing scores."
-    return Finding("reason", "Right class, wrong reason", text, answers.misplaced(),
+    return Finding("reason", "Right class, wrong reason", text, rows,
                    lambda row: _score_note(name, answers.energy[row]))  # fmt: skip
 
 
@@ -194,7 +195,8 @@ def _score_note(name: str | None, value: float) -> str:
 
 def _disagreed(opened: OpenArchive, answers: Answers, others: Others) -> Finding:
     names = ", ".join(name for name, _ in others)
-    text = f"Predicted otherwise by most of {names}, then the most confident first."
+    most = "most of " if len(others) > 1 else ""
+    text = f"Predicted otherwise by {most}{names}, the most confident first."
     if not others:
         text = "There is no other trial with maps of these images to compare with."
     stacked = np.array([predictions for _, predictions in others], dtype=np.int64).reshape(-1, len(answers.labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +74,16 @@ class Answers:
         """Images that are predicted wrongly, the most confident first."""
         return _sorted(self.is_wrong, -self.confidences)
 
-    def misplaced(self) -> Rows:
-        """Images that are predicted correctly beside the object, the least energy on it first.
+    @property
+    def is_miss(self) -> NDArray[np.bool_]:
+        """(N,) whether an image is predicted correctly by a map whose most salient cell lies beside the object."""
+        is_miss: NDArray[np.bool_] = self.is_correct & (self.hits == 0)
+        return is_miss
 
-        Where no pointing game was played, all correct images whose energy is known.
-        """
-        beside = ~np.isnan(self.energy) if np.isnan(self.hits).all() else self.hits == 0
-        return _sorted(self.is_correct & beside, self.energy, -self.confidences)
+    def misplaced(self) -> Rows:
+        """Images that are predicted correctly: first the misses, then those with the least energy on the object."""
+        chosen = self.is_miss | (self.is_correct & ~np.isnan(self.energy))
+        return _sorted(chosen, ~self.is_miss, self.energy, -self.confidences)
 
     def least_faithful(self) -> Rows:
         """Images whose map is least faithful first."""
@@ -130,7 +134,7 @@ def _column(scores: ImageScores, name: str | None, image_ids: Sequence[str]) -> 
     return np.array([column.get(image_id, math.nan) for image_id in image_ids], dtype=np.float64)
 
 
-def _sorted(chosen: NDArray[np.bool_], *keys: NDArray[np.floating] | NDArray[np.int64]) -> Rows:
+def _sorted(chosen: NDArray[np.bool_], *keys: NDArray[Any]) -> Rows:
     """The chosen rows by the first key, then the next; NaN last, equal ones in the order of the archive."""
     rows = np.flatnonzero(chosen)
     return rows[np.lexsort([key[rows] for key in reversed(keys)])]

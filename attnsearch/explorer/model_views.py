@@ -61,14 +61,14 @@ def explain_json(experiment: str, study: str, number: int) -> Response:
     content = _content(name)
 
     def explain(kept: KeptModel) -> tuple[Explanation, Image.Image]:
-        image = read_photograph(content, name)  # here, so that one photograph at a time is decoded
+        try:
+            image = read_photograph(content, name)  # here, so that one photograph at a time is decoded
+        except DataError as error:
+            abort(415, str(error))
         return kept.model.explain(image, top_q=0), image
 
     started = time.monotonic()
-    try:
-        explanation, image = site().models.ask(trial, explain)
-    except DataError as error:
-        abort(415, str(error))
+    explanation, image = site().models.ask(trial, explain)
     values = {"name": name, **explained_values(explanation, image), "seconds": round(time.monotonic() - started, 2)}
     folder = keep_photograph(trial, content, name, explanation) if is_kept else None
     return answer_json({**values, "kept": None if folder is None else str(folder)})
@@ -82,9 +82,10 @@ def _name() -> str:
 
 def _content(name: str) -> bytes:
     """The body; answers 413 where it is too large, and 400 where there is none."""
-    if (request.content_length or 0) > MAX_BYTES:
-        abort(413, f"{name} has {(request.content_length or 0) / 2**20:.0f} MB, at most {MAX_BYTES // 2**20} are read")
-    content = request.get_data(cache=False)
+    content = b"" if (request.content_length or 0) > MAX_BYTES else request.get_data(cache=False)
+    n_bytes = max(request.content_length or 0, len(content))
+    if n_bytes > MAX_BYTES:
+        abort(413, f"{name} has {n_bytes / 2**20:.1f} MB, at most {MAX_BYTES // 2**20} are read")
     if not content:
         abort(400, "nothing was sent; choose a photograph")
     return content

@@ -55,6 +55,11 @@ function showTable() {
   byId("table").replaceChildren(el("thead", {}, head), el("tbody", {}, ...rows));
 }
 
+function gainText(one) {
+  if (!one.scored) return "not scored";
+  return one.gain === null ? `undefined for these ${one.scored} images: removing cells changes too little` : `${formatWithError(one.gain, one.gain_error)} of ${one.scored} images`;
+}
+
 function showDetail() {
   const [one, detail] = [ofClass(), found.detail];
   byId("title").textContent = `${one.name}, trial ${where.number}`;
@@ -64,7 +69,7 @@ function showDetail() {
     factRow("accuracy", percent(one.accuracy)),
     factRow("precision", percent(one.precision), null, "Of the images that are taken for this class, how many are of it"),
     factRow("confidence", percent(one.confidence), null, "Mean over its images"),
-    factRow("relevance gain", one.scored ? `${formatWithError(one.gain, one.gain_error)} of ${one.scored} images` : "not scored"),
+    factRow("relevance gain", gainText(one)),
     factRow("taken for", one.confused.length ? el("span", {}, ...confusedWith(one)) : "no other class"),
   );
   mean = detail.mean && decodeMap(detail.mean);

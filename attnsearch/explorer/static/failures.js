@@ -58,7 +58,7 @@ function whole(finding) {
 
 function pairs(found) {
   const none = found.length ? [] : [el("p", { class: "quiet" }, "No class is taken for another one.")];
-  return section("pairs", "Most confused pairs", el("p", { class: "quiet" }, "Both directions counted; the rate is that of the images of both classes."), ...none, ...found.map(pair));
+  return section("pairs", "Most confused pairs", el("p", { class: "quiet" }, "Both directions counted; the rate is that of the images of both classes."), ...none, el("div", { class: "pairs-of-classes" }, ...found.map(pair)));
 }
 
 function pair(one) {
