@@ -81,7 +81,7 @@ def run_training(
         overrides: settings by dotted key, such as `{"train.epochs": 20}`.
         results: the folder of all results.
         plugins: modules with models, data sets or metrics.
-        data: a table with the columns `path`, `label`, `split` and perhaps `mask`, in place of the experiment's data set.
+        data: a table with the columns `path`, `label`, `split` and perhaps `mask`, in place of the data set.
         storage: URL of the database; None is the experiment's own file.
     Raises:
         AttnSearchError: what ended the training.

@@ -32,6 +32,7 @@ def run_example(code: str, results: Path, experiment: str) -> None:
         for name in ("photo.jpg", "a.jpg", "b.jpg"):
             Image.linear_gradient("L").convert("RGB").save(name)
         code = code.replace("results/CUB", f"results/{experiment}").replace("00007", "00000")
+        code = code.replace("demo/first_search", f"{experiment}/br_npa_low_res")
         exec(compile(code, "example", "exec"), {})
 
 
@@ -43,6 +44,7 @@ def undocumented(results: Path, study: str, page: Path) -> list[str]:
         (r"_epoch\d+_(train|val|test)", "_epoch<E>_test"),
         (r"^resume\.\d+\.pt$", "resume.<attempt>.pt"),
         (r"^worker\d+\.log$", "worker<i>.log"),
+        (r"^\d+\.npy$", "<epoch>.npy"),
         (r"^\w+\.lock$", "*.lock"),
     )
     missing = []

@@ -85,9 +85,7 @@ def models_table() -> dict[str, tuple[str, str]]:
 def test_maps_and_settings_of_the_table_exist() -> None:
     table = models_table()
     missing = {str(tag[1]) for settings in members(ModelConfig) if (tag := tag_of(settings))} - table.keys()
-    assert not missing, (
-        f"{MODELS}, table of maps and settings to search: add a row for {', '.join(sorted(missing))}"
-    )
+    assert not missing, f"{MODELS}, table of maps and settings to search: add a row for {', '.join(sorted(missing))}"
     trained = {*TrainSettings.model_fields, *OptimizerSettings.model_fields}
     for settings in members(ModelConfig):
         name = tag_of(settings)[1]  # type: ignore[index]

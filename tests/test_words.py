@@ -46,7 +46,10 @@ def texts() -> Iterator[Path]:
     """What people read, but for the changelog, which tells of old names."""
     tops = ("attnsearch", "configs", "studies", "shell", "examples", "docs")
     yield from (path for top in tops for path in sorted((ROOT / top).rglob("*")) if path.suffix in KINDS)
-    yield from (ROOT / name for name in ("README.md", "results/README.md", "CONTRIBUTING.md", "mkdocs.yml", ".ci/run", "setup.cfg"))
+    yield from (
+        ROOT / name
+        for name in ("README.md", "results/README.md", "CONTRIBUTING.md", "mkdocs.yml", ".ci/run", "setup.cfg")
+    )
     yield from sorted((ROOT / ".github").rglob("*.yml"))
     yield from (path for path in sorted((ROOT / "tests").rglob("*.py")) if path != Path(__file__).resolve())
 

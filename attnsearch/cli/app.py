@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     code = _ended(words)
     if code == INTERRUPTED and words[0] in CONTINUING:
-        say(f"to go on: {command_text(words)}")
+        say(f"to continue: {command_text(words)}")
     return code
 
 

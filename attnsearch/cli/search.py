@@ -55,9 +55,9 @@ def _show_demo(loaded: LoadedStudy, results: Path) -> None:
     from attnsearch.results.reader import load_study as read_study
 
     study = read_study(results / loaded.experiment.experiment / loaded.study.name)
-    picture = study.layout.shared.overview
-    write_overview(study.best, picture)
-    print_line(f"  picture    {picture}")
+    image = study.layout.shared.overview
+    write_overview(study.best, image)
+    print_line(f"  image      {image}")
     print_line(f"  explorer   http://127.0.0.1:{PORT}/attention/study/{study.layout.experiment}/{study.layout.study}")
     print_line(f"             while this runs: {program()} dashboard {shlex.quote(str(results))}")
 

@@ -1,7 +1,7 @@
 """Writes `configs/README.md`, the list of all keys, out of the settings classes.
 
 `python -m attnsearch.config.reference > configs/README.md` writes the file after a change of the settings;
-`python -m attnsearch.config.reference docs/reference/metrics.md results/README.md` rewrites the tables of metrics in other files.
+`python -m attnsearch.config.reference docs/reference/metrics.md results/README.md` rewrites tables of metrics.
 """
 
 from __future__ import annotations

@@ -102,9 +102,13 @@ def failures_json(experiment: str, study: str, number: int) -> Response:
     shown = [_finding_values(one, finding, is_alone=bool(kind)) for finding in findings]
     pairs = [] if kind else _pair_values(one, answers)
     n_judged, n_wrong = int(answers.is_judged.sum()), int(answers.is_wrong.sum())
-    values = {"split": one.opened.archive.split, "judged": n_judged, "wrong": n_wrong, "problems": problems}
-    compared = [label for label, _ in others]
-    return answer_json({**values, "findings": shown, "pairs": pairs, "compared": compared, "grid": _grid(one.opened)})
+    return answer_json(
+        {
+            **{"split": one.opened.archive.split, "judged": n_judged, "wrong": n_wrong, "problems": problems},
+            **{"findings": shown, "pairs": pairs, "compared": [label for label, _ in others]},
+            "map": next(iter(one.opened.map_labels.values()), None),
+        }
+    )
 
 
 def _answers(one: TrialArchive) -> Answers:
@@ -258,14 +262,6 @@ def _tiles(one: TrialArchive, rows: Iterable[int]) -> list[dict[str, Any]]:
     ]
 
 
-def _grid(opened: OpenArchive) -> str | None:
-    """What tiles show: `saliency, 12x12 (144 cells)`."""
-    if opened.archive.saliency is None:
-        return None
-    height, width = opened.archive.saliency.shape[1:]
-    return f"saliency, {height}x{width} ({height * width} cells)"
-
-
 @failure_pages.get("/api/classes/<experiment>/<study>/<int:number>")
 def classes_json(experiment: str, study: str, number: int) -> Response:
     """A row for each class; with `class` also that one's mean map and images."""
@@ -306,5 +302,4 @@ def _class_detail(one: TrialArchive, answers: Answers, label: int) -> dict[str, 
         "correct": correct[np.argsort(answers.confidences[correct], kind="stable")],
     }
     shown = {name: {"total": len(rows), "images": _tiles(one, rows[:N_SHOWN].tolist())} for name, rows in lists.items()}
-    grid = _grid(one.opened)
-    return {**shown, "mean": None if mean is None else map_values(mean), "grid": grid}
+    return {**shown, "mean": None if mean is None else map_values(mean)}

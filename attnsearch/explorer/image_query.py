@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ PAGE = 48
 """Images of a page."""
 ROLES = ("all", "query", "gallery")
 VERDICTS = ("all", "right", "wrong", "misplaced")
-ORDERS = ("row", "confidence", "image", "true", "predicted")
+ORDERS = ("row", "turns", "confidence", "image", "true", "predicted")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ImageQuery:
         verdict: one of `VERDICTS`; "misplaced" is correct with a miss in the pointing game.
         low, high: bounds of the confidence.
         metric: a score, its bounds being `least` and `most`; "" for none.
-        order: one of `ORDERS`, or the name of a score.
+        order: one of `ORDERS`, or the name of a score; `turns` takes one image of each class, then the next ones.
         page: from 1.
         spread: instead of a page, so many images spread evenly over those that fit; 0 for a page.
     """
@@ -115,7 +116,19 @@ def matching_rows(opened: OpenArchive, query: ImageQuery, scores: ImageScores, h
     if query.metric and query.metric not in scores.values:
         raise ConfigError(f"metric must be one of {', '.join(scores.values) or 'none'}, got {query.metric!r}")
     rows = [row for row in range(len(opened.archive.image_ids)) if _fits(opened, query, scores, hits[row], row)]
-    return ordered(rows, _key(opened, query.order, scores), is_descending=query.is_descending)
+    key = _turns(opened, rows).__getitem__ if query.order == "turns" else _key(opened, query.order, scores)
+    return ordered(rows, key, is_descending=query.is_descending)
+
+
+def _turns(opened: OpenArchive, rows: Sequence[int]) -> dict[int, float]:
+    """Row -> its place where classes come by turns, each in the order of the archive."""
+    labels = opened.archive.labels.tolist()
+    n_seen: Counter[int] = Counter()
+    places, n_classes = {}, 1 + max(labels, default=0)
+    for row in rows:
+        places[row] = float(n_seen[labels[row]] * n_classes + labels[row])
+        n_seen[labels[row]] += 1
+    return places
 
 
 def _fits(opened: OpenArchive, query: ImageQuery, scores: ImageScores, hit: bool | None, row: int) -> bool:

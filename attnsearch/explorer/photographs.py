@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from attnsearch.data.images import FORMATS, ImageBytes, open_upright
@@ -27,7 +26,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 SHOWN_PX = 1024
 """Longer side of the photograph on the page."""
 TOP = 5
-FLAT_RATIO, FLAT_GINI = 2.0, 0.1
 _ANY_PX = 2**16
 _QUALITY = 85
 _BRANDS = {
@@ -77,9 +75,7 @@ def explained_values(explanation: Explanation, image: Image.Image) -> dict[str, 
         "box": [float(edge) for edge in explanation.crop_box],
         "photo": f"data:image/jpeg;base64,{base64.b64encode(_jpeg(shown)).decode()}",
         "maps": {key: map_values(cells) for key, cells in maps.items()},
-        "grids": {key: grid_text(cells) for key, cells in maps.items()},
         "labels": labels,
-        "flat": [key for key, cells in maps.items() if is_flat(cells)],
         "top": top_values(explanation),
     }
 
@@ -98,25 +94,6 @@ def top_values(explanation: Explanation) -> list[dict[str, Any]]:
         {"name": str(name), "probability": plain(float(probability))}
         for name, probability in explanation.top(TOP).itertuples(index=False)
     ]
-
-
-def grid_text(cells: NDArray[np.float32]) -> str:
-    """`12x12 (144 cells)`."""
-    height, width = cells.shape
-    return f"{height}x{width} ({height * width} cells)"
-
-
-def is_flat(cells: NDArray[np.float32]) -> bool:
-    """Whether a map (h, w) tells hardly any place from the others; a signed one never is."""
-    values = np.sort(cells, axis=None).astype(np.float64)
-    low, high, total = values[0], values[-1], values.sum()
-    if low < 0:
-        return False
-    if not total > 0 or high < FLAT_RATIO * low:
-        return True
-    n_cells = len(values)
-    gini = float(((2 * np.arange(1, n_cells + 1) - n_cells - 1) * values).sum() / (n_cells * total))
-    return gini < FLAT_GINI
 
 
 def keep_photograph(trial: TrialReader, content: bytes, name: str, explanation: Explanation) -> Path:

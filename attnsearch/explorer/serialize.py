@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from attnsearch.explorer.archives import ImageScores, OpenArchive
 from attnsearch.metrics.registry import all_metrics, better_direction, metric_of, title_of
-from attnsearch.results.quality import Quality
+from attnsearch.results.full_scores import MAX_MASKED_SCORE
+from attnsearch.results.quality import POINTING, Quality, known_quality
 from attnsearch.results.selection import Selection
 from attnsearch.results.study import StudyReader
+from attnsearch.results.trial import TrialReader
 from attnsearch.search.standings import BracketState
 from attnsearch.search.trials import StudyRows, TrialRow
 from attnsearch.store.layout import StudyLayout
@@ -238,8 +240,24 @@ def score_values(opened: OpenArchive, scores: ImageScores, image_id: str) -> dic
         "curves": scores.curves_of(image_id),
         "fractions": list(scores.fractions),
         "settings": plain(dict(scores.settings or {})),
+        "max_masked_score": MAX_MASKED_SCORE,
+        "explained": _explained(opened, scores, image_id),
         "curve_of": cosine if opened.is_retrieval else "class probability",
     }
+
+
+def _explained(opened: OpenArchive, scores: ImageScores, image_id: str) -> str:
+    """The class whose probability the scores of an image follow."""
+    archive = opened.archive
+    labels = archive.labels if scores.settings.get("target") == "label" else archive.predictions
+    row = opened.row_of.get(image_id)
+    return "" if row is None else class_name(archive.class_names, int(labels[row]))
+
+
+def pointing_values(trial: TrialReader) -> dict[str, Any] | None:
+    """The pointing game of a trial on validation beside what hits without information; None where it is not scored."""
+    found = next((one for one in known_quality(trial) if one.metric in POINTING), None)
+    return None if found is None else quality_values(found)
 
 
 def image_title(opened: OpenArchive, row: int) -> str:

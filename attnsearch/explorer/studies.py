@@ -34,7 +34,7 @@ def _stored_values(study: StudyReader) -> dict[str, Any]:
     stamp = (rows, with_maps, errors, stamp_of(study.layout.study_yaml))
 
     def make() -> dict[str, Any]:
-        monitor, brackets = _monitor_of(study), _brackets_of(study)
+        monitor, brackets = monitor_of(study), _brackets_of(study)
         values = study_values(study.layout, rows, errors, with_maps=with_maps, monitor=monitor, brackets=brackets)
         chosen = [key for key in values["metrics"] if key.rpartition("/")[2] in MAIN_SCORES]
         return {**values, "main_scores": chosen, "facts": _facts_of(study)}
@@ -42,7 +42,8 @@ def _stored_values(study: StudyReader) -> dict[str, Any]:
     return site().studies.get(study.layout, stamp, make)
 
 
-def _monitor_of(study: StudyReader) -> str | None:
+def monitor_of(study: StudyReader) -> str | None:
+    """The metric that best epochs are chosen by, or None where the settings cannot be read."""
     try:
         return study.monitor[0]
     except AttnSearchError:

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
-from attnsearch.explorer.archives import NO_SCORES, ImageScores, OpenArchive, image_scores
+from attnsearch.explorer.archives import OpenArchive, image_scores
 from attnsearch.explorer.failure_views import failure_pages
 from attnsearch.explorer.film import film_values
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
@@ -27,11 +27,12 @@ from attnsearch.explorer.serialize import (
     image_title,
     image_values,
     map_values,
+    metric_values,
+    pointing_values,
     score_values,
     selection_values,
     summary_of,
     summary_values,
-    trial_values,
 )
 from attnsearch.explorer.site import (
     MAX_DIGITS,
@@ -49,9 +50,9 @@ from attnsearch.explorer.site import (
     trials_with_maps,
 )
 from attnsearch.explorer.studies import importance_values, page_of_study
+from attnsearch.explorer.trial_page import page_of_trial, text_of
 from attnsearch.metrics.registry import title_of
 from attnsearch.results.reader import Results
-from attnsearch.results.uncertainty import with_error
 from attnsearch.store.film import read_film_images
 
 MAX_COMPARED = 24
@@ -191,27 +192,15 @@ def trial(experiment: str, study: str, number: int) -> str:
     archives = reader.archives()
     split = split_of(archives)
     opened = site().archives.open(reader, split) if archives else None
-    scores = NO_SCORES if opened is None else image_scores(reader, opened.archive.split)
-    return render_template(
-        "trial.html",
-        layout=reader.study.layout,
-        trial=trial_values(reader.row, reader.study.rows, has_maps=opened is not None),
-        split=split,
-        splits=list(archives),
-        is_retrieval=opened is not None and opened.is_retrieval,
-        maps={} if opened is None else opened.map_labels,
-        error=None if opened is None else opened.error,
-        classes=() if opened is None else opened.archive.class_names,
-        metrics=list(scores.values),
-        means={name: _mean_text(scores, name) for name in scores.means},
-        n_scored=len(scores.rows),
-    )
+    values = page_of_trial(reader, opened)
+    return render_template("trial.html", split=split, splits=list(archives), **values)
 
 
-def _mean_text(scores: ImageScores, name: str) -> str:
-    """The mean with its standard error, or why it is undefined."""
-    reason = scores.undefined.get(name)
-    return with_error(scores.means[name], scores.errors.get(name)) if reason is None else f"undefined: {reason}"
+@pages.get("/text/<experiment>/<study>/<int:number>/<name>")
+def trial_text(experiment: str, study: str, number: int, name: str) -> Response:
+    """The settings or the log of a trial as plain text."""
+    text = text_of(known_trial(experiment, study, number), name)
+    return Response(text, mimetype="text/plain", headers={"X-Content-Type-Options": "nosniff"})
 
 
 @pages.get("/api/grid/<experiment>/<study>/<int:number>")
@@ -275,6 +264,7 @@ def image_json(experiment: str, study: str, number: int, row: int) -> Response:
         "original": reader.original(image_id, split) is not None,
         **score_values(opened, scores, image_id),
         "hit": site().archives.hits(reader, opened)[row],
+        "pointing": pointing_values(reader),
     }
     return answer_json(values)
 
@@ -309,8 +299,11 @@ def _compared(trial_archive: TrialArchive, image_id: str) -> dict[str, Any]:
         if key is None:
             return {**name, "error": opened.error or "it has no maps"}
         source = site().images.source(reader, opened.archive.split, image_id)
-        cells = map_values(opened.map_at(key if key in opened.map_labels else "saliency", row))
-        return {**name, **image_values(opened, row), "map": cells, "labels": opened.map_labels, "source": source}
+        key = key if key in opened.map_labels else "saliency"
+        shown = {"map": map_values(opened.map_at(key, row)), "label": opened.map_labels[key], "source": source}
+        scores = image_scores(reader, opened.archive.split)
+        measured = {"scores": scores.of_image(image_id), "metrics": metric_values(scores.values)}
+        return {**name, **image_values(opened, row), **shown, **measured, "labels": opened.map_labels}
     except AttnSearchError as error:
         return {**name, "error": str(error)}
 

@@ -92,6 +92,11 @@ class ImageMaps:
             return "" if self.predicted is None else f"{sign}{self.predicted} {self.confidence:.2f}"
         return ", ".join(filter(None, (f"{sign}{self.predicted or ''}", f"cosine {self.cosine:.2f}")))
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether a map has a value below 0; the saliency has none."""
+        return any(bool((one < 0).any()) for one in [*self.maps.values(), *(one.map for one in self.classes)])
+
     def weighted(self) -> dict[str, Floats]:
         """The maps (h, w) times the feature norm, where there is one: what BR-NPA shows."""
         return {name: values if self.norm is None else values * self.norm for name, values in self.maps.items()}
@@ -109,7 +114,7 @@ class DrawStyle:
         percentile: of the outlines.
         colours: a colour map of matplotlib.
         rule: how maps are enlarged.
-        own_scale: scales each panel over its own range; else panels of one image share one scale.
+        own_scale: scales each panel from 0 to its own maximum; else panels of one image share one scale.
         top_q: how many classes `classes` shows.
         outlined: draws the outlines of the saliency into figures of many images too.
         with_removed: shows in a ranked gallery what the match rule removes from it, too.
@@ -178,15 +183,16 @@ class FigureContext:
 
     def overlays(self, maps: Mapping[str, Floats], bounds: tuple[float, float] | None = None) -> list[Panel]:
         """A panel for each map (h, w), named by its key, under one scale (of these maps) or each under its own."""
-        placed = self.placed(list(maps.values()))
-        shared = None if self.style.own_scale else bounds or raster.limits(placed)
+        cells = list(maps.values())
+        placed = self.placed(cells)
+        scales = scales_of(cells, placed, self.style, bounds)
         is_seen = raster.seen(self.box, self.size_hw)
         return [
             Panel(
-                raster.lay_over(self.image, raster.levels(one, shared), is_seen, colours=self.style.colours),
+                raster.lay_over(self.image, raster.levels(one, scale), is_seen, colours=self.style.colours),
                 title=name,
             )
-            for name, one in zip(maps, placed, strict=True)
+            for name, one, scale in zip(maps, placed, scales, strict=True)
         ]
 
     def saliency(self) -> Floats:
@@ -223,7 +229,7 @@ def draw(kind: str, explanation: ImageMaps, image: Pixels, style: DrawStyle) -> 
     return Grid(
         rows,
         legend=legend_of_parts(explanation) if kind == "parts" else (),
-        scale=None if kind in ("parts", "contour") else scale_of(style),
+        scale=None if kind in ("parts", "contour") else scale_of(style, is_signed=explanation.is_signed),
         caption="" if kind == "contour" else caption_of([explanation]),
     )
 
@@ -247,9 +253,27 @@ def draw_cell(
     return Panel(pixels, title, explanation.verdict, explanation.is_correct, lines)
 
 
-def scale_of(style: DrawStyle) -> tuple[str, str, str]:
-    """Colour map and the names of the two ends of the bar, as `Grid.scale`."""
-    return style.colours, "least salient", f"most salient, scaled per {'panel' if style.own_scale else 'image'}"
+def scales_of(
+    maps: Sequence[Floats], placed: Sequence[Floats] | Floats, style: DrawStyle, shared: tuple[float, float] | None
+) -> list[tuple[float, float]]:
+    """What becomes 0 and 255 in each of some maps that are shown together: one scale for all, or each its own.
+
+    Args:
+        placed: the maps as they are drawn.
+        shared: a given scale for all; None takes that of these maps.
+    """
+    if style.own_scale:
+        return [raster.from_zero([cells], [drawn]) for cells, drawn in zip(maps, placed, strict=True)]
+    return [shared or raster.from_zero(maps, placed)] * len(maps)
+
+
+def scale_of(style: DrawStyle, *, is_signed: bool = False) -> tuple[str, str, str]:
+    """Colour map and the names of the two ends of the bar, as `Grid.scale`; signed maps are not drawn from 0."""
+    return (
+        style.colours,
+        "lowest" if is_signed else "0",
+        f"most salient, scaled per {'panel' if style.own_scale else 'image'}",
+    )
 
 
 def caption_of(explanations: Sequence[ImageMaps]) -> str:
@@ -277,7 +301,7 @@ def _contour(context: FigureContext) -> list[PanelRow]:
 def _parts(context: FigureContext) -> list[PanelRow]:
     shown = list(context.explanation.weighted().items())[: len(raster.PART_COLOURS)]
     placed = context.placed([one for _, one in shown])
-    level = _part_levels(placed, context.style)
+    level = _part_levels([one for _, one in shown], placed, context.style)
     alone = []
     for index, (name, _) in enumerate(shown):
         only = np.zeros_like(level)
@@ -291,12 +315,13 @@ def _composite(context: FigureContext) -> Pixels:
     maps = list(context.explanation.weighted().values())[: len(raster.PART_COLOURS)]
     if not maps:
         raise ConfigError(f"there are no maps of parts of {context.explanation.image_id}")
-    return raster.lay_parts(context.image, _part_levels(context.placed(maps), context.style))
+    return raster.lay_parts(context.image, _part_levels(maps, context.placed(maps), context.style))
 
 
-def _part_levels(placed: Floats, style: DrawStyle) -> Pixels:
+def _part_levels(maps: Sequence[Floats], placed: Floats, style: DrawStyle) -> Pixels:
     """(K, H, W) 0 to 255: all parts under one scale, which keeps their relative strength, or each under its own."""
-    return np.stack([raster.levels(one) for one in placed]) if style.own_scale else raster.levels(placed)
+    scales = scales_of(maps, placed, style, None)
+    return np.stack([raster.levels(one, scale) for one, scale in zip(placed, scales, strict=True)])
 
 
 def _heads(context: FigureContext) -> list[PanelRow]:
@@ -309,7 +334,8 @@ def _heads(context: FigureContext) -> list[PanelRow]:
         raise ConfigError(f"there are no heads of {context.explanation.image_id}; give its checkpoint")
     if context.explanation.is_correct:
         heads_of.pop("true", None)
-    bounds = raster.limits(context.placed([one for heads in heads_of.values() for one in heads.values()]))
+    all_heads = [one for heads in heads_of.values() for one in heads.values()]
+    bounds = raster.from_zero(all_heads, context.placed(all_heads))
     rows = []
     for whose, heads in heads_of.items():
         panels = context.overlays({**heads, "mean": np.mean(list(heads.values()), axis=0)}, bounds)

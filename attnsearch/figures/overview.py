@@ -1,4 +1,4 @@
-"""One picture of a trial: its images with their true parts, its maps, and its numbers beside their floors."""
+"""The overview of a trial: images with their true parts and their maps, and its numbers beside their floors."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class ShownImage:
-    """An image of the picture; `mask` is bright on its true parts, None where they are not known."""
+    """An image of the overview; `mask` is bright on its true parts, None where they are not known."""
 
     explanation: Explanation
     mask: Path | None = None
 
 
 def draw_overview(title: str, subtitle: str, images: Sequence[ShownImage], levels: Sequence[Level], path: Path) -> None:
-    """Writes the picture as a PNG.
+    """Writes the overview as a PNG.
 
     Args:
         images: of which every one has saliency; a column each.
@@ -62,7 +62,7 @@ def draw_overview(title: str, subtitle: str, images: Sequence[ShownImage], level
         ValueError: there is no image.
     """
     if not images:
-        raise ValueError("a picture of a trial needs an image")
+        raise ValueError("an overview needs an image")
     n_rows = 3 if any(one.explanation.maps for one in images) else 2
     width = _LEFT_IN + max(4, len(images)) * (_IMAGE_IN + _GAP_IN) + 0.15
     height = _TOP_IN + n_rows * (_IMAGE_IN + _GAP_IN) + _NOTE_IN + len(levels) * _BAR_IN + _BOTTOM_IN

@@ -186,7 +186,7 @@ class _PairFigure:
     def _scale(self, style: DrawStyle) -> tuple[str, str, str]:
         if self._is_shared and not style.own_scale:
             return style.colours, "0 or less", f"{self._highest:.3g} of the cosine"
-        return style.colours, "least salient", "most salient, scaled per panel"
+        return style.colours, "0", "most salient, scaled per panel"
 
 
 def _header(explanation: ImageMaps, match: Match) -> str:

@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from attnsearch.figures import raster
 from attnsearch.figures.grid import RIGHT, WRONG, Frame, Grid, Panel, PanelRow, equally_high
-from attnsearch.figures.kinds import DrawStyle, FigureContext, caption_of
+from attnsearch.figures.kinds import DrawStyle, FigureContext, caption_of, scales_of
 from attnsearch.figures.rankings import REMOVED_AS, RankedImage, Rankings
 from attnsearch.figures.raster import Pixels
 
@@ -77,7 +75,7 @@ class RankFigure:
         return Grid(
             [row for one in self.lists for row in self._rows(one)],
             legend=self._legend(),
-            scale=(self.style.colours, "least salient", f"most salient, {scaled}") if mapped else None,
+            scale=(self.style.colours, "0", f"most salient, {scaled}") if mapped else None,
             caption="; ".join(filter(None, (caption, seen))),
             has_lead=True,
             gap_in=_GAP_IN,
@@ -103,16 +101,17 @@ class RankFigure:
     def _overlays(self, rows: Sequence[int]) -> list[Pixels]:
         """The images of rows under their saliency: one scale for all of them, or one for each."""
         contexts = [self.images[row] for row in rows]
-        placed = [context.placed(context.saliency()) for context in contexts]
-        bounds = None if self.style.own_scale else raster.limits(np.concatenate([one.ravel() for one in placed]))
+        maps = [context.saliency() for context in contexts]
+        placed = [context.placed(one) for context, one in zip(contexts, maps, strict=True)]
+        scales = scales_of(maps, placed, self.style, None)
         return [
             raster.lay_over(
                 context.image,
-                raster.levels(one, bounds),
+                raster.levels(one, scale),
                 raster.seen(context.box, context.size_hw),
                 colours=self.style.colours,
             )
-            for context, one in zip(contexts, placed, strict=True)
+            for context, one, scale in zip(contexts, placed, scales, strict=True)
         ]
 
     def _header(self, one: RankList) -> str:

@@ -6,6 +6,7 @@ All images are RGB. Nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Literal, get_args
 
@@ -101,19 +102,31 @@ def limits(values: ArrayLike) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
+def from_zero(maps: Iterable[ArrayLike], placed: Iterable[ArrayLike]) -> tuple[float, float]:
+    """The scale of maps that are shown together: from 0 to the largest drawn value, so that a flat map looks flat.
+
+    Args:
+        maps: the cells; where one is negative, the scale starts at the smallest drawn value.
+        placed: the same maps as they are drawn; between cells a cubic rule leaves the range of the cells.
+    """
+    lows, highs = zip(*map(limits, placed), strict=True)
+    is_signed = any(limits(cells)[0] < 0 for cells in maps)
+    return min(lows) if is_signed else 0.0, max(highs)
+
+
 def is_constant(low: float, high: float) -> bool:
     """Whether two bounds differ by no more than what rounding leaves of a constant map."""
     return not high - low > _ROUNDING * max(abs(low), abs(high))
 
 
-def levels(values: Floats, bounds: tuple[float, float] | None = None) -> Pixels:
+def levels(values: Floats, bounds: tuple[float, float]) -> Pixels:
     """Values as 0 to 255, truncated; 0 where undefined, and everywhere where the bounds are equal but for rounding.
 
     Args:
-        bounds: what becomes 0 and 255; None takes the range of these values. Panels of equal bounds can be compared.
+        bounds: what becomes 0 and 255. Panels of equal bounds can be compared.
     Source: the published drawing of INTR scales to [0, 1], multiplies by 255 and truncates.
     """
-    low, high = limits(values) if bounds is None else bounds
+    low, high = bounds
     if is_constant(low, high):
         return np.zeros(values.shape, dtype=np.uint8)
     scaled = (np.nan_to_num(values, nan=low) - np.float32(low)) / (np.float32(high) - np.float32(low))

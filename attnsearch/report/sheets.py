@@ -60,6 +60,13 @@ class _Column:
     def has_parts(self) -> bool:
         return self.facts.config is not None and "parts" in self.facts.config.model.figure_kinds
 
+    @property
+    def saliency_text(self) -> str:
+        """The grid of the saliency."""
+        assert self.archive.saliency is not None
+        _, h, w = self.archive.saliency.shape
+        return f"saliency, {h}x{w} ({h * w} cells)"
+
 
 def sample_sheets(facts: Sequence[StudyFacts]) -> list[Sheet]:
     """Two sheets of classes at most; none where the maps or the images are not in the folder."""
@@ -107,7 +114,15 @@ def _class_sheet(columns: Sequence[_Column], image_ids: Sequence[str], title: st
         for column in columns
     ]
     grid = compare_models(models, DrawStyle(), width_px=_CLASS_STYLE.width_px)
-    return _as_address(grid, _CLASS_STYLE, f"{title} ({columns[0].archive.split})")
+    return _as_address(grid, _CLASS_STYLE, f"{title} ({columns[0].archive.split}); {_grids(columns)}")
+
+
+def _grids(columns: Sequence[_Column]) -> str:
+    """How fine the saliency is, by study where they differ: `saliency, 3x3 (9 cells)`."""
+    texts = {column.facts.name: column.saliency_text for column in columns}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 
 def _as_address(grid: Grid, style: Style, title: str) -> Sheet:

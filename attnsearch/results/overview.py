@@ -1,4 +1,4 @@
-"""The picture of a study that shows what its best trial has learned."""
+"""The overview of a study: what its best trial has learned."""
 
 from __future__ import annotations
 

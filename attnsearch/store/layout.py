@@ -80,7 +80,7 @@ class ExperimentLayout:
 
     @property
     def overview(self) -> Path:
-        """The picture with which the demo ends."""
+        """The image with which the demo ends."""
         return self.directory / "overview.png"
 
     def tests_figure(self, name: str) -> Path:

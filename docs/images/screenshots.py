@@ -29,8 +29,6 @@ from attnsearch.results.reader import find_experiments
 
 HERE = Path(__file__).parent
 WIDTH_PX, STUDY_HEIGHT_PX, IMAGE_HEIGHT_PX = 1280, 1080, 1200
-MAX_KB = 300
-N_COLOURS = 256
 
 
 def main() -> None:
@@ -99,20 +97,15 @@ def take(browser: Any, address: str, height: int, path: Path) -> None:
     context.close()
     if problems:
         raise SystemExit("\n".join(problems))
-    shrink(path)
+    compress(path)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
-def shrink(path: Path) -> None:
-    """A palette where the image would be large for a repository."""
-    if path.stat().st_size > MAX_KB * 1000:
-        with Image.open(path) as image:
-            full = image.convert("RGB")
-            palette = full.quantize(N_COLOURS, kmeans=2)
-            small = full.quantize(
-                palette=palette, dither=Image.Dither.FLOYDSTEINBERG
-            )  # dithers only to a given palette
-        small.save(path, optimize=True)
+def compress(path: Path) -> None:
+    """In true colour and without an alpha channel, as small as PNG can."""
+    with Image.open(path) as image:
+        whole = image.convert("RGB")
+    whole.save(path, optimize=True)
 
 
 if __name__ == "__main__":

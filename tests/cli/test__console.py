@@ -208,5 +208,5 @@ def test_a_signal_in_the_first_second_ends_it_in_plain_words(
         _, said = process.communicate(timeout=60)
     lines = [line for line in said.splitlines() if not line.startswith("checking cnn, data synthetic")]
     assert (process.returncode, lines[0]) == (INTERRUPTED, "interrupted")
-    assert lines[1:] in ([], ["to go on: attnsearch train cnn --profile demo"])  # none before the command is read
+    assert lines[1:] in ([], ["to continue: attnsearch train cnn --profile demo"])  # none before the command is read
     assert list(tmp_path.iterdir()) == []

@@ -17,12 +17,12 @@ SMALL = ("--n-trials", "1", "evaluation.n_images=null", "evaluation.scores.n_ima
 
 
 @pytest.mark.slow
-def test_demo_ends_with_a_picture_and_the_address_of_the_explorer(
+def test_demo_ends_with_a_image_and_the_address_of_the_explorer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], private_cache: Path
 ) -> None:
     assert main(["demo", *TINY, *SMALL, "--workers", "1", "--results", str(tmp_path)]) == 0
-    *_, picture, explorer, _ = capsys.readouterr().out.splitlines()
-    path = Path(picture.split()[1])
+    *_, image, explorer, _ = capsys.readouterr().out.splitlines()
+    path = Path(image.split()[1])
     assert path == tmp_path / "demo/overview.png"
     with Image.open(path) as image:
         assert image.width > 600

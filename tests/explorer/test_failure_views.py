@@ -31,7 +31,7 @@ def rows_of(values: Any) -> list[int]:
 def test_lists_of_a_trial(client: Client) -> None:
     """Odd images are wrong, and the confidence climbs from image to image."""
     values = ask(client, FAILURES)
-    assert (values["judged"], values["wrong"], values["grid"]) == (6, 3, "saliency, 4x5 (20 cells)")
+    assert (values["judged"], values["wrong"], values["map"]) == (6, 3, "saliency")
     assert rows_of(finding(values, "confident")) == [5, 3, 1]
     assert "attnsearch faithfulness hunt --trial 0" in finding(values, "faithful")["text"]
     assert "Nothing tells where the object is" in finding(values, "reason")["text"]
@@ -46,14 +46,17 @@ def test_lists_of_a_trial(client: Client) -> None:
 
 def test_scores_order_two_lists(copied: Built) -> None:
     ids = draw_pictures(copied.data_root)
-    columns = {"relevance_gain.area": [0.4, 0.1, 0.3, 0.2, 0.1, 0.5], "relevance_gain.drop": [0.5] * 6,
+    columns = {"relevance_gain.area": [0.4, 0.1, 0.3, 0.2, 0.1, 0.5], "relevance_gain.untouched": [0.9] * 6, "relevance_gain.filled": [0.4] * 6,
                "energy_in_mask": [0.3, 0, 0.1, 0, 0.2, 0], "pointing_hit": [1, 1, 1, 0, 0, 1]}  # fmt: skip
     write_trial_scores(copied.layout, 0, ids, columns)
     app, _ = build_app(find_experiments(copied.root))
     values = ask(Client(app), FAILURES)
     reason = finding(values, "reason")
     assert rows_of(reason) == [4, 2, 0]
-    assert reason["text"] == "1 correct image has its most salient cell beside the object; then the correct ones with the least energy in mask."
+    assert (
+        reason["text"]
+        == "1 correct image has its most salient cell beside the object; then the correct ones with the least energy in mask."
+    )
     assert reason["images"][0]["note"] == "energy in mask 0.2"
     faithful = finding(values, "faithful")
     assert rows_of(faithful)[-1] == 5
@@ -73,7 +76,9 @@ def test_a_list_and_a_pair_have_addresses(client: Client) -> None:
     assert rows_of(pair) == [5, 3, 1]
 
 
-@pytest.mark.parametrize("query", ["kind=nothing", "kind=pair", "kind=pair&first=0&second=9", "kind=pair&first=x&second=1"])
+@pytest.mark.parametrize(
+    "query", ["kind=nothing", "kind=pair", "kind=pair&first=0&second=9", "kind=pair&first=x&second=1"]
+)
 def test_addresses_that_name_nothing_are_refused(client: Client, query: str) -> None:
     answer = client.get(f"{FAILURES}?{query}", base_url="http://localhost")
     assert answer.status_code == 404
@@ -118,7 +123,7 @@ def test_pages_are_linked_from_the_trial_and_the_study(client: Client) -> None:
 def test_re_identification_lists_queries(people_runs: Any) -> None:
     app, _ = build_app(find_experiments(people_runs))
     values = ask(Client(app), "/attention/api/failures/people/dcal_people/0")
-    assert 0 < values["judged"]
+    assert values["judged"] > 0
     found = finding(values, "confident")
     assert all(image["role"] == "query" and image["correct"] is False for image in found["images"])
     assert found["total"] == values["wrong"]

@@ -115,7 +115,12 @@ def test_other_trials_are_compared_by_names(opened: OpenArchive) -> None:
 
 def test_classes(answers: Answers) -> None:
     rows = class_answers(answers, 4, {2: (0.45, 0.1, 2)})
-    assert [(row.n_images, row.n_correct, row.n_predicted) for row in rows] == [(2, 1, 2), (1, 1, 1), (2, 1, 2), (0, 0, 0)]
+    assert [(row.n_images, row.n_correct, row.n_predicted) for row in rows] == [
+        (2, 1, 2),
+        (1, 1, 1),
+        (2, 1, 2),
+        (0, 0, 0),
+    ]
     assert rows[0].confused == ((2, 1),)
     assert rows[1].confused == ()
     assert rows[2].confidence == pytest.approx((0.7 + 0.99) / 2)
@@ -130,7 +135,8 @@ def test_gains_of_classes_are_of_their_scored_images(copied: Built) -> None:
     trial = StudyReader(copied.layout).trial(0)
     opened = Archives().open(trial, "val")
     ids = opened.archive.image_ids[1:]
-    columns = {"relevance_gain.area": [0.2, 0.4, 0.1, 0.1, 0.1], "relevance_gain.drop": [0.5, 0.5, 0.2, 0.2, 0.2]}
+    columns = {"relevance_gain.area": [0.2, 0.4, 0.1, 0.1, 0.1], "relevance_gain.filled": [0.4, 0.4, 0.7, 0.7, 0.7]}
+    columns["relevance_gain.untouched"] = [0.9] * 5
     write_trial_scores(copied.layout, 0, ids, columns)
     gains = gains_by_class(trial.score_table("val"), opened)
     assert gains[0][::2] == (pytest.approx(0.6), 2)

@@ -59,3 +59,13 @@ def test_spread_takes_images_from_the_whole_archive() -> None:
     assert rows_to_show(range(96), ImageQuery(spread=3)) == ([16, 48, 80], 1, 2)
     assert rows_to_show(range(2), ImageQuery(spread=8)) == ([0, 1], 1, 1)
     assert rows_to_show([], ImageQuery(spread=8)) == ([], 1, 1)
+
+
+def test_classes_come_by_turns(opened: OpenArchive) -> None:
+    """Three images of each of two classes: in the archive one class stands before the other."""
+    labels = opened.archive.labels
+    rows = matching_rows(opened, ImageQuery(order="turns"), NO_SCORES, NO_PLACE)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert rows == [0, 3, 1, 4, 2, 5]
+    assert matching_rows(opened, ImageQuery(order="turns", is_descending=True), NO_SCORES, NO_PLACE) == rows[::-1]
+    assert matching_rows(opened, ImageQuery(order="turns", true=1), NO_SCORES, NO_PLACE) == [3, 4, 5]

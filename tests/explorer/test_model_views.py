@@ -44,7 +44,9 @@ def files_below(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_photograph_is_explained_as_in_python(run_client: Client, finished_run: Path, photo: bytes, tmp_path: Path) -> None:
+def test_photograph_is_explained_as_in_python(
+    run_client: Client, finished_run: Path, photo: bytes, tmp_path: Path
+) -> None:
     before = files_below(finished_run)
     answer = run_client.post(f"{EXPLAIN}?name=a.png", data=photo, headers=OWN)
     assert answer.status_code == 200
@@ -55,7 +57,9 @@ def test_photograph_is_explained_as_in_python(run_client: Client, finished_run: 
     assert own.saliency is not None
     np.testing.assert_allclose(cells, own.saliency, rtol=1e-5)
     assert [one["name"] for one in answer.json["top"]] == own.top()["class"].tolist()
-    assert [one["probability"] for one in answer.json["top"]] == pytest.approx(own.top()["probability"].tolist(), rel=1e-5)
+    assert [one["probability"] for one in answer.json["top"]] == pytest.approx(
+        own.top()["probability"].tolist(), rel=1e-5
+    )
     assert len(answer.json["maps"]) == 2 + len(own.maps)
     assert (answer.json["name"], answer.json["kept"], answer.json["size"]) == ("a.png", None, [40, 60])
     assert files_below(finished_run) == before
@@ -111,7 +115,9 @@ def test_pages_from_elsewhere_are_refused(run_client: Client, photo: bytes) -> N
         assert run_client.post(f"{SCORE}/a", headers=headers).status_code == 403
 
 
-def test_nothing_is_kept_unless_the_server_may(run_client: Client, finished_run: Path, photo: bytes, tmp_path: Path) -> None:
+def test_nothing_is_kept_unless_the_server_may(
+    run_client: Client, finished_run: Path, photo: bytes, tmp_path: Path
+) -> None:
     answer = run_client.post(f"{EXPLAIN}?keep=1", data=photo, headers=OWN)
     assert answer.status_code == 403
     assert "--allow-edit" in answer.json["error"]

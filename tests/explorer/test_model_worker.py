@@ -70,5 +70,7 @@ def test_removed_weights_are_named_with_what_helps(built: Built, finished_run: P
     trial = find_study("br_npa_low_res", copied).trial(0)
     assert kept_weights(trial) == trial.files.best
     trial.files.best.unlink()
-    with pytest.raises(ConfigError, match=r"`attnsearch train .*config\.yaml name=br_npa_low_res_again` trains it again"):
+    with pytest.raises(
+        ConfigError, match=r"`attnsearch train .*config\.yaml name=br_npa_low_res_again` trains it again"
+    ):
         kept_weights(trial)

@@ -21,8 +21,6 @@ from attnsearch.explorer.photographs import (
     accepted_text,
     explained_values,
     foreign_kind,
-    grid_text,
-    is_flat,
     keep_photograph,
     read_photograph,
 )
@@ -79,24 +77,10 @@ def test_what_is_no_photograph_is_named(content: bytes, name: str, said: str) ->
 
 def test_formats_that_are_read_are_not_foreign() -> None:
     image = Image.new("RGB", (4, 4))
-    assert [foreign_kind(encoded(image, kind), "a") for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")] == [None] * 6
+    assert [foreign_kind(encoded(image, kind), "a") for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")] == [
+        None
+    ] * 6
     assert accepted_text() == f"JPEG, PNG, GIF, TIFF or WEBP, at most {MAX_BYTES // 2**20} MB"
-
-
-def test_flat_maps() -> None:
-    """A ripple of 1 % is flat, one hot cell is not; a gradient that never doubles is flat, whatever its mean."""
-    ripple = np.ones((4, 4), dtype=np.float32)
-    ripple[::2] = 1.01
-    hot = np.zeros((4, 4), dtype=np.float32)
-    hot[1, 2] = 1
-    assert is_flat(ripple)
-    assert is_flat(np.zeros((3, 3), dtype=np.float32))
-    assert not is_flat(hot)
-    assert not is_flat(hot - 0.5)
-    lonely = np.ones((20, 20), dtype=np.float32)
-    lonely[0, 0] = 3  # the largest is three times the least, but Gini's coefficient is 0.005
-    assert is_flat(lonely)
-    assert grid_text(hot) == "4x4 (16 cells)"
 
 
 def explanation(**fields: object) -> Explanation:
@@ -116,8 +100,6 @@ def test_values_of_the_page() -> None:
     assert max(photo.size) == SHOWN_PX
     assert list(values["maps"]) == list(values["labels"]) == ["saliency", "map0", "norm"]
     assert values["labels"]["map0"] == "part1"
-    assert values["flat"] == ["map0", "norm"]
-    assert values["grids"]["saliency"] == "3x3 (9 cells)"
     assert [(one["name"], one["probability"]) for one in values["top"]] == [("tern", 0.75), ("gull", 0.25)]
     json.dumps(values, allow_nan=False)
 

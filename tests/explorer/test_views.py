@@ -231,7 +231,7 @@ def test_scores_filter_and_order_the_grid(copied: Built) -> None:
     assert detail["curves"]["deletion"] == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1])
     assert detail["fractions"] == [0, 0.25, 0.5, 0.75, 1]
     page = client.get(f"/attention/trial/{STUDY}/0").text
-    assert "Mean scores of 6 val images" in page
+    assert "Means of 6 val images" in page
     assert "<dt>deletion</dt><dd>0.300 ± 0.071</dd>" in page  # sqrt(0.1 / 4 / 5)
 
 

@@ -1,4 +1,4 @@
-"""The picture of a trial: a column per image, and a line per number with its floors."""
+"""The overview of a trial: a column per image, and a line per number with its floors."""
 
 from __future__ import annotations
 

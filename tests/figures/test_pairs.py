@@ -126,7 +126,7 @@ def test_a_rollout_joins_no_cells() -> None:
     assert row.panels[1].title == "gradient rollout of the cosine"
     assert not row.panels[1].marks
     assert "each cell once" not in grid.caption
-    assert grid.scale == ("inferno", "least salient", "most salient, scaled per panel")
+    assert grid.scale == ("inferno", "0", "most salient, scaled per panel")
 
 
 def test_images_of_other_formats_stand_in_the_middle_with_their_marks() -> None:

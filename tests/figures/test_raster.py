@@ -33,7 +33,7 @@ def test_levels_are_those_of_the_published_drawing_of_intr(case: str) -> None:
     height, width = expected.shape
     placed = raster.place(attention, (0, 0, width, height), (height, width))
     np.testing.assert_allclose(placed, resized, atol=1e-6)
-    np.testing.assert_array_equal(raster.levels(placed), expected)
+    np.testing.assert_array_equal(raster.levels(placed, raster.limits(placed)), expected)
 
 
 @pytest.mark.parametrize("rule", raster.RULES)
@@ -115,7 +115,7 @@ def test_overlay_keeps_the_order_of_the_channels() -> None:
 @pytest.mark.parametrize("value", [0.0, 3.5, np.nan])
 def test_constant_map_draws_nothing_and_no_warning(value: float) -> None:
     placed = raster.place(np.full((3, 4), value, dtype=np.float32), (0, 0, 20, 10), (10, 20))
-    assert not raster.levels(placed).any()
+    assert not raster.levels(placed, raster.limits(placed)).any()
     assert outlines(placed) == ()
 
 
@@ -124,7 +124,7 @@ def test_unseen_pixels_are_dark_and_have_no_value() -> None:
     assert np.isnan(placed[:, :5]).all()
     assert np.isfinite(placed[:, 5:15]).all()
     white = np.full((10, 20, 3), 255, dtype=np.uint8)
-    drawn = raster.lay_over(white, raster.levels(placed), raster.seen((5, 0, 15, 10), (10, 20)))
+    drawn = raster.lay_over(white, raster.levels(placed, raster.limits(placed)), raster.seen((5, 0, 15, 10), (10, 20)))
     assert (drawn[:, :5] == 102).all()  # 255 * 0.4
     assert (drawn[:, 5:15] == 255).all()
 
@@ -143,3 +143,24 @@ def test_four_parts_are_refused() -> None:
 def test_unknown_colours_are_named() -> None:
     with pytest.raises(UsageError, match="'infernal'"):
         raster.palette("infernal")
+
+
+def test_a_scale_starts_at_zero_and_a_flat_map_looks_flat() -> None:
+    """A map of 1 with a ripple of 1 % takes 1 % of the colours; a signed map keeps its range."""
+    rippled = np.ones((2, 2), dtype=np.float32)
+    rippled[0, 0] = 1.01
+    placed = raster.place(rippled, (0, 0, 8, 8), (8, 8))
+    bounds = raster.from_zero([rippled], [placed])
+    assert bounds == (0.0, placed.max())
+    drawn = raster.levels(placed, bounds)
+    assert 250 <= drawn.min() < drawn.max() == 255
+    signed = np.array([[-1.0, 2.0]], dtype=np.float32)
+    assert raster.from_zero([rippled, signed], [placed, signed]) == (-1.0, 2.0)
+
+
+def test_what_a_cubic_rule_draws_below_zero_moves_no_scale() -> None:
+    hot = np.zeros((5, 5), dtype=np.float32)
+    hot[2, 2] = 1
+    placed = raster.place(hot, (0, 0, 20, 20), (20, 20))
+    assert placed.min() < 0
+    assert raster.from_zero([hot], [placed])[0] == 0

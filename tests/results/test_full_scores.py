@@ -60,7 +60,8 @@ def test_scores_and_baselines_are_stored(finished_run: Path, tmp_path: Path) -> 
 def test_one_image_is_scored_as_those_beside_it(finished_run: Path) -> None:
     target = find_target("br_npa_low_res", 0, finished_run)
     stored = target.trial.score_table("val")
-    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+    files = sorted(target.trial.files.directory.rglob("*"))
+    before = [path.stat().st_mtime_ns for path in files]
     with open_target(target, FEW) as evaluation:
         one = score_one_image(evaluation, target.trial, "val", stored.image_ids[1])
     assert one.image_ids == stored.image_ids[1:2]
@@ -71,7 +72,8 @@ def test_one_image_is_scored_as_those_beside_it(finished_run: Path) -> None:
         assert one.terms[name] == pytest.approx(column, rel=1e-3, abs=1e-5), name
     for name in ("untouched_score", "energy_in_mask"):
         assert one.values[name] == pytest.approx(few.values[name], rel=1e-3, abs=1e-5), name
-    assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+    assert sorted(target.trial.files.directory.rglob("*")) == files
+    assert [path.stat().st_mtime_ns for path in files] == before
 
 
 def test_one_image_of_a_trial_without_scores_is_measured_by_its_settings(finished_run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a study, drawn from what a search has left."""
+"""The overview of a study, drawn from what a search has left."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 // The classes of a trial: a table of all, and the mean map and the images of one.
 
 import { factRow } from "./facts.js";
-import { decodeMap, rangeOf, scaleOf } from "./field.js";
+import { decodeMap, scalesOf } from "./field.js";
 import { State, bindPage, byId, el, formatNumber, formatWithError, getJson, pageData, pathTo, percent, showError, withQuery } from "./page.js";
 import { fit, paint } from "./paint.js";
 import { Tiles } from "./tiles.js";
-import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
+import { VIEW, bindView, describeMap, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
 const state = new State({ ...VIEW, class: "", order: "accuracy", split: "" });
@@ -73,7 +73,7 @@ function showDetail() {
     factRow("taken for", one.confused.length ? el("span", {}, ...confusedWith(one)) : "no other class"),
   );
   mean = detail.mean && decodeMap(detail.mean);
-  byId("mean-text").textContent = mean ? `Mean ${detail.grid} of its images in the model's view, each map divided by its sum.` : "There are no maps of this class.";
+  byId("mean-text").textContent = mean ? "Mean of its images in the model's view, each map divided by its sum." : "There are no maps of this class.";
   byId("frame").hidden = !mean;
   drawMean();
   byId("lists").replaceChildren(
@@ -81,15 +81,17 @@ function showDetail() {
     list("Other classes taken for it", "The most confident first.", detail.taken),
     list("Correct", "The least confident first.", detail.correct),
   );
+  tiles.watch();
 }
 
 function drawMean() {
   if (!mean) return;
   const size = [mean.h * CELL_PX, mean.w * CELL_PX];
-  const view = { ...viewOf(state), opacity: 1, isUniform: true };
+  const view = { ...viewOf(state), opacity: 1, isUniform: true, contour: 0 };
   fit(byId("mean"), size, Math.min(MEAN_PX, byId("frame").clientWidth), MEAN_PX);
-  const scale = scaleOf(rangeOf([mean]));
+  const [scale] = scalesOf([mean], view.scale);
   paint(byId("mean"), { size, box: [0, 0, size[1], size[0]], image: null, map: mean }, view, { scale });
+  describeMap(byId("legend"), view, "mean saliency", mean);
   showLegend(byId("legend"), view, scale);
 }
 

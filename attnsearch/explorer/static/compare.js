@@ -1,11 +1,12 @@
 // The same image under several trials, on one colour scale, and the difference of two maps.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { asFractions, decodeMap, difference, onImage, rangeOf, scaleOf } from "./field.js";
-import { State, bindPage, byId, el, getJson, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
+import { decodeMap, difference, gridText, onImage, overMean, rangeOf, scalesOf } from "./field.js";
+import { State, axisOf, bindPage, byId, el, formatNumber, getJson, hintOf, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
-import { captionOf, imageFileUrl, shortCaption, verdictOf } from "./tile.js";
-import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
+import { factRow } from "./facts.js";
+import { captionOf, flatBadge, imageFileUrl, shortCaption, verdictOf } from "./tile.js";
+import { VIEW, bindView, describeMap, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
 const state = new State({ ...VIEW, t: [], image: "", split: "val", map: "", scale: "", difference: "0", first: "0", second: "1" });
@@ -31,9 +32,9 @@ async function load() {
 async function show() {
   tiles = await Promise.all(answer.trials.map(makeTile));
   byId("tiles").replaceChildren(...tiles.map((tile) => tile.element));
-  if (!tiles.length) byId("tiles").replaceChildren(el("p", { class: "quiet" }, "Add a trial to see its map."));
-  byId("title").textContent = answer.image ? answer.image.split("/").pop() : "One image, several trials";
-  byId("title").title = answer.image;
+  byId("choice-box").hidden = tiles.length > 0;
+  for (const id of ["controls", "difference-panel"]) byId(id).hidden = !tiles.length;
+  byId("title").textContent = answer.image || "One image, several trials";
   for (const [id, target] of [["previous", answer.previous], ["next", answer.next]]) byId(id).disabled = !target;
   fillMaps();
   fillPair();
@@ -51,11 +52,16 @@ async function makeTile(trial) {
   fit(canvas, trial.size, 340, 340, 1.5);
   const at = { ...where, study: trial.study, number: trial.number, split: answer.split };
   const image = await loadImage(trial.source ? imageFileUrl(at, trial.row, 512) : null);
-  const { map: raw, box } = onImage(decodeMap(trial.map), trial.size, trial.box);
+  const whole = decodeMap(trial.map);
+  const { map: raw, box } = onImage(whole, trial.size, trial.box);
   const caption = el("span", { class: "names" },
     el("a", { class: "true", href: imageUrl(trial) }, name), remove,
-    verdictOf(trial));
-  return { trial, name, canvas, raw, shown: { size: trial.size, box, image, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "image" }, canvas), caption) };
+    verdictOf(trial),
+    el("span", { class: "quiet" }, gridText(trial.label, whole)),
+    flatBadge(whole));
+  const scores = Object.entries(trial.scores).map(([key, value]) => factRow(axisOf(trial.metrics, key), formatNumber(value), null, hintOf(trial.metrics, key)));
+  const below = scores.length ? el("dl", { class: "facts pairs" }, ...scores) : el("p", { class: "quiet" }, "Not scored.");
+  return { trial, name, canvas, raw, shown: { size: trial.size, box, image, map: raw }, element: el("div", { class: "tile" }, el("span", { class: "image" }, canvas), caption, below) };
 }
 
 const imageUrl = (trial) =>
@@ -63,24 +69,25 @@ const imageUrl = (trial) =>
 
 const painted = () => tiles.filter((tile) => tile.canvas);
 
-/** One scale for all; as fractions of the sum where trials are of several studies, whose maps have other units. */
+/** One scale for all; of maps divided by their means where trials are of several studies, whose maps have other units. */
 function scaleRule() {
   const isMixed = new Set(painted().map((tile) => tile.trial.study)).size > 1;
-  return state.get("scale") || (isMixed ? "shares" : "one");
+  return viewOf(state).scale || (isMixed ? "shares" : "one");
 }
 
 function draw() {
   const view = viewOf(state);
   const rule = scaleRule();
   byId("scale").value = rule;
-  for (const tile of painted()) tile.shown.map = rule === "shares" ? asFractions(tile.raw) : tile.raw;
-  const shared = painted().length ? scaleOf(rangeOf(painted().map((tile) => tile.shown.map))) : null;
-  for (const tile of painted()) {
-    tile.scale = rule === "own" ? scaleOf(rangeOf([tile.raw])) : shared;
+  for (const tile of painted()) tile.shown.map = rule === "shares" ? overMean(tile.raw) : tile.raw;
+  const scales = scalesOf(painted().map((tile) => tile.shown.map), rule === "shares" ? "one" : rule);
+  painted().forEach((tile, index) => {
+    tile.scale = scales[index];
     paint(tile.canvas, tile.shown, view, { scale: tile.scale });
-  }
-  byId("legend").hidden = rule === "own" || !shared;
-  if (rule !== "own" && shared) showLegend(byId("legend"), view, shared);
+  });
+  describeMap(byId("legend"), view, painted()[0]?.trial.label, painted().map((tile) => tile.trial.map));
+  showLegend(byId("legend"), view, scales);
+  byId("legend").hidden = !scales.length;
   drawDifference(view);
 }
 
@@ -101,6 +108,7 @@ function drawDifference(view) {
   paint(canvas, { ...first.shown, map }, signed, { scale });
   const legend = byId("legend").cloneNode(true);
   legend.removeAttribute("id");
+  legend.querySelector(".of").textContent = gridText("difference", map);
   showLegend(legend, signed, scale);
   const caption = el("span", { class: "names" }, el("span", { class: "true" }, `${first.name} − ${second.name}`));
   box.replaceChildren(el("div", { class: "tile" }, el("span", { class: "image" }, canvas), caption, legend));
@@ -124,6 +132,22 @@ function fillAdd() {
   const used = new Set(state.get("t"));
   const options = where.choices.filter((choice) => !used.has(choice.t)).map((choice) => el("option", { value: choice.t }, choice.label));
   byId("add").replaceChildren(el("option", { value: "" }, options.length ? "choose…" : "no other trial has maps"), ...options);
+}
+
+/** The trials as a list to begin with: those ticked are compared. */
+function fillChoice() {
+  const boxes = where.choices.map((choice) => el("label", {}, el("input", { type: "checkbox", value: choice.t }), ` ${choice.label}`));
+  byId("choice").replaceChildren(...(boxes.length ? boxes : [el("p", { class: "quiet" }, "No trial of this experiment has maps.")]));
+  byId("choice-open").disabled = true;
+  byId("choice").addEventListener("change", () => { byId("choice-open").disabled = !chosen().length; });
+}
+
+const chosen = () => [...byId("choice").querySelectorAll("input:checked")].map((input) => input.value);
+
+function openChosen() {
+  state.set({ t: chosen() }, { isStep: true });
+  fillAdd();
+  load();
 }
 
 function addTrial(t) {
@@ -180,9 +204,11 @@ const png = () => painted().length && savePng(panels(), name());
 bindPage();
 bindView(state, draw);
 fillAdd();
+fillChoice();
+byId("choice-open").addEventListener("click", openChosen);
 byId("add").addEventListener("change", (event) => addTrial(event.target.value));
 byId("map").addEventListener("change", (event) => chooseMap(event.target.value));
-for (const id of ["scale", "first", "second"]) {
+for (const id of ["first", "second"]) {
   byId(id).addEventListener("change", (event) => {
     state.set({ [id]: event.target.value });
     draw();

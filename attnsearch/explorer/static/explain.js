@@ -3,10 +3,11 @@
 import { postJson } from "./ask.js";
 import { fileName, savePng } from "./export.js";
 import { factRow } from "./facts.js";
-import { decodeMap, onImage, rangeOf, scaleOf } from "./field.js";
+import { decodeMap, onImage, scalesOf } from "./field.js";
 import { State, bindPage, byId, el, onKeys, pageData, pathTo, percent } from "./page.js";
 import { fit, loadImage, paint } from "./paint.js";
-import { VIEW, bindView, showLegend, viewOf } from "./view.js";
+import { flatBadge } from "./tile.js";
+import { VIEW, bindView, describeMap, showLegend, viewOf } from "./view.js";
 
 const where = pageData("where");
 const state = new State({ ...VIEW, map: "" });
@@ -18,7 +19,12 @@ let photo = null;
 let lastRequest = 0;
 
 const currentMap = () => (state.get("map") in parts ? state.get("map") : Object.keys(parts)[0]);
-const scaleFor = (part) => scaleOf(rangeOf([part.map]));
+
+/** Key of each map -> its scale. */
+function scalesNow() {
+  const scales = scalesOf(Object.values(parts).map((part) => part.map), viewOf(state).scale);
+  return Object.fromEntries(Object.keys(parts).map((key, index) => [key, scales[index]]));
+}
 
 function say(text, kind = "quiet") {
   byId("status").className = kind;
@@ -79,24 +85,24 @@ function makeStrip() {
 
 function draw() {
   if (!answer || !currentMap()) return;
-  const key = currentMap();
+  const [key, view, scales] = [currentMap(), viewOf(state), scalesNow()];
   fit(canvas, answer.size, byId("frame").clientWidth, Math.max(260, Math.min(640, window.innerHeight * 0.62)));
-  paint(canvas, { size: answer.size, image: photo, ...parts[key] }, viewOf(state), { scale: scaleFor(parts[key]) });
-  showLegend(byId("legend"), viewOf(state), scaleFor(parts[key]));
-  byId("grid-text").textContent = `${answer.labels[key]}, ${answer.grids[key]}`;
-  byId("flat").hidden = !answer.flat.includes(key);
+  paint(canvas, { size: answer.size, image: photo, ...parts[key] }, view, { scale: scales[key] });
+  describeMap(byId("legend"), view, answer.labels[key], parts[key].map);
+  showLegend(byId("legend"), view, scales[key]);
+  byId("badge").replaceChildren(...[flatBadge(parts[key].map)].filter(Boolean));
   canvas.setAttribute("aria-label", `${answer.name} under ${answer.labels[key]}`);
-  drawStrip();
+  drawStrip(scales);
 }
 
-function drawStrip() {
+function drawStrip(scales) {
   const view = { ...viewOf(state), contour: 0, opacity: Math.max(0.6, viewOf(state).opacity) };
   for (const item of byId("strip").children) {
     const part = parts[item.dataset.map];
     const isChosen = item.dataset.map === currentMap();
     item.setAttribute("aria-checked", String(isChosen));
     item.tabIndex = isChosen ? 0 : -1;
-    paint(item.querySelector("canvas"), { size: answer.size, image: photo, ...part }, view, { scale: scaleFor(part) });
+    paint(item.querySelector("canvas"), { size: answer.size, image: photo, ...part }, view, { scale: scales[item.dataset.map] });
   }
 }
 

@@ -9,6 +9,7 @@ const where = pageData("where");
 const CHOICES = { kind: "", first: "", second: "", t: [], page: "1" };
 const state = new State({ ...VIEW, ...CHOICES, split: "" });
 const tiles = new Tiles(where, state);
+let label = null;
 
 /** This page with other choices; the view and the compared trials stay. */
 const link = (choices) =>
@@ -27,13 +28,17 @@ async function load() {
 
 function show(found) {
   const right = found.judged ? `, ${percent(1 - found.wrong / found.judged)} correct` : "";
-  byId("summary").textContent = `${found.split}: ${found.wrong} of ${found.judged} images are predicted wrongly${right}. ${found.grid ? `Tiles show ${found.grid}.` : "There are no maps of them."}`;
+  byId("summary").textContent = `${found.split}: ${found.wrong} of ${found.judged} images are predicted wrongly${right}.`;
   byId("compared").textContent = found.compared.length ? `(${found.compared.join(", ")})` : "(no other trial)";
   for (const box of document.querySelectorAll("#others input")) box.checked = found.compared.includes(box.value);
   byId("others").querySelectorAll(".error").forEach((one) => one.remove());
   byId("others").append(...found.problems.map((text) => el("p", { class: "error" }, text)));
+  label = found.map;
+  tiles.clear();
   const sections = found.findings.map((finding) => (state.get("kind") ? whole(finding) : part(finding)));
   byId("findings").replaceChildren(...sections, ...(state.get("kind") ? [] : [pairs(found.pairs)]));
+  tiles.watch();
+  tiles.showLegend(label);
 }
 
 const section = (id, title, ...children) =>
@@ -78,7 +83,10 @@ function choose() {
 
 bindPage();
 if (byId("findings")) {
-  bindView(state, () => tiles.draw());
+  bindView(state, () => {
+    tiles.draw();
+    tiles.showLegend(label);
+  });
   byId("split")?.addEventListener("change", (event) => {
     window.location.href = withQuery(window.location.pathname, { ...state.query(["t"]), ...viewQuery(state), split: event.target.value });
   });

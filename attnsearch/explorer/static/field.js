@@ -47,13 +47,47 @@ export function rangeOf(maps) {
   return low <= high ? { low, high } : { low: NaN, high: NaN };
 }
 
-/** The colour scale of a range: signed values are centred on 0. */
-export function scaleOf({ low, high }) {
-  if (low < 0) {
-    const limit = Math.max(-low, high);
+/** The colour scale of a range: signed values are centred on 0, others start at 0 unless they are stretched. */
+export function scaleOf({ low, high }, { isStretched = false, isSigned = low < 0 } = {}) {
+  if (isSigned) {
+    const limit = Math.max(Math.abs(low), Math.abs(high));
     return { low: -limit, high: limit, isSigned: true };
   }
-  return { low, high, isSigned: false };
+  return { low: isStretched ? low : 0, high, isSigned: false };
+}
+
+/** The scales of maps that are shown together, null for a missing map: `one` for all, else each its own, from 0 or `stretch`ed. */
+export function scalesOf(maps, rule) {
+  const range = rangeOf(maps.filter(Boolean));
+  const options = { isStretched: rule === "stretch", isSigned: range.low < 0 };
+  const shared = scaleOf(range, options);
+  return maps.map((map) => map && (rule === "one" ? shared : scaleOf(rangeOf([map]), options)));
+}
+
+const FINE = 8;
+
+/** Whether a map has so many rows and columns that values between its cells may be shown. */
+export const isFine = (map) => Math.min(map.h, map.w) >= FINE;
+
+/** The name of a map with its grid: "saliency, 3x3 (9 cells)". */
+export const gridText = (label, map) => `${label}, ${map.h}x${map.w} (${map.h * map.w} cells)`;
+
+const FLAT_GINI = 0.1;
+const FLAT_RATIO = 2;
+
+/** Whether an unsigned map hardly tells one place from another. */
+export function isFlat(map) {
+  const { low, high } = rangeOf([map]);
+  return low >= 0 && (high < FLAT_RATIO * low || giniOf(map) < FLAT_GINI);
+}
+
+/** Gini's coefficient of values that are not negative; 0 if they are equal, near 1 if one of many is not 0. */
+function giniOf(map) {
+  const values = map.values.filter(Number.isFinite).sort();
+  const total = values.reduce((sum, value) => sum + value, 0);
+  if (!(total > 0)) return 0;
+  const ranked = values.reduce((sum, value, index) => sum + (index + 1) * value, 0);
+  return (2 * ranked) / (values.length * total) - (values.length + 1) / values.length;
 }
 
 /** Value -> [place on the colour map, strength], both in [0, 1]; strength 0 where the value or the scale is undefined. */
@@ -92,11 +126,11 @@ export function orderOf(map) {
   return Array.from(map.values.keys()).sort((a, b) => key(b) - key(a) || a - b);
 }
 
-/** The map divided by the sum of its absolute values, so that maps of several models fit one scale. */
-export function asFractions(map) {
-  let total = 0;
-  for (const value of map.values) total += Number.isFinite(value) ? Math.abs(value) : 0;
-  return { ...map, values: map.values.map((value) => (total > 0 ? value / total : value)) };
+/** The map divided by the mean of its absolute values, so that maps of several models and grids fit one scale: 1 is a flat map. */
+export function overMean(map) {
+  const sizes = map.values.filter(Number.isFinite).map(Math.abs);
+  const mean = sizes.reduce((sum, size) => sum + size, 0) / sizes.length;
+  return { ...map, values: map.values.map((value) => (mean > 0 ? value / mean : value)) };
 }
 
 /** First map minus second, on the finer grid of both, at the same places of the original image. */

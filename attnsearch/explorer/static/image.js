@@ -1,14 +1,14 @@
 // One image in detail: every map, the masked image, deletion and insertion curves.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { decodeMap, onImage, rangeOf, scaleOf, valueAt } from "./field.js";
+import { decodeMap, onImage, scalesOf, valueAt } from "./field.js";
 import { MASK, MaskPanel } from "./mask.js";
-import { State, bindPage, byId, el, formatNumber, getJson, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
+import { State, bindPage, byId, el, formatNumber, getJson, onKeys, pageData, pathTo, percent, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
 import { factRow, showScores } from "./facts.js";
 import { offerScores } from "./score.js";
-import { captionOf, confidenceText, imageFileUrl, predictionText, verdictClass } from "./tile.js";
-import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
+import { captionOf, confidenceText, flatBadge, imageFileUrl, predictionText, verdictClass } from "./tile.js";
+import { VIEW, bindView, describeMap, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
 const state = new State({ ...VIEW, ...MASK, split: "", map: "", original: "0" });
@@ -50,7 +50,14 @@ function shown() {
   return { size: image.size, image: isOriginal() ? loaded.full : loaded.small, ...(masked() || !key ? uncut : visible[key]) };
 }
 
-const scaleNow = () => (currentMap() ? scaleOf(rangeOf([visible[currentMap()].map])) : null);
+/** The scale of one map: that of all maps of the image, or its own. */
+function scaleFor(key) {
+  const { scale } = viewOf(state);
+  const shown = Object.entries(visible).filter(([other]) => scale === "one" || other === key);
+  return scalesOf(shown.map(([, part]) => part.map), scale)[0];
+}
+
+const scaleNow = () => (currentMap() ? scaleFor(currentMap()) : null);
 
 const masked = () => mask.masked(image.settings);
 
@@ -59,7 +66,9 @@ async function draw() {
   if (isOriginal() && !loaded.full) loaded.full = await loadImage(imageFileUrl(where, where.row, 0));
   size();
   paint(canvas, shown(), viewOf(state), { scale: scaleNow(), masked: masked() });
+  describeMap(byId("legend"), viewOf(state), image.labels[currentMap()], maps[currentMap()]);
   showLegend(byId("legend"), viewOf(state), scaleNow());
+  byId("badge").replaceChildren(...[flatBadge(maps[currentMap()])].filter(Boolean));
   drawStrip();
   mask.draw(image, maps[currentMap()]);
   followView();
@@ -80,7 +89,9 @@ function size() {
 const galleryUrl = () => withQuery(pathTo("query", where.experiment, where.study, where.number, image.split_row), { split: where.split, ...viewQuery(state) });
 
 function showFacts() {
-  const hit = image.hit === null ? [] : [factRow("pointing game", image.hit ? "hit" : "miss", image.hit ? "verdict correct" : "verdict misplaced")];
+  const { pointing } = image;
+  const floors = pointing ? ` (${Object.entries(pointing.floors).map(([name, value]) => `${name} ${percent(value)}`).join(", ")})` : "";
+  const hit = image.hit === null ? [] : [factRow("pointing game", `${image.hit ? "hit" : "miss"}${floors}`, image.hit ? "verdict correct" : "verdict misplaced", pointing ? "in brackets: how often a map without information hits, of all images of validation" : null)];
   const isQuery = image.role === "query";
   byId("facts").replaceChildren(
     ...(image.role ? [factRow("part", image.role), factRow("identity", image.true), ...(image.camera ? [factRow("camera", image.camera)] : [])] : [factRow("true", image.true)]),
@@ -111,7 +122,7 @@ function drawStrip() {
     const isChosen = item.dataset.map === currentMap();
     item.setAttribute("aria-checked", String(isChosen));
     item.tabIndex = isChosen ? 0 : -1;
-    paint(item.querySelector("canvas"), { size: image.size, image: loaded.small, ...part }, view, { scale: scaleOf(rangeOf([part.map])) });
+    paint(item.querySelector("canvas"), { size: image.size, image: loaded.small, ...part }, view, { scale: scaleFor(item.dataset.map) });
   }
 }
 

@@ -1,7 +1,7 @@
 // Paints an image under its map. The map covers the model's view, a box in pixels of the original image.
 
 import { TABLES, entry } from "./colours.js";
-import { contour, neighbourCells, onScale, orderOf, rangeOf, scaleOf } from "./field.js";
+import { contour, isFine, neighbourCells, onScale, orderOf, rangeOf, scaleOf } from "./field.js";
 
 const UNSEEN = "rgba(0, 0, 0, 0.55)";
 const NO_IMAGE = "#8a8f98";
@@ -26,7 +26,7 @@ export function boxOn(canvas, shown) {
  * Paints one image.
  *
  * shown: {size: [height, width] of the original, box, image: an image or null, map: or null}
- * view: {opacity, colours, smooth, isUniform, contour: fraction of the scale or 0}
+ * view: {opacity, colours, smooth, isUniform, contour: fraction of the scale or 0}; coarse maps are shown as cells
  * options: {scale, masked: {fraction, keeps, fill}}
  */
 export function paint(canvas, shown, view, options = {}) {
@@ -63,7 +63,7 @@ function darkenUnseen(context, canvas, box) {
 }
 
 function layMap(context, canvas, map, box, view, scale) {
-  const layer = mapImage(canvas, map, box, view, scale);
+  const layer = mapImage(canvas, map, box, { ...view, smooth: view.smooth && isFine(map) }, scale);
   if (!layer) return;
   const sheet = document.createElement("canvas");
   sheet.width = layer.image.width;

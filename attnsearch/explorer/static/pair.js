@@ -2,12 +2,12 @@
 
 import { fileName, savePng, saveSvg } from "./export.js";
 import { factRow, showScores } from "./facts.js";
-import { decodeMap, onImage, rangeOf, scaleOf, valueAt } from "./field.js";
+import { decodeMap, onImage, scalesOf, valueAt } from "./field.js";
 import { MASK, MaskPanel } from "./mask.js";
 import { State, bindPage, byId, el, formatNumber, getJson, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
 import { cosineText, pairUrl, queryUrl, sourceText, splitImageUrl, verdictOf } from "./ranked.js";
-import { VIEW, bindView, showLegend, viewOf, viewQuery } from "./view.js";
+import { VIEW, bindView, describeMap, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
 const keys = Object.keys(where.maps);
@@ -51,12 +51,9 @@ function shownOf(side, isWhole = false) {
 const masked = (side) => (side === "query" ? mask.masked(answer.settings) : null);
 
 function scales() {
-  const maps = SIDES.map((side) => shownOf(side).map);
-  const shared = maps.some(Boolean) ? scaleOf(rangeOf(maps.filter(Boolean))) : null;
-  return state.get("scale") === "one" ? { shared, query: shared, other: shared } : { shared: null, query: own(maps[0]), other: own(maps[1]) };
+  const [query, other] = scalesOf(SIDES.map((side) => shownOf(side).map), viewOf(state).scale);
+  return { query, other };
 }
-
-const own = (map) => (map ? scaleOf(rangeOf([map])) : null);
 
 function draw() {
   if (!answer) return;
@@ -67,9 +64,10 @@ function draw() {
     fit(canvas, loaded[side].size, canvas.parentElement.clientWidth, Math.max(240, Math.min(620, window.innerHeight * 0.6)));
     paint(canvas, shownOf(side, Boolean(masked(side))), view, { scale: used[side], masked: masked(side) });
   }
-  byId("legend").hidden = !used.shared;
-  if (used.shared) showLegend(byId("legend"), view, used.shared);
-  byId("scale").value = state.get("scale");
+  const sent = SIDES.map((side) => answer[side].maps[currentMap()]).find(Boolean);
+  describeMap(byId("legend"), view, where.maps[currentMap()], sent);
+  showLegend(byId("legend"), view, [used.query, used.other]);
+  byId("legend").hidden = !sent;
   if (keys.length) byId("map").value = currentMap();
   mask.draw(answer, shownOf("query", true).map);
   followView();
@@ -155,10 +153,6 @@ function svg() {
 bindPage();
 bindView(state, draw);
 byId("map")?.addEventListener("change", (event) => chooseMap(event.target.value));
-byId("scale").addEventListener("change", (event) => {
-  state.set({ scale: event.target.value });
-  draw();
-});
 byId("save-png").addEventListener("click", png);
 byId("save-svg").addEventListener("click", () => answer && svg());
 for (const side of SIDES) byId(side).addEventListener("pointermove", (event) => answer && point(side, event));

@@ -2,8 +2,8 @@
 
 import { factRow } from "./facts.js";
 import { State, bindPage, byId, el, formatNumber, getJson, moveFocus, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
-import { FILTERS, MappedImage, RankedTile, pairUrl, queryUrl, shapeGrid, sharedScale, sourceText } from "./ranked.js";
-import { VIEW, bindView, showLegend, showView, viewOf, viewQuery } from "./view.js";
+import { FILTERS, MappedImage, RankedTile, pairUrl, queryUrl, shapeGrid, sourceText, tileScales } from "./ranked.js";
+import { VIEW, bindView, describeMap, showLegend, showView, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
 const keys = Object.keys(where.maps);
@@ -99,12 +99,14 @@ function draw() {
   if (isWaiting) load();
   const view = viewOf(state);
   const all = [queryImage, ...tiles, ...missed];
-  const scale = state.get("scale") === "one" ? sharedScale(all) : null;
-  for (const one of all) one.draw(view, scale);
+  const scales = tileScales(all, view);
+  all.forEach((one, index) => one.draw(view, scales[index]));
   showControls();
   if (keys.length) {
-    byId("legend").hidden = !isCovered() || !scale;
-    if (isCovered() && scale) showLegend(byId("legend"), view, scale);
+    const mapped = all.find((one) => one.map);
+    if (mapped) describeMap(byId("legend"), view, where.maps[currentMap()], mapped.image.map);
+    if (mapped) showLegend(byId("legend"), view, scales);
+    byId("legend").hidden = !isCovered() || !mapped;
   }
   followView();
 }
@@ -115,7 +117,6 @@ function showControls() {
   if (!keys.length) return;
   byId("overlay").checked = isCovered();
   byId("map").value = currentMap();
-  byId("scale").value = state.get("scale");
 }
 
 /** Links carry the view as it is. */
@@ -158,10 +159,6 @@ if (keys.length) {
   byId("overlay").addEventListener("change", (event) => showMaps(event.target.checked));
   byId("map").addEventListener("change", (event) => {
     state.set({ map: event.target.value });
-    draw();
-  });
-  byId("scale").addEventListener("change", (event) => {
-    state.set({ scale: event.target.value });
     draw();
   });
 }

@@ -1,6 +1,6 @@
 // Images of a split as they are ranked: thumbnails that load when they are seen, tiles with a frame, a mark and a map.
 
-import { decodeMap, onImage, rangeOf, scaleOf } from "./field.js";
+import { decodeMap, onImage, scalesOf } from "./field.js";
 import { el, formatNumber, pathTo, withQuery } from "./page.js";
 import { fit, paint } from "./paint.js";
 
@@ -54,7 +54,7 @@ export class MappedImage {
     this.thumb.classList.toggle("covered", hasMap);
     if (!hasMap) return;
     fit(this.canvas, this.image.size, this.px, this.px, 1);
-    paint(this.canvas, { size: this.image.size, image: this.thumb, ...this.map }, view, { scale: scale ?? scaleOf(rangeOf([this.map.map])) });
+    paint(this.canvas, { size: this.image.size, image: this.thumb, ...this.map }, view, { scale });
   }
 }
 
@@ -79,11 +79,8 @@ export class RankedTile extends MappedImage {
   }
 }
 
-/** One colour scale for all tiles that have a map; null where none has. */
-export function sharedScale(tiles) {
-  const maps = tiles.filter((tile) => tile.map).map((tile) => tile.map.map);
-  return maps.length ? scaleOf(rangeOf(maps)) : null;
-}
+/** The colour scale of each tile, by the rule of the view; null where a tile has no map. */
+export const tileScales = (tiles, view) => scalesOf(tiles.map((tile) => tile.map && tile.map.map), view.scale);
 
 /** Gives the images of a grid the middle one of their shapes, so that tall ones fill tall boxes. */
 export function shapeGrid(grid, images) {

@@ -1,6 +1,6 @@
 // One painted image in a grid: canvas, names, verdict; and the words for what is predicted of an image.
 
-import { decodeMap, onImage, rangeOf, scaleOf } from "./field.js";
+import { decodeMap, isFlat, onImage, rangeOf, scaleOf } from "./field.js";
 import { el, pathTo, percent, withQuery } from "./page.js";
 import { fit, loadImage, paint } from "./paint.js";
 
@@ -32,15 +32,19 @@ export const shortCaption = (image) => `${predictionText(image)}${image.confiden
 export const verdictOf = (image) =>
   el("span", { class: verdictClass(image) }, predictionText(image), el("span", { class: "confidence" }, confidenceText(image)));
 
+const FLAT = "flat: the largest value is less than twice the smallest, or the Gini coefficient is below 0.1; the map hardly tells one place from another";
+
+/** The badge of a map that says next to nothing; null for others, and without a map. */
+export const flatBadge = (map) => (map && isFlat(map) ? el("span", { class: "badge flat", title: FLAT }, "flat") : null);
+
 /** A tile of the grid; `draw(view)` paints it again. */
 export class Tile {
-  constructor(image, where, href, { side = 220 } = {}) {
+  constructor(image, where, href, { side = 220, note = "" } = {}) {
     this.image = image;
     this.canvas = el("canvas", { role: "img", "aria-label": `${image.id}: ${captionOf(image)}` });
     fit(this.canvas, image.size, side, side, 1.5);
     this.shown = { size: image.size, box: image.box, image: null, map: null };
     if (image.map) Object.assign(this.shown, onImage(decodeMap(image.map), image.size, image.box));
-    this.scale = this.shown.map && scaleOf(rangeOf([this.shown.map]));
     const misplaced = image.correct && image.hit === false;
     this.element = el(
       "a",
@@ -49,17 +53,20 @@ export class Tile {
       el("span", { class: "names" },
         el("span", { class: "true" }, image.true, image.camera ? el("span", { class: "confidence" }, `camera ${image.camera}`) : null),
         verdictOf(image),
-        misplaced ? el("span", { class: "verdict misplaced" }, "pointing game: miss") : null),
+        misplaced ? el("span", { class: "verdict misplaced" }, "pointing game: miss") : null,
+        note ? el("span", { class: "quiet" }, note) : null,
+        flatBadge(this.shown.map)),
     );
     this.ready = image.source ? loadImage(imageFileUrl(where, image.row, 256)) : Promise.resolve(null);
   }
 
-  async load(view) {
+  /** Without a scale the map has its own. */
+  async load(view, scale) {
     this.shown.image = await this.ready;
-    this.draw(view);
+    this.draw(view, scale);
   }
 
-  draw(view) {
-    paint(this.canvas, this.shown, view, { scale: this.scale });
+  draw(view, scale = this.shown.map && scaleOf(rangeOf([this.shown.map]), { isStretched: view.scale === "stretch" })) {
+    paint(this.canvas, this.shown, view, { scale });
   }
 }

@@ -1,15 +1,17 @@
-// The images of a trial as a grid, with filters, order and pages.
+// A trial: its learning curve, and its images as a grid with filters, order and pages.
 
 import { fileName, savePng, saveSvg } from "./export.js";
-import { State, bindPage, byId, el, getJson, moveFocus, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
+import { scalesOf } from "./field.js";
+import { State, axisOf, bindPage, byId, el, formatNumber, getJson, moveFocus, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
 import { showPages } from "./pages.js";
+import { LINE_COLOURS, lines } from "./plot.js";
 import { Tile, shortCaption } from "./tile.js";
-import { VIEW, bindView, viewOf, viewQuery } from "./view.js";
+import { VIEW, bindView, describeMap, showLegend, viewOf, viewQuery } from "./view.js";
 
 const where = pageData("where");
-const FILTERS = { role: "all", verdict: "all", true: "", predicted: "", low: "", high: "", metric: "", least: "", most: "", order: "row", down: "" };
+const FILTERS = { role: "all", verdict: "all", true: "", predicted: "", low: "", high: "", metric: "", least: "", most: "", order: "turns", down: "" };
 const keys = Object.keys(where.maps);
-const state = new State({ ...VIEW, ...FILTERS, split: "", map: keys[0] ?? "", page: "1" });
+const state = new State({ ...VIEW, ...FILTERS, split: "", map: keys[0] ?? "", page: "1", curve: "" });
 let tiles = [];
 let lastRequest = 0;
 
@@ -20,7 +22,7 @@ const link = (row) =>
 async function load() {
   lastRequest += 1;
   const request = lastRequest;
-  const query = { ...filterQuery(), split: where.split, map: state.get("map"), page: state.get("page") };
+  const query = { ...filterQuery(), order: state.get("order"), split: where.split, map: state.get("map"), page: state.get("page") };
   try {
     const page = await getJson(pathTo("api", "grid", where.experiment, where.study, where.number), query);
     if (request === lastRequest) show(page);
@@ -30,9 +32,9 @@ async function load() {
 }
 
 function show(page) {
-  tiles = page.images.map((image) => new Tile(image, where, link(image.row)));
+  tiles = page.images.map((image) => new Tile(image, where, link(image.row), { note: scoreText(image) }));
   byId("grid").replaceChildren(...tiles.map((tile) => tile.element));
-  for (const tile of tiles) tile.load(viewOf(state));
+  draw((tile, scale) => tile.load(viewOf(state), scale));
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
   byId("count").textContent = page.images.some((image) => !image.source) ? `${part}; grey: neither a small copy nor the data set is on this machine` : part;
   byId("no-targets").hidden = page.has_targets;
@@ -40,6 +42,24 @@ function show(page) {
   byId("filter-words").textContent = filters.length ? `(${filters.join(", ")})` : "";
   showPages(byId("pages"), page, turn);
   byId("pages").dataset.last = page.pages;
+}
+
+/** The score that the images are ordered by. */
+function scoreText(image) {
+  const name = state.get("order");
+  if (!where.metrics.includes(name)) return "";
+  return `${byId("order").selectedOptions[0]?.textContent ?? name} ${name in image.scores ? formatNumber(image.scores[name]) : "not scored"}`;
+}
+
+/** Paints all tiles, each on its scale. */
+function draw(paintTile = (tile, scale) => tile.draw(viewOf(state), scale)) {
+  const view = viewOf(state);
+  const scales = scalesOf(tiles.map((tile) => tile.shown.map), view.scale);
+  tiles.forEach((tile, index) => paintTile(tile, scales[index]));
+  byId("legend").hidden = !scales.some(Boolean);
+  if (!scales.some(Boolean)) return;
+  describeMap(byId("legend"), view, where.maps[state.get("map")], tiles.find((tile) => tile.image.map).image.map);
+  showLegend(byId("legend"), view, scales);
 }
 
 /** A filter as its control shows it: "Prediction correct". */
@@ -103,9 +123,33 @@ const panels = () =>
 const name = () => fileName(where.study, `trial${where.number}`, where.split, state.get("map"), `page${state.get("page")}`);
 const png = () => savePng(panels(), name(), 6);
 
+/** Metrics of validation by epoch, each with what training reached. */
+async function loadCurve() {
+  const path = pathTo("api", "epochs", where.experiment, where.study);
+  const epochs = (await getJson(path, { trials: where.number }))[where.number] ?? {};
+  const measured = Object.keys(epochs).filter((key) => key.startsWith("val/") && epochs[key].some(Number.isFinite));
+  byId("curve-panel").hidden = !measured.length;
+  if (!measured.length) return;
+  byId("curve").replaceChildren(...measured.map((key) => el("option", { value: key }, axisOf(where.about, key))));
+  const drawCurve = () => {
+    const key = measured.includes(state.get("curve")) ? state.get("curve") : measured.includes(where.monitor) ? where.monitor : measured[0];
+    byId("curve").value = key;
+    const line = (name, values, isDashed) => ({ name, xs: epochs.epoch, ys: values, colour: LINE_COLOURS[0], isDashed });
+    const training = epochs[key.replace("val/", "train/")];
+    lines(byId("epochs"), [line("validation", epochs[key]), ...(training ? [line("training", training, true)] : [])], { yLabel: axisOf(where.about, key), height: 220 });
+    byId("epochs-note").textContent = `${where.best_epoch ? `Best epoch: ${where.best_epoch}.` : ""}${training ? " Dashed: training." : ""}`;
+  };
+  byId("curve").addEventListener("change", (event) => {
+    state.set({ curve: event.target.value });
+    drawCurve();
+  });
+  drawCurve();
+}
+
 bindPage();
+loadCurve().catch((error) => showError(byId("epochs"), error));
 if (keys.length) {
-  bindView(state, () => tiles.forEach((tile) => tile.draw(viewOf(state))));
+  bindView(state, () => draw());
   bindFilters();
   showState();
   byId("save-png").addEventListener("click", png);

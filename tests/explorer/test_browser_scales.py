@@ -1,0 +1,182 @@
+"""What colours say of a map: scales from 0, the badge of flat maps, grids of maps, and pages that show scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnsearch.store.layout import StudyLayout
+from tests.explorer.browsing import DESK, PHONE, Watched, base_of
+from tests.explorer.built import Built, build, serving, write_trial_scores
+
+pytestmark = pytest.mark.slow
+TRIAL, IMAGE = "/attention/trial/here/hunt/0", "/attention/image/here/hunt/0"
+IDS = [f"val/{folder}/{index}.jpg" for folder in ("gull", "tern") for index in range(3)]
+READY = "document.body.dataset.ready === '1'"
+COLOURS = "[...document.querySelectorAll('#grid canvas')].map((one) => one.toDataURL())"
+RIPPLED, GRID = 0, "saliency, 4x5 (20 cells)"
+
+
+def ripple(layout: StudyLayout) -> None:
+    """Makes the saliency of the first image 1 with a ripple of 1 %, and that of the others of unlike strength."""
+    saliency = np.load(layout.trial(0).archive("val").saliency, mmap_mode="r+")
+    for row in range(len(saliency)):
+        saliency[row] *= 1 + row
+    saliency[RIPPLED] = 1 + 0.01 * (np.indices(saliency.shape[1:]).sum(axis=0) % 2)
+    saliency.flush()
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Built, str]]:
+    """A server on one trial, whose first four images are scored; of the third a blank image is still recognised."""
+    built = build(tmp_path_factory.mktemp("scales"), n_trials=2, n_with_maps=2)
+    ripple(built.layout)
+    columns = {"relevance_gain": [0.1, 0.2, 0.3, 0.4], "masked_score": [0.1, 0.2, 0.78, 0.3]}
+    write_trial_scores(built.layout, 0, IDS[:4], columns)
+    built.layout.trial(0).log.write_text("epoch 1 <b>done</b>\n", encoding="utf-8")
+    with serving(built) as served:
+        yield built, base_of(served)
+
+
+@pytest.fixture
+def page_of(browser: Any, scored: tuple[Built, str]) -> Iterator[Watched]:
+    one = Watched(browser, scored[1])
+    yield one
+    one.context.close()
+    assert one.problems == []
+
+
+def test_a_rippled_map_is_flat_in_colour_and_has_the_badge(watched: Watched) -> None:
+    """The relative luminance differs by less than 2 %; stretched, the same map goes through all colours."""
+    page = watched.open("/attention/")
+    script = """async () => {
+      const { mapImage } = await import('/attention/static/paint.js');
+      const { rangeOf, scaleOf } = await import('/attention/static/field.js');
+      const { flatBadge } = await import('/attention/static/tile.js');
+      const map = (values) => ({ h: 2, w: 2, values: Float32Array.from(values) });
+      const rippled = map([1, 1.01, 1.01, 1]);
+      const view = { opacity: 1, colours: 'inferno', smooth: false, isUniform: false };
+      const seen = (isStretched) => {
+        const scale = scaleOf(rangeOf([rippled]), { isStretched });
+        return [...mapImage({ width: 2, height: 2 }, rippled, { left: 0, top: 0, right: 2, bottom: 2 }, view, scale).image.data];
+      };
+      const badges = [rippled, map([0.517, 0.6, 0.6, 0.714]), map([0, 0, 0, 0]), map([0, 0, 0, 1]), map([-1, -1, -1, 1])];
+      return { own: seen(false), stretched: seen(true), badges: badges.map((one) => flatBadge(one)?.textContent ?? '') };
+    }"""
+    found = page.evaluate(script)
+    assert contrast(found["own"]) < 0.02
+    assert contrast(found["stretched"]) > 0.9
+    assert found["badges"] == ["flat", "flat", "flat", "", ""]
+
+
+def contrast(pixels: list[int]) -> float:
+    """Michelson's, of what is painted over black."""
+    colours = np.array(pixels).reshape(-1, 4) / 255
+    luminance = colours[:, :3] @ [0.2126, 0.7152, 0.0722] * colours[:, 3]
+    return float((luminance.max() - luminance.min()) / (luminance.max() + luminance.min()))
+
+
+def test_scale_of_the_grid_is_chosen_and_kept_in_the_link(page_of: Watched) -> None:
+    page = page_of.open(TRIAL)
+    page.locator("#grid .tile").nth(5).wait_for()
+    legend = page.locator("#legend")
+    assert legend.locator(".of").inner_text() == GRID
+    assert [legend.locator(end).inner_text() for end in (".low", ".high")] == ["0", "own maximum, 1.01 to 6"]
+    own = page.evaluate(COLOURS)
+    page.locator("#scale").select_option("one")
+    page_of.wait("document.querySelector('#legend .high').textContent === '6'")
+    assert "scale=one" in page.url
+    assert page.evaluate(COLOURS) != own
+    page.locator("#scale").select_option("stretch")
+    page_of.wait("document.querySelector('#legend .low').textContent === 'own minimum, 0 to 1'")
+    page.reload()
+    page.locator("#grid .tile").nth(5).wait_for()
+    assert page.locator("#scale").input_value() == "stretch"
+    page.locator("#grid .tile").first.click()
+    page_of.wait(READY)
+    assert page.locator("#scale").input_value() == "stretch"
+
+
+def test_coarse_maps_are_shown_as_cells(page_of: Watched) -> None:
+    page = page_of.open(f"{IMAGE}/3?smooth=1")
+    page_of.wait(READY)
+    assert page.locator("#legend .of").inner_text() == GRID
+    assert page.locator("#smooth").is_disabled()
+    assert not page.locator("#smooth").is_checked()
+    assert "below 8x8" in page.locator("label:has(#smooth)").get_attribute("title")
+
+
+def test_flat_maps_have_a_badge_with_the_reason(page_of: Watched) -> None:
+    page = page_of.open(TRIAL)
+    page.locator("#grid .tile").nth(5).wait_for()
+    badges = page.locator("#grid .badge.flat")
+    assert badges.count() == 1
+    assert page.locator("#grid .tile").first.locator(".badge.flat").count() == 1
+    assert "Gini coefficient is below 0.1" in badges.get_attribute("title")
+    page.goto(f"{page_of.base}{IMAGE}/{RIPPLED}")
+    page_of.wait(READY)
+    assert page.locator("#badge").inner_text() == "flat"
+    page.goto(f"{page_of.base}{IMAGE}/1")
+    page_of.wait(READY)
+    assert page.locator("#badge").inner_text() == ""
+
+
+def test_first_page_shows_classes_by_turns_and_the_score_of_the_order(page_of: Watched) -> None:
+    page = page_of.open(TRIAL)
+    page.locator("#grid .tile").nth(5).wait_for()
+    rows = "[...document.querySelectorAll('#grid .tile')].map((one) => Number(one.dataset.row))"
+    assert page.evaluate(rows) == [0, 3, 1, 4, 2, 5]
+    page.locator("#filters summary").click()
+    page.locator("#order").select_option("relevance_gain")
+    page.locator("#grid .tile", has_text="relevance gain (LeRF - MoRF) 0.1").wait_for()
+    assert page.evaluate(rows) == [0, 1, 2, 3, 4, 5]
+    assert page.locator("#grid .tile").last.inner_text().endswith("not scored")
+
+
+def test_trial_page_shows_scores_curve_texts_and_the_command(page_of: Watched) -> None:
+    page = page_of.open(TRIAL)
+    page.locator("#epochs polyline").nth(1).wait_for()
+    row = page.locator(".meanings > div", has_text="relevance gain")
+    assert row.is_visible()
+    assert "↑" in row.inner_text()
+    assert "0 at random" in row.inner_text()
+    command = page.locator("code", has_text="attnsearch faithfulness here/hunt --trial 0")
+    assert command.inner_text().endswith("n_images=6")
+    page.get_by_role("link", name="log.txt").click()
+    page_of.wait("document.body.innerText.includes('epoch 1 <b>done</b>')")
+    assert page.locator("b").count() == 0
+
+
+def test_a_blank_image_that_is_still_recognised_is_said(page_of: Watched) -> None:
+    page = page_of.open(f"{IMAGE}/2")
+    page_of.wait(READY)
+    warning = "The blank image is still 78 % gull: its deletion scores mean little."
+    assert page.locator("#scores-warning").inner_text() == warning
+    page.goto(f"{page_of.base}{IMAGE}/1")
+    page_of.wait(READY)
+    assert page.locator("#scores-warning").inner_text() == ""
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_comparison_begins_with_a_list_of_trials(
+    browser: Any, scored: tuple[Built, str], size: tuple[int, int]
+) -> None:
+    one = Watched(browser, scored[1], size)
+    page = one.open("/attention/compare/here")
+    page.get_by_role("checkbox", name="hunt 0").check()
+    page.get_by_role("checkbox", name="hunt 1").check()
+    page.get_by_role("button", name="Compare the ticked trials").click()
+    page.locator("#tiles canvas").nth(1).wait_for()
+    assert page.locator("#title").inner_text() == "val/gull/0.jpg"
+    assert page.locator("#choice-box").is_hidden()
+    tiles = page.locator("#tiles .tile")
+    assert GRID in tiles.first.inner_text()
+    assert "relevance gain (LeRF - MoRF) ↑\n0.1" in tiles.first.inner_text()
+    assert "Not scored." in tiles.nth(1).inner_text()
+    assert page.url.count("t=hunt%3A") == 2
+    assert one.overflow_px() == 0
+    one.context.close()
+    assert one.problems == []
