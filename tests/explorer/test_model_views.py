@@ -1,4 +1,4 @@
-"""Photographs are explained by a kept model and single images scored, for pages of the server only; nothing is stored."""
+"""Photographs are explained and single images scored, for pages of the server only; nothing is stored."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,8 @@ def trial(finished_run: Path) -> TrialReader:
 
 
 @pytest.fixture
-def worker() -> Iterator[ModelWorker]:
-    yield ModelWorker()
+def worker() -> ModelWorker:
+    return ModelWorker()
 
 
 def test_model_stays_loaded(trial: TrialReader, worker: ModelWorker) -> None:
@@ -70,7 +69,5 @@ def test_removed_weights_are_named_with_what_helps(built: Built, finished_run: P
     trial = find_study("br_npa_low_res", copied).trial(0)
     assert kept_weights(trial) == trial.files.best
     trial.files.best.unlink()
-    with pytest.raises(
-        ConfigError, match=r"`attnsearch train .*config\.yaml name=br_npa_low_res_again` trains it again"
-    ):
+    with pytest.raises(ConfigError, match=r"`attnsearch train .*config\.yaml name=br_npa_low_res_again` trains it"):
         kept_weights(trial)
