@@ -6,6 +6,7 @@ import { MASK, MaskPanel } from "./mask.js";
 import { State, bindPage, byId, el, formatNumber, getJson, onKeys, pageData, pathTo, percent, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
 import { factRow, showScores } from "./facts.js";
+import { offerScores } from "./score.js";
 import { captionOf, confidenceText, flatBadge, imageFileUrl, predictionText, verdictClass } from "./tile.js";
 import { VIEW, bindView, describeMap, showLegend, viewOf, viewQuery } from "./view.js";
 
@@ -32,6 +33,10 @@ async function load() {
   visible = Object.fromEntries(Object.entries(maps).map(([key, map]) => [key, onImage(map, image.size, image.box)]));
   loaded.small = await loadImage(image.source ? imageFileUrl(where, where.row, 512) : null);
   showFacts();
+  offerScores(where, image, () => {
+    showScores(image);
+    draw();
+  });
   makeStrip();
   bindOriginal();
   await draw();
