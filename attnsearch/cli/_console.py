@@ -129,6 +129,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     print("\n".join(table_lines(columns, list(rows), title=title, width=width, paint=paint)), file=file, flush=True)
 
 
+def print_written(*paths: Path) -> None:
+    """Names files that were written, a line each."""
+    for path in paths:
+        print_line(f"written: {shown_path(path)}")
+
+
+def shown_path(path: Path) -> str:
+    """Relative to where the user is, if it lies below."""
+    return os.fspath(path.relative_to(here) if path.is_relative_to(here := Path.cwd()) else path)
+
+
 def say(text: str) -> None:
     """A line on stderr about what begins now, at once, so that nobody waits before an empty screen."""
     print(fitted(text, sys.stderr), file=sys.stderr, flush=True)

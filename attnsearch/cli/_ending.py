@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import program
+from attnsearch.cli._console import program, shown_path
 from attnsearch.progress import duration
 from attnsearch.results.uncertainty import with_error
 from attnsearch.types import SPLITS
@@ -54,16 +53,16 @@ def summary_lines(study: StudyReader, ended: SearchOutcome, times: dict[str, flo
         *(line for trial in _best(study) for line in _best_lines(trial)),
         *(f"  leading    {line}" for line in leader_lines(study)),
         *(f"  selected   {line}" for line in end_lines(study)),
-        *(f"  published  {_shown(path)}" for path in _published(study)),
-        f"  all files  {_shown(layout.study_dir)}",
-        f"  dashboard  {program()} dashboard {shlex.quote(_shown(layout.experiment_dir))}{storage}",
+        *(f"  published  {shown_path(path)}" for path in _published(study)),
+        f"  all files  {shown_path(layout.study_dir)}",
+        f"  dashboard  {program()} dashboard {shlex.quote(shown_path(layout.experiment_dir))}{storage}",
         f"  or         optuna-dashboard {redact(url)}{_artifact_option(layout.artifacts)}",
         f"  time       {duration(times['seconds'])}, {times['processor_seconds']:.0f} s of processor time",
     ]
 
 
 def _artifact_option(folder: Path) -> str:
-    return f" --artifact-dir {_shown(folder)}" if folder.is_dir() else ""
+    return f" --artifact-dir {shown_path(folder)}" if folder.is_dir() else ""
 
 
 def _best(study: StudyReader) -> list[TrialReader]:
@@ -110,8 +109,3 @@ def _published(study: StudyReader) -> list[Path]:
             if archive.images.exists():
                 return [path for path in (files.model_csv(split), archive.maps, archive.norms) if path.exists()]
     return []
-
-
-def _shown(path: Path) -> str:
-    """Relative to where the user is, if it lies below."""
-    return os.fspath(path.relative_to(here) if path.is_relative_to(here := Path.cwd()) else path)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from attnsearch import plugins
+from attnsearch.cli import _completion
 from attnsearch.errors import ConfigError
 from attnsearch.types import URL_VARIABLE
 
@@ -52,11 +53,20 @@ def parse_duration(text: str) -> float:
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings by dotted key, for example train.epochs=5.", show_default=False
+        metavar="[KEY=VALUE]...",
+        help="Settings by dotted key, for example train.epochs=5.",
+        show_default=False,
+        autocompletion=_completion.settings,
     ),
 ]
 Profile = Annotated[
-    str | None, typer.Option("--profile", metavar="NAME", help="A file of configs/profiles: demo, photos or your own.")
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="A file of configs/profiles: demo, photos or your own.",
+        autocompletion=_completion.profiles,
+    ),
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all results.")]
 Storage = Annotated[
@@ -159,5 +169,44 @@ Workers = Annotated[
     ),
 ]
 StudyArgument = Annotated[
-    str, typer.Argument(help="A study or run in the results: NAME, EXPERIMENT/NAME or its folder.")
+    str,
+    typer.Argument(
+        help="A study or run in the results: NAME, EXPERIMENT/NAME or its folder.",
+        autocompletion=_completion.stored_studies,
+    ),
+]
+BegunStudy = Annotated[
+    str,
+    typer.Argument(
+        help="A study that was begun: NAME, EXPERIMENT/NAME or its folder.", autocompletion=_completion.stored_studies
+    ),
+]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Two or more: STUDY is its published trial, STUDY:7 or STUDY:1,2,3 name trials.",
+        autocompletion=_completion.stored_studies,
+    ),
+]
+StudyOrFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY|FILE",
+        help="A study or run in the results, or a .safetensors file.",
+        autocompletion=_completion.stored_studies,
+    ),
+]
+StudyToSearch = Annotated[
+    str,
+    typer.Argument(help="A file of studies/ by its bare name, or a path.", autocompletion=_completion.shipped_studies),
+]
+ConfigToTrain = Annotated[
+    str,
+    typer.Argument(help="A file of configs/ by its bare name, or a path.", autocompletion=_completion.shipped_configs),
+]
+StudyOrConfig = Annotated[
+    str,
+    typer.Argument(
+        help="A study or config by its bare name, or a path; a study wins.", autocompletion=_completion.shipped_studies
+    ),
 ]

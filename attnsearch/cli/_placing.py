@@ -13,7 +13,6 @@ from attnsearch.errors import ConfigError
 if TYPE_CHECKING:
     from attnsearch.store.layout import StudyLayout
 
-BegunStudy = Annotated[str, typer.Argument(help="A study that was begun: NAME, EXPERIMENT/NAME or its folder.")]
 WorkerCount = Annotated[
     int, typer.Option("--workers", metavar="N", help="Workers on the cluster.", parser=parse_workers)
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnsearch.cli._console import number, print_json, print_line, print_table
+from attnsearch.cli._console import number, print_json, print_line, print_table, print_written
 from attnsearch.metrics.registry import higher_is_better
 from attnsearch.results.uncertainty import with_error
 
@@ -35,7 +35,7 @@ def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str],
         print_line(f"note: {note}")
     print_line(f"one row per image: {target.scores.table}")
     for name in files:
-        print_line(f"written: {target.layout.experiment_dir / name}")
+        print_written(target.layout.experiment_dir / name)
 
 
 def score_fields(target: ScoringTarget, table: ScoreTable, apart: Mapping[str, ScoreTable]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def print_baselines(tables: Mapping[str, ScoreTable], path: Path, *, as_json: bo
     metrics = next(iter(tables.values())).means()
     rows = [(metric, *(_shown(table, metric) for table in tables.values())) for metric in metrics]
     print_table(("score", *tables), rows, title="beside maps that know nothing, and post-hoc maps of the same model")
-    print_line(f"written: {path}")
+    print_written(path)
 
 
 def _shown(table: ScoreTable, metric: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from textwrap import wrap
 
-GAP = 3
+GAP = 2
 
 
 def table_lines(

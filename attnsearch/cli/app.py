@@ -110,22 +110,6 @@ for group in (app, data.app, weights.app):
 
 CONTINUING = ("search", "train", "demo", "confirm", "faithfulness")
 """Commands that continue where they stopped when they are given again."""
-SLOW = (
-    *(
-        "confirm",
-        "extend",
-        "evaluate",
-        "faithfulness",
-        "leakage",
-        "confusion",
-        "retrieval",
-        "compare",
-        "show",
-        "status",
-    ),
-    *("list", "visualize", "report", "export", "data", "dashboard", "log"),
-)
-"""Commands that import much before they say anything; a search says by itself what it checks."""
 COMPLETION_VARIABLE = "_ATTNSEARCH_COMPLETE"
 """Set by a shell that asks for completions."""
 
@@ -165,10 +149,9 @@ def _ended(words: list[str]) -> int:
 
 
 def _announce(words: Sequence[str]) -> None:
-    """Says at once what begins, where somebody looks and importing what it needs takes seconds."""
-    is_slow = words and words[0] in SLOW and not {"--help", "-h"} & {*words}
-    if is_slow and is_terminal(sys.stderr):
-        named = [word for word in words[:2] if not word.startswith("-")]
+    """Says at once what begins, where somebody looks: importing what a command needs takes seconds."""
+    named = [word for word in words[:2] if not word.startswith("-")]
+    if named and not {"--help", "-h"} & {*words} and COMPLETION_VARIABLE not in os.environ and is_terminal(sys.stderr):
         say(painted(f"{' '.join(named)} ..", FAINT, sys.stderr))
 
 

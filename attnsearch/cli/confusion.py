@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnsearch.cli._console import number, print_json, print_line, print_table
+from attnsearch.cli._console import number, print_json, print_line, print_table, print_written
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage, StudyArgument
 from attnsearch.types import Split
 
@@ -49,8 +49,7 @@ def print_confusion(shown: TrialConfusion, *, n_pairs: int) -> None:
         lines = [(row.name, row.most_similar, number(row.similarity)) for row in closest]
         print_table(("class", "most similar query", "cosine"), lines)
     _note_never_predicted([row.name for row in shown.report.classes if not row.n_predicted])
-    for path in shown.files:
-        print_line(f"written: {path}")
+    print_written(*shown.files)
 
 
 def _note_never_predicted(names: Sequence[str]) -> None:

@@ -16,7 +16,9 @@ def dashboard(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = PORT,
-    allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let optuna-dashboard change studies.")] = False,
+    allow_edit: Annotated[
+        bool, typer.Option("--allow-edit", help="Let optuna-dashboard change studies, and keep photographs.")
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """Open studies, trials and attention maps in a browser, while a search runs or afterwards."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnsearch.cli._console import print_json, print_line, print_table, size
+from attnsearch.cli._console import print_json, print_line, print_table, print_written, size
 from attnsearch.cli._data_card import print_numbers, print_problems, write_card
 from attnsearch.cli._options import AsJson, Overrides
 from attnsearch.errors import DONE, MISUSED, ConfigError
@@ -94,7 +94,7 @@ def check(
         print_numbers(found)
         print_problems(found.problems)
         if html is not None:
-            print_line(f"written: {html}")
+            print_written(html)
     return MISUSED if any(problem.is_error for problem in found.problems) else DONE
 
 

@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from attnsearch.cli._console import number, print_json, print_line, print_table, say
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage, StudyOrFile
 from attnsearch.types import Split
 
 
 def evaluate(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY|FILE", help="A study or run in the results, or a .safetensors file.")
-    ],
+    study: StudyOrFile,
     overrides: Overrides = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the best one.")] = None,
     split: Annotated[Split, typer.Option("--split", help="Which images; a test evaluation is logged.")] = "val",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnsearch.cli._console import number, print_json, print_line, print_table
+from attnsearch.cli._console import number, print_json, print_line, print_table, print_written
 from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, StudyArgument
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def leakage(
             print_json(dict(zip(COLUMNS, row, strict=True)))
         return
     print_leakage(measured, title=f"{target.layout.study}, trial {target.number}, {target.split} images")
-    print_line(f"written: {path}")
+    print_written(path)
 
 
 def print_leakage(measured: Leakage, *, title: str) -> None:

@@ -13,12 +13,13 @@ from attnsearch.errors import AttnSearchError
 if TYPE_CHECKING:
     from attnsearch.config.yaml_reader import Kind
     from attnsearch.results.progress import StudySummary
+    from attnsearch.results.quality import Quality
     from attnsearch.results.study import StudyReader
 
 KINDS: dict[Kind, str] = {"studies": "study", "configs": "config", "configs/profiles": "profile"}
 PLURALS = {"study": "studies", "config": "configs", "profile": "profiles"}
 OTHERS = {"paused": "paused", "fail": "failed"}
-COLUMNS = ("study", "trials", "model", "data", "best", "gain", "floor")
+COLUMNS = ("study", "trials", "model", "data", "best", "gain (floor)")
 
 
 def list_all(results: Results = RESULTS, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -81,9 +82,14 @@ def _cells(study: StudyReader, summary: StudySummary) -> tuple[str, ...]:
         _trials(summary),
         *_parts(study),
         number(None) if answer is None else f"{answer.metric} {answer.value:.3f}",
-        "not scored" if gain is None else f"{gain.value:.3f}",
-        number(None) if gain is None or not gain.floors else f"{gain.floor:.2g}",
+        _with_floor(gain),
     )
+
+
+def _with_floor(gain: Quality | None) -> str:
+    if gain is None:
+        return "not scored"
+    return f"{gain.value:.3f}" + (f" ({gain.floor:.2g})" if gain.floors else "")
 
 
 def _trials(summary: StudySummary) -> str:

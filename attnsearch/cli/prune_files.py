@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from attnsearch.cli._console import print_line, print_table, size
-from attnsearch.cli._options import RESULTS, Results, Storage
+from attnsearch.cli._options import RESULTS, Results, Storage, StudyArgument
 
 
 def prune_files(
-    study: Annotated[str, typer.Argument(help="A study in the results: NAME, EXPERIMENT/NAME or its folder.")],
+    study: StudyArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     results: Results = RESULTS,
     storage: Storage = None,

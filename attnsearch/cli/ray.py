@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from attnsearch.cli._console import StopRequest, print_line, signals_to
-from attnsearch.cli._options import RESULTS, Overrides, Plugins, Results, Storage
-from attnsearch.cli._placing import BegunStudy, WorkerCount, begun_study
+from attnsearch.cli._options import RESULTS, BegunStudy, Overrides, Plugins, Results, Storage
+from attnsearch.cli._placing import WorkerCount, begun_study
 from attnsearch.errors import DONE, INTERRUPTED
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attnsearch.cli._console import number, print_json, print_line, print_table
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage
+from attnsearch.cli._console import number, print_json, print_line, print_table, print_written
+from attnsearch.cli._options import RESULTS, AsJson, Overrides, Results, Storage, StudyOrFile
 from attnsearch.types import Distance
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ N_SHOWN = 10
 
 
 def retrieval(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY|FILE", help="A study or run in the results, or a .safetensors file.")
-    ],
+    study: StudyOrFile,
     overrides: Overrides = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="By default the published one.")] = None,
     split: Annotated[
@@ -76,8 +74,7 @@ def print_retrieval(saved: SavedRetrieval) -> None:
     n_skipped = int((of_split.first_match == 0).sum())
     if n_skipped:
         print_line(f"note: {n_skipped} of {len(of_split.first_match)} queries have no match and are left out")
-    for path in saved.files:
-        print_line(f"written: {path}")
+    print_written(*saved.files)
 
 
 def _print_rankings(rows: Sequence[RankingRow], title: str) -> None:

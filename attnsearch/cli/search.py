@@ -22,6 +22,7 @@ from attnsearch.cli._options import (
     Profile,
     Results,
     Storage,
+    StudyToSearch,
     Workers,
     setting_options,
 )
@@ -64,7 +65,7 @@ def _show_demo(loaded: LoadedStudy, results: Path) -> None:
 
 @setting_options("n_trials", "device", "seed")
 def search(
-    study: Annotated[str, typer.Argument(help="A file of studies/ by its bare name, or a path.")],
+    study: StudyToSearch,
     overrides: Overrides = None,
     profile: Profile = None,
     workers: Workers = None,

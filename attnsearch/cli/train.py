@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from attnsearch.cli._console import StopRequest, number, print_json, print_line, say, signals_to
-from attnsearch.cli._options import RESULTS, AsJson, Overrides, Plugins, Profile, Results, Storage, setting_options
+from attnsearch.cli._options import (
+    RESULTS,
+    AsJson,
+    ConfigToTrain,
+    Overrides,
+    Plugins,
+    Profile,
+    Results,
+    Storage,
+    setting_options,
+)
 from attnsearch.errors import DONE, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -18,7 +26,7 @@ SHOWN = ("state", "best_epoch", "epochs_run", "seconds", "images_per_s", "error"
 
 @setting_options("device", "seed")
 def train(
-    config: Annotated[str, typer.Argument(help="A file of configs/ by its bare name, or a path.")],
+    config: ConfigToTrain,
     overrides: Overrides = None,
     profile: Profile = None,
     results: Results = RESULTS,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from attnsearch.cli._console import counted, print_line, say
-from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage, setting_options
+from attnsearch.cli._options import RESULTS, Overrides, Profile, Results, Storage, StudyOrConfig, setting_options
 
 if TYPE_CHECKING:
     from attnsearch.config.load import LoadedStudy
@@ -21,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @setting_options("n_trials", "device", "seed")
 def validate(
-    name: Annotated[str, typer.Argument(help="A study or config by its bare name, or a path; a study wins.")],
+    name: StudyOrConfig,
     overrides: Overrides = None,
     profile: Profile = None,
     results: Results = RESULTS,

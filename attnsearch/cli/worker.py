@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from attnsearch.cli._console import print_line, report_error
-from attnsearch.cli._options import RESULTS, Overrides, Plugins, Results, Storage, parse_duration
+from attnsearch.cli._options import RESULTS, BegunStudy, Overrides, Plugins, Results, Storage, parse_duration
 
 
 def worker(
-    study: Annotated[str, typer.Argument(help="A study that was begun: NAME, EXPERIMENT/NAME or its folder.")],
+    study: BegunStudy,
     overrides: Overrides = None,
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End where only other workers have trials left, instead of waiting.")

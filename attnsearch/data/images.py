@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,17 @@ _TOO_MANY = f"more than the {MAX_PIXELS // 10**6} million that are decoded; save
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own limit, which is higher
 
 
+class ImageBytes(io.BytesIO):
+    """The bytes of an image file that is on no disk; messages name it as its owner does."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+
 def decode_resized(path: Path | Image.Image, resizing: geometry.Resizing) -> tuple[NDArray[np.uint8], geometry.Size]:
     """An image, upright and resized (bilinear, antialiased).
 
@@ -48,7 +60,7 @@ def decode_resized(path: Path | Image.Image, resizing: geometry.Resizing) -> tup
         return _resized(image, resizing)
 
 
-def open_upright(path: Path | Image.Image, *, longest_px: int, enlarge: bool = False) -> Image.Image:
+def open_upright(path: Path | ImageBytes | Image.Image, *, longest_px: int, enlarge: bool = False) -> Image.Image:
     """The image as it is shown to people: RGB, EXIF-rotated, whole, with its aspect ratio.
 
     Args:
@@ -67,7 +79,7 @@ def open_upright(path: Path | Image.Image, *, longest_px: int, enlarge: bool = F
 
 
 @contextmanager
-def _opened(path: Path | Image.Image) -> Iterator[Image.Image]:
+def _opened(path: Path | ImageBytes | Image.Image) -> Iterator[Image.Image]:
     """An image of which no more than the header has been read and found small enough; a decoded one as a copy."""
     if isinstance(path, Image.Image):
         yield path.copy()

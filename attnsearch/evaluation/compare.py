@@ -283,8 +283,16 @@ def write_comparison(
 
 
 def comparison_name(trials: Sequence[str]) -> str:
-    """A name for the files of a comparison: those of its trials, or of many the first ones and a digest of all."""
-    whole = "_vs_".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", trial) for trial in trials)
+    """A name for the files of a comparison: its studies and their trials, shortened with a digest where it is long.
+
+    Args:
+        trials: `STUDY` or `STUDY:NUMBER`; `a:0` and `a:1` together are `a_0_1`.
+    """
+    numbers: dict[str, list[str]] = {}
+    for trial in trials:
+        study, _, number = trial.partition(":")
+        numbers.setdefault(study, []).extend([number] if number else [])
+    whole = "_vs_".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join([study, *own])) for study, own in numbers.items())
     if len(whole) <= _MAX_STEM:
         return whole
     return f"{whole[: _MAX_STEM - 9]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"

@@ -93,6 +93,23 @@ def score_archive(
 
 
 @device_errors()
+def score_image(
+    opened: ModelOnData, archive: ArchivePaths, image_id: str, *, settings: ScoreSettings, stored: Mapping[str, Any]
+) -> ScoreTable:
+    """Scores the saliency of one archived image as `score_archive` does; nothing is written.
+
+    Args:
+        stored: what the scores beside it were measured with, whose thresholds and temperature are taken; without
+            thresholds the best IoU is left out, since a threshold of one image would flatter it.
+    Raises:
+        ConfigError, DataError, StoreError, OutOfMemory, DeviceError: as `score_archive`.
+    """
+    scoring = ArchiveScoring.start(opened, archive, settings, stored.get("temperature"), image_ids=(image_id,))
+    rows, thresholds = finish_scores(scoring.score(slice(1)), "test", stored.get("iou_thresholds", {}))
+    return make_table(rows, scoring.fractions, {**scoring.about(), "iou_thresholds": thresholds})
+
+
+@device_errors()
 def score_baselines(
     opened: ModelOnData,
     archive: ArchivePaths,
@@ -200,14 +217,24 @@ class ArchiveScoring:
         archive: ArchivePaths,
         settings: ScoreSettings | None,
         temperature: float | None = None,
+        *,
+        image_ids: tuple[str, ...] | None = None,
     ) -> ArchiveScoring:
-        """Of an archive that fits the checkpoint and its data; one of validation has its own temperature."""
+        """Of an archive that fits the checkpoint and its data; one of validation has its own temperature.
+
+        Args:
+            image_ids: archived ones; None takes `scored_ids`.
+        Raises:
+            DataError: the data set lacks one of them.
+        """
         settings = opened.config.evaluation.scores if settings is None else settings
         archived = read_archive(archive)
         check_compatible(opened, archived, archive)
         scorer = SaliencyScorer(opened, settings)
         table = opened.table(archived.split)
-        ids = scored_ids(archived, table, settings.n_images)
+        ids = scored_ids(archived, table, settings.n_images) if image_ids is None else image_ids
+        if missing := set(ids) - set(table.image_ids):
+            raise DataError(f"the {table.split} split has no image {min(missing)!r}; use the data set of the training")
         rows, places = places_of(ids, table.image_ids), places_of(ids, archived.image_ids)
         fitted = archived.temperature if archived.split == "val" else temperature
         return cls(opened, archived, scorer, ids, rows, places, fitted)

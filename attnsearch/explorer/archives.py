@@ -223,12 +223,13 @@ NO_SCORES = ImageScores({}, None, (), {}, (), {}, {}, {}, {})
 def image_scores(trial: TrialReader, split: Split) -> ImageScores:
     """The scores of a trial by image; `NO_SCORES` where its maps were not scored or the files do not fit together."""
     try:
-        return _by_image(trial.score_table(split))
+        return scores_by_image(trial.score_table(split))
     except (ConfigError, StoreError):
         return NO_SCORES  # not scored yet, or being scored again
 
 
-def _by_image(table: ScoreTable) -> ImageScores:
+def scores_by_image(table: ScoreTable) -> ImageScores:
+    """A table of scores by image, without the columns that no image has."""
     columns = {name: column for name in table.values if np.isfinite(column := table.image_values(name)).any()}
     settings = table.about.get("settings")
     return ImageScores(

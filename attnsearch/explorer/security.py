@@ -33,6 +33,10 @@ PREFIX = "/attention"
 """Where the explorer lies beside optuna-dashboard."""
 API = f"{PREFIX}/api/"
 """Requests of scripts: errors are JSON too."""
+_ASKING = re.compile(rf"{PREFIX}/(explain/[^/]+/[^/]+/\d+|score/[^/]+/[^/]+/\d+/.+)")
+"""Paths whose POST changes nothing: its body is a photograph, and it makes the machine work, which no page from
+elsewhere may start. So it passes without `--allow-edit`, but only with an Origin of this server.
+"""
 _LARGEST = 2**63 - 1
 _LONG_NUMBER = re.compile(r"[+-]?0*([1-9]\d{18,})")
 _READING = ("GET", "HEAD")
@@ -88,7 +92,8 @@ class Guard:
         return None
 
     def _check_change(self, request: Request) -> Response | None:
-        if not self._allow_edit:
+        is_asking = request.method == "POST" and _ASKING.fullmatch(request.path) is not None
+        if not (self._allow_edit or is_asking):
             return _refuse(request, 405, "read-only; start the dashboard with --allow-edit")
         if request.headers.get("Origin") != f"{request.scheme}://{request.environ['HTTP_HOST']}":
             return _refuse(request, 403, "changes must come from a page of this server")
@@ -126,9 +131,14 @@ def _digits_of_too_large(request: Request) -> int:
     return next((len(digits) for digits in numbers if len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST), 0)
 
 
+def wants_json(request: Request) -> bool:
+    """Whether a script of the explorer asks, which reads errors as JSON."""
+    return request.path.startswith(API) or (request.method == "POST" and request.path.startswith(f"{PREFIX}/"))
+
+
 def _refuse(request: Request, status: int, text: str) -> Response:
-    """The answer to a refused request: one line of text, or JSON below `API`."""
-    if request.path.startswith(API):
+    """The answer to a refused request: one line of text, or JSON for scripts."""
+    if wants_json(request):
         return Response(json.dumps({"error": text}), status, mimetype="application/json")
     return Response(f"{text}\n", status, mimetype="text/plain")
 

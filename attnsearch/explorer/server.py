@@ -70,7 +70,7 @@ def open_server(
         experiments: what is shown; optuna-dashboard shows first the one whose database was written last.
         host: an address of this machine; anything but the loopback asks for a token.
         port: 0 takes a free one.
-        allow_edit: lets optuna-dashboard change studies.
+        allow_edit: lets optuna-dashboard change studies, and people keep photographs that they had explained.
         storage: URL of the database of all experiments; None is each experiment's own file.
     Raises:
         ConfigError: the port is taken, or there is no such address.
@@ -109,7 +109,7 @@ def build_app(
         with suppress(AttnSearchError):  # its page shows the error
             study.rows  # noqa: B018  read now, so that the first page of a large study is not slow
     dashboards = Dashboards(results, allow_edit=allow_edit)
-    explorer = create_explorer(results, dashboards_of=dashboards.names)
+    explorer = create_explorer(results, dashboards_of=dashboards.names, allow_edit=allow_edit)
     guarded = Guard(_dispatch(dashboards, explorer), hosts=hosts, token=token, allow_edit=allow_edit)
     return guarded, dashboards.first
 

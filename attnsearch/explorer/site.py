@@ -9,14 +9,19 @@ from typing import Any, NamedTuple
 
 from flask import Response, abort, current_app, request
 
-from attnsearch.errors import ConfigError
+from attnsearch.errors import AttnSearchError, ConfigError
 from attnsearch.explorer.archives import Archives, OpenArchive
+from attnsearch.explorer.failures import Answers
 from attnsearch.explorer.images import SIZES_PX, Images
+from attnsearch.explorer.model_worker import ModelWorker
 from attnsearch.files import FileCache
 from attnsearch.results.reader import Results
 from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.types import Split
+
+MAX_DIGITS = 10
+"""Of the number of a trial or an epoch in a URL."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +30,16 @@ class Site:
 
     Attributes:
         dashboards_of: the experiments that optuna-dashboard can show beside them.
+        allow_edit: whether pages may store what people send.
     """
 
     results: Results
     dashboards_of: frozenset[str] = frozenset()
+    allow_edit: bool = False
     archives: Archives = field(default_factory=Archives)
     images: Images = field(default_factory=Images)
+    models: ModelWorker = field(default_factory=ModelWorker)
+    answers: FileCache[Answers] = field(default_factory=lambda: FileCache(16))
     studies: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
     importances: FileCache[dict[str, Any]] = field(default_factory=lambda: FileCache(8))
 
@@ -115,3 +124,28 @@ def answer_image(trial: TrialReader, split: Split, image_id: str) -> Response:
     response.set_etag(encoded.etag)
     response.headers["Cache-Control"] = "private, max-age=60"
     return response
+
+
+def trials_with_maps(experiment: str) -> list[dict[str, str]]:
+    """All trials of an experiment that have maps, as choices.
+
+    Raises:
+        ConfigError: no such experiment.
+    """
+    if experiment not in site().results.experiments:
+        raise ConfigError(f"no experiment {experiment!r}")
+    studies = [study for study in site().results if study.layout.experiment == experiment]
+    names = [(study.layout.study, number) for study in studies for number in study.numbers_with_maps()]
+    return [{"t": f"{name}:{number}", "label": f"{name} {number}"} for name, number in names]
+
+
+def archive_or_error(experiment: str, word: str, split: str) -> TrialArchive | dict[str, Any]:
+    """The archive of one trial, or why there is none."""
+    study, _, number = word.rpartition(":")
+    try:
+        if not (number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS):
+            raise ConfigError(f"a trial is named STUDY:NUMBER, got {word!r}")
+        trial = study_of(experiment, study).trial(int(number))
+        return TrialArchive(trial, site().archives.open(trial, split))
+    except AttnSearchError as error:
+        return {"study": study, "number": number, "error": str(error)}

@@ -15,10 +15,13 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
 from attnsearch.explorer.archives import OpenArchive, image_scores
+from attnsearch.explorer.failure_views import failure_pages
 from attnsearch.explorer.film import film_values
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
+from attnsearch.explorer.model_views import model_pages
+from attnsearch.explorer.photographs import MAX_BYTES
 from attnsearch.explorer.retrieval_views import retrieval_pages
-from attnsearch.explorer.security import API, EXPERIMENT_COOKIE, PREFIX
+from attnsearch.explorer.security import EXPERIMENT_COOKIE, PREFIX, wants_json
 from attnsearch.explorer.serialize import (
     epochs_values,
     image_title,
@@ -32,16 +35,19 @@ from attnsearch.explorer.serialize import (
     summary_values,
 )
 from attnsearch.explorer.site import (
+    MAX_DIGITS,
     Site,
     TrialArchive,
     answer_image,
     answer_json,
+    archive_or_error,
     image_id_at,
     known_trial,
     open_archive,
     site,
     split_of,
     study_of,
+    trials_with_maps,
 )
 from attnsearch.explorer.studies import importance_values, page_of_study
 from attnsearch.explorer.trial_page import page_of_trial, text_of
@@ -54,15 +60,15 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-MAX_DIGITS = 10
 pages = Blueprint("attention", __name__, url_prefix=PREFIX)
 
 
-def create_explorer(results: Results, *, dashboards_of: Collection[str] = ()) -> Flask:
+def create_explorer(results: Results, *, dashboards_of: Collection[str] = (), allow_edit: bool = False) -> Flask:
     """The attention explorer below `/attention`.
 
     Args:
         dashboards_of: the experiments that optuna-dashboard can show at the root of the same server.
+        allow_edit: whether photographs that people send may be kept.
     """
     here = Path(__file__).parent
     app = Flask(
@@ -73,10 +79,11 @@ def create_explorer(results: Results, *, dashboards_of: Collection[str] = ()) ->
     )
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first map and objective stay the first
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.extensions["site"] = Site(results, frozenset(dashboards_of))
+    app.extensions["site"] = Site(results, frozenset(dashboards_of), allow_edit)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES + 1  # werkzeug cuts a body of unknown length there, without an error
     app.jinja_env.globals["dashboards_of"] = dashboards_of
     app.jinja_env.filters |= {"title_of": title_of, "summary_of": summary_of}
-    for blueprint in (pages, retrieval_pages):
+    for blueprint in (pages, retrieval_pages, model_pages, failure_pages):
         app.register_blueprint(blueprint)
     app.register_error_handler(AttnSearchError, _show_error)
     app.register_error_handler(HTTPException, _show_http_error)
@@ -106,7 +113,7 @@ def _show_http_error(error: HTTPException) -> tuple[Response, int]:
 
 
 def _error_page(text: str, code: int) -> Response:
-    if request.path.startswith(API):
+    if wants_json(request):
         return Response(json.dumps({"error": text}), mimetype="application/json")
     return Response(render_template("error.html", text=text, code=code), mimetype="text/html")
 
@@ -265,45 +272,20 @@ def image_json(experiment: str, study: str, number: int, row: int) -> Response:
 @pages.get("/compare/<experiment>")
 def compare(experiment: str) -> str:
     """The same image under several trials; the script of the page loads the maps."""
-    return render_template("compare.html", experiment=experiment, choices=_trials_with_maps(experiment))
-
-
-def _trials_with_maps(experiment: str) -> list[dict[str, str]]:
-    """All trials of an experiment that have maps, as choices.
-
-    Raises:
-        ConfigError: no such experiment.
-    """
-    if experiment not in site().results.experiments:
-        raise ConfigError(f"no experiment {experiment!r}")
-    studies = [study for study in site().results if study.layout.experiment == experiment]
-    names = [(study.layout.study, number) for study in studies for number in study.numbers_with_maps()]
-    return [{"t": f"{name}:{number}", "label": f"{name} {number}"} for name, number in names]
+    return render_template("compare.html", experiment=experiment, choices=trials_with_maps(experiment))
 
 
 @pages.get("/api/compare/<experiment>")
 def compare_json(experiment: str) -> Response:
     """One map of one image from several trials, `t=STUDY:NUMBER` each; a trial that lacks it has an error."""
     split = request.args.get("split") or "val"
-    trials = [_archive_or_error(experiment, word, split) for word in request.args.getlist("t")[:MAX_COMPARED]]
+    trials = [archive_or_error(experiment, word, split) for word in request.args.getlist("t")[:MAX_COMPARED]]
     first = next((one.opened for one in trials if isinstance(one, TrialArchive)), None)
     ids = () if first is None else first.archive.image_ids
     image_id = request.args.get("image", "") or (ids[0] if ids else "")
     around = neighbours(ids, {} if first is None else first.row_of, image_id)
     values = [_compared(one, image_id) if isinstance(one, TrialArchive) else one for one in trials]
     return answer_json({"image": image_id, "split": split, "trials": values, **around})
-
-
-def _archive_or_error(experiment: str, word: str, split: str) -> TrialArchive | dict[str, Any]:
-    """The archive of one trial, or why there is none."""
-    study, _, number = word.rpartition(":")
-    try:
-        if not (number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS):
-            raise ConfigError(f"a trial is named STUDY:NUMBER, got {word!r}")
-        trial = study_of(experiment, study).trial(int(number))
-        return TrialArchive(trial, site().archives.open(trial, split))
-    except AttnSearchError as error:
-        return {"study": study, "number": number, "error": str(error)}
 
 
 def _compared(trial_archive: TrialArchive, image_id: str) -> dict[str, Any]:

@@ -23,11 +23,18 @@ def require_folder_of(name: str, root: Path) -> None:
     Raises:
         ConfigError: nothing can have this name; the message lists the studies.
     """
-    experiments = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
-    places = [Path(name).expanduser(), root / name, *(experiment / name for experiment in experiments)]
+    places = [Path(name).expanduser(), root / name, *(experiment / name for experiment in _experiments_in(root))]
     if not any(place.exists() for place in places):
-        known = [f"{path.name}/{study.study}" for path in experiments for study in _studies_in(path)]
-        raise unknown_study(name, known, root)
+        raise unknown_study(name, stored_names(root), root)
+
+
+def stored_names(root: Path) -> list[str]:
+    """`EXPERIMENT/NAME` of each folder of a study."""
+    return [f"{path.name}/{study.study}" for path in _experiments_in(root) for study in _studies_in(path)]
+
+
+def _experiments_in(root: Path) -> list[Path]:
+    return [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
 
 
 def _studies_in(path: Path) -> Sequence[StudyLayout]:

@@ -91,6 +91,32 @@ class PublishedLayout:
 
 
 @dataclass(frozen=True)
+class ExplainedPaths:
+    """A photograph that a person sent to the explorer and kept, and what the model of a trial made of it."""
+
+    directory: Path
+
+    def photo(self, suffix: str) -> Path:
+        """The photograph as it was sent; `suffix` has its dot."""
+        return self.directory / f"photo{suffix}"
+
+    @property
+    def saliency(self) -> Path:
+        """(h, w) float32."""
+        return self.directory / "saliency.npy"
+
+    @property
+    def maps(self) -> Path:
+        """(K, h, w) float32."""
+        return self.directory / "maps.npy"
+
+    @property
+    def about(self) -> Path:
+        """What was predicted, and the names of the maps."""
+        return self.directory / "explanation.json"
+
+
+@dataclass(frozen=True)
 class TrialLayout:
     """The files of one trial."""
 
@@ -147,6 +173,10 @@ class TrialLayout:
         folder = self.film_images.parent
         files = folder.iterdir() if folder.is_dir() else ()
         return sorted(int(match[1]) for file in files if (match := _FRAME.fullmatch(file.name)))
+
+    def explained(self, key: str) -> ExplainedPaths:
+        """A kept photograph, by the key of its bytes."""
+        return ExplainedPaths(self.directory / "explained" / key)
 
     def archive(self, split: Split) -> ArchivePaths:
         """Maps, norms and index of the best epoch on one split."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from attnsearch.cli.compare import letters_of
 from tests.cli.conftest import FEW, STUDIES, Run, check_mistake, layout_of
 
 
@@ -17,7 +19,11 @@ def test_comparison_says_what_a_reader_must_know(run: Run, results: Path) -> Non
     text = " ".join(" ".join(run("compare", *STUDIES, "--metrics", "deletion,gini", "--name", "two")).split())
     assert "maps have different grids (2x2, 8x8)" in text
     assert "deletion: raw, so" in text
-    assert text.count(" images ") == 2  # of both tables, and no queries
+    assert f"A = {STUDIES[0]}, maps " in text
+    assert f"B = {STUDIES[1]}, maps " in text
+    assert text.count(" images ") >= 2
+    assert re.search(r"deletion ↓ [\d.]+ ± [\d.]+ [\d.]+ ± [\d.]+ gini ↑", text)
+    assert re.search(r"deletion A - B -?[\d.]+ ± [\d.]+ [\d.]+ [\d.]+", text)
     assert "queries" not in text
     shared = layout_of(results, "loupe").shared
     with shared.comparison("two").open() as file:
@@ -43,6 +49,13 @@ def test_scores_of_other_settings_are_not_compared(run: Run) -> None:
     assert (
         "different settings (fill 'black' and 'mean')" in line or "different settings (fill 'mean' and 'black')" in line
     )
+
+
+def test_letters_are_never_twice() -> None:
+    letters = letters_of(100)
+    assert letters[:2] == ["A", "B"]
+    assert letters[25:28] == ["Z", "AA", "AB"]
+    assert len(set(letters)) == 100
 
 
 MISTAKES = {

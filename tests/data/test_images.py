@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.data.images import FORMATS, decode_mask, decode_resized, open_upright
+from attnsearch.data.images import FORMATS, ImageBytes, decode_mask, decode_resized, open_upright
 from attnsearch.data.layouts import SUFFIXES
 from attnsearch.data.tables import ImageTable
 from attnsearch.data.thumbnails import write_thumbnails
@@ -263,3 +263,14 @@ def test_only_known_formats_are_opened(tmp_path: Path, suffix: str) -> None:
 def test_every_listed_ending_has_its_format() -> None:
     Image.init()
     assert {Image.EXTENSION[suffix] for suffix in SUFFIXES} <= set(FORMATS)
+
+
+def test_bytes_are_read_like_their_file(table: ImageTable) -> None:
+    for path in table.paths:
+        own = open_upright(ImageBytes(path.read_bytes(), path.name), longest_px=10**4)
+        assert np.array_equal(np.asarray(own), np.asarray(open_upright(path, longest_px=10**4)))
+
+
+def test_bytes_are_named_as_their_owner_does() -> None:
+    with pytest.raises(DataError, match=r"^holiday\.jpg: is not an image"):
+        open_upright(ImageBytes(b"hello", "holiday.jpg"), longest_px=10)

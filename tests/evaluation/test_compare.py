@@ -109,12 +109,13 @@ def test_tables_and_figure_are_written(tmp_path: Path) -> None:
 
 
 def test_files_are_named_by_their_trials() -> None:
-    assert comparison_name(["br_npa:3", "study/loupe:1"]) == "br_npa_3_vs_study_loupe_1"
-    many = [f"br_npa_low_res:{number}" for number in range(100)]
+    assert comparison_name(["br_npa:3", "br_npa:10", "demo/loupe:1"]) == "br_npa_3_10_vs_demo_loupe_1"
+    assert comparison_name(["cnn", "b_cnn"]) == "cnn_vs_b_cnn"
+    many = [f"study_{number}" for number in range(100)]
     name = comparison_name(many)
     assert len(name) == 80
-    assert name.startswith("br_npa_low_res_0_vs_br_npa_low_res_1_vs_")
-    assert name != comparison_name([*many[:-1], "br_npa_low_res:100"])
+    assert name.startswith("study_0_vs_study_1_vs_")
+    assert name != comparison_name([*many[:-1], "study_100"])
 
 
 def test_sparser_maps_are_the_better_ones() -> None:

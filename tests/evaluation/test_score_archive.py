@@ -23,7 +23,7 @@ from attnsearch.data.loader import DataSource, open_data
 from attnsearch.errors import ConfigError, DataError, TrialInterrupted
 from attnsearch.evaluation import score_archive as module
 from attnsearch.evaluation.evaluation import Evaluation
-from attnsearch.evaluation.score_archive import scored_ids
+from attnsearch.evaluation.score_archive import score_image, scored_ids
 from attnsearch.metrics.gains import influence_values
 from attnsearch.store.archive import read_archive
 from attnsearch.store.image_scores import ScoreTable, read_scores
@@ -118,6 +118,20 @@ def test_a_model_that_the_fill_does_not_change_has_no_gain(scored: Scorer) -> No
     assert table.n_undefined()["relevance_gain"] == 6
     assert table.trial_means()["relevance_gain"] == 0.0
     assert "relevance_gain" in table.never_defined()
+
+
+def test_one_image_alone_has_the_scores_that_it_has_among_all(
+    scored: Scorer, files: TrialLayout, data: DataSource
+) -> None:
+    table, opened = scored(), Evaluation.open(files.best, data)
+    one = score_image(opened, files.archive("val"), table.image_ids[4], settings=SETTINGS, stored=table.about)
+    assert one.image_ids == table.image_ids[4:5]
+    assert one.curve_names == table.curve_names
+    np.testing.assert_allclose(one.curves[0], table.curves[4], atol=1e-4)
+    for name in ("deletion", "insertion", "gini", "entropy", "untouched_score"):
+        np.testing.assert_allclose(one.values[name], table.values[name][4:5], atol=1e-4)
+    for name, column in one.terms.items():
+        np.testing.assert_allclose(column, table.terms[name][4:5], atol=1e-4)
 
 
 def test_more_images_at_once_change_no_score(scored: Scorer, files: TrialLayout) -> None:

@@ -41,6 +41,11 @@ class Watched:
         self.page.wait_for_load_state("networkidle")
         return self.page
 
+    def open_live(self, path: str) -> Any:
+        """A page that asks again and again, so that its network is never idle for long."""
+        self.page.goto(self.base + path)
+        return self.page
+
     def wait(self, script: str) -> None:
         """Until an expression in the page is true; the pages forbid `eval`, which Playwright's own waiting needs."""
         from playwright.sync_api import Error

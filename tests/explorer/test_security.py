@@ -85,6 +85,37 @@ def test_change_from_own_page_passes() -> None:
     assert guarded(allow_edit=True).post("/", headers=headers).text == "inside"
 
 
+ASKING = ["/attention/explain/here/hunt/0", "/attention/score/here/hunt/0/val/gull/0.jpg"]
+
+
+@pytest.mark.parametrize("path", ASKING)
+def test_what_changes_nothing_may_be_asked_by_own_pages(path: str) -> None:
+    headers = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
+    assert guarded().post(path, headers=headers).text == "inside"
+    assert guarded().put(path, headers=headers).status_code == 405
+    assert guarded(token=TOKEN).post(path, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("path", ASKING)
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", None])
+def test_no_other_page_may_ask(path: str, origin: str | None) -> None:
+    headers = {"Host": "localhost"} | ({} if origin is None else {"Origin": origin})
+    answer = guarded().post(path, headers=headers)
+    assert (answer.status_code, answer.json) == (403, {"error": "changes must come from a page of this server"})
+    assert guarded().post(path, headers={"Host": "evil.example", "Origin": "http://evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/attention/explain/here/hunt", "/attention/explain/here/hunt/0/x", "/attention/score/here/hunt/0"),
+        *("/api/studies", "/x/attention/explain/a/b/0"),
+    ],
+)
+def test_no_other_path_may_be_asked(path: str) -> None:
+    assert guarded().post(path, headers={"Origin": "http://localhost"}).status_code == 405
+
+
 def test_token_is_asked_for_then_kept_in_a_cookie() -> None:
     asking = guarded(token=TOKEN)
     assert asking.get("/attention/").status_code == 403

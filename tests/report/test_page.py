@@ -68,6 +68,15 @@ def test_page_shows_every_trial_with_its_value(page: str) -> None:
         assert re.search(rf'<td class="n">{number}</td><td>complete</td>\s*<td class="n">{accuracy}</td>', page)
 
 
+def test_first_page_in_print_has_the_tables_and_images_of_which_none_is_shown_twice(page: str) -> None:
+    summary = page[page.index('id="summary"') : page.index("</section>")]
+    assert summary.count("<table>") == 2
+    assert summary.count("<img ") == 1
+    addresses = re.findall(r'<img src="([^"]+)"', page)
+    assert len(set(addresses)) == len(addresses)
+    assert "#summary { break-after: page; }" in page
+
+
 def test_hostile_names_are_text(page: str) -> None:
     assert CLASSES[1] not in page
     assert html.escape(CLASSES[1], quote=False).replace("'", "&#39;") in page

@@ -6,6 +6,7 @@ import { MASK, MaskPanel } from "./mask.js";
 import { State, bindPage, byId, el, formatNumber, getJson, onKeys, pageData, pathTo, percent, showError, withQuery } from "./page.js";
 import { boxOn, contourOn, fit, levelOf, loadImage, paint } from "./paint.js";
 import { factRow, showScores } from "./facts.js";
+import { offerScores } from "./score.js";
 import { captionOf, confidenceText, flatBadge, imageFileUrl, predictionText, verdictClass } from "./tile.js";
 import { VIEW, bindView, describeMap, showLegend, viewOf, viewQuery } from "./view.js";
 
@@ -32,6 +33,10 @@ async function load() {
   visible = Object.fromEntries(Object.entries(maps).map(([key, map]) => [key, onImage(map, image.size, image.box)]));
   loaded.small = await loadImage(image.source ? imageFileUrl(where, where.row, 512) : null);
   showFacts();
+  offerScores(where, image, () => {
+    showScores(image);
+    draw();
+  });
   makeStrip();
   bindOriginal();
   await draw();
@@ -85,8 +90,9 @@ const galleryUrl = () => withQuery(pathTo("query", where.experiment, where.study
 
 function showFacts() {
   const { pointing } = image;
-  const floors = pointing ? ` (${Object.entries(pointing.floors).map(([name, value]) => `${name} ${percent(value)}`).join(", ")})` : "";
-  const hit = image.hit === null ? [] : [factRow("pointing game", `${image.hit ? "hit" : "miss"}${floors}`, image.hit ? "verdict correct" : "verdict misplaced", pointing ? "in brackets: how often a map without information hits, of all images of validation" : null)];
+  const without = Object.entries(pointing?.floors ?? {}).map(([name, value]) => `${name} ${percent(value)}`);
+  const floors = without.length ? ` (${without.join(", ")})` : "";
+  const hit = image.hit === null ? [] : [factRow("pointing game", `${image.hit ? "hit" : "miss"}${floors}`, image.hit ? "verdict correct" : "verdict misplaced", floors ? "in brackets: how often a map without information hits, of all images of validation" : null)];
   const isQuery = image.role === "query";
   byId("facts").replaceChildren(
     ...(image.role ? [factRow("part", image.role), factRow("identity", image.true), ...(image.camera ? [factRow("camera", image.camera)] : [])] : [factRow("true", image.true)]),

@@ -1,76 +1,83 @@
-// A study: the Pareto plot, learning curves, and all trials as a table. Reloaded while it runs.
+// A study: how far it is, its trials as charts and as a table, learning curves, the film strip. Reloaded while it runs.
 
+import { Chart, swatch } from "./curves.js";
 import { fileName, savePlot } from "./export.js";
+import { Film } from "./film.js";
+import { bestSoFar, drawHeadline } from "./headline.js";
+import { drawImportance } from "./importance.js";
 import {
-  State, axisOf, bindPage, byId, el, formatNumber, formatWithError, getJson, hintOf, onKeys, pageData, pathTo, percent, showError, titleOf, withQuery,
+  State, axisOf, bindPage, byId, el, formatWithError, getJson, hintOf, onKeys, pageData, pathTo, percent, showError, withQuery,
 } from "./page.js";
+import { drawParallel, isBrushed, makeAxis } from "./parallel.js";
 import { LINE_COLOURS, lines, scatter } from "./plot.js";
-import { drawTable, matchesFilter, shortNames, sorted } from "./table.js";
+import { drawTable, matchesFilter, sorted } from "./table.js";
 import { Tile } from "./tile.js";
+import { columnsOf, drawChooser, isNumeric, titleOfKey, trialUrl, valueOf, withLive } from "./trials.js";
 import { VIEW, viewOf, viewQuery } from "./view.js";
 
-const REFRESH_MS = 5000;
+const [RUNNING_MS, ENDED_MS] = [2000, 10000];
 const N_PREVIEW = 8;
+const N_ROWS = 100;
 const MAX_LINES = LINE_COLOURS.length;
-let study = pageData("values");
+const NONE = "none";
+let sent = pageData("values");
+let study = withLive(sent);
 const objectives = Object.keys(study.objectives);
 const state = new State({
-  ...VIEW, x: objectives[1] ?? "trial", y: objectives[0], point: "", ticked: [], q: "", which: "all", sort: "", down: "", curve: study.monitor ?? objectives[0],
+  ...VIEW, chart: "scatter", x: objectives[1] ?? "trial", y: objectives[0], logx: "", logy: "", point: "", ticked: [], columns: [], q: "", which: "all",
+  sort: "", down: "", curve: study.monitor ?? objectives[0], curve2: "val/loss", logcurve: "", logcurve2: "",
 });
-let columns = [];
+const charts = [new Chart(byId("curves")), new Chart(byId("curves2"))];
+const film = new Film();
+let brushes = {};
+let drawnLines = [[], []];
+let isAllRows = false;
+let curvesTurn = 0; // of the latest request, so that an earlier answer that comes late draws nothing
 
-const numeric = () => ["trial", ...new Set([...objectives, ...study.metrics]), ...study.params.filter((key) => study.trials.some((trial) => typeof trial.params[key] === "number"))];
-const valueOf = (trial, key) => (key === "trial" ? trial.number : (trial.values[key] ?? trial.metrics[key] ?? trial.params[key] ?? null));
-const ticked = () => state.get("ticked").map(Number);
-const colourOf = (number) => LINE_COLOURS[ticked().indexOf(number) % LINE_COLOURS.length];
-
-const title = (key) => (key.includes("/") ? titleOf(study.about, key) : key);
+const title = (key) => titleOfKey(study, key);
 const axis = (key) => (key.includes("/") ? axisOf(study.about, key) : key);
-const metricColumn = (key) => ({ key, label: title(key), hint: hintOf(study.about, key), isNumber: true });
+const isActive = () => study.live.trials.length > 0 || study.trials.some((trial) => trial.state === "running");
+const numeric = () => ["trial", ...new Set([...objectives, ...study.metrics]), ...study.params.filter((key) => isNumeric(study, key))];
 
-function makeColumns() {
-  const names = shortNames(study.params);
-  const others = study.metrics.filter((key) => !objectives.includes(key));
-  columns = [
-    { key: "ticked", label: "", value: () => null, cell: checkbox },
-    { key: "trial", label: "trial", isNumber: true, value: (trial) => trial.number, cell: trialLink },
-    { key: "state", label: "state", value: (trial) => trial.state, cell: (trial) => el("span", { class: `badge ${trial.state}`, title: trial.error ?? trial.standing ?? trial.imported_from }, trial.imported_from ? `${trial.state}, imported` : trial.state) },
-    ...objectives.map((key) => ({ ...metricColumn(key), value: (trial) => trial.values[key] ?? null, cell: (trial) => withError(trial, key) })),
-    ...others.map((key) => ({ ...metricColumn(key), value: (trial) => trial.metrics[key] ?? null })),
-    ...study.params.map((key, index) => ({ key, label: names[index], isNumber: study.trials.some((trial) => typeof trial.params[key] === "number"), value: (trial) => trial.params[key] ?? null })),
-    { key: "best_epoch", label: "best epoch", isNumber: true, value: (trial) => trial.best_epoch || null },
-    { key: "seconds", label: "minutes", isNumber: true, value: (trial) => (trial.seconds ? trial.seconds / 60 : null) },
-  ];
+/** The trials whose curves are drawn: the ticked ones, at first the best, the selected one and those that run. */
+function ticked() {
+  const chosen = state.get("ticked");
+  if (chosen.length) return chosen.filter((word) => word !== NONE).map(Number);
+  const running = study.trials.filter((trial) => trial.state === "running").map((trial) => trial.number);
+  const first = [study.live.best ?? bestSoFar(study)?.number, selected()?.number].filter(Number.isInteger);
+  return [...new Set([...first, ...running])].slice(0, MAX_LINES);
 }
 
-/** An objective with its standard error, if it is a score of maps. */
-const withError = (trial, key) => formatWithError(trial.values[key], trial.errors[key]);
+const colourOf = (number) => LINE_COLOURS[ticked().indexOf(number) % LINE_COLOURS.length];
+
+/** The selected trial: the one in the URL, else the best, also of those that run. */
+function selected() {
+  const number = state.get("point") === "" ? (study.live.best ?? bestSoFar(study)?.number ?? study.trials.find((trial) => trial.state === "running")?.number) : Number(state.get("point"));
+  return study.trials.find((trial) => trial.number === number);
+}
 
 function checkbox(trial) {
   const box = el("input", { type: "checkbox", "aria-label": `curves of trial ${trial.number}`, "data-tick": trial.number });
   box.checked = ticked().includes(trial.number);
   box.addEventListener("change", () => {
     const rest = ticked().filter((number) => number !== trial.number);
-    state.set({ ticked: (box.checked ? [...rest, trial.number] : rest).slice(-MAX_LINES).map(String) });
+    const chosen = (box.checked ? [...rest, trial.number] : rest).slice(-MAX_LINES).map(String);
+    state.set({ ticked: chosen.length ? chosen : [NONE] });
     drawTrials();
     drawCurves();
   });
   return box;
 }
 
-function trialLink(trial) {
-  const name = `${trial.number}${trial.best ? " ★" : ""}`;
-  return trial.maps ? el("a", { href: trialUrl(trial.number), title: study.is_retrieval ? "Queries and ranked galleries of this trial" : "Images and maps of this trial" }, name) : name;
-}
-
-const trialUrl = (number) => withQuery(pathTo(study.is_retrieval ? "retrieval" : "trial", study.experiment, study.study, number), viewQuery(state));
+const columns = () => columnsOf(study, { tick: checkbox, query: viewQuery(state), chosen: state.get("columns") });
 
 function drawTrials() {
-  const which = state.get("which");
-  const fitting = study.trials.filter((trial) => (which === "all" || trial.state === which) && matchesFilter(trial, columns, state.get("q")));
-  const column = columns.find((one) => one.key === state.get("sort"));
+  const [which, all, axes] = [state.get("which"), columns(), Object.keys(brushes).length ? parallelAxes() : []];
+  const fitting = study.trials.filter((trial) => (which === "all" || trial.state === which) && matchesFilter(trial, all, state.get("q")) && isBrushed(trial, axes, brushes, valueOf));
+  const column = all.find((one) => one.key === state.get("sort"));
+  const shown = sorted(fitting, column, state.get("down") === "1").slice(0, isAllRows ? undefined : N_ROWS);
   const focused = document.activeElement?.dataset?.tick;
-  drawTable(byId("table"), columns, sorted(fitting, column, state.get("down") === "1"), {
+  drawTable(byId("table"), all, shown, {
     sort: state.get("sort"),
     isDescending: state.get("down") === "1",
     onSort: (key) => {
@@ -80,7 +87,8 @@ function drawTrials() {
     rowClass: (trial) => (trial.best ? "best" : ""),
   });
   if (focused !== undefined) document.querySelector(`[data-tick="${Number(focused)}"]`)?.focus();
-  byId("count").textContent = `${fitting.length} of ${study.trials.length} trials`;
+  byId("count").textContent = `${fitting.length} of ${study.trials.length} trials${shown.length < fitting.length ? `, the first ${shown.length} are shown` : ""}`;
+  byId("all-rows").hidden = shown.length === fitting.length;
   byId("compare").disabled = compared().length < 1;
   byId("compare").textContent = compared().length ? `Compare maps of ${compared().length}` : "Compare maps";
 }
@@ -92,42 +100,88 @@ function openCompare() {
   window.location.href = withQuery(pathTo("compare", study.experiment), { t: compared().map((number) => `${study.study}:${number}`), ...viewQuery(state) });
 }
 
-function drawPareto() {
+function drawScatter(box) {
   const [xKey, yKey] = [state.get("x"), state.get("y")];
+  const number = selected()?.number;
   const points = study.trials
-    .filter((trial) => trial.state === "complete")
-    .map((trial) => ({ x: valueOf(trial, xKey), y: valueOf(trial, yKey), name: `trial ${trial.number}`, key: String(trial.number), isBest: trial.best, isSelected: String(trial.number) === state.get("point") }));
+    .filter((trial) => ["complete", "running"].includes(trial.state))
+    .map((trial) => ({ x: valueOf(trial, xKey), y: valueOf(trial, yKey), name: `trial ${trial.number}`, key: String(trial.number), isBest: trial.best, isRunning: trial.state === "running", isSelected: trial.number === number }));
   const focused = document.activeElement?.dataset?.key;
   const isFront = objectives.length > 1 && objectives.includes(xKey) && objectives.includes(yKey);
-  scatter(byId("pareto"), points, { xName: title(xKey), yName: title(yKey), xLabel: axis(xKey), yLabel: axis(yKey), isFront, onPick: pick, height: window.innerWidth > 900 ? 360 : 290 });
+  const names = { xName: title(xKey), yName: title(yKey), xLabel: axis(xKey), yLabel: axis(yKey) };
+  scatter(box, points, { ...names, isFront, isLogX: state.get("logx") === "1", isLogY: state.get("logy") === "1", onPick: pick, height: window.innerWidth > 900 ? 330 : 290 });
   if (focused !== undefined) document.querySelector(`.point[data-key="${Number(focused)}"]`)?.focus();
+}
+
+const parallelAxes = () => [...study.params, ...objectives, ...study.main_scores.filter((key) => !objectives.includes(key)).slice(0, 2)].map((key) => makeAxis(key, shortTitle(key), study.trials.map((trial) => valueOf(trial, key))));
+const shortTitle = (key) => (key.includes("/") ? title(key) : key.split(".").pop());
+
+function drawStrands(box) {
+  const known = study.trials.filter((trial) => ["complete", "running", "pruned"].includes(trial.state));
+  const onBrush = (changed) => {
+    brushes = Object.fromEntries(Object.entries(changed).filter(([, range]) => range));
+    drawChart();
+    drawTrials();
+  };
+  drawParallel(box, known, parallelAxes(), { valueOf, brushes, colourKey: objectives[0], selected: String(selected()?.number), onBrush, onPick: pick });
+}
+
+async function drawImportances(box) {
+  try {
+    const found = await getJson(pathTo("api", "importances", study.experiment, study.study));
+    if (state.get("chart") === "importance") drawImportance(box, found, title);
+  } catch (error) {
+    showError(box, error);
+  }
+}
+
+const CHARTS = {
+  scatter: { draw: drawScatter, note: "Filled points are the best trials, dashed ones still run. Select a point to see its maps." },
+  parallel: { draw: drawStrands, note: "Drag along an axis to keep a range, click it to clear; the table follows. Yellow lines have the higher objective." },
+  importance: { draw: drawImportances, note: "How much of what tells the best trials from the others lies in each hyperparameter. More trials make it surer." },
+};
+
+function drawChart() {
+  const name = state.get("chart") in CHARTS ? state.get("chart") : "scatter";
+  const hasValues = study.trials.some((trial) => objectives.some((key) => valueOf(trial, key) !== null));
+  byId("charts").hidden = !hasValues;
+  byId("axes").hidden = name !== "scatter";
+  document.querySelector(`[name=chart][value=${name}]`).checked = true;
+  for (const button of document.querySelectorAll("[data-save=chart]")) button.hidden = name === "importance";
+  byId("chart-note").textContent = CHARTS[name].note;
+  if (hasValues) CHARTS[name].draw(byId("chart"));
 }
 
 function pick(key) {
   state.set({ point: key }, { isStep: true });
-  drawPareto();
+  drawChart();
+  drawTrials();
+  drawCurves();
   showPreview();
+  showFilm();
 }
 
 async function showPreview() {
   const box = byId("preview");
-  const trial = study.trials.find((one) => String(one.number) === state.get("point"));
+  const trial = selected();
+  byId("maps").hidden = !trial?.maps && state.get("point") === "";
   if (!trial) {
     box.replaceChildren(el("p", { class: "quiet" }, "No trial is selected."));
     return;
   }
-  const values = objectives.map((key) => `${title(key)} ${withError(trial, key)}`).join(" · ");
+  const values = objectives.filter((key) => trial.values[key] !== undefined).map((key) => `${title(key)} ${formatWithError(trial.values[key], trial.errors[key])}`).join(" · ");
   const head = el("p", {}, el("strong", {}, `Trial ${trial.number}`), ` ${values}`);
   if (!trial.maps) {
-    box.replaceChildren(head, el("p", { class: "quiet" }, "Its maps were removed or are not written yet."));
+    const why = trial.state === "running" ? "Its maps are written at its end; its film strip stands below." : "Its maps were removed or are not written yet.";
+    box.replaceChildren(head, el("p", { class: "quiet" }, why));
     return;
   }
   try {
     const page = await getJson(pathTo("api", "grid", study.experiment, study.study, trial.number), { spread: N_PREVIEW, role: study.is_retrieval ? "query" : "" });
-    if (state.get("point") !== String(trial.number)) return;
+    if (selected()?.number !== trial.number) return;
     const where = { ...study, number: trial.number, split: page.split };
     const tiles = page.images.map((image) => new Tile(image, where, withQuery(pathTo("image", study.experiment, study.study, trial.number, image.row), { split: page.split, ...viewQuery(state) }), { side: 150 }));
-    const more = el("a", { class: "button", href: trialUrl(trial.number), id: "open-trial" }, study.is_retrieval ? "All queries" : `All ${page.total} images`);
+    const more = el("a", { class: "button", href: trialUrl(study, trial.number, viewQuery(state)), id: "open-trial" }, study.is_retrieval ? "All queries" : `All ${page.total} images`);
     const right = percent(page.correct / Math.max(1, page.judged));
     const words = study.is_retrieval ? `first hit is a match in ${right} of ${page.judged} ${page.split} queries with maps` : `${right} of ${page.split} images correct`;
     box.replaceChildren(head, el("div", { class: "grid small" }, ...tiles.map((tile) => tile.element)), el("p", { class: "tools" }, more, el("span", { class: "quiet" }, words)));
@@ -137,36 +191,52 @@ async function showPreview() {
   }
 }
 
-async function drawCurves() {
-  const shown = ticked().length ? ticked() : study.best.slice(0, MAX_LINES);
-  const colour = (number) => (ticked().length ? colourOf(number) : LINE_COLOURS[shown.indexOf(number) % LINE_COLOURS.length]);
-  if (!shown.length) {
-    byId("curves").replaceChildren(el("p", { class: "quiet" }, "Tick trials in the table to see their curves."));
-    return;
-  }
+async function showFilm() {
+  const trial = selected();
+  if (!trial) return;
   try {
-    const epochs = await getJson(pathTo("api", "epochs", study.experiment, study.study), { trials: shown.join(",") });
-    const names = [...new Set(Object.values(epochs).flatMap((columns_) => Object.keys(columns_)))].filter((name) => name !== "epoch");
-    const key = [state.get("curve"), study.monitor, ...objectives, ...names].find((name) => names.includes(name));
-    fill(byId("curve"), names, key);
-    const [, metric] = key?.split("/") ?? [];
-    const trainingKey = key?.startsWith("val/") && names.includes(`train/${metric}`) ? `train/${metric}` : null;
-    const series = shown.filter((number) => epochs[number]).flatMap((number) => [
-      { name: `trial ${number}`, xs: epochs[number].epoch, ys: epochs[number][key] ?? [], colour: colour(number) },
-      ...(trainingKey ? [{ name: `trial ${number}, training`, xs: epochs[number].epoch, ys: epochs[number][trainingKey] ?? [], colour: colour(number), isDashed: true }] : []),
-    ]);
-    lines(byId("curves"), series, { yLabel: key ? axis(key) : "" });
-    byId("keys-of-lines").replaceChildren(
-      ...shown.map((number) => {
-        const swatch = el("span", { class: "swatch" });
-        swatch.style.background = colour(number);
-        return el("span", {}, swatch, `trial ${number}`);
-      }),
-      ...(trainingKey ? [el("span", { class: "quiet" }, "dashed: training")] : []),
-    );
+    await film.show({ ...study, number: trial.number }, { bestEpoch: trial.best_epoch, isRunning: trial.state === "running" });
   } catch (error) {
+    byId("film").hidden = false;
+    showError(byId("frames"), error);
+  }
+}
+
+/** The lines of one chart: a metric of validation, and that of training, dashed. */
+function linesOf(epochs, numbers, key, names) {
+  const training = key.startsWith("val/") ? key.replace("val/", "train/") : "";
+  const line = (number, name, isDashed) => ({ name: `trial ${number}${isDashed ? ", training" : ""}`, xs: epochs[number].epoch, ys: epochs[number][name] ?? [], colour: colourOf(number), isDashed });
+  return numbers.filter((number) => epochs[number]).flatMap((number) => [line(number, key, false), ...(names.includes(training) ? [line(number, training, true)] : [])]);
+}
+
+async function drawCurves() {
+  const numbers = ticked();
+  curvesTurn += 1;
+  const turn = curvesTurn;
+  try {
+    const epochs = numbers.length ? await getJson(pathTo("api", "epochs", study.experiment, study.study), { trials: numbers.join(",") }) : {};
+    if (turn !== curvesTurn) return;
+    const names = [...new Set(Object.values(epochs).flatMap((one) => Object.keys(one)))].filter((name) => name !== "epoch");
+    const known = names.length ? names : [state.get("curve"), state.get("curve2")];
+    charts.forEach((chart, index) => {
+      const id = ["curve", "curve2"][index];
+      const key = [state.get(id), ...(index ? [] : [study.monitor, ...objectives, ...names])].find((name) => known.includes(name));
+      fill(byId(id), index ? [NONE, ...known] : known, key ?? NONE);
+      byId(["curves", "curves2"][index]).hidden = !key;
+      drawnLines[index] = key ? linesOf(epochs, numbers, key, names) : [];
+      if (key) chart.show(drawnLines[index], { label: axis(key), isLog: state.get(`log${id}`) === "1" });
+    });
+    byId("keys-of-lines").replaceChildren(...numbers.map((number) => el("span", { "data-line": number }, swatch(colourOf(number)), `trial ${number}${epochsOf(number, epochs)}`)));
+  } catch (error) {
+    charts[0].remove();
     showError(byId("curves"), error);
   }
+}
+
+/** `, 7 of 20 epochs` of a trial that is not finished. */
+function epochsOf(number, epochs) {
+  const trial = study.trials.find((one) => one.number === number);
+  return trial?.n_epochs ? `, ${epochs[number]?.epoch.length ?? 0} of ${trial.n_epochs} epochs` : "";
 }
 
 /** What the choice of the best trials flatters, and what the search reached after each complete trial. */
@@ -200,79 +270,112 @@ function drawRungs() {
 }
 
 function fill(select, names, shown) {
-  if ([...select.options].map((option) => option.value).join("\n") === names.join("\n")) return;
-  select.replaceChildren(...names.map((name) => el("option", { value: name }, title(name))));
+  if ([...select.options].map((option) => option.value).join("\n") !== names.join("\n")) {
+    select.replaceChildren(...names.map((name) => el("option", { value: name, title: hintOf(study.about, name) }, title(name))));
+  }
   if (names.includes(shown)) select.value = shown;
+  select.title = hintOf(study.about, select.value);
 }
 
-function drawState() {
-  const [nRunning, nPaused] = ["running", "paused"].map((name) => study.trials.filter((trial) => trial.state === name).length);
-  const words = [nRunning ? `${nRunning} running` : `${study.trials.length} trials`, ...(nPaused ? [`${nPaused} paused`] : [])];
-  byId("state").textContent = words.join(", ");
-  byId("state").classList.toggle("running", nRunning > 0);
+/** What changes with each epoch of a trial that runs. */
+function drawLive() {
+  drawHeadline(study);
+  drawChart();
+  drawTrials();
+  drawCurves();
+  showFilm();
 }
 
 function drawAll() {
-  makeColumns();
-  fill(byId("x"), numeric(), state.get("x"));
-  fill(byId("y"), numeric(), state.get("y"));
-  drawState();
-  drawPareto();
+  for (const id of ["x", "y"]) fill(byId(id), numeric(), state.get(id));
+  for (const id of ["logx", "logy", "logcurve", "logcurve2"]) byId(id).checked = state.get(id) === "1";
+  byId("which").value = state.get("which");
+  drawChooser(study, state.get("columns"), (chosen) => {
+    state.set({ columns: chosen });
+    drawTrials();
+  });
+  drawLive();
   drawRungs();
-  drawTrials();
-  drawCurves();
   drawSelection();
+  showPreview();
 }
+
+const stored = ({ live: _, ...rest }) => JSON.stringify(rest);
 
 async function refresh() {
   if (document.visibilityState === "visible") {
     try {
       const latest = await getJson(pathTo("api", "study", study.experiment, study.study));
-      if (JSON.stringify(latest) !== JSON.stringify(study)) {
-        study = latest;
-        drawAll();
-      }
+      const [isStored, isLive] = [stored(latest) !== stored(sent), JSON.stringify(latest.live) !== JSON.stringify(sent.live)];
+      sent = latest;
+      study = withLive(latest);
+      if (isStored) drawAll();
+      else if (isLive || isActive()) drawLive();
     } catch {
       // the server has stopped; the page keeps what it shows
     }
   }
-  window.setTimeout(refresh, REFRESH_MS);
+  window.setTimeout(refresh, isActive() ? RUNNING_MS : ENDED_MS);
 }
 
-byId("filter").value = state.get("q");
-byId("which").value = state.get("which");
-byId("filter").addEventListener("input", (event) => {
-  state.set({ q: event.target.value });
-  drawTrials();
-});
-for (const [id, redraw] of [["which", drawTrials], ["x", drawPareto], ["y", drawPareto], ["curve", drawCurves]]) {
-  byId(id).addEventListener("change", (event) => {
-    state.set({ [id]: event.target.value });
-    redraw();
+function bindControls() {
+  byId("filter").value = state.get("q");
+  byId("filter").addEventListener("input", (event) => {
+    state.set({ q: event.target.value });
+    drawTrials();
   });
-}
-byId("compare").addEventListener("click", openCompare);
-for (const button of document.querySelectorAll("[data-save]")) {
-  button.addEventListener("click", () => {
-    const plot = byId(button.dataset.save).querySelector("svg");
-    if (plot) savePlot(plot, fileName(study.experiment, study.study, button.dataset.save), button.dataset.kind);
+  for (const [id, redraw] of [["which", drawTrials], ["x", drawChart], ["y", drawChart], ["curve", drawCurves], ["curve2", drawCurves]]) {
+    byId(id).addEventListener("change", (event) => {
+      state.set({ [id]: event.target.value });
+      event.target.title = hintOf(study.about, event.target.value);
+      redraw();
+    });
+  }
+  for (const [id, redraw] of [["logx", drawChart], ["logy", drawChart], ["logcurve", drawCurves], ["logcurve2", drawCurves]]) {
+    byId(id).addEventListener("change", (event) => {
+      state.set({ [id]: event.target.checked ? "1" : "" });
+      redraw();
+    });
+  }
+  for (const radio of document.querySelectorAll("[name=chart]")) {
+    radio.addEventListener("change", () => {
+      state.set({ chart: radio.value });
+      drawChart();
+    });
+  }
+  byId("all-rows").addEventListener("click", () => {
+    isAllRows = true;
+    drawTrials();
   });
+  byId("compare").addEventListener("click", openCompare);
+  for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", () => saveChart(button.dataset));
 }
+
+/** Saves a chart of the trials as it is drawn, and the first learning curves as lines in SVG. */
+function saveChart({ save, kind }) {
+  const isCurves = save === "curves";
+  const box = isCurves ? el("div", { class: "offscreen" }) : byId(save);
+  if (isCurves) {
+    byId("curves").parentElement.append(box);
+    lines(box, drawnLines[0], { yLabel: axis(byId("curve").value) });
+  }
+  const plot = box.querySelector("svg");
+  if (plot) savePlot(plot, fileName(study.experiment, study.study, isCurves ? save : state.get("chart")), kind).finally(() => isCurves && box.remove());
+}
+
+bindControls();
 onKeys({ "/": () => byId("filter").focus(), x: openCompare });
 let width = window.innerWidth;
 window.addEventListener("resize", () => {
   if (window.innerWidth !== width) {
     width = window.innerWidth;
-    drawPareto();
-    drawCurves();
+    drawChart();
   }
 });
 window.addEventListener("popstate", () => {
   state.read();
   drawAll();
-  showPreview();
 });
 bindPage();
 drawAll();
-showPreview();
-window.setTimeout(refresh, REFRESH_MS);
+window.setTimeout(refresh, isActive() ? RUNNING_MS : ENDED_MS);
