@@ -10,11 +10,11 @@ SUITES = ("_contract", "_golden")
 """Endings of files that hold all members of a family of modules, or one module, to something from outside."""
 WITHOUT_A_MODULE = {
     *("cli/test_readers", "cli/test_storage", "cli/test_terminal", "search/test_faults"),
-    *("explorer/test_browser", "explorer/test_browser_pixels", "explorer/test_damage"),
-    *("explorer/test_browser_failures", "explorer/test_browser_upload"),
+    *("explorer/test_browser", "explorer/test_browser_pixels", "explorer/test_browser_study", "explorer/test_damage"),
+    *("explorer/test_browser_failures", "explorer/test_browser_upload", "explorer/test_browser_scales"),
 }
 """Tests of several modules at once."""
-MAX_WITHOUT_A_MODULE = 10
+MAX_WITHOUT_A_MODULE = 11
 
 
 def files_of_tests() -> list[Path]:

@@ -232,7 +232,7 @@ def test_scores_filter_and_order_the_grid(copied: Built) -> None:
     assert detail["fractions"] == [0, 0.25, 0.5, 0.75, 1]
     page = client.get(f"/attention/trial/{STUDY}/0").text
     assert "Means of 6 val images" in page
-    assert "<dt>deletion</dt><dd>0.300 ± 0.071</dd>" in page  # sqrt(0.1 / 4 / 5)
+    assert "<dt>deletion ↓</dt><dd>0.300 ± 0.071</dd>" in page  # sqrt(0.1 / 4 / 5)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import { el, formatNumber } from "./page.js";
 const MARGIN = { left: 62, right: 14, top: 12, bottom: 44 };
 /** After Okabe and Ito, for colour-blind readers; each has a contrast of at least 3 with the light and with the dark sheet. */
 export const LINE_COLOURS = ["#0072b2", "#d55e00", "#009070", "#b8609a", "#a67400", "#3a8bd0", "#8a6fe0", "#737d8c"];
-const MANY_POINTS = 400; // above which only the best and the selected ones are reached by the keyboard
+const MANY_POINTS = 400; // above which lines have no marks, and only the best and the selected trials are reached by the keyboard
 
 /** The range of some values with a margin on both sides. */
 function paddedRange(values) {
@@ -83,16 +83,24 @@ export function scatter(box, points, { xName, yName, isFront, onPick, height = 3
   if (isFront && front.length > 1) {
     svg.append(el("svg:polyline", { points: front.map((one) => `${x(one.x)},${y(one.y)}`).join(" "), class: "front" }));
   }
-  const isMany = shown.length > MANY_POINTS;
-  for (const one of [...shown].sort((a, b) => a.isBest - b.isBest || a.isSelected - b.isSelected)) {
-    const isSmall = isMany && !one.isBest && !one.isSelected;
-    svg.append(isSmall ? dot(one, x(one.x), y(one.y)) : point(one, x(one.x), y(one.y), { xName, yName, onPick }));
+  const isSmall = (one) => shown.length > MANY_POINTS && !one.isBest && !one.isSelected;
+  svg.append(dots(svg, shown.filter(isSmall).map((one) => [x(one.x), y(one.y), one.key]), onPick));
+  for (const one of shown.filter((one) => !isSmall(one)).sort((a, b) => a.isBest - b.isBest || a.isSelected - b.isSelected)) {
+    svg.append(point(one, x(one.x), y(one.y), { xName, yName, onPick }));
   }
-  if (isMany) svg.addEventListener("click", (event) => event.target.matches(".dot.small") && onPick(event.target.dataset.key));
   box.replaceChildren(svg);
 }
 
-const dot = (one, cx, cy) => el("svg:circle", { cx, cy, r: 3, class: "dot small", "data-key": one.key });
+/** Many points as one path, which is drawn at once; a click picks the nearest one. */
+function dots(svg, places, onPick) {
+  const path = el("svg:path", { class: "dots", "stroke-linecap": "round", "data-n": places.length, d: places.map(([x, y]) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("") });
+  path.addEventListener("click", (event) => {
+    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    const far = ([x, y]) => Math.hypot(x - at.x, y - at.y);
+    onPick(places.reduce((best, one) => (far(one) < far(best) ? one : best))[2]);
+  });
+  return path;
+}
 
 function point(one, cx, cy, { xName, yName, onPick }) {
   const name = `${one.name}: ${yName} ${formatNumber(one.y)}, ${xName} ${formatNumber(one.x)}${one.isBest ? ", best" : ""}${one.isRunning ? ", running" : ""}`;
@@ -130,7 +138,7 @@ export function lines(box, series, { yLabel, counted = "epoch", height = 280 }) 
     for (const run of segmentsOf(one)) {
       const points = run.map(([at, value]) => `${x(at)},${y(value)}`).join(" ");
       svg.append(el("svg:polyline", { points, class: "line", stroke: one.colour, "stroke-dasharray": one.isDashed ? "5 4" : null }));
-      for (const [at, value] of run) {
+      for (const [at, value] of run.length > MANY_POINTS ? [] : run) {
         svg.append(el("svg:circle", { cx: x(at), cy: y(value), r: 2.6, fill: one.colour }, el("svg:title", {}, `${one.name}, ${counted} ${at}: ${formatNumber(value)}`)));
       }
     }

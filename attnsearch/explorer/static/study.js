@@ -72,7 +72,7 @@ function checkbox(trial) {
 const columns = () => columnsOf(study, { tick: checkbox, query: viewQuery(state), chosen: state.get("columns") });
 
 function drawTrials() {
-  const [which, all, axes] = [state.get("which"), columns(), parallelAxes()];
+  const [which, all, axes] = [state.get("which"), columns(), Object.keys(brushes).length ? parallelAxes() : []];
   const fitting = study.trials.filter((trial) => (which === "all" || trial.state === which) && matchesFilter(trial, all, state.get("q")) && isBrushed(trial, axes, brushes, valueOf));
   const column = all.find((one) => one.key === state.get("sort"));
   const shown = sorted(fitting, column, state.get("down") === "1").slice(0, isAllRows ? undefined : N_ROWS);
