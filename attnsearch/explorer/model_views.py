@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from flask import Blueprint, Response, abort, render_template, request
+from flask.blueprints import BlueprintSetupState
 from PIL import Image
 
 from attnsearch.errors import ConfigError, DataError
@@ -27,6 +28,12 @@ from attnsearch.store.image_scores import ScoreTable
 
 model_pages = Blueprint("model", __name__, url_prefix=PREFIX)
 _NAME_LETTERS = 80
+
+
+@model_pages.record_once
+def _limit_bodies(setup: BlueprintSetupState) -> None:
+    """Werkzeug cuts a body of unknown length at its limit, without an error: one byte more tells that it was longer."""
+    setup.app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES + 1
 
 
 @model_pages.get("/explain/<experiment>/<study>/<int:number>")

@@ -71,10 +71,10 @@ def kept_weights(trial: TrialReader) -> Path:
     if path.is_file():
         return path
     if trial.row.best_epoch is None:
-        raise ConfigError(f"trial {trial.name} has no kept checkpoint yet: its weights are written with its best epoch")
+        raise ConfigError(f"trial {trial.name} has no checkpoint yet: it is written with the best epoch")
     others = [row.number for row in trial.study.rows.complete if trial.study.layout.trial(row.number).best.is_file()]
     kept = f"trials that have theirs: {', '.join(map(str, others))}; " if others else ""
     raise ConfigError(
-        f"trial {trial.name} has no kept checkpoint: retention removed its weights; {kept}`{train_again(trial)}` "
+        f"trial {trial.name} has no checkpoint any more: retention removed it; {kept}`{train_again(trial)}` "
         "trains it again"
     )

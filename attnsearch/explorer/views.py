@@ -19,7 +19,6 @@ from attnsearch.explorer.failure_views import failure_pages
 from attnsearch.explorer.film import film_values
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.model_views import model_pages
-from attnsearch.explorer.photographs import MAX_BYTES
 from attnsearch.explorer.retrieval_views import retrieval_pages
 from attnsearch.explorer.security import EXPERIMENT_COOKIE, PREFIX, wants_json
 from attnsearch.explorer.serialize import (
@@ -80,7 +79,6 @@ def create_explorer(results: Results, *, dashboards_of: Collection[str] = (), al
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first map and objective stay the first
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["site"] = Site(results, frozenset(dashboards_of), allow_edit)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES + 1  # werkzeug cuts a body of unknown length there, without an error
     app.jinja_env.globals["dashboards_of"] = dashboards_of
     app.jinja_env.filters |= {"title_of": title_of, "summary_of": summary_of}
     for blueprint in (pages, retrieval_pages, model_pages, failure_pages):

@@ -133,7 +133,7 @@ def test_nothing_is_kept_unless_the_server_may(
 
 def test_trial_without_weights_says_how_to_get_them(client: Client) -> None:
     path = "/attention/explain/here/hunt/0"
-    assert "retention removed its weights" in client.get(path, base_url="http://localhost").text
+    assert "retention removed it" in client.get(path, base_url="http://localhost").text
     answer = client.post(path, data=b"x", headers=OWN, base_url="http://localhost")
     assert answer.status_code == 404
     assert "trains it again" in answer.json["error"]

@@ -63,7 +63,7 @@ def test_errors_of_a_question_reach_who_asked(trial: TrialReader, worker: ModelW
 
 
 def test_removed_weights_are_named_with_what_helps(built: Built, finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="trial here/hunt:1 has no kept checkpoint: retention removed its weights"):
+    with pytest.raises(ConfigError, match="trial here/hunt:1 has no checkpoint any more: retention removed it"):
         kept_weights(StudyReader(built.layout).trial(1))
     copied = Path(shutil.copytree(finished_run, tmp_path / "results"))
     trial = find_study("br_npa_low_res", copied).trial(0)

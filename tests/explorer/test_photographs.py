@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnsearch.data.images import MAX_PIXELS
+from attnsearch.data.images import MAX_PIXELS, decode_resized
 from attnsearch.errors import DataError
 from attnsearch.explorer.photographs import (
     MAX_BYTES,
@@ -25,6 +25,7 @@ from attnsearch.explorer.photographs import (
     read_photograph,
 )
 from attnsearch.figures.explanation import NO_CLASSES, Explanation
+from attnsearch.geometry import Resizing
 from attnsearch.results.study import StudyReader
 from tests.explorer.built import Built
 
@@ -52,6 +53,7 @@ def test_photograph_is_upright_and_whole() -> None:
     content = encoded(Image.new("RGB", (60, 40), (200, 10, 10)), "JPEG", exif=exif)
     image = read_photograph(content, "a.jpg")
     assert (image.size, image.mode) == ((40, 60), "RGB")
+    assert decode_resized(image, Resizing((8, 8), "squash"))[1] == (60, 40)  # a model sees it as people do
 
 
 @pytest.mark.parametrize(
