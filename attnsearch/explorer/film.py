@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnsearch.errors import ConfigError
 from attnsearch.explorer.site import site
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.film import FilmImage, read_film_frame, read_film_images
@@ -29,6 +30,19 @@ def film_values(trial: TrialReader, *, after: int = 0) -> dict[str, Any]:
         "images": [_film_image_values(trial, image) for image in images],
         "frames": [_frame_values(epoch, read_film_frame(trial.files, epoch, len(images))) for epoch in epochs],
     }
+
+
+def film_image_id(trial: TrialReader, index: int) -> str:
+    """One of the images of a film strip, by its place.
+
+    Raises:
+        ConfigError: it shows fewer.
+        StoreError: as `film_values`.
+    """
+    images = read_film_images(trial.files)
+    if index >= len(images):
+        raise ConfigError(f"the film of trial {trial.number} shows {len(images)} images, there is no image {index}")
+    return images[index].image_id
 
 
 def _film_image_values(trial: TrialReader, image: FilmImage) -> dict[str, Any]:
