@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnsearch.errors import ConfigError
 from attnsearch.explorer.site import site
 from attnsearch.results.trial import TrialReader
 from attnsearch.store.film import FilmImage, read_film_frame, read_film_images
@@ -47,3 +48,15 @@ def _frame_values(epoch: int, saliency: NDArray[np.float32]) -> dict[str, Any]:
     levels = np.nan_to_num(saliency / (high or 1.0)).clip(0, 1) * N_LEVELS
     cells = base64.b64encode(levels.round().astype(np.uint8).tobytes()).decode()
     return {"epoch": epoch, "high": high, "h": saliency.shape[1], "w": saliency.shape[2], "cells": cells}
+
+
+def film_image(trial: TrialReader, index: int) -> str:
+    """The id of one of the images of a film strip.
+
+    Raises:
+        ConfigError: it shows fewer images.
+    """
+    images = read_film_images(trial.files)
+    if index >= len(images):
+        raise ConfigError(f"the film of trial {trial.number} shows {len(images)} images, there is no image {index}")
+    return images[index].image_id
