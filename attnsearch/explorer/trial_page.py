@@ -13,41 +13,54 @@ from attnsearch.explorer.serialize import metric_values, quality_values, trial_v
 from attnsearch.explorer.studies import monitor_of
 from attnsearch.files import lies_in
 from attnsearch.results.quality import known_quality
+from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.results.uncertainty import with_error
 
-TEXTS = ("config.yaml", "log.txt")
-"""Files of a trial that are shown as they are."""
 MAX_TEXT_BYTES = 2**20
 _DEFAULT_RESULTS = Path("results")
 
 
-def page_of_trial(trial: TrialReader, opened: OpenArchive | None) -> dict[str, Any]:
+def page_of_trial(study: StudyReader, number: int, opened: OpenArchive | None) -> dict[str, Any]:
     """The values of the page of a trial.
 
     Args:
         opened: the archive of the split that is shown, or None where the trial has no maps.
+    Raises:
+        ConfigError: there is no such trial.
     """
-    archive = None if opened is None else opened.archive
-    scores = NO_SCORES if archive is None else image_scores(trial, archive.split)
-    metrics = [*scores.values, *(key for key in trial.row.metrics), *trial.study.rows.objectives]
-    n_images = 0 if archive is None else len(archive.image_ids)
+    trial = study.trial(number)
+    scores = NO_SCORES if opened is None else image_scores(trial, opened.archive.split)
     return {
-        "layout": trial.study.layout,
-        "trial": trial_values(trial.row, trial.study.rows, has_maps=opened is not None),
-        "is_retrieval": opened is not None and opened.is_retrieval,
-        "maps": {} if opened is None else opened.map_labels,
-        "error": None if opened is None else opened.error,
-        "classes": () if archive is None else archive.class_names,
+        "layout": study.layout,
+        "trial": trial_values(trial.row, study.rows, has_maps=opened is not None),
         "metrics": list(scores.values),
-        "about": metric_values(metrics),
-        "monitor": monitor_of(trial.study),
+        "about": metric_values([*scores.values, *trial.row.metrics, *study.rows.objectives]),
+        "monitor": monitor_of(study),
         "means": _means(scores),
         "quality": [quality_values(one) for one in known_quality(trial)],
         "n_scored": len(scores.rows),
-        "n_unscored": n_images - len(scores.rows),
-        "command": _command(trial, opened, n_images) if len(scores.rows) < n_images else "",
-        "texts": [name for name in TEXTS if lies_in(text_path(trial, name), trial.files.directory)],
+        "texts": [name for name, path in trial.files.texts.items() if lies_in(path, trial.files.directory)],
+        **(_NO_MAPS if opened is None else _map_values(study, number, opened, len(scores.rows))),
+    }
+
+
+_NO_MAPS: dict[str, Any] = {
+    **{"is_retrieval": False, "maps": {}, "error": None, "classes": ()},
+    **{"n_unscored": 0, "command": ""},
+}
+
+
+def _map_values(study: StudyReader, number: int, opened: OpenArchive, n_scored: int) -> dict[str, Any]:
+    """What `_NO_MAPS` says of a trial that has maps."""
+    n_images = len(opened.archive.image_ids)
+    return {
+        "is_retrieval": opened.is_retrieval,
+        "maps": opened.map_labels,
+        "error": opened.error,
+        "classes": opened.archive.class_names,
+        "n_unscored": n_images - n_scored,
+        "command": _command(study, number, opened) if n_scored < n_images else "",
     }
 
 
@@ -62,41 +75,32 @@ def _mean_text(scores: ImageScores, name: str) -> str:
     return with_error(scores.means[name], scores.errors.get(name)) if reason is None else f"undefined: {reason}"
 
 
-def _command(trial: TrialReader, opened: OpenArchive | None, n_images: int) -> str:
+def _command(study: StudyReader, number: int, opened: OpenArchive) -> str:
     """The command that scores all images of the split; empty where none does.
 
     In re-identification queries alone are scored, and on other splits than validation the published trial alone.
     """
-    if opened is None or opened.archive.saliency is None or opened.is_retrieval:
+    if opened.archive.saliency is None or opened.is_retrieval:
         return ""
-    layout, is_validation = trial.study.layout, opened.archive.split == "val"
-    published = None if is_validation else trial.study.first_published()
-    if not is_validation and (published is None or published["trial"] != trial.number):
+    is_validation = opened.archive.split == "val"
+    published = None if is_validation else study.first_published()
+    if not is_validation and (published is None or published["trial"] != number):
         return ""
-    words = ["attnsearch", "faithfulness", trial.study.name, *(["--trial", str(trial.number)] if is_validation else [])]
-    words += [] if layout.root == _DEFAULT_RESULTS else ["--results", str(layout.root)]
-    return shlex.join([*words, f"n_images={n_images}"])
-
-
-def text_path(trial: TrialReader, name: str) -> Path:
-    """Where one of `TEXTS` lies.
-
-    Raises:
-        ConfigError: another name.
-    """
-    paths = {"config.yaml": trial.files.config, "log.txt": trial.files.log}
-    if name not in paths:
-        raise ConfigError(f"the files of a trial that can be shown are {', '.join(TEXTS)}, got {name!r}")
-    return paths[name]
+    root = study.layout.root
+    words = ["attnsearch", "faithfulness", study.name, *(["--trial", str(number)] if is_validation else [])]
+    words += [] if root == _DEFAULT_RESULTS else ["--results", str(root)]
+    return shlex.join([*words, f"n_images={len(opened.archive.image_ids)}"])
 
 
 def text_of(trial: TrialReader, name: str) -> bytes:
-    """One of `TEXTS`, of a long one the end, from a whole line on.
+    """The settings or the log of a trial; of a long one the end, from a whole line on.
 
     Raises:
         ConfigError: another name, or no such file in the folder of the trial.
     """
-    path = text_path(trial, name)
+    path = trial.files.texts.get(name)
+    if path is None:
+        raise ConfigError(f"texts of a trial are {', '.join(trial.files.texts)}, got {name!r}")
     if not lies_in(path, trial.files.directory):
         raise ConfigError(f"trial {trial.number} has no {name}")
     with path.open("rb") as file:

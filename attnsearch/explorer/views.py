@@ -181,12 +181,12 @@ def film_picture(experiment: str, study: str, number: int, index: int) -> Respon
 
 @pages.get("/trial/<experiment>/<study>/<int:number>")
 def trial(experiment: str, study: str, number: int) -> str:
-    """The images of a trial as a grid."""
-    reader = study_of(experiment, study).trial(number)
-    archives = reader.archives()
+    """The images of a trial as a grid, with its scores and its learning curve."""
+    reader = study_of(experiment, study)
+    archives = reader.trial(number).archives()
     split = split_of(archives)
-    opened = site().archives.open(reader, split) if archives else None
-    values = page_of_trial(reader, opened)
+    opened = site().archives.open(reader.trial(number), split) if archives else None
+    values = page_of_trial(reader, number, opened)
     return render_template("trial.html", split=split, splits=list(archives), **values)
 
 

@@ -269,11 +269,8 @@ def scales_of(
 
 def scale_of(style: DrawStyle, *, is_signed: bool = False) -> tuple[str, str, str]:
     """Colour map and the names of the two ends of the bar, as `Grid.scale`; signed maps are not drawn from 0."""
-    return (
-        style.colours,
-        "lowest" if is_signed else "0",
-        f"most salient, scaled per {'panel' if style.own_scale else 'image'}",
-    )
+    whose = "panel" if style.own_scale else "image"
+    return style.colours, "lowest" if is_signed else "0", f"most salient, scaled per {whose}"
 
 
 def caption_of(explanations: Sequence[ImageMaps]) -> str:

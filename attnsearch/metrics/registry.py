@@ -142,7 +142,7 @@ BUILT_IN = (
            compute=_FAITHFULNESS + "random_deletion_of"),
     Metric("untouched_score", label="confidence in the image itself", is_raw=True, range=_SIGNED,
            summary="probability, or cosine, before a cell is removed", compute=_FAITHFULNESS + "untouched_score_of"),
-    Metric("masked_score", label="confidence when fully masked", better="minimize", is_raw=True, range=_SIGNED,
+    Metric("masked_score", label="confidence on the blank image", better="minimize", is_raw=True, range=_SIGNED,
            summary="probability, or cosine, that is left when all cells are removed; a probability should be below 0.3",
            compute=_FAITHFULNESS + "masked_score_of"),
     Metric("deletion_correlation", group="correlation", range=_SIGNED,

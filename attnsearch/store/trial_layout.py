@@ -135,6 +135,11 @@ class TrialLayout:
         return self.directory / "log.txt"
 
     @property
+    def texts(self) -> dict[str, Path]:
+        """Name -> path of what people read as it is; not all of them need to exist."""
+        return {path.name: path for path in (self.config, self.log)}
+
+    @property
     def best(self) -> Path:
         """The weights of the best epoch."""
         return named_file(self.directory, "best.safetensors", before="kept.safetensors")

@@ -90,8 +90,9 @@ const galleryUrl = () => withQuery(pathTo("query", where.experiment, where.study
 
 function showFacts() {
   const { pointing } = image;
-  const floors = pointing ? ` (${Object.entries(pointing.floors).map(([name, value]) => `${name} ${percent(value)}`).join(", ")})` : "";
-  const hit = image.hit === null ? [] : [factRow("pointing game", `${image.hit ? "hit" : "miss"}${floors}`, image.hit ? "verdict correct" : "verdict misplaced", pointing ? "in brackets: how often a map without information hits, of all images of validation" : null)];
+  const without = Object.entries(pointing?.floors ?? {}).map(([name, value]) => `${name} ${percent(value)}`);
+  const floors = without.length ? ` (${without.join(", ")})` : "";
+  const hit = image.hit === null ? [] : [factRow("pointing game", `${image.hit ? "hit" : "miss"}${floors}`, image.hit ? "verdict correct" : "verdict misplaced", floors ? "in brackets: how often a map without information hits, of all images of validation" : null)];
   const isQuery = image.role === "query";
   byId("facts").replaceChildren(
     ...(image.role ? [factRow("part", image.role), factRow("identity", image.true), ...(image.camera ? [factRow("camera", image.camera)] : [])] : [factRow("true", image.true)]),

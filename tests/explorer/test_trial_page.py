@@ -1,18 +1,24 @@
-"""What colours say of a map: scales from 0, the badge of flat maps, grids of maps, and pages that show scores."""
+"""The page of a trial and its texts; what colours say of maps here and on the pages that it leads to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from werkzeug.test import Client
 
+from attnsearch.errors import ConfigError
+from attnsearch.explorer.server import build_app
+from attnsearch.explorer.trial_page import MAX_TEXT_BYTES, text_of
+from attnsearch.results.reader import find_experiments
+from attnsearch.results.study import StudyReader
 from attnsearch.store.layout import StudyLayout
 from tests.explorer.browsing import DESK, PHONE, Watched, base_of
 from tests.explorer.built import Built, build, serving, write_trial_scores
 
-pytestmark = pytest.mark.slow
 TRIAL, IMAGE = "/attention/trial/here/hunt/0", "/attention/image/here/hunt/0"
 IDS = [f"val/{folder}/{index}.jpg" for folder in ("gull", "tern") for index in range(3)]
 READY = "document.body.dataset.ready === '1'"
@@ -49,6 +55,7 @@ def page_of(browser: Any, scored: tuple[Built, str]) -> Iterator[Watched]:
     assert one.problems == []
 
 
+@pytest.mark.slow
 def test_a_rippled_map_is_flat_in_colour_and_has_the_badge(watched: Watched) -> None:
     """The relative luminance differs by less than 2 %; stretched, the same map goes through all colours."""
     page = watched.open("/attention/")
@@ -81,6 +88,7 @@ def contrast(pixels: list[int]) -> float:
     return float((luminance.max() - luminance.min()) / (luminance.max() + luminance.min()))
 
 
+@pytest.mark.slow
 def test_scale_of_the_grid_is_chosen_and_kept_in_the_link(page_of: Watched) -> None:
     page = page_of.open(TRIAL)
     page.locator("#grid .tile").nth(5).wait_for()
@@ -102,6 +110,7 @@ def test_scale_of_the_grid_is_chosen_and_kept_in_the_link(page_of: Watched) -> N
     assert page.locator("#scale").input_value() == "stretch"
 
 
+@pytest.mark.slow
 def test_coarse_maps_are_shown_as_cells(page_of: Watched) -> None:
     page = page_of.open(f"{IMAGE}/3?smooth=1")
     page_of.wait(READY)
@@ -111,6 +120,7 @@ def test_coarse_maps_are_shown_as_cells(page_of: Watched) -> None:
     assert "below 8x8" in page.locator("label:has(#smooth)").get_attribute("title")
 
 
+@pytest.mark.slow
 def test_flat_maps_have_a_badge_with_the_reason(page_of: Watched) -> None:
     page = page_of.open(TRIAL)
     page.locator("#grid .tile").nth(5).wait_for()
@@ -126,6 +136,7 @@ def test_flat_maps_have_a_badge_with_the_reason(page_of: Watched) -> None:
     assert page.locator("#badge").inner_text() == ""
 
 
+@pytest.mark.slow
 def test_first_page_shows_classes_by_turns_and_the_score_of_the_order(page_of: Watched) -> None:
     page = page_of.open(TRIAL)
     page.locator("#grid .tile").nth(5).wait_for()
@@ -138,6 +149,7 @@ def test_first_page_shows_classes_by_turns_and_the_score_of_the_order(page_of: W
     assert page.locator("#grid .tile").last.inner_text().endswith("not scored")
 
 
+@pytest.mark.slow
 def test_trial_page_shows_scores_curve_texts_and_the_command(page_of: Watched) -> None:
     page = page_of.open(TRIAL)
     page.locator("#epochs polyline").nth(1).wait_for()
@@ -152,6 +164,7 @@ def test_trial_page_shows_scores_curve_texts_and_the_command(page_of: Watched) -
     assert page.locator("b").count() == 0
 
 
+@pytest.mark.slow
 def test_a_blank_image_that_is_still_recognised_is_said(page_of: Watched) -> None:
     page = page_of.open(f"{IMAGE}/2")
     page_of.wait(READY)
@@ -162,6 +175,7 @@ def test_a_blank_image_that_is_still_recognised_is_said(page_of: Watched) -> Non
     assert page.locator("#scores-warning").inner_text() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [PHONE, DESK])
 def test_comparison_begins_with_a_list_of_trials(
     browser: Any, scored: tuple[Built, str], size: tuple[int, int]
@@ -182,3 +196,43 @@ def test_comparison_begins_with_a_list_of_trials(
     assert one.overflow_px() == 0
     one.context.close()
     assert one.problems == []
+
+
+def test_texts_of_a_trial_are_served_as_text_alone(client: Client) -> None:
+    answer = client.get("/attention/text/here/hunt/0/config.yaml")
+    assert answer.status_code == 200
+    assert answer.mimetype == "text/plain"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "resnet10t" in answer.text
+    for name in ("log.txt", "epochs.csv", "..%2F..%2Fstudy.yaml"):  # there is none, and others are not shown
+        assert client.get(f"/attention/text/here/hunt/0/{name}").status_code == 404
+    assert client.get("/attention/text/here/hunt/99/config.yaml").status_code == 404
+
+
+def test_a_log_that_leads_out_of_the_trial_is_not_shown(copied: Built, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("secret", encoding="utf-8")
+    copied.layout.trial(0).log.symlink_to(outside)
+    trial = StudyReader(copied.layout).trial(0)
+    with pytest.raises(ConfigError, match=r"has no log\.txt"):
+        text_of(trial, "log.txt")
+    app, _ = build_app(find_experiments(copied.root))
+    page = Client(app).get("/attention/trial/here/hunt/0").text
+    assert "config.yaml</a>" in page
+    assert "log.txt</a>" not in page
+
+
+def test_of_a_long_log_the_end_is_shown(copied: Built) -> None:
+    lines = [f"line {number:08d}\n" for number in range(MAX_TEXT_BYTES // 10)]
+    copied.layout.trial(0).log.write_text("".join(lines), encoding="utf-8")
+    shown = text_of(StudyReader(copied.layout).trial(0), "log.txt").decode().splitlines(keepends=True)
+    assert shown[0] == "[...]\n"
+    assert shown[1:] == lines[-len(shown[1:]) :]
+    assert len("".join(shown)) <= MAX_TEXT_BYTES + len(shown[0])
+
+
+def test_no_command_is_offered_where_all_images_are_scored(copied: Built) -> None:
+    write_trial_scores(copied.layout, 0, IDS, {"deletion": [0.1] * 6})
+    app, _ = build_app(find_experiments(copied.root))
+    assert "attnsearch faithfulness" not in Client(app).get("/attention/trial/here/hunt/0").text
+    assert "have no scores" in Client(app).get("/attention/trial/here/hunt/1").text
