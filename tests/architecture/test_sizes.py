@@ -6,7 +6,7 @@ import ast
 
 from tests.architecture.sources import Function, functions, modules
 
-MAX_MODULES = 198
+MAX_MODULES = 199
 GROWING = ("models", "data", "tasks", "cli", "search.launchers", "loggers")
 """Where one file more is a new part, as docs/architecture.md asks for: a family, a data set, a command, a logger."""
 MAX_FILE = 400
