@@ -32,19 +32,6 @@ def film_values(trial: TrialReader, *, after: int = 0) -> dict[str, Any]:
     }
 
 
-def film_image_id(trial: TrialReader, index: int) -> str:
-    """One of the images of a film strip, by its place.
-
-    Raises:
-        ConfigError: it shows fewer.
-        StoreError: as `film_values`.
-    """
-    images = read_film_images(trial.files)
-    if index >= len(images):
-        raise ConfigError(f"the film of trial {trial.number} shows {len(images)} images, there is no image {index}")
-    return images[index].image_id
-
-
 def _film_image_values(trial: TrialReader, image: FilmImage) -> dict[str, Any]:
     return {
         "id": image.image_id,
@@ -61,3 +48,15 @@ def _frame_values(epoch: int, saliency: NDArray[np.float32]) -> dict[str, Any]:
     levels = np.nan_to_num(saliency / (high or 1.0)).clip(0, 1) * N_LEVELS
     cells = base64.b64encode(levels.round().astype(np.uint8).tobytes()).decode()
     return {"epoch": epoch, "high": high, "h": saliency.shape[1], "w": saliency.shape[2], "cells": cells}
+
+
+def film_image(trial: TrialReader, index: int) -> str:
+    """The id of one of the images of a film strip.
+
+    Raises:
+        ConfigError: it shows fewer images.
+    """
+    images = read_film_images(trial.files)
+    if index >= len(images):
+        raise ConfigError(f"the film of trial {trial.number} shows {len(images)} images, there is no image {index}")
+    return images[index].image_id

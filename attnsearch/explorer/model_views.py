@@ -23,7 +23,6 @@ from attnsearch.explorer.security import PREFIX
 from attnsearch.explorer.serialize import score_values
 from attnsearch.explorer.site import answer_json, known_trial, open_archive, site
 from attnsearch.figures.explanation import Explanation
-from attnsearch.results.full_scores import score_one_image
 from attnsearch.store.image_scores import ScoreTable
 
 model_pages = Blueprint("model", __name__, url_prefix=PREFIX)
@@ -112,7 +111,7 @@ def score_json(experiment: str, study: str, number: int, image_id: str) -> Respo
     def score(kept: KeptModel) -> ScoreTable:
         if archive.split == "test":
             trial.log_test_evaluation(archive.epoch)
-        return score_one_image(kept.evaluation, trial, archive.split, image_id)
+        return kept.score(archive.split, image_id)
 
     table = site().models.ask(trial, score)
     values: dict[str, Any] = score_values(opened, scores_by_image(table), image_id)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from attnsearch.config.evaluation import SEARCH_FAMILIES, ScoreSettings
+from attnsearch.config.validation import validate
+from attnsearch.config.yaml_layers import Layer
 from attnsearch.errors import ConfigError
 from attnsearch.files import FileCache, stamp_of
 from attnsearch.results.checkpoints import train_again
 from attnsearch.results.trial import TrialReader
+from attnsearch.store.image_scores import ScoreTable
+from attnsearch.types import Split
 
 if TYPE_CHECKING:
     from attnsearch.evaluation.evaluation import Evaluation, TrainedModel
@@ -38,6 +43,25 @@ class KeptModel:
         from attnsearch.evaluation.evaluation import Evaluation
 
         return Evaluation.of(self.model, open_data(self.model.config.data))
+
+    def score(self, split: Split, image_id: str) -> ScoreTable:
+        """The scores of one archived image, measured as those of the other images of the trial; nothing is written.
+
+        A trial without scores is measured by its settings, with the families of a search where those name none.
+
+        Raises:
+            ConfigError, DataError, StoreError: as `score_image`.
+        """
+        from attnsearch.evaluation.score_archive import score_image  # imports torch
+
+        tables = (self.trial.score_table(one) for one in dict.fromkeys((split, "val")) if self.trial.has_scores(one))
+        table = next(tables, None)
+        stored: Mapping[str, Any] = {} if table is None else table.about
+        values = {**self.model.config.evaluation.scores.model_dump(mode="json"), **stored.get("settings", {})}
+        values["families"] = values["families"] or SEARCH_FAMILIES
+        settings = validate(ScoreSettings, Layer(values))
+        archive = self.trial.archive_paths(split)
+        return score_image(self.evaluation, archive, image_id, settings=settings, stored=stored)
 
 
 class ModelWorker:

@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from attnsearch.errors import MISUSED, AttnSearchError, ConfigError
 from attnsearch.explorer.archives import OpenArchive, image_scores
 from attnsearch.explorer.failure_views import failure_pages
-from attnsearch.explorer.film import film_image_id, film_values
+from attnsearch.explorer.film import film_image, film_values
 from attnsearch.explorer.image_query import matching_rows, neighbours, parse_query, rows_to_show
 from attnsearch.explorer.model_views import model_pages
 from attnsearch.explorer.retrieval_views import retrieval_pages
@@ -176,7 +176,7 @@ def film_json(experiment: str, study: str, number: int) -> Response:
 def film_picture(experiment: str, study: str, number: int, index: int) -> Response:
     """One of the images of a film strip: `px` is the longer side, 0 the original."""
     reader = known_trial(experiment, study, number)
-    return answer_image(reader, "val", film_image_id(reader, index))
+    return answer_image(reader, "val", film_image(reader, index))
 
 
 @pages.get("/trial/<experiment>/<study>/<int:number>")

@@ -6,16 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnsearch.config.evaluation import FULL_N_IMAGES, SEARCH_FAMILIES, ScoreSettings, full_score_settings
+from attnsearch.config.evaluation import FULL_N_IMAGES, ScoreSettings, full_score_settings
 from attnsearch.config.experiment import ExperimentConfig
 from attnsearch.config.load import with_settings
-from attnsearch.config.validation import validate
-from attnsearch.config.yaml_layers import Layer
 from attnsearch.errors import ConfigError
 from attnsearch.files import atomic_write, csv_text
 from attnsearch.results.checkpoints import open_evaluation
@@ -139,26 +137,6 @@ def score_target(evaluation: Evaluation, target: ScoringTarget) -> ScoreTable:
     table = evaluation.score(target.archive, target.scores, of_validation=_of_validation(target))
     remove_journal(target.scores)
     return table
-
-
-def score_one_image(evaluation: Evaluation, trial: TrialReader, split: Split, image_id: str) -> ScoreTable:
-    """The scores of one archived image, measured as those of the other images of the trial; nothing is written.
-
-    A trial without scores is measured by its settings, with the families of a search where those name none.
-
-    Raises:
-        ConfigError, DataError, StoreError: as `score_image`.
-    """
-    from attnsearch.evaluation.score_archive import score_image  # imports torch
-
-    tables = (trial.score_table(one) for one in dict.fromkeys((split, "val")) if trial.has_scores(one))
-    table = next(tables, None)
-    stored: Mapping[str, Any] = {} if table is None else table.about
-    settings = evaluation.config.evaluation.scores
-    values = {**settings.model_dump(mode="json"), **stored.get("settings", {})}
-    values["families"] = values["families"] or SEARCH_FAMILIES
-    measured = validate(ScoreSettings, Layer(values))
-    return score_image(evaluation, trial.archive_paths(split), image_id, settings=measured, stored=stored)
 
 
 def _of_validation(target: ScoringTarget) -> ScoreTable | None:

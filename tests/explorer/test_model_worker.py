@@ -7,9 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from attnsearch.errors import ConfigError
+from attnsearch.errors import ConfigError, DataError
 from attnsearch.explorer.model_worker import KeptModel, ModelWorker, kept_weights
 from attnsearch.results.reader import find_study
 from attnsearch.results.study import StudyReader
@@ -71,3 +72,35 @@ def test_removed_weights_are_named_with_what_helps(built: Built, finished_run: P
     trial.files.best.unlink()
     with pytest.raises(ConfigError, match=r"`attnsearch train .*config\.yaml name=br_npa_low_res_again` trains it"):
         kept_weights(trial)
+
+
+def test_one_image_is_scored_as_those_beside_it(trial: TrialReader, worker: ModelWorker) -> None:
+    stored = trial.score_table("val")
+    files = sorted(trial.files.directory.rglob("*"))
+    before = [path.stat().st_mtime_ns for path in files]
+    one = worker.ask(trial, lambda kept: kept.score("val", stored.image_ids[1]))
+    assert one.image_ids == stored.image_ids[1:2]
+    assert one.about["settings"] == stored.about["settings"]
+    assert set(stored.values) == set(one.values)
+    few = stored.among(np.arange(len(stored.image_ids)) == 1)
+    for name, column in few.terms.items():
+        assert one.terms[name] == pytest.approx(column, rel=1e-3, abs=1e-5), name
+    for name in ("untouched_score", "energy_in_mask"):
+        assert one.values[name] == pytest.approx(few.values[name], rel=1e-3, abs=1e-5), name
+    assert sorted(trial.files.directory.rglob("*")) == files
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_one_image_of_a_trial_without_scores_is_measured_by_its_settings(
+    worker: ModelWorker, finished_run: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(finished_run, tmp_path / "results"))
+    trial = find_study("br_npa_low_res", copied).trial(0)
+    image_id = trial.score_table("val").image_ids[0]
+    trial.files.scores("val").about.unlink()
+    one = worker.ask(trial, lambda kept: kept.score("val", image_id))
+    with pytest.raises(DataError, match="no image 'nothing'"):
+        worker.ask(trial, lambda kept: kept.score("val", "nothing"))
+    assert one.about["settings"]["families"] == list(trial.config.evaluation.scores.families)
+    assert "best_iou_in_mask" not in one.values  # a threshold of one image would flatter it
+    assert not trial.has_scores("val")

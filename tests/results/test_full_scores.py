@@ -6,18 +6,15 @@ import csv
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from attnsearch.config.evaluation import FULL_N_IMAGES, ScoreSettings, full_score_settings
-from attnsearch.errors import DataError
 from attnsearch.results.full_scores import (
     OWN,
     find_target,
     full_settings,
     open_target,
     score_baseline_maps,
-    score_one_image,
     score_target,
     store_scores,
 )
@@ -55,36 +52,3 @@ def test_scores_and_baselines_are_stored(finished_run: Path, tmp_path: Path) -> 
     assert list(tables) == [OWN, "uniform"]
     with path.open() as file:
         assert [row["map"] for row in csv.DictReader(file)] == [OWN, "uniform"]
-
-
-def test_one_image_is_scored_as_those_beside_it(finished_run: Path) -> None:
-    target = find_target("br_npa_low_res", 0, finished_run)
-    stored = target.trial.score_table("val")
-    files = sorted(target.trial.files.directory.rglob("*"))
-    before = [path.stat().st_mtime_ns for path in files]
-    with open_target(target, FEW) as evaluation:
-        one = score_one_image(evaluation, target.trial, "val", stored.image_ids[1])
-    assert one.image_ids == stored.image_ids[1:2]
-    assert one.about["settings"] == stored.about["settings"]
-    assert set(stored.values) == set(one.values)
-    few = stored.among(np.arange(len(stored.image_ids)) == 1)
-    for name, column in few.terms.items():
-        assert one.terms[name] == pytest.approx(column, rel=1e-3, abs=1e-5), name
-    for name in ("untouched_score", "energy_in_mask"):
-        assert one.values[name] == pytest.approx(few.values[name], rel=1e-3, abs=1e-5), name
-    assert sorted(target.trial.files.directory.rglob("*")) == files
-    assert [path.stat().st_mtime_ns for path in files] == before
-
-
-def test_one_image_of_a_trial_without_scores_is_measured_by_its_settings(finished_run: Path, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(finished_run, tmp_path / "results"))
-    target = find_target("br_npa_low_res", 0, copied)
-    image_id = target.trial.score_table("val").image_ids[0]
-    target.scores.about.unlink()
-    with open_target(target, FEW) as evaluation:
-        one = score_one_image(evaluation, target.trial, "val", image_id)
-        with pytest.raises(DataError, match="no image 'nothing'"):
-            score_one_image(evaluation, target.trial, "val", "nothing")
-    assert one.about["settings"]["n_steps"] == 4  # those that the evaluation was opened with
-    assert "best_iou_in_mask" not in one.values  # a threshold of one image would flatter it
-    assert not target.trial.has_scores("val")
