@@ -1,12 +1,11 @@
-"""The two images of the README, taken from the demo.
+"""The images of the documentation that show the explorer, taken from the demo.
 
-    bash shell/train.sh br_npa_high_res --demo
-    attnsearch faithfulness demo/br_npa_high_res n_images=64
+    attnsearch demo
     python docs/images/screenshots.py results/demo
 
-Starts the dashboard on a results folder, opens the page of one study and that of one image in the system's Chromium,
-and writes `study.png` and `image.png` beside this script. Fails if a page logs an error or a request
-fails.
+Starts the dashboard on a results folder, opens the pages of one study, of one of its images and of the failures of its
+best trial in the system's Chromium, and writes `study.png`, `image.png` and `failures.png` beside this script. Fails if
+a page logs an error or a request fails.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from attnsearch.explorer.server import open_server
 from attnsearch.results.reader import find_experiments
 
 HERE = Path(__file__).parent
-WIDTH_PX, STUDY_HEIGHT_PX, IMAGE_HEIGHT_PX = 1280, 1080, 1200
+WIDTH_PX, STUDY_HEIGHT_PX, IMAGE_HEIGHT_PX, FAILURES_HEIGHT_PX = 1280, 1750, 1200, 1300
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder of one experiment")
-    parser.add_argument("--study", default="br_npa_high_res")
+    parser.add_argument("--study", default="first_search")
     parser.add_argument("--to", type=Path, default=HERE)
     arguments = parser.parse_args()
     arguments.to.mkdir(parents=True, exist_ok=True)
@@ -63,18 +62,18 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def addresses(base: str, experiment: str, study: str) -> dict[str, tuple[str, int]]:
-    """Name -> address and height: the study with its best trial open, and the image whose score is the median."""
+    """Name -> address and height: the study, an image of its best trial with the median score, and the failures."""
     where = f"{experiment}/{study}"
     values = ask(f"{base}/attention/api/study/{where}")
     best = values["best"][0]
     ticked = "&".join(f"ticked={trial['number']}" for trial in values["trials"] if trial["maps"])
     order = "order=relevance_gain&down=1&verdict=right&metric=relevance_gain&least=0"
-    grid = ask(f"{base}/attention/api/grid/{where}/{best}?split=test&{order}")
+    grid = ask(f"{base}/attention/api/grid/{where}/{best}?split=val&{order}")
     row = grid["images"][len(grid["images"]) // 2]["row"]
-    view = "split=test&contour=50"
     return {
-        "study": (f"/attention/study/{where}?point={best}&x=val%2Frelevance_gain&{ticked}", STUDY_HEIGHT_PX),
-        "image": (f"/attention/image/{where}/{best}/{row}?{view}", IMAGE_HEIGHT_PX),
+        "study": (f"/attention/study/{where}?{ticked}", STUDY_HEIGHT_PX),
+        "image": (f"/attention/image/{where}/{best}/{row}?split=val&contour=50", IMAGE_HEIGHT_PX),
+        "failures": (f"/attention/failures/{where}/{best}", FAILURES_HEIGHT_PX),
     }
 
 
