@@ -15,9 +15,10 @@ from attnsearch.explorer.server import build_app
 from attnsearch.explorer.trial_page import MAX_TEXT_BYTES, text_of
 from attnsearch.results.reader import find_experiments
 from attnsearch.results.study import StudyReader
+from attnsearch.store.floors import MeasuredFloors, add_floors
 from attnsearch.store.layout import StudyLayout
 from tests.explorer.browsing import DESK, PHONE, Watched, base_of
-from tests.explorer.built import Built, build, serving, write_trial_scores
+from tests.explorer.built import MAP_HW, Built, build, serving, write_trial_scores
 
 TRIAL, IMAGE = "/attention/trial/here/hunt/0", "/attention/image/here/hunt/0"
 IDS = [f"val/{folder}/{index}.jpg" for folder in ("gull", "tern") for index in range(3)]
@@ -41,7 +42,10 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Built, st
     built = build(tmp_path_factory.mktemp("scales"), n_trials=2, n_with_maps=2)
     ripple(built.layout)
     columns = {"relevance_gain": [0.1, 0.2, 0.3, 0.4], "masked_score": [0.1, 0.2, 0.78, 0.3]}
-    write_trial_scores(built.layout, 0, IDS[:4], columns)
+    write_trial_scores(built.layout, 0, IDS[:4], {**columns, "pointing_hit": [1, 1, 0, 1]})
+    floors = {"pointing_hit": {"fixed cell": 0.85, "untrained": 0.74}}
+    sizes = {"grid": MAP_HW, "n_images": 4, "n_split": 6, "version": 1}
+    add_floors(built.layout.floors_json, MeasuredFloors(**sizes, settings="s", images="i", values=floors))
     built.layout.trial(0).log.write_text("epoch 1 <b>done</b>\n", encoding="utf-8")
     with serving(built) as served:
         yield built, base_of(served)
@@ -162,6 +166,16 @@ def test_trial_page_shows_scores_curve_texts_and_the_command(page_of: Watched) -
     page.get_by_role("link", name="log.txt").click()
     page_of.wait("document.body.innerText.includes('epoch 1 <b>done</b>')")
     assert page.locator("b").count() == 0
+
+
+@pytest.mark.slow
+def test_a_hit_is_told_beside_what_hits_without_information(page_of: Watched) -> None:
+    page = page_of.open(f"{IMAGE}/0")
+    page_of.wait(READY)
+    assert "hit (fixed cell 85 %, untrained 74 %)" in page.locator("#facts").inner_text()
+    page.goto(page_of.base + TRIAL)
+    quality = page.locator("dl > div", has_text="pointing game").first
+    assert "fixed cell 0.85, untrained 0.74; at the floor" in quality.inner_text()
 
 
 @pytest.mark.slow

@@ -37,9 +37,9 @@ const FLAT = "flat: the largest value is less than twice the smallest, or the Gi
 /** The badge of a map that says next to nothing; null for others, and without a map. */
 export const flatBadge = (map) => (map && isFlat(map) ? el("span", { class: "badge flat", title: FLAT }, "flat") : null);
 
-/** A tile of the grid; `draw(view)` paints it again. */
+/** A tile of the grid, with a line of text or a score {label, value} where one is given; `draw(view)` paints it again. */
 export class Tile {
-  constructor(image, where, href, { side = 220, note = "" } = {}) {
+  constructor(image, where, href, { side = 220, note = "", score = null } = {}) {
     this.image = image;
     this.canvas = el("canvas", { role: "img", "aria-label": `${image.id}: ${captionOf(image)}` });
     fit(this.canvas, image.size, side, side, 1.5);
@@ -55,6 +55,7 @@ export class Tile {
         verdictOf(image),
         misplaced ? el("span", { class: "verdict misplaced" }, "pointing game: miss") : null,
         note ? el("span", { class: "quiet" }, note) : null,
+        score ? el("span", { class: "score quiet", title: score.label }, el("span", {}, score.label), " ", el("span", {}, score.value)) : null,
         flatBadge(this.shown.map)),
     );
     this.ready = image.source ? loadImage(imageFileUrl(where, image.row, 256)) : Promise.resolve(null);

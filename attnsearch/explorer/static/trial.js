@@ -2,7 +2,7 @@
 
 import { fileName, savePng, saveSvg } from "./export.js";
 import { scalesOf } from "./field.js";
-import { State, axisOf, bindPage, byId, el, formatNumber, getJson, moveFocus, onKeys, pageData, pathTo, showError, withQuery } from "./page.js";
+import { State, axisOf, bindPage, byId, el, formatNumber, getJson, moveFocus, onKeys, pageData, pathTo, showError, titleOf, withQuery } from "./page.js";
 import { showPages } from "./pages.js";
 import { LINE_COLOURS, lines } from "./plot.js";
 import { Tile, shortCaption } from "./tile.js";
@@ -32,7 +32,7 @@ async function load() {
 }
 
 function show(page) {
-  tiles = page.images.map((image) => new Tile(image, where, link(image.row), { note: scoreText(image) }));
+  tiles = page.images.map((image) => new Tile(image, where, link(image.row), { score: scoreOf(image) }));
   byId("grid").replaceChildren(...tiles.map((tile) => tile.element));
   draw((tile, scale) => tile.load(viewOf(state), scale));
   const part = page.matching === page.total ? `${page.total} images` : `${page.matching} of ${page.total} images`;
@@ -45,10 +45,10 @@ function show(page) {
 }
 
 /** The score that the images are ordered by. */
-function scoreText(image) {
+function scoreOf(image) {
   const name = state.get("order");
-  if (!where.metrics.includes(name)) return "";
-  return `${byId("order").selectedOptions[0]?.textContent ?? name} ${name in image.scores ? formatNumber(image.scores[name]) : "not scored"}`;
+  if (!where.metrics.includes(name)) return null;
+  return { label: titleOf(where.about, name), value: name in image.scores ? formatNumber(image.scores[name]) : "not scored" };
 }
 
 /** Paints all tiles, each on its scale. */
