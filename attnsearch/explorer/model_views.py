@@ -88,10 +88,10 @@ def _name() -> str:
 
 def _content(name: str) -> bytes:
     """The body; answers 413 where it is too large, and 400 where there is none."""
-    content = b"" if (request.content_length or 0) > MAX_BYTES else request.get_data(cache=False)
-    n_bytes = max(request.content_length or 0, len(content))
-    if n_bytes > MAX_BYTES:
-        abort(413, f"{name} has {n_bytes / 2**20:.1f} MB, at most {MAX_BYTES // 2**20} are read")
+    is_announced = (request.content_length or 0) > MAX_BYTES
+    content = b"" if is_announced else request.get_data(cache=False)
+    if is_announced or len(content) > MAX_BYTES:
+        abort(413, f"{name} has more than the {MAX_BYTES // 2**20} MB that are read")
     if not content:
         abort(400, "nothing was sent; choose a photograph")
     return content
