@@ -75,7 +75,9 @@ def open_upright(path: Path | ImageBytes | Image.Image, *, longest_px: int, enla
         image.draft(None, (2 * width, 2 * height))
         turn = image.getexif().get(_ORIENTATION, 1)
         resized = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
-        return resized.transpose(_UPRIGHT_BY[turn]) if turn in _UPRIGHT_BY else resized
+        upright = resized.transpose(_UPRIGHT_BY[turn]) if turn in _UPRIGHT_BY else resized
+        upright.info.clear()  # its EXIF would turn it again
+        return upright
 
 
 @contextmanager

@@ -48,9 +48,7 @@ def read_photograph(content: bytes, name: str) -> Image.Image:
     if kind is not None:
         hint = "; an iPhone takes JPEG with Settings, Camera, Formats, Most Compatible" if kind == "HEIC" else ""
         raise DataError(f"{name} is {kind}, which is not read; save it as JPEG or PNG{hint}")
-    image = open_upright(ImageBytes(content, name), longest_px=_ANY_PX)
-    image.info.clear()  # what turned it would turn it again
-    return image
+    return open_upright(ImageBytes(content, name), longest_px=_ANY_PX)
 
 
 def foreign_kind(content: bytes, name: str) -> str | None:

@@ -224,6 +224,7 @@ def test_whole_image_keeps_its_aspect_ratio_and_stands_upright(
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
     image = open_upright(tmp_path / "a.jpg", longest_px=100, enlarge=enlarge)
     assert image.size == expected
+    assert open_upright(image, longest_px=100).size == expected  # it is not turned again
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
