@@ -35,9 +35,9 @@ def show(study: StudyArgument, results: Results = RESULTS, storage: Storage = No
     if len(rows.objectives) > 1 and rows.best:
         print_front(rows, [trial.row for trial in reader.front], errors)
         print_importances(reader.importances())
-    for best in rows.best[:1]:
-        quality = (f"  {line}" for line in quality_lines(known_quality(reader.trial(best))))
-        print_line("\n".join([f"trial {best}, on validation:", *quality]))
+    if best := reader.best_row():
+        quality = (f"  {line}" for line in quality_lines(known_quality(reader.trial(best.number))))
+        print_line("\n".join([f"trial {best.number}, on validation:", *quality]))
     leading = (f"leading: {line}" for line in leader_lines(reader))
     for line in (*map(str, brackets_in(reader)), *leading, *reader.selection().lines):
         print_line(line)
