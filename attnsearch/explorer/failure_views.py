@@ -179,7 +179,8 @@ def _misplaced(answers: Answers) -> Finding:
     text = f"{misses}; then the correct ones with the least {title_of(name)}." if name else f"{misses}."
     if np.isnan(answers.hits).all() and name is None:
         text = "Nothing tells where the object is: there are no masks, boxes or pointing scores."
-    return Finding("reason", "Right class, wrong reason", text, rows,
+    title = "Right class, wrong reason" if n_misses or name is None else f"Right class, least {title_of(name)}"
+    return Finding("reason", title, text, rows,
                    lambda row: _score_note(name, answers.energy[row]))  # fmt: skip
 
 
