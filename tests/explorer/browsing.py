@@ -66,3 +66,19 @@ class Watched:
 def base_of(served: RunningServer) -> str:
     """The address of the server, without the explorer's prefix."""
     return served.url.split("/attention")[0]
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds that is serious or critical, in light and in dark colours."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-core is missing: pip install .[test]"
+    )
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found += [(scheme, one) for one in axe.Axe().run(page).response["violations"]]
+    return [
+        f"{scheme}: {one['id']}: {one['nodes'][0]['html']}"
+        for scheme, one in found
+        if one["impact"] in ("serious", "critical")
+    ]

@@ -11,7 +11,7 @@ import pytest
 
 from attnsearch.explorer.server import RunningServer
 from attnsearch.store.layout import StudyLayout
-from tests.explorer.browsing import DESK, PHONE, Watched, base_of
+from tests.explorer.browsing import DESK, PHONE, Watched, base_of, violations
 from tests.explorer.built import Built, build, serving, write_trial_scores
 from tests.search.studies import build_halving
 
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 STUDY, TRIAL, IMAGE = "/attention/study/here/hunt", "/attention/trial/here/hunt/0", "/attention/image/here/hunt/0/0"
 COMPARE = "/attention/compare/here?t=hunt%3A0&t=hunt%3A2"
+MORE = ("failures", "classes", "explain")
 COLOURS = "document.getElementById('canvas').toDataURL()"
 
 
@@ -153,6 +154,13 @@ def test_phone_width_needs_no_sideways_scrolling(browser: Any, served: RunningSe
     assert one.overflow_px() == 0
     one.context.close()
     assert one.problems == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/attention/", STUDY, TRIAL, IMAGE, COMPARE, *(TRIAL.replace("trial", name) for name in MORE)]
+)
+def test_pages_can_be_read_by_everybody(watched: Watched, path: str) -> None:
+    assert violations(watched.open(path)) == []
 
 
 def test_keyboard_alone_goes_from_study_to_comparison(watched: Watched) -> None:

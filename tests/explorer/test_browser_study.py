@@ -19,7 +19,7 @@ import pytest
 from attnsearch.explorer.server import RunningServer
 from attnsearch.store.film import FilmImage, write_film_frame, write_film_images
 from attnsearch.store.layout import StudyLayout
-from tests.explorer.browsing import DESK, PHONE, Watched, base_of
+from tests.explorer.browsing import DESK, PHONE, Watched, base_of, violations
 from tests.explorer.built import Built, serving
 
 pytestmark = pytest.mark.slow
@@ -86,15 +86,6 @@ def search(tmp_path: Path) -> Iterator[Search]:
     one.kill()
 
 
-def violations(page: Any) -> list[str]:
-    """The serious and critical ones that axe-core finds."""
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="axe-core is missing: pip install .[test]"
-    )
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
-
-
 def test_the_page_follows_a_search_that_is_killed_and_goes_on(browser: Any, search: Search) -> None:
     """Without a click the table, the curve and the film strip have the same epoch; a kill loses and doubles none."""
     search.wait_for_frame(1)
@@ -104,9 +95,7 @@ def test_the_page_follows_a_search_that_is_killed_and_goes_on(browser: Any, sear
         watched.wait(IN_STEP)
         headline = page.locator("#headline").inner_text()
         assert re.match(r"1 running \| 0 of 1 done \| best val/accuracy [\d.]+ \(trial 0, epoch \d+\)", headline)
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            assert violations(page) == []
+        assert violations(page) == []
         search.wait_for_frame(KILLED_AT)
         search.kill()
         search.start()
@@ -221,12 +210,9 @@ def test_an_axis_can_be_logarithmic(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("chart", ["scatter", "parallel", "importance"])
-@pytest.mark.parametrize(("scheme", "size"), [("light", DESK), ("dark", PHONE)])
-def test_every_chart_is_accessible(
-    browser: Any, filmed: RunningServer, chart: str, scheme: str, size: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_every_chart_is_accessible(browser: Any, filmed: RunningServer, chart: str, size: tuple[int, int]) -> None:
     one = Watched(browser, base_of(filmed), size)
-    one.page.emulate_media(color_scheme=scheme)
     page = one.open(f"{STUDY}?chart={chart}")
     page.locator("#film-strip canvas").first.wait_for()
     page.locator("#more summary").click()

@@ -18,7 +18,7 @@ from werkzeug.test import Client
 from attnsearch.explorer.server import build_app
 from attnsearch.results.reader import find_experiments
 from attnsearch.store.layout import StudyLayout
-from tests.explorer.browsing import DESK, PHONE, Watched, base_of
+from tests.explorer.browsing import DESK, PHONE, Watched, base_of, violations
 from tests.explorer.built import Built, build, serving, write_trial_scores
 from tests.explorer.built_reid import CAMERAS, MAP_HW, MOVED, PLANTED, UNARCHIVED, build_reid, planted_saliency
 from tests.explorer.test_views import ask, cells, page_values
@@ -464,6 +464,12 @@ def test_tall_images_are_not_squashed(browser: Any, base: str, path: str, size: 
     rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
     assert len(rows) > 5
     assert np.ptp(rows) / np.ptp(columns) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_can_be_read_by_everybody(watched: Watched, path: str) -> None:
+    assert violations(watched.open(f"/attention/{path}")) == []
 
 
 @pytest.mark.slow
