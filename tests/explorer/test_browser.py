@@ -72,8 +72,7 @@ def test_compared_trials_share_one_scale(watched: Watched) -> None:
     assert one != two
     assert page.locator("#legend .high").inner_text() == "3"
     page.locator("#scale").select_option("own")
-    one, two = page.evaluate(images)
-    assert one == two
+    watched.wait(f"(([one, two]) => one === two)({images})")
 
 
 def test_trials_of_several_studies_are_compared_as_shares(browser: Any, tmp_path: Path) -> None:
