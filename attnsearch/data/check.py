@@ -43,6 +43,8 @@ from attnsearch.errors import DataError
 from attnsearch.progress import with_bar
 from attnsearch.types import MatchRule
 
+MAX_CHECKED = 20_000
+"""Images of a data set up to which a search opens all of them before it begins."""
 _ERRORS = "errors.json"
 _VERSION = 1
 """Raised when the same files would give other errors."""
@@ -171,12 +173,14 @@ def check_data(cfg: DataConfig, *, progress: bool = False) -> DataCheck:
 def data_errors(cfg: DataConfig, tables: DataTables) -> tuple[str, ...]:
     """The errors of a check of photographs in classes that building its tables does not find, such as copies.
 
-    They are kept until a file, or the split or class of one, changes. None of images that a program has drawn.
+    They are kept until a file, or the split or class of one, changes. None of images that a program has drawn, nor of
+    more than `MAX_CHECKED`, which `check_data` alone opens.
 
     Raises:
         StoreError: the cache cannot be written.
     """
-    if cfg.drawn_by or tables.train.match_rule is not None:
+    n_images = sum(map(len, tables.present()))
+    if cfg.drawn_by or tables.train.match_rule is not None or n_images > MAX_CHECKED:
         return ()
     files = [
         (f"{table.split}\n{table.class_names[label]}\n{image_id}", path)

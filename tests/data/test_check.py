@@ -106,6 +106,18 @@ def test_errors_of_a_check_are_kept_until_a_file_changes(
     assert data_errors(cfg, build_tables(cfg)) == ()
 
 
+def test_a_search_opens_no_more_images_than_it_may(
+    make_tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_tree({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2}, size_hw=(16, 16))
+    copy_of(root / "train/a/0.jpg", root / "val/a/0.jpg")
+    cfg = FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
+    monkeypatch.setattr("attnsearch.data.check.MAX_CHECKED", 9)
+    assert data_errors(cfg, build_tables(cfg)) == ()
+    monkeypatch.setattr("attnsearch.data.check.MAX_CHECKED", 10)
+    assert len(data_errors(cfg, build_tables(cfg))) == 1
+
+
 def test_synthetic_images_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnsearch.data.check.check_data", lambda _cfg: pytest.fail("compared"))
     cfg = SyntheticData(n_classes=2, n_train_per_class=2, n_val_per_class=1, n_test_per_class=1)
