@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnsearch.explorer.archives import ImageScores, OpenArchive
-from attnsearch.metrics.classification import ConfusedPair
+from attnsearch.metrics.classification import ConfusedPair, pairs_of_counts
 from attnsearch.results.quality import ENERGY, GAINS
 from attnsearch.store.image_scores import ScoreTable
 
@@ -103,23 +103,10 @@ class Answers:
         return np.asarray(((others != self.predictions) & (others != UNKNOWN)).sum(axis=0), dtype=np.int64)
 
     def pairs(self, n_pairs: int) -> list[ConfusedPair]:
-        """The pairs of classes with the most errors between them, both directions counted.
-
-        As `most_confused`, of which no matrix (n_classes, n_classes) is needed.
-        """
-        wrong = np.flatnonzero(self.is_wrong)
-        label, prediction = self.labels[wrong], self.predictions[wrong]
-        ends = np.stack([np.minimum(label, prediction), np.maximum(label, prediction)], axis=1)  # (M, 2)
-        found, place, counts = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
-        forward = np.bincount(place.ravel()[label < prediction], minlength=len(found))
-        sizes = np.bincount(self.labels[self.is_judged], minlength=1 + (int(ends.max()) if len(ends) else 0))
-        rates = counts / np.maximum(1, sizes[found].sum(axis=1))
-        order = np.lexsort((found[:, 1], found[:, 0], -rates, -counts))[:n_pairs]
-        return [
-            ConfusedPair(int(found[at, 0]), int(found[at, 1]), int(counts[at]), int(forward[at]),
-                         int(counts[at] - forward[at]), float(rates[at]))
-            for at in order
-        ]  # fmt: skip
+        """The pairs of classes with the most errors between them, both directions counted, as `most_confused`."""
+        labels, predictions = self.labels[self.is_judged], self.predictions[self.is_judged]
+        sizes = np.bincount(labels, minlength=1 + int(predictions.max(initial=0)))
+        return pairs_of_counts(labels, predictions, np.ones_like(labels), sizes, n_pairs=n_pairs)
 
     def between(self, first: int, second: int) -> Rows:
         """The images of either class that are taken for the other, the most confident first."""

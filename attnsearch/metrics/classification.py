@@ -74,20 +74,46 @@ def most_confused(matrix: NDArray[np.int64], *, n_pairs: int) -> list[ConfusedPa
 
     Source: the question is that of The Loupe's analysis, whose code counts one direction and lists a pair twice.
     """
-    both = matrix + matrix.T
-    n_images = matrix.sum(axis=1)
-    pairs = [
+    true, predicted = np.nonzero(matrix)
+    return pairs_of_counts(true, predicted, matrix[true, predicted], matrix.sum(axis=1), n_pairs=n_pairs)
+
+
+def pairs_of_counts(
+    true: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    *,
+    n_pairs: int,
+) -> list[ConfusedPair]:
+    """As `most_confused`, of the entries of a matrix, which may itself be too large to hold.
+
+    Args:
+        true, predicted, counts: (M,) a class, the one that is predicted, and of how many images; entries of the same
+            classes are added up, and those of correct predictions left out.
+        sizes: (n_classes,) images of each class.
+    """
+    is_wrong = true != predicted
+    true, predicted, counts = true[is_wrong], predicted[is_wrong], counts[is_wrong]
+    ends = np.stack([np.minimum(true, predicted), np.maximum(true, predicted)], axis=1)  # (M, 2)
+    found, place = np.unique(ends, axis=0, return_inverse=True)
+    both, forward = (
+        np.bincount(place.ravel(), weights=weights, minlength=len(found)).astype(np.int64)
+        for weights in (counts, counts * (true < predicted))
+    )
+    rates = both / sizes[found].sum(axis=1)
+    order = np.lexsort((found[:, 1], found[:, 0], -rates, -both))[:n_pairs]
+    return [
         ConfusedPair(
-            first=int(first),
-            second=int(second),
-            n_errors=int(both[first, second]),
-            first_as_second=int(matrix[first, second]),
-            second_as_first=int(matrix[second, first]),
-            rate=float(both[first, second] / (n_images[first] + n_images[second])),
+            first=int(found[at, 0]),
+            second=int(found[at, 1]),
+            n_errors=int(both[at]),
+            first_as_second=int(forward[at]),
+            second_as_first=int(both[at] - forward[at]),
+            rate=float(rates[at]),
         )
-        for first, second in zip(*np.nonzero(np.triu(both, k=1)), strict=True)
+        for at in order
     ]
-    return sorted(pairs, key=lambda pair: (-pair.n_errors, -pair.rate, pair.first, pair.second))[:n_pairs]
 
 
 def calibration_error(confidences: NDArray[np.float32], is_right: NDArray[np.bool_], *, n_bins: int = N_BINS) -> float:
