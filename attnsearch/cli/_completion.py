@@ -36,12 +36,9 @@ def stored_studies(incomplete: str) -> list[str]:
 
 def settings(incomplete: str) -> list[str]:
     """`KEY=` for each setting whose key begins so."""
-    from attnsearch.config.base import dotted_keys
-    from attnsearch.config.experiment import ExperimentConfig
-    from attnsearch.config.study import StudyConfig
+    from attnsearch.config.study import setting_keys
 
-    keys = sorted({*StudyConfig.model_fields, *dotted_keys(ExperimentConfig)})
-    return [f"{key}=" for key in keys if key.startswith(incomplete)]
+    return [f"{key}=" for key in sorted(setting_keys()) if key.startswith(incomplete)]
 
 
 def _names(kind: Kind, incomplete: str) -> list[str]:

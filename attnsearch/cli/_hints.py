@@ -42,17 +42,11 @@ def with_hint(message: str, words: Sequence[str]) -> str:
 
 def _setting(option: str, words: Sequence[str]) -> str:
     """How a setting is written whose name was taken for that of an option, with the value that stands behind it."""
-    from attnsearch.config.base import dotted_keys
-    from attnsearch.config.experiment import ExperimentConfig
-    from attnsearch.config.study import StudyConfig
+    from attnsearch.config.study import setting_keys
 
     name = option.lstrip("-").replace("-", "_").lower()
-    keys = [
-        key for key in (*StudyConfig.model_fields, *dotted_keys(ExperimentConfig)) if name in (key, key.split(".")[-1])
-    ]
-    if not keys:
-        return ""
-    return f"write {' or '.join(f'{key}={_value(option, words)}' for key in dict.fromkeys(keys))}"
+    keys = [key for key in setting_keys() if name in (key, key.split(".")[-1])]
+    return f"write {' or '.join(f'{key}={_value(option, words)}' for key in keys)}" if keys else ""
 
 
 def _value(option: str, words: Sequence[str]) -> str:

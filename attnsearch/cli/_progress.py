@@ -14,20 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from attnsearch.cli._console import number, say, short_names
+from attnsearch.cli._style import painted_state
 from attnsearch.progress import duration
 from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher
 
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 20
-STYLES = {
-    "complete": "green",
-    "running": "cyan",
-    "waiting": "yellow",
-    "paused": "yellow",
-    "pruned": "dim",
-    "fail": "red",
-}
 
 
 @contextmanager
@@ -119,7 +112,7 @@ def build_table(snapshot: StudyProgress) -> Table:
     for view in (*older, *snapshot.trials[-MAX_ROWS:]):
         table.add_row(
             str(view.number),
-            Text(_state(view), style=STYLES.get(view.state, "")),
+            Text.from_ansi(painted_state(_state(view), sys.stderr)),
             _epoch(view),
             number(view.value),
             duration(view.seconds),

@@ -34,8 +34,7 @@ def print_scores(target: ScoringTarget, table: ScoreTable, files: Sequence[str],
     for note in (*undefined, *resembled, *score_notes(table, target.trial.config)):
         print_line(f"note: {note}")
     print_line(f"one row per image: {target.scores.table}")
-    for name in files:
-        print_written(target.layout.experiment_dir / name)
+    print_written(*(target.layout.experiment_dir / name for name in files))
 
 
 def score_fields(target: ScoringTarget, table: ScoreTable, apart: Mapping[str, ScoreTable]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from textwrap import wrap
 from typing import TextIO
 
-RED, GREEN, YELLOW, CYAN, FAINT, BOLD = "31", "32", "33", "36", "2", "1"
+RED, GREEN, YELLOW, CYAN, FAINT = "31", "32", "33", "36", "2"
 STATE_COLOURS = {
     **{"complete": GREEN, "finished": GREEN, "running": CYAN, "waiting": YELLOW, "paused": YELLOW, "stopped": YELLOW},
     **{"pruned": FAINT, "fail": RED, "failed": RED, "unreadable": RED},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnsearch.cli._console import StopRequest, print_json, print_line, program, say, signals_to
+from attnsearch.cli._console import StopRequest, print_json, print_line, program, say, shown_path, signals_to
 from attnsearch.cli._ending import outcome_values, summary_lines
 from attnsearch.cli._forecast import say_cost
 from attnsearch.cli._options import (
@@ -58,7 +58,7 @@ def _show_demo(loaded: LoadedStudy, results: Path) -> None:
     study = read_study(results / loaded.experiment.experiment / loaded.study.name)
     image = study.layout.shared.overview
     write_overview(study.best, image)
-    print_line(f"  image      {image}")
+    print_line(f"  image      {shown_path(image)}")
     print_line(f"  explorer   http://127.0.0.1:{PORT}/attention/study/{study.layout.experiment}/{study.layout.study}")
     print_line(f"             while this runs: {program()} dashboard {shlex.quote(str(results))}")
 

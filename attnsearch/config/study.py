@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from attnsearch.config.base import KEY, PlacedError, Settings
-from attnsearch.config.experiment import MetricKey, Name, check_monitor
+from attnsearch.config.base import KEY, PlacedError, Settings, dotted_keys
+from attnsearch.config.experiment import ExperimentConfig, MetricKey, Name, check_monitor
 from attnsearch.metrics.registry import better_direction
 from attnsearch.types import Direction
 
@@ -374,3 +374,8 @@ class StudyConfig(Settings):
     def monitor_direction(self) -> Direction:
         """Direction of the monitor: as an objective says, else the better one of the metric."""
         return self.objectives.get(self.monitor, better_direction(self.monitor, "maximize"))
+
+
+def setting_keys() -> list[str]:
+    """Every key that a command line takes: those of a study, and the dotted ones of an experiment."""
+    return list(dict.fromkeys([*StudyConfig.model_fields, *dotted_keys(ExperimentConfig)]))

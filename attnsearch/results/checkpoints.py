@@ -13,7 +13,6 @@ from attnsearch.config.load import with_overrides, without_variables
 from attnsearch.errors import ConfigError
 from attnsearch.results.names import is_file_name
 from attnsearch.results.reader import find_study
-from attnsearch.results.study import StudyReader
 from attnsearch.results.trial import TrialReader
 from attnsearch.types import Split
 
@@ -35,20 +34,7 @@ def find_trial(source: str, trial: int | None, root: Path, storage: str | None =
         ConfigError: no such study, or none of its trials is complete.
     """
     study = find_study(source, root, storage=storage)
-    return study.best if trial is None else existing_trial(study, trial)
-
-
-def existing_trial(study: StudyReader, number: int) -> TrialReader:
-    """A trial by its number.
-
-    Raises:
-        ConfigError: the study has no such trial; the message names those that it has.
-    """
-    numbers = sorted(row.number for row in study.rows.trials)
-    if number not in numbers:
-        known = f"({numbers[0]} to {numbers[-1]})" if numbers else "yet"
-        raise ConfigError(f"{study.name} has no trial {number} {known}")
-    return study.trial(number)
+    return study.best if trial is None else study.existing_trial(trial)
 
 
 def find_published(name: str, number: int | None, root: Path, storage: str | None = None) -> TrialReader:
@@ -61,7 +47,7 @@ def find_published(name: str, number: int | None, root: Path, storage: str | Non
     """
     study = find_study(name, root, storage=storage)
     if number is not None:
-        return existing_trial(study, number)
+        return study.existing_trial(number)
     first = study.first_published()
     if first is not None:
         return study.trial(first["trial"])

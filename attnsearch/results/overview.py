@@ -34,8 +34,8 @@ def write_overview(trial: TrialReader, path: Path) -> None:
 
 
 def _images(trial: TrialReader) -> Iterator[ShownImage]:
-    archive = trial.archive("val")
-    table = _table(trial).take(places_of(archive.image_ids, _table(trial).image_ids))
+    archive, whole = trial.archive("val"), _table(trial)
+    table = whole.take(places_of(archive.image_ids, whole.image_ids))
     table = table.take(spread_rows(table, N_IMAGES))
     images = [
         ImageToDraw(image_id, path, table.class_names[label])

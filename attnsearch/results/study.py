@@ -172,6 +172,16 @@ class StudyReader:
         """One trial; whether there is one of this number is seen when it is read."""
         return TrialReader(self, number)
 
+    def existing_trial(self, number: int) -> TrialReader:
+        """As `trial`, of a number that the study has.
+
+        Raises:
+            ConfigError: it has no such trial; the message names those that it has.
+        """
+        trial = self.trial(number)
+        trial.row  # noqa: B018  which raises
+        return trial
+
     @property
     def front(self) -> tuple[TrialReader, ...]:
         """The trials that no other one beats in all objectives, best in the first objective first.

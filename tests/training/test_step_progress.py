@@ -49,12 +49,14 @@ def test_an_epoch_that_fails_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_costs_the_trial_nothing(tmp_path: Path) -> None:
-    clock = Clock()
-    with StepProgress(tmp_path / "no/such/progress.json", lambda: None, clock=clock).epoch(
-        1, n_steps=2, batch_size=1
-    ) as check:
-        clock.now += EVERY_S
-        check()
+    clock, checks = Clock(), []
+    steps = StepProgress(tmp_path / "no/such/progress.json", lambda: checks.append(1), clock=clock)
+    with steps.epoch(1, n_steps=2, batch_size=1) as check:
+        for _ in range(2):
+            clock.now += EVERY_S
+            check()
+    assert len(checks) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"epoch": "x"}', json.dumps({"epoch": 1})])
