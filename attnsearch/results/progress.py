@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from attnsearch.errors import AttnSearchError
 from attnsearch.results.quality import ANSWERS, GAINS, Quality, known_quality
 from attnsearch.results.uncertainty import known_errors
-from attnsearch.search.brackets import all_brackets
+from attnsearch.search.brackets import all_brackets, is_counted
 from attnsearch.search.standings import Standing, standings_of
+from attnsearch.search.study import OF_TRIAL
 from attnsearch.search.trials import StudyRows, TrialRow, rows_of_trials
 from attnsearch.store.layout import StudyLayout
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from attnsearch.search.halving import Bracket
     from attnsearch.search.handle import StudyHandle
 
-DONE = ("complete", "pruned")
-"""States of trials that count towards the budget of the study that has run them."""
 UNFINISHED = ("running", "waiting", "paused")
 
 
@@ -121,12 +120,13 @@ def summary_of_study(study: ListedStudy, n_trials_of: Callable[[], int]) -> Stud
 
 
 def is_done(trial: TrialRow | TrialProgress) -> bool:
-    """Whether a trial counts towards the budget: complete, pruned, or failed after it was compared at a rung.
-
-    One that another study has run does not.
-    """
-    is_counted = trial.state in DONE or (trial.state == "fail" and trial.standing is not None)
-    return is_counted and not trial.imported_from
+    """Whether a trial counts against the budget, see `is_counted`."""
+    return is_counted(
+        trial.state,
+        is_compared=trial.standing is not None,
+        is_repetition=OF_TRIAL in trial.params,
+        is_imported=bool(trial.imported_from),
+    )
 
 
 def state_of(trials: Iterable[TrialRow | TrialProgress], n_trials: int, *, is_stopped: bool) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from attnsearch.search.halving import (
     rungs_of,
     settled_rungs,
 )
-from attnsearch.search.study import ENDED_AT, IMPORTED_FROM
+from attnsearch.search.study import ENDED_AT, IMPORTED_FROM, OF_TRIAL
 
 BRACKETS = "brackets"
 """The user attribute of a study with the brackets that have been opened, in order: trials and rungs of each."""
@@ -103,17 +103,28 @@ def brackets_of(study: optuna.Study, trials: Sequence[FrozenTrial], *, n_left: i
     return brackets
 
 
-def n_finished(trials: Sequence[FrozenTrial], config: StudyConfig) -> int:
-    """Trials that count against the budget: complete and pruned ones, but none that another study has run.
+def is_counted(state: str, *, is_compared: bool, is_repetition: bool, is_imported: bool) -> bool:
+    """Whether a trial counts against the budget: complete and pruned ones, but none that another study has run.
 
-    Failed ones count too where settings are repeated, and where they had been compared with others at a rung.
+    Failed ones count too where they repeat a trial, and where they had been compared with others at a rung.
+
+    Args:
+        state: in small letters.
     """
-    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    has_place = state == "fail" and (is_compared or is_repetition)
+    return not is_imported and (state in ("complete", "pruned") or has_place)
+
+
+def n_finished(trials: Iterable[FrozenTrial]) -> int:
+    """Trials that count against the budget."""
     return sum(
-        trial.state in ended
-        or (trial.state == TrialState.FAIL and bool(config.repeats or RUNG_VALUES in trial.user_attrs))
+        is_counted(
+            trial.state.name.lower(),
+            is_compared=RUNG_VALUES in trial.user_attrs,
+            is_repetition=OF_TRIAL in trial.params,
+            is_imported=IMPORTED_FROM in trial.user_attrs,
+        )
         for trial in trials
-        if IMPORTED_FROM not in trial.user_attrs
     )
 
 
@@ -125,13 +136,13 @@ def is_spent(trials: Sequence[FrozenTrial], config: StudyConfig) -> bool:
     is_awaited = config.halving is not None and any(
         BRACKET in trial.user_attrs and not trial.state.is_finished() for trial in trials
     )
-    return n_finished(trials, config) >= config.n_trials and not is_awaited
+    return n_finished(trials) >= config.n_trials and not is_awaited
 
 
 def trials_left(trials: Sequence[FrozenTrial], config: StudyConfig) -> int:
     """Trials that may still be started; negative where the budget was lowered."""
     n_begun = sum(trial.state in (TrialState.RUNNING, TrialState.WAITING) for trial in trials)
-    return config.n_trials - n_finished(trials, config) - n_begun
+    return config.n_trials - n_finished(trials) - n_begun
 
 
 def current_brackets(study: optuna.Study, trials: Sequence[FrozenTrial], config: StudyConfig) -> list[Bracket]:

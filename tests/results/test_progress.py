@@ -12,6 +12,7 @@ from attnsearch.results.progress import StudyProgress, TrialProgress, Watcher, s
 from attnsearch.search.context import Worker
 from attnsearch.search.handle import StudyHandle
 from attnsearch.search.queue import claim_next
+from attnsearch.search.study import OF_TRIAL
 from attnsearch.types import EpochRecord
 from tests.search.conftest import backend, empty_database, make_database, open_tiny
 from tests.search.studies import HALVING, play_leg
@@ -30,6 +31,7 @@ def test_patience_finishes_a_study_once_nothing_runs() -> None:
     pruned, failed = replace(DONE, state="pruned"), replace(DONE, state="fail")
     assert state_of((DONE, DONE, pruned), 3, is_stopped=False) == "finished"
     assert state_of((DONE, DONE, failed), 3, is_stopped=False) == "stopped"
+    assert state_of((DONE, DONE, replace(failed, params={OF_TRIAL: 3})), 3, is_stopped=False) == "finished"
     assert state_of((DONE, DONE), 3, is_stopped=True) == "finished"
     assert state_of((DONE, DONE, RUNNING), 4, is_stopped=True) == "running"
 

@@ -135,7 +135,7 @@ def test_brackets_follow_one_another(open_halving: Open, trainer: Trainer) -> No
     handle = open_halving(n_trials=25, pruner={"name": "halving", "bracket_trials": 9})
     work(handle)
     assert [one.n_trials for one in opened_brackets(handle.study.user_attrs)] == [9, 8, 8]
-    assert n_finished(handle.trials(), handle.loaded.study) == 25
+    assert n_finished(handle.trials()) == 25
     assert sum(epochs for _, epochs in lengths(handle).values()) == 152
 
 
@@ -145,7 +145,7 @@ def test_larger_budget_opens_another_bracket(open_halving: Open, trainer: Traine
     again = open_halving(n_trials=10)
     work(again)
     assert [one.n_trials for one in opened_brackets(again.study.user_attrs)] == [4, 6]
-    assert n_finished(again.trials(), again.loaded.study) == 10
+    assert n_finished(again.trials()) == 10
 
 
 def test_enqueued_settings_are_trained_to_the_end(open_halving: Open, trainer: Trainer) -> None:
@@ -184,7 +184,7 @@ def test_lowered_budget_leaves_no_trial_waiting_for_ever(open_halving: Open, tra
     assert sum(map(is_paused, handle.trials())) == 3
     lowered = open_halving(n_trials=3)
     work(lowered)
-    assert n_finished(lowered.trials(), lowered.loaded.study) == 3
+    assert n_finished(lowered.trials()) == 3
 
 
 def begin(handle: StudyHandle, n_trials: int) -> list[ClaimedTrial]:
@@ -221,7 +221,7 @@ def test_trial_that_another_pruner_ended_keeps_nobody_waiting(
     again = open_halving(n_trials=4)
     work(again)
     assert [state for state, _ in lengths(again).values()].count("COMPLETE") == 2
-    assert n_finished(again.trials(), again.loaded.study) == 4
+    assert n_finished(again.trials()) == 4
 
 
 def test_without_a_pruner_paused_trials_are_trained_to_the_end(open_halving: Open, trainer: Trainer) -> None:
@@ -259,7 +259,7 @@ def test_several_workers_decide_as_one_would(open_halving: Open, trainer: Traine
     expected = reference(open_halving, trainer, n_trials=9)
     handle, rng = open_halving(n_trials=9), random.Random(seed)
     claims: dict[str, ClaimedTrial] = {}
-    while n_finished(handle.trials(), handle.loaded.study) < 9:
+    while n_finished(handle.trials()) < 9:
         name = f"here:1:{rng.randrange(4)}"
         if name in claims:
             run_claim(handle, Worker(name, None), claims.pop(name), PLAYED_DATA)
@@ -400,7 +400,7 @@ def test_budget_counts_no_paused_trial(open_halving: Open, trainer: Trainer) -> 
         assert isinstance(claim, ClaimedTrial)
         run_claim(handle, Worker("here:1:a", None), claim, PLAYED_DATA)
     assert len(paused(handle)) == 2
-    assert n_finished(handle.trials(), handle.loaded.study) == 0
+    assert n_finished(handle.trials()) == 0
     assert queue.is_over(handle) is False
 
 

@@ -145,7 +145,7 @@ def test_each_sampler_draws_outside_of_the_old_range_new_choices_and_the_new_axi
 def test_budget_counts_the_trials_that_the_new_study_runs_itself(opened: Callable[..., StudyHandle]) -> None:
     handle = opened(n_trials=4)
     config = handle.loaded.study
-    assert (n_finished(handle.trials(), config), trials_left(handle.trials(), config)) == (0, 4)
+    assert (n_finished(handle.trials()), trials_left(handle.trials(), config)) == (0, 4)
     claim = claim_next(handle, Worker("here:1:a", None))
     assert not isinstance(claim, str)
     assert claim.trial.number == 12
