@@ -8,7 +8,7 @@ import pytest
 
 from attnsearch.explorer.server import RunningServer
 
-N_LOOKS, LOOK_MS = 500, 30
+N_LOOKS, LOOK_MS = 3000, 30
 PHONE, DESK = (390, 844), (1360, 900)
 
 

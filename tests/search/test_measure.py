@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 
@@ -11,6 +9,7 @@ from attnsearch.search.costs import Cost
 from attnsearch.search.footprint import Sizes
 from attnsearch.search.measure import _first_of_a_process, memory_watched
 from attnsearch.search.rehearsal import Performance, Steps
+from tests.search.faults import wait_for
 
 SIZES = Sizes(
     weights=1,
@@ -59,11 +58,9 @@ def test_first_trial_of_a_process_pays_for_what_others_find() -> None:
 def test_peak_of_memory_is_seen_after_it_has_gone() -> None:
     n_bytes = 2 * 10**8
     with memory_watched(torch.device("cpu")) as peak:
-        time.sleep(0.1)
-        before = peak.memory_bytes
+        before = wait_for(lambda: peak.memory_bytes or None)
         block = np.ones(n_bytes, dtype=np.uint8)
-        time.sleep(0.2)
+        wait_for(lambda: True if peak.memory_bytes - before > 0.9 * n_bytes else None)
         del block
-    assert before > 0
     assert peak.memory_bytes - before > 0.9 * n_bytes
     assert (peak.gpu_bytes, peak.gpu_total_bytes) == (0, 0)

@@ -120,7 +120,7 @@ def test_scores_that_two_devices_share_are_those_of_one(trained: Path, folder: P
 @pytest.mark.slow
 def test_a_search_that_loses_a_process_continues_the_trial_after_its_last_epoch(folder: Path) -> None:
     with start("attnsearch", "search", *STUDY, "n_trials=1", "train.epochs=40", "--workers", "1", cwd=folder) as search:
-        wait_for(is_past_first_epoch(folder), patience_s=120)
+        wait_for(is_past_first_epoch(folder))
         (follower,) = processes_of(folder, "follow")
         os.kill(follower, signal.SIGKILL)
         _, said = search.communicate(timeout=300)
@@ -137,22 +137,22 @@ def test_a_follower_ends_with_its_worker(folder: Path) -> None:
     with start(
         "attnsearch", "search", *STUDY, "n_trials=1", "train.epochs=400", "--workers", "1", cwd=folder
     ) as search:
-        wait_for(is_past_first_epoch(folder), patience_s=120)
+        wait_for(is_past_first_epoch(folder))
         (follower,) = processes_of(folder, "follow")
         parent = int(Path(f"/proc/{follower}/stat").read_text().rsplit(")", 1)[1].split()[1])
         search.kill()
         os.kill(parent, signal.SIGKILL)
-        wait_for(lambda: None if is_running(follower) else True, patience_s=30)
-        search.communicate(timeout=30)
+        wait_for(lambda: None if is_running(follower) else True)
+        search.communicate(timeout=300)
     assert not processes_of(folder, "follow")
 
 
 @pytest.mark.slow
 def test_ctrl_c_returns_a_trial_on_two_devices(folder: Path) -> None:
     with start("attnsearch", "train", *STUDY, "train.epochs=400", "name=br_npa_low_res", cwd=folder) as training:
-        wait_for(is_past_first_epoch(folder), patience_s=120)
+        wait_for(is_past_first_epoch(folder))
         training.send_signal(signal.SIGINT)
-        _, said = training.communicate(timeout=60)
+        _, said = training.communicate(timeout=300)
     assert training.returncode == 130, said
     assert not processes_of(folder, "follow")
 

@@ -271,7 +271,7 @@ with connected(None):
     assert all(address.partition(":")[0].endswith("0100007F") for address in own), own
 assert "RAY_AUTH_TOKEN" not in os.environ
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -279,5 +279,5 @@ assert "RAY_AUTH_TOKEN" not in os.environ
 @pytest.mark.slow
 def test_address_that_nobody_answers_is_named() -> None:
     program = "from attnsearch.search.launchers.ray import connected\nwith connected('not an address'): pass"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
     assert "ConfigError: --address not an address: " in done.stderr
