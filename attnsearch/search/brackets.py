@@ -109,7 +109,7 @@ def is_counted(state: str, *, is_compared: bool, is_repetition: bool, is_importe
     Failed ones count too where they repeat a trial, and where they had been compared with others at a rung.
 
     Args:
-        state: in small letters.
+        state: in lower case.
     """
     has_place = state == "fail" and (is_compared or is_repetition)
     return not is_imported and (state in ("complete", "pruned") or has_place)

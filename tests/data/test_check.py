@@ -91,31 +91,31 @@ def test_images_of_one_colour_are_compared_by_their_bytes(make_tree: Callable[..
     assert problems_of(root) == [("duplicate", "val/a/grey.png", True)]
 
 
-def test_errors_of_a_check_are_kept_until_a_file_changes(
-    make_tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def with_copy(make_tree: Callable[..., Path]) -> FolderData:
+    """Ten images, of which one of validation is a copy of one of training."""
     root = make_tree({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2}, size_hw=(16, 16))
     copy_of(root / "train/a/0.jpg", root / "val/a/0.jpg")
-    cfg = FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
-    (error,) = data_errors(cfg, build_tables(cfg))
+    return FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
+
+
+def test_errors_of_a_check_are_kept_until_a_file_changes(
+    with_copy: FolderData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (error,) = data_errors(with_copy, build_tables(with_copy))
     assert "across splits" in error
     monkeypatch.setattr("attnsearch.data.check.check_data", lambda _cfg: pytest.fail("computed again"))
-    assert data_errors(cfg, build_tables(cfg)) == (error,)
+    assert data_errors(with_copy, build_tables(with_copy)) == (error,)
     monkeypatch.undo()
-    write_image(root / "val/a/0.jpg", (20, 20))
-    assert data_errors(cfg, build_tables(cfg)) == ()
+    write_image(Path(with_copy.root) / "val/a/0.jpg", (20, 20))
+    assert data_errors(with_copy, build_tables(with_copy)) == ()
 
 
-def test_a_search_opens_no_more_images_than_it_may(
-    make_tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = make_tree({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2}, size_hw=(16, 16))
-    copy_of(root / "train/a/0.jpg", root / "val/a/0.jpg")
-    cfg = FolderData(root=str(root), image_size_px=16, crop_ratio=1.0)
+def test_a_search_opens_no_more_images_than_it_may(with_copy: FolderData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnsearch.data.check.MAX_CHECKED", 9)
-    assert data_errors(cfg, build_tables(cfg)) == ()
+    assert data_errors(with_copy, build_tables(with_copy)) == ()
     monkeypatch.setattr("attnsearch.data.check.MAX_CHECKED", 10)
-    assert len(data_errors(cfg, build_tables(cfg))) == 1
+    assert len(data_errors(with_copy, build_tables(with_copy))) == 1
 
 
 def test_synthetic_images_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
